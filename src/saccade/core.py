@@ -1,0 +1,189 @@
+"""The nouns: what is solved, what was tried, how likely it was, and what a loss is.
+
+Shape suffixes: B rows (attempts), T stored decisions, P problems, G attempts of one problem, D features.
+The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decision, ``latent_B`` by row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to solve: a prompt, a picture with a question, a start state.
+
+    ``inputs`` is what the policy may see, ``answer`` what only rewards may see, ``source`` the set it came from.
+    """
+
+    id: int
+    inputs: Any
+    answer: Any = None
+    source: str = ""
+
+
+@dataclass
+class Rollout:
+    """B attempts by one policy, each a row of T decisions.
+
+    ``decisions`` are private to the policy that made them; keys that end in ``_BT`` can be cut by decision.
+    ``outputs`` are what the world sees: pictures ``[B, 3, H, W]`` in [0, 1], texts, programs, episodes.
+    ``mask_BT`` is the only way to say what is trained: 1 for the policy's own decisions, 0 for all else.
+    ``group_B`` numbers the attempts that are compared with one another, given when they are laid out.
+    """
+
+    problems: list[Problem]
+    decisions: dict[str, Tensor]
+    outputs: Any
+    logp_BT: Tensor
+    mask_BT: Tensor
+    group_B: Tensor
+    rewards: dict[str, Tensor] = field(default_factory=dict)
+    advantage_BT: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = len(self.problems)
+        for name in ("logp_BT", "mask_BT", "group_B"):
+            value = getattr(self, name)
+            if len(value) != rows:
+                raise ValueError(f"{name} has {len(value)} rows, but there are {rows} problems")
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def rows(self, index_B: Tensor) -> Rollout:
+        """The attempts at ``index_B`` (integers), in that order."""
+        picked = index_B.tolist()
+        return replace(
+            self,
+            problems=[self.problems[i] for i in picked],
+            decisions=_take(self.decisions, index_B),
+            outputs=_take_any(self.outputs, index_B),
+            logp_BT=self.logp_BT[index_B],
+            mask_BT=self.mask_BT[index_B],
+            group_B=self.group_B[index_B],
+            rewards=_take(self.rewards, index_B),
+            advantage_BT=None if self.advantage_BT is None else self.advantage_BT[index_B],
+            extras=_take(self.extras, index_B),
+        )
+
+    def columns(self, part: slice) -> Rollout:
+        """The same attempts with only the decisions in ``part``; whatever belongs to whole rows stays."""
+        cut = lambda named: {k: v[:, part] if k.endswith("_BT") else v for k, v in named.items()}
+        return replace(
+            self,
+            decisions=cut(self.decisions),
+            logp_BT=self.logp_BT[:, part],
+            mask_BT=self.mask_BT[:, part],
+            advantage_BT=None if self.advantage_BT is None else self.advantage_BT[:, part],
+            extras=cut(self.extras),
+        )
+
+    def credit(self, advantage_B: Tensor) -> Tensor:
+        """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
+        return advantage_B[:, None].expand_as(self.logp_BT)
+
+
+Batch = Rollout | Mapping[str, Rollout]
+"""What a feed hands out: one rollout, or a record of several that share their groups (rewrite, then draw)."""
+
+
+@dataclass
+class Likelihood:
+    """Stored decisions in the eyes of the present weights; gradients flow."""
+
+    logp_BT: Tensor
+    mean_BTD: Tensor | None = None
+    std_BT: Tensor | None = None
+    entropy_BT: Tensor | None = None
+    value_BT: Tensor | None = None
+
+
+@dataclass
+class Loss:
+    """A weighted sum and the weight it must be divided by: both add up over micro-batches and processes.
+
+    The learner back-propagates ``total`` of every micro-batch and divides the gradient by the sum of ``count``,
+    so a micro-batched step has exactly the gradient of the full batch. ``metrics`` are sums over the same weight.
+    """
+
+    total: Tensor
+    count: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    def mean(self) -> Tensor:
+        """The loss as one number: ``total / count``."""
+        return self.total / self.count.clamp(min=1e-12)
+
+
+class Policy(Protocol):
+    """Makes decisions, and can say how likely its stored decisions are."""
+
+    def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
+
+    def likelihood(self, rollout: Rollout) -> Likelihood: ...
+
+
+Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
+"""Problems and one seed for each -> attempts, with their groups numbered."""
+
+Reward = Callable[[Rollout], Tensor]
+"""[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
+
+Advantage = Callable[[Rollout], Tensor]
+Objective = Callable[[Any], Loss]
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""x, v, t, t' -> mean and standard deviation of the next state; time runs from noise t = 1 to data t = 0."""
+
+Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
+"""Problems, a seed for each, the training step -> a batch with rewards and credit."""
+
+
+_MASK = (1 << 63) - 1
+
+
+def spawn(seeds_B: Tensor, key: int) -> Tensor:
+    """Seeds derived from seeds: the same pair always gives the same result, different keys independent ones.
+
+    An attempt is reproduced by its own seed, whatever batch, process or order it runs in. SplitMix64 finaliser.
+    """
+    derived = []
+    for seed in seeds_B.tolist():
+        z = (seed * 0x9E3779B97F4A7C15 + (key + 1) * 0xD1342543DE82EF95) & ((1 << 64) - 1)
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
+        derived.append((z ^ (z >> 31)) & _MASK)
+    return torch.tensor(derived, dtype=torch.int64)
+
+
+def seeds(seed: int, count: int, key: int = 0) -> Tensor:
+    """``count`` independent seeds that follow from one: ``[count]`` int64."""
+    start = spawn(torch.tensor([seed]), key)
+    return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
+
+
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator, so that noise does not depend on the device."""
+    return torch.Generator().manual_seed(int(seed))
+
+
+def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal ``[B, *shape]``, each row from its own seed."""
+    rows = [torch.randn(*shape, generator=generator(s)) for s in seeds_B.tolist()]
+    return torch.stack(rows).to(device)
+
+
+def _take(named: dict[str, Tensor], index_B: Tensor) -> dict[str, Tensor]:
+    return {name: value[index_B] for name, value in named.items()}
+
+
+def _take_any(values: Any, index_B: Tensor) -> Any:
+    if values is None or isinstance(values, Tensor):
+        return None if values is None else values[index_B]
+    return [values[i] for i in index_B.tolist()]
