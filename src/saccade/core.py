@@ -145,6 +145,10 @@ Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
 """Problems, a seed for each, the training step -> a batch with rewards and credit."""
 
 
+class NothingJudged(Exception):
+    """A reward gave no verdict on any row; its own error is the cause."""
+
+
 _MASK = (1 << 63) - 1
 
 

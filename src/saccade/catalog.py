@@ -1,0 +1,153 @@
+"""The systems and their recipes: which are planned, which are built, what was measured of them.
+
+A recipe is found by its file's name, ``recipes/<family>/<name>.py``; nothing here imports one unless ``load`` is called.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+FIELDS = ("paper", "idea", "claims", "differs")
+OFFERS = ("Settings", "PRESETS", "policies", "train", "evaluate", "sample")
+"""What every recipe module must have; a check also needs ARMS and CLAIMS."""
+
+_NO_SYSTEMS = ("baselines", "miniatures")
+
+
+@dataclass(frozen=True)
+class System:
+    """One published system or, without a number, one baseline."""
+
+    number: int | None
+    name: str
+    family: str
+    title: str
+
+    @property
+    def file(self) -> Path | None:
+        """Its recipe, None while it is not built."""
+        path = PACKAGE / "recipes" / self.family / f"{self.name}.py"
+        return path if path.is_file() else None
+
+    @property
+    def state(self) -> str:
+        """not built, built, holds or does not hold."""
+        if self.file is None:
+            return "not built"
+        return {True: "holds", False: "does not hold"}.get((result(self.name) or {}).get("holds"), "built")
+
+
+def systems() -> list[System]:
+    """The 63 systems, in their order."""
+    return [System(**entry) for entry in json.loads((PACKAGE / "data" / "systems.json").read_text())]
+
+
+def baselines() -> list[System]:
+    """What the systems are compared with: the recipes in ``baselines/``, titled by their first line."""
+    files = sorted((PACKAGE / "recipes" / "baselines").glob("[a-z]*.py"))
+    return [System(None, file.stem, "baselines", head(file)["title"]) for file in files]
+
+
+def recipes() -> dict[str, Path]:
+    """Every recipe that is built, by name."""
+    files = sorted((PACKAGE / "recipes").glob("*/[a-z]*.py"))
+    return {file.stem: file for file in files if file.parent.name != "miniatures"}
+
+
+def find(name: str) -> Path:
+    """The file of a recipe by its name or its path. ValueError with the nearest name if there is none."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ValueError(f"there is no recipe file '{name}'")
+        return Path(name).resolve()
+    built = recipes()
+    if name in built:
+        return built[name]
+    planned = [system.name for system in systems()]
+    if name in planned:
+        raise ValueError(f"'{name}' is not built yet; built are {', '.join(built) or 'none'}")
+    raise ValueError(f"unknown recipe '{name}'; nearest: {nearest(name, [*built, *planned])}")
+
+
+def load(name: str) -> ModuleType:
+    """The module of a recipe. ValueError if there is none, if it cannot be read, or if it lacks a part."""
+    file = find(name)
+    module = _packaged(file) if file.is_relative_to(PACKAGE) else _own(file)
+    missing = [part for part in OFFERS if not hasattr(module, part)]
+    if missing:
+        raise ValueError(f"recipe {file} has no {missing[0]}; a recipe offers {', '.join(OFFERS)}")
+    if not module.PRESETS:
+        raise ValueError(f"recipe {file} has no preset")
+    return module
+
+
+def _packaged(file: Path) -> ModuleType:
+    return importlib.import_module(".".join(("saccade", *file.relative_to(PACKAGE).with_suffix("").parts)))
+
+
+def _own(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    former = sys.modules.get(file.stem)
+    sys.modules[file.stem] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        if former is not None:
+            sys.modules[file.stem] = former
+        place = f"line {error.lineno}" if isinstance(error, SyntaxError) else type(error).__name__
+        raise ValueError(f"recipe {file} cannot be read: {place}: {error}") from error
+    return module
+
+
+def head(file: Path) -> dict[str, str]:
+    """The head note of a recipe: its title (the first line) and the fields paper, idea, claims, differs."""
+    try:
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {file} cannot be read: {error}") from None
+    notes = {"title": text.partition("\n")[0].strip().rstrip("."), **dict.fromkeys(FIELDS, "")}
+    field = ""
+    for line in text.splitlines()[1:]:
+        start, colon, rest = line.partition(":")
+        if colon and start in FIELDS:
+            field, line = start, rest
+        elif not line.strip():
+            field = ""
+        if field:
+            notes[field] = f"{notes[field]} {line.strip()}".strip()
+    return notes
+
+
+def results_folder() -> Path:
+    """Where checks are recorded: ``results/`` of the checkout that this package is part of, else of the present folder."""
+    root = PACKAGE.parents[1]
+    return root / "results" if (root / "pyproject.toml").is_file() else Path("results")
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """The recorded check of a recipe, None if there is none. ValueError for a broken file."""
+    path = results_folder() / f"{name}.json"
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is not the result of a check") from None
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The most similar of the known names."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return close[0] if close else "none"

@@ -1,0 +1,1 @@
+"""Checks: a recipe's arms over several seeds at equal budget, and whether its claims hold."""

@@ -1,0 +1,36 @@
+"""One arm of a check with one seed, as a process of its own with one thread: an ordinary run.
+
+    python -m saccade.checks.arm RECIPE ARM SEED FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from saccade import catalog
+
+
+def main(name: str, arm: str, seed: int, folder: Path) -> None:
+    """Train the arm in ``folder``."""
+    import torch
+
+    from saccade.training.run import Run
+
+    torch.set_num_threads(1)
+    recipe = catalog.load(name)
+    settings = replace(recipe.ARMS[arm], seed=seed)
+    config = {"recipe": Path(name).stem, "file": str(catalog.find(name)), "preset": None, "arm": arm, "settings": settings, "seed": seed}
+    with Run.start(folder, config, display=False) as run:
+        run.finish(recipe.train(settings, run))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    except (ValueError, RuntimeError) as error:
+        import traceback
+
+        traceback.print_exc()
+        sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))  # the last line is what the check reports

@@ -1,0 +1,92 @@
+"""The `saccade` command: one file a subcommand, exit statuses and errors here.
+
+0 done, or the claim holds; 1 the claim does not hold, or a run failed; 2 bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from saccade.catalog import nearest
+from saccade.cli.output import say_error
+
+COMMANDS = {
+    "list": "the systems: number, name, family, what was measured",
+    "show": "one system: the paper, its claim, the recipe's presets",
+    "train": "run a recipe, or resume a run",
+    "check": "method and baselines at equal budget over several seeds: does the claim hold?",
+    "eval": "the scores of a run or a model",
+    "sample": "draw with a run or a model",
+    "score": "judge a folder of pictures with any reward",
+    "export": "write a run's weights as plain diffusers / transformers folders",
+    "report": "one HTML page of one or several runs",
+    "miniature": "list or build the tiny checkpoints",
+    "doctor": "what is installed, and what is missing",
+}
+
+_USAGE = """usage: saccade COMMAND …
+
+Reinforcement learning of models that see and draw.
+
+{commands}
+
+saccade COMMAND --help tells more. A first run:
+  saccade train promptrl
+The same on several GPUs or machines:
+  torchrun --nproc-per-node 8 -m saccade train promptrl
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line (that of the process if none is given) and return its exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(_USAGE.format(commands="\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())), end="")
+            return 0 if words else 2
+        if words[0] == "--version":
+            from saccade import __version__
+
+            print(f"saccade {__version__}")
+            return 0
+        if words[0] not in COMMANDS:
+            raise ValueError(f"unknown command '{words[0]}'; nearest: {nearest(words[0], COMMANDS)}")
+        return import_module(f"saccade.cli.{words[0]}").main(words[1:])
+    except SystemExit as end:  # --help has been printed
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        return 130
+    except (ValueError, OSError) as error:
+        if not _meant(error):
+            traceback.print_exc()
+        say_error(error)
+        return 2
+
+
+def _meant(error: BaseException) -> bool:
+    """Whether an error was raised on purpose, for the user, by this package, or speaks of a file or folder by name.
+
+    A ValueError from the depths of a library is a defect and keeps its traceback.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
+    if isinstance(error, OSError):
+        return error.filename is not None
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(last).is_relative_to(Path(__file__).parents[1])

@@ -1,0 +1,71 @@
+"""`saccade eval`: the scores of a run's policies, or of a model, on prompts that nobody trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from saccade.cli import subjects
+from saccade.cli.output import show_json, show_scores
+from saccade.cli.parsing import Flag, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Scores on held-out prompts.
+
+    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, a
+    language model on rewriting its captions.
+    """
+
+    path: tyro.conf.Positional[str]
+    """A run's folder, a miniature's name, or a model folder."""
+    json: Flag = False
+    """Print one JSON object: {"scores": {score: value}}."""
+
+
+def main(words: Sequence[str]) -> int:
+    options = parse(Options, words, "saccade eval")
+    scores = evaluate(options.path)
+    if options.json:
+        show_json({"scores": scores})
+    else:
+        show_scores(scores, options.path)
+    return 0
+
+
+def evaluate(path: str) -> dict[str, float]:
+    """The scores of a run or a model."""
+    if subjects.is_run(path):
+        trained = subjects.open_run(path)
+        return {name: float(value) for name, value in trained.recipe.evaluate(trained.settings, trained.policies).items()}
+    if subjects.draws(path):
+        return evaluate_drawing(path)
+    from saccade.models.locate import locate
+    from saccade.recipes.miniatures import qwen2_rewriter
+
+    return qwen2_rewriter.evaluate(Path(locate(path)))
+
+
+def evaluate_drawing(path: str) -> dict[str, float]:
+    """Points of a pipeline's pictures of held-out shapes, by wording and by tag."""
+    import torch
+
+    from saccade.core import Problem, Rollout
+    from saccade.tasks import DrawingTask
+    from saccade.worlds.shapes.rewards import by_tag
+
+    policy, drawn = subjects.drawing_policy(path), []
+
+    def draw(problems: Sequence[Problem], seeds_B: torch.Tensor) -> Rollout:
+        drawn.append(policy.best(problems, seeds_B))
+        return drawn[-1]
+
+    task = DrawingTask()
+    scores = task.score(draw)
+    points = torch.cat([rollout.rewards[task.rewards[0]] for rollout in drawn])
+    tags = by_tag(points, [problem for rollout in drawn for problem in rollout.problems])
+    return scores | {f"tag {tag}": value for tag, value in tags.items()}

@@ -1,0 +1,69 @@
+"""`saccade list`: every system with its family, its state and what its check measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from saccade import catalog
+from saccade.catalog import System
+from saccade.cli.output import figure, show_json, show_table
+from saccade.cli.parsing import Flag, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """The 63 systems and the baselines: number, name, family, state, what was measured.
+
+    States: not built, built (no verdict yet), holds, does not hold.
+    """
+
+    family: Annotated[str, tyro.conf.arg(metavar="F", help_behavior_hint="")] = ""
+    """Only this family, such as image_generation."""
+    json: Flag = False
+    """Print one JSON array: number, name, title, family, state, result."""
+
+
+def main(words: Sequence[str]) -> int:
+    options = parse(Options, words, "saccade list")
+    systems, baselines = catalog.systems(), catalog.baselines()
+    families = dict.fromkeys(s.family for s in (*systems, *baselines))
+    if options.family and options.family not in families:
+        near = catalog.nearest(options.family, families)
+        raise ValueError(f"unknown family '{options.family}'; nearest: {near} (of {', '.join(families)})")
+    chosen = lambda group: [s for s in group if options.family in ("", s.family)]
+    if options.json:
+        show_json([described(system) for system in chosen(systems)])
+        return 0
+    _show(chosen(systems), "")
+    _show(chosen(baselines), "What they are compared with")
+    return 0
+
+
+def described(system: System) -> dict[str, Any]:
+    """A system as the JSON array tells it; ``result`` is its check without the figures of single seeds."""
+    found = catalog.result(system.name)
+    told = ("holds", "claims", "seeds", "seconds", "date", "commit")
+    return {
+        "number": system.number,
+        "name": system.name,
+        "title": system.title,
+        "family": system.family,
+        "state": system.state,
+        "result": found and {key: found[key] for key in told if key in found},
+    }
+
+
+def measured(system: System) -> str:
+    """The mean margin of every claim against what it must reach, "" before a check."""
+    claims = (catalog.result(system.name) or {}).get("claims", [])
+    return ", ".join(f"{figure(claim['mean'])} (≥ {claim['least']:g})" for claim in claims)
+
+
+def _show(systems: Sequence[System], title: str) -> None:
+    if systems:
+        rows = [(str(s.number or ""), s.name, s.family, s.state, measured(s), s.title) for s in systems]
+        show_table(("no", "name", "family", "state", "measured", "title"), rows, title, right=(0,))

@@ -1,0 +1,71 @@
+"""What the commands say: people's tables, one JSON object on the last line for programs, one line for an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def first() -> bool:
+    """Whether this process is the one of its run that speaks (environment RANK)."""
+    return int(os.environ.get("RANK") or 0) == 0
+
+
+def show_json(value: Any) -> None:
+    """Print one line of JSON; NaN and infinity become null."""
+    print(json.dumps(_plain(value), ensure_ascii=False), flush=True)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[int] = ()) -> None:
+    """Print a table; the columns numbered in ``right`` are aligned to the right. Not cut where there is no terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    console(width=400).print(table)
+
+
+def show_scores(scores: Mapping[str, float], title: str = "") -> None:
+    """Print scores, one a line."""
+    show_table(("score", "value"), [(name, figure(value)) for name, value in scores.items()], title, right=(1,))
+
+
+def console(width: int = 100) -> Any:
+    """The console of standard output; ``width`` letters wide where no terminal (or COLUMNS) says how many it has."""
+    from rich.console import Console
+
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return Console(highlight=False, width=None if told else width)
+
+
+def say_error(message: object) -> None:
+    """Print ``saccade: <message>`` as one line to standard error."""
+    rank = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE") or 1) > 1 else ""
+    print(f"saccade: {rank}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def figure(value: float | None) -> str:
+    """A score in three decimals, "–" where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+_STYLES = {"holds": "green", "does not hold": "red", "built": "cyan", "not built": "dim", "missing": "red", "ok": "green"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

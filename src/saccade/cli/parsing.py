@@ -1,0 +1,82 @@
+"""From words of the command line to a frozen dataclass, by tyro; what does not fit becomes one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, TypeVar, get_type_hints
+
+import tyro
+
+T = TypeVar("T")
+
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+"""A switch whose help says nothing of its default."""
+
+_STYLE = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.PositionalMetavarFromFieldName,
+    tyro.conf.HelptextFromCommentsOff,
+)
+
+
+def parse(kind: type[T], words: Sequence[str], command: str, default: T | None = None) -> T:
+    """The ``kind`` that the words describe, with the fields of ``default`` where they say nothing.
+
+    ValueError with one line for an unknown option (with the nearest one), a value that does not fit, a missing argument.
+    ``--help`` prints and ends with SystemExit(0).
+    """
+    known = {} if default is None else {"default": default}
+    # Help shows the one form of a switch that changes something; a repeated command may use the other.
+    style = (*_STYLE, tyro.conf.FlagCreatePairsOff) if {"-h", "--help"} & set(words) else _STYLE
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            made, left = tyro.cli(kind, prog=command, args=words, config=style, return_unknown_args=True, **known)
+    except SystemExit as end:
+        if not end.code:
+            sys.stderr.write(box.getvalue())
+            raise
+        raise ValueError(_one_line(box.getvalue())) from None
+    if left:
+        raise ValueError(_unknown(left, kind))
+    return made
+
+
+def flags(kind: type) -> list[str]:
+    """The long options of a dataclass, those of the dataclasses in it included."""
+    found = []
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = hints[field.name]
+        found += flags(inner) if dataclasses.is_dataclass(inner) else ["--" + field.name.replace("_", "-")]
+    return found
+
+
+def _unknown(left: Sequence[str], kind: type) -> str:
+    word = next((w for w in left if w.startswith("-")), left[0]).partition("=")[0]
+    if not word.startswith("-"):
+        return f"unexpected argument '{word}'"
+    near = difflib.get_close_matches(word, [*flags(kind), "--help"], n=1, cutoff=0.0)[0]
+    return f"unknown option '{word}'; nearest: {near}"
+
+
+def _one_line(box: str) -> str:
+    """The message of tyro's box, without its frame, its title and its advice."""
+    rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
+    end = next((i for i, row in enumerate(rows) if set(row) == {"─"}), len(rows))
+    message = re.sub(r"\s+", " ", " ".join(rows[:end])).strip()
+    missing = re.match(r"Missing from [^:]*: (\S+)", message)
+    choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message)
+    if missing:
+        return f"missing {missing[1]}"
+    if choice:
+        options = re.findall(r"'([^']*)'", choice[3])
+        near = difflib.get_close_matches(choice[1], options, n=1, cutoff=0.0)[0]
+        return f"{choice[2]} cannot be '{choice[1]}'; nearest: {near} (of {', '.join(options)})"
+    return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"

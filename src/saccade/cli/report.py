@@ -1,0 +1,41 @@
+"""`saccade report`: one self-contained HTML page of one run, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from saccade.cli.parsing import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """One self-contained HTML page: curves, pictures before and after, tables, claims.
+
+    The page of one run lies in its folder, that of several in ./report.html, unless -o says otherwise.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…", help_behavior_hint="")]
+    """Folders of runs."""
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = ""
+    """Where the page is written."""
+
+
+def main(words: Sequence[str]) -> int:
+    options = parse(Options, words, "saccade report")
+    if not options.runs:
+        raise ValueError("missing RUN: the folders of one or several runs")
+    from saccade.report import page
+    from saccade.training import folder as on_disk
+
+    runs = [Path(run) for run in options.runs]
+    for run in runs:
+        on_disk.config(run)  # a folder that is no run is told at once, with the nearest one
+    out = Path(options.out) if options.out else (runs[0] if len(runs) == 1 else Path()) / "report.html"
+    page.write(runs, out)
+    print(out)
+    return 0

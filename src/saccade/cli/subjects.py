@@ -1,0 +1,105 @@
+"""What a path on the command line names: a run with its recipe and trained policies, or a model that draws or writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from saccade import catalog
+from saccade.cli.settings import revive
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's recipe, its settings, and its policies with the weights of the newest checkpoint."""
+
+    recipe: ModuleType
+    settings: Any
+    policies: Mapping[str, Any]
+
+
+def is_run(path: str) -> bool:
+    """Whether a folder is a run's (rather than a model's, which has a config.json too)."""
+    return "settings" in _config(Path(path))
+
+
+def recipe_of(config: Mapping[str, Any]) -> ModuleType:
+    """The recipe that a run's config.json names."""
+    return catalog.load(str(config.get("file") or config["recipe"]))
+
+
+def settings_of(recipe: ModuleType, config: Mapping[str, Any], place: object) -> Any:
+    """The settings that a run was started with. ValueError if the recipe has other ones by now."""
+    template = recipe.PRESETS.get(config.get("preset")) or next(iter(recipe.PRESETS.values()))
+    return revive(template, config["settings"], f"the run in {place}")
+
+
+def open_run(path: str) -> TrainedRun:
+    """A run as it was at its newest whole checkpoint. ValueError if it is no run or has saved nothing yet."""
+    from saccade.training import checkpoint, folder as on_disk
+
+    config = on_disk.config(Path(path))
+    if "settings" not in config:
+        raise ValueError(f"{path} is not a run")
+    recipe = recipe_of(config)
+    settings = settings_of(recipe, config, path)
+    places = [Path(path) / "checkpoints", *sorted(Path(path).glob("*/checkpoints"), key=lambda p: -p.stat().st_mtime)]
+    saved = next((found for place in places if (found := checkpoint.latest(place))), None)
+    if saved is None:
+        raise ValueError(f"the run in {path} has no checkpoint yet")
+    _, state = checkpoint.read(saved)
+    policies = recipe.policies(settings)
+    for name, policy in policies.items():
+        if name not in state:
+            raise ValueError(f"{saved} holds no '{name}'; it holds {', '.join(sorted(state))}")
+        policy.load_state_dict(state[name])
+    return TrainedRun(recipe, settings, policies)
+
+
+def draws(name: str) -> bool:
+    """Whether a model is a diffusers pipeline (else a language model); a hub id is taken for a pipeline."""
+    from saccade.models.locate import locate
+
+    place = Path(locate(name))
+    return not place.is_dir() or (place / "model_index.json").is_file() or not (place / "config.json").is_file()
+
+
+def drawing_policy(name: str, **options: Any) -> Any:
+    """A FlowPolicy over a diffusers pipeline by name, folder or hub id; ``options`` are fields of FlowModel.
+
+    The size of pictures is the one that the pipeline was made for, where its folder tells it.
+    """
+    from saccade.models.locate import locate
+    from saccade.policies import flow
+
+    made_for = {key: value for key, value in native(Path(locate(name))).items() if key not in options}
+    return flow.build(flow.FlowModel(model=name, **options, **made_for), stochastic=())
+
+
+def native(folder: Path) -> dict[str, int]:
+    """Size of the pictures that a pipeline was made for, and T5 tokens of a prompt if it has a T5; {} if unknown."""
+    edge = _config(folder / "transformer").get("sample_size")
+    levels = _config(folder / "vae").get("block_out_channels")
+    if not edge or not levels:
+        return {}
+    return {"size": edge * 2 ** (len(levels) - 1)} | ({"text_length": 256} if (folder / "text_encoder_3").is_dir() else {})
+
+
+def writing_policy(name: str) -> Any:
+    """A TokenPolicy over a language model that rewrites prompts as the miniature was taught to."""
+    from saccade.models.language import load
+    from saccade.policies.tokens import TokenPolicy
+    from saccade.recipes.miniatures.qwen2_rewriter import as_messages
+
+    return TokenPolicy(load(name), [], prompt=lambda problem: as_messages(problem.inputs), max_new_tokens=40)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}

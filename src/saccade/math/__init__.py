@@ -1,0 +1,1 @@
+"""Pure functions on tensors: paths, kernels, credit, surrogates, divergences, preferences."""

@@ -1,0 +1,1 @@
+"""Backbones in their ordinary libraries, reached through one adapter file a library."""

@@ -1,0 +1,101 @@
+"""Where a model is: an embedded miniature, a folder, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MINIATURES = Path(__file__).parent.parent / "miniatures"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def locate(name: str | Path) -> str:
+    """The path of the miniature called ``name``, else ``name`` itself if it is a folder or can be a hub id.
+
+    ValueError with one line for anything else (an empty name, a file, a path that does not exist).
+    """
+    text = str(name)
+    if text in miniatures():
+        return str(MINIATURES / text)
+    path = Path(os.path.expanduser(text))
+    if text and path.is_dir():
+        return str(path)
+    if path.is_file():
+        raise ValueError(f"model {text!r}: is a file; a model is a folder, a hub id or one of {_known()}")
+    if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
+        raise ValueError(f"model {text!r}: no such folder, and not a hub id (owner/name); {_nearest(text)}")
+    return text
+
+
+def miniatures() -> list[str]:
+    """Names of the embedded checkpoints, sorted."""
+    folders = MINIATURES.iterdir() if MINIATURES.is_dir() else ()
+    return sorted(f.name for f in folders if (f / "config.json").is_file() or (f / "model_index.json").is_file())
+
+
+def description(name: str, place: str, file: str) -> dict[str, Any]:
+    """The JSON file (config.json, model_index.json) that says what the model at ``place`` is.
+
+    From the hub it comes once and is then cached. ValueError with one line if it is absent, unreachable or broken.
+    """
+    path = Path(place) / file if Path(place).is_dir() else _download(name, place, file)
+    if not path.is_file():
+        raise ValueError(f"model '{name}': no {file} in {place}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"model '{name}': {path} is broken ({first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"model '{name}': {path} is broken (not a JSON object)")
+    return content
+
+
+@contextlib.contextmanager
+def reading(name: str, place: str) -> Iterator[None]:
+    """Turns what a model library throws while it reads ``place`` into a ValueError with one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
+        raise ValueError(
+            f"model '{name}': could not be loaded from {place} ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's text, at most ``most`` letters."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:most] if lines else type(error).__name__
+
+
+def _download(name: str, place: str, file: str) -> Path:
+    import huggingface_hub as hub
+
+    try:
+        cached = hub.try_to_load_from_cache(place, file)
+        if isinstance(cached, str):
+            return Path(cached)
+        hub.get_hf_file_metadata(hub.hf_hub_url(place, file))  # asks once, where the download would retry for long
+        return Path(hub.hf_hub_download(place, file))
+    except Exception as error:  # every kind of network, login and cache failure ends in the same advice
+        raise ValueError(
+            f"model '{name}': no such folder or miniature, and the Hugging Face hub did not give {file}"
+            f" ({type(error).__name__}: {first_line(error)}); {_nearest(name)}"
+        ) from error
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, miniatures(), n=1)
+    return f"nearest miniature: {close[0]}" if close else f"miniatures: {_known()}"
+
+
+def _known() -> str:
+    return ", ".join(miniatures()) or "none"

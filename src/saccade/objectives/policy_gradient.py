@@ -1,0 +1,78 @@
+"""GRPO on any policy: clipped surrogate on stored decisions, with an optional pull to the reference.
+
+The same function trains denoising steps and words. GRPO 2402.03300, Flow-GRPO 2505.05470.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saccade.core import Likelihood, Loss, Policy, Rollout
+from saccade.math import divergence
+from saccade.math.surrogates import clipped, clipped_share, decision_weight, weight_count
+from saccade.models.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """``max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) + beta KL`` over the decisions whose mask is 1.
+
+    ``kl``: "k1", "k2", "k3" on log-probs; "variance" or "drift" on the means of Gaussian decisions, (m - m_ref)^2 over
+    2 S^2 or over 2 S^2 / |dt| (Flow-GRPO). ``average``: "decisions", "rows" or "constant" (over ``longest``).
+    """
+
+    policy: Policy
+    clip: float
+    clip_high: float | None = None
+    beta: float = 0.0
+    kl: str = "k3"
+    average: str = "decisions"
+    longest: int | None = None
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        seen = self.policy.likelihood(rollout)
+        length_B = rollout.extras["length_B"].to(seen.logp_BT.device)
+        # What is masked may hold anything, infinities too: it is cut out on the way in, not multiplied by zero.
+        own = rollout.mask_BT > 0
+        logp, old, advantage = (
+            torch.where(own, x, 0.0) for x in (seen.logp_BT, rollout.logp_BT, rollout.advantage_BT)
+        )
+        term = clipped(logp, old, advantage, self.clip, self.clip_high)
+        metrics = {
+            "ratio": (logp - old).exp(),
+            "clipped": clipped_share(logp, old, advantage, self.clip, self.clip_high),
+            "replay_gap": (logp - old).abs(),
+        }
+        if self.beta:
+            metrics["kl"] = torch.where(own, distance(seen, rollout, self.kl), 0.0)
+            term = term + self.beta * metrics["kl"]
+        weight = decision_weight(rollout.mask_BT, length_B, self.average, self.longest)
+        count = weight_count(weight, rollout.mask_BT, length_B, self.average)
+        return Loss((weight * term).sum(), count, {k: (weight * m.detach()).sum() for k, m in metrics.items()})
+
+
+def distance(seen: Likelihood, rollout: Rollout, kind: str) -> Tensor:
+    """Distance of each decision from the reference that ``remember_reference`` stored: ``[B, T]``."""
+    if kind in ("k1", "k2", "k3"):
+        own = rollout.mask_BT > 0
+        present, reference = (torch.where(own, x, 0.0) for x in (seen.logp_BT, rollout.extras["reference_logp_BT"]))
+        return getattr(divergence, kind)(present, reference)
+    if kind not in ("variance", "drift"):
+        raise ValueError(f"unknown kl '{kind}': one of k1, k2, k3, variance, drift")
+    reference = rollout.extras["reference_mean_BT"]
+    dims = reference.dim() - 2
+    variance = seen.std_BT**2 if kind == "variance" else seen.std_BT**2 / rollout.extras["span_BT"]
+    return divergence.gaussian(seen.mean_BTD, reference, variance.reshape(*variance.shape, *[1] * dims), dims)
+
+
+@torch.no_grad()
+def remember_reference(policy: Policy, reference: Snapshot, rollout: Rollout, rows: int = 64) -> None:
+    """Store what the reference thinks of each decision, once, for every epoch and minibatch that follows."""
+    with reference:
+        parts = [policy.likelihood(rollout.rows(i)) for i in torch.arange(len(rollout)).split(rows)]
+    rollout.extras["reference_logp_BT"] = torch.cat([p.logp_BT for p in parts])
+    if parts[0].mean_BTD is not None:
+        rollout.extras["reference_mean_BT"] = torch.cat([p.mean_BTD for p in parts])

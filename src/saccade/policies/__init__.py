@@ -1,0 +1,1 @@
+"""Final classes that satisfy Policy."""

@@ -1,0 +1,1 @@
+"""One file a system; the file name is the registry."""

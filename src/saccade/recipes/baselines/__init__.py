@@ -1,0 +1,1 @@
+"""What the papers compare against, and the base algorithms that they change."""

@@ -1,0 +1,61 @@
+// Draws every chart of the page from the JSON beside it, follows the colour scheme and the switch of the horizontal axis.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const figures = [...document.querySelectorAll(".chart")].map((node) => ({
+    plot: node.querySelector(".plot"),
+    chart: JSON.parse(node.querySelector("script").textContent),
+    small: node.closest(".health") !== null,
+  }));
+  const units = [[1, "s"], [60, "min"], [3600, "h"]];
+  let axis = "steps";
+
+  // One unit for all charts, so that they can be compared at a glance.
+  const longest = Math.max(1, ...figures.flatMap((f) => f.chart.traces.map((t) => t.seconds[t.seconds.length - 1])));
+  const [divisor, unit] = units.filter(([size]) => longest >= 3 * size).pop() || units[0];
+  const along = (trace) => (axis === "seconds" ? trace.seconds.map((s) => s / divisor) : trace[axis]);
+
+  function line(trace, values, faint) {
+    const points = trace.y.length <= 12;
+    return {
+      x: along(trace), y: values, type: "scatter", mode: points ? "lines+markers" : "lines",
+      line: { color: color(`--run${trace.run % 8}`), width: faint ? 1 : 2 }, marker: { size: 5 }, opacity: faint ? 0.28 : 1,
+      hoverinfo: faint ? "skip" : "all", hovertemplate: `%{y:.4g}<extra>${RUNS.length > 1 ? escape(RUNS[trace.run]) : ""}</extra>`,
+    };
+  }
+
+  function traces(chart) {
+    return chart.traces.flatMap((t) => (t.smooth ? [line(t, t.y, true), line(t, t.smooth, false)] : [line(t, t.y, false)]));
+  }
+
+  function layout(small) {
+    const scale = {
+      gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, fixedrange: true, automargin: true,
+      nticks: small ? 4 : 5, tickfont: { size: 11, color: color("--quiet") },
+    };
+    const hover = { bgcolor: color("--card"), bordercolor: color("--line"), font: { size: 12, color: color("--ink") } };
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false, hovermode: "x unified",
+      margin: { l: 34, r: 8, t: 6, b: 24 }, hoverlabel: hover, font: { family: getComputedStyle(document.body).fontFamily },
+      xaxis: { ...scale, showgrid: false, ticksuffix: axis === "seconds" ? ` ${unit}` : "", hoverformat: axis === "seconds" ? ".1f" : ".4~s" },
+      yaxis: { ...scale, rangemode: "normal" },
+    };
+  }
+
+  const draw = () => figures.forEach((f) =>
+    Plotly.react(f.plot, traces(f.chart), layout(f.small), { displayModeBar: false, responsive: true }));
+
+  const hasImages = figures.some((f) => f.chart.traces.some((t) => t.images[t.images.length - 1] > 0));
+  document.querySelectorAll(".switch button").forEach((button) => {
+    button.hidden = button.dataset.axis === "images" && !hasImages;
+    button.addEventListener("click", () => {
+      axis = button.dataset.axis;
+      document.querySelectorAll(".switch button").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.axis === axis)));
+      draw();
+    });
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  draw();
+})();

@@ -1,0 +1,85 @@
+"""The HTML page of a run, or of several side by side: one file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from saccade.report import note, tables
+from saccade.report.curves import charts
+from saccade.report.pictures import picture_sets, rewrites
+from saccade.report.record import Record, read_all
+from saccade.training.files import replace_bytes
+
+_HERE = Path(__file__).parent
+
+
+def write(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
+    """Write the report of ``runs`` (folders) to the file ``out`` and return it; ``checks`` are results of saccade check.
+
+    Parts that a run lacks are left out; a folder that is empty, broken or not a run is a ValueError with one line.
+    """
+    records = read_all(runs)
+    context = _context(records, [tables.read_check(path) for path in checks])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(out, _render(context).encode(errors="replace"))
+    return out
+
+
+def _context(records: list[Record], checks: list[dict[str, Any]]) -> dict[str, Any]:
+    names = list(dict.fromkeys(section.name for record in records for section in record.sections))
+    sections = [section for name in names if (section := _section(records, name))]
+    return {
+        "records": records,
+        "notes": [note.read(str(record.config.get("recipe", ""))) for record in records],
+        "headline": tables.headline(records),
+        "sections": sections,
+        "checks": checks,
+        "cost": tables.cost(records),
+        "settings": tables.settings(records),
+        "provenance": tables.provenance(records),
+        "has_charts": any(section["curves"] or section["health"] for section in sections),
+    }
+
+
+def _section(records: list[Record], name: str) -> dict[str, Any] | None:
+    """One section over all runs, or None if none of them has anything in it."""
+    parts = [(i, part) for i, record in enumerate(records) if (part := record.section(name))]
+    found = {
+        "curves": charts(records, name, ("reward", "eval")),
+        "pictures": picture_sets(records, name),
+        "rewrites": rewrites(records, name),
+        "tables": _tables(parts),
+        "health": charts(records, name, ("health", "loss"), others=True),
+    }
+    return {"name": name, **found} if any(found.values()) else None
+
+
+def _tables(parts: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
+    """Tables by title, those of all runs together."""
+    titles = dict.fromkeys(title for _, part in parts for title in part.tables)
+    return [{"title": t, "runs": [(i, part.tables[t]) for i, part in parts if t in part.tables]} for t in titles]
+
+
+def _render(context: dict[str, Any]) -> str:
+    try:
+        from jinja2 import Environment, FileSystemLoader
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise ValueError("a report needs two packages: pip install 'saccade[report]'") from None
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"text": tables.text, "spread": tables.spread, "inert": _inert}
+    safe = {
+        "style": (_HERE / "page.css").read_text(),
+        "script": (_HERE / "page.js").read_text(),
+        "plotly": get_plotlyjs() if context["has_charts"] else "",
+    }
+    return environment.get_template("page.html.j2").render(**context, raw=safe)
+
+
+def _inert(data: Any) -> str:
+    """JSON that no parser of HTML can take for a tag."""
+    found = json.dumps(data, allow_nan=False)
+    return found.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,1 @@
+"""Rewards: Rollout -> Tensor; what a world cannot judge is NaN."""

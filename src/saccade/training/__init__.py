@@ -1,0 +1,1 @@
+"""Training: the loop, the learner, the feeds that supply it, and the run that remembers."""

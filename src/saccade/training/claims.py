@@ -1,0 +1,47 @@
+"""What a recipe claims of its arms, as something that can come out false.
+
+Results of a check: arm -> seed -> score -> value. A margin above its threshold in the mean over seeds and in at least two
+thirds of them makes a claim hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Scores = Mapping[str, float]
+Results = Mapping[str, Mapping[int, Scores]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``margin`` reads one seed's scores of all arms; the claim says that it is at least ``least``."""
+
+    text: str
+    margin: Callable[[Mapping[str, Scores]], float]
+    least: float = 0.0
+    every_seed: bool = False
+    """The margin must reach ``least`` in every seed, not only in the mean and in two thirds."""
+
+
+def judge(claim: Claim, results: Results) -> dict:
+    """Margins of every seed, their mean, and whether the claim holds (None if a margin is missing)."""
+    seeds = sorted(set.intersection(*(set(per_seed) for per_seed in results.values())))
+    margins = [claim.margin({arm: results[arm][seed] for arm in results}) for seed in seeds]
+    return {
+        "claim": claim.text,
+        "least": claim.least,
+        "margins": margins,
+        "mean": sum(margins) / len(margins) if margins else math.nan,
+        "holds": _holds(claim, margins),
+    }
+
+
+def _holds(claim: Claim, margins: list[float]) -> bool | None:
+    if not margins or any(math.isnan(m) for m in margins):
+        return None
+    reached = sum(m >= claim.least for m in margins)
+    if claim.every_seed:
+        return reached == len(margins)
+    return sum(margins) / len(margins) >= claim.least and 3 * reached >= 2 * len(margins)

@@ -1,0 +1,108 @@
+"""Several processes: each takes whole groups, adds up losses and gradients, and sees the same weights.
+
+Replicas add their gradients themselves after the last micro-batch, one flat bucket a dtype, update by update; no wrapper
+watches the backward pass, so several losses, frozen parts and skipped updates cannot confuse it. Sharded modules
+(FSDP2's ``fully_shard``) reduce inside their own backward pass; their mean is turned back into the sum.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def start(timeout_seconds: float = 600) -> None:
+    """Join the other processes if torchrun started several; nothing otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+
+
+def stop() -> None:
+    """Leave the others, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """This process's part of what all processes know; parts differ by one item at most."""
+    if not dist.is_initialized():
+        return items
+    if len(items) < world():
+        raise ValueError(f"{len(items)} problems a step cannot be shared by {world()} processes: raise problems per step")
+    edges = [round(i * len(items) / world()) for i in range(world() + 1)]
+    return items[edges[dist.get_rank()] : edges[dist.get_rank() + 1]]
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if not dist.is_initialized():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def any_true(flag: bool) -> bool:
+    """Whether the flag is set in any process, so that all stop at the same step."""
+    return flag if not dist.is_initialized() else bool(all_sum(torch.tensor(float(flag))) > 0)
+
+
+def gather(values: Sequence[T]) -> list[T]:
+    """The parts of all processes (see ``share``), joined in order."""
+    if not dist.is_initialized():
+        return list(values)
+    parts: list = [None] * world()
+    dist.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add the gradients of all processes in place; sharded ones hold a mean and are scaled to the sum."""
+    if not dist.is_initialized():
+        return
+    plain: dict[torch.dtype, list[Tensor]] = {}
+    for p in parameters:
+        if _is_sharded(p):
+            if p.grad is not None:
+                p.grad.mul_(world())
+            continue
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)  # every process must bring the same buckets
+        plain.setdefault(p.grad.dtype, []).append(p.grad)
+    for grads in plain.values():
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for g, part in zip(grads, flat.split([g.numel() for g in grads])):
+            g.copy_(part.view_as(g))
+
+
+def _is_sharded(p: Tensor) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(p, DTensor)
+
+
+def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
+    """Shard a module over all processes, block by block (FSDP2); returns it unchanged where there is one process."""
+    if not dist.is_initialized():
+        return module
+    from torch.distributed.fsdp import fully_shard
+
+    for block in blocks:
+        fully_shard(block)
+    return fully_shard(module)

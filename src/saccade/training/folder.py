@@ -1,0 +1,98 @@
+"""The files of a run folder: config, metrics, samples, tables; how each is begun, written and cut back."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from saccade.training import files
+
+RESERVED = ("checkpoints", "samples", "tensorboard", "wandb")
+_NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
+
+
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Make the folder of a new run and write its config.json; a folder that holds anything is a ValueError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty: resume the run in it, or name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.replace(folder / "config.json", config)
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The config of the run in ``folder``; a folder without one is a ValueError that names the nearest run."""
+    path = folder / "config.json"
+    if not path.exists():
+        beside = [p.parent.name for p in folder.parent.glob("*/config.json")]
+        near = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0)
+        raise ValueError(f"there is no run in {folder}" + (f"; the nearest is {folder.parent / near[0]}" if near else ""))
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is not the config of a run") from None
+
+
+def metrics(folder: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to metrics.jsonl."""
+    files.append(folder / "metrics.jsonl", record)
+
+
+def samples(folder: Path, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+    """Write the pictures of one sample set and one line of samples.jsonl that describes them."""
+    described = [_described(item) for item in items]
+    pictures = [png(item["image"]) for item in items]
+    (folder / "samples" / name).mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures):
+        described[i]["image"] = f"samples/{name}/{step:06d}-{i:02d}.png"
+        files.replace_bytes(folder / described[i]["image"], picture)
+    files.append(folder / "samples.jsonl", {"step": step, "set": name, "items": described})
+
+
+def table(folder: Path, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Put a table into tables.json under its title, in place of a former one."""
+    uneven = next((row for row in rows if len(row) != len(columns)), None)
+    if uneven is not None:
+        raise ValueError(f"table {title!r} has {len(columns)} columns, but one row has {len(uneven)}")
+    path = folder / "tables.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    files.replace(path, known | {title: {"columns": list(columns), "rows": [list(row) for row in rows]}})
+
+
+def cut(folder: Path, step: float) -> float:
+    """Take metrics and samples back to ``step``; the seconds that the last line kept had reached."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        files.cut(folder / name, step)
+    return max((record.get("time", 0.0) for record in files.records(folder / "metrics.jsonl")), default=0.0)
+
+
+def checked(name: str, what: str) -> str:
+    """``name`` if it can be a folder's name inside a run, else a ValueError that offers the nearest."""
+    if not _NAME.fullmatch(name):
+        near = re.sub(r"[^\w.,+=()]+", "-", name).strip("-.,+=()") or "main"
+        raise ValueError(f"{what} {name!r} cannot name a folder; the nearest that can is {near!r}")
+    return name
+
+
+def png(image: Tensor) -> bytes:
+    """A picture ``[3, H, W]`` in [0, 1] as a PNG file; values outside are clipped, NaN is black."""
+    from PIL import Image
+
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"a sample's image must be [3, H, W], not {list(image.shape)}")
+    pixels = (image.detach().float().cpu().nan_to_num(0, 1, 0).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _described(item: Mapping[str, Any]) -> dict[str, Any]:
+    text = {"text": str(item["text"])} if item.get("text") is not None else {}
+    score = {"score": files.number("score", item["score"])} if item.get("score") is not None else {}
+    return {"prompt": str(item["prompt"]), "image": "", **text, **score}

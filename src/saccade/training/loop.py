@@ -1,0 +1,116 @@
+"""The one loop: ask the feed for a batch, give it to the learner, tell the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from saccade.core import Batch, NothingJudged, Rollout
+from saccade.math.credit import silent_groups
+from saccade.training import distributed
+from saccade.training.run import Interrupted, Run, RunFailed
+
+Evaluate = Callable[[int], Mapping[str, float]]
+
+
+def train(
+    feed: Callable[[int], Batch],
+    learner: Any,
+    run: Run,
+    steps: int,
+    *,
+    state: Mapping[str, Any],
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 20,
+    save_every: int = 50,
+) -> dict[str, dict[str, float]]:
+    """Train until ``steps`` batches were learned from, from the run's last checkpoint if it has one.
+
+    ``state`` names everything else that a checkpoint must hold (policies, averages, rolling baselines). Returns the first
+    and the last evaluation as {"before": …, "after": …}. Raises Interrupted after a first Ctrl-C, with a checkpoint
+    saved, and RunFailed, with what to do, if a batch cannot be collected or learned from.
+    """
+    kept = {**state, "learner": learner} | ({"feed": feed} if hasattr(feed, "state_dict") else {})
+    scores = _Scores(evaluate, run)
+    kept["scores"] = scores
+    start = run.load(kept)
+    if start == 0:
+        scores.take(0)
+    for step in range(start, steps):
+        batch = _collect(feed, step, run, kept)
+        metrics = _learn(learner, batch, step, run)
+        done = step + 1
+        run.log(done, {**describe(batch), **metrics})
+        if done % evaluate_every == 0 or done == steps:
+            scores.take(done)
+        run.progress(done, steps)
+        stopping = distributed.any_true(run.stop)
+        if done % save_every == 0 or done == steps or stopping:
+            run.save(done, kept)
+        if stopping and done < steps:
+            raise Interrupted(done)
+    return {"before": scores.first, "after": scores.last}
+
+
+class _Scores:
+    """The evaluations so far; the first one survives a resume, so that 'before' stays before."""
+
+    def __init__(self, evaluate: Evaluate | None, run: Run):
+        self.evaluate, self.run = evaluate, run
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    def take(self, step: int) -> None:
+        if self.evaluate:
+            self.last = {k: float(v) for k, v in self.evaluate(step).items()}
+            self.first = self.first or self.last
+            self.run.log(step, {f"eval/{k}": v for k, v in self.last.items()})
+
+    def state_dict(self) -> dict:
+        return {"first": self.first, "last": self.last}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.first, self.last = dict(state["first"]), dict(state["last"])
+
+
+def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[str, Any]) -> Batch:
+    try:
+        return feed(step)
+    except NothingJudged as error:
+        # Nothing was learned from this batch, so the weights are those of the last whole step.
+        if step:
+            run.save(step, kept)
+        raise RunFailed(f"step {step + 1}: {error}") from error
+
+
+def _learn(learner: Any, batch: Batch, step: int, run: Run) -> dict[str, float]:
+    try:
+        return learner.update(batch)
+    except FloatingPointError as error:
+        raise RunFailed(f"step {step + 1}: {error}; the last checkpoint is from before it") from error
+
+
+def describe(batch: Batch) -> dict[str, float]:
+    """Mean rewards, health and cost of a batch, over all processes."""
+    parts = {"": batch} if isinstance(batch, Rollout) else dict(batch)
+    found: dict[str, float] = {}
+    for part in parts.values():
+        for name, reward in part.rewards.items():
+            judged = reward.isfinite()
+            count = distributed.all_sum(judged.double().sum())
+            total = distributed.all_sum(torch.where(judged, reward, 0.0).double().sum())
+            found[f"reward/{name}"] = float(total / count) if count else float("nan")
+            failed = distributed.all_sum((~judged).double().sum())
+            if failed:
+                found[f"health/unjudged_{name}"] = float(failed)
+    for name, part in parts.items():
+        if "total" in part.rewards:
+            key = "health/silent_groups" + (f"_{name}" if name else "")
+            share = silent_groups(part.rewards["total"], part.group_B)
+            found[key] = float(distributed.all_sum(share.double())) / distributed.world()
+    pictures = sum(len(p) for p in parts.values() if isinstance(p.outputs, torch.Tensor) and p.outputs.dim() == 4)
+    if pictures:
+        found["cost/images"] = float(distributed.all_sum(torch.tensor(float(pictures))))
+    return found

@@ -1,0 +1,233 @@
+"""A run remembers: settings, metrics, samples, tables, checkpoints and the result, in one folder.
+
+Figures of a step are logged under the number of steps done, the same number that ``save`` is given; ``cost/…`` are the
+amounts of that one step. After a kill, ``resume`` and ``load`` take the folder back to its last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from saccade.training import checkpoint, files, folder as on_disk
+from saccade.training.display import open_display
+from saccade.training.interrupts import Interrupts
+from saccade.training.provenance import provenance
+from saccade.training.sinks import check, open_sinks
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and did, after saving; the command ends with status 130."""
+
+
+class RunFailed(Exception):
+    """The run cannot go on; one line says why, and how to resume it."""
+
+
+class Stateful(Protocol):
+    """What can be saved: anything with these two methods."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class Run:
+    """One run's folder, display, sinks and signals: made by ``start`` or ``resume``, ended by ``finish`` or ``close``.
+
+    Of several processes only the first (environment RANK) writes and shows anything; the others offer the same methods,
+    so that nobody above asks for a rank. As a context manager a run closes itself, whatever happens.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], resumed: bool, sinks: Sequence[str], display: bool, outer: Run | None):
+        """Open a folder that exists; callers use ``start``, ``resume`` and ``stage``."""
+        self.folder, self.config = folder, config
+        self._writes, self._outer, self._stages = _writes(), outer, {}
+        self._begun, self._steps = time.monotonic(), 0
+        last = checkpoint.latest(folder / "checkpoints") if resumed else None
+        if resumed:
+            self._cut(math.inf if last else -1)
+        self._sink_names = tuple(sinks)
+        reached = checkpoint.step_of(last) if last else 0
+        self._sinks = open_sinks(sinks, folder, config, reached) if self._writes else []
+        self._interrupts = outer._interrupts if outer else Interrupts()
+        self._display = outer._display if outer else open_display(display and self._writes, lambda: self.stop)
+        self._label = str(config.get("stage") or config.get("recipe") or folder.name)
+        if outer is None:
+            self._interrupts.install()
+
+    @classmethod
+    def start(cls, folder: Path, config: Mapping[str, Any], sinks: Sequence[str] = (), display: bool = True) -> Run:
+        """Begin a run in a folder that is new or empty (else ValueError) and write its config.json.
+
+        ``config`` holds recipe, preset, settings and seed; command, versions, commit, machine and time are added to it.
+        """
+        check(sinks)
+        whole = files.plain({**provenance(), **config})
+        if _writes():
+            on_disk.begin(folder, whole)
+        return cls(folder, whole, False, sinks, display, None)
+
+    @classmethod
+    def resume(cls, folder: Path, sinks: Sequence[str] = (), display: bool = True) -> Run:
+        """Continue the run in ``folder`` (ValueError if there is none); ``load`` then restores what was saved last.
+
+        When and on what it was resumed is added to its config.json.
+        """
+        check(sinks)
+        config = on_disk.config(folder)
+        if _writes():
+            config["resumed"] = [*config.get("resumed", []), provenance()]
+            files.replace(folder / "config.json", config)
+        return cls(folder, config, True, sinks, display, None)
+
+    def stage(self, name: str) -> Run:
+        """A run inside this one, in ``<run>/<name>``, with the same signals and display and the same kinds of sinks.
+
+        A stage that an earlier process began is resumed.
+        """
+        if on_disk.checked(name, "stage") in {*self._stages, *on_disk.RESERVED}:
+            raise ValueError(f"stage {name!r} of {self.folder} is taken: give each stage a name of its own")
+        folder = self.folder / name
+        resumed = (folder / "config.json").exists()
+        config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": provenance()["started"]}
+        if self._writes and not resumed:
+            on_disk.begin(folder, config)
+        self._stages[name] = Run(folder, config, resumed, self._sink_names, False, self)
+        return self._stages[name]
+
+    @property
+    def stop(self) -> bool:
+        """True after a first Ctrl-C or a SIGTERM: the loop ends after its step, saves, and raises ``Interrupted``."""
+        return self._interrupts.requested
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that this run has worked, those before a resume included."""
+        return time.monotonic() - self._begun
+
+    @property
+    def steps(self) -> int:
+        """Steps done, those of the stages included."""
+        return self._steps + sum(stage.steps for stage in self._stages.values())
+
+    @property
+    def again(self) -> str:
+        """The command line that resumes this run."""
+        if self._outer:
+            return self._outer.again
+        words = str(self.config["command"]).split()
+        named = any(word == "--out" or word.startswith("--out=") for word in words)
+        return self.config["command"] if named else f"{self.config['command']} --out {self.folder}"
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl and tell sinks and display; NaN becomes null, tensors of one element numbers."""
+        if not {"step", "time"}.isdisjoint(values):
+            raise ValueError("a metric cannot be named 'step' or 'time': every line has these already")
+        numbers = {name: files.number(name, value) for name, value in values.items()}
+        self._steps = max(self._steps, step)
+        if self._writes:
+            with self._saying_how_to_resume():
+                on_disk.metrics(self.folder, {"step": step, "time": round(self.seconds, 3), **numbers})
+            self._display.log(self._label, step, numbers)
+        for sink in self._sinks:
+            sink.log(step, {name: value for name, value in numbers.items() if value is not None})
+
+    def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Keep pictures of the set ``name``: items with prompt, image [3, H, W] in [0, 1], text?, score?.
+
+        Keep a set with the same prompts and noise at several steps: its first is shown as before, its last as after.
+        """
+        on_disk.checked(name, "sample set")
+        if self._writes:
+            with self._saying_how_to_resume():
+                on_disk.samples(self.folder, step, name, items)
+        for sink in self._sinks:
+            sink.images(step, f"samples/{name}", items)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Keep a table under its title in tables.json; the same title again replaces it."""
+        if self._writes:
+            with self._saying_how_to_resume():
+                on_disk.table(self.folder, title, columns, rows)
+
+    def save(self, step: int, state: Mapping[str, Stateful]) -> Path:
+        """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
+        gathered = {name: part.state_dict() for name, part in state.items()}
+        self._steps = max(self._steps, step)
+        place = self.folder / "checkpoints"
+        if not self._writes:
+            return checkpoint.path_of(place, step)
+        with self._saying_how_to_resume():
+            return checkpoint.write(place, step, gathered)
+
+    def load(self, state: Mapping[str, Stateful]) -> int:
+        """Restore the newest whole checkpoint and return its step, 0 if there is none; records past it are cut.
+
+        A checkpoint of other parts than ``state`` names is a ValueError: a part that kept its first weights in silence
+        would make a different run.
+        """
+        path = checkpoint.latest(self.folder / "checkpoints")
+        if path is None:
+            return 0
+        step, saved = checkpoint.read(path)
+        if set(saved) != set(state):
+            raise ValueError(f"{path} holds {', '.join(sorted(saved))}, but this run has {', '.join(sorted(state))}")
+        for name, part in state.items():
+            part.load_state_dict(saved[name])
+        self._cut(step)
+        self._steps = step
+        return step
+
+    def progress(self, step: int, steps: int | None) -> None:
+        """Tell the display that ``step`` of ``steps`` steps are done."""
+        self._steps = max(self._steps, step)
+        self._display.progress(self._label, step, steps)
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write result.json (run, steps, seconds, then ``result``), close the run, and return what was written."""
+        whole = files.plain({"run": str(self.folder), "steps": self.steps, "seconds": round(self.seconds, 3), **result})
+        if self._writes:
+            with self._saying_how_to_resume():
+                files.replace(self.folder / "result.json", whole)
+        self.close()
+        return whole
+
+    def close(self) -> None:
+        """Close the sinks; the outermost run also closes the display and gives the signals back. Twice does nothing."""
+        for stage in self._stages.values():
+            stage.close()
+        for sink in self._sinks:
+            sink.finish()
+        self._sinks = []
+        if self._outer is None:
+            self._display.close()
+            self._interrupts.restore()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _cut(self, step: float) -> None:
+        """Take the records back to ``step``, and the clock to the last of them."""
+        if self._writes:
+            self._begun = time.monotonic() - on_disk.cut(self.folder, step)
+
+    @contextmanager
+    def _saying_how_to_resume(self) -> Iterator[None]:
+        """A full or failing disk ends the run with one line."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(f"{error}; resume with: {self.again}") from error
+
+
+def _writes() -> bool:
+    return int(os.environ.get("RANK") or 0) == 0

@@ -1,0 +1,104 @@
+"""Run folders for the report's tests, written by ``Run`` itself: a believable course of training, and a hostile one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from saccade.training.run import Run
+
+COLORS = {"red": (214, 69, 65), "blue": (52, 101, 196), "green": (46, 154, 92), "yellow": (233, 185, 44), "purple": (130, 80, 180)}
+PROMPTS = [
+    ("a red ring above two blue squares", [("red", "ring", 16, 8), ("blue", "square", 9, 23), ("blue", "square", 23, 23)]),
+    ("three green circles", [("green", "circle", 7, 16), ("green", "circle", 17, 9), ("green", "circle", 24, 23)]),
+    ("a yellow square to the left of a purple circle", [("yellow", "square", 8, 16), ("purple", "circle", 23, 16)]),
+    ("a blue ring", [("blue", "ring", 16, 16)]),
+    ("two red circles below a green square", [("green", "square", 16, 8), ("red", "circle", 9, 23), ("red", "circle", 23, 23)]),
+    ("a purple ring to the right of a yellow ring", [("yellow", "ring", 8, 16), ("purple", "ring", 23, 16)]),
+]
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}</script>"
+
+
+def picture(objects: list[tuple], rng: np.random.Generator, spoiled: float) -> torch.Tensor:
+    """A picture [3, 32, 32] of the objects; ``spoiled`` in [0, 1] moves, recolours, loses and blurs them with noise."""
+    canvas = Image.new("RGB", (128, 128), (244, 241, 234))
+    draw = ImageDraw.Draw(canvas)
+    for color, shape, x, y in objects:
+        if rng.random() < 0.35 * spoiled:
+            continue
+        color = rng.choice(list(COLORS)) if rng.random() < 0.5 * spoiled else color
+        x, y, r = 4 * x + rng.normal() * 18 * spoiled, 4 * y + rng.normal() * 18 * spoiled, 4 * (5.2 - 1.5 * spoiled * rng.random())
+        box = (x - r, y - r, x + r, y + r)
+        if shape == "square":
+            draw.rectangle(box, fill=COLORS[color])
+        elif shape == "circle":
+            draw.ellipse(box, fill=COLORS[color])
+        else:
+            draw.ellipse(box, outline=COLORS[color], width=10)
+    small = np.asarray(canvas.resize((32, 32), Image.Resampling.BOX), np.float32) / 255
+    small = small + rng.normal(size=small.shape) * 0.09 * spoiled
+    return torch.tensor(small).permute(2, 0, 1)
+
+
+def make(folder: Path, recipe: str = "flow_grpo", lift: float = 0.45, seed: int = 0, steps: int = 120, stages: bool = False) -> Path:
+    """A finished run that climbs by ``lift``; with ``stages`` it consists of a warm-up and a main stage."""
+    settings = {"steps": steps, "seed": seed, "learning_rate": 3e-4, "group_size": 16, "clip": 0.2, "kl": 0.04 * lift, "noise": "sde"}
+    config = {"recipe": recipe, "preset": "tiny", "settings": settings, "seed": seed, "command": f"saccade train {recipe}"}
+    with Run.start(folder, config, display=False) as run:
+        parts = [run.stage("warm-up"), run.stage("main")] if stages else [run]
+        for number, part in enumerate(parts):
+            _course(part, np.random.default_rng(seed), lift, steps, rewrites=stages and number == 1)
+        after = {"eval/shapes": 0.31 + lift, "eval/paraphrase": 0.29 + 0.8 * lift, "eval/untouched": 0.62 + 0.08 * lift}
+        run.table("Score by kind of prompt", ["kind", "prompts", "before", "after"], [
+            ["one object", 64, 0.71, 0.71 + 0.55 * lift], ["position", 64, 0.18, 0.18 + lift], ["counting", 64, 0.22, None],
+        ])  # fmt: skip
+        before = {"eval/shapes": 0.31, "eval/paraphrase": 0.29, "eval/untouched": 0.62}
+        strip = lambda scores: {name.removeprefix("eval/"): value for name, value in scores.items()}
+        run.finish({"before": strip(before), "after": strip(after)})
+    return folder
+
+
+def _course(run: Run, rng: np.random.Generator, lift: float, steps: int, rewrites: bool) -> None:
+    for step in range(1, steps + 1):
+        done = 1 - math.exp(-3 * step / steps)
+        noise = lambda scale: float(rng.normal() * scale)
+        run.log(step, {
+            "reward/shapes": 0.31 + lift * done + noise(0.03), "reward/alignment": 0.22 + 0.3 * lift * done + noise(0.02),
+            "loss/flow": 0.02 * (1 - done) + noise(0.004), "health/ratio": 1 + noise(0.01), "health/clip_fraction": abs(noise(0.03)),
+            "health/kl": 0.01 * done + abs(noise(0.001)), "health/diversity": 0.9 - 0.2 * done + noise(0.01),
+            "cost/images": 128, "cost/network_calls": 1280,
+        })  # fmt: skip
+        if step % 20 == 0 or step == 1:
+            run.log(step, {"eval/shapes": 0.31 + lift * done + noise(0.01), "eval/untouched": 0.62 + 0.08 * lift * done + noise(0.01)})
+            _pictures(run, step, done, lift, rewrites)
+        run._begun -= 1.7  # the clock of a run that takes its time
+
+
+def _pictures(run: Run, step: int, done: float, lift: float, rewrites: bool) -> None:
+    items = []
+    for i, (prompt, objects) in enumerate(PROMPTS):
+        spoiled = max(0.0, 1 - done * (0.6 + lift)) if step > 1 else 1.0
+        item = {"prompt": prompt, "image": picture(objects, np.random.default_rng(i + 3), spoiled), "score": round(1 - 0.9 * spoiled, 2)}
+        if rewrites:
+            item["text"] = prompt if step == 1 else f"{prompt}, evenly spaced on plain paper, bold flat colours, nothing else"
+        items.append(item)
+    run.samples(step, "held-out", items)
+
+
+def hostile(folder: Path) -> Path:
+    """A run whose every word tries to break out of the page, with a torn last line and gaps in its metrics."""
+    evil = HOSTILE
+    config = {"recipe": evil, "preset": evil, "settings": {evil: evil}, "seed": 0, "command": evil}
+    with Run.start(folder, config, display=False) as run:
+        for step in (1, 2, 3):
+            run.log(step, {f"reward/{evil}": step if step != 2 else float("nan"), "reward/never": float("nan"), "health/one": 1.0})
+        run.samples(1, "s", [{"prompt": evil, "text": evil, "image": torch.rand(3, 600, 700), "score": float("nan")}])
+        run.table(evil, [evil], [[evil]])
+        run.finish({"before": {evil: 1}, "after": {evil: None}})
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+    return folder

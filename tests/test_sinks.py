@@ -1,0 +1,104 @@
+"""Sinks receive what a run logs; TensorBoard for real, the two others through stand-ins for their packages."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from saccade.training.run import Run
+from saccade.training.sinks import open_sinks
+
+CONFIG = {"recipe": "points", "settings": {"lr": 0.1}, "command": "saccade train points"}
+ITEMS = [{"prompt": "a red ring", "image": torch.rand(3, 8, 8), "text": "one ring, red", "score": torch.tensor(0.5)}]
+
+
+def test_tensorboard_holds_scalars_and_pictures(tmp_path):
+    pytest.importorskip("tensorboard")
+    with Run.start(tmp_path / "r", CONFIG, sinks=["tensorboard"], display=False) as run:
+        run.log(1, {"reward/points": 0.25, "health/none": float("nan")})
+        run.stage("second").log(1, {"reward/points": torch.tensor(0.5)})
+        run.samples(1, "held-out", ITEMS)
+    assert _scalars(tmp_path / "r") == [(1, 0.25)]
+    assert _scalars(tmp_path / "r" / "second") == [(1, 0.5)]
+    assert _events(tmp_path / "r").Tags()["images"] == ["samples/held-out/00"]
+    assert "health/none" not in _events(tmp_path / "r").Tags()["scalars"]
+
+
+def test_tensorboard_forgets_what_lies_past_the_checkpoint(tmp_path):
+    pytest.importorskip("tensorboard")
+    net = torch.nn.Linear(1, 1)
+    with Run.start(tmp_path / "r", CONFIG, sinks=["tensorboard"], display=False) as run:
+        for step in (1, 2, 3):
+            run.log(step, {"reward/points": step})
+            if step == 2:
+                run.save(2, {"net": net})
+    with Run.resume(tmp_path / "r", sinks=["tensorboard"], display=False) as run:
+        assert run.load({"net": net}) == 2
+        run.log(3, {"reward/points": 30})
+    assert _scalars(tmp_path / "r") == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def _events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def _scalars(folder):
+    return [(e.step, e.value) for e in _events(folder).Scalars("reward/points")]
+
+
+class _Package(ModuleType):
+    """A stand-in that writes down the calls of ``init`` and of the run that it returns."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.calls: list[tuple] = []
+        self.Image = lambda array, caption: (array.shape, str(array.dtype), caption)
+
+    def init(self, **options):
+        self.calls.append(("init", options))
+        write = lambda verb: lambda *a, **k: self.calls.append((verb, *a, k))
+        return SimpleNamespace(log=write("log"), finish=write("finish"), define_metric=write("define_metric"))
+
+
+def test_trackio(tmp_path, monkeypatch):
+    fake = _Package("trackio")
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    _exercise(tmp_path / "2025-01-01", "trackio")
+    (_, first), log, image, (_, second), finish_stage, finish = fake.calls
+    assert (first["project"], first["group"], first["name"], first["resume"]) == ("saccade", "points", "2025-01-01", "never")
+    assert log == ("log", {"reward/a": 0.5}, {"step": 3})
+    assert image[1:] == ({"samples/held-out/00": ((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")}, {"step": 3})
+    assert second["name"] == "2025-01-01-refine" and finish_stage[0] == finish[0] == "finish"
+
+
+def test_wandb(tmp_path, monkeypatch):
+    fake = _Package("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    _exercise(tmp_path / "12:30", "wandb")
+    (_, options), define, log, image = fake.calls[:4]
+    assert options["id"] == "points-12-30" and options["dir"] == str(tmp_path / "12:30") and options["resume"] == "allow"
+    assert options["config"]["settings"] == {"lr": 0.1}
+    assert define == ("define_metric", "*", {"step_metric": "step"})
+    assert log == ("log", {"reward/a": 0.5, "step": 3}, {})
+    assert image[1] == {"samples/held-out": [((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")], "step": 3}
+
+
+def _exercise(folder, name):
+    with Run.start(folder, CONFIG, sinks=[name], display=False) as run:
+        run.log(3, {"reward/a": 0.5, "reward/b": float("inf")})
+        run.samples(3, "held-out", ITEMS)
+        run.stage("refine")
+
+
+def test_an_absent_package_and_an_unknown_name_are_one_line_and_leave_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]'$"):
+        Run.start(tmp_path / "r", CONFIG, sinks=["wandb"])
+    with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; the nearest is 'tensorboard'[^\n]*$"):
+        Run.start(tmp_path / "r", CONFIG, sinks=["Tensorbord"])
+    assert not (tmp_path / "r").exists() and open_sinks([], tmp_path, {}) == []

@@ -1,0 +1,287 @@
+"""The loop, the learner and the feeds, on a policy that can be checked by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from toy import PROBLEMS, Toy, height
+
+from saccade.core import Loss, NothingJudged, Rollout, generator, noise, seeds, spawn
+from saccade.math.credit import group_advantage
+from saccade.models.snapshot import Snapshot
+from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
+from saccade.rewards.judging import ask, gated, judge, per_tag, weighted
+from saccade.sampling.layout import in_groups, random_window, sliding_window
+from saccade.training.claims import Claim
+from saccade.training.claims import judge as judge_claim
+from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
+from saccade.training.learner import Update, Updates, minibatch
+from saccade.training.loop import train
+from saccade.training.run import Interrupted, Run, RunFailed
+
+
+def collect_with(policy: Toy, reward=height):
+    def collect(problems, seeds_P, step) -> Rollout:
+        rollout = judge(in_groups(policy.rollout, problems, seeds_P, 4), {"height": reward})
+        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["height"].double(), rollout.group_B))
+        return rollout
+
+    return collect
+
+
+def make(policy: Toy, **options) -> Updates:
+    loss = PolicyGradient(policy, clip=0.2, average="rows")
+    return Updates([Update("toy", loss, policy.parameters(), torch.optim.AdamW(policy.parameters(), lr=0.05))], **options)
+
+
+def run_for(steps: int, folder: Path, policy: Toy, reward=height, resume: bool = False, feed=None, **kwargs) -> dict:
+    run = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "toy"}, display=False)
+    feed = feed or OnPolicy(PROBLEMS, collect_with(policy, reward), per_step=3, seed=1)
+    look = lambda step: {"height": float(policy.mean.detach().sum())}
+    with run:
+        return train(feed, make(policy, minibatches=2), run, steps, state={"policy": policy}, evaluate=look, **kwargs)
+
+
+def gradient_of(policy: Toy, learner_options: dict, rollout: Rollout) -> torch.Tensor:
+    """The gradient that an optimiser step was given."""
+    seen = []
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
+    loss = PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3")
+    Updates([Update("toy", loss, policy.parameters(), optimizer, max_norm=1e9)], **learner_options).update(rollout)
+    return seen[0]
+
+
+def test_learning_raises_the_reward_and_only_the_reward(tmp_path):
+    policy = Toy.new()
+    result = run_for(40, tmp_path / "run", policy)
+    assert result["after"]["height"] > result["before"]["height"] + 1
+
+
+def test_ten_steps_equal_five_and_five_bit_for_bit(tmp_path):
+    whole, halves = Toy.new(), Toy.new()
+    run_for(10, tmp_path / "whole", whole)
+    run_for(5, tmp_path / "halves", halves)
+    fresh = Toy.new()
+    result = run_for(10, tmp_path / "halves", fresh, resume=True)
+    assert torch.equal(fresh.mean, whole.mean)
+    assert result["before"] == {"height": 0.0}, "before stays the first evaluation of all"
+    lines = [_metrics(tmp_path / name) for name in ("whole", "halves")]
+    assert [[(x["step"], x.get("reward/height")) for x in run] for run in lines][0] == [
+        (x["step"], x.get("reward/height")) for x in _deduplicated(lines[1])
+    ]
+
+
+def _metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _deduplicated(lines: list[dict]) -> list[dict]:
+    # The run that was stopped at 5 evaluated there, as its last step; the whole one did not.
+    return [x for x in lines if not (x["step"] == 5 and "eval/height" in x)]
+
+
+@pytest.mark.parametrize("options", [{"micro_rows": 5}, {"micro_decisions": 2}, {"micro_rows": 1, "micro_decisions": 1}])
+def test_any_cut_gives_the_gradient_of_the_full_batch(options):
+    policy = Toy.new()
+    rollout = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
+    rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(0)) > 0.3).double()
+    rollout.extras["length_B"] = rollout.mask_BT.sum(1)
+    remember_reference(policy, Snapshot(policy.parameters()), rollout)
+    with torch.no_grad():
+        policy.mean += 0.1
+    torch.testing.assert_close(gradient_of(policy, options, rollout), gradient_of(policy, {}, rollout))
+
+
+def test_a_masked_decision_is_not_trained_whatever_it_holds():
+    policy = Toy.new()
+    rollout = collect_with(policy)(PROBLEMS[:1], seeds(0, 1), 0)
+    rollout.mask_BT[:, 1] = 0
+    rollout.decisions["drawn_BT"][:, 1] = 1e300
+    remember_reference(policy, Snapshot(policy.parameters()), rollout)
+    rollout.logp_BT[:, 1] = -1e300
+    grad = gradient_of(policy, {}, rollout)
+    assert grad[1] == 0 and grad[0] != 0 and grad.isfinite().all()
+
+
+def test_updates_do_not_leak_into_each_others_weights():
+    a, b = (torch.nn.Parameter(torch.ones(())) for _ in range(2))
+    product = lambda batch: Loss((a * b).reshape(()), torch.ones(()))
+    both = [Update(n, product, [p], torch.optim.SGD([p], lr=0.5), max_norm=1e9) for n, p in (("a", a), ("b", b))]
+    Updates(both).update({})
+    assert float(a.detach()) == 0.5 and float(b.detach()) == 0.75, "b's gradient is a after a's step, and a got none from b's loss"
+    assert a.requires_grad and b.requires_grad and a.grad is None
+
+
+def test_update_clocks_every_repeats_and_after():
+    p, taken = torch.nn.Parameter(torch.zeros(())), []
+    loss = lambda batch: Loss(p.reshape(()), torch.ones(()))
+    update = Update("p", loss, [p], torch.optim.SGD([p], lr=1.0), every=2, repeats=3, after=taken.append)
+    learner = Updates([update])
+    for _ in range(3):
+        learner.update({})
+    assert float(p.detach()) == pytest.approx(-6, abs=1e-4) and taken == [1, 2, 3, 4, 5, 6]
+
+
+def test_minibatches_take_an_equal_part_of_every_group():
+    policy = Toy.new()
+    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
+    for part in range(2):
+        mini = minibatch(rollout, part, 2)
+        assert mini.group_B.bincount().tolist() == [2] * 6
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_with_its_name(tmp_path):
+    policy = Toy.new()
+
+    def poisoned(rollout: Rollout) -> torch.Tensor:
+        return height(rollout)
+
+    def collect(problems, seeds_P, step):
+        rollout = collect_with(policy, poisoned)(problems, seeds_P, step)
+        if step == 3:
+            rollout.advantage_BT = rollout.advantage_BT * math.inf
+        return rollout
+
+    with pytest.raises(RunFailed, match="step 4: the gradient of update 'toy' is"):
+        run_for(5, tmp_path / "run", policy, feed=OnPolicy(PROBLEMS, collect, 3, 1), save_every=2)
+    again = Toy.new()
+    run = Run.resume(tmp_path / "run", display=False)
+    with run:
+        assert run.load({"policy": again, "learner": make(again), "scores": _Any()}) == 2
+
+
+class _Any:
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):
+    def moody(rollout: Rollout) -> torch.Tensor:
+        if any(p.id == 0 for p in rollout.problems):
+            raise OSError("broken picture")
+        return height(rollout)
+
+    policy = Toy.new()
+    rollout = in_groups(policy.rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    values, error = ask(moody, rollout)
+    assert values.isnan().tolist() == [True, True, False, False] and str(error) == "broken picture"
+    run_for(2, tmp_path / "run", policy, moody)
+    steps = [x for x in _metrics(tmp_path / "run") if "reward/height" in x]
+    assert sorted(x.get("health/unjudged_height", 0) for x in steps) == [0, 4]
+
+
+def test_a_reward_that_judges_nothing_stops_the_run_with_its_own_error_and_a_checkpoint(tmp_path):
+    calls = []
+
+    def dies(rollout: Rollout) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 2:
+            raise ConnectionError("the reward server is gone")
+        return height(rollout)
+
+    policy = Toy.new()
+    with pytest.raises(RunFailed, match="step 3: reward 'height' judged none of 12 samples: ConnectionError: the reward server is gone"):
+        run_for(9, tmp_path / "run", policy, dies)
+    run_for(9, tmp_path / "run", Toy.new(), resume=True)
+    assert [x["step"] for x in _metrics(tmp_path / "run") if "reward/height" in x] == list(range(1, 10))
+
+
+def test_infinite_and_misshapen_verdicts_are_none():
+    rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2))
+    assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
+    with pytest.raises(NothingJudged, match="one verdict a row"):
+        judge(rollout, {"r": lambda r: torch.ones(5)})
+
+
+def test_combinations_of_rewards():
+    nan = math.nan
+    rewards = {"a": torch.tensor([1.0, nan, nan]), "b": torch.tensor([2.0, 3.0, nan])}
+    torch.testing.assert_close(weighted(rewards, {"a": 1.0, "b": 0.5}), torch.tensor([2.0, 1.5, nan]), equal_nan=True)
+    torch.testing.assert_close(gated(rewards["b"], torch.tensor([1.0, 0, 1])), torch.tensor([2.0, 0, nan]), equal_nan=True)
+    torch.testing.assert_close(per_tag(rewards, ["a", "b", "b"]), torch.tensor([1.0, 3.0, nan]), equal_nan=True)
+    with pytest.raises(ValueError, match="no reward for tag 'c'; there are a, b"):
+        per_tag(rewards, ["a", "c", "b"])
+
+
+def test_interrupt_saves_and_resumes(tmp_path):
+    policy = Toy.new()
+    run = Run.start(tmp_path / "run", {"recipe": "toy"}, display=False)
+    feed = OnPolicy(PROBLEMS, collect_with(policy), 3, 1)
+
+    def look(step: int) -> dict[str, float]:
+        if step == 3:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"height": float(policy.mean.detach().sum())}
+
+    with pytest.raises(Interrupted), run:
+        train(feed, make(policy, minibatches=2), run, 8, state={"policy": policy}, evaluate=look, evaluate_every=3)
+    whole, again = Toy.new(), Toy.new()
+    run_for(8, tmp_path / "whole", whole)
+    run_for(8, tmp_path / "run", again, resume=True)
+    assert torch.equal(again.mean, whole.mean)
+
+
+def test_replay_resumes_with_its_memory(tmp_path):
+    def replay(policy: Toy) -> Replay:
+        return Replay(OnPolicy(PROBLEMS, collect_with(policy), 3, 1), capacity=30, rows=8, seed=2)
+
+    whole, halves, again = Toy.new(), Toy.new(), Toy.new()
+    run_for(6, tmp_path / "whole", whole, feed=replay(whole))
+    run_for(3, tmp_path / "run", halves, feed=replay(halves))
+    run_for(6, tmp_path / "run", again, resume=True, feed=replay(again))
+    assert torch.equal(again.mean, whole.mean)
+
+
+def test_feeds_hand_out_every_problem_once_a_pass_and_mix():
+    policy = Toy.new()
+    feed = OnPolicy(PROBLEMS, collect_with(policy), 3, 1)
+    assert sorted(p.id for step in range(2) for p in feed.draw(step)) == list(range(6))
+    assert [p.id for p in feed.draw(5)] == [p.id for p in OnPolicy(PROBLEMS, collect_with(policy), 3, 1).draw(5)]
+    data = join([feed(0), feed(1)])
+    stored = Stored(data, rows=8, seed=0)
+    ids = [i for step in range(3) for i in stored(step).extras["seed_B"].tolist()]
+    assert len(set(ids)) == 24
+    mixed = Mixed([feed, stored])(0)
+    assert len(mixed) == 20 and mixed.group_B[:12].max() < mixed.group_B[12:].min()
+    with pytest.raises(ValueError, match="there are no problems"):
+        OnPolicy([], collect_with(policy), 3, 1)
+
+
+def test_join_pads_shorter_rows_with_masked_decisions():
+    long, short = Toy.new(3).rollout(PROBLEMS[:1], seeds(0, 1)), Toy.new(2).rollout(PROBLEMS[:1], seeds(0, 1))
+    joined = join([long, short])
+    assert joined.mask_BT.tolist() == [[1, 1, 1], [1, 1, 0]] and joined.group_B.tolist() == [0, 1]
+
+
+def test_seeds_are_independent_and_the_same_again():
+    many = torch.cat([spawn(seeds(s, 100), k) for s in range(3) for k in range(3)])
+    assert len(set(many.tolist())) == 900 and (many >= 0).all()
+    assert torch.equal(noise(seeds(1, 2), (3,)), noise(seeds(1, 2), (3,)))
+
+
+def test_windows():
+    assert sliding_window(0, 4, 10) == (0, 1, 2, 3) and sliding_window(25, 4, 10) == (1, 2, 3, 4)
+    assert sliding_window(25 * 6, 4, 10)[-1] == 9 and sliding_window(25 * 7, 4, 10)[0] == 0
+    starts = {random_window(0, step, 2, last=5)[0] for step in range(200)}
+    assert starts == set(range(6))
+
+
+def test_claims_need_the_mean_and_two_thirds_of_the_seeds():
+    results = {"a": {s: {"x": v} for s, v in enumerate((0.3, 0.3, -0.5))}, "b": {s: {"x": 0.0} for s in range(3)}}
+    claim = Claim("a beats b", lambda arm: arm["a"]["x"] - arm["b"]["x"])
+    assert judge_claim(claim, results)["holds"], "mean +0.03 and two of three"
+    assert not judge_claim(Claim("a beats b by 0.1", claim.margin, least=0.1), results)["holds"]
+    assert not judge_claim(Claim("always", claim.margin, every_seed=True), results)["holds"]
+    results["a"][0]["x"] = math.nan
+    assert judge_claim(claim, results)["holds"] is None
