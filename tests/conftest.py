@@ -23,6 +23,21 @@ def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _saved(_flux(), tmp_path_factory.mktemp("flux"))
 
 
+@pytest.fixture(scope="session")
+def lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2-like language model with its tokenizer."""
+    from saccade.recipes.miniatures import qwen2_rewriter
+    from saccade.worlds import shapes
+
+    torch.manual_seed(0)
+    folder, rng = tmp_path_factory.mktemp("lm"), np.random.default_rng(0)
+    cfg = qwen2_rewriter.Settings(width=32, layers=2, heads=2)
+    tokenizer = qwen2_rewriter.learn_tokenizer(cfg, shapes.meanings_of(300, rng), rng)
+    qwen2_rewriter.assemble(cfg, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def _saved(pipe, folder: Path) -> Path:
     pipe.save_pretrained(folder)
     return folder

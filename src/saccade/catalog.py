@@ -11,19 +11,17 @@ import importlib
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parent
 FIELDS = ("paper", "idea", "claims", "differs")
 OFFERS = ("Settings", "PRESETS", "policies", "train", "evaluate", "sample")
 """What every recipe module must have; a check also needs ARMS and CLAIMS."""
-
-_NO_SYSTEMS = ("baselines", "miniatures")
-
 
 @dataclass(frozen=True)
 class System:
@@ -97,18 +95,32 @@ def _packaged(file: Path) -> ModuleType:
 
 
 def _own(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"recipe {file}", file)
     module = importlib.util.module_from_spec(spec)
-    former = sys.modules.get(file.stem)
-    sys.modules[file.stem] = module  # dataclasses look their module up by name
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        if former is not None:
-            sys.modules[file.stem] = former
-        place = f"line {error.lineno}" if isinstance(error, SyntaxError) else type(error).__name__
-        raise ValueError(f"recipe {file} cannot be read: {place}: {error}") from error
+        del sys.modules[spec.name]
+        place = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"recipe {file} cannot be read: {place}") from error
     return module
+
+
+def identity(name: str) -> dict[str, str]:
+    """What a run's config says of its recipe: the name and, for a file outside this package, where it lies."""
+    file = find(name)
+    return {"recipe": file.stem} | ({} if file.is_relative_to(PACKAGE) else {"file": str(file)})
+
+
+def new_run(name: str, kind: str = "") -> Path:
+    """``runs/<name>/<kind><time>``, with the smallest number added that makes it new."""
+    stem = Path("runs") / name / f"{kind}{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, n = stem, 1
+    while folder.exists():
+        n += 1
+        folder = stem.with_name(f"{stem.name}-{n}")
+    return folder
 
 
 def head(file: Path) -> dict[str, str]:
@@ -130,15 +142,20 @@ def head(file: Path) -> dict[str, str]:
     return notes
 
 
-def results_folder() -> Path:
-    """Where checks are recorded: ``results/`` of the checkout that this package is part of, else of the present folder."""
+def result_file(name: str) -> Path:
+    """Where the check of a recipe is recorded: ``results/<name>.json``.
+
+    ``results/`` lies in the checkout that this package is part of; for a recipe file of one's own, and for a package
+    that was installed without a checkout, in the present folder.
+    """
     root = PACKAGE.parents[1]
-    return root / "results" if (root / "pyproject.toml").is_file() else Path("results")
+    checkout = (root / "pyproject.toml").is_file() and not name.endswith(".py")
+    return (root if checkout else Path()) / "results" / f"{Path(name).stem}.json"
 
 
 def result(name: str) -> dict[str, Any] | None:
     """The recorded check of a recipe, None if there is none. ValueError for a broken file."""
-    path = results_folder() / f"{name}.json"
+    path = result_file(name)
     if not path.is_file():
         return None
     try:

@@ -21,16 +21,10 @@ def main(name: str, arm: str, seed: int, folder: Path) -> None:
     torch.set_num_threads(1)
     recipe = catalog.load(name)
     settings = replace(recipe.ARMS[arm], seed=seed)
-    config = {"recipe": Path(name).stem, "file": str(catalog.find(name)), "preset": None, "arm": arm, "settings": settings, "seed": seed}
+    config = catalog.identity(name) | {"preset": None, "arm": arm, "settings": settings, "seed": seed}
     with Run.start(folder, config, display=False) as run:
         run.finish(recipe.train(settings, run))
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
-    except (ValueError, RuntimeError) as error:
-        import traceback
-
-        traceback.print_exc()
-        sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))  # the last line is what the check reports
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

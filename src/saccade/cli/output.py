@@ -26,17 +26,31 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", show_header=any(columns))
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    if title:
+        console().print(Text(f"\n{title}", style="bold"))
     console(width=400).print(table)
 
 
 def show_scores(scores: Mapping[str, float], title: str = "") -> None:
     """Print scores, one a line."""
     show_table(("score", "value"), [(name, figure(value)) for name, value in scores.items()], title, right=(1,))
+
+
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+
+
+def show_claims(claims: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print the claims of a check with their margins."""
+    rows = [
+        (c["claim"], VERDICTS[c["holds"]], figure(c["mean"]), f"{c['least']:g}", " ".join(map(figure, c["margins"])))
+        for c in claims
+    ]
+    show_table(("claim", "verdict", "mean margin", "must reach", "each seed"), rows, title, right=(2, 3))
 
 
 def console(width: int = 100) -> Any:

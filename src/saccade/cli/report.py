@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from saccade import catalog
 from saccade.cli.parsing import parse
 
 
 @dataclass(frozen=True)
 class Options:
-    """One self-contained HTML page: curves, pictures before and after, tables, claims.
+    """One self-contained HTML page: curves, pictures before and after, tables, the claims of their recipes.
 
     The page of one run lies in its folder, that of several in ./report.html, unless -o says otherwise.
     """
@@ -33,9 +34,13 @@ def main(words: Sequence[str]) -> int:
     from saccade.training import folder as on_disk
 
     runs = [Path(run) for run in options.runs]
-    for run in runs:
-        on_disk.config(run)  # a folder that is no run is told at once, with the nearest one
+    recipes = dict.fromkeys(_recipe(on_disk.config(run)) for run in runs)
+    checks = [path for name in recipes if (path := catalog.result_file(name)).is_file()]
     out = Path(options.out) if options.out else (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    page.write(runs, out)
+    page.write(runs, out, checks)
     print(out)
     return 0
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    return str(config.get("file") or config.get("recipe"))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 
 from saccade import catalog
 from saccade.catalog import System
-from saccade.cli.output import console, figure, show_table
+from saccade.cli.output import VERDICTS, console, show_claims, show_table
 from saccade.cli.parsing import parse
 
 
@@ -33,7 +32,8 @@ def main(words: Sequence[str]) -> int:
     _show_heading(system.title if system else notes["title"], _place(system, file.parent.name))
     _show_notes(notes)
     _show_presets(name)
-    _show_result(catalog.result(name))
+    if found := catalog.result(name):
+        show_claims(found["claims"], f"Check of {found['date']}: {VERDICTS[found['holds']]}")
     return 0
 
 
@@ -73,15 +73,3 @@ def _show_presets(name: str) -> None:
     title = "Settings" if len(presets) == 1 else "Presets, where they differ"
     show_table(("", *presets), rows, title)
     console().print(f"All settings: saccade train {name} --help")
-
-
-def _show_result(found: Mapping[str, Any] | None) -> None:
-    if found is None:
-        return
-    verdict = {True: "holds", False: "does not hold", None: "undecided"}
-    rows = [
-        (c["claim"], verdict[c["holds"]], figure(c["mean"]), f"{c['least']:g}", " ".join(map(figure, c["margins"])))
-        for c in found["claims"]
-    ]
-    title = f"Check of {found.get('date', '')}: {verdict[found['holds']]}"
-    show_table(("claim", "verdict", "mean margin", "must reach", "each seed"), rows, title, right=(2, 3))

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,22 +170,11 @@ def _open(request: Request) -> Run:
 
     options, name = request.options, catalog.find(request.name).stem
     # All processes must have looked at the folder before the first one writes to it.
-    folder = Path(distributed.gather([options.out or str(new_folder(name))])[0])
+    folder = Path(distributed.gather([options.out or str(catalog.new_run(name))])[0])
     if request.resumed:
         return Run.resume(folder, options.sink)
-    own = {"file": str(catalog.find(request.name))} if request.name.endswith(".py") else {}
-    config = {"recipe": name, "preset": request.preset, "settings": request.settings, "seed": request.settings.seed}
-    return Run.start(folder, config | own, options.sink)
-
-
-def new_folder(name: str) -> Path:
-    """``runs/<name>/<time>`` with the smallest number added that makes it new."""
-    stem = Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
-    folder, n = stem, 1
-    while folder.exists():
-        n += 1
-        folder = stem.with_name(f"{stem.name}-{n}")
-    return folder
+    config = {"preset": request.preset, "settings": request.settings, "seed": request.settings.seed}
+    return Run.start(folder, catalog.identity(request.name) | config, options.sink)
 
 
 def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:

@@ -32,6 +32,8 @@ def decode(
     ``ended`` looks at the tokens so far ``[rows, t]`` and says which rows are complete. Returns tokens ``[B, T']`` and
     log-probs ``[B, T']`` (float32, of the full tempered distribution, 0 after the end), and lengths ``[B]``.
     """
+    from saccade.models.cache import spread
+
     rows, most = uniform_BT.shape
     width = ids_PL.shape[1]
     tokens_BT = ids_PL.new_zeros(rows, most)
@@ -43,7 +45,7 @@ def decode(
         input_ids=ids_PL, attention_mask=attention_PL, position_ids=positions(attention_PL), use_cache=True, logits_to_keep=1
     )
     cache, logits = out.past_key_values, out.logits[index_B, -1]
-    cache.batch_select_indices(index_B)
+    spread(cache, index_B, width + most)
     live, writing = torch.arange(rows, device=ids_PL.device), torch.ones_like(length_B, dtype=torch.bool)
     for t in range(most):
         token, logp = choose(logits, uniform_BT[live, t], temperature, top_p)

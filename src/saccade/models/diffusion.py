@@ -141,7 +141,7 @@ def load(
     with reading(name, place):
         # A part that a pipeline was saved without (SD3 without its T5) must be named as absent.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
-        pipe = getattr(diffusers, found).from_pretrained(place, torch_dtype=dtype, **absent)
+        pipe = getattr(diffusers, found).from_pretrained(place, dtype=dtype, **absent)
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):

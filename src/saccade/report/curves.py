@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -10,7 +11,6 @@ from saccade.report.record import Record, Section
 
 POINTS = 400
 _SMOOTHED_FROM = 40
-_MEMORY = 0.9
 
 
 def charts(records: Sequence[Record], section: str, families: Sequence[str], others: bool = False) -> list[dict[str, Any]]:
@@ -72,9 +72,8 @@ def _binned(lines: list[tuple]) -> list[tuple]:
 
 
 def _smooth(y: Sequence[float]) -> list[float]:
-    """Exponential moving mean, corrected for its start: m_t = sum 0.9^(t-s) y_s / sum 0.9^(t-s)."""
-    smooth, total, weight = [], 0.0, 0.0
-    for value in y:
-        total, weight = _MEMORY * total + value, _MEMORY * weight + 1
-        smooth.append(total / weight)
-    return smooth
+    """Mean weighted both ways in time, so that it does not lag: m_t = sum_s a^|t-s| y_s / sum_s a^|t-s|, a = exp(-30/n)."""
+    memory = math.exp(-30 / len(y))
+    fade = lambda values: list(accumulate(values, lambda kept, value: memory * kept + value))
+    both = lambda values: [a + b - v for a, b, v in zip(fade(values), fade(values[::-1])[::-1], values)]
+    return [total / weight for total, weight in zip(both(y), both([1.0] * len(y)))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade.report import note, tables
+from saccade.report import check, note, tables
 from saccade.report.curves import charts
 from saccade.report.pictures import picture_sets, rewrites
 from saccade.report.record import Record, read_all
@@ -22,7 +22,7 @@ def write(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
     Parts that a run lacks are left out; a folder that is empty, broken or not a run is a ValueError with one line.
     """
     records = read_all(runs)
-    context = _context(records, [tables.read_check(path) for path in checks])
+    context = _context(records, [check.read(path) for path in checks])
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(out, _render(context).encode(errors="replace"))
     return out
@@ -60,7 +60,14 @@ def _section(records: list[Record], name: str) -> dict[str, Any] | None:
 def _tables(parts: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
     """Tables by title, those of all runs together."""
     titles = dict.fromkeys(title for _, part in parts for title in part.tables)
-    return [{"title": t, "runs": [(i, part.tables[t]) for i, part in parts if t in part.tables]} for t in titles]
+    return [{"title": t, "runs": [(i, _table(part.tables[t])) for i, part in parts if t in part.tables]} for t in titles]
+
+
+def _table(table: dict[str, Any]) -> dict[str, Any]:
+    """A table and which of its columns hold numbers alone."""
+    columns = [[row[i] for row in table["rows"] if i < len(row) and row[i] is not None] for i in range(len(table["columns"]))]
+    numeric = [i for i, values in enumerate(columns) if values and all(isinstance(v, (int, float)) for v in values)]
+    return table | {"numeric": numeric}
 
 
 def _render(context: dict[str, Any]) -> str:
@@ -70,7 +77,7 @@ def _render(context: dict[str, Any]) -> str:
     except ImportError:
         raise ValueError("a report needs two packages: pip install 'saccade[report]'") from None
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"text": tables.text, "spread": tables.spread, "inert": _inert}
+    environment.filters |= {"text": tables.text, "spread": check.spread, "inert": _inert}
     safe = {
         "style": (_HERE / "page.css").read_text(),
         "script": (_HERE / "page.js").read_text(),

@@ -37,10 +37,10 @@ class Card:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One sample set: ``steps`` in words, the cards shown, and how many there are in all."""
+    """One sample set: where its pictures come from in words, the cards shown, and how many there are in all."""
 
     name: str
-    steps: str
+    origin: str
     cards: list[Card]
     count: int
 
@@ -67,9 +67,8 @@ def rewrites(records: Sequence[Record], section: str) -> list[Rewrite]:
     for name in _names(records, section):
         for run, first, last in _ends(records, section, name):
             texts = {key: item.get("text") for key, item in _keyed(first["items"])}
-            found += [
-                Rewrite(run, item["prompt"], texts.get(key) or "", item["text"]) for key, item in _keyed(last["items"]) if item.get("text")
-            ]
+            learned = [(key, item) for key, item in _keyed(last["items"]) if item.get("text")]
+            found += [Rewrite(run, item["prompt"], texts.get(key) or "", item["text"]) for key, item in learned]
     return found[:CARDS]
 
 
@@ -106,8 +105,12 @@ def _set(records: Sequence[Record], section: str, name: str) -> PictureSet:
             shown = [] if first is last else [(start.get(key), first["step"])]
             _add(views.setdefault(key, []), run, folder, [*shown, (item, last["step"])])
     cards = [Card(key[0], pictures) for key, pictures in views.items() if pictures]
+    return PictureSet(name, _origin(steps), cards[:CARDS], len(cards))
+
+
+def _origin(steps: set[tuple[int, int]]) -> str:
     words = ", ".join(f"step {a} and step {b}" if a != b else f"step {a}" for a, b in sorted(steps))
-    return PictureSet(name, words, cards[:CARDS], len(cards))
+    return f"The same prompts and noise at {words}" if any(a != b for a, b in steps) else f"Drawn at {words}"
 
 
 def _add(views: list[View], run: int, folder: Path, ends: Sequence[tuple[dict | None, int]]) -> None:

@@ -1,12 +1,10 @@
-"""What the report says in rows: scores before and after, settings, cost, provenance, the verdict of a check."""
+"""What the report says in rows: scores before and after, settings, cost, provenance."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from saccade.report.curves import totals
@@ -16,7 +14,7 @@ from saccade.training.meter import duration
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a name, a value for each column, and whether the values differ."""
+    """One line of a table: a name, a value for each column, and whether that is worth noticing because they differ."""
 
     name: str
     values: list[Any]
@@ -54,48 +52,23 @@ def settings(records: Sequence[Record]) -> list[Row]:
     flat = [_flat(record.config.get("settings") or {}) for record in records]
     rows = []
     for name in dict.fromkeys(name for one in flat for name in one):
-        values = [one.get(name) for one in flat]
-        rows.append(Row(name, values, any(value != values[0] for value in values)))
+        values = [exact(one.get(name)) for one in flat]
+        rows.append(Row(name, values, len(set(values)) > 1))
     return sorted(rows, key=lambda row: not row.differs)
 
 
 def cost(records: Sequence[Record]) -> list[Row]:
     """Steps, sums of everything counted, and time, stages together."""
     sums = [_total(record) for record in records]
-    return [Row(name, [one.get(name) for one in sums]) for name in dict.fromkeys(name for one in sums for name in one)]
+    return [Row(name, [text(one.get(name)) for one in sums]) for name in dict.fromkeys(name for one in sums for name in one)]
 
 
 def provenance(records: Sequence[Record]) -> list[Row]:
     """Where the numbers come from: preset, seed, machine, versions, commit, command."""
     found = [_origin(record.config) for record in records]
-    rows = [Row(name, [one.get(name) for one in found]) for name in dict.fromkeys(name for one in found for name in one)]
-    return [Row(row.name, row.values, any(v != row.values[0] for v in row.values)) for row in rows if any(row.values)]
-
-
-def read_check(path: Path) -> dict[str, Any]:
-    """A result of ``saccade check``: {"name", "holds", "facts", "claims", "scores", "arms"} with scores as mean ± spread.
-
-    ``arms`` are rows of (arm, one cell a score); a cell is its text and the values of all seeds.
-    """
-    try:
-        result = json.loads(path.read_text())
-        arms = {arm: _by_score(seeds) for arm, seeds in (result.get("arms") or {}).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not the result of a check: {getattr(error, 'strerror', None) or 'unexpected content'}") from None
-    scores = list(dict.fromkeys(score for found in arms.values() for score in found))
-    facts = {name: result[name] for name in ("seeds", "date", "machine", "commit") if result.get(name) not in (None, "")}
-    seconds = {"time": duration(result["seconds"])} if isinstance(result.get("seconds"), (int, float)) else {}
-    claims = [claim for claim in result.get("claims") or [] if isinstance(claim, dict)]
-    rows = [Row(arm, [found.get(score, []) for score in scores]) for arm, found in arms.items()]
-    return {"name": result.get("name", path.stem), "holds": result.get("holds"), "facts": facts | seconds,
-            "claims": claims, "scores": scores, "arms": rows}  # fmt: skip
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds."""
-    if not values:
-        return "–"
-    return text(mean(values)) + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+    rows = [(name, [exact(one[name]) for one in found]) for name in found[0] if any(one[name] not in (None, {}) for one in found)]
+    own = ("started", "command")  # these differ between any two runs
+    return [Row(name, values, name not in own and len(set(values)) > 1) for name, values in rows]
 
 
 def text(value: Any) -> str:
@@ -111,13 +84,20 @@ def text(value: Any) -> str:
             return text(int(value))
         case float():
             return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.4g}"
-        case list() if all(isinstance(v, (str, int, float)) for v in value):
+        case list() if all(v is None or isinstance(v, (str, int, float)) for v in value):
             return ", ".join(text(v) for v in value)
         case dict():
-            return ", ".join(f"{k} {text(v)}" for k, v in value.items() if v is not None)
+            return ", ".join(f"{k} {text(v)}" for k, v in value.items() if v not in (None, ""))
         case list():
             return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def exact(value: Any) -> str:
+    """A setting as it was given: floats to six digits, integers in one piece."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text(value)
 
 
 def _change(before: Any, after: Any) -> Change | None:
@@ -150,8 +130,8 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "preset": config.get("preset"),
         "seed": config.get("seed"),
-        "started": config.get("started"),
-        "resumed": len(config.get("resumed") or []) or None,
+        "started": _minute(config.get("started")),
+        "resumed": ", ".join(_minute(again.get("started")) or "" for again in config.get("resumed") or []) or None,
         "machine": config.get("machine"),
         "versions": versions,
         "commit": config.get("commit"),
@@ -159,14 +139,5 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_score(seeds: Any) -> dict[str, list[float]]:
-    """Values of an arm's seeds under each score; an arm without seeds counts as one seed."""
-    rows = list(seeds.values()) if isinstance(seeds, dict) else list(seeds)
-    if rows and not all(isinstance(row, dict) for row in rows):
-        rows = [seeds]
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        for score, value in row.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                found.setdefault(score, []).append(value)
-    return found
+def _minute(moment: Any) -> str | None:
+    return f"{moment[:16].replace('T', ' ')} UTC" if isinstance(moment, str) else None

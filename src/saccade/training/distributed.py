@@ -8,7 +8,9 @@ watches the backward pass, so several losses, frozen parts and skipped updates c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -34,6 +36,27 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+class PeerLost(Exception):
+    """Another process is gone, and with it the collective operation that waited for it."""
+
+
+@contextmanager
+def failing_together(again: str) -> Iterator[None]:
+    """Whatever ends one process ends all: one line says which, why and how to resume; nobody waits for it in vain."""
+    try:
+        yield
+    except PeerLost:
+        os._exit(1)  # whoever failed first says why
+    except Exception as error:
+        if not dist.is_initialized():
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        line = f"rank {dist.get_rank()} of {world()}: {type(error).__name__}: {first}; resume with: torchrun … {again}"
+        print(f"saccade: {line}", file=sys.stderr, flush=True)
+        # The others may be waiting inside a collective; leaving at once lets torchrun end them.
+        os._exit(1)
+
+
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -53,8 +76,15 @@ def all_sum(x: Tensor) -> Tensor:
     if not dist.is_initialized():
         return x
     total = x.detach().clone()
-    dist.all_reduce(total)
+    _add_up(total)
     return total
+
+
+def _add_up(x: Tensor) -> None:
+    try:
+        dist.all_reduce(x)
+    except RuntimeError as error:  # the backend's own errors: closed connections, time-outs
+        raise PeerLost(str(error)) from error
 
 
 def any_true(flag: bool) -> bool:
@@ -86,7 +116,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         plain.setdefault(p.grad.dtype, []).append(p.grad)
     for grads in plain.values():
         flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
+        _add_up(flat)
         for g, part in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))
 

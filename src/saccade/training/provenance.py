@@ -24,8 +24,13 @@ def provenance() -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "machine": machine(),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": now(),
     }
+
+
+def now() -> str:
+    """The time of day (UTC), fine enough to order the stages of a run."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def command() -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from saccade.training import checkpoint, files, folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
-from saccade.training.provenance import provenance
+from saccade.training.provenance import now, provenance
 from saccade.training.sinks import check, open_sinks
 
 
@@ -95,7 +95,7 @@ class Run:
             raise ValueError(f"stage {name!r} of {self.folder} is taken: give each stage a name of its own")
         folder = self.folder / name
         resumed = (folder / "config.json").exists()
-        config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": provenance()["started"]}
+        config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": now()}
         if self._writes and not resumed:
             on_disk.begin(folder, config)
         self._stages[name] = Run(folder, config, resumed, self._sink_names, False, self)

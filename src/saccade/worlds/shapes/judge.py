@@ -154,8 +154,9 @@ def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)
-    size, patches, kinds, angles = 48, [], [], []
+    patches, kinds, angles = [], [], []
     for radius in (3.6, 4.2, 4.8, 5.5, 6.3, 8, 11, 15):
+        size = round(2.5 * radius) + 6
         for shape in SHAPES:
             steps = 4 if shape in ("circle", "ring") else 16
             turned = np.repeat(np.arange(steps) / steps * 2 * np.pi * _TURN[shape], 2)

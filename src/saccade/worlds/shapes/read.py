@@ -85,8 +85,9 @@ def _glyphs() -> tuple[np.ndarray, np.ndarray]:
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)
-    size, patches, letters = 48, [], []
+    patches, letters = [], []
     for height in (5, 6, 7, 8, 9.5, 11, 13, 18, 25):
+        size = round(1.6 * height) + 6
         for font in fonts.FONTS:
             places = 0.5 + rng.uniform(-0.5, 0.5, (2 * len(fonts.LETTERS), 2)) / size
             scenes = [Scene((), Text(l, font, x, y, height / size)) for l, (x, y) in zip(2 * fonts.LETTERS, places)]

@@ -1,0 +1,100 @@
+"""The arms and seeds of a check as processes of one thread each, as many at once as there are cores, with their progress."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from saccade.training import files
+from saccade.training.display import Display, open_display
+from saccade.training.run import RunFailed
+
+_POLL_SECONDS = 0.3
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+@dataclass
+class Job:
+    """One arm with one seed: a run of ``steps`` steps in ``folder``, beside which its log lies."""
+
+    recipe: str
+    arm: str
+    seed: int
+    steps: int
+    folder: Path
+    process: subprocess.Popen | None = None
+    shown: int = field(default=0, init=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(self.folder.name + ".log")
+
+    def start(self) -> None:
+        """Begin the process; what it prints goes to the log."""
+        words = [sys.executable, "-m", "saccade.checks.arm", self.recipe, self.arm, str(self.seed), str(self.folder)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | _ONE_THREAD)
+
+    def show(self, display: Display) -> None:
+        """Tell the display what the run has written since the last time."""
+        records = files.records(self.folder / "metrics.jsonl")
+        for record in records[self.shown :]:
+            display.log(self.label, record["step"], {k: v for k, v in record.items() if k not in ("step", "time")})
+        if len(records) > self.shown:
+            display.progress(self.label, records[-1]["step"], self.steps)
+        self.shown = len(records)
+
+    def ended(self) -> bool:
+        """Whether the process is done. RunFailed with the last line of its log if it did not end well."""
+        status = self.process.poll()
+        if status:
+            lines = self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise RunFailed(f"arm '{self.arm}' with seed {self.seed} ended with status {status}: {lines[-1]} (log: {self.log})")
+        return status == 0
+
+    def stop(self) -> None:
+        """End the process if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def folder_of(parent: Path, arm: str, seed: int) -> Path:
+    """Where an arm's run lies: its name with what a folder cannot hold replaced, and the seed."""
+    return parent / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', arm)}-{seed}"
+
+
+def run_all(jobs: Sequence[Job], at_once: int) -> None:
+    """Run all jobs, ``at_once`` at a time. RunFailed as soon as one fails; the others are then ended too."""
+    waiting, running = list(jobs), []
+    display = open_display(True, lambda: False)
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(waiting.pop(0))
+                running[-1].start()
+            time.sleep(_POLL_SECONDS)
+            for job in list(running):
+                done = job.ended()
+                job.show(display)
+                if done:
+                    running.remove(job)
+    finally:
+        for job in running:
+            job.stop()
+        display.close()

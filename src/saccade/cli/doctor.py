@@ -1,0 +1,98 @@
+"""`saccade doctor`: what is installed, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from saccade import __version__
+from saccade.cli.output import show_table
+from saccade.cli.parsing import parse
+
+Row = tuple[str, str, str]
+"""What was looked at, ok | missing | "", and its version or how to get it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Versions, devices, fonts, miniatures, free disk; the install line of every extra that is missing.
+
+    Exit status 0 if all that every command needs is there, else 1.
+    """
+
+
+def main(words: Sequence[str]) -> int:
+    parse(Options, words, "saccade doctor")
+    needed = [("saccade", "", __version__), ("python", "", platform.python_version()), *_dependencies(), *_models()]
+    show_table(("", "", ""), [*needed, *_machine(), *_extras()])
+    return 1 if any(state == "missing" for _, state, _ in needed) else 0
+
+
+def _requirements() -> dict[str, list[str]]:
+    """Packages by the extra that asks for them, "" for those that all need; the dev extra is left out."""
+    found: dict[str, list[str]] = {}
+    for line in metadata.requires("saccade") or ():
+        name = re.match(r"[\w.-]+", line)[0]
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
+        found.setdefault(extra[1] if extra else "", []).append(name)
+    return {extra: names for extra, names in found.items() if extra != "dev"}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _dependencies() -> list[Row]:
+    versions = {name: _version(name) for name in _requirements().get("", [])}
+    return [(n, "ok", v) if v else (n, "missing", f"pip install {n}") for n, v in versions.items()]
+
+
+def _extras() -> list[Row]:
+    rows = []
+    for extra, names in _requirements().items():
+        if extra:
+            there = {name: _version(name) for name in names}
+            told = ", ".join(f"{name} {version}" for name, version in there.items() if version)
+            whole = all(there.values())
+            rows.append((f"extra {extra}", "ok" if whole else "", told if whole else f"pip install 'saccade[{extra}]'"))
+    return rows
+
+
+def _models() -> list[Row]:
+    from saccade.cli.miniature import builders, present
+
+    there = {name: present(name) for name in builders()}
+    rows = [(f"miniature {n}", "ok", str(f)) if f else (f"miniature {n}", "missing", f"saccade miniature build {n}") for n, f in there.items()]
+    return [*rows, *_fonts()]
+
+
+def _fonts() -> list[Row]:
+    from saccade.worlds.shapes import fonts
+
+    try:
+        fonts.width("A", fonts.FONTS[0])  # draws the letters of all fonts
+        return [("fonts", "ok", ", ".join(fonts.FONTS))]
+    except ValueError as error:
+        return [("fonts", "missing", str(error))]
+
+
+def _machine() -> list[Row]:
+    import torch
+
+    from saccade.training.provenance import machine
+
+    about = machine()
+    disk = shutil.disk_usage(os.getcwd()).free / 1e9
+    return [
+        ("processor", "", f"{about['cpu']}, {about['cores']} cores, {torch.get_num_threads()} threads"),
+        ("cuda", "", f"{torch.version.cuda}, {about['gpu']}" if about["gpu"] else "none"),
+        ("free disk", "", f"{disk:.0f} GB in this folder"),
+    ]

@@ -1,0 +1,102 @@
+"""The table of systems in README.md and the page docs/papers.md, both written from the recipes and the results.
+
+    python -m saccade.cli.papers
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saccade import catalog
+from saccade.catalog import System
+
+MARKERS = ("<!-- systems: written by `python -m saccade.cli.papers` -->", "<!-- /systems -->")
+_MARKS = {"not built": "", "built": "built", "holds": "**holds**", "does not hold": "does not hold"}
+
+
+def table() -> str:
+    """All systems, in their order: number, name, family, title, state."""
+    row = lambda s: f"| {s.number} | {_link(s)} | {s.family} | {s.title} | {_MARKS[s.state]} |"
+    return "\n".join(("| | name | family | title | check |", "|--:|---|---|---|---|", *map(row, catalog.systems())))
+
+
+def page() -> str:
+    """docs/papers.md: by family, what each recipe does, claims and measured."""
+    systems = catalog.systems()
+    families = dict.fromkeys(system.family for system in systems)
+    groups = {family: [s for s in systems if s.family == family] for family in families}
+    parts = [_family(name, members) for name, members in {"baselines": catalog.baselines(), **groups}.items()]
+    return "\n\n".join((_HEAD.format(summary=_summary(systems)), *parts)) + "\n"
+
+
+def update(root: Path) -> None:
+    """Write both files of the checkout at ``root``. ValueError if README.md has no place for the table."""
+    (root / "docs" / "papers.md").write_text(page(), encoding="utf-8")
+    readme = root / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_table(readme: str) -> str:
+    """The text of README.md with the table between its markers replaced."""
+    first, last = MARKERS
+    if readme.count(first) != 1 or readme.count(last) != 1:
+        raise ValueError(f"README.md must hold the lines {first} and {last}, once each")
+    before, _, rest = readme.partition(first)
+    return f"{before}{first}\n\n{table()}\n\n{last}{rest.partition(last)[2]}"
+
+
+def _summary(systems: Sequence[System]) -> str:
+    states = [system.state for system in systems]
+    counted = [(states.count(state), state) for state in ("holds", "does not hold", "built", "not built")]
+    return ", ".join(f"{count} {state}" for count, state in counted if count)
+
+
+def _family(name: str, members: Sequence[System]) -> str:
+    built = [system for system in members if system.file]
+    planned = [f"- {_name(system)} {system.title}" for system in members if not system.file]
+    title = name.replace("_", " ").capitalize()
+    return "\n\n".join([f"## {title}", *map(_entry, built), *(["\n".join(["Not built yet:\n", *planned])] if planned else [])])
+
+
+def _entry(system: System) -> str:
+    notes = catalog.head(system.file)
+    fields = [f"- *{field}* {notes[field]}" for field in catalog.FIELDS if notes[field]]
+    found = catalog.result(system.name)
+    return "\n".join([f"### {_name(system)} {system.title}", "", *fields, "", _measured(found) if found else "Not checked yet."])
+
+
+def _measured(found: Mapping[str, Any]) -> str:
+    """The claims of a check with the margins of all seeds."""
+    verdict = {True: "holds", False: "does not hold", None: "undecided"}
+    number = lambda x: "–" if x is None else f"{x:.3f}"
+    rows = [
+        f"| {c['claim']} | {verdict[c['holds']]} | {number(c['mean'])} | {c['least']:g} | {' '.join(map(number, c['margins']))} |"
+        for c in found["claims"]
+    ]
+    commit = re.sub(r"^(\w{8})\w*", r"\1", found.get("commit") or "no commit")
+    cost = f"{len(found['seeds'])} seeds, {found['seconds'] / 60:.0f} min on {found['machine']['cores']} cores"
+    head = f"Checked {found['date']} at {commit} ({cost}): **{verdict[found['holds']]}**."
+    return "\n".join([head, "", "| claim | verdict | mean margin | must reach | each seed |", "|---|---|--:|--:|---|", *rows])
+
+
+def _name(system: System) -> str:
+    return f"{system.number} · `{system.name}`" if system.number else f"`{system.name}`"
+
+
+def _link(system: System) -> str:
+    return f"[`{system.name}`](src/saccade/recipes/{system.family}/{system.name}.py)" if system.file else f"`{system.name}`"
+
+
+_HEAD = """# The systems
+
+Written by `python -m saccade.cli.papers` from the recipes' head notes and `results/`; not by hand.
+
+{summary}. *holds* means that every inequality stated by the recipe came out true, in the mean over seeds and in at least
+two thirds of them; a claim that does not hold at this scale is shown as such."""
+
+
+if __name__ == "__main__":
+    update(catalog.PACKAGE.parents[1])

@@ -1,0 +1,110 @@
+"""What each process of tests/test_distributed.py runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from toy import PROBLEMS, Toy, height
+
+from saccade.core import Loss, Problem, seeds, spawn
+from saccade.math.credit import group_advantage
+from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.policies import flow, tokens
+from saccade.sampling.layout import in_groups
+from saccade.training import distributed
+from saccade.training.feeds import OnPolicy
+from saccade.training.learner import Update, Updates
+
+torch.set_num_threads(1)
+
+
+def policy_of(kind: str, folder: str):
+    if kind == "flow":
+        model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1)
+        return flow.build(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
+    chat = lambda problem: str(problem.inputs)
+    return tokens.build(tokens.WriterModel(folder, max_new_tokens=6), chat), [Problem(i, "a b c"[i:]) for i in range(4)]
+
+
+def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
+    """Three steps of GRPO; the reward is a fixed number of each attempt's seed, so that rounding cannot flip it."""
+    policy, problems = policy_of(kind, folder)
+
+    def collect(problems, seeds_P, step):
+        rollout = in_groups(policy.rollout, problems, seeds_P, 4)
+        _, seeds_B = None, torch.stack([spawn(seeds_P, k) for k in range(4)], 1).flatten()
+        reward = (seeds_B % 1000).float() / 1000
+        rollout.advantage_BT = rollout.credit(
+            group_advantage(reward, rollout.group_B, scale="batch", all_sum=distributed.all_sum)
+        )
+        return rollout
+
+    loss = PolicyGradient(policy, clip=0.2, average="rows" if kind == "rewriter" else "decisions")
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
+    learner = Updates([Update("it", loss, policy.parameters(), optimizer)], minibatches=2, micro_rows=3)
+    feed = OnPolicy(problems, collect, per_step=4, seed=3)
+    for step in range(0 if only_start else 3):
+        learner.update(feed(step))
+    if os.environ.get("RANK", "0") == "0":
+        torch.save({str(i): p.detach().clone() for i, p in enumerate(policy.parameters())}, out)
+
+
+def sharded(out: str) -> None:
+    """Two modules, two losses: one reads both, each update moves its own."""
+    torch.manual_seed(0)
+    first, second = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)) for _ in range(2))
+    modules = [distributed.shard(m, list(m)) for m in (first, second)]
+    rows = distributed.share(list(range(6)))
+    x = torch.linspace(-1, 1, 24).reshape(6, 4)[rows[0] : rows[-1] + 1]
+    both = lambda _: Loss((modules[0](x) * modules[1](x)).sum(), torch.tensor(float(len(x))))
+    own = lambda _: Loss((modules[1](x) ** 2).sum(), torch.tensor(float(len(x))))
+    learner = Updates(
+        [
+            Update(name, loss, list(m.parameters()), torch.optim.AdamW(m.parameters(), lr=0.05))
+            for name, loss, m in (("both", both, modules[0]), ("own", own, modules[1]))
+        ]
+    )
+    for _ in range(3):
+        learner.update({})
+    whole = lambda p: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
+    state = {f"{i}.{n}": whole(p) for i, m in enumerate(modules) for n, p in m.named_parameters()}
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(state, out)
+
+
+def run_that(dies: bool, out: str) -> None:
+    """Six steps of a run; with ``dies`` the second process fails at the fourth."""
+    from saccade.training.loop import train
+    from saccade.training.run import Run
+
+    policy = Toy.new()
+
+    def collect(problems, seeds_P, step):
+        if dies and step == 3 and os.environ["RANK"] == "1":
+            raise RuntimeError("out of memory")
+        rollout = in_groups(policy.rollout, problems, seeds_P, 4)
+        rollout.rewards["height"] = height(rollout)
+        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["height"], rollout.group_B))
+        return rollout
+
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
+    learner = Updates([Update("toy", PolicyGradient(policy, 0.2), policy.parameters(), optimizer)])
+    config = {"recipe": "toy", "command": "saccade train toy"}
+    run = Run.start(Path(out), config, display=False) if dies else Run.resume(Path(out), display=False)
+    with distributed.failing_together(run.again), run:
+        train(OnPolicy(PROBLEMS, collect, 4, 1), learner, run, 6, state={"policy": policy}, save_every=2)
+
+
+if __name__ == "__main__":
+    kind, out, *rest = sys.argv[1:]
+    distributed.start(timeout_seconds=60)
+    if kind in ("dies", "lives"):
+        run_that(kind == "dies", out)
+    elif kind == "sharded":
+        sharded(out)
+    else:
+        steps(kind, out, *rest)
+    distributed.stop()

@@ -1,0 +1,213 @@
+"""The report is one file that needs nothing else, says what the run said, and stays whole under hostile words."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import report_fixture as fixture
+from browser import PROGRAM, browser
+
+from saccade.report import note
+from saccade.report.curves import POINTS, charts
+from saccade.report.page import write
+from saccade.report.record import read_all
+from saccade.report.tables import exact, text
+from saccade.training.run import Run
+
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags and words of a page; knows whether every tag was closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.data: list[dict] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script" and self.tags[-1][1].get("type") == "application/json":
+            self.data.append(json.loads(data))
+        elif not self.open or self.open[-1] not in ("script", "style"):
+            self.words.append(data.strip())
+
+    def headings(self) -> list[str]:
+        return [word for word in self.words if word]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    home = tmp_path_factory.mktemp("runs")
+    return {
+        "plain": fixture.make(home / "plain", steps=60),
+        "other": fixture.make(home / "other", "promptrl", lift=0.2, seed=1, steps=60),
+        "staged": fixture.make(home / "staged", "promptrl", steps=60, stages=True),
+        "hostile": fixture.hostile(home / "hostile"),
+        "check": fixture.check(home / "check.json", holds=False),
+    }
+
+
+def page(folders, out, checks=()) -> tuple[Page, str]:
+    html = write(folders, out, checks).read_text()
+    return Page(html), html
+
+
+def test_one_run(runs, tmp_path):
+    parsed, html = page([runs["plain"]], tmp_path / "deep" / "report.html", [runs["check"]])
+    shown = " ".join(parsed.words)
+    assert not parsed.open and html.startswith("<!doctype html>")
+    for words in ("Flow-GRPO", "Before and after", "0.760", "+0.450", "does not hold", "0.320 ± 0.02", "three green circles"):
+        assert words in shown, words
+    for heading in ("Rewards and evaluations", "Pictures", "Score by kind of prompt", "Health", "Cost", "Settings"):
+        assert heading in parsed.words, heading
+    assert "Learned rewrites" not in parsed.words and "7680" in shown and "0.0003" in parsed.words
+    names = [chart["name"] for chart in parsed.data]
+    assert names[:4] == ["reward/shapes", "reward/alignment", "eval/shapes", "eval/untouched"]
+    assert names[4:] == ["health/ratio", "health/clip_fraction", "health/kl", "health/diversity", "loss/flow"]
+    assert parsed.data[0]["traces"][0]["images"][-1] == 60 * 128
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 2 * len(fixture.PROMPTS)
+
+
+def test_everything_is_inside(runs, tmp_path):
+    parsed, html = page([runs["plain"], runs["other"]], tmp_path / "r.html")
+    addresses = [a[key] for _, a in parsed.tags for key in ("src", "href", "srcset", "action") if key in a]
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    own = html.replace(re.search(r"<script>(.{1000000,}?)</script>", html, re.DOTALL)[1], "")
+    own = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", own).replace("http-equiv", "")
+    assert "http" not in own and "url(" not in own and "@import" not in own
+    first = next(a["src"] for tag, a in parsed.tags if tag == "img")
+    assert base64.b64decode(first.split(",")[1])[:4] == b"\x89PNG"
+    assert html.count("plotly.js v") == 1
+
+
+def test_a_comparison_overlays_runs_and_shows_a_common_start_once(runs, tmp_path):
+    parsed, _ = page([runs["plain"], runs["other"]], tmp_path / "r.html")
+    assert [trace["run"] for trace in parsed.data[0]["traces"]] == [0, 1]
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 * len(fixture.PROMPTS)
+    assert sum(a.get("class") == "differs" for tag, a in parsed.tags if tag == "tr") == 3  # settings seed and kl; the seed's origin
+    twins, _ = page([runs["plain"], runs["plain"]], tmp_path / "r.html")
+    assert "flow_grpo plain (1)" in twins.words and "flow_grpo plain (2)" in twins.words
+
+
+def test_stages_are_sections_in_their_order(runs, tmp_path):
+    parsed, _ = page([runs["staged"]], tmp_path / "r.html")
+    words = parsed.words
+    assert words.index("warm-up") < words.index("main") < words.index("Learned rewrites")
+    assert any(word.endswith("bold flat colours, nothing else") for word in words)
+    assert "15\u202f360" in words
+
+
+def test_hostile_words_stay_words(runs, tmp_path):
+    parsed, html = page([runs["hostile"], runs["plain"]], tmp_path / "r.html", [runs["check"]])
+    assert not parsed.open and not any(a.get("src") == "x" or "onerror" in a for _, a in parsed.tags)
+    assert {tag for tag, _ in parsed.tags} <= {
+        *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li table thead tbody tr th td".split(),
+        *"caption figure figcaption img article button script noscript blockquote".split(),
+    }
+    assert fixture.HOSTILE in parsed.words and "49" not in parsed.words
+    assert [chart["name"] for chart in parsed.data].count(f"reward/{fixture.HOSTILE}") == 1
+    assert not any(chart["name"] == "reward/never" for chart in parsed.data)
+    assert sum(tag == "script" for tag, _ in parsed.tags) == len(parsed.data) + 2
+
+
+def test_missing_parts_are_left_out(tmp_path):
+    with Run.start(tmp_path / "r", {"recipe": "nobody's"}, display=False) as run:
+        run.samples(5, "s", [{"prompt": "p", "image": fixture.picture([], fixture.np.random.default_rng(0), 0)}])
+    parsed, html = page([tmp_path / "r"], tmp_path / "r.html")
+    assert {"Pictures", "Cost"} <= set(parsed.words) and "not finished" in parsed.words
+    assert not {"Before and after", "Rewards and evaluations", "Health", "Settings", "Learned rewrites"} & set(parsed.words)
+    assert len(html) < 100_000
+    (tmp_path / "r" / "samples" / "s" / "000005-00.png").unlink()
+    assert "Pictures" not in page([tmp_path / "r"], tmp_path / "r.html")[0].words
+
+
+def test_an_unfinished_run_shows_its_evaluations(tmp_path):
+    with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
+        for step in (0, 10, 20):
+            run.log(step, {"eval/a": step / 100})
+    assert read_all([tmp_path / "r"])[0].scores() == ({"a": 0.0}, {"a": 0.2})
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (None, "", "has nothing to show yet"),
+        ("config.json", "[1", "config.json is not the config of a run"),
+        ("metrics.jsonl", '{"step": 1}\nnot\n', "metrics.jsonl line 2 is not a record: 'not'"),
+        ("tables.json", '{"t": 3}', "table 't' lacks columns or rows"),
+        ("result.json", "7", "result.json is broken"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p"}]}\n', "lacks prompt or image"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "../../x.png"}]}\n', "a picture outside its run"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "config.json"}]}\n', "is not a picture"),
+    ],
+)
+def test_a_broken_folder_is_one_line(tmp_path, name, content, message):
+    Run.start(tmp_path / "r", {"recipe": "x"}, display=False).close()
+    if name:
+        (tmp_path / "r" / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        write([tmp_path / "r"], tmp_path / "out.html")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out.html").exists()
+
+
+def test_wrong_paths_are_one_line(runs, tmp_path):
+    for folders, message in (([], "at least one run"), ([tmp_path / "none"], "there is no run in")):
+        with pytest.raises(ValueError, match=message):
+            write(folders, tmp_path / "out.html")
+    with pytest.raises(ValueError, match="not the result of a check"):
+        write([runs["plain"]], tmp_path / "out.html", [runs["plain"] / "metrics.jsonl"])
+
+
+def test_long_curves_keep_their_shape_in_few_points(tmp_path):
+    with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
+        for step in range(1, 2001):
+            run.log(step, {"reward/a": 5.0 if step <= 1000 else 7.0, "cost/images": 2})
+    (chart,) = charts(read_all([tmp_path / "r"]), "", ("reward",))
+    (trace,) = chart["traces"]
+    assert len(trace["y"]) == POINTS == len(trace["smooth"]) and trace["y"][:199] == [5.0] * 199
+    assert trace["steps"][0] == 3 and trace["images"][-1] == pytest.approx(3996) and trace["smooth"][0] == pytest.approx(5, abs=1e-6)
+
+
+def test_numbers_for_people():
+    assert [text(x) for x in (None, True, 0.5, 1234567, 12.3456, 1e-5, [1, None], {"a": 1, "b": None})] == [
+        "–", "yes", "0.500", "1\u202f234\u202f567", "12.35", "1e-05", "1, –", "a 1",
+    ]  # fmt: skip
+    assert [exact(x) for x in (0.2, 3e-4, 123456, False, "x")] == ["0.2", "0.0003", "123456", "no", "x"]
+
+
+def test_a_recipe_is_read_not_run(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine: a test.\n\npaper: A paper,\n    in two lines.\nclaims: It works: always.\n"""\nraise SystemExit')
+    assert note.read(str(path)) == {"title": "Mine: a test", "paper": "A paper, in two lines.", "claims": "It works: always."}
+    assert note.read("no such recipe") == note.read("") == note.read("../../etc") == {}
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
+def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
+    path = write([runs["plain"], runs["hostile"]], tmp_path / "r.html", [runs["check"]])
+    with browser(tmp_path / "profile") as tab:
+        for width in (1280, 390):
+            tab.open(path, width, dark=width == 390)
+            assert tab.errors == [] and [r for r in tab.requests if not r.startswith("data:")] == [path.resolve().as_uri()]
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth && innerWidth") == width
+            assert tab.evaluate("[...document.querySelectorAll('.plot')].every(p => p.querySelector('.scatterlayer path'))")
+        chart = "[...document.querySelectorAll('.chart')].find(c => c.textContent.startsWith('reward/shapes'))"
+        last = f"[...{chart}.querySelector('.plot').data[0].x].pop()"
+        assert tab.evaluate(last) == 60
+        tab.evaluate("document.querySelector('[data-axis=images]').click()")
+        assert tab.evaluate(last) == 60 * 128 and tab.errors == []
+        assert tab.evaluate("document.querySelectorAll('[aria-pressed=true]').length") == 1
