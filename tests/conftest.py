@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_language import qwen2, qwen25_vl
 
 torch.set_num_threads(1)
 
@@ -26,15 +27,24 @@ def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2-like language model with its tokenizer."""
-    from saccade.recipes.miniatures import qwen2_rewriter
-    from saccade.worlds import shapes
+    folder = tmp_path_factory.mktemp("lm")
+    model = qwen2(loud=2.0)
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return roomy(folder)
 
-    torch.manual_seed(0)
-    folder, rng = tmp_path_factory.mktemp("lm"), np.random.default_rng(0)
-    cfg = qwen2_rewriter.Settings(width=32, layers=2, heads=2)
-    tokenizer = qwen2_rewriter.learn_tokenizer(cfg, shapes.meanings_of(300, rng), rng)
-    qwen2_rewriter.assemble(cfg, tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+@pytest.fixture(scope="session")
+def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL-like model with room for an instruction."""
+    folder = qwen25_vl(tmp_path_factory.mktemp("vlm"))
+    return roomy(folder)
+
+
+def roomy(folder: Path) -> Path:
+    """The same model with room for longer prompts."""
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 128', '"max_position_embeddings": 512'))
     return folder
 
 

@@ -188,8 +188,8 @@ KILLER = """
             big = torch.full((50_000,), step)
             checkpoint.write(folder, step, {"a": big, "b": [big[:7], step], "c": {"deep": float(step)}})
 
-    until = time.monotonic() + 3
-    while time.monotonic() < until:
+    begun = time.monotonic()
+    while (kills < 15 or reached < 5 or time.monotonic() < begun + 2) and time.monotonic() < begun + 20:
         dice_of_child = random.Random(dice.random())
         child = os.fork()
         if not child:
@@ -216,7 +216,7 @@ def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     kills, reached = map(int, done.stdout.split())
-    assert kills > 10 and reached > 3
+    assert kills >= 15 and reached >= 5
     checkpoint.write(tmp_path / "c", reached + 1, {"x": 1})
     assert not [p for p in (tmp_path / "c").iterdir() if p.name.startswith(".") or p.name.endswith("~")]
 

@@ -60,31 +60,35 @@ class _Package(ModuleType):
         self.Image = lambda array, caption: (array.shape, str(array.dtype), caption)
 
     def init(self, **options):
+        print("a package that talks")
         self.calls.append(("init", options))
         write = lambda verb: lambda *a, **k: self.calls.append((verb, *a, k))
+        self.finish = write("finish")
         return SimpleNamespace(log=write("log"), finish=write("finish"), define_metric=write("define_metric"))
 
 
-def test_trackio(tmp_path, monkeypatch):
+def test_trackio(tmp_path, monkeypatch, capsys):
     fake = _Package("trackio")
     monkeypatch.setitem(sys.modules, "trackio", fake)
     _exercise(tmp_path / "2025-01-01", "trackio")
-    (_, first), log, image, (_, second), finish_stage, finish = fake.calls
-    assert (first["project"], first["group"], first["name"], first["resume"]) == ("saccade", "points", "2025-01-01", "never")
+    (_, first), log, image, staged, finish = fake.calls
+    assert (first["project"], first["group"], first["name"], first["resume"]) == ("saccade", "points", "points-2025-01-01", "allow")
     assert log == ("log", {"reward/a": 0.5}, {"step": 3})
     assert image[1:] == ({"samples/held-out/00": ((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")}, {"step": 3})
-    assert second["name"] == "2025-01-01-refine" and finish_stage[0] == finish[0] == "finish"
+    assert staged == ("log", {"refine/reward/a": 1.0}, {"step": 1}) and finish[0] == "finish"
+    assert capsys.readouterr() == ("", "a package that talks\n")
 
 
 def test_wandb(tmp_path, monkeypatch):
     fake = _Package("wandb")
     monkeypatch.setitem(sys.modules, "wandb", fake)
     _exercise(tmp_path / "12:30", "wandb")
-    (_, options), define, log, image = fake.calls[:4]
+    (_, options), define, log, image, staged, finish = fake.calls
     assert options["id"] == "points-12-30" and options["dir"] == str(tmp_path / "12:30") and options["resume"] == "allow"
     assert options["config"]["settings"] == {"lr": 0.1}
     assert define == ("define_metric", "*", {"step_metric": "step"})
     assert log == ("log", {"reward/a": 0.5, "step": 3}, {})
+    assert staged == ("log", {"refine/reward/a": 1.0, "step": 1}, {}) and finish[0] == "finish"
     assert image[1] == {"samples/held-out": [((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")], "step": 3}
 
 
@@ -92,12 +96,12 @@ def _exercise(folder, name):
     with Run.start(folder, CONFIG, sinks=[name], display=False) as run:
         run.log(3, {"reward/a": 0.5, "reward/b": float("inf")})
         run.samples(3, "held-out", ITEMS)
-        run.stage("refine")
+        run.stage("refine").log(1, {"reward/a": 1.0})
 
 
 def test_an_absent_package_and_an_unknown_name_are_one_line_and_leave_no_folder(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]'$"):
+    with pytest.raises(ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]' \(.*wandb.*\)$"):
         Run.start(tmp_path / "r", CONFIG, sinks=["wandb"])
     with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; the nearest is 'tensorboard'[^\n]*$"):
         Run.start(tmp_path / "r", CONFIG, sinks=["Tensorbord"])

@@ -136,6 +136,12 @@ class DrawingTask:
         return [w for w in known if self.wordings in ("all", shapes.style(w))]
 
 
+def pictures_of(draw: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """One picture for each prompt, as `saccade sample` shows them: prompt, image."""
+    drawn = draw([Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
+    return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, drawn.outputs)]
+
+
 def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict]:
     """The first pictures of a rollout as a run shows them: prompt, image, score."""
     return [

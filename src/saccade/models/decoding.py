@@ -34,19 +34,16 @@ def decode(
     """
     from saccade.models.cache import spread
 
-    rows, most = uniform_BT.shape
-    width = ids_PL.shape[1]
+    (rows, most), width = uniform_BT.shape, ids_PL.shape[1]
     tokens_BT = ids_PL.new_zeros(rows, most)
     logp_BT = torch.zeros(rows, most, device=ids_PL.device)
     length_B = torch.full((rows,), most, device=ids_PL.device)
-    attention = torch.cat([attention_PL[index_B], attention_PL.new_ones(rows, most)], 1)
-    place = attention_PL.sum(1)[index_B]
-    out = model(
-        input_ids=ids_PL, attention_mask=attention_PL, position_ids=positions(attention_PL), use_cache=True, logits_to_keep=1
-    )
-    cache, logits = out.past_key_values, out.logits[index_B, -1]
+    attention_BL = torch.cat([attention_PL[index_B], attention_PL.new_ones(rows, most)], 1)
+    place_BL = positions(attention_BL)
+    cache, logits = _read(model, ids_PL, attention_PL, positions(attention_PL), None)
     spread(cache, index_B, width + most)
-    live, writing = torch.arange(rows, device=ids_PL.device), torch.ones_like(length_B, dtype=torch.bool)
+    logits, live = logits[index_B], torch.arange(rows, device=ids_PL.device)
+    writing = torch.ones_like(live, dtype=torch.bool)
     for t in range(most):
         token, logp = choose(logits, uniform_BT[live, t], temperature, top_p)
         tokens_BT[live, t], logp_BT[live, t] = token, logp
@@ -59,18 +56,23 @@ def decode(
         if left <= (1 - DROP) * len(live):
             cache.batch_select_indices(writing.nonzero()[:, 0])
             live, token, writing = live[writing], token[writing], writing[writing]
-        out = model(
-            input_ids=token[:, None],
-            attention_mask=attention[live, : width + t + 1],
-            position_ids=(place[live] + t)[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = out.logits[:, -1]
+        at = width + t
+        cache, logits = _read(model, token[:, None], attention_BL[live, : at + 1], place_BL[live, at : at + 1], cache)
     longest = int(length_B.max())
-    own = torch.arange(longest, device=length_B.device) < length_B[:, None]
-    return tokens_BT[:, :longest], logp_BT[:, :longest] * own, length_B
+    own_BT = torch.arange(longest, device=length_B.device) < length_B[:, None]
+    return tokens_BT[:, :longest], logp_BT[:, :longest] * own_BT, length_B
+
+
+def _read(model: Any, ids: Tensor, attention: Tensor, place: Tensor, cache: Any) -> tuple[Any, Tensor]:
+    out = model(
+        input_ids=ids,
+        attention_mask=attention,
+        position_ids=place,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return out.past_key_values, out.logits[:, -1]
 
 
 def choose(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:

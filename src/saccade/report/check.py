@@ -21,7 +21,8 @@ def read(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text())
         arms = {arm: _by_score(seeds) for arm, seeds in (result.get("arms") or {}).items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not the result of a check: {getattr(error, 'strerror', None) or 'unexpected content'}") from None
+        reason = getattr(error, "strerror", None) or "unexpected content"
+        raise ValueError(f"{path} is not the result of a check: {reason}") from None
     scores = list(dict.fromkeys(score for found in arms.values() for score in found))
     facts = {name: result[name] for name in ("seeds", "date", "machine", "commit") if result.get(name) not in (None, "")}
     seconds = {"time": duration(result["seconds"])} if isinstance(result.get("seconds"), (int, float)) else {}

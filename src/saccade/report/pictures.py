@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saccade.report.record import Record, Section
+from saccade.report.record import Record
 
 CARDS = 24
 _LARGEST = 512

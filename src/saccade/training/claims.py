@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Scores = Mapping[str, float]
 Results = Mapping[str, Mapping[int, Scores]]
@@ -23,6 +24,14 @@ class Claim:
     least: float = 0.0
     every_seed: bool = False
     """The margin must reach ``least`` in every seed, not only in the mean and in two thirds."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """An arm that is another recipe's default with some settings changed: the baseline of a comparison."""
+
+    recipe: str
+    changes: Mapping[str, Any]
 
 
 def judge(claim: Claim, results: Results) -> dict:

@@ -58,7 +58,7 @@ class Meter:
     def _speed(self) -> str:
         steps, images = self._pace()
         if images:
-            return f"{images:.3g} images/s"
+            return f"{images:.3g} images/s" if images < 100 else f"{images:.0f} images/s"
         return f"{steps:.3g} steps/s" if steps >= 1 else f"{1 / steps:.3g} s/step"
 
     def _pace(self) -> tuple[float, float] | None:

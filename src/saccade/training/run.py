@@ -52,9 +52,11 @@ class Run:
         last = checkpoint.latest(folder / "checkpoints") if resumed else None
         if resumed:
             self._cut(math.inf if last else -1)
-        self._sink_names = tuple(sinks)
         reached = checkpoint.step_of(last) if last else 0
-        self._sinks = open_sinks(sinks, folder, config, reached) if self._writes else []
+        whole = outer._sinks if outer else []
+        self._sinks = [sink.stage(folder.name, folder, reached) for sink in whole]
+        if self._writes:
+            self._sinks += open_sinks(sinks, folder, config, reached)
         self._interrupts = outer._interrupts if outer else Interrupts()
         self._display = outer._display if outer else open_display(display and self._writes, lambda: self.stop)
         self._label = str(config.get("stage") or config.get("recipe") or folder.name)
@@ -87,7 +89,7 @@ class Run:
         return cls(folder, config, True, sinks, display, None)
 
     def stage(self, name: str) -> Run:
-        """A run inside this one, in ``<run>/<name>``, with the same signals and display and the same kinds of sinks.
+        """A run inside this one, in ``<run>/<name>``, with the same signals, display and sinks.
 
         A stage that an earlier process began is resumed.
         """
@@ -98,7 +100,7 @@ class Run:
         config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": now()}
         if self._writes and not resumed:
             on_disk.begin(folder, config)
-        self._stages[name] = Run(folder, config, resumed, self._sink_names, False, self)
+        self._stages[name] = Run(folder, config, resumed, (), False, self)
         return self._stages[name]
 
     @property
@@ -226,7 +228,8 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise RunFailed(f"{error}; resume with: {self.again}") from error
+            line = f"cannot write in {self.folder}: {error.strerror}" if error.strerror else error
+            raise RunFailed(f"{line}; resume with: {self.again}") from error
 
 
 def _writes() -> bool:

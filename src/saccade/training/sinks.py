@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +18,16 @@ NAMES = ("tensorboard", "trackio", "wandb")
 
 
 class Sink(Protocol):
-    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], text?, score?."""
+    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], text?, score?.
+
+    ``stage`` gives the sink of a stage whose files lie in ``folder`` and that continues after ``step``.
+    """
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink: ...
 
     def finish(self) -> None: ...
 
@@ -60,18 +67,23 @@ class TensorBoard:
             self._writer.add_image(f"{name}/{i:02d}", item["image"].detach().float().cpu().clamp(0, 1), step)
         self._writer.add_text(name, "\n\n".join(_caption(item) for item in items), step)
 
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return TensorBoard(folder, {"stage": name}, step)
+
     def finish(self) -> None:
         self._writer.close()
 
 
 class Trackio:
-    """A trackio run of the project "saccade", grouped by recipe."""
+    """A trackio run of the project "saccade", grouped by recipe; trackio keeps one run open a process."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
         self._trackio = _package("trackio")
-        recipe, name = _identity(folder, config)
-        resume = "allow" if step else "never"
-        self._run = self._trackio.init(project="saccade", name=name, group=recipe, config=dict(config), resume=resume)
+        recipe = str(config.get("recipe", "run"))
+        with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for results
+            self._run = self._trackio.init(
+                project="saccade", name=f"{recipe}-{folder.name}", group=recipe, config=dict(config), resume="allow"
+            )  # fmt: skip
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -80,8 +92,12 @@ class Trackio:
         pictures = {f"{name}/{i:02d}": self._trackio.Image(_array(x["image"]), caption=_caption(x)) for i, x in enumerate(items)}
         self._run.log(pictures, step=step)
 
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return Stage(self, name)
+
     def finish(self) -> None:
-        self._run.finish()
+        with redirect_stdout(sys.stderr):
+            self._trackio.finish()
 
 
 class Wandb:
@@ -89,11 +105,10 @@ class Wandb:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
         self._wandb = _package("wandb")
-        recipe, name = _identity(folder, config)
-        same = re.sub(r"[^\w.-]", "-", f"{recipe}-{name}")
+        recipe = str(config.get("recipe", "run"))
+        same = re.sub(r"[^\w.-]", "-", f"{recipe}-{folder.name}")
         self._run = self._wandb.init(
-            project="saccade", group=recipe, name=name, id=same, dir=str(folder), config=dict(config),
-            resume="allow", reinit="create_new",  # a stage is a run beside the one that it is part of
+            project="saccade", group=recipe, name=folder.name, id=same, dir=str(folder), config=dict(config), resume="allow"
         )  # fmt: skip
         # W&B drops what comes with an older step of its own counter: pictures after metrics, or a resumed step.
         self._run.define_metric("*", step_metric="step")
@@ -105,21 +120,37 @@ class Wandb:
         pictures = [self._wandb.Image(_array(item["image"]), caption=_caption(item)) for item in items]
         self._run.log({name: pictures, "step": step})
 
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return Stage(self, name)
+
     def finish(self) -> None:
         self._run.finish()
+
+
+class Stage:
+    """A sink that several stages of a run share, with the stage's name before every other name."""
+
+    def __init__(self, whole: Sink, name: str):
+        self._whole, self._name = whole, name
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._whole.log(step, {f"{self._name}/{name}": value for name, value in values.items()})
+
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        self._whole.images(step, f"{self._name}/{name}", items)
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return Stage(self, name)
+
+    def finish(self) -> None:
+        """The run that holds the stage finishes the sink."""
 
 
 def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
-    except ImportError:
-        raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]'") from None
-
-
-def _identity(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
-    """The recipe, and the run's name beneath it (with the stage, if it is one)."""
-    stage = config.get("stage")
-    return str(config.get("recipe", "run")), f"{folder.parent.name}-{stage}" if stage else folder.name
+    except ImportError as error:
+        raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
 
 
 def _array(image: Tensor) -> Any:

@@ -78,7 +78,8 @@ def _pack(value: Any, path: str, shelf: _Shelf) -> Any:
     match value:
         case Tensor():
             if value.layout != torch.strided or value.dtype == torch.complex128:
-                raise ValueError(f"cannot save {path}: a {value.layout} tensor of {value.dtype}; dense tensors up to complex64 can be")
+                what = f"a {value.layout} tensor of {value.dtype}"
+                raise ValueError(f"cannot save {path}: {what}; dense tensors up to complex64 can be")
             return {"$tensor": shelf.add(path, value)}
         case float() if not math.isfinite(value):
             return {"$float": repr(float(value))}

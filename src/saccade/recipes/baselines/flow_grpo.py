@@ -21,7 +21,7 @@ from saccade.models.snapshot import Snapshot, warm_decay
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups, random_window, sliding_window
-from saccade.tasks import DrawingTask
+from saccade.tasks import DrawingTask, pictures_of
 from saccade.training import distributed
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
@@ -172,8 +172,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, flo
 
 def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt."""
-    drawn = policies["policy"].best([Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
-    return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, drawn.outputs)]
+    return pictures_of(policies["policy"].best, prompts, seeds_B)
 
 
 ARMS = {

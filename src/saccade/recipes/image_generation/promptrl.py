@@ -35,6 +35,10 @@ from saccade.training.learner import Update, Updates, rank_in_group, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
+INSTRUCTION = (
+    "Rewrite this prompt for an image generator so that it is drawn exactly as meant."
+    " Put the new prompt between <answer> and </answer>.\n"
+)
 ON_POLICY = 10.0  # one update a batch: the ratio is 1, the clip never acts
 
 
@@ -45,6 +49,8 @@ class Settings:
     flow: FlowModel = FlowModel()
     writer: WriterModel = WriterModel()
     task: DrawingTask = DrawingTask()
+    instruction: str = ""
+    """Put before each prompt that is to be rewritten; the miniature was taught to rewrite without being told."""
     seed: int = 0
     """Seed of everything: prompts, noise, words."""
     steps: int = 60
@@ -92,7 +98,7 @@ PRESETS = {
             "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16",
         ),
         task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
-        steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1, micro_decisions=4,
+        instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1, micro_decisions=4,
     ),
     "sd35-medium": Settings(
         flow=FlowModel(
@@ -103,15 +109,9 @@ PRESETS = {
             "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16",
         ),
         task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
-        steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1, micro_decisions=4,
+        instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1, micro_decisions=4,
     ),
 }  # fmt: skip
-
-INSTRUCTION = (
-    "Rewrite this prompt for an image generator so that it is drawn exactly as meant."
-    " Put the new prompt between <answer> and </answer>.\n"
-)
-
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
     """The model that draws and the model that rewrites."""
@@ -123,9 +123,8 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
 
 
 def chat(cfg: Settings) -> Callable[[Problem], list[dict[str, str]]]:
-    """Problem -> chat messages; the miniature was taught to rewrite without being told."""
-    told = "" if cfg.writer.rewriter == "qwen2-rewriter" else INSTRUCTION
-    return lambda problem: [{"role": "user", "content": told + str(problem.inputs)}]
+    """Problem -> the chat messages that the language model answers."""
+    return lambda problem: [{"role": "user", "content": cfg.instruction + str(problem.inputs)}]
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
