@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import torch
-from toy import PROBLEMS, Toy, height
 
 from saccade.core import Loss, Problem, seeds, spawn
 from saccade.math.credit import group_advantage
@@ -75,35 +73,10 @@ def sharded(out: str) -> None:
         torch.save(state, out)
 
 
-def run_that(dies: bool, out: str) -> None:
-    """Six steps of a run; with ``dies`` the second process fails at the fourth."""
-    from saccade.training.loop import train
-    from saccade.training.run import Run
-
-    policy = Toy.new()
-
-    def collect(problems, seeds_P, step):
-        if dies and step == 3 and os.environ["RANK"] == "1":
-            raise RuntimeError("out of memory")
-        rollout = in_groups(policy.rollout, problems, seeds_P, 4)
-        rollout.rewards["height"] = height(rollout)
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["height"], rollout.group_B))
-        return rollout
-
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
-    learner = Updates([Update("toy", PolicyGradient(policy, 0.2), policy.parameters(), optimizer)])
-    config = {"recipe": "toy", "command": "saccade train toy"}
-    run = Run.start(Path(out), config, display=False) if dies else Run.resume(Path(out), display=False)
-    with distributed.failing_together(run.again), run:
-        train(OnPolicy(PROBLEMS, collect, 4, 1), learner, run, 6, state={"policy": policy}, save_every=2)
-
-
 if __name__ == "__main__":
     kind, out, *rest = sys.argv[1:]
     distributed.start(timeout_seconds=60)
-    if kind in ("dies", "lives"):
-        run_that(kind == "dies", out)
-    elif kind == "sharded":
+    if kind == "sharded":
         sharded(out)
     else:
         steps(kind, out, *rest)

@@ -107,14 +107,17 @@ def hostile(folder: Path) -> Path:
 
 def check(path: Path, holds: bool | None = True) -> Path:
     """The result of a check, as ``saccade check --json`` prints it."""
-    arms = {
-        "method": {str(seed): {"shapes": 0.75 + 0.01 * seed, "untouched": 0.64} for seed in range(3)},
+    scores = {
+        "method": {str(seed): {"shapes": 0.75 + 0.01 * seed, "shapes@20": 0.5, "untouched": 0.64} for seed in range(3)},
         "shuffled rewards": {str(seed): {"shapes": 0.30 + 0.02 * seed, "untouched": 0.60} for seed in range(3)},
     }
     claims = [
         {"claim": "The reward of held-out prompts rises", "least": 0.05, "margins": [0.44, 0.45, 0.46], "mean": 0.45, "holds": True},
         {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "holds": holds},
     ]
-    result = {"name": "flow_grpo", "holds": holds, "arms": arms, "claims": claims, "seeds": 3, "seconds": 431.0, "date": "2026-01-02"}
+    result = {
+        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2], "seconds": 431.0,
+        "scores": scores, "claims": claims, "machine": {"cpu": "a fast one", "cores": 2, "gpu": None}, "date": "2026-01-02",
+    }  # fmt: skip
     path.write_text(json.dumps(result))
     return path

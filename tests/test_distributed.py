@@ -1,8 +1,7 @@
-"""Two gloo processes take the same steps as one with the same total batch; a rank that dies ends the run."""
+"""Two gloo processes take the same steps as one with the same total batch (how a run ends with one: tests/cli)."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -51,15 +50,3 @@ def test_two_updates_on_sharded_modules_are_kept_apart(tmp_path):
     one, two = (weights_after(tmp_path, "sharded", n) for n in (1, 2))
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-5)
-
-
-def test_a_rank_that_dies_ends_the_run_with_one_line_and_the_run_resumes(tmp_path):
-    out = tmp_path / "run"
-    died = launch("distributed_worker.py", "dies", str(out))
-    assert died.returncode != 0
-    lines = [line for line in died.stderr.splitlines() if line.startswith("saccade:")]
-    assert len(lines) == 1 and "rank 1" in lines[0] and "--out" in lines[0], died.stderr[-2000:]
-    again = launch("distributed_worker.py", "lives", str(out))
-    assert again.returncode == 0, again.stderr[-2000:]
-    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert sorted(set(steps)) == list(range(1, 7))

@@ -11,7 +11,6 @@ import pytest
 import report_fixture as fixture
 from browser import PROGRAM, browser
 
-from saccade.report import note
 from saccade.report.curves import POINTS, charts
 from saccade.report.page import write
 from saccade.report.record import read_all
@@ -70,7 +69,7 @@ def test_one_run(runs, tmp_path):
     parsed, html = page([runs["plain"]], tmp_path / "deep" / "report.html", [runs["check"]])
     shown = " ".join(parsed.words)
     assert not parsed.open and html.startswith("<!doctype html>")
-    for words in ("Flow-GRPO", "Before and after", "0.760", "+0.450", "does not hold", "0.320 ± 0.02", "three green circles"):
+    for words in ("Flow-GRPO", "Before and after", "0.760", "+0.450", "does not hold", "0.320 ± 0.02", "seeds 3 · time 7 min · date 2026-01-02 · machine cpu a fast one, cores 2", "three green circles"):
         assert words in shown, words
     for heading in ("Rewards and evaluations", "Pictures", "Score by kind of prompt", "Health", "Cost", "Settings"):
         assert heading in parsed.words, heading
@@ -189,11 +188,12 @@ def test_numbers_for_people():
     assert [exact(x) for x in (0.2, 3e-4, 123456, False, "x")] == ["0.2", "0.0003", "123456", "no", "x"]
 
 
-def test_a_recipe_is_read_not_run(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text('"""Mine: a test.\n\npaper: A paper,\n    in two lines.\nclaims: It works: always.\n"""\nraise SystemExit')
-    assert note.read(str(path)) == {"title": "Mine: a test", "paper": "A paper, in two lines.", "claims": "It works: always."}
-    assert note.read("no such recipe") == note.read("") == note.read("../../etc") == {}
+def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text('"""Mine: a test.\n\npaper: A paper,\n    in two lines.\nclaims: It works: always.\n"""\nraise SystemExit')
+    with Run.start(tmp_path / "r", {"recipe": "mine", "file": str(recipe)}, display=False) as run:
+        run.log(1, {"reward/a": 1})
+    assert {"Mine", "A test.", "A paper, in two lines.", "It works: always."} <= set(page([run.folder], tmp_path / "r.html")[0].words)
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")

@@ -113,6 +113,22 @@ def identity(name: str) -> dict[str, str]:
     return {"recipe": file.stem} | ({} if file.is_relative_to(PACKAGE) else {"file": str(file)})
 
 
+def arms(name: str) -> dict[str, tuple[str, Any]]:
+    """The arms of a recipe's check: for each the recipe that runs it, this one or an ``Other``, and its settings."""
+    from dataclasses import replace
+
+    from saccade.training.claims import Other
+
+    found = {}
+    for arm, settings in load(name).ARMS.items():
+        if isinstance(settings, Other):
+            default = next(iter(load(settings.recipe).PRESETS.values()))
+            found[arm] = settings.recipe, replace(default, **settings.changes)
+        else:
+            found[arm] = name, settings
+    return found
+
+
 def new_run(name: str, kind: str = "") -> Path:
     """``runs/<name>/<kind><time>``, with the smallest number added that makes it new."""
     stem = Path("runs") / name / f"{kind}{time.strftime('%Y%m%d-%H%M%S')}"

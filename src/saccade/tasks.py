@@ -73,6 +73,8 @@ class DrawingTask:
     """One reward, or several: then every prompt carries one of them as its tag (the first that can judge it)."""
     wordings: str = "terse"
     """Wordings of training prompts in the embedded world: terse, descriptive or all."""
+    tags: tuple[str, ...] = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+    """Kinds of prompts in the embedded world: GenEval's six, and "text"."""
     train_size: int = 2048
     """Training prompts drawn from the embedded world."""
     held_out_size: int = 96
@@ -82,21 +84,21 @@ class DrawingTask:
         """The prompts to train on."""
         if self.prompts != "shapes":
             return shapes.load(self.prompts)
-        return shapes.problems(self.train_size, seed, self._tags(), self._wordings(shapes.TRAIN_WORDINGS), "train")
+        return shapes.problems(self.train_size, seed, self.tags, self._wordings(shapes.TRAIN_WORDINGS), "train")
 
     def kept_back(self) -> dict[str, list[Problem]]:
         """Prompts that are never trained on: by the wording they use, the same meanings in each."""
         if self.prompts != "shapes":
             return {"held out": shapes.load(self.held_out)} if self.held_out else {}
         sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
-        draw = lambda wordings: shapes.problems(self.held_out_size, 12_345, self._tags(), wordings, "held_out")
+        draw = lambda wordings: shapes.problems(self.held_out_size, 12_345, self.tags, wordings, "held_out")
         return {name: draw(wordings) for name, wordings in sets.items()}
 
     def judge(self, rollout: Rollout) -> Tensor:
         """Fill ``rollout.rewards`` with the rewards and monitors; returns the one to train on ``[B]``."""
         names = dict.fromkeys((*self.rewards, *MONITORS))
         judge(rollout, {name: reward(name) for name in names}, may_abstain=names if len(self.rewards) > 1 else MONITORS)
-        return per_tag(rollout.rewards, self.tags(rollout))
+        return per_tag(rollout.rewards, self.choose(rollout))
 
     def score(self, draw: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
         """Mean reward of each set of kept-back prompts, and the monitors over all; always the same prompts and seeds.
@@ -119,16 +121,13 @@ class DrawingTask:
             scores[name] = float(torch.cat([part.rewards[name] for part in monitored]).nanmean())
         return scores
 
-    def tags(self, rollout: Rollout) -> list[str]:
+    def choose(self, rollout: Rollout) -> list[str]:
         """Which reward each row's prompt is judged by: the first whose verdict exists for its group."""
         if len(self.rewards) == 1:
             return [self.rewards[0]] * len(rollout)
         able = {n: _judged_groups(rollout.rewards[n], rollout.group_B) for n in self.rewards}
         fits = lambda g: next((n for n in self.rewards if g in able[n]), self.rewards[0])
         return [fits(g) for g in rollout.group_B.tolist()]
-
-    def _tags(self) -> Sequence[str]:
-        return shapes.TAGS
 
     def _wordings(self, known: Sequence[int]) -> list[int]:
         if self.wordings not in ("terse", "descriptive", "all"):

@@ -82,7 +82,7 @@ class Learner:
     def update(self, batch: Rollout) -> dict[str, float]:
         if not self.cfg.frozen:
             self.level.weight.data.lerp_(torch.ones(1), self.cfg.share)
-        return {"loss/level": float(1 - self.level.weight)}
+        return {"loss/level": 1 - self.level.weight.item()}
 
     def state_dict(self) -> dict:
         return {}
@@ -119,7 +119,7 @@ def trouble(kind: str) -> None:
         raise ValueError("two lines\nof trouble")
     if kind == "bug":
         [][1]
-    if kind == "die" and os.environ.get("RANK", "1") == "1":
+    if kind == "die" and os.environ.get("RANK") == "1":
         os.kill(os.getpid(), 9)
     if kind == "wait":
         print("waiting", file=sys.stderr, flush=True)

@@ -19,9 +19,9 @@ def main(name: str, arm: str, seed: int, folder: Path) -> None:
     from saccade.training.run import Run
 
     torch.set_num_threads(1)
-    recipe = catalog.load(name)
-    settings = replace(recipe.ARMS[arm], seed=seed)
-    config = catalog.identity(name) | {"preset": None, "arm": arm, "settings": settings, "seed": seed}
+    runs, settings = catalog.arms(name)[arm]
+    recipe, settings = catalog.load(runs), replace(settings, seed=seed)
+    config = catalog.identity(runs) | {"preset": None, "arm": arm, "settings": settings, "seed": seed}
     with Run.start(folder, config, display=False) as run:
         run.finish(recipe.train(settings, run))
 

@@ -31,17 +31,18 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
     folder = catalog.new_run(Path(name).stem, "check-")
     folder.mkdir(parents=True)
     file = str(catalog.find(name)) if name.endswith(".py") else name
-    pairs = [(arm, seed) for seed in range(seeds) for arm in recipe.ARMS]
-    jobs = [Job(file, arm, seed, recipe.ARMS[arm].steps, folder_of(folder, arm, seed)) for arm, seed in pairs]
+    arms = {arm: settings for arm, (_, settings) in catalog.arms(name).items()}
+    pairs = [(arm, seed) for seed in range(seeds) for arm in arms]
+    jobs = [Job(file, arm, seed, arms[arm].steps, folder_of(folder, arm, seed)) for arm, seed in pairs]
     run_all(jobs, at_once or cores())
-    scores: dict[str, dict[int, Scores]] = {arm: {} for arm in recipe.ARMS}
+    scores: dict[str, dict[int, Scores]] = {arm: {} for arm in arms}
     for job in jobs:
         scores[job.arm][job.seed] = read_scores(job.folder)
     verdicts = [_judge(claim, scores) for claim in recipe.CLAIMS]
     return {
         "name": Path(name).stem,
         "holds": overall(verdicts),
-        "arms": dict(recipe.ARMS),
+        "arms": arms,
         "seeds": list(range(seeds)),
         "seconds": round(time.monotonic() - began, 1),
         "scores": scores,

@@ -1,4 +1,4 @@
-"""The `saccade` command: one file a subcommand, exit statuses and errors here.
+"""The `saccade` command: commands by name, exit statuses and errors.
 
 0 done, or the claim holds; 1 the claim does not hold, or a run failed; 2 bad input; 130 interrupted.
 """
@@ -45,6 +45,11 @@ The same on several GPUs or machines:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process if none is given) and return its exit status."""
     words = list(sys.argv[1:] if words is None else words)
+    for library in ("HF_HUB", "TRANSFORMERS", "DIFFUSERS"):  # their warnings; what matters is told in our own line
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another one
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -66,7 +71,7 @@ def _run(words: list[str]) -> int:
             return 0
         if words[0] not in COMMANDS:
             raise ValueError(f"unknown command '{words[0]}'; nearest: {nearest(words[0], COMMANDS)}")
-        return import_module(f"saccade.cli.{words[0]}").main(words[1:])
+        return import_module(f"saccade.cli.commands.{words[0]}").main(words[1:])
     except SystemExit as end:  # --help has been printed
         return int(end.code or 0)
     except KeyboardInterrupt:
@@ -80,13 +85,14 @@ def _run(words: list[str]) -> int:
 
 
 def _meant(error: BaseException) -> bool:
-    """Whether an error was raised on purpose, for the user, by this package, or speaks of a file or folder by name.
+    """Whether an error was raised on purpose, for the user, by this package or a file of the user's own.
 
-    A ValueError from the depths of a library is a defect and keeps its traceback.
+    A ValueError from the depths of a library is a defect and keeps its traceback; an OSError is meant if it names a file.
     """
     if isinstance(error, BrokenPipeError):
         raise error
     if isinstance(error, OSError):
         return error.filename is not None
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    return Path(last).is_relative_to(Path(__file__).parents[1])
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    libraries = (sys.prefix, sys.base_prefix)
+    return last.is_relative_to(Path(__file__).parents[1]) or not any(last.is_relative_to(place) for place in libraries)

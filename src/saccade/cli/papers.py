@@ -63,7 +63,7 @@ def _family(name: str, members: Sequence[System]) -> str:
 
 def _entry(system: System) -> str:
     notes = catalog.head(system.file)
-    fields = [f"- *{field}* {notes[field]}" for field in catalog.FIELDS if notes[field]]
+    fields = [f"- *{field}:* {notes[field]}" for field in catalog.FIELDS if notes[field]]
     found = catalog.result(system.name)
     return "\n".join([f"### {_name(system)} {system.title}", "", *fields, "", _measured(found) if found else "Not checked yet."])
 
@@ -72,8 +72,9 @@ def _measured(found: Mapping[str, Any]) -> str:
     """The claims of a check with the margins of all seeds."""
     verdict = {True: "holds", False: "does not hold", None: "undecided"}
     number = lambda x: "–" if x is None else f"{x:.3f}"
+    text = lambda claim: claim.replace("|", "\\|")
     rows = [
-        f"| {c['claim']} | {verdict[c['holds']]} | {number(c['mean'])} | {c['least']:g} | {' '.join(map(number, c['margins']))} |"
+        f"| {text(c['claim'])} | {verdict[c['holds']]} | {number(c['mean'])} | {c['least']:g} | {' '.join(map(number, c['margins']))} |"
         for c in found["claims"]
     ]
     commit = re.sub(r"^(\w{8})\w*", r"\1", found.get("commit") or "no commit")

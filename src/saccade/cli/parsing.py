@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 _STYLE = (
     tyro.conf.OmitArgPrefixes,
-    tyro.conf.PositionalMetavarFromFieldName,
     tyro.conf.HelptextFromCommentsOff,
 )
 
@@ -68,15 +68,23 @@ def _unknown(left: Sequence[str], kind: type) -> str:
 
 def _one_line(box: str) -> str:
     """The message of tyro's box, without its frame, its title and its advice."""
-    rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
-    end = next((i for i, row in enumerate(rows) if set(row) == {"─"}), len(rows))
-    message = re.sub(r"\s+", " ", " ".join(rows[:end])).strip()
+    _title, *rows = [row.strip("│| ") for row in box.strip().splitlines()] or [""]
+    kept = itertools.dropwhile(_is_rule, rows)
+    rows = list(itertools.takewhile(lambda row: not _is_rule(row), kept))
+    message = re.sub(r"\s+", " ", " ".join(rows)).strip()
     missing = re.match(r"Missing from [^:]*: (\S+)", message)
     choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message)
+    bare = re.match(r"Missing value for argument [^\w-]*([\w-]+)", message)
     if missing:
         return f"missing {missing[1]}"
+    if bare:
+        return f"{bare[1]} needs a value"
     if choice:
         options = re.findall(r"'([^']*)'", choice[3])
         near = difflib.get_close_matches(choice[1], options, n=1, cutoff=0.0)[0]
         return f"{choice[2]} cannot be '{choice[1]}'; nearest: {near} (of {', '.join(options)})"
     return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"
+
+
+def _is_rule(row: str) -> bool:
+    return not set(row) - set("─-╰╯+")

@@ -56,15 +56,18 @@ def open_run(path: str) -> TrainedRun:
     for name, policy in policies.items():
         if name not in state:
             raise ValueError(f"{saved} holds no '{name}'; it holds {', '.join(sorted(state))}")
-        policy.load_state_dict(state[name])
+        # Where weights are averaged, it is the average that was evaluated and is meant.
+        policy.load_state_dict(state["average"] if name == "policy" and "average" in state else state[name])
     return TrainedRun(recipe, settings, policies)
 
 
 def draws(name: str) -> bool:
     """Whether a model is a diffusers pipeline (else a language model); a hub id is taken for a pipeline."""
-    from saccade.models.locate import locate
+    from saccade.models.locate import locate, miniatures
 
     place = Path(locate(name))
+    if not place.is_dir() and "/" not in name:
+        raise ValueError(f"'{name}' is no run, model folder or miniature; nearest: {catalog.nearest(name, miniatures())}")
     return not place.is_dir() or (place / "model_index.json").is_file() or not (place / "config.json").is_file()
 
 

@@ -43,21 +43,22 @@ def trainable(
 def merged(module: nn.Module) -> Iterator[nn.Module]:
     """Within it, ``module`` is a plain network with LoRA folded in: W + (alpha / r) B A in place of W, no adapters.
 
-    Faster to sample from, and ``module.state_dict()`` and ``module.save_pretrained()`` have the plain names. Afterwards
-    the original tensors are back by pointer, so nothing drifts. Nothing happens without LoRA. Weights that are changed
-    inside are lost with the folded copy.
+    Faster to run, and ``module.state_dict()`` and ``module.save_pretrained()`` have the plain names. Where gradients are
+    enabled they flow through the fold to A and B. Afterwards the original tensors are back by pointer, so nothing drifts.
+    Nothing happens without LoRA. Weights that are changed inside are lost with the folded copy.
     """
     layers = _lora_layers(module)
     bases = {name: layer.get_base_layer() for name, layer in layers.items()}
-    originals = {name: base.weight.data for name, base in bases.items()}
+    originals = {name: base.weight for name, base in bases.items()}
     try:
         for name, layer in layers.items():
-            bases[name].weight.data = _folded(layer)
+            # Set past the module, which takes a Parameter only: this one may be the result of a computation.
+            bases[name]._parameters["weight"] = _folded(layer)
             _place(module, name, bases[name])
         yield module
     finally:
         for name, layer in layers.items():
-            bases[name].weight.data = originals[name]
+            bases[name]._parameters["weight"] = originals[name]
             _place(module, name, layer)
 
 
@@ -113,7 +114,6 @@ def _lora_layers(module: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
 
 
-@torch.no_grad()
 def _folded(layer: nn.Module) -> Tensor:
     weight = layer.get_base_layer().weight
     change = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)

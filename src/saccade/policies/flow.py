@@ -8,7 +8,7 @@ log-probs; all others follow the ODE and are not stored. Windows of steps (Flow-
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,8 +20,14 @@ from saccade.core import Likelihood, Problem, Rollout, noise, spawn
 from saccade.math.kernels import flow_kernel, gaussian_logp, ode
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.diffusion import Backbone, Conditioning, PromptCache, load
+from saccade.models.kernels import fused
 
 LATENT_DIMS = 3
+
+
+def guided(v: Tensor, v_free: Tensor | None, guidance: float) -> Tensor:
+    """Classifier-free guidance: v_free + guidance (v - v_free)."""
+    return v if v_free is None else v_free + guidance * (v - v_free)
 
 
 def inputs_as_prompt(problem: Problem) -> str:
@@ -36,8 +42,11 @@ class FlowPolicy:
     ``stochastic`` numbers the steps that are drawn and stored, of ``steps`` in all. ``noise`` is the kernel's scale.
     ``reduce`` says whether a log-prob is the mean or the sum over latent dimensions. ``through_unconditional`` lets
     gradients through both halves of the guidance (DDPO); the usual form detaches the unconditional half.
-    ``one_call`` evaluates both halves in one call while sampling. ``merge`` folds LoRA in while sampling.
-    Both are faster and equal within rounding; with both off, float32 replay is exact to the bit.
+    ``one_call`` evaluates both halves in one call, ``merge`` folds LoRA in and fuses feed-forward layers where no
+    gradients are needed. Both are faster and equal within rounding; with both off, float32 replay is exact to the bit.
+    ``fold_trained`` folds LoRA in where gradients are needed, too. ``at_once`` bounds the rows of a call without them.
+    ``reuse_unconditional`` stores the unconditional velocities of sampling and differentiates without computing them
+    again: exact until the first optimiser step on a rollout, afterwards older than the weights by the steps taken.
     """
 
     backbone: Backbone
@@ -52,6 +61,9 @@ class FlowPolicy:
     through_unconditional: bool = False
     one_call: bool = True
     merge: bool = True
+    fold_trained: bool = False
+    reuse_unconditional: bool = False
+    at_once: int = 64
     precision: torch.dtype = torch.float32
     prompt: Callable[[Problem], str] = inputs_as_prompt
     said: PromptCache = field(init=False)
@@ -60,6 +72,8 @@ class FlowPolicy:
         outside = [i for i in self.stochastic if not 0 <= i < self.steps]
         if outside:
             raise ValueError(f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})")
+        if self.through_unconditional and self.reuse_unconditional:
+            raise ValueError("reuse_unconditional has no gradient, but through_unconditional asks for it")
         self.said = PromptCache(self.backbone)
 
     # -- acting ---------------------------------------------------------------------------------------------
@@ -74,17 +88,21 @@ class FlowPolicy:
         kernel = flow_kernel(self.kernel, self.noise, times)
         said, unsaid = self._conditioning(problems, self.guidance)
         x = noise(spawn(seeds_B, 0), self.latent_shape, self.device)
-        stored: list[tuple[Tensor, Tensor, Tensor]] = []
-        with merged(self.backbone.transformer) if self.merge else contextlib.nullcontext():
+        stored: list[dict[str, Tensor]] = []
+        with self._form():
             for i in range(self.steps):
                 t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                v = self._velocity(x, t, said, unsaid, self.guidance)
+                v_said, v_free = self._halves(x, t, said, unsaid, self.guidance)
+                v = guided(v_said, v_free, self.guidance)
                 if i not in drawn:
                     x = ode(x, v, t, t_next)[0]
                     continue
                 mean, std = kernel(x, v, t, t_next)
                 x_next = mean + std * noise(spawn(seeds_B, i + 1), self.latent_shape, self.device)
-                stored.append((x, x_next, gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)))
+                logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
+                stored.append({"x": x, "next": x_next, "logp": logp})
+                if self.reuse_unconditional and v_free is not None:
+                    stored[-1]["free"] = v_free
                 x = x_next
         return self._record(problems, seeds_B, drawn, stored, x)
 
@@ -100,10 +118,9 @@ class FlowPolicy:
         times = self.times.to(x0.device)
         logp_BT = torch.zeros(len(x0), len(drawn), device=x0.device)
         if stored:
-            states, successors, logps = zip(*stored)
-            decisions |= {"x_BT": torch.stack(states, 1), "next_BT": torch.stack(successors, 1)}
-            decisions["step_BT"] = step
-            logp_BT = torch.stack(logps, 1)
+            kept = {f"{name}_BT": torch.stack([s[name] for s in stored], 1) for name in stored[0]}
+            logp_BT = kept.pop("logp_BT")
+            decisions |= kept | {"step_BT": step}
         return Rollout(
             problems=list(problems),
             decisions=decisions,
@@ -135,7 +152,11 @@ class FlowPolicy:
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
         said, unsaid = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
-        v = self._velocity(x, times[step], said, unsaid, self.guidance)
+        # Passes without gradients are of other weights (the reference): what sampling stored is not theirs.
+        free = rollout.decisions.get("free_BT") if torch.is_grad_enabled() else None
+        with self._form():
+            halves = self._halves(x, times[step], said, unsaid, self.guidance, None if free is None else free.flatten(0, 1))
+        v = guided(*halves, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
         logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
         shape = (rows, decisions)
@@ -145,21 +166,54 @@ class FlowPolicy:
 
     def velocity(self, x: Tensor, t_B: Tensor, problems: Sequence[Problem], guidance: float = 1.0) -> Tensor:
         """The network's velocity at states of one's own choice; gradients flow."""
-        return self._velocity(x, t_B, *self._conditioning(problems, guidance), guidance)
+        with self._form():
+            return self._velocity(x, t_B, *self._conditioning(problems, guidance), guidance)
 
     def _velocity(
         self, x: Tensor, t_B: Tensor, said: Conditioning, unsaid: Conditioning | None, guidance: float
     ) -> Tensor:
-        if unsaid is None:
-            return self._network(x, t_B, said, guidance)
+        return guided(*self._halves(x, t_B, said, unsaid, guidance), guidance)
+
+    def _halves(
+        self,
+        x: Tensor,
+        t_B: Tensor,
+        said: Conditioning,
+        unsaid: Conditioning | None,
+        guidance: float,
+        free: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The velocity with the prompt and, under guidance, without one (or ``free``, where that is known)."""
+        if unsaid is None or free is not None:
+            return self._network(x, t_B, said, guidance), free
         if self.one_call and not torch.is_grad_enabled():
             v, v_free = self._network(torch.cat([x, x]), torch.cat([t_B, t_B]), said + unsaid, guidance).chunk(2)
-            return v_free + guidance * (v - v_free)
-        with contextlib.nullcontext() if self.through_unconditional else torch.no_grad():
+            return v, v_free
+        with contextlib.ExitStack() as stack:
+            if not self.through_unconditional:
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(self._form())
             v_free = self._network(x, t_B, unsaid, guidance)
-        return v_free + guidance * (self._network(x, t_B, said, guidance) - v_free)
+        return self._network(x, t_B, said, guidance), v_free
+
+    @contextlib.contextmanager
+    def _form(self) -> Iterator[None]:
+        """The network in the form that is fastest for what is asked of it: with gradients or without."""
+        network, gradients = self.backbone.transformer, torch.is_grad_enabled()
+        with contextlib.ExitStack() as stack:
+            if self.fold_trained if gradients else self.merge:
+                stack.enter_context(merged(network))
+            if self.merge and not gradients:
+                stack.enter_context(fused(network))
+            yield
 
     def _network(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
+        if not torch.is_grad_enabled() and len(x) > self.at_once:
+            parts = zip(*(y.split(self.at_once) for y in (x, t_B, said.tokens, said.pooled)))
+            return torch.cat([self._call(x, t, Conditioning(*both), guidance) for x, t, *both in parts])
+        return self._call(x, t_B, said, guidance)
+
+    def _call(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
         weights = self.backbone.transformer.dtype
         said = Conditioning(said.tokens.to(weights), said.pooled.to(weights))
         lower = self.precision != torch.float32 and weights == torch.float32

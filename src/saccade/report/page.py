@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade.report import check, note, tables
+from saccade import catalog
+from saccade.report import check, tables
 from saccade.report.curves import charts
 from saccade.report.pictures import picture_sets, rewrites
 from saccade.report.record import Record, read_all
@@ -33,7 +34,7 @@ def _context(records: list[Record], checks: list[dict[str, Any]]) -> dict[str, A
     sections = [section for name in names if (section := _section(records, name))]
     return {
         "records": records,
-        "notes": [note.read(str(record.config.get("recipe", ""))) for record in records],
+        "notes": [_note(record) for record in records],
         "headline": tables.headline(records),
         "sections": sections,
         "checks": checks,
@@ -42,6 +43,14 @@ def _context(records: list[Record], checks: list[dict[str, Any]]) -> dict[str, A
         "provenance": tables.provenance(records),
         "has_charts": any(section["curves"] or section["health"] for section in sections),
     }
+
+
+def _note(record: Record) -> dict[str, str]:
+    """The head note of the run's recipe, read and not run; empty if the recipe is gone."""
+    try:
+        return catalog.head(catalog.find(str(record.config.get("file") or record.config.get("recipe"))))
+    except (ValueError, OSError):
+        return {}
 
 
 def _section(records: list[Record], name: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ def settings(records: Sequence[Record]) -> list[Row]:
 
 
 def cost(records: Sequence[Record]) -> list[Row]:
-    """Steps, sums of everything counted, and time, stages together."""
+    """Steps, sums of everything counted, time, and the machine; stages together."""
     sums = [_total(record) for record in records]
     return [Row(name, [text(one.get(name)) for one in sums]) for name in dict.fromkeys(name for one in sums for name in one)]
 
@@ -122,7 +123,8 @@ def _total(record: Record) -> dict[str, Any]:
     steps = result.get("steps") or sum(max((m["step"] for m in s.metrics), default=0) for s in record.sections)
     seconds = result.get("seconds") if isinstance(result.get("seconds"), (int, float)) else 0
     named = {name.replace("_", " "): value for name, value in sums.items()}
-    return {"steps": steps, **named, "time": duration(max(seconds, sum(clocks)))}
+    machine = {"machine": record.config["machine"]} if record.config.get("machine") else {}
+    return {"steps": steps, **named, "time": duration(max(seconds, sum(clocks))), **machine}
 
 
 def _origin(config: dict[str, Any]) -> dict[str, Any]:
@@ -132,9 +134,8 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
         "seed": config.get("seed"),
         "started": _minute(config.get("started")),
         "resumed": ", ".join(_minute(again.get("started")) or "" for again in config.get("resumed") or []) or None,
-        "machine": config.get("machine"),
         "versions": versions,
-        "commit": config.get("commit"),
+        "commit": re.sub(r"^(\w{12})\w*", r"\1", str(config.get("commit") or "")) or None,
         "command": config.get("command"),
     }
 

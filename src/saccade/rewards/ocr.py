@@ -18,12 +18,16 @@ from saccade.rewards.text import edit_distance
 
 
 def similarity(rollout: Rollout) -> Tensor:
-    """Likeness of what is read to ``problem.answer["text"]``, in [0, 1] ``[B]``; NaN where no text was asked.
+    """Likeness of what is read to ``problem.answer["text"]``, in [0, 1] ``[B]``.
 
-    Reads ``rollout.outputs`` ``[B, 3, H, W]`` in [0, 1]. ValueError with the install line if rapidocr is absent.
+    NaN where no text was asked, or the picture (``rollout.outputs`` ``[B, 3, H, W]`` in [0, 1]) holds a NaN. ValueError
+    with the install line if rapidocr is absent.
     """
     asked = [_asked(problem.answer) for problem in rollout.problems]
-    scores = [likeness(read(picture), text) if text else math.nan for picture, text in zip(rollout.outputs, asked)]
+    judged = [text and bool(picture.isfinite().all()) for picture, text in zip(rollout.outputs, asked)]
+    scores = [
+        likeness(read(picture), text) if can else math.nan for picture, text, can in zip(rollout.outputs, asked, judged)
+    ]
     return torch.tensor(scores, dtype=torch.float32)
 
 

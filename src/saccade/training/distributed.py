@@ -8,9 +8,7 @@ watches the backward pass, so several losses, frozen parts and skipped updates c
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -38,23 +36,6 @@ def stop() -> None:
 
 class PeerLost(Exception):
     """Another process is gone, and with it the collective operation that waited for it."""
-
-
-@contextmanager
-def failing_together(again: str) -> Iterator[None]:
-    """Whatever ends one process ends all: one line says which, why and how to resume; nobody waits for it in vain."""
-    try:
-        yield
-    except PeerLost:
-        os._exit(1)  # whoever failed first says why
-    except Exception as error:
-        if not dist.is_initialized():
-            raise
-        first = (str(error).strip().splitlines() or [""])[0]
-        line = f"rank {dist.get_rank()} of {world()}: {type(error).__name__}: {first}; resume with: torchrun … {again}"
-        print(f"saccade: {line}", file=sys.stderr, flush=True)
-        # The others may be waiting inside a collective; leaving at once lets torchrun end them.
-        os._exit(1)
 
 
 def world() -> int:

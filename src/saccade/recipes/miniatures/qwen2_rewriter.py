@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from saccade.core import Problem, seeds
 from saccade.models.language import load
 from saccade.policies.tokens import TokenPolicy
+from saccade.rewards.text import answer
 from saccade.worlds import shapes
 from saccade.worlds.shapes.scene import Meaning, meanings_of
 
@@ -46,16 +47,18 @@ class Settings:
     heads: int = 4
     meanings: int = 20_000
     """Training meanings that are drawn once; their wordings are drawn anew each time."""
-    steps: int = 1_500
+    steps: int = 2_000
     batch: int = 64
     lr: float = 2e-3
     wrong: float = 0.15
-    """Share of examples whose answer has another meaning of the same kind."""
+    """Share of examples whose answer has another meaning of the same kind, a near miss."""
     untagged: float = 0.05
     """Share of examples whose answer lacks the first tag, the last, or both."""
 
 
 Progress = Callable[[str, int, int, float], None]
+Kind = tuple[np.ndarray, np.ndarray]
+"""Numbers of meanings, ascending, and their numbered words: ``[N]`` and ``[N, words]``."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
@@ -112,6 +115,7 @@ def assemble(cfg: Settings, tokenizer: Any) -> nn.Module:
             num_attention_heads=cfg.heads,
             num_key_value_heads=cfg.heads,
             max_position_embeddings=512,
+            initializer_range=0.06,  # at this width 0.02 needs twice the steps
             tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -148,12 +152,11 @@ def train(
 
 def examples(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -> Iterator[list[tuple[str, str]]]:
     """Batches of (caption, answer), alike in length, with the wrong and the untagged ones among them."""
-    by_tag: dict[str, list[Meaning]] = {}
-    for meaning in meanings:
-        by_tag.setdefault(meaning["tag"], []).append(meaning)
+    kinds = by_kind(meanings)
     for step in range(cfg.steps):
         if step % ALIKE == 0:
-            drawn = [_example(cfg, meanings[i], by_tag, rng) for i in rng.integers(len(meanings), size=ALIKE * cfg.batch)]
+            index = rng.integers(len(meanings), size=ALIKE * cfg.batch)
+            drawn = [_example(cfg, meanings, kinds, int(i), rng) for i in index]
             drawn.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
             order = rng.permutation(ALIKE)
         start = int(order[step % ALIKE]) * cfg.batch
@@ -161,13 +164,33 @@ def examples(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -
 
 
 def _example(
-    cfg: Settings, meaning: Meaning, by_tag: dict[str, list[Meaning]], rng: np.random.Generator
+    cfg: Settings, meanings: list[Meaning], kinds: dict[int, Kind], i: int, rng: np.random.Generator
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
-    same_tag = by_tag[meaning["tag"]]
-    told = same_tag[rng.integers(len(same_tag))] if rng.random() < cfg.wrong else meaning
+    told = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
     first, last = [(0, 1), (1, 0), (0, 0)][rng.integers(3)] if rng.random() < cfg.untagged else (1, 1)
-    return shapes.caption(meaning, one), TAGS[0] * first + shapes.caption(told, other) + TAGS[1] * last
+    return shapes.caption(meanings[i], one), TAGS[0] * first + shapes.caption(told, other) + TAGS[1] * last
+
+
+def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
+    """For every meaning the numbers and the words of all meanings that are said in as many words, with the same tag."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    number: dict[str, int] = {}
+    said = [[number.setdefault(word, len(number)) for word in shapes.caption(m, 1).split()] for m in meanings]
+    for i, meaning in enumerate(meanings):
+        groups.setdefault((meaning["tag"], len(said[i])), []).append(i)
+    kinds = [(np.array(group), np.array([said[i] for i in group])) for group in groups.values()]
+    return {int(i): kind for kind in kinds for i in kind[0]}
+
+
+def near_miss(kinds: dict[int, Kind], i: int, rng: np.random.Generator) -> int:
+    """The number of another meaning that differs from meaning ``i`` in as few words as possible, mostly one.
+
+    A small model mistakes one word at a time; wholly different meanings would teach it to doubt every word.
+    """
+    group, said = kinds[i]
+    different = (said != said[np.searchsorted(group, i)]).sum(1)
+    return int(rng.choice(group[different == different[different > 0].min()]))
 
 
 def collate(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
@@ -187,12 +210,6 @@ def collate(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tenso
 def as_messages(caption: str) -> list[dict[str, str]]:
     """The chat that the miniature was trained on: the caption alone, as the user's message."""
     return [{"role": "user", "content": caption}]
-
-
-def answer(text: str) -> str | None:
-    """What stands between the answer tags; None if a tag is missing."""
-    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    return found and found[1].strip()
 
 
 def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float]:

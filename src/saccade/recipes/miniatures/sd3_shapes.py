@@ -36,23 +36,25 @@ class Settings:
     """Edge of a picture in pixels."""
     scenes: int = 80_000
     """Scenes that are rendered and encoded once; their captions are drawn anew each time."""
+    autoencoder: str = ""
+    """Folder of an autoencoder from an earlier build (its ``vae``), to spare its training."""
     vae_steps: int = 1_500
     vae_batch: int = 64
     vae_lr: float = 2e-3
-    flow_steps: int = 3_000
-    flow_batch: int = 128
-    flow_lr: float = 1.5e-3
-    wrong_terse: float = 0.5
+    flow_steps: int = 5_600
+    flow_batch: int = 64
+    flow_lr: float = 1.2e-3
+    wrong_terse: float = 0.35
     """Share of captions in a terse wording that describe another scene of the same kind."""
-    wrong_descriptive: float = 0.15
+    wrong_descriptive: float = 0.05
     dropout: float = 0.1
     """Share of captions that are dropped, for classifier-free guidance."""
-    ema: float = 0.995
-    tags: tuple[str, ...] = (*shapes.TAGS, *(tag for tag in shapes.TAGS if tag != "text"))
-    """Kinds of scenes, drawn evenly; words are half as frequent as anything else."""
+    ema: float = 0.998
+    tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
+    """Kinds of scenes, drawn evenly; words are left out, since the model is too small for letters."""
     text_length: int = 1
     """Tokens that stand in for the absent T5 encoder (zeros, as in diffusers)."""
-    plain_share: float = 0.1
+    plain_share: float = 0.03
     """Share of steps with 256 such tokens, diffusers' default, on a quarter of the batch."""
 
 
@@ -61,11 +63,15 @@ Progress = Callable[[str, int, int, float], None]
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card (parameters, seconds, losses)."""
-    torch.manual_seed(cfg.seed)
-    rng = np.random.default_rng(cfg.seed)
     began = time.time()
-    pipe = assemble(cfg, vocabulary(rng))
-    vae_loss = train_vae(cfg, pipe.vae, rng, progress)
+    pipe = assemble(cfg, vocabulary(stage(cfg, 0)))
+    if cfg.autoencoder:
+        pipe.vae.load_state_dict(trained_autoencoder(cfg.autoencoder))
+        vae_loss = float("nan")
+    else:
+        vae_loss = train_vae(cfg, pipe.vae, stage(cfg, 1), progress)
+    set_scale(cfg, pipe.vae, stage(cfg, 2))
+    rng = stage(cfg, 3)
     scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
     latents = encode(pipe.vae, shapes.render(scenes, cfg.size))
     flow_loss = train_flow(cfg, pipe, latents, meanings, rng, progress)
@@ -77,6 +83,19 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
         "pixel loss of the autoencoder": vae_loss,
         "velocity loss": flow_loss,
     }
+
+
+def stage(cfg: Settings, number: int) -> np.random.Generator:
+    """A generator for one stage of the build, and torch's seeded alike, so that a stage can be repeated alone."""
+    torch.manual_seed(1_000 * cfg.seed + number)
+    return np.random.default_rng([cfg.seed, number])
+
+
+def trained_autoencoder(folder: str) -> dict[str, Tensor]:
+    """The weights of an autoencoder that an earlier build trained."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(folder).state_dict()
 
 
 def vocabulary(rng: np.random.Generator) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -130,6 +149,8 @@ def assemble(cfg: Settings, words: tuple[dict[str, int], list[tuple[str, str]]])
         )
 
     first, second = clip(96, 2), clip(32, 2)
+    for encoder in (first, second):  # words start far enough apart to be told from one another at once
+        encoder.text_model.embeddings.token_embedding.weight.data.normal_(0, 0.3)
     return StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
             sample_size=cfg.size // LATENT_SCALE,
@@ -142,7 +163,8 @@ def assemble(cfg: Settings, words: tuple[dict[str, int], list[tuple[str, str]]])
             joint_attention_dim=128,
             caption_projection_dim=128,
             pooled_projection_dim=128,
-            pos_embed_max_size=16,
+            # Exactly the grid: with room to spare, the positions of neighbouring tokens would be nearly alike.
+            pos_embed_max_size=cfg.size // LATENT_SCALE // 2,
             qk_norm="rms_norm",
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
@@ -170,10 +192,10 @@ def assemble(cfg: Settings, words: tuple[dict[str, int], list[tuple[str, str]]])
 
 
 def train_vae(cfg: Settings, vae: nn.Module, rng: np.random.Generator, progress: Progress) -> float:
-    """L1 + L2 reconstruction with a slight pull of the latents to a unit Gaussian; then fix the latents' scale."""
+    """L1 + L2 reconstruction with a slight pull of the latents to a unit Gaussian."""
     optimizer = torch.optim.AdamW(vae.parameters(), lr=cfg.vae_lr, weight_decay=1e-4)
     vae.train().to(memory_format=torch.channels_last)
-    scenes, _ = shapes.sample(20_000, rng, cfg.tags)
+    scenes, _ = shapes.sample(20_000, rng)
     pictures = shapes.render(scenes, cfg.size)
     smooth = 0.0
     for step in range(cfg.vae_steps):
@@ -186,15 +208,19 @@ def train_vae(cfg: Settings, vae: nn.Module, rng: np.random.Generator, progress:
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         progress("autoencoder", step + 1, cfg.vae_steps, smooth)
     vae.eval()
-    sample = encode(vae, pictures[:2_000])
-    vae.register_to_config(scaling_factor=float(1 / sample.std()), shift_factor=float(sample.mean()))
     return smooth
+
+
+def set_scale(cfg: Settings, vae: nn.Module, rng: np.random.Generator) -> None:
+    """Write the shift and scale that give latents mean 0 and spread 1 into the autoencoder's configuration."""
+    sample = encode(vae.eval(), shapes.render(shapes.sample(2_000, rng, cfg.tags)[0], cfg.size))
+    vae.register_to_config(scaling_factor=float(1 / sample.std()), shift_factor=float(sample.mean()))
 
 
 def train_flow(
     cfg: Settings, pipe: Any, latents: Tensor, meanings: list[dict], rng: np.random.Generator, progress: Progress
 ) -> float:
-    """Flow matching, E |v(x_t, t, c) - (noise - x0)|^2 with logit-normal t; the averaged weights are kept."""
+    """Flow matching, E |v(x_t, t, c) - (noise - x0)|^2 with t shifted towards noise; the averaged weights are kept."""
     modules = nn.ModuleList([pipe.transformer, pipe.text_encoder, pipe.text_encoder_2]).train()
     averaged = copy.deepcopy(modules).requires_grad_(False)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=cfg.flow_lr, weight_decay=1e-2)
@@ -206,7 +232,8 @@ def train_flow(
         if plain:
             index, texts = index[::4], texts[::4]
         x0 = x0_all[index]
-        t = torch.sigmoid(torch.randn(len(x0)))[:, None, None, None]
+        u = torch.rand(len(x0))[:, None, None, None]
+        t = 2 * u / (1 + u)  # more of the noisy end, where a caption decides what is drawn at all
         noise = torch.randn_like(x0)
         embeds, _, pooled, _ = pipe.encode_prompt(
             texts, None, None, do_classifier_free_guidance=False, max_sequence_length=256 if plain else cfg.text_length

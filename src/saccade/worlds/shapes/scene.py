@@ -15,7 +15,7 @@ __all__ = ["COLORS", "SHAPES", "SIZES", "TAGS", "Meaning", "Object", "Scene", "T
 
 BACKGROUND = (230, 230, 230)
 INK = {"black": (20, 20, 25)}
-SIZES = {"small": 0.14, "large": 0.19}
+SIZES = {"tiny": 0.12, "small": 0.15, "large": 0.2}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def depict(meanings: Sequence[Meaning], rng: np.random.Generator) -> list[Scene]
     for row, listed in zip(radii, things):
         row[: len(listed)] = _radii(len(listed), rng)
     xy = place(radii, [_relation(meaning) for meaning in meanings], rng)
-    angles = rng.uniform(-0.35, 0.35, radii.shape)
+    angles = rng.uniform(-0.2, 0.2, radii.shape)
     return [
         Scene(
             tuple(
@@ -90,8 +90,9 @@ def _things(meaning: Meaning, rng: np.random.Generator) -> list[tuple[str, str]]
 
 
 def _radii(number: int, rng: np.random.Generator) -> np.ndarray:
-    large = rng.random(number) < 0.5 if number < 3 else np.zeros(number, bool)
-    return np.where(large, SIZES["large"], SIZES["small"])
+    if number > 2:
+        return np.full(number, SIZES["tiny"])
+    return np.where(rng.random(number) < 0.5, SIZES["large"], SIZES["small"])
 
 
 def _relation(meaning: Meaning) -> str | None:

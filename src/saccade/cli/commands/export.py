@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -19,13 +20,14 @@ class Options:
     One policy is written to DIR itself, several to DIR/policy, DIR/rewriter, … .
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run's folder."""
-    dir: tyro.conf.Positional[str]
+    dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that is new or empty."""
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade export")
     target = Path(options.dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -17,11 +18,12 @@ from saccade.cli.parsing import parse
 class Options:
     """One system: its paper, idea and claims, how the recipe differs, its presets, the result of its check."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """A system's name as `saccade list` shows it, or a recipe file."""
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     name = parse(Options, words, "saccade show").name
     system = {s.name: s for s in (*catalog.systems(), *catalog.baselines())}.get(name)
     if system and system.file is None:

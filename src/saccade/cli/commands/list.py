@@ -28,6 +28,7 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade list")
     systems, baselines = catalog.systems(), catalog.baselines()
     families = dict.fromkeys(s.family for s in (*systems, *baselines))

@@ -21,7 +21,7 @@ class Options:
     A run that has a rewriter shows what it made of each prompt. A language model only rewrites: it prints, no file.
     """
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A run's folder, a miniature's name, a model folder or a hub id."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…", help_behavior_hint="")]
     """What to draw; each prompt is a row of the picture."""
@@ -36,6 +36,7 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade sample")
     _refuse(options)
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -22,7 +22,7 @@ class Options:
     The result is written to results/NAME.json. Exit status 0 if all claims hold, 1 if not.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """A recipe's name, or a recipe file."""
     seeds: int = 3
     """Number of seeds, from 0 on."""
@@ -31,6 +31,7 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade check")
     from saccade.checks import runner
     from saccade.training.files import plain

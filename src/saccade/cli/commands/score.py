@@ -37,6 +37,7 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade score")
     names = list(dict.fromkeys(name.strip() for name in options.reward.split(",") if name.strip()))
     result = score(names, Path(options.images), Path(options.prompts) if options.prompts else None)

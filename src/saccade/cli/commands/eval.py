@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,13 +22,14 @@ class Options:
     language model on rewriting its captions.
     """
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A run's folder, a miniature's name, or a model folder."""
     json: Flag = False
     """Print one JSON object: {"scores": {score: value}}."""
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade eval")
     scores = evaluate(options.path)
     if options.json:

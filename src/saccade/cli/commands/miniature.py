@@ -44,6 +44,7 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE.format(names=", ".join(builders())), end="")
         return 0 if words else 2
@@ -123,7 +124,7 @@ def _train(builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any
 def _scores(builder: ModuleType, target: Path) -> dict[str, float]:
     if hasattr(builder, "evaluate"):
         return builder.evaluate(target)
-    from saccade.cli.eval import evaluate_drawing
+    from saccade.cli.commands.eval import evaluate_drawing
 
     return evaluate_drawing(str(target))
 

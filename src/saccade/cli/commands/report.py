@@ -27,19 +27,23 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     options = parse(Options, words, "saccade report")
     if not options.runs:
         raise ValueError("missing RUN: the folders of one or several runs")
+    runs = [Path(run) for run in options.runs]
+    print(write(runs, Path(options.out or (runs[0] if len(runs) == 1 else Path()) / "report.html")))
+    return 0
+
+
+def write(runs: Sequence[Path], out: Path) -> Path:
+    """Write the page of some runs, with the recorded checks of their recipes, to ``out`` and return that."""
     from saccade.report import page
     from saccade.training import folder as on_disk
 
-    runs = [Path(run) for run in options.runs]
     recipes = dict.fromkeys(_recipe(on_disk.config(run)) for run in runs)
     checks = [path for name in recipes if (path := catalog.result_file(name)).is_file()]
-    out = Path(options.out) if options.out else (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    page.write(runs, out, checks)
-    print(out)
-    return 0
+    return page.write(runs, out, checks)
 
 
 def _recipe(config: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command; the exit status."""
     parse(Options, words, "saccade doctor")
     needed = [("saccade", "", __version__), ("python", "", platform.python_version()), *_dependencies(), *_models()]
     show_table(("", "", ""), [*needed, *_machine(), *_extras()])
@@ -67,7 +68,7 @@ def _extras() -> list[Row]:
 
 
 def _models() -> list[Row]:
-    from saccade.cli.miniature import builders, present
+    from saccade.cli.commands.miniature import builders, present
 
     there = {name: present(name) for name in builders()}
     rows = [(f"miniature {n}", "ok", str(f)) if f else (f"miniature {n}", "missing", f"saccade miniature build {n}") for n, f in there.items()]

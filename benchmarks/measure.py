@@ -1,0 +1,83 @@
+"""Clocks, counters and the machine: CPU and wall seconds, counted FLOPs, the rate of a large matrix product, peak memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass
+class Timing:
+    """Seconds of every repetition of one piece of work; ``rate`` is the machine's matmul rate beside each of them."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], repetitions: int) -> tuple[dict[str, Timing], list[float]]:
+    """Run all works in turn, so that whatever else the machine does falls on all alike; the order turns round each time.
+
+    Returns the timings and the matmul rate of each repetition, in FLOP a second of CPU time.
+    """
+    timings, rates = {name: Timing() for name in works}, []
+    for repetition in range(repetitions):
+        rates.append(matmul_rate())
+        for name in sorted(works, reverse=bool(repetition % 2)):
+            wall, cpu = time.perf_counter(), time.process_time()
+            works[name]()
+            timings[name].cpu.append(time.process_time() - cpu)
+            timings[name].wall.append(time.perf_counter() - wall)
+    return timings, rates
+
+
+def ratio(slow: Timing, fast: Timing) -> float:
+    """How many times ``fast`` is faster in CPU time: the median over repetitions of the ratio within each."""
+    return median(a / b for a, b in zip(slow.cpu, fast.cpu))
+
+
+def matmul_rate(size: int = 2048, repetitions: int = 3, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP a second of CPU time (all threads together) of the best of a few large matrix products."""
+    a, b = torch.randn(2, size, size, dtype=dtype)
+    seconds = []
+    for _ in range(repetitions):
+        start = time.process_time()
+        a @ b
+        seconds.append(time.process_time() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Multiplications and additions of matrix products, convolutions and attention that ``work`` carries out."""
+    aten = torch.ops.aten
+    # The counter knows attention on accelerators only.
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, out_shape=None, **__: _attention(q, k, 2),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, q, k, *__, out_shape=None, **___: _attention(q, k, 5),
+    }  # fmt: skip
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _attention(q: tuple[int, ...], k: tuple[int, ...], products: int) -> int:
+    batch, heads, queries, width = q
+    return products * 2 * batch * heads * queries * k[2] * width
+
+
+def peak_mb() -> float:
+    """The most memory that this process has ever held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def load() -> list[float]:
+    """Load average of the machine over 1, 5 and 15 minutes."""
+    return [round(x, 2) for x in os.getloadavg()]

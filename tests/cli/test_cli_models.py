@@ -1,0 +1,50 @@
+"""Models by folder: drawn from and judged as they are, without a run."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from saccade import tasks
+from saccade.cli import subjects
+from saccade.cli.commands import eval as evaluation
+
+
+def test_a_pipeline_draws_at_its_own_size_and_the_same_seed_draws_the_same(saccade, sd3_folder):
+    words = ("sample", sd3_folder, "a red circle", "two rings", "--count", "2", "--seed", "3")
+    said = saccade(*words, "-o", "a.png")
+    assert said.status == 0 and said.out.splitlines() == ["a red circle", "two rings", "a.png"]
+    assert saccade(*words, "-o", "b.png").status == 0
+    a, b = (np.array(Image.open(name)) for name in ("a.png", "b.png"))
+    assert (a == b).all() and a.std() > 0 and not (a[:16, :16] == a[:16, 18:34]).all()
+    edge = subjects.native(Path(sd3_folder))["size"]
+    assert a.shape == (2 * edge + 2, 2 * edge + 2, 3)
+    assert "it has no rewriter" in saccade("sample", sd3_folder, "x", "--no-rewrite").refused()
+
+
+def test_a_language_model_writes_and_makes_no_picture(saccade, lm_folder):
+    said = saccade("sample", lm_folder, "a red circle", "--count", "2")
+    assert said.status == 0 and said.out.startswith("a red circle") and not Path("sample.png").exists()
+
+
+def test_eval_judges_a_pipeline_by_wording_and_tag(saccade, sd3_folder, monkeypatch):
+    monkeypatch.setattr(tasks, "DrawingTask", partial(tasks.DrawingTask, held_out_size=14))
+    scores = json.loads(saccade("eval", sd3_folder, "--json").out.splitlines()[-1])["scores"]
+    assert {"train wording", "paraphrase", "sharpness", "tag counting"} <= set(scores)
+    assert all(0 <= value <= 1 for value in scores.values())
+    assert evaluation.evaluate(str(sd3_folder)) == scores
+
+
+def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
+    (tmp_path / "hollow").mkdir()
+    assert "hollow" in saccade("eval", "./hollow").refused()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "model_index.json").write_text('{"_class_name": "OddPipeline"}')
+    assert "OddPipeline" in saccade("sample", "./odd", "x").refused()
+    (tmp_path / "odd" / "model_index.json").unlink()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "qwen9"}')
+    assert "qwen9" in saccade("eval", "./odd").refused()

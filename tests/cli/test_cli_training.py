@@ -1,0 +1,163 @@
+"""Runs from the command line: begun, resumed, interrupted, refused, evaluated, drawn from, exported, reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings as limits, strategies as st
+
+from saccade import catalog
+from saccade.cli.parsing import parse
+from saccade.cli.settings import flat, revive
+from saccade.training.files import plain
+
+GREY = ("train", "./grey.py")
+
+
+def test_train_tells_what_came_of_it(saccade, tmp_path):
+    said = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
+    assert said.status == 0 and "+0.822" in said.out and "r/report.html" in said.out and (tmp_path / "r/report.html").is_file()
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    assert config["preset"] == "tiny" and config["settings"]["names"] == ["x", "y"] and config["settings"]["share"] == 0.25
+    assert config["file"] == str(tmp_path / "grey.py")
+
+
+def test_json_is_the_last_line_and_folders_are_new(saccade):
+    first, second = (json.loads(saccade(*GREY, "--preset", "tiny", "--steps", "2", "--json").out.splitlines()[-1]) for _ in "ab")
+    assert set(first) == {"run", "steps", "seconds", "before", "after"} and first["steps"] == 2
+    assert first["after"] == {"level": 0.75, "from seed": 0.75} and first["run"] != second["run"]
+    assert first["run"].startswith("runs/grey/")
+
+
+def test_a_preset_changes_defaults_and_nested_fields_are_flags(saccade, tmp_path):
+    assert saccade(*GREY, "--preset=large", "--steps", "2", "--model", "m", "--out=r").status == 0
+    settings = json.loads((tmp_path / "r/config.json").read_text())["settings"]
+    assert settings["steps"] == 2 and settings["model"] == {"model": "m", "kind": "plain"}
+    assert "(default: slate)" in saccade(*GREY, "--preset", "large", "--help").out
+
+
+def test_a_failed_run_says_how_to_resume_and_keeps_its_settings(saccade):
+    failed = saccade(*GREY, "--out", "r", "--trouble", "reward", "--frozen")
+    assert failed.status == 1 and "KeyError: 'x'; resume with: " in failed.err.splitlines()[-1]
+    assert saccade(*GREY, "--out", "r", "--trouble", "reward", "--frozen").status == 1  # the same line resumes it
+    assert saccade(*GREY, "--out", "r").status == 1
+    for words, line in [
+        (("--steps", "8"), "cannot be resumed with --steps 8 instead of 6"),
+        (("--no-frozen",), "cannot be resumed with --frozen False instead of True"),
+        (("--kind", "fancy"), "--kind fancy instead of plain"),
+        (("--preset", "large"), "began with --preset tiny, not large"),
+    ]:
+        assert line in saccade(*GREY, "--out", "r", *words).refused()
+    assert "is one of grey, not of flow_grpo" in saccade("train", "flow_grpo", "--out", "r").refused()
+
+
+def test_folders_that_are_no_unfinished_run_are_left_alone(saccade, tmp_path):
+    assert saccade(*GREY, "--out", "r").status == 0
+    assert "is finished (6 steps): name a new folder" in saccade(*GREY, "--out", "r").refused()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("long")
+    assert "mine exists and is no run" in saccade(*GREY, "--out", "mine").refused()
+    assert "grey.py exists and is no run" in saccade(*GREY, "--out", "grey.py").refused()
+    (tmp_path / "mine" / "config.json").write_text("[1]")
+    assert "is not the config of a run" in saccade(*GREY, "--out", "mine").refused()
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["config.json", "thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    assert saccade(*GREY, "--out", "empty").status == 0
+
+
+def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
+    saccade(*GREY, "--out", "r", "--trouble", "reward")
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "grey.py").write_text(source.replace("    share: float", "    shares: float").replace("cfg.share", "cfg.shares"))
+    assert "has the setting 'share', which the recipe does not; nearest: shares" in saccade(*GREY, "--out", "r").refused()
+
+
+def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
+    said = saccade(*GREY, "--trouble", "value")
+    assert said.status == 2 and said.err.splitlines()[-1] == "saccade: two lines of trouble" and "Traceback" not in said.err
+    with pytest.raises(IndexError):
+        saccade(*GREY, "--trouble", "bug")
+
+
+def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
+    words = [sys.executable, "-m", "saccade", *GREY, "--trouble", "wait", "--out", "r", "--seed", "7"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "waiting" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    again = err.splitlines()[-1].partition("interrupted after 4 steps; resume with: python -m saccade ")[2].split()
+    resumed = saccade(*again, "--json")
+    assert resumed.status == 0 and "step 2/" not in resumed.err
+    result = json.loads(resumed.out.splitlines()[-1])
+    whole = json.loads(saccade(*GREY, "--seed", "7", "--json").out.splitlines()[-1])
+    assert (result["before"], result["after"], result["steps"]) == (whole["before"], whole["after"], 6)
+
+
+def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "saccade", *GREY, "--out", "r"]
+    done = subprocess.run([*words, "--trouble", "die"], capture_output=True, text=True, env=environment, timeout=120)
+    said = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
+    line = "process 0: another process of this run is gone; resume with: torchrun --nproc-per-node 2 -m saccade train"
+    assert done.returncode != 0 and len(said) == 1 and line in said[0]
+    assert json.loads(saccade(*GREY, "--out", "r", "--json").out.splitlines()[-1])["after"]["level"] > 0.98
+
+
+def test_eval_sample_export_report_of_a_run(saccade, tmp_path):
+    from PIL import Image
+
+    saccade(*GREY, "--out", "r")
+    assert json.loads(saccade("eval", "r", "--json").out) == {"scores": {"level": 0.984375, "from seed": 0.984375}}
+    assert "0.984" in saccade("eval", "r").out
+    drawn = saccade("sample", "r", "one", "two", "--count", "3", "-o", "deep/p.png")
+    assert drawn.out.splitlines() == ["one → ONE", "two → TWO", "deep/p.png"]
+    assert Image.open(tmp_path / "deep/p.png").size == (28, 18)
+    assert "no rewriter that --no-rewrite could switch off" in saccade("sample", "r", "x", "--no-rewrite").refused()
+    assert saccade("export", "r", "weights").status == 0 and (tmp_path / "weights/weight.txt").read_text() == "0.984375"
+    assert "weights exists and is not empty" in saccade("export", "r", "weights").refused()
+    saccade(*GREY, "--out", "s", "--frozen")
+    assert saccade("report", "r", "s").out.strip() == "report.html" and (tmp_path / "report.html").is_file()
+    assert saccade("report", "r", "-o", "x/y.html").status == 0 and (tmp_path / "x/y.html").is_file()
+
+
+def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
+    saccade(*GREY, "--out", "r")
+    for file in tmp_path.glob("r/checkpoints/*/state.json"):
+        file.write_text("{}")
+    assert "no whole checkpoint" in saccade("eval", "r").refused()
+    subprocess.run(["rm", "-r", str(tmp_path / "r/checkpoints")], check=True)
+    assert "the run in r has no checkpoint yet" in saccade("sample", "r", "x").refused()
+
+
+def test_settings_survive_json():
+    recipe = catalog.load(str(Path(__file__).parent / "grey.py"))
+    for preset in recipe.PRESETS.values():
+        assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
+    assert flat(recipe.PRESETS["large"])["--model"] == "slate"
+
+
+FLAGS = st.sampled_from(["--seed", "--steps", "--model", "--kind", "--names", "--frozen", "--no-frozen", "--seed=3", "--", "-x", "--a"])
+
+
+@limits(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(FLAGS | st.text(max_size=6) | st.integers().map(str), max_size=5))
+def test_no_words_break_the_parser(words):
+    if {"-h", "--help"} & set(words):
+        return
+    recipe = catalog.load(str(Path(__file__).parent / "grey.py"))
+    try:
+        made = parse(recipe.Settings, words, "saccade train grey", recipe.PRESETS["tiny"])
+    except ValueError as error:
+        assert str(error).strip()
+    else:
+        assert isinstance(made.seed, int) and isinstance(made.names, tuple)
+
+

@@ -1,0 +1,40 @@
+"""The worked example of docs/add-a-paper.md is followed literally; the README's first recipe is the real one."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_path):
+    (tmp_path / "my_paper.py").write_text(code_blocks("docs/add-a-paper.md")[0])
+
+    def saccade(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "saccade", *words], cwd=tmp_path, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    flags = ["--steps", "1", "--prompts-per-step", "2", "--held-out-size", "4"]
+    result = json.loads(saccade("train", "./my_paper.py", *flags, "--json").splitlines()[-1])
+    assert result["steps"] == 1 and {"train wording", "paraphrase"} <= result["after"].keys()
+    assert (tmp_path / result["run"] / "report.html").is_file()
+    assert "RAFT" in saccade("show", "./my_paper.py")
+    saccade("sample", str(tmp_path / result["run"]), "a red circle", "-o", "out.png")
+    assert (tmp_path / "out.png").is_file()
+
+
+def test_the_recipe_in_the_readme_names_real_parts():
+    recipe = (ROOT / "src/saccade/recipes/baselines/flow_grpo.py").read_text()
+    for name in re.findall(r"\b([a-z_]+|[A-Z]\w+)\(", code_blocks("README.md")[0]):
+        assert name in recipe, f"the README calls {name}, which the recipe does not"
