@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -57,12 +58,13 @@ def matmul_rate(size: int = 2048, repetitions: int = 3, dtype: torch.dtype = tor
 def flops(work: Callable[[], object]) -> int:
     """Multiplications and additions of matrix products, convolutions and attention that ``work`` carries out."""
     aten = torch.ops.aten
-    # The counter knows attention on accelerators only.
-    attention = {
+    # The counter knows neither attention nor fused layers on a CPU.
+    unknown = {
+        torch.ops.mkldnn._linear_pointwise: lambda x, w, *_, out_shape=None, **__: 2 * math.prod(x) * w[0],
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, out_shape=None, **__: _attention(q, k, 2),
         aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, q, k, *__, out_shape=None, **___: _attention(q, k, 5),
     }  # fmt: skip
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         work()
     return counter.get_total_flops()
 

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from saccade.models.attention import JointAttention
 from saccade.models.locate import locate, reading
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -53,6 +55,9 @@ class SD3:
     pipe: Any
     text_length: int
     embedded_guidance: bool = False
+
+    def __post_init__(self) -> None:
+        self.transformer.set_attn_processor(JointAttention())
 
     @property
     def transformer(self) -> nn.Module:

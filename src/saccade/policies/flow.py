@@ -92,8 +92,8 @@ class FlowPolicy:
         with self._form():
             for i in range(self.steps):
                 t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                v_said, v_free = self._halves(x, t, said, unsaid, self.guidance)
-                v = guided(v_said, v_free, self.guidance)
+                halves = self._halves(x, t, said, unsaid, self.guidance)
+                v = guided(*halves, self.guidance)
                 if i not in drawn:
                     x = ode(x, v, t, t_next)[0]
                     continue
@@ -101,8 +101,8 @@ class FlowPolicy:
                 x_next = mean + std * noise(spawn(seeds_B, i + 1), self.latent_shape, self.device)
                 logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
                 stored.append({"x": x, "next": x_next, "logp": logp})
-                if self.reuse_unconditional and v_free is not None:
-                    stored[-1]["free"] = v_free
+                if self.reuse_unconditional and unsaid is not None:
+                    stored[-1]["free"] = halves[1]
                 x = x_next
         return self._record(problems, seeds_B, drawn, stored, x)
 
@@ -154,9 +154,9 @@ class FlowPolicy:
         said, unsaid = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
         # Passes without gradients are of other weights (the reference): what sampling stored is not theirs.
         free = rollout.decisions.get("free_BT") if torch.is_grad_enabled() else None
+        free = None if free is None else free.flatten(0, 1)
         with self._form():
-            halves = self._halves(x, times[step], said, unsaid, self.guidance, None if free is None else free.flatten(0, 1))
-        v = guided(*halves, self.guidance)
+            v = guided(*self._halves(x, times[step], said, unsaid, self.guidance, free), self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
         logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
         shape = (rows, decisions)
@@ -189,28 +189,30 @@ class FlowPolicy:
         if self.one_call and not torch.is_grad_enabled():
             v, v_free = self._network(torch.cat([x, x]), torch.cat([t_B, t_B]), said + unsaid, guidance).chunk(2)
             return v, v_free
-        with contextlib.ExitStack() as stack:
-            if not self.through_unconditional:
-                stack.enter_context(torch.no_grad())
-                stack.enter_context(self._form())
+        if self.through_unconditional:
             v_free = self._network(x, t_B, unsaid, guidance)
+        else:
+            with torch.no_grad(), self._form():
+                v_free = self._network(x, t_B, unsaid, guidance)
         return self._network(x, t_B, said, guidance), v_free
 
     @contextlib.contextmanager
     def _form(self) -> Iterator[None]:
-        """The network in the form that is fastest for what is asked of it: with gradients or without."""
-        network, gradients = self.backbone.transformer, torch.is_grad_enabled()
-        with contextlib.ExitStack() as stack:
-            if self.fold_trained if gradients else self.merge:
-                stack.enter_context(merged(network))
-            if self.merge and not gradients:
-                stack.enter_context(fused(network))
-            yield
+        """The network in the form that is fastest for what is asked of it, with gradients or without."""
+        network, same = self.backbone.transformer, contextlib.nullcontext()
+        if torch.is_grad_enabled():
+            with merged(network) if self.fold_trained else same:
+                yield
+        else:
+            # Autocast casts what goes into a linear layer, which a fused one never sees.
+            whole = self.merge and self.precision == torch.float32
+            with merged(network) if self.merge else same, fused(network) if whole else same:
+                yield
 
     def _network(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
         if not torch.is_grad_enabled() and len(x) > self.at_once:
-            parts = zip(*(y.split(self.at_once) for y in (x, t_B, said.tokens, said.pooled)))
-            return torch.cat([self._call(x, t, Conditioning(*both), guidance) for x, t, *both in parts])
+            cut = zip(*(y.split(self.at_once) for y in (x, t_B, said.tokens, said.pooled)))
+            return torch.cat([self._call(x, t, Conditioning(*both), guidance) for x, t, *both in cut])
         return self._call(x, t_B, said, guidance)
 
     def _call(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
@@ -286,11 +288,19 @@ class FlowModel:
     """cpu, cuda or auto."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+    lora_folded: bool = False
+    """Train through W + LoRA as one matrix; faster where 6 x rank comes near the layers' width or exceeds it."""
+    reuse_unconditional: bool = False
+    """Take the unconditional velocities of sampling for an update; exact for the first optimiser step of a batch."""
+    at_once: int = 64
+    """Rows in one call of the network where no gradients are needed (guidance doubles the attempts)."""
 
 
 def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolicy:
     """Load the checkpoint and open its trained weights. ValueError with one line if it cannot be had."""
     device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if cfg.lora_folded and cfg.checkpointing:
+        raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
     precision = getattr(torch, cfg.precision)
     # Frozen weights may rest in the lower precision; weights that are trained stay in float32.
     resting = precision if cfg.lora_rank else torch.float32
@@ -307,5 +317,8 @@ def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolic
         kernel=cfg.kernel,
         noise=cfg.noise,
         stochastic=tuple(stochastic),
+        fold_trained=cfg.lora_folded,
+        reuse_unconditional=cfg.reuse_unconditional,
+        at_once=cfg.at_once,
         precision=precision,
     )
