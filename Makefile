@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/saccade train promptrl
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) runs

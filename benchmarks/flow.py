@@ -30,245 +30,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from flow_models import SMALL, TINY, Shape, save
-from flow_plain import PlainLoop
-from measure import Timing, flops, interleaved, load, matmul_rate, peak_mb, ratio
-from torch import Tensor
+from flow_bench import Bench
+from flow_models import SMALL, save
+from flow_sides import BETA, CASES, Case, Ours, Plain
+from measure import load, matmul_rate, peak_mb, resident_mb
 
-from saccade.core import Problem, Rollout, seeds
-from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.training.learner import Update, Updates
+from saccade.core import seeds
 from saccade.training.provenance import commit, machine, now, versions
-
-BETA = 0.04
-# Ten times the usual range, so that the comparison of gradients is not decided by which rounding crosses it.
-CLIP = 1e-3
-LORA = {"lora_rank": 32, "lora_alpha": 64.0}
-WORDS = ("a red ring", "two blue squares", "one green star", "three small cups", "an old lamp", "a bird", "five pears", "a cart")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and how much of what is measured with it."""
-
-    shape: Shape
-    prompts: int
-    group: int
-    updated: int
-    """Decisions of each picture that the timed update covers, of the 9 that are stored."""
-    images: int
-    """Pictures in a micro-batch of the plain loop."""
-    micro: tuple[int, int]
-    """Rows and decisions in a micro-batch of ours."""
-    at_once: int
-    variants: dict[str, dict[str, Any]]
-    star: str
-    aims: dict[str, float]
-    steps: int = 10
-
-
-FOLDED, REUSED = {"lora_folded": True}, {"lora_folded": True, "reuse_unconditional": True}
-HALF = {"precision": "bfloat16"}
-FULL = {"float32": {}, "float32 folded": FOLDED, "float32 folded reused": REUSED}
-CASES = {
-    "tiny": Case(
-        TINY, prompts=8, group=8, updated=3, images=8, micro=(64, 3), at_once=128,
-        variants=FULL | {"bfloat16 folded": HALF | FOLDED}, star="float32 folded reused",
-        aims={"sampling": 1.5, "update with KL": 2.0, "update": 2.0},
-    ),
-    "small": Case(
-        SMALL, prompts=1, group=2, updated=2, images=2, micro=(2, 2), at_once=8,
-        variants=FULL | {"bfloat16 folded": HALF | FOLDED, "bfloat16 folded reused": HALF | REUSED},
-        star="bfloat16 folded reused", aims={"update with KL": 1.9, "update": 2.8},
-    ),
-}  # fmt: skip
-
-
-class Ours:
-    """The library's own path: a policy, its reference, a learner."""
-
-    def __init__(self, case: Case, folder: Path, **options: Any):
-        model = FlowModel(
-            str(folder), case.shape.size, case.steps, guidance=4.5, text_length=case.shape.zeros, device="cpu",
-            at_once=case.at_once, **LORA | options,
-        )  # fmt: skip
-        self.case, self.policy = case, build(model, range(case.steps - 1))
-        self.reference = Snapshot(self.policy.trained)
-        away_from_start(self.policy)
-        self.optimizer = torch.optim.SGD(self.policy.trained, lr=0.0)  # the same weights in every repetition
-
-    def sample(self, problems: list[Problem], seeds_B: Tensor) -> Rollout:
-        self.policy.said.kept.clear()  # the prompts of a batch are new to it
-        return self.policy.rollout(problems, seeds_B)
-
-    def update(self, rollout: Rollout, beta: float) -> dict[str, float]:
-        if beta:
-            remember_reference(self.policy, self.reference, rollout, self.case.micro[0])
-        loss = PolicyGradient(self.policy, CLIP, beta=beta, kl="drift")
-        rows, decisions = self.case.micro
-        update = Update("flow", loss, self.policy.trained, self.optimizer)
-        return Updates([update], micro_rows=rows, micro_decisions=decisions).update(rollout)
-
-
-class Plain:
-    """The usual loop on a policy of its own, behind the same two verbs."""
-
-    def __init__(self, case: Case, folder: Path):
-        from diffusers.models.attention_processor import JointAttnProcessor2_0
-
-        self.policy = Ours(case, folder).policy
-        self.policy.backbone.transformer.set_attn_processor(JointAttnProcessor2_0())
-        self.loop = PlainLoop(self.policy, case.images)
-        self.optimizer = torch.optim.SGD(self.policy.trained, lr=0.0)
-
-    def sample(self, problems: list[Problem], seeds_B: Tensor) -> list:
-        return self.loop.sample([p.inputs for p in problems], seeds_B)
-
-    def update(self, drawn: list, advantage_B: Tensor, beta: float) -> None:
-        self.loop.update(drawn, advantage_B, CLIP, beta, self.optimizer)
-
-
-def away_from_start(policy: FlowPolicy) -> None:
-    """LoRA is the identity at first; here it must do something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in policy.trained:
-            p.add_(0.02 * torch.randn(p.shape, generator=generator))
-
-
-class Bench:
-    """One model: the same problems, noise and advantages for every way to work on them."""
-
-    def __init__(self, case: Case, folder: Path):
-        self.case = case
-        self.problems = [Problem(i, WORDS[i]) for i in range(case.prompts) for _ in range(case.group)]
-        self.seeds_B = seeds(3, len(self.problems))
-        self.advantage_B = torch.randn(len(self.problems), generator=torch.Generator().manual_seed(2))
-        self.plain = Plain(case, folder)
-        self.ours = {name: Ours(case, folder, **options) for name, options in case.variants.items()}
-        self.drawn = self.plain.sample(self.problems, self.seeds_B)
-        self.rollouts = {name: self._rollout(ours) for name, ours in self.ours.items()}
-
-    def _rollout(self, ours: Ours) -> Rollout:
-        rollout = ours.sample(self.problems, self.seeds_B)
-        rollout.advantage_BT = rollout.credit(self.advantage_B)
-        return rollout
-
-    def part(self, name: str) -> Rollout:
-        return self.rollouts[name].columns(slice(0, self.case.updated))
-
-    def plain_part(self) -> list:
-        return [replace(d, logps=d.logps[: self.case.updated]) for d in self.drawn]
-
-    # -- the same work? -------------------------------------------------------------------------------------
-
-    def equality(self) -> dict[str, dict[str, float]]:
-        """Relative errors of latents and gradients, absolute ones of log-probs. AssertionError if they are too large."""
-        found = {}
-        for beta, key in ((0.0, "gradient"), (BETA, "gradient with KL")):
-            plain = gradient_of(self.plain, lambda: self.plain.update(self.plain_part(), self.advantage_B, beta))
-            for name, ours in self.ours.items():
-                gap: dict[str, float] = {}
-                gradient = gradient_of(ours, lambda: gap.update(ours.update(self.part(name), beta)))
-                errors = found.setdefault(name, self._sampled(name))
-                errors[key] = relative(gradient, plain)
-                errors["replay gap"] = gap["health/flow_replay_gap"]
-        for name, errors in found.items():
-            allowed = 1e-4 if name.startswith("float32") else 0.06
-            over = {k: v for k, v in errors.items() if not v < allowed}
-            assert not over, f"{name} does not do the same work: {over}"
-        return found
-
-    def _sampled(self, name: str) -> dict[str, float]:
-        rollout = self.rollouts[name]
-        latents = torch.cat([torch.stack(d.latents, 1) for d in self.drawn])
-        own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_BT"][:, -1:]], 1)
-        logps = torch.cat([torch.stack(d.logps, 1) for d in self.drawn])
-        return {"latents": relative(own, latents), "log-probs": float((rollout.logp_BT - logps).abs().max())}
-
-    # -- how long? ------------------------------------------------------------------------------------------
-
-    def sampling(self, repetitions: int) -> dict[str, dict[str, float]]:
-        # The other variants differ in the update only.
-        names = [n for n in ("float32", "bfloat16 folded") if n in self.ours]
-        works: dict[str, Callable] = {"plain": lambda: self.plain.sample(self.problems, self.seeds_B)}
-        works |= {n: lambda n=n: self.ours[n].sample(self.problems, self.seeds_B) for n in names}
-        return self._table(works, repetitions, len(self.problems), "images/s")
-
-    def update(self, repetitions: int, beta: float) -> dict[str, dict[str, float]]:
-        part = self.plain_part()
-        works: dict[str, Callable] = {"plain": lambda: self.plain.update(part, self.advantage_B, beta)}
-        works |= {n: lambda n=n: self.ours[n].update(self.part(n), beta) for n in self.ours}
-        samples = len(self.problems) * self.case.updated / (self.case.steps - 1)
-        return self._table(works, repetitions, samples, "samples/s")
-
-    def other_algorithms(self, repetitions: int) -> dict[str, float]:
-        """What is gained by doing something else: times faster than the float32 default, in CPU time."""
-        ours, problems, seeds_B = self.ours["float32"], self.problems, self.seeds_B
-        unguided = replace(ours.policy, guidance=1.0)
-        part = self.part("float32")
-        free = unguided.rollout(problems, seeds_B)
-        free.advantage_BT = free.credit(self.advantage_B)
-        other = Ours.__new__(Ours)
-        other.__dict__ = ours.__dict__ | {"policy": unguided}
-        works: dict[str, Callable] = {
-            "sampling": lambda: ours.sample(problems, seeds_B),
-            "sampling without guidance": lambda: unguided.rollout(problems, seeds_B),
-            "update": lambda: ours.update(part, 0.0),
-            "update without guidance": lambda: other.update(free.columns(slice(0, self.case.updated)), 0.0),
-        }
-        timings, _, _ = interleaved(works, repetitions)
-        window = (self.case.steps - 1) / 2
-        return {
-            "sampling without guidance": ratio(timings["sampling"], timings["sampling without guidance"]),
-            "update without guidance": ratio(timings["update"], timings["update without guidance"]),
-            "update of a window of 2 steps instead of 9 (by count)": window,
-        }
-
-    def _table(self, works: dict[str, Callable], repetitions: int, count: float, unit: str) -> dict:
-        needed = {name: flops(work) for name, work in works.items() if name != "plain"}
-        timings, full, half = interleaved(works, repetitions)
-        rows = {}
-        for name, timing in timings.items():
-            rows[name] = summary(timing, count, unit) | {"x plain": ratio(timings["plain"], timing)}
-            rate = half if name.startswith("bfloat16") else full
-            work = needed.get(name, needed["float32"])
-            rows[name]["x floor"] = median(s * r / work for s, r in zip(timing.cpu, rate))
-        return rows
-
-
-def summary(timing: Timing, count: float, unit: str) -> dict[str, float]:
-    middle = median(timing.cpu)
-    return {
-        unit: count / middle,
-        "cpu seconds": middle,
-        "wall seconds": median(timing.wall),
-        "spread": (max(timing.cpu) - min(timing.cpu)) / middle,
-    }
-
-
-def gradient_of(side: Any, step: Callable[[], object]) -> Tensor:
-    """The gradient that the optimiser is given in ``step``; weights that nothing depends on have none."""
-    seen: list[Tensor] = []
-    trained = side.policy.trained
-    read = lambda *_: seen.append(torch.cat([(p.grad if p.grad is not None else 0 * p.detach()).flatten() for p in trained]))
-    hook = side.optimizer.register_step_pre_hook(read)
-    step()
-    hook.remove()
-    return seen[0]
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def memory(case: str, threads: int) -> dict[str, dict[str, float]]:
@@ -282,11 +54,12 @@ def memory(case: str, threads: int) -> dict[str, dict[str, float]]:
 
 
 def memory_of(case: Case, side: str) -> dict[str, float]:
+    """Peak memory of this process after a batch on ``side``, and by how much it exceeds what was held before."""
     with tempfile.TemporaryDirectory() as place:
         folder = save(case.shape, Path(place))
         one = Plain(case, folder) if side == "plain" else Ours(case, folder, **case.variants[side])
-    problems = [Problem(i, WORDS[i]) for i in range(case.prompts) for _ in range(case.group)]
-    advantage_B, before = torch.ones(len(problems)), peak_mb()
+    problems = case.problems()
+    advantage_B, before = torch.ones(len(problems)), resident_mb()
     drawn = one.sample(problems, seeds(3, len(problems)))
     if side == "plain":
         one.update(drawn, advantage_B, BETA)

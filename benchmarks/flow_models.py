@@ -30,6 +30,11 @@ class Shape:
     text: int
     """Width of each of the two text encoders."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture and its text."""
+        return (self.size // 2 ** len(self.vae)) ** 2 + self.words + self.zeros
+
 
 TINY = Shape(size=64, layers=2, heads=4, head=16, latent=4, vae=(8, 8, 8), words=16, zeros=1, text=32)
 SMALL = Shape(size=256, layers=6, heads=4, head=64, latent=16, vae=(8, 8, 16, 16), words=77, zeros=128, text=128)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -17,26 +18,30 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass
 class Timing:
-    """Seconds of every repetition of one piece of work; ``rate`` is the machine's matmul rate beside each of them."""
+    """Seconds of every repetition of one piece of work."""
 
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
 
-def interleaved(works: Mapping[str, Callable[[], object]], repetitions: int) -> tuple[dict[str, Timing], list[float]]:
+def interleaved(
+    works: Mapping[str, Callable[[], object]], repetitions: int
+) -> tuple[dict[str, Timing], list[float], list[float]]:
     """Run all works in turn, so that whatever else the machine does falls on all alike; the order turns round each time.
 
-    Returns the timings and the matmul rate of each repetition, in FLOP a second of CPU time.
+    Returns the timings and the matmul rates of each repetition in float32 and bfloat16, in FLOP a second of CPU time.
     """
-    timings, rates = {name: Timing() for name in works}, []
+    timings: dict[str, Timing] = {name: Timing() for name in works}
+    full, half = [], []
     for repetition in range(repetitions):
-        rates.append(matmul_rate())
-        for name in sorted(works, reverse=bool(repetition % 2)):
+        full.append(matmul_rate())
+        half.append(matmul_rate(dtype=torch.bfloat16))
+        for name in list(works)[:: -1 if repetition % 2 else 1]:
             wall, cpu = time.perf_counter(), time.process_time()
             works[name]()
             timings[name].cpu.append(time.process_time() - cpu)
             timings[name].wall.append(time.perf_counter() - wall)
-    return timings, rates
+    return timings, full, half
 
 
 def ratio(slow: Timing, fast: Timing) -> float:
@@ -76,8 +81,20 @@ def _attention(q: tuple[int, ...], k: tuple[int, ...], products: int) -> int:
 
 def peak_mb() -> float:
     """The most memory that this process has ever held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return _status("VmHWM")
+
+
+def resident_mb() -> float:
+    """The memory that this process holds, in MB; where the system does not say, the most it has ever held."""
+    return _status("VmRSS")
+
+
+def _status(entry: str) -> float:
+    # Linux counts a parent's memory into ru_maxrss of its child, but not into the child's own status.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(float(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(entry))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def load() -> list[float]:

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from saccade.models.locate import MINIATURES
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -15,6 +19,7 @@ def code_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
+@pytest.mark.skipif(not (MINIATURES / "sd3-shapes" / "model_index.json").is_file(), reason="sd3-shapes is not built here")
 def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_path):
     (tmp_path / "my_paper.py").write_text(code_blocks("docs/add-a-paper.md")[0])
 

@@ -8,6 +8,11 @@ import torch
 from saccade.models.locate import MINIATURES
 
 
+pytestmark = pytest.mark.skipif(
+    not (MINIATURES / "sd3-shapes" / "model_index.json").is_file(), reason="sd3-shapes is not built here"
+)
+
+
 def test_a_third_party_loads_the_picture_model_with_plain_diffusers():
     from diffusers import StableDiffusion3Pipeline
 

@@ -1,0 +1,131 @@
+"""What is measured of one model: the same problems, noise and advantages for every way to work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from flow_sides import BETA, Case, Ours, Plain, gradient_of
+from measure import Timing, flops, interleaved, ratio
+from torch import Tensor
+
+from saccade.core import Rollout, seeds
+
+Table = dict[str, dict[str, float]]
+
+
+class Bench:
+    """One model, plain and in all variants of ours."""
+
+    def __init__(self, case: Case, folder: Path):
+        self.case = case
+        self.problems = case.problems()
+        self.seeds_B = seeds(3, len(self.problems))
+        self.advantage_B = torch.randn(len(self.problems), generator=torch.Generator().manual_seed(2))
+        self.plain = Plain(case, folder)
+        self.ours = {name: Ours(case, folder, **options) for name, options in case.variants.items()}
+        self.unguided = Ours(case, folder, guidance=1.0)
+        self.drawn = self.plain.sample(self.problems, self.seeds_B)
+        self.rollouts = {name: self._rollout(ours) for name, ours in self.ours.items()}
+
+    def _rollout(self, ours: Ours) -> Rollout:
+        rollout = ours.sample(self.problems, self.seeds_B)
+        rollout.advantage_BT = rollout.credit(self.advantage_B)
+        return rollout
+
+    def part(self, name: str) -> Rollout:
+        return self.rollouts[name].columns(slice(0, self.case.updated))
+
+    def plain_part(self) -> list:
+        return [replace(d, logps=d.logps[: self.case.updated]) for d in self.drawn]
+
+    # -- the same work? -------------------------------------------------------------------------------------
+
+    def equality(self) -> Table:
+        """Relative errors of latents and gradients, absolute ones of log-probs. AssertionError if they are too large."""
+        found: Table = {}
+        for beta, key in ((0.0, "gradient"), (BETA, "gradient with KL")):
+            plain = gradient_of(self.plain, lambda: self.plain.update(self.plain_part(), self.advantage_B, beta))
+            for name, ours in self.ours.items():
+                gap: dict[str, float] = {}
+                gradient = gradient_of(ours, lambda: gap.update(ours.update(self.part(name), beta)))
+                errors = found.setdefault(name, self._sampled(name))
+                errors[key] = relative(gradient, plain)
+                errors["replay gap"] = gap["health/flow_replay_gap"]
+        for name, errors in found.items():
+            allowed = 1e-4 if name.startswith("float32") else 0.06
+            over = {k: v for k, v in errors.items() if not v < allowed}
+            assert not over, f"{name} does not do the same work: {over}"
+        return found
+
+    def _sampled(self, name: str) -> dict[str, float]:
+        rollout = self.rollouts[name]
+        latents = torch.cat([torch.stack(d.latents, 1) for d in self.drawn])
+        own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_BT"][:, -1:]], 1)
+        logps = torch.cat([torch.stack(d.logps, 1) for d in self.drawn])
+        return {"latents": relative(own, latents), "log-probs": float((rollout.logp_BT - logps).abs().max())}
+
+    # -- how long? ------------------------------------------------------------------------------------------
+
+    def sampling(self, repetitions: int) -> Table:
+        """Pictures a second with log-probs, from the text to the decoded picture."""
+        # The other variants differ in the update only.
+        names = [n for n in ("float32", "bfloat16 folded") if n in self.ours]
+        works: dict[str, Callable] = {"plain": lambda: self.plain.sample(self.problems, self.seeds_B)}
+        works |= {n: lambda n=n: self.ours[n].sample(self.problems, self.seeds_B) for n in names}
+        return self._table(works, repetitions, len(self.problems), "images/s")
+
+    def update(self, repetitions: int, beta: float) -> Table:
+        """Samples a second of an optimiser step; the reference is part of it where there is a KL."""
+        part = self.plain_part()
+        works: dict[str, Callable] = {"plain": lambda: self.plain.update(part, self.advantage_B, beta)}
+        works |= {n: lambda n=n: self.ours[n].update(self.part(n), beta) for n in self.ours}
+        samples = len(self.problems) * self.case.updated / (self.case.steps - 1)
+        return self._table(works, repetitions, samples, "samples/s")
+
+    def other_algorithms(self, repetitions: int) -> dict[str, float]:
+        """What is gained by doing something else: times faster than the float32 default, in CPU time."""
+        guided, unguided = self.ours["float32"], self.unguided
+        part, free = self.part("float32"), self._rollout(unguided).columns(slice(0, self.case.updated))
+        timings, _, _ = interleaved(
+            {
+                "sampling": lambda: guided.sample(self.problems, self.seeds_B),
+                "unguided sampling": lambda: unguided.sample(self.problems, self.seeds_B),
+                "update": lambda: guided.update(part, 0.0),
+                "unguided update": lambda: unguided.update(free, 0.0),
+            },
+            repetitions,
+        )
+        return {
+            "no guidance, sampling": ratio(timings["sampling"], timings["unguided sampling"]),
+            "no guidance, update": ratio(timings["update"], timings["unguided update"]),
+            "a window of 2 trained steps, update (by count)": (self.case.steps - 1) / 2,
+        }
+
+    def _table(self, works: dict[str, Callable], repetitions: int, count: float, unit: str) -> Table:
+        needed = {name: flops(work) for name, work in works.items() if name != "plain"}
+        timings, full, half = interleaved(works, repetitions)
+        rows = {}
+        for name, timing in timings.items():
+            rows[name] = summary(timing, count, unit) | {"x plain": ratio(timings["plain"], timing)}
+            rate = half if name.startswith("bfloat16") else full
+            work = needed.get(name, needed["float32"])
+            rows[name]["x floor"] = median(s * r / work for s, r in zip(timing.cpu, rate))
+        return rows
+
+
+def summary(timing: Timing, count: float, unit: str) -> dict[str, float]:
+    middle = median(timing.cpu)
+    return {
+        unit: count / middle,
+        "cpu seconds": middle,
+        "wall seconds": median(timing.wall),
+        "spread": (max(timing.cpu) - min(timing.cpu)) / middle,
+    }
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
