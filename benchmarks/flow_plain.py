@@ -70,8 +70,8 @@ class PlainLoop:
     def update(
         self, drawn: Sequence[Drawn], advantage_B: Tensor, clip: float, beta: float, optimizer: torch.optim.Optimizer
     ) -> None:
-        """One optimiser step on the clipped surrogate, with a pull to the reference if ``beta`` is not 0."""
-        terms = len(drawn) * (self.policy.steps - 1)
+        """One optimiser step on the clipped surrogate of all stored steps, with a pull to the reference if ``beta`` is not 0."""
+        terms = sum(len(batch.logps) for batch in drawn)
         for batch, advantage in zip(drawn, advantage_B.split(self.images)):
             for i, old in enumerate(batch.logps):
                 x, x_next = batch.latents[i], batch.latents[i + 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,11 @@ import torch
 from tiny_language import qwen2, qwen25_vl
 
 torch.set_num_threads(1)
+
+# pytest-xdist tells its workers a terminal's width, which would wrap what commands print.
+os.environ.pop("COLUMNS", None)
+# A shell's background jobs ignore Ctrl-C, and their children inherit that; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
