@@ -18,9 +18,10 @@ the peak of a process of its own that samples and updates once.
 
 Variants. "float32" is the default. "folded": LoRA is folded into the weights in the update too (`lora_folded`). "reused": the
 unconditional velocities come from sampling (`reuse_unconditional`), exact for the first optimiser step of a batch, which is
-what is timed. "bfloat16": frozen weights and activations (`precision`); its gap between replayed and stored log-probs, printed
-as "replay gap", must stay far below the clip range, which is why it is not for tiny latents. Each model has one recommended
-variant, marked with a star: the aims are judged by it. What changes the algorithm is listed apart, as "other algorithm".
+what is timed. "bfloat16": frozen weights and activations (`precision`); the gap between replayed and stored log-probs, printed
+as "replay gap", must stay far below the clip range. The recommended variant of a model has a star, and the aims are judged
+by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which the usual one does not have. What
+changes the algorithm is listed apart, as "other algorithm"; prefixes that a group shares are not measured.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any
 import torch
 from flow_bench import Bench
 from flow_models import SMALL, save
-from flow_sides import BETA, CASES, Case, Ours, Plain
+from flow_sides import BETA, CASES, VARIANTS, Case, Ours, Plain
 from measure import load, matmul_rate, peak_mb, resident_mb
 
 from saccade.core import seeds
@@ -46,7 +47,7 @@ from saccade.training.provenance import commit, machine, now, versions
 def memory(case: str, threads: int) -> dict[str, dict[str, float]]:
     """Peak of a process that loads a model, samples once and updates once with KL: plain and all variants."""
     found = {}
-    for side in ("plain", *CASES[case].variants):
+    for side in (*CASES[case].plain, *VARIANTS):
         command = [sys.executable, __file__, f"--{case}", "--threads", str(threads), "--memory-of", side]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[side] = json.loads(done.stdout.splitlines()[-1])
@@ -57,15 +58,15 @@ def memory_of(case: Case, side: str) -> dict[str, float]:
     """Peak memory of this process after a batch on ``side``, and by how much it exceeds what was held before."""
     with tempfile.TemporaryDirectory() as place:
         folder = save(case.shape, Path(place))
-        one = Plain(case, folder) if side == "plain" else Ours(case, folder, **case.variants[side])
+        one = Ours(case, folder, **VARIANTS[side]) if side in VARIANTS else Plain(case, folder, case.plain[side])
     problems = case.problems()
     advantage_B, before = torch.ones(len(problems)), resident_mb()
     drawn = one.sample(problems, seeds(3, len(problems)))
-    if side == "plain":
-        one.update(drawn, advantage_B, BETA)
-    else:
+    if side in VARIANTS:
         drawn.advantage_BT = drawn.credit(advantage_B)
         one.update(drawn, BETA)
+    else:
+        one.update(drawn, advantage_B, BETA)
     return {"peak MB": peak_mb(), "added MB": peak_mb() - before}
 
 
@@ -75,7 +76,7 @@ def measure(name: str, repetitions: int, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {"load before": load(), "memory": memory(name, threads)}
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(case, save(case.shape, Path(place)))
-    found["parameters"] = sum(p.numel() for n, p in bench.plain.loop.network.named_parameters() if "lora" not in n)
+    found["parameters"] = sum(p.numel() for n, p in bench.plain["plain"].loop.network.named_parameters() if "lora" not in n)
     found["tokens"] = case.shape.tokens
     found |= {"pictures": len(bench.problems), "steps": case.steps, "recommended": case.star}
     found["equality"] = bench.equality()

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from flow_sides import BETA, Case, Ours, Plain, gradient_of
+from flow_sides import BETA, VARIANTS, Case, Ours, Plain, gradient_of
 from measure import Timing, flops, interleaved, ratio
 from torch import Tensor
 
@@ -25,10 +25,10 @@ class Bench:
         self.problems = case.problems()
         self.seeds_B = seeds(3, len(self.problems))
         self.advantage_B = torch.randn(len(self.problems), generator=torch.Generator().manual_seed(2))
-        self.plain = Plain(case, folder)
-        self.ours = {name: Ours(case, folder, **options) for name, options in case.variants.items()}
+        self.plain = {name: Plain(case, folder, images) for name, images in case.plain.items()}
+        self.ours = {name: Ours(case, folder, **options) for name, options in VARIANTS.items()}
         self.unguided = Ours(case, folder, guidance=1.0)
-        self.drawn = self.plain.sample(self.problems, self.seeds_B)
+        self.drawn = {name: plain.sample(self.problems, self.seeds_B) for name, plain in self.plain.items()}
         self.rollouts = {name: self._rollout(ours) for name, ours in self.ours.items()}
 
     def _rollout(self, ours: Ours) -> Rollout:
@@ -39,8 +39,8 @@ class Bench:
     def part(self, name: str) -> Rollout:
         return self.rollouts[name].columns(slice(0, self.case.updated))
 
-    def plain_part(self) -> list:
-        return [replace(d, logps=d.logps[: self.case.updated]) for d in self.drawn]
+    def plain_part(self, name: str) -> list:
+        return [replace(d, logps=d.logps[: self.case.updated]) for d in self.drawn[name]]
 
     # -- the same work? -------------------------------------------------------------------------------------
 
@@ -48,7 +48,9 @@ class Bench:
         """Relative errors of latents and gradients, absolute ones of log-probs. AssertionError if they are too large."""
         found: Table = {}
         for beta, key in ((0.0, "gradient"), (BETA, "gradient with KL")):
-            plain = gradient_of(self.plain, lambda: self.plain.update(self.plain_part(), self.advantage_B, beta))
+            plain = gradient_of(
+                self.plain["plain"], lambda: self.plain["plain"].update(self.plain_part("plain"), self.advantage_B, beta)
+            )
             for name, ours in self.ours.items():
                 gap: dict[str, float] = {}
                 gradient = gradient_of(ours, lambda: gap.update(ours.update(self.part(name), beta)))
@@ -63,9 +65,9 @@ class Bench:
 
     def _sampled(self, name: str) -> dict[str, float]:
         rollout = self.rollouts[name]
-        latents = torch.cat([torch.stack(d.latents, 1) for d in self.drawn])
+        latents = torch.cat([torch.stack(d.latents, 1) for d in self.drawn["plain"]])
         own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_BT"][:, -1:]], 1)
-        logps = torch.cat([torch.stack(d.logps, 1) for d in self.drawn])
+        logps = torch.cat([torch.stack(d.logps, 1) for d in self.drawn["plain"]])
         return {"latents": relative(own, latents), "log-probs": float((rollout.logp_BT - logps).abs().max())}
 
     # -- how long? ------------------------------------------------------------------------------------------
@@ -73,15 +75,15 @@ class Bench:
     def sampling(self, repetitions: int) -> Table:
         """Pictures a second with log-probs, from the text to the decoded picture."""
         # The other variants differ in the update only.
-        names = [n for n in ("float32", "bfloat16 folded") if n in self.ours]
-        works: dict[str, Callable] = {"plain": lambda: self.plain.sample(self.problems, self.seeds_B)}
-        works |= {n: lambda n=n: self.ours[n].sample(self.problems, self.seeds_B) for n in names}
+        sides = self.plain | {n: self.ours[n] for n in ("float32", "bfloat16 folded")}
+        works = {n: lambda side=side: side.sample(self.problems, self.seeds_B) for n, side in sides.items()}
         return self._table(works, repetitions, len(self.problems), "images/s")
 
     def update(self, repetitions: int, beta: float) -> Table:
         """Samples a second of an optimiser step; the reference is part of it where there is a KL."""
-        part = self.plain_part()
-        works: dict[str, Callable] = {"plain": lambda: self.plain.update(part, self.advantage_B, beta)}
+        works: dict[str, Callable] = {
+            n: lambda n=n: self.plain[n].update(self.plain_part(n), self.advantage_B, beta) for n in self.plain
+        }
         works |= {n: lambda n=n: self.ours[n].update(self.part(n), beta) for n in self.ours}
         samples = len(self.problems) * self.case.updated / (self.case.steps - 1)
         return self._table(works, repetitions, samples, "samples/s")
@@ -106,10 +108,11 @@ class Bench:
         }
 
     def _table(self, works: dict[str, Callable], repetitions: int, count: float, unit: str) -> Table:
-        needed = {name: flops(work) for name, work in works.items() if name != "plain"}
+        needed = {name: flops(work) for name, work in works.items() if name in self.ours}
         timings, full, half = interleaved(works, repetitions)
         rows = {}
         for name, timing in timings.items():
+            # Plain has the floor of the default: what it computes beyond that is not needed.
             rows[name] = summary(timing, count, unit) | {"x plain": ratio(timings["plain"], timing)}
             rate = half if name.startswith("bfloat16") else full
             work = needed.get(name, needed["float32"])

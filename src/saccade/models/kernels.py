@@ -19,12 +19,12 @@ from torch import Tensor, nn
 def fused(network: nn.Module) -> Iterator[nn.Module]:
     """Within it, the feed-forward layers of a diffusers transformer run fused, equal within rounding; without gradients.
 
-    Nothing changes on other devices, under autocast, and where torch was built without oneDNN.
+    Nothing changes on other devices and where torch was built without oneDNN. Not for use under autocast.
     """
     from diffusers.models.activations import GELU
 
     layers = [m for m in network.modules() if isinstance(m, GELU) and m.approximate == "tanh"]
-    usable = torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+    usable = torch.backends.mkldnn.is_available()
     chosen = [m for m in layers if usable and type(m.proj) is nn.Linear and m.proj.weight.device.type == "cpu"]
     for layer in chosen:
         layer.forward = partial(_linear_gelu, layer.proj)

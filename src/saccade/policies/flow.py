@@ -204,7 +204,7 @@ class FlowPolicy:
             with merged(network) if self.fold_trained else same:
                 yield
         else:
-            # Autocast casts what goes into a linear layer, which a fused one never sees.
+            # In bfloat16 a fused layer would round otherwise than the layers that replay it with gradients.
             whole = self.merge and self.precision == torch.float32
             with merged(network) if self.merge else same, fused(network) if whole else same:
                 yield
