@@ -9,6 +9,7 @@ import torch
 
 from saccade.core import Loss, Problem, seeds, spawn
 from saccade.math.credit import group_advantage
+from saccade.models.sharding import shard
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies import flow, tokens
 from saccade.sampling.layout import in_groups
@@ -54,7 +55,7 @@ def sharded(out: str) -> None:
     """Two modules, two losses: one reads both, each update moves its own."""
     torch.manual_seed(0)
     first, second = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)) for _ in range(2))
-    modules = [distributed.shard(m, list(m)) for m in (first, second)]
+    modules = [shard(m, list(m)) for m in (first, second)]
     rows = distributed.share(list(range(6)))
     x = torch.linspace(-1, 1, 24).reshape(6, 4)[rows[0] : rows[-1] + 1]
     both = lambda _: Loss((modules[0](x) * modules[1](x)).sum(), torch.tensor(float(len(x))))

@@ -23,7 +23,7 @@ SMALL = dict(task=TASK, prompts_per_step=2, group=4, evaluate_every=1, save_ever
 def tiny(name: str, sd3_folder: Path, lm_folder: Path, **changes):
     """A recipe's default settings on random tiny models."""
     settings = next(iter(catalog.load(name).PRESETS.values()))
-    small = dict(flow=replace(settings.flow, model=str(sd3_folder), size=16, sampling_steps=3), **SMALL)
+    small = dict(flow=replace(settings.flow, model=str(sd3_folder), size=16, sampling_steps=4), **SMALL)
     if hasattr(settings, "writer"):
         small["writer"] = replace(settings.writer, rewriter=str(lm_folder), max_new_tokens=8)
         small["retained"] = 1

@@ -270,7 +270,7 @@ class FlowModel:
     """Edge of a picture in pixels."""
     sampling_steps: int = 8
     """Denoising steps of a picture."""
-    guidance: float = 2.0
+    guidance: float = 1.0
     """Classifier-free guidance (1 = off), or the embedded guidance of a distilled network."""
     kernel: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     """Transition of the stochastic steps."""

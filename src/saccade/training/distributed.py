@@ -2,7 +2,7 @@
 
 Replicas add their gradients themselves after the last micro-batch, one flat bucket a dtype, update by update; no wrapper
 watches the backward pass, so several losses, frozen parts and skipped updates cannot confuse it. Sharded modules
-(FSDP2's ``fully_shard``) reduce inside their own backward pass; their mean is turned back into the sum.
+(`models.sharding`) reduce inside their own backward pass; their mean is turned back into the sum.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from saccade.models.sharding import is_sharded
 
 T = TypeVar("T")
 
@@ -88,7 +90,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     plain: dict[torch.dtype, list[Tensor]] = {}
     for p in parameters:
-        if _is_sharded(p):
+        if is_sharded(p):
             if p.grad is not None:
                 p.grad.mul_(world())
             continue
@@ -100,20 +102,3 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         _add_up(flat)
         for g, part in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))
-
-
-def _is_sharded(p: Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(p, DTensor)
-
-
-def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-    """Shard a module over all processes, block by block (FSDP2); returns it unchanged where there is one process."""
-    if not dist.is_initialized():
-        return module
-    from torch.distributed.fsdp import fully_shard
-
-    for block in blocks:
-        fully_shard(block)
-    return fully_shard(module)

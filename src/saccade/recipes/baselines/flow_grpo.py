@@ -42,7 +42,7 @@ class Settings:
     """Training steps (batches of attempts)."""
     prompts_per_step: int = 8
     """Different prompts in a batch, over all processes."""
-    group: int = 8
+    group: int = 12
     """Attempts of each prompt, compared with one another."""
     window: int = 2
     """Denoising steps that are stochastic and trained."""
@@ -175,10 +175,11 @@ def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[
     return pictures_of(policies["policy"].best, prompts, seeds_B)
 
 
+_CHECK = Settings(task=DrawingTask(held_out_size=192))
 ARMS = {
-    "grpo": Settings(),
-    "shuffled rewards": replace(Settings(), shuffle_rewards=True),
-    "all steps": replace(Settings(), window=7, micro_decisions=4),
+    "grpo": _CHECK,
+    "shuffled rewards": replace(_CHECK, shuffle_rewards=True),
+    "all steps": replace(_CHECK, window=7),
 }
 
 CLAIMS = (
