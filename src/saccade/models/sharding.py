@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-    """Shard a module over all processes, block by block; returns it unchanged where there is one process."""
-    if not dist.is_initialized():
-        return module
-    from torch.distributed.fsdp import fully_shard
+def shard(network: nn.Module) -> list[nn.Parameter]:
+    """Cut a network over all processes, block by block (those that its class says must not be split).
 
-    for block in blocks:
-        fully_shard(block)
-    return fully_shard(module)
+    Returns the parameters that are trained, in their order; with one process nothing is cut.
+    """
+    if dist.is_initialized():
+        from torch.distributed.fsdp import fully_shard
+
+        blocks = set(getattr(network, "_no_split_modules", None) or ())
+        for module in [m for m in network.modules() if type(m).__name__ in blocks]:
+            fully_shard(module)
+        fully_shard(network)
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+@contextlib.contextmanager
+def gathered(network: nn.Module) -> Iterator[None]:
+    """Within it every process holds the whole network, so that each may call it as often as its own rows need."""
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [m for m in network.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(True, recurse=False)
 
 
 def is_sharded(x: Tensor) -> bool:

@@ -18,6 +18,7 @@ from saccade.core import Likelihood, Problem, Rollout, generator
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.decoding import decode, positions, tempered
 from saccade.models.language import LanguageModel, Prompt, load
+from saccade.models.sharding import gathered, shard
 
 
 def inputs_as_prompt(problem: Problem) -> str:
@@ -67,7 +68,8 @@ class TokenPolicy:
         self._check_room(ids_PL.shape[1])
         index_B = torch.tensor(index, device=ids_PL.device)
         uniform_BT = torch.stack([torch.rand(self.max_new_tokens, generator=generator(s)) for s in seeds_B.tolist()])
-        with merged(self.language.model) if self.merge else contextlib.nullcontext(), self._numerics():
+        fold = merged(self.language.model) if self.merge else contextlib.nullcontext()
+        with gathered(self.language.model), fold, self._numerics():
             tokens_BT, logp_BT, length_B = decode(
                 self.language.model,
                 ids_PL,
@@ -201,6 +203,8 @@ class WriterModel:
     """Arithmetic of the language model."""
     rewriter_device: str = "auto"
     """cpu, cuda or auto."""
+    rewriter_sharded: bool = False
+    """Cut the network over all processes (FSDP2) instead of keeping a copy in each."""
 
 
 def build(cfg: WriterModel, prompt: Callable[[Problem], Prompt], seed: int = 0) -> TokenPolicy:
@@ -208,12 +212,14 @@ def build(cfg: WriterModel, prompt: Callable[[Problem], Prompt], seed: int = 0) 
     device = cfg.rewriter_device if cfg.rewriter_device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     precision = getattr(torch, cfg.rewriter_precision)
     language = load(cfg.rewriter, precision if cfg.rewriter_lora_rank else torch.float32, device)
+    trained = trainable(language.model, cfg.rewriter_lora_rank, seed=seed)
     return TokenPolicy(
         language,
-        trainable(language.model, cfg.rewriter_lora_rank, seed=seed),
+        shard(language.model) if cfg.rewriter_sharded else trained,
         prompt,
         max_new_tokens=cfg.max_new_tokens,
         temperature=cfg.temperature,
         top_p=cfg.top_p,
         precision=precision,
+        merge=not cfg.rewriter_sharded,
     )

@@ -45,13 +45,14 @@ def world() -> int:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of what all processes know; parts differ by one item at most."""
+    """This process's part of what all processes know, as many for each: sharded networks are called in step."""
     if not dist.is_initialized():
         return items
-    if len(items) < world():
-        raise ValueError(f"{len(items)} problems a step cannot be shared by {world()} processes: raise problems per step")
-    edges = [round(i * len(items) / world()) for i in range(world() + 1)]
-    return items[edges[dist.get_rank()] : edges[dist.get_rank() + 1]]
+    each, rest = divmod(len(items), world())
+    if rest:
+        near = world() * max(each, 1)
+        raise ValueError(f"{len(items)} problems a step cannot be shared evenly by {world()} processes; {near} can")
+    return items[dist.get_rank() * each : (dist.get_rank() + 1) * each]
 
 
 def all_sum(x: Tensor) -> Tensor:
