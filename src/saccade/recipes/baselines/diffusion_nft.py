@@ -51,8 +51,10 @@ class Settings:
     """Weight of the distance to the reference's velocity; 0 spares its evaluation."""
     times: int = 4
     """Noise levels of the sampling grid at which each picture is trained, drawn anew for each."""
+    decay_after: int = 0
+    """Steps over which the old policy is the present one."""
     decay_slope: float = 0.001
-    """The old policy keeps min(slope x step, most) of itself after each step."""
+    """Past these it keeps min(slope x steps, most) of itself after each step."""
     decay_most: float = 0.5
     lr: float = 1e-4
     """Learning rate of AdamW."""
@@ -73,8 +75,9 @@ PRESETS = {
             "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=10, guidance=1.0, text_length=256,
             lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
         ),
-        task=DrawingTask(prompts="geneval_train.jsonl", held_out="geneval_test.jsonl", rewards=("rapidocr",)),
-        steps=2000, prompts_per_step=48, group=24, beta=1.0, beta_reference=1e-4, times=10, lr=3e-4, warmup=1,
+        task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
+        steps=2000, prompts_per_step=48, group=24, beta=0.1, beta_reference=1e-4, times=10,
+        decay_after=75, decay_slope=0.0075, decay_most=0.999, lr=3e-4, warmup=1,
         micro_rows=4, evaluate_every=30,
     ),
 }  # fmt: skip
@@ -107,7 +110,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=1e-4),
         schedule=warmup(cfg.warmup),
-        after=lambda taken: old.follow(min(cfg.decay_slope * taken, cfg.decay_most)),
+        after=lambda taken: old.follow(kept(cfg, taken)),
     )
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
@@ -119,6 +122,11 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
+
+
+def kept(cfg: Settings, taken: int) -> float:
+    """What the old policy keeps of itself after so many steps."""
+    return min(cfg.decay_slope * max(taken - cfg.decay_after, 0), cfg.decay_most)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:

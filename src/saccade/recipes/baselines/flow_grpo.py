@@ -81,7 +81,7 @@ PRESETS = {
             "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=10, guidance=4.5, text_length=256,
             lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
         ),
-        task=DrawingTask(prompts="geneval_train.jsonl", held_out="geneval_test.jsonl", rewards=("ocr",)),
+        task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
         steps=5000, prompts_per_step=48, group=24, window=9, beta=0.04, lr=3e-4, warmup=1, minibatches=2,
         micro_rows=8, micro_decisions=1, ema=0.9, evaluate_every=30,
     ),

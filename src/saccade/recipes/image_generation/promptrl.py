@@ -53,7 +53,7 @@ class Settings:
     """Put before each prompt that is to be rewritten; the miniature was taught to rewrite without being told."""
     seed: int = 0
     """Seed of everything: prompts, noise, words."""
-    steps: int = 60
+    steps: int = 120
     """Training steps (batches of attempts)."""
     prompts_per_step: int = 8
     """Different prompts in a batch, over all processes."""
@@ -83,8 +83,8 @@ class Settings:
     """Attempts that go through a network at once in an update."""
     micro_decisions: int | None = None
     """Decisions of an attempt that go through a network at once in an update; None takes all."""
-    evaluate_every: int = 20
-    save_every: int = 20
+    evaluate_every: int = 30
+    save_every: int = 30
 
 
 PRESETS = {
@@ -244,7 +244,7 @@ def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Te
     return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, drawn.outputs)]
 
 
-_CHECK = Settings(task=DrawingTask(held_out_size=192), evaluate_every=30)
+_CHECK = Settings(task=DrawingTask(held_out_size=192), steps=60)
 ARMS = {
     "promptrl": _CHECK,
     "flow only": replace(_CHECK, retained=_CHECK.group),
