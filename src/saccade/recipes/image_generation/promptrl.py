@@ -7,7 +7,9 @@ idea: In each group a few attempts keep the user's prompt and the others are dra
 claims: The same reward after half the rollouts of flow-only training; less loss of reward under paraphrased prompts;
     keeping two original prompts a group is better, without a rewriter, than keeping none.
 differs: Retained attempts exist in every mode (the release has them for editing alone). A rewrite without an answer tag
-    is drawn from the original prompt. Each policy has an optimiser and a gradient norm of its own.
+    is drawn from the original prompt. Each policy has an optimiser and a gradient norm of its own. In the check, which
+    draws without guidance, flow-only training does not come to depend on its wording within 3,840 pictures (it loses
+    0.03 of 0.32 under paraphrase, the untrained base nothing), so there is little that the second claim could save.
 """
 
 from __future__ import annotations
