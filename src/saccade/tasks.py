@@ -35,6 +35,9 @@ Show = Callable[[str, list[dict]], None]
 MONITORS = ("sharpness", "diversity")
 """Never trained on unless asked for, always measured."""
 
+STRICT = {"geneval": "geneval_strict"}
+"""Rewards that give part marks, and what they stand for: measured beside them, so that gaming the marks is seen."""
+
 
 def reward(name: str) -> Reward:
     """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
@@ -114,6 +117,8 @@ class DrawingTask:
             ]
             rewards = torch.cat([self.judge(part) for part in parts])
             scores[name] = float(rewards.nanmean())
+            if twin := STRICT.get(self.rewards[0]):
+                scores[f"{name}, strict"] = float(torch.cat([reward(twin)(part) for part in parts]).nanmean())
             monitored += parts
             if show:
                 show(name, exhibits(parts[0], rewards))
