@@ -21,7 +21,7 @@ def shard(network: nn.Module) -> list[nn.Parameter]:
         blocks = set(getattr(network, "_no_split_modules", None) or ())
         for module in [m for m in network.modules() if type(m).__name__ in blocks]:
             fully_shard(module)
-        fully_shard(network)
+        fully_shard(network, reshard_after_forward=True)  # else a network that is not trained now keeps stale weights
     return [p for p in network.parameters() if p.requires_grad]
 
 
