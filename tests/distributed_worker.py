@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 
@@ -9,6 +10,7 @@ import torch
 
 from saccade.core import Loss, Problem, seeds, spawn
 from saccade.math.credit import group_advantage
+from saccade.models.sharding import shard, whole
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies import flow, tokens
 from saccade.sampling.layout import in_groups
@@ -20,11 +22,13 @@ torch.set_num_threads(1)
 
 
 def policy_of(kind: str, folder: str):
-    if kind == "flow":
-        model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1)
+    if kind.startswith("flow"):
+        cut = dict(sharded=True, lora_rank=2 if "lora" in kind else 0) if "sharded" in kind else {}
+        model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1, **cut)
         return flow.build(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
     chat = lambda problem: str(problem.inputs)
-    return tokens.build(tokens.WriterModel(folder, max_new_tokens=6), chat), [Problem(i, "a b c"[i:]) for i in range(4)]
+    model = tokens.WriterModel(folder, max_new_tokens=6, rewriter_sharded="sharded" in kind)
+    return tokens.build(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
 
 
 def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
@@ -40,21 +44,28 @@ def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
         )
         return rollout
 
-    loss = PolicyGradient(policy, clip=0.2, average="rows" if kind == "rewriter" else "decisions")
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
+    loss = PolicyGradient(policy, clip=0.2, average="rows" if kind.startswith("rewriter") else "decisions")
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.05, momentum=0.5)
     learner = Updates([Update("it", loss, policy.parameters(), optimizer)], minibatches=2, micro_rows=3)
     feed = OnPolicy(problems, collect, per_step=4, seed=3)
     for step in range(0 if only_start else 3):
         learner.update(feed(step))
+        # As a checkpoint has them: whole, whatever is cut.
+        kept = [copy.deepcopy(whole(part.state_dict())) for part in (policy, learner)]
+        for part, state in zip((policy, learner), kept):
+            part.load_state_dict(state)
+    state = whole(policy.state_dict())
     if os.environ.get("RANK", "0") == "0":
-        torch.save({str(i): p.detach().clone() for i, p in enumerate(policy.parameters())}, out)
+        torch.save({name: p.clone() for name, p in state.items()}, out)
 
 
 def sharded(out: str) -> None:
     """Two modules, two losses: one reads both, each update moves its own."""
     torch.manual_seed(0)
     first, second = (torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)) for _ in range(2))
-    modules = [distributed.shard(m, list(m)) for m in (first, second)]
+    modules = [first, second]
+    for m in modules:
+        shard(m)
     rows = distributed.share(list(range(6)))
     x = torch.linspace(-1, 1, 24).reshape(6, 4)[rows[0] : rows[-1] + 1]
     both = lambda _: Loss((modules[0](x) * modules[1](x)).sum(), torch.tensor(float(len(x))))
@@ -67,8 +78,7 @@ def sharded(out: str) -> None:
     )
     for _ in range(3):
         learner.update({})
-    whole = lambda p: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
-    state = {f"{i}.{n}": whole(p) for i, m in enumerate(modules) for n, p in m.named_parameters()}
+    state = {f"{i}.{n}": whole(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()}
     if os.environ.get("RANK", "0") == "0":
         torch.save(state, out)
 

@@ -34,9 +34,9 @@ def weights_after(tmp_path: Path, kind: str, processes: int, *more: str) -> dict
     return torch.load(out)
 
 
-@pytest.mark.parametrize("kind", ["flow", "rewriter"])
+@pytest.mark.parametrize("kind", ["flow", "rewriter", "flow-sharded", "flow-sharded-lora", "rewriter-sharded"])
 def test_two_processes_take_the_steps_of_one(tmp_path, sd3_folder, lm_folder, kind):
-    folder = str(sd3_folder if kind == "flow" else lm_folder)
+    folder = str(sd3_folder if kind.startswith("flow") else lm_folder)
     one, two = (weights_after(tmp_path, kind, n, folder) for n in (1, 2))
     start = weights_after(tmp_path, kind, 1, folder, "start")
     for name in one:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,8 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
     """Run all jobs, ``at_once`` at a time. RunFailed as soon as one fails; the others are then ended too."""
     waiting, running = list(jobs), []
     display = open_display(True, lambda: False)
+    # A terminated check takes its runs along, as Ctrl-C does.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -97,4 +100,5 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
     finally:
         for job in running:
             job.stop()
+        signal.signal(signal.SIGTERM, former)
         display.close()

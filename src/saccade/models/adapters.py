@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from saccade.models.sharding import like
+
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "c_attn", "query_key_value", "qkv_proj", "qkv") + (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
@@ -75,7 +77,7 @@ def load_weights(parameters: Sequence[nn.Parameter], state: Mapping[str, Tensor]
     for i, p in enumerate(parameters):
         if state[str(i)].shape != p.shape:
             raise ValueError(f"trained weight {i} has shape {tuple(state[str(i)].shape)}, not {tuple(p.shape)}")
-        p.copy_(state[str(i)])
+        p.copy_(like(p, state[str(i)]))
 
 
 def _inject(module: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None, seed: int) -> None:

@@ -6,18 +6,16 @@ The grid of times comes from the checkpoint's own scheduler, so that our samples
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from saccade.models.attention import JointAttention
-from saccade.models.locate import locate, reading
+from saccade.models.locate import description, locate, reading
 
 
 @dataclass(frozen=True)
@@ -134,9 +132,8 @@ def load(
     ``text_length`` is the number of T5 tokens; None takes the pipeline's own default.
     """
     place = locate(name)
-    with reading(name, place):
-        index = _index(place)
-        found = str(index["_class_name"])
+    index = description(name, place, "model_index.json")
+    found = str(index.get("_class_name"))
     if found not in KINDS:
         raise ValueError(f"model '{name}': its class {found} is not supported; supported: {', '.join(KINDS)}")
     import diffusers
@@ -153,16 +150,6 @@ def load(
             part.to(device=device).eval().requires_grad_(False)
     kind, default_length = KINDS[found]
     return kind(pipe, default_length if text_length is None else text_length)
-
-
-def _index(place: str) -> dict[str, Any]:
-    """What a pipeline says of its parts."""
-    path = Path(place) / "model_index.json"
-    if not Path(place).is_dir():
-        from huggingface_hub import hf_hub_download
-
-        path = Path(hf_hub_download(place, "model_index.json"))
-    return json.loads(path.read_text())
 
 
 class PromptCache:

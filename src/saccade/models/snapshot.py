@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from saccade.models.sharding import like
+
 
 class Snapshot:
     """Values of ``parameters`` as they are now; ``with snapshot:`` puts them in place of the present ones."""
@@ -37,7 +39,7 @@ class Snapshot:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for i, value in enumerate(self.values):
-            value.copy_(state[str(i)])
+            value.copy_(like(value, state[str(i)]))
 
     @torch.no_grad()
     def _swap(self) -> None:

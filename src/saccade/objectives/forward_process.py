@@ -16,7 +16,7 @@ from saccade.policies.flow import FlowPolicy
 
 @dataclass(frozen=True)
 class NFT:
-    """DiffusionNFT 2509.16117: ``5 nft(...) + beta_reference |v - v_ref|^2`` at one time of the grid a sample.
+    """DiffusionNFT 2509.16117: ``5 nft(...) + beta_reference |v - v_ref|^2``, a mean over ``times`` of the grid.
 
     ``old`` is the policy that sampled; ``reference`` the frozen one. Sampled and trained without guidance.
     """
@@ -26,22 +26,32 @@ class NFT:
     reference: Snapshot
     beta: float = 1.0
     beta_reference: float = 1e-4
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.times <= self.policy.steps:
+            raise ValueError(f"times {self.times} is not between 1 and the {self.policy.steps} sampling steps")
 
     def __call__(self, rollout: Rollout) -> Loss:
+        rollout = rollout.rows(torch.arange(len(rollout)).repeat_interleave(self.times))
         x0, problems = rollout.decisions["x0_B"], rollout.problems
-        t_B, eps = draw_noise(self.policy, rollout)
+        t_B, eps = draw_noise(self.policy, rollout, self.times)
         x_t = add_noise(x0, eps, t_B)
         with torch.no_grad():
             with self.old:
                 v_old = self.policy.velocity(x_t, t_B, problems)
-            with self.reference:
-                v_ref = self.policy.velocity(x_t, t_B, problems)
+            v_ref = None
+            if self.beta_reference:
+                with self.reference:
+                    v_ref = self.policy.velocity(x_t, t_B, problems)
         v = self.policy.velocity(x_t, t_B, problems)
         advantage_B = rollout.advantage_BT[:, 0]
         contrast = nft(v, v_old, x_t, x0, t_B, optimality(advantage_B), self.beta)
+        count = torch.tensor(float(len(rollout)))
+        if v_ref is None:
+            return Loss(5 * contrast.sum(), count)
         drift = ((v - v_ref) ** 2).flatten(1).mean(1)
-        total = (5 * contrast + self.beta_reference * drift).sum()
-        return Loss(total, torch.tensor(float(len(rollout))), {"kl": drift.detach().sum()})
+        return Loss((5 * contrast + self.beta_reference * drift).sum(), count, {"kl": drift.detach().sum()})
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,13 @@ def extremes(rollout: Rollout) -> tuple[Tensor, Tensor]:
     return (torch.stack(best), torch.stack(worst)) if best else (empty, empty)
 
 
-def draw_noise(policy: FlowPolicy, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """A time of the sampler's grid and fresh noise for each row, from the row's own seed."""
-    x0, seeds_B = rollout.decisions["x0_B"], spawn(rollout.extras["seed_B"], 1 << 20)
-    times = policy.times[:-1]
-    picks = [int(torch.randint(len(times), (1,), generator=generator(s))) for s in seeds_B.tolist()]
-    return times[picks].to(x0.device), noise(spawn(seeds_B, 1), x0.shape[1:], x0.device)
+def draw_noise(policy: FlowPolicy, rollout: Rollout, copies: int = 1) -> tuple[Tensor, Tensor]:
+    """A time of the sampler's grid and fresh noise for each row, from the row's own seed.
+
+    ``copies`` of an attempt that follow one another get different times, in an order of the attempt's own.
+    """
+    x0, times = rollout.decisions["x0_B"], policy.times[:-1]
+    own = spawn(rollout.extras["seed_B"][::copies], 1 << 20)
+    picks = [torch.randperm(len(times), generator=generator(s))[:copies] for s in own.tolist()]
+    seeds_B = torch.stack([spawn(own, 1 + copy) for copy in range(copies)], 1).flatten()
+    return times[torch.cat(picks)].to(x0.device), noise(seeds_B, x0.shape[1:], x0.device)

@@ -21,6 +21,7 @@ from saccade.math.kernels import flow_kernel, gaussian_logp, ode
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.diffusion import Backbone, Conditioning, PromptCache, load
 from saccade.models.kernels import fused
+from saccade.models.sharding import shard
 
 LATENT_DIMS = 3
 
@@ -270,7 +271,7 @@ class FlowModel:
     """Edge of a picture in pixels."""
     sampling_steps: int = 8
     """Denoising steps of a picture."""
-    guidance: float = 2.0
+    guidance: float = 1.0
     """Classifier-free guidance (1 = off), or the embedded guidance of a distilled network."""
     kernel: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     """Transition of the stochastic steps."""
@@ -288,6 +289,8 @@ class FlowModel:
     """cpu, cuda or auto."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+    sharded: bool = False
+    """Cut the network over all processes (FSDP2) instead of keeping a copy in each."""
     lora_folded: bool = False
     """Train through W + LoRA as one matrix; faster where 6 x rank comes near the layers' width or exceeds it."""
     reuse_unconditional: bool = False
@@ -301,6 +304,8 @@ def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolic
     device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if cfg.lora_folded and cfg.checkpointing:
         raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
+    if cfg.lora_folded and cfg.sharded:
+        raise ValueError("lora_folded needs whole matrices, and sharded cuts them; choose one")
     precision = getattr(torch, cfg.precision)
     # Frozen weights may rest in the lower precision; weights that are trained stay in float32.
     resting = precision if cfg.lora_rank else torch.float32
@@ -308,6 +313,8 @@ def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolic
     if cfg.checkpointing:
         backbone.transformer.enable_gradient_checkpointing()
     trained = trainable(backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=seed)
+    if cfg.sharded:
+        trained = shard(backbone.transformer)
     return FlowPolicy(
         backbone,
         trained,
@@ -317,6 +324,7 @@ def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolic
         kernel=cfg.kernel,
         noise=cfg.noise,
         stochastic=tuple(stochastic),
+        merge=not cfg.sharded,
         fold_trained=cfg.lora_folded,
         reuse_unconditional=cfg.reuse_unconditional,
         at_once=cfg.at_once,

@@ -24,6 +24,8 @@ class TokenModel:
     """Arithmetic of the model."""
     device: str = "auto"
     """cpu, cuda or auto."""
+    sharded: bool = False
+    """Cut the model over all processes (FSDP2) instead of keeping a copy in each."""
     train_vision: bool = False
     """Whether the part that looks at pictures is trained too."""
     min_pixels: int | None = None
@@ -50,10 +52,12 @@ class WriterModel:
     """Arithmetic of the language model."""
     rewriter_device: str = "auto"
     """cpu, cuda or auto."""
+    rewriter_sharded: bool = False
+    """Cut the model over all processes (FSDP2) instead of keeping a copy in each."""
 
     def plain(self) -> TokenModel:
         """The same model under the common names."""
         return TokenModel(
             self.rewriter, self.max_new_tokens, self.temperature, self.top_p, self.rewriter_lora_rank,
-            self.rewriter_precision, self.rewriter_device,
+            self.rewriter_precision, self.rewriter_device, self.rewriter_sharded,
         )  # fmt: skip

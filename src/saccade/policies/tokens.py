@@ -22,6 +22,7 @@ from saccade.models.head import weigh
 from saccade.models.language import LanguageModel, load
 from saccade.models.messages import Prompt
 from saccade.models.passages import Names, PerRow, content
+from saccade.models.sharding import gathered, shard, within
 from saccade.models.states import Rows, states
 from saccade.models.vision import Eyes
 from saccade.policies.token_models import TokenModel, WriterModel
@@ -83,7 +84,8 @@ class TokenPolicy:
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """The state of the model in which a draft is written: no gradients, LoRA folded in."""
-        with torch.no_grad(), merged(self.language.model) if self.merge else contextlib.nullcontext(), self._numerics():
+        model = self.language.model
+        with torch.no_grad(), gathered(model), merged(model) if self.merge else contextlib.nullcontext(), self._numerics():
             yield
 
     def draft(self, problems: Sequence[Problem], seeds_B: Tensor) -> Draft:
@@ -141,7 +143,7 @@ class TokenPolicy:
         own_BT = position_BT > 0
         if own_BT.any():
             with self._numerics():
-                weighed = self._weigh(rollout.decisions, own_BT)
+                weighed = within(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
             logp_BT, entropy_BT = (logp_BT.to(x.dtype).masked_scatter(own_BT, x) for x in weighed)
         return Likelihood(logp_BT=logp_BT, entropy_BT=entropy_BT)
 
@@ -197,14 +199,16 @@ def build(
     language = load(cfg.model, precision if cfg.lora_rank else torch.float32, device, cfg.min_pixels, cfg.max_pixels)
     model = language.model
     words = nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
+    trained = trainable(model if cfg.train_vision else words, cfg.lora_rank, seed=seed)
     policy = TokenPolicy(
         language,
-        trainable(model if cfg.train_vision else words, cfg.lora_rank, seed=seed),
+        shard(model) if cfg.sharded else trained,
         prompt,
         max_new_tokens=cfg.max_new_tokens,
         temperature=cfg.temperature,
         top_p=cfg.top_p,
         precision=precision,
+        merge=not cfg.sharded,
     )
     if cfg.train_vision and policy.eyes.frozen:
         raise ValueError(f"model '{cfg.model}': train_vision has no effect, nothing that looks at pictures would be trained")

@@ -17,6 +17,9 @@ from saccade.worlds import shapes
 MONITORS = ("sharpness", "diversity")
 """Never trained on unless asked for, always measured."""
 
+STRICT = {"geneval": "geneval_strict"}
+"""Rewards that give part marks, and what they stand for: measured beside them, so that gaming the marks is seen."""
+
 
 @dataclass(frozen=True)
 class DrawingTask:
@@ -67,6 +70,9 @@ class DrawingTask:
             for name, (parts, rewards_B) in found.items():
                 show(name, exhibits(parts[0], rewards_B))
         means = {name: float(rewards_B.nanmean()) for name, (_, rewards_B) in found.items()}
+        if twin := STRICT.get(self.rewards[0]):
+            strict = {name: torch.cat([reward(twin)(part) for part in parts]) for name, (parts, _) in found.items()}
+            means |= {f"{name}, strict": float(value_B.nanmean()) for name, value_B in strict.items()}
         every = [part for parts, _ in found.values() for part in parts]
         monitored = {name: torch.cat([part.rewards[name] for part in every]) for name in MONITORS[:1] if every}
         return means | {name: float(value_B.nanmean()) for name, value_B in monitored.items()}

@@ -2,7 +2,7 @@
 
 Replicas add their gradients themselves after the last micro-batch, one flat bucket a dtype, update by update; no wrapper
 watches the backward pass, so several losses, frozen parts and skipped updates cannot confuse it. Sharded modules
-(FSDP2's ``fully_shard``) reduce inside their own backward pass; their mean is turned back into the sum.
+(`models.sharding`) reduce inside their own backward pass; their mean is turned back into the sum.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from saccade.models.sharding import is_sharded
 
 T = TypeVar("T")
 
@@ -43,13 +45,14 @@ def world() -> int:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of what all processes know; parts differ by one item at most."""
+    """This process's part of what all processes know, as many for each: sharded networks are called in step."""
     if not dist.is_initialized():
         return items
-    if len(items) < world():
-        raise ValueError(f"{len(items)} problems a step cannot be shared by {world()} processes: raise problems per step")
-    edges = [round(i * len(items) / world()) for i in range(world() + 1)]
-    return items[edges[dist.get_rank()] : edges[dist.get_rank() + 1]]
+    each, rest = divmod(len(items), world())
+    if rest:
+        near = world() * max(each, 1)
+        raise ValueError(f"{len(items)} problems a step cannot be shared evenly by {world()} processes; {near} can")
+    return items[dist.get_rank() * each : (dist.get_rank() + 1) * each]
 
 
 def all_sum(x: Tensor) -> Tensor:
@@ -88,7 +91,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     plain: dict[torch.dtype, list[Tensor]] = {}
     for p in parameters:
-        if _is_sharded(p):
+        if is_sharded(p):
             if p.grad is not None:
                 p.grad.mul_(world())
             continue
@@ -100,20 +103,3 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         _add_up(flat)
         for g, part in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))
-
-
-def _is_sharded(p: Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(p, DTensor)
-
-
-def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-    """Shard a module over all processes, block by block (FSDP2); returns it unchanged where there is one process."""
-    if not dist.is_initialized():
-        return module
-    from torch.distributed.fsdp import fully_shard
-
-    for block in blocks:
-        fully_shard(block)
-    return fully_shard(module)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Batch, Loss, Objective, Rollout
+from saccade.models.sharding import like
 from saccade.training import distributed
 
 
@@ -128,7 +129,7 @@ class Updates:
         self.batches = state["batches"]
         for u in self.updates:
             u.steps = state["updates"][u.name]["steps"]
-            u.optimizer.load_state_dict(state["updates"][u.name]["optimizer"])
+            u.optimizer.load_state_dict(_cut_as(u.params, state["updates"][u.name]["optimizer"]))
 
 
 def minibatch(batch: Any, part: int, parts: int) -> Any:
@@ -178,6 +179,12 @@ def only(params: Sequence[nn.Parameter], updates: Sequence[Update]) -> Iterator[
 def warmup(steps: int) -> Callable[[int], float]:
     """A learning-rate factor that rises to 1 over ``steps`` optimiser steps."""
     return lambda taken: min((taken + 1) / max(steps, 1), 1.0)
+
+
+def _cut_as(params: Sequence[nn.Parameter], saved: Mapping) -> dict:
+    """An optimiser's saved state with its moments cut over the processes as their weights are."""
+    moments = {i: {k: like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
+    return {**saved, "state": moments}
 
 
 def _view(batch: Batch, on: str) -> Any:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from saccade.models.sharding import whole
 from saccade.training import checkpoint, files, folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
@@ -160,7 +161,7 @@ class Run:
 
     def save(self, step: int, state: Mapping[str, Stateful]) -> Path:
         """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
-        gathered = {name: part.state_dict() for name, part in state.items()}
+        gathered = {name: whole(part.state_dict()) for name, part in state.items()}
         self._steps = max(self._steps, step)
         place = self.folder / "checkpoints"
         if not self._writes:

@@ -6,12 +6,14 @@ idea: No likelihood and no stochastic sampler: noised samples of the old policy 
 claims: With half the network evaluations its reward is at least Flow-GRPO's; with shuffled rewards nothing is learned.
 differs: Sampled with the Euler steps of the checkpoint's scheduler, not a second-order solver. The embedded default
     trains the weights themselves (the release has LoRA alone).
+    In the check NFT gains 0.10 to 0.19 in 36 batches where Flow-GRPO gains about 0.10 in 60, but at half the network's
+    evaluations it is 0.04 behind; and random credit is not harmless to it: with shuffled rewards one seed lost 0.09.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ from saccade.training.run import Run
 class Settings:
     """DiffusionNFT; the defaults are the embedded miniature's."""
 
-    flow: FlowModel = FlowModel(guidance=1.0)
+    flow: FlowModel = FlowModel()
     task: DrawingTask = DrawingTask()
     seed: int = 0
     """Seed of everything: prompts, noise, initial LoRA."""
@@ -43,16 +45,20 @@ class Settings:
     """Training steps (batches of attempts)."""
     prompts_per_step: int = 8
     """Different prompts in a batch, over all processes."""
-    group: int = 8
+    group: int = 12
     """Attempts of each prompt, compared with one another."""
-    beta: float = 1.0
-    """How far the mirrored velocities lie from the old one (0.1 for OCR and several rewards)."""
-    beta_reference: float = 1e-4
-    """Weight of the distance to the reference's velocity."""
+    beta: float = 0.3
+    """How far the mirrored velocities lie from the old one (release: 1; 0.1 for OCR and several rewards)."""
+    beta_reference: float = 0.0
+    """Weight of the distance to the reference's velocity; 0 spares its evaluation."""
+    times: int = 4
+    """Noise levels of the sampling grid at which each picture is trained, drawn anew for each."""
+    decay_after: int = 0
+    """Steps over which the old policy is the present one."""
     decay_slope: float = 0.001
-    """The old policy keeps min(slope x step, most) of itself after each step."""
+    """Past these it keeps min(slope x steps, most) of itself after each step."""
     decay_most: float = 0.5
-    lr: float = 3e-4
+    lr: float = 1e-4
     """Learning rate of AdamW."""
     warmup: int = 5
     """Optimiser steps over which the learning rate rises."""
@@ -71,8 +77,10 @@ PRESETS = {
             "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=10, guidance=1.0, text_length=256,
             lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
         ),
-        task=DrawingTask(prompts="geneval_train.jsonl", held_out="geneval_test.jsonl", rewards=("rapidocr",)),
-        steps=2000, prompts_per_step=48, group=24, warmup=1, micro_rows=8, evaluate_every=30,
+        task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
+        steps=2000, prompts_per_step=48, group=24, beta=0.1, beta_reference=1e-4, times=10,
+        decay_after=75, decay_slope=0.0075, decay_most=0.999, lr=3e-4, warmup=1,
+        micro_rows=4, evaluate_every=30,
     ),
 }  # fmt: skip
 
@@ -100,11 +108,11 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     update = Update(
         "flow",
-        NFT(policy, old, reference, cfg.beta, cfg.beta_reference),
+        NFT(policy, old, reference, cfg.beta, cfg.beta_reference, cfg.times),
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=1e-4),
         schedule=warmup(cfg.warmup),
-        after=lambda taken: old.follow(min(cfg.decay_slope * taken, cfg.decay_most)),
+        after=lambda taken: old.follow(kept(cfg, taken)),
     )
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
@@ -118,6 +126,11 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
+def kept(cfg: Settings, taken: int) -> float:
+    """What the old policy keeps of itself after so many steps."""
+    return min(cfg.decay_slope * max(taken - cfg.decay_after, 0), cfg.decay_most)
+
+
 def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
     """Rewards of held-out prompts, without noise but the first; the same prompts and noise each time."""
     return cfg.task.score(policies["policy"].best)
@@ -128,11 +141,14 @@ def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[
     return pictures_of(policies["policy"].best, prompts, seeds_B)
 
 
+_CHECK = Settings(task=DrawingTask(held_out_size=192), steps=36, evaluate_every=18)
 ARMS = {
-    "nft": Settings(steps=30),
-    "shuffled rewards": Settings(steps=30, shuffle_rewards=True),
-    "grpo": Other("flow_grpo", {"steps": 60, "flow": FlowModel(guidance=1.0)}),
+    "nft": _CHECK,
+    "shuffled rewards": replace(_CHECK, shuffle_rewards=True),
+    "grpo": Other("flow_grpo", {"task": _CHECK.task, "steps": 60, "evaluate_every": 30}),
 }
+# Evaluations of the network for a picture: NFT 8 to draw and 2 at each of 4 noise levels, GRPO 8 to draw and 1 for each
+# of 2 trained steps. 18 steps of 16 are just less than half of 60 steps of 10, with the same number of pictures a step.
 
 CLAIMS = (
     Claim(
@@ -146,7 +162,7 @@ CLAIMS = (
         lambda arm: 0.03 - abs(arm["shuffled rewards"]["train wording"] - arm["shuffled rewards"]["train wording@0"]),
     ),
     Claim(
-        "with half the pictures, and half the network evaluations, it reaches Flow-GRPO's reward",
-        lambda arm: arm["nft"]["train wording"] - arm["grpo"]["train wording"],
+        "with half the network evaluations (and 30 % of the pictures) it reaches Flow-GRPO's reward",
+        lambda arm: arm["nft"]["train wording@18"] - arm["grpo"]["train wording@60"],
     ),
 )

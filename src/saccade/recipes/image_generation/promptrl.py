@@ -7,7 +7,11 @@ idea: In each group a few attempts keep the user's prompt and the others are dra
 claims: The same reward after half the rollouts of flow-only training; less loss of reward under paraphrased prompts;
     keeping two original prompts a group is better, without a rewriter, than keeping none.
 differs: Retained attempts exist in every mode (the release has them for editing alone). A rewrite without an answer tag
-    is drawn from the original prompt. Each policy has an optimiser and a gradient norm of its own.
+    is drawn from the original prompt. Each policy has an optimiser and a gradient norm of its own. In the check, which
+    draws without guidance, flow-only training does not come to depend on its wording within 3,840 pictures (it loses
+    0.03 of 0.32 under paraphrase, the untrained base nothing), so there is little that the second claim could save.
+    The rewriter also finds the part marks of the reward: it may drop an object that would be drawn badly. So the strict
+    score stands beside (one seed: 0.08 for the base, 0.16 after training, 0.22 rewritten).
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ class Settings:
     """Put before each prompt that is to be rewritten; the miniature was taught to rewrite without being told."""
     seed: int = 0
     """Seed of everything: prompts, noise, words."""
-    steps: int = 60
+    steps: int = 120
     """Training steps (batches of attempts)."""
     prompts_per_step: int = 8
     """Different prompts in a batch, over all processes."""
@@ -65,7 +69,7 @@ class Settings:
     """Whether the flow model learns; off is prompt-only training, with pictures drawn along the ODE."""
     format_weight: float = 1.0
     """Weight of the format reward (an answer between its tags)."""
-    window: int = 2
+    window: int = 3
     """Denoising steps at the front that are stochastic and trained."""
     clip: float = 1e-4
     """Range of the flow model's probability ratio."""
@@ -73,9 +77,9 @@ class Settings:
     """Weight of the flow model's distance to its reference, (m - m_ref)^2 / (2 S^2)."""
     word_beta: float = 0.01
     """Weight of the language model's k3 distance to its reference."""
-    lr: float = 1e-4
+    lr: float = 1.5e-4
     """Learning rate of the flow model."""
-    word_lr: float = 1e-4
+    word_lr: float = 3e-4
     """Learning rate of the language model."""
     warmup: int = 5
     """Optimiser steps over which both learning rates rise."""
@@ -83,8 +87,8 @@ class Settings:
     """Attempts that go through a network at once in an update."""
     micro_decisions: int | None = None
     """Decisions of an attempt that go through a network at once in an update; None takes all."""
-    evaluate_every: int = 20
-    save_every: int = 20
+    evaluate_every: int = 30
+    save_every: int = 30
 
 
 PRESETS = {
@@ -244,7 +248,7 @@ def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Te
     return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, drawn.outputs)]
 
 
-_CHECK = Settings(steps=40)
+_CHECK = Settings(task=DrawingTask(held_out_size=192), steps=60)
 ARMS = {
     "promptrl": _CHECK,
     "flow only": replace(_CHECK, retained=_CHECK.group),
@@ -254,7 +258,7 @@ ARMS = {
 CLAIMS = (
     Claim(
         "with its rewriter it reaches at half the rollouts what flow-only training reaches with all",
-        lambda arm: arm["promptrl"]["train wording, rewritten@20"] - arm["flow only"]["train wording@40"],
+        lambda arm: arm["promptrl"]["train wording, rewritten@30"] - arm["flow only"]["train wording@60"],
     ),
     Claim(
         "it loses less under paraphrased prompts",
