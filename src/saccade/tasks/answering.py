@@ -17,6 +17,9 @@ from saccade.tasks.names import TEXTS, reward
 from saccade.tasks.scoring import Show, score
 from saccade.worlds import questions
 
+_GAP = 4
+"""Pixels between the pictures of a strip."""
+
 
 @dataclass(frozen=True)
 class AnsweringTask:
@@ -85,7 +88,7 @@ def asked(prompt: str) -> Question:
             pictures.append(np.asarray(Image.open(words.pop(0)).convert("RGB")))
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"{prompt.split()[len(pictures)]} is no picture: {error}") from error
-    return Question(" ".join(words) if pictures else prompt, tuple(pictures))
+    return Question(prompt.split(maxsplit=len(pictures))[-1] if pictures else prompt, tuple(pictures))
 
 
 def by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]:
@@ -96,11 +99,32 @@ def by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]
 
 
 def exhibits(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
-    """The first answers of a rollout as a run shows them: question, picture, answer, score."""
+    """The first answers of a rollout as a run shows them: question, picture, answer, score.
+
+    A question about several pictures is a conversation too, in which each of them is shown; its picture is their strip.
+    """
     return [
-        {"prompt": p.inputs.text, "image": pixels(p.inputs.pictures[0]), "text": said, "score": float(r)}
+        {"prompt": p.inputs.text, "image": strip(p.inputs.pictures), "text": said, "score": float(r)} | _conversation(p.inputs, said)
         for p, said, r in zip(rollout.problems[:count], rollout.outputs, reward_B)
     ]
+
+
+def _conversation(question: Question, said: str) -> dict[str, Any]:
+    """The turns of a question about several pictures; nothing for one."""
+    if len(question.pictures) < 2:
+        return {}
+    asked = {"who": "user", "text": question.text, "pictures": [{"image": pixels(picture)} for picture in question.pictures]}
+    return {"turns": [asked, {"who": "model", "text": said, "trained": True}]}
+
+
+def strip(pictures: Sequence[Any]) -> Tensor:
+    """Stored pictures uint8 ``[H, W, 3]`` of any sizes side by side on white, ``[3, H, W]`` in [0, 1]; one as it is."""
+    wide = sum(picture.shape[1] + _GAP for picture in pictures) - _GAP
+    sheet, left = np.full((max(map(len, pictures)), wide, 3), 255, np.uint8), 0
+    for picture in pictures:
+        sheet[: len(picture), left : left + picture.shape[1]] = picture
+        left += picture.shape[1] + _GAP
+    return pixels(sheet)
 
 
 def pixels(picture: Any) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from saccade.core import Reward
-from saccade.rewards import answers, boxes, ocr, pictures
+from saccade.rewards import answers, boxes, imitation, length, ocr, pictures, rendering
 from saccade.worlds.shapes import rewards as shape_rewards
 
 PICTURES: dict[str, Reward] = {
@@ -37,6 +37,20 @@ TEXTS: dict[str, Reward] = {
     "think_answer": answers.think_answer,
 }
 """Rewards on texts."""
+
+PROGRAMS: dict[str, Reward] = {
+    "l2": rendering.l2,
+    "edge_l2": rendering.EdgeL2(),
+    "structure": rendering.structure,
+    "ssim": rendering.ssim,
+    "foreground_iou": rendering.foreground_iou,
+    "error": rendering.error,
+    "validity": rendering.validity,
+    "length": length.RelativeLength(),
+    "length_ratio": imitation.LengthRatio(),
+    "overlap": imitation.TokenOverlap(),
+}
+"""Rewards on programs that draw; lengths are those of letters, `error` is better the less it is."""
 
 
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:

@@ -21,7 +21,8 @@ def score(
     found = {}
     for name, problems in sets.items():
         own = seeds(54_321, len(problems))
-        parts = [attempt(problems[i : i + rows], own[i : i + rows]) for i in range(0, len(problems), rows)]
+        cuts = torch.arange(len(problems)).split(rows)  # what is read from disk late is asked for one by one
+        parts = [attempt([problems[i] for i in cut.tolist()], own[cut]) for cut in cuts]
         found[name] = parts, torch.cat([judge(part) for part in parts])
     return found
 
