@@ -39,12 +39,12 @@ def test_a_third_party_loads_the_rewriter_with_plain_transformers():
 
 
 def test_the_base_has_room_above_it_and_ground_below():
-    """0.4 to 0.7 of the judge's points, more with descriptive wordings than with terse ones."""
+    """Under guidance 0.4 to 0.7 of the judge's points, more with descriptive wordings than with terse ones."""
     from saccade.core import seeds
     from saccade.policies.flow import FlowModel, build
     from saccade.tasks import DrawingTask
 
-    policy, scores = build(FlowModel(), ()), {}
+    policy, scores = build(FlowModel(guidance=2.0), ()), {}
     for wordings in ("terse", "descriptive"):
         task = DrawingTask(wordings=wordings, held_out_size=96)
         problems = task.kept_back()["train wording"]
