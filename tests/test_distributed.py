@@ -21,7 +21,7 @@ def launch(script: str, *arguments: str, processes: int = 2, timeout: int = 240)
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), f"--master-port={port}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     return subprocess.run(
         [*command, str(HERE / script), *arguments], capture_output=True, text=True, timeout=timeout, env=environment
     )

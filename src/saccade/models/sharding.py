@@ -24,7 +24,7 @@ def shard(network: nn.Module) -> list[nn.Parameter]:
         blocks = set(getattr(network, "_no_split_modules", None) or ())
         for module in [m for m in network.modules() if type(m).__name__ in blocks]:
             fully_shard(module)
-        fully_shard(network)
+        fully_shard(network, reshard_after_forward=True)  # else a network that is not trained now keeps stale weights
         network.within = MethodType(_run, network)
         register_fsdp_forward_method(network, "within")
     return [p for p in network.parameters() if p.requires_grad]
