@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,11 @@ class LanguageModel:
     model: Any
     tokenizer: Any
     processor: Any = None
+    plain_head: bool = field(init=False)
+    """Whether logits are the head's output on the last hidden states and nothing else (no caps, no scales)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain_head", _has_plain_head(self.model, self.pad))
 
     @property
     def ends(self) -> list[int]:
@@ -63,15 +67,6 @@ class LanguageModel:
     def axes(self) -> int:
         """Numbers that make a position: 3 where pictures have time, rows and columns (M-RoPE), else 1."""
         return 3 if hasattr(self.model.base_model, "get_rope_index") else 1
-
-    @cached_property
-    def plain_head(self) -> bool:
-        """Whether logits are the head's output on the last hidden states and nothing else (no caps, no scales)."""
-        head, device = self.model.get_output_embeddings(), self.model.device
-        with torch.no_grad():
-            ids = torch.tensor([[self.pad, self.pad]], device=device)
-            hidden = self.model.base_model(input_ids=ids).last_hidden_state
-            return torch.equal(head(hidden), self.model(input_ids=ids).logits)
 
     @property
     def head(self) -> nn.Module:
@@ -212,3 +207,11 @@ def _known(task: str) -> Mapping[str, str]:
     from transformers.models.auto import modeling_auto
 
     return getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
+
+
+@torch.no_grad()
+def _has_plain_head(model: nn.Module, token: int) -> bool:
+    """Asked of a few words at once, while the network is still whole."""
+    ids = torch.tensor([[token, token]], device=model.device)
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    return torch.equal(model.get_output_embeddings()(hidden), model(input_ids=ids).logits)
