@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from saccade.training.run import Run
+from saccade.worlds import canvases
 
 COLORS = {"red": (214, 69, 65), "blue": (52, 101, 196), "green": (46, 154, 92), "yellow": (233, 185, 44), "purple": (130, 80, 180)}
 PROMPTS = [
@@ -90,6 +91,54 @@ def _pictures(run: Run, step: int, done: float, lift: float, rewrites: bool) -> 
     run.samples(step, "held-out", items)
 
 
+def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 40) -> Path:
+    """A run of models that look closer and that draw by code: conversations with boxes, programs beside their renders."""
+    settings = {"steps": steps, "first_view": 1024, "lift": lift}
+    with Run.start(folder, {"recipe": recipe, "settings": settings, "seed": 0}, display=False) as run:
+        for step in (0, steps):
+            done = step / steps
+            run.log(step, {"eval/accuracy": 0.3 + lift * done, "eval/sufficient box": 0.2 + lift * done})
+            run.samples(step, "held out", [_talk(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
+            run.samples(step, "drawings", [_drawing(i, done) for i in range(len(PROMPTS))])
+        run.finish({"before": {"accuracy": 0.3}, "after": {"accuracy": 0.3 + lift}})
+    return folder
+
+
+def _talk(problem, skill: float) -> dict:
+    """A look at a canvas: the less ``skill``, the further off the box; no box at all for a first problem without any."""
+    question, canvas, true = canvases.parts(problem.inputs.text)[0], problem.inputs.pictures[0], problem.answer["boxes"][0]
+    rng = np.random.default_rng(problem.id)
+    x, y = np.clip(np.array(true[:2]) - 12 + rng.normal(size=2) * 60 * (0.4 - min(skill, 0.4)), 0, 62).astype(int).tolist()
+    box, missing = [x, y, x + 34, y + 30], problem.id == 0 and not skill
+    image = lambda pixels: torch.tensor(np.array(pixels)).permute(2, 0, 1) / 255
+    view = image(Image.fromarray(canvas).resize((32, 32), Image.Resampling.BICUBIC))
+    seen = [{"corners": [v / 3 for v in true], "label": problem.answer["labels"][0], "kind": "true"}]
+    boxes = [*seen] if missing else [*seen, {"corners": [v / 3 for v in box]}]
+    back = {"image": view} if missing else {"image": image(canvas[box[1] : box[3], box[0] : box[2]])}
+    notice = "This box cannot be used, here is the whole picture. " if missing else ""
+    letter = problem.answer["text"] if skill else "D"
+    told = lambda text, picture: {"who": "user", "text": text, "pictures": [picture]}
+    said = lambda text: {"who": "model", "text": text, "trained": True}
+    turns = [
+        told(f"{question} Give the box of the place to look at.", {"image": view, "boxes": boxes}),
+        said("near the middle" if missing else f"[{','.join(str(round(v / 3)) for v in box)}]"),
+        told(notice + problem.inputs.text, back), said(letter),
+    ]  # fmt: skip
+    score = float(letter == problem.answer["text"])
+    return {"prompt": problem.inputs.text, "image": image(canvas), "text": letter, "score": score, "turns": turns}
+
+
+def _drawing(i: int, done: float) -> dict:
+    """A program that is to draw a picture, and what it draws."""
+    prompt, objects = PROMPTS[i]
+    code = "".join(f'\n  <circle cx="{x}" cy="{y}" r="{5 * done + 2:g}" fill="{color}"/>' for color, _, x, y in objects)
+    draw = lambda spoiled: picture(objects, np.random.default_rng(i + 3), spoiled)
+    return {
+        "prompt": prompt, "image": draw(1 - done), "target": draw(0), "score": round(0.2 + 0.7 * done, 2),
+        "text": f'<svg viewBox="0 0 32 32" xmlns="here">{code}\n</svg>', "boxes": [{"corners": [2, 3, 30, 31], "label": "canvas"}] * (i == 0),
+    }  # fmt: skip
+
+
 def hostile(folder: Path) -> Path:
     """A run whose every word tries to break out of the page, with a torn last line and gaps in its metrics."""
     evil = HOSTILE
@@ -98,6 +147,10 @@ def hostile(folder: Path) -> Path:
         for step in (1, 2, 3):
             run.log(step, {f"reward/{evil}": step if step != 2 else float("nan"), "reward/never": float("nan"), "health/one": 1.0})
         run.samples(1, "s", [{"prompt": evil, "text": evil, "image": torch.rand(3, 600, 700), "score": float("nan")}])
+        picture = {"image": torch.rand(3, 20, 700), "boxes": [{"corners": [-1e9, 3, 1e9, 9], "label": evil}, {"corners": [5, 5, 5, 5]}]}
+        turns = [{"who": evil, "text": evil, "pictures": [picture, picture], "trained": True}, {"who": "", "text": ""}]
+        run.samples(1, "talk", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
+        run.samples(1, "code", [{"prompt": evil, "text": evil * 30, **picture, "target": torch.rand(3, 900, 20)}])
         run.table(evil, [evil], [[evil]])
         run.finish({"before": {evil: 1}, "after": {evil: None}})
     with (folder / "metrics.jsonl").open("a") as file:

@@ -11,7 +11,7 @@ ROOT = Path(saccade.__file__).parent
 FLOORS = [
     {"core"},
     {"math"},
-    {"models"},
+    {"models", "tools"},
     {"policies"},
     {"sampling", "rewards", "objectives", "worlds", "training"},
     {"tasks"},

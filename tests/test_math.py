@@ -162,7 +162,7 @@ def test_golden_aggregations():
     term, length = torch.tensor([-1.0, 1.0])[:, None].expand(2, 6), mask.sum(1)
     for average, longest, expected in (("rows", None, 0.0), ("decisions", None, 0.5), ("constant", 8, 0.25)):
         weight = surrogates.decision_weight(mask, length, average, longest)
-        value = (weight * term).sum() / surrogates.weight_count(weight, mask, length, average)
+        value = (weight * term).sum() / surrogates.mean_weight(mask, length, average).sum()
         assert float(value) == pytest.approx(expected, abs=1e-6), average
 
 

@@ -56,6 +56,8 @@ def runs(tmp_path_factory):
         "other": fixture.make(home / "other", "promptrl", lift=0.2, seed=1, steps=60),
         "staged": fixture.make(home / "staged", "promptrl", steps=60, stages=True),
         "hostile": fixture.hostile(home / "hostile"),
+        "seeing": fixture.seeing(home / "seeing"),
+        "seeing more": fixture.seeing(home / "more", lift=0.6),
         "check": fixture.check(home / "check.json", holds=False),
     }
 
@@ -115,12 +117,55 @@ def test_hostile_words_stay_words(runs, tmp_path):
     assert not parsed.open and not any(a.get("src") == "x" or "onerror" in a for _, a in parsed.tags)
     assert {tag for tag, _ in parsed.tags} <= {
         *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li table thead tbody tr th td".split(),
-        *"caption figure figcaption img article button script noscript blockquote".split(),
+        *"caption figure figcaption img article button script noscript blockquote pre details summary".split(),
     }
     assert fixture.HOSTILE in parsed.words and "49" not in parsed.words
     assert [chart["name"] for chart in parsed.data].count(f"reward/{fixture.HOSTILE}") == 1
     assert not any(chart["name"] == "reward/never" for chart in parsed.data)
     assert sum(tag == "script" for tag, _ in parsed.tags) == len(parsed.data) + 2
+
+
+def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
+    parsed, html = page([runs["seeing"]], tmp_path / "r.html")
+    shown = " ".join(" ".join(parsed.words).split())
+    assert not parsed.open and "Conversations" in parsed.words and "Learned rewrites" not in parsed.words
+    assert "The same prompts and noise at step 0 and step 40. What the model was told is grey." in shown
+    assert "solid is where the model pointed, dashed what was to be found." in shown and "near the middle" in parsed.words
+    turns = [a["class"] for tag, a in parsed.tags if a.get("class", "").startswith("turn ")]
+    assert turns == ["turn told", "turn own"] * 2 * 6 * 2
+    boxes = [a for tag, a in parsed.tags if a.get("class", "").startswith("outline")]
+    assert [a["class"] for a in boxes].count("outline true") == 12 and [a["class"] for a in boxes].count("outline said") == 11 + 2
+    assert all(0 <= float(x) <= 100 for a in boxes for x in re.findall(r":([\d.]+)%", a["style"]))
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 6 * 2 * 2 + 6 * 3  # glance and crop, target and two renders
+    assert sum(tag == "pre" for tag, _ in parsed.tags) == 12 and "&lt;circle" in html and "program after" in parsed.words
+
+
+def test_conversations_of_several_runs_share_their_start(runs, tmp_path):
+    parsed, _ = page([runs["seeing"], runs["seeing more"], runs["plain"]], tmp_path / "r.html")
+    assert sum(a.get("class") == "talk" for _, a in parsed.tags) == 3 * 6
+    assert sum(a.get("alt", "").startswith("target") for _, a in parsed.tags) == 6 and not parsed.open
+
+
+def test_samples_hold_conversations_in_plain_lines(runs):
+    lines = [json.loads(line) for line in (runs["seeing"] / "samples.jsonl").read_text().splitlines()]
+    item = lines[0]["items"][1]
+    assert list(item) == ["prompt", "image", "text", "score", "turns"] and item["image"] == "samples/held out/000000-01.png"
+    first, said = item["turns"][:2]
+    assert first["who"] == "user" and first["trained"] is False and said == {"who": "model", "text": said["text"], "pictures": [], "trained": True}
+    assert first["pictures"][0]["image"] == "samples/held out/000000-01-0-0.png" and first["pictures"][0]["boxes"][1]["kind"] == "said"
+    assert all((runs["seeing"] / picture["image"]).is_file() for turn in item["turns"] for picture in turn["pictures"])
+    assert lines[1]["items"][0]["target"] == "samples/drawings/000000-00-target.png"
+
+
+@pytest.mark.parametrize(
+    ("box", "why"),
+    [({"corners": [1, 2, 3]}, "four finite corners"), ({"corners": [1, 2, 3, float("nan")]}, "four finite corners"),
+     ({"corners": [1, 2, 3, 4], "kind": "treu"}, "the nearest is 'true'")],
+)  # fmt: skip
+def test_a_box_that_is_none_is_refused(tmp_path, box, why):
+    with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
+        with pytest.raises(ValueError, match=why):
+            run.samples(1, "s", [{"prompt": "p", "image": fixture.torch.zeros(3, 4, 4), "boxes": [box]}])
 
 
 def test_missing_parts_are_left_out(tmp_path):
@@ -152,6 +197,9 @@ def test_an_unfinished_run_shows_its_evaluations(tmp_path):
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p"}]}\n', "lacks prompt or image"),
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "../../x.png"}]}\n', "a picture outside its run"),
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "config.json"}]}\n', "is not a picture"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "target": "../x.png"}]}\n', "a picture outside its run"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "turns": [{"who": "m"}]}]}\n', "turns of another form"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "boxes": [{"corners": [1]}]}]}\n', "boxes or turns of another form"),
     ],
 )
 def test_a_broken_folder_is_one_line(tmp_path, name, content, message):
@@ -198,13 +246,15 @@ def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
 def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
-    path = write([runs["plain"], runs["hostile"]], tmp_path / "r.html", [runs["check"]])
+    path = write([runs["plain"], runs["hostile"], runs["seeing"]], tmp_path / "r.html", [runs["check"]])
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width, dark=width == 390)
             assert tab.errors == [] and [r for r in tab.requests if not r.startswith("data:")] == [path.resolve().as_uri()]
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth && innerWidth") == width
             assert tab.evaluate("[...document.querySelectorAll('.plot')].every(p => p.querySelector('.scatterlayer path'))")
+            inside = "const a = b.getBoundingClientRect(), f = b.parentNode.getBoundingClientRect(); return a.left >= f.left - 1 && a.right <= f.right + 1 && a.bottom <= f.bottom + 1"
+            assert tab.evaluate(f"[...document.querySelectorAll('.outline')].every(b => {{{inside}}})")
         chart = "[...document.querySelectorAll('.chart')].find(c => c.textContent.startsWith('reward/shapes'))"
         last = f"[...{chart}.querySelector('.plot').data[0].x].pop()"
         assert tab.evaluate(last) == 60

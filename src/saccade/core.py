@@ -27,6 +27,14 @@ class Problem:
     source: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a model that sees is asked: a text and the pictures it is about, each uint8 ``[H, W, 3]`` of its own size."""
+
+    text: str
+    pictures: tuple[Any, ...] = ()
+
+
 @dataclass
 class Rollout:
     """B attempts by one policy, each a row of T decisions.

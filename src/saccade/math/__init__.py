@@ -1,1 +1,1 @@
-"""Pure functions on tensors: paths, kernels, credit, surrogates, divergences, preferences."""
+"""Pure functions on tensors: paths, kernels, credit, surrogates, divergences, boxes, coordinate frames."""

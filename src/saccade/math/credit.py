@@ -92,16 +92,32 @@ class RollingBaseline:
         self.seen = {key: deque(values, maxlen=self.size) for key, values in state.items()}
 
 
+def whitened(values_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8, all_sum: AllSum = lambda x: x) -> Tensor:
+    """(A - mean) / (spread + eps) over all own decisions of the batch, 0 elsewhere: ``[B, T]`` (REINFORCE++ 2501.03262)."""
+    own = mask_BT > 0
+    values = torch.where(own, values_BT, 0.0).double()
+    count = all_sum(own.double().sum()).clamp(min=1)
+    centred = (values - all_sum(values.sum()) / count) * own
+    return (centred / (_spread(all_sum((centred**2).sum()), count, False) + eps)).to(values_BT.dtype)
+
+
+def telling(reward_B: Tensor, group_B: Tensor) -> Tensor:
+    """Whether the attempts of a row's group got different rewards, so that there is something to learn: bool ``[B]``."""
+    spread, inverse = _group_spread(reward_B, group_B)
+    return (spread > 1e-8)[inverse]
+
+
 def silent_groups(reward_B: Tensor, group_B: Tensor) -> Tensor:
     """Share of groups whose attempts all got the same reward, hence no signal: a health metric."""
-    ids = group_B.unique()
-    spread = torch.stack([_range(reward_B[group_B == g]) for g in ids])
-    return (spread <= 1e-8).float().mean()
+    return (_group_spread(reward_B, group_B)[0] <= 1e-8).float().mean()
 
 
-def _range(values: Tensor) -> Tensor:
-    values = values[values.isfinite()]
-    return values.max() - values.min() if len(values) else torch.zeros(())
+def _group_spread(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest minus lowest reward of each group (-inf without a verdict), and the place of each row's group."""
+    ids, inverse = group_B.unique(return_inverse=True)
+    highest = lambda values_B: values_B.new_full((len(ids),), -torch.inf).scatter_reduce(0, inverse, values_B, "amax")
+    top, bottom = (highest(torch.where(reward_B.isfinite(), x, -torch.inf)) for x in (reward_B, -reward_B))
+    return top + bottom, inverse
 
 
 def _per_group(values_B: Tensor, group_B: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from saccade.models.sharding import like
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "c_attn", "query_key_value", "qkv_proj") + (
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "c_attn", "query_key_value", "qkv_proj", "qkv") + (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
-"""Names of attention projections in transformers' language models and in diffusers' transformers."""
+"""Names of attention projections in transformers' language and vision models and in diffusers' transformers."""
 
 
 def trainable(

@@ -8,33 +8,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 class Slab(DynamicLayer):
     """The past of row ``index_B[b]`` of ``layer`` for every row b, in memory for ``room`` tokens.
 
-    It stands on transformers' own layer because its models ask their caches for that type.
+    Only the first ``count`` rows are read and written; those behind them rest with all they have. It stands on
+    transformers' own layer because its models ask their caches for that type.
     """
 
     def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int):
         super().__init__()
-        self.is_initialized, self.dtype, self.device, self.room = True, layer.dtype, layer.device, room
-        self.keys, self.values = layer.keys, layer.values
-        self.batch_select_indices(index_B)
+        self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
+        self.all_keys, self.all_values = (_roomy(x[index_B], room) for x in (layer.keys, layer.values))
+        self.show(len(index_B), layer.keys.shape[2])
+
+    def show(self, count: int, length: int) -> None:
+        """Go on with the first ``count`` rows and ``length`` tokens."""
+        self.count, self.keys, self.values = count, self.all_keys[:count, :, :length], self.all_values[:count, :, :length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
-        self.all_keys[:, :, start:end], self.all_values[:, :, start:end] = key_states, value_states
-        self.keys, self.values = self.all_keys[:, :, :end], self.all_values[:, :, :end]
+        self.all_keys[: self.count, :, start:end] = key_states
+        self.all_values[: self.count, :, start:end] = value_states
+        self.show(self.count, end)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.all_keys, self.all_values = (_roomy(x, indices, self.room) for x in (self.keys, self.values))
+    def exchange(self, ones: Tensor, others: Tensor) -> None:
+        """Rows ``ones`` and ``others`` change places."""
         length = self.keys.shape[2]
-        self.keys, self.values = self.all_keys[:, :, :length], self.all_values[:, :, :length]
+        for memory in (self.all_keys, self.all_values):
+            past = memory[:, :, :length]
+            past[ones], past[others] = past[others], past[ones]
+
+    def grow(self, room: int) -> None:
+        """Make room for ``room`` tokens."""
+        if room > self.all_keys.shape[2]:
+            self.all_keys, self.all_values = (_roomy(x, room) for x in (self.all_keys, self.all_values))
+            self.show(self.count, self.keys.shape[2])
 
 
 def spread(cache: Any, index_B: Tensor, room: int) -> None:
@@ -49,8 +64,53 @@ def spread(cache: Any, index_B: Tensor, room: int) -> None:
             layer.batch_select_indices(index_B)
 
 
-def _roomy(past: Tensor, index_B: Tensor, room: int) -> Tensor:
+def share(cache: Any, index_B: Tensor) -> None:
+    """Give row b the past of row ``index_B[b]``; gradients of all rows that share one flow back into it."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.index_select(0, index_B), layer.values.index_select(0, index_B)
+
+
+def remembers(cache: Any) -> bool:
+    """Whether rows that rest in the cache keep all of their past: true for plain attention."""
+    return all(type(layer) is Slab for layer in cache.layers)
+
+
+def sees_all(model: Any) -> bool:
+    """Whether every layer of the model attends to everything before: no sliding windows, no recurrent states."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def gather(cache: Any, stay_N: Tensor) -> Tensor:
+    """Move the rows that stay (of those shown) to the front and go on with them; returns which row stands where ``[N]``.
+
+    Plain layers exchange as few rows as possible and keep the others behind; any other layer forgets those.
+    """
+    order = _order(stay_N)
+    count = int(stay_N.sum())
+    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
+    holes = moved[moved < count]
+    for layer in cache.layers:
+        if type(layer) is Slab:
+            layer.exchange(holes, order[holes])
+            layer.show(count, layer.keys.shape[2])
+        else:
+            layer.batch_select_indices(order[:count])
+    return order
+
+
+def _order(stay_N: Tensor) -> Tensor:
+    """A permutation that exchanges rows which leave in front with rows which stay behind."""
+    order = torch.arange(len(stay_N), device=stay_N.device)
+    front = order < stay_N.sum()
+    holes, tail = (front & ~stay_N).nonzero()[:, 0], (~front & stay_N).nonzero()[:, 0]
+    order[holes], order[tail] = tail, holes
+    return order
+
+
+def _roomy(past: Tensor, room: int) -> Tensor:
+    # Zeros and not empty: a row that rests has places it never wrote, and a masked NaN would still spread.
     rows, heads, length, width = past.shape
-    wide = past.new_empty(len(index_B), heads, room, width)
-    wide[:, :, :length] = past[index_B]
+    wide = past.new_zeros(rows, heads, room, width)
+    wide[:, :, :length] = past
     return wide

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def shard(network: nn.Module) -> list[nn.Parameter]:
@@ -16,13 +19,24 @@ def shard(network: nn.Module) -> list[nn.Parameter]:
     Returns the parameters that are trained, in their order; with one process nothing is cut.
     """
     if dist.is_initialized():
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         blocks = set(getattr(network, "_no_split_modules", None) or ())
         for module in [m for m in network.modules() if type(m).__name__ in blocks]:
             fully_shard(module)
         fully_shard(network, reshard_after_forward=True)  # else a network that is not trained now keeps stale weights
+        network.within = MethodType(_run, network)
+        register_fsdp_forward_method(network, "within")
     return [p for p in network.parameters() if p.requires_grad]
+
+
+def within(network: nn.Module, work: Callable[[], T]) -> T:
+    """``work()``, which calls parts of a network past its own forward, where the network's shards are whole for it."""
+    return network.within(work) if hasattr(network, "within") else work()
+
+
+def _run(network: nn.Module, work: Callable[[], T]) -> T:
+    return work()
 
 
 @contextlib.contextmanager

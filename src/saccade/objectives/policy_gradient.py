@@ -1,6 +1,11 @@
-"""GRPO on any policy: clipped surrogate on stored decisions, with an optional pull to the reference.
+"""GRPO on any policy: a surrogate on stored decisions, with an optional pull to the reference.
 
-The same function trains denoising steps and words. GRPO 2402.03300, Flow-GRPO 2505.05470.
+The same function trains denoising steps and words. GRPO 2402.03300, Flow-GRPO 2505.05470; its kin are settings of it:
+
+    DAPO      clip 0.2, clip_high 0.28, average "decisions"
+    Dr. GRPO  average "constant" with ``longest``, credit without spread
+    GSPO      ratio "row", average "rows", clip 3e-4, clip_high 4e-4
+    CISPO     surrogate=cispo
 """
 
 from __future__ import annotations
@@ -12,16 +17,19 @@ from torch import Tensor
 
 from saccade.core import Likelihood, Loss, Policy, Rollout
 from saccade.math import divergence
-from saccade.math.surrogates import clipped, clipped_share, decision_weight, weight_count
+from saccade.math.surrogates import Surrogate, at_level, clipped, clipped_share, decision_weight, mean_weight
 from saccade.models.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """``max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) + beta KL`` over the decisions whose mask is 1.
+    """``surrogate + beta KL`` over the decisions whose mask is 1.
 
+    ``surrogate``: `clipped` to 1 - ``clip`` … 1 + ``clip_high``, `dual_clipped` or `cispo`, or any function like them.
+    ``ratio``: of each "decision", of the whole "row", or "row_decision" (`at_level`); the last two need whole rows,
+    hence micro-batches by rows alone: ValueError where decisions were cut off.
     ``kl``: "k1", "k2", "k3" on log-probs; "variance" or "drift" on the means of Gaussian decisions, (m - m_ref)^2 over
-    2 S^2 or over 2 S^2 / |dt| (Flow-GRPO). ``average``: "decisions", "rows" or "constant" (over ``longest``).
+    2 S^2 or over 2 S^2 / |dt| (Flow-GRPO). ``average``: "decisions", "rows", "constant" (over ``longest``) or "sum".
     """
 
     policy: Policy
@@ -31,27 +39,30 @@ class PolicyGradient:
     kl: str = "k3"
     average: str = "decisions"
     longest: int | None = None
+    surrogate: Surrogate = clipped
+    ratio: str = "decision"
 
     def __call__(self, rollout: Rollout) -> Loss:
         seen = self.policy.likelihood(rollout)
-        length_B = rollout.extras["length_B"].to(seen.logp_BT.device)
+        mask, length_B = rollout.mask_BT, rollout.extras["length_B"].to(seen.logp_BT.device)
         # What is masked may hold anything, infinities too: it is cut out on the way in, not multiplied by zero.
-        own = rollout.mask_BT > 0
+        own = mask > 0
         logp, old, advantage = (
             torch.where(own, x, 0.0) for x in (seen.logp_BT, rollout.logp_BT, rollout.advantage_BT)
         )
-        term = clipped(logp, old, advantage, self.clip, self.clip_high)
+        compared = at_level(logp, old, mask, length_B, self.ratio)
+        term = self.surrogate(*compared, advantage, self.clip, self.clip_high)
         metrics = {
-            "ratio": (logp - old).exp(),
-            "clipped": clipped_share(logp, old, advantage, self.clip, self.clip_high),
+            "ratio": (compared[0] - compared[1]).exp(),
+            "clipped": clipped_share(*compared, advantage, self.clip, self.clip_high),
             "replay_gap": (logp - old).abs(),
         }
         if self.beta:
             metrics["kl"] = torch.where(own, distance(seen, rollout, self.kl), 0.0)
             term = term + self.beta * metrics["kl"]
-        weight = decision_weight(rollout.mask_BT, length_B, self.average, self.longest)
-        count = weight_count(weight, rollout.mask_BT, length_B, self.average)
-        return Loss((weight * term).sum(), count, {k: (weight * m.detach()).sum() for k, m in metrics.items()})
+        weight = decision_weight(mask, length_B, self.average, self.longest)
+        share = mean_weight(mask, length_B, self.average)
+        return Loss((weight * term).sum(), share.sum(), {k: (share * m.detach()).sum() for k, m in metrics.items()})
 
 
 def distance(seen: Likelihood, rollout: Rollout, kind: str) -> Tensor:

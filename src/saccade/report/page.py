@@ -12,6 +12,7 @@ from saccade.report import check, tables
 from saccade.report.curves import charts
 from saccade.report.pictures import picture_sets, rewrites
 from saccade.report.record import Record, read_all
+from saccade.report.talks import talk_sets
 from saccade.training.files import replace_bytes
 
 _HERE = Path(__file__).parent
@@ -59,6 +60,7 @@ def _section(records: list[Record], name: str) -> dict[str, Any] | None:
     found = {
         "curves": charts(records, name, ("reward", "eval")),
         "pictures": picture_sets(records, name),
+        "talks": talk_sets(records, name),
         "rewrites": rewrites(records, name),
         "tables": _tables(parts),
         "health": charts(records, name, ("health", "loss"), others=True),

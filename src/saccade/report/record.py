@@ -115,6 +115,28 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
     for item in items:
         if not isinstance(item, dict) or not {"prompt", "image"} <= set(item):
             raise ValueError(f"{folder / 'samples.jsonl'} is broken: an item of step {sample['step']} lacks prompt or image")
-        if not (folder / item["image"]).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{folder / 'samples.jsonl'} names a picture outside its run: {item['image'][:60]!r}")
+        for picture in _pictures(folder, sample, item):
+            if not (folder / picture).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{folder / 'samples.jsonl'} names a picture outside its run: {picture[:60]!r}")
     return sample
+
+
+def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
+    """The files of all pictures of an item, its target's and its turns' too. ValueError for parts of another form."""
+    try:
+        turns = item.get("turns", [])
+        words = [word for turn in turns for word in (turn["who"], turn["text"])]
+        shown = [item, *(picture for turn in turns for picture in turn["pictures"])]
+        paths = [picture["image"] for picture in shown] + ([item["target"]] if "target" in item else [])
+        boxes = [box for picture in shown for box in picture.get("boxes", [])]
+        if all(isinstance(text, str) for text in (*words, *paths)) and all(map(_is_box, boxes)):
+            return paths
+    except (KeyError, TypeError, AttributeError):
+        pass
+    what = f"an item of step {sample['step']} has pictures, boxes or turns of another form"
+    raise ValueError(f"{folder / 'samples.jsonl'} is broken: {what}")
+
+
+def _is_box(box: dict[str, Any]) -> bool:
+    numbers = len(box["corners"]) == 4 and all(isinstance(x, (int, float)) for x in box["corners"])
+    return numbers and isinstance(box["label"], str) and box["kind"] in on_disk.BOXES

@@ -18,12 +18,15 @@ Feed = Callable[[int], Batch]
 
 
 class OnPolicy:
-    """Draws ``per_step`` problems a step, without repetition within a pass, and collects fresh attempts at them."""
+    """Draws ``per_step`` problems a step, without repetition within a pass, and collects fresh attempts at them.
+
+    ``problems`` may be a sequence that reads them from disk when they are drawn.
+    """
 
     def __init__(self, problems: Sequence[Problem], collect: Collect, per_step: int, seed: int):
-        if not problems:
+        if not len(problems):
             raise ValueError("there are no problems to train on")
-        self.problems, self.collect, self.per_step, self.seed = list(problems), collect, per_step, seed
+        self.problems, self.collect, self.per_step, self.seed = problems, collect, per_step, seed
 
     def __call__(self, step: int) -> Batch:
         drawn = self.draw(step)
@@ -104,13 +107,12 @@ class Mixed:
 
 def join(parts: Sequence[Rollout]) -> Rollout:
     """Rows of several rollouts of one policy; shorter rows are padded with masked decisions, groups renumbered."""
-    width = max(p.logp_BT.shape[1] for p in parts)
     offsets, start = [], 0
     for p in parts:
         offsets.append(start)
         start += int(p.group_B.max()) + 1 if len(p) else 0
     named = lambda read: {
-        k: torch.cat([_pad(k, read(p)[k], width) for p in parts]) for k in read(parts[0]) if all(k in read(p) for p in parts)
+        k: _stacked([read(p)[k] for p in parts]) for k in read(parts[0]) if all(k in read(p) for p in parts)
     }
     first = parts[0].outputs
     outputs = torch.cat([p.outputs for p in parts]) if isinstance(first, torch.Tensor) else [o for p in parts for o in p.outputs]
@@ -119,11 +121,11 @@ def join(parts: Sequence[Rollout]) -> Rollout:
         problems=[q for p in parts for q in p.problems],
         decisions=named(lambda p: p.decisions),
         outputs=outputs,
-        logp_BT=torch.cat([_pad("_BT", p.logp_BT, width) for p in parts]),
-        mask_BT=torch.cat([_pad("_BT", p.mask_BT, width) for p in parts]),
+        logp_BT=_stacked([p.logp_BT for p in parts]),
+        mask_BT=_stacked([p.mask_BT for p in parts]),
         group_B=torch.cat([p.group_B + o for p, o in zip(parts, offsets)]),
         rewards=named(lambda p: p.rewards),
-        advantage_BT=torch.cat([_pad("_BT", p.advantage_BT, width) for p in parts]) if with_credit else None,
+        advantage_BT=_stacked([p.advantage_BT for p in parts]) if with_credit else None,
         extras=named(lambda p: p.extras),
     )
 
@@ -139,7 +141,17 @@ def from_state(state: Mapping[str, Any]) -> Rollout:
     return Rollout(**{**state, "problems": [Problem(**p) for p in state["problems"]]})
 
 
-def _pad(name: str, x: torch.Tensor, width: int) -> torch.Tensor:
-    if not name.endswith("_BT") or x.shape[1] == width:
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Values of the rows of several rollouts, one below the other; shorter rows are filled up with zeros."""
+    if not isinstance(parts[0], torch.Tensor):
+        return type(parts[0]).join(parts)
+    widest = [max(sizes) for sizes in zip(*(x.shape[1:] for x in parts))]
+    return torch.cat([_filled(x, widest) for x in parts])
+
+
+def _filled(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    if list(x.shape[1:]) == list(shape):
         return x
-    return torch.cat([x, x.new_zeros(len(x), width - x.shape[1], *x.shape[2:])], 1)
+    whole = x.new_zeros(len(x), *shape)
+    whole[tuple(slice(n) for n in x.shape)] = x
+    return whole

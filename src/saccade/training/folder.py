@@ -15,6 +15,8 @@ from torch import Tensor
 from saccade.training import files
 
 RESERVED = ("checkpoints", "samples", "tensorboard", "wandb")
+BOXES = ("said", "true")
+"""Kinds of boxes in a sample's picture: what was pointed at, and what should have been."""
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
 
 
@@ -46,12 +48,11 @@ def metrics(folder: Path, record: Mapping[str, Any]) -> None:
 
 def samples(folder: Path, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Write the pictures of one sample set and one line of samples.jsonl that describes them."""
-    described = [_described(item) for item in items]
-    pictures = [png(item["image"]) for item in items]
+    pictures: dict[str, bytes] = {}
+    described = [_described(item, f"samples/{name}/{step:06d}-{i:02d}", pictures) for i, item in enumerate(items)]
     (folder / "samples" / name).mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(pictures):
-        described[i]["image"] = f"samples/{name}/{step:06d}-{i:02d}.png"
-        files.replace_bytes(folder / described[i]["image"], picture)
+    for place, picture in pictures.items():
+        files.replace_bytes(folder / place, picture)
     files.append(folder / "samples.jsonl", {"step": step, "set": name, "items": described})
 
 
@@ -92,7 +93,37 @@ def png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _described(item: Mapping[str, Any]) -> dict[str, Any]:
-    text = {"text": str(item["text"])} if item.get("text") is not None else {}
-    score = {"score": files.number("score", item["score"])} if item.get("score") is not None else {}
-    return {"prompt": str(item["prompt"]), "image": "", **text, **score}
+def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
+    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with ``place``."""
+    found = {"prompt": str(item["prompt"]), **_picture(item, place, pictures)}
+    if item.get("text") is not None:
+        found["text"] = str(item["text"])
+    if item.get("score") is not None:
+        found["score"] = files.number("score", item["score"])
+    if item.get("target") is not None:
+        found["target"] = _picture({"image": item["target"]}, f"{place}-target", pictures)["image"]
+    if item.get("turns") is not None:
+        found["turns"] = [_turn(turn, f"{place}-{k}", pictures) for k, turn in enumerate(item["turns"])]
+    return found
+
+
+def _turn(turn: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
+    shown = [_picture(picture, f"{place}-{k}", pictures) for k, picture in enumerate(turn.get("pictures", ()))]
+    return {"who": str(turn["who"]), "text": str(turn["text"]), "pictures": shown, "trained": bool(turn.get("trained", False))}
+
+
+def _picture(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
+    pictures[f"{place}.png"] = png(item["image"])
+    boxes = [_box(box) for box in item.get("boxes") or ()]
+    return {"image": f"{place}.png"} | ({"boxes": boxes} if boxes else {})
+
+
+def _box(box: Mapping[str, Any]) -> dict[str, Any]:
+    corners = [files.number("corners", x) for x in box["corners"]]
+    if len(corners) != 4 or None in corners:
+        raise ValueError(f"a sample's box must have four finite corners, not {box['corners']}")
+    kind = str(box.get("kind", BOXES[0]))
+    if kind not in BOXES:
+        near = difflib.get_close_matches(kind, BOXES, n=1, cutoff=0)[0]
+        raise ValueError(f"a sample's box is of kind {kind!r}; the nearest is {near!r}")
+    return {"corners": corners, "label": str(box.get("label", "")), "kind": kind}

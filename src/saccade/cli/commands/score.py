@@ -54,7 +54,7 @@ def score(names: Sequence[str], folder: Path, prompts: Path | None) -> dict[str,
     from saccade.cli import pictures
 
     if not names:
-        raise ValueError(f"--reward names no reward; there are {', '.join(tasks.REWARDS)}, and FILE.py:FUNCTION")
+        raise ValueError(f"--reward names no reward; there are {', '.join(tasks.PICTURES)}, and FILE.py:FUNCTION")
     rewards = {name: tasks.reward(name) for name in names}
     files = pictures.find(folder)
     problems = _problems(prompts, len(files), folder)

@@ -1,67 +1,24 @@
-"""A task for a model that draws: prompts to train on, prompts kept back, and the rewards that judge a picture.
-
-The one place where worlds and rewards meet, between their floor and the recipes.
-"""
+"""A task for a model that draws: prompts to train on, prompts kept back, and the rewards that judge a picture."""
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, Sampler, seeds
-from saccade.rewards import ocr, pictures
+from saccade.core import Problem, Rollout, Sampler
 from saccade.rewards.judging import judge, per_tag
+from saccade.tasks.names import reward
+from saccade.tasks.scoring import Show, exhibits, score
 from saccade.worlds import shapes
-from saccade.worlds.shapes import rewards as shape_rewards
-
-REWARDS: dict[str, Reward] = {
-    "geneval": shape_rewards.points,
-    "geneval_strict": shape_rewards.correct,
-    "ocr": shape_rewards.ocr,
-    "rapidocr": ocr.similarity,
-    "sharpness": pictures.sharpness,
-    "diversity": pictures.diversity,
-}
-"""Rewards by the names of the command line; any other is ``FILE.py:FUNCTION``."""
-
-Show = Callable[[str, list[dict]], None]
 
 MONITORS = ("sharpness", "diversity")
 """Never trained on unless asked for, always measured."""
 
 STRICT = {"geneval": "geneval_strict"}
 """Rewards that give part marks, and what they stand for: measured beside them, so that gaming the marks is seen."""
-
-
-def reward(name: str) -> Reward:
-    """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
-    if name in REWARDS:
-        return REWARDS[name]
-    file, _, function = name.rpartition(":")
-    if file.endswith(".py"):
-        return _from_file(Path(file), function)
-    close = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.0)
-    raise ValueError(f"unknown reward '{name}'; nearest: {close[0]}; any other is FILE.py:FUNCTION")
-
-
-def _from_file(file: Path, function: str) -> Reward:
-    if not file.is_file():
-        raise ValueError(f"reward file '{file}' does not exist")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"reward file '{file}' cannot be run: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, function, None)):
-        raise ValueError(f"reward file '{file}' has no function '{function}'")
-    return getattr(module, function)
 
 
 @dataclass(frozen=True)
@@ -108,23 +65,17 @@ class DrawingTask:
 
         ``draw`` makes one picture a prompt. ``show`` is given some pictures of each set with their scores.
         """
-        scores: dict[str, float] = {}
-        monitored: list[Rollout] = []
-        for name, problems in self.kept_back().items():
-            parts = [
-                draw(problems[i : i + rows], seeds(54_321, len(problems))[i : i + rows])
-                for i in range(0, len(problems), rows)
-            ]
-            rewards = torch.cat([self.judge(part) for part in parts])
-            scores[name] = float(rewards.nanmean())
-            if twin := STRICT.get(self.rewards[0]):
-                scores[f"{name}, strict"] = float(torch.cat([reward(twin)(part) for part in parts]).nanmean())
-            monitored += parts
-            if show:
-                show(name, exhibits(parts[0], rewards))
-        for name in MONITORS[:1] if monitored else ():
-            scores[name] = float(torch.cat([part.rewards[name] for part in monitored]).nanmean())
-        return scores
+        found = score(self.kept_back(), draw, self.judge, rows)
+        if show:
+            for name, (parts, rewards_B) in found.items():
+                show(name, exhibits(parts[0], rewards_B))
+        means = {name: float(rewards_B.nanmean()) for name, (_, rewards_B) in found.items()}
+        if twin := STRICT.get(self.rewards[0]):
+            strict = {name: torch.cat([reward(twin)(part) for part in parts]) for name, (parts, _) in found.items()}
+            means |= {f"{name}, strict": float(value_B.nanmean()) for name, value_B in strict.items()}
+        every = [part for parts, _ in found.values() for part in parts]
+        monitored = {name: torch.cat([part.rewards[name] for part in every]) for name in MONITORS[:1] if every}
+        return means | {name: float(value_B.nanmean()) for name, value_B in monitored.items()}
 
     def choose(self, rollout: Rollout) -> list[str]:
         """Which reward each row's prompt is judged by: the first whose verdict exists for its group."""
@@ -144,14 +95,6 @@ def pictures_of(draw: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[
     """One picture for each prompt, as `saccade sample` shows them: prompt, image."""
     drawn = draw([Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
     return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, drawn.outputs)]
-
-
-def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict]:
-    """The first pictures of a rollout as a run shows them: prompt, image, score."""
-    return [
-        {"prompt": str(p.inputs), "image": picture, "score": float(r)}
-        for p, picture, r in zip(rollout.problems[:count], rollout.outputs, rewards_B)
-    ]
 
 
 def _judged_groups(reward_B: Tensor, group_B: Tensor) -> set[int]:

@@ -1,0 +1,93 @@
+"""Sets of boxes against sets of boxes: overlap, one-to-one matching, average precision.
+
+Boxes are ``[..., 4]``: x1, y1, x2, y2 in one frame (`saccade.math.frames`), x2 and y2 exclusive; a box whose corners are in
+the wrong order is empty. Average precision as COCO defines it (Lin et al. 1405.0312): precision, made falling, at 101
+recalls, averaged over overlap thresholds and over the labels that are to be found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
+"""The overlaps .5, .55 … .95 of AP@[.5:.95]."""
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Width times height, 0 for an empty box: ``[..., 4]`` -> ``[...]``."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union, ``[..., N, 4]`` with ``[..., M, 4]`` -> ``[..., N, M]``; 0 where both boxes are empty."""
+    a, b = a[..., :, None, :], b[..., None, :, :]
+    common = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
+    # An empty box may have a corner inside the other; then their common part is empty too.
+    both = area(common)
+    union = area(a) + area(b) - both
+    return torch.where(union > 0, both / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+
+
+def match(overlap: Tensor, least: float = 0.5) -> Tensor:
+    """Greedy one-to-one matching, the largest overlap first, of pairs that overlap by ``least`` or more.
+
+    ``overlap [..., N, M]`` -> ``[..., N]``: the column that each row is matched with, -1 for none. Of equal overlaps the
+    first row, then the first column, is matched. Rows of zeros (padding) stay unmatched.
+    """
+    *lead, rows, columns = overlap.shape
+    left = overlap.reshape(math.prod(lead), rows, columns).clone()
+    found = torch.full((len(left), rows), -1, device=overlap.device)
+    batch = torch.arange(len(left), device=overlap.device)
+    for _ in range(min(rows, columns)):
+        best, at = left.flatten(1).max(1)
+        row, column = at // columns, at % columns
+        good = (best >= least) & (best > 0)
+        found[batch[good], row[good]] = column[good]
+        left[batch, row], left[batch, :, column] = -1.0, -1.0
+    return found.reshape(*lead, rows)
+
+
+def average_precision(
+    overlap_NM: Tensor,
+    label_N: Tensor,
+    label_M: Tensor,
+    thresholds: Sequence[float] = COCO_THRESHOLDS,
+) -> Tensor:
+    """Mean average precision of one picture: N predictions, all as sure as one another, against M targets.
+
+    Predictions count in the order given. Those whose label no target has count for nothing, as with COCO. One number in
+    [0, 1]; NaN without targets. Labels are integers.
+    """
+    asked_K = torch.tensor(thresholds, dtype=overlap_NM.dtype, device=overlap_NM.device)
+    hit_NK = _hits(overlap_NM.masked_fill(label_N[:, None] != label_M, -1.0), asked_K)
+    each = [_precision(hit_NK[label_N == label], int((label_M == label).sum())) for label in label_M.unique()]
+    return torch.stack(each).mean() if each else torch.full((), torch.nan)
+
+
+def _hits(overlap_NM: Tensor, threshold_K: Tensor) -> Tensor:
+    """Whether each prediction in turn finds a target that none before it took, by threshold: bool ``[N, K]``."""
+    count, targets = overlap_NM.shape
+    hit_NK = torch.zeros(count, len(threshold_K), dtype=torch.bool, device=overlap_NM.device)
+    free_KM = torch.ones(len(threshold_K), targets, dtype=torch.bool, device=overlap_NM.device)
+    every = torch.arange(len(threshold_K), device=overlap_NM.device)
+    for n in range(count if targets else 0):
+        # Of equal overlaps COCO takes the last target.
+        best, back = torch.where(free_KM, overlap_NM[n], -1.0).flip(1).max(1)
+        hit_NK[n] = best >= threshold_K
+        free_KM[every, targets - 1 - back] &= ~hit_NK[n]
+    return hit_NK
+
+
+def _precision(hit_NK: Tensor, targets: int) -> Tensor:
+    """Average precision over 101 recalls of one label's predictions in order: the mean over thresholds."""
+    true_KN = hit_NK.T.long().cumsum(1)
+    precision_KN = true_KN.double() / torch.arange(1, len(hit_NK) + 1, device=hit_NK.device)
+    falling_KN = precision_KN.flip(1).cummax(1).values.flip(1) if len(hit_NK) else precision_KN
+    # In whole numbers, so that a recall of 7 / 20 reaches .35 however either is rounded; never reached counts as 0.
+    wanted = targets * torch.arange(101, device=hit_NK.device).expand(len(true_KN), -1).contiguous()
+    at = torch.searchsorted(100 * true_KN, wanted)
+    return torch.nn.functional.pad(falling_KN, (0, 1)).gather(1, at).mean()

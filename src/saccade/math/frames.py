@@ -1,0 +1,155 @@
+"""Coordinate frames as a type: a box belongs to the picture in whose pixels it was written, and is carried into others.
+
+A frame shows a window of its parent at a size of its own: x_parent = left + x w / width, y_parent = top + y h / height,
+with x and y scaled apart, as processors round width and height apart. Coordinates are edges of pixels: a picture spans
+0 … width, and x2, y2 are exclusive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+SLACK = 1e-6
+"""Pixels by which a box may miss an edge through rounding alone."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """(x, y) -> (scale_x x + shift_x, scale_y y + shift_y): from the coordinates of one frame to those of another."""
+
+    scale_x: float = 1.0
+    scale_y: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """A point, or tensors of points, in the other frame."""
+        return self.scale_x * x + self.shift_x, self.scale_y * y + self.shift_y
+
+    def then(self, after: Affine) -> Affine:
+        """This map, followed by another."""
+        return Affine(self.scale_x * after.scale_x, self.scale_y * after.scale_y, *after(self.shift_x, self.shift_y))
+
+    def inverse(self) -> Affine:
+        return Affine(1 / self.scale_x, 1 / self.scale_y, -self.shift_x / self.scale_x, -self.shift_y / self.scale_y)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The pixels of one picture: an original, or what `displayed` and `crop` made of a frame.
+
+    ``picture`` names the original: frames of pictures with different names have nothing to do with each other, whatever
+    their sizes. ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window`` is
+    the part of ``parent`` that is shown: left, top, right, bottom in whole pixels of it.
+    """
+
+    width: int
+    height: int
+    picture: Hashable
+    kind: str = "original"
+    parent: Frame | None = field(default=None, repr=False)
+    window: tuple[int, int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) < 1:
+            raise ValueError(f"a frame of {self.width} x {self.height} pixels shows nothing; at least 1 x 1")
+        if len({self.kind == "original", self.parent is None, self.window is None}) > 1:
+            raise ValueError(f"a frame of kind '{self.kind}' is made by `displayed` or `crop` of another, which it keeps")
+
+    @classmethod
+    def of(cls, pixels: Any, picture: Hashable) -> Frame:
+        """The frame of an original given as an array ``[H, W, ...]``."""
+        return cls(int(pixels.shape[1]), int(pixels.shape[0]), picture)
+
+    @property
+    def whole(self) -> tuple[int, int, int, int]:
+        return 0, 0, self.width, self.height
+
+    @property
+    def original(self) -> Frame:
+        """The picture that this one was made from, however many steps ago."""
+        return self if self.parent is None else self.parent.original
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns to take from the parent's pixels ``[H, W, ...]``."""
+        left, top, right, bottom = self.window or self.whole
+        return slice(top, bottom), slice(left, right)
+
+    def displayed(self, width: int, height: int) -> Frame:
+        """The whole of this picture resized, as a processor shows it to a model."""
+        return Frame(width, height, self.picture, "displayed", self, self.whole)
+
+    def crop(self, box: Box) -> Frame:
+        """What a box shows of this picture: the whole pixels that it touches. ValueError unless the box is valid here."""
+        here = box.into(self)
+        if not here.valid:
+            near = here.clipped()
+            nearest = near.corners if near.valid else self.whole
+            raise ValueError(f"box {here.corners} cannot be cut from {self.width} x {self.height} pixels; nearest: {nearest}")
+        left, top = math.floor(here.x1 + SLACK), math.floor(here.y1 + SLACK)
+        right, bottom = math.ceil(here.x2 - SLACK), math.ceil(here.y2 - SLACK)
+        return Frame(right - left, bottom - top, self.picture, "crop", self, (left, top, right, bottom))
+
+    def to(self, other: Frame) -> Affine:
+        """The map from this frame's coordinates to another's. ValueError if they show different pictures."""
+        if self.original != other.original:
+            of = lambda frame: f"picture {frame.picture!r} ({frame.original.width} x {frame.original.height})"
+            raise ValueError(f"a box of {of(self)} has no place in {of(other)}")
+        return self._up().then(other._up().inverse())
+
+    def _up(self) -> Affine:
+        """To the original's coordinates."""
+        if self.parent is None:
+            return Affine()
+        left, top, right, bottom = self.window
+        return Affine((right - left) / self.width, (bottom - top) / self.height, left, top).then(self.parent._up())
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in the pixels of one frame, x2 and y2 exclusive. Any numbers may stand in it, `valid` tells."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    frame: Frame = field(repr=False)
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        return self.x1, self.y1, self.x2, self.y2
+
+    @property
+    def area(self) -> float:
+        """In pixels of the frame; 0 where a corner is on the wrong side."""
+        return max(self.x2 - self.x1, 0.0) * max(self.y2 - self.y1, 0.0)
+
+    @property
+    def valid(self) -> bool:
+        """Finite, of some width and height, and inside its frame."""
+        inside = -SLACK <= self.x1 and -SLACK <= self.y1
+        inside = inside and self.x2 <= self.frame.width + SLACK and self.y2 <= self.frame.height + SLACK
+        sides = min(self.x2 - self.x1, self.y2 - self.y1) > 2 * SLACK
+        return inside and sides and all(map(math.isfinite, self.corners))
+
+    def clipped(self) -> Box:
+        """The part inside the frame; not valid if there is none."""
+        x = lambda value: min(max(value, 0.0), float(self.frame.width))
+        y = lambda value: min(max(value, 0.0), float(self.frame.height))
+        return Box(x(self.x1), y(self.y1), x(self.x2), y(self.y2), self.frame)
+
+    def into(self, frame: Frame) -> Box:
+        """The same rectangle in the coordinates of another frame of its picture. ValueError if the picture is another."""
+        if frame == self.frame:
+            return self
+        carry = self.frame.to(frame)
+        return Box(*carry(self.x1, self.y1), *carry(self.x2, self.y2), frame)
+
+    def contains(self, other: Box) -> bool:
+        """Whether another box of the same picture lies inside this one."""
+        x1, y1, x2, y2 = other.into(self.frame).corners
+        return self.x1 <= x1 + SLACK and self.y1 <= y1 + SLACK and x2 <= self.x2 + SLACK and y2 <= self.y2 + SLACK

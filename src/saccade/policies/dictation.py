@@ -1,0 +1,95 @@
+"""Texts that were given, as a rollout: what a token policy would have stored had it written them itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from saccade.core import Problem, Rollout
+from saccade.math.frames import Frame
+from saccade.models.language import LanguageModel
+from saccade.models.passages import Passage, PerRow, beside
+from saccade.policies.tokens import TokenPolicy, distinct
+
+
+def dictated(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
+    """One given text for each problem, closed by an end token, for `TokenPolicy.likelihood` to weigh.
+
+    Nothing goes through the network. Only the text and its end are decisions, prompt and pictures are not. ``logp_BT`` is
+    NaN at decisions, since nobody drew them. ValueError with one line for a text that holds tokens which end a text or
+    stand for pictures, and for one that is too long for the model's positions.
+    """
+    if len(problems) != len(texts) or not problems:
+        raise ValueError(f"{len(texts)} texts are given for {len(problems)} problems; there must be one for each")
+    language, (passages, index) = policy.language, _read(policy, problems)
+    prompts, end = [passages[i] for i in index], closing(policy, problems[0])
+    written = [_tokens(language, text, end, len(prompt)) for prompt, text in zip(prompts, texts)]
+    length_B = torch.tensor([len(ids) for ids in written], device=language.model.device)
+    own_BT = torch.arange(int(length_B.max()), device=length_B.device) < length_B[:, None]
+    return Rollout(
+        problems=list(problems),
+        decisions={**_side_by_side(language, prompts, written), "sights_B": PerRow(tuple((p.sight,) for p in prompts))},
+        outputs=list(texts),
+        logp_BT=own_BT.float().masked_fill(own_BT, math.nan),
+        mask_BT=own_BT.float(),
+        group_B=torch.arange(len(written)),
+        extras={
+            "length_B": length_B.float(),
+            "turn_BT": own_BT.long() - 1,
+            "frames_B": PerRow(tuple(p.frames for p in prompts)),
+        },
+    )
+
+
+def shown(policy: TokenPolicy, problems: Sequence[Problem]) -> list[tuple[Frame, ...]]:
+    """The frames of each problem's pictures as the model is shown them: boxes in its text are in these pixels."""
+    passages, index = _read(policy, problems)
+    return [passages[i].frames for i in index]
+
+
+def closing(policy: TokenPolicy, problem: Problem) -> int:
+    """The token that ends a text: the one that closes a turn in the chat template, after a plain prompt the tokenizer's."""
+    language, prompt = policy.language, policy.prompt(problem)
+    after = [] if isinstance(prompt, str) else language.reply(prompt, ()).ids_L[:1].tolist()
+    end = after[0] if set(after) & set(language.ends) else language.tokenizer.eos_token_id
+    if end is None:
+        raise ValueError(f"the tokenizer of {language.model.name_or_path} has no token that ends a text")
+    return end
+
+
+def _read(policy: TokenPolicy, problems: Sequence[Problem]) -> tuple[list[Passage], list[int]]:
+    """Each different prompt once, and for each problem the number of its own."""
+    prompts, index = distinct([policy.prompt(problem) for problem in problems])
+    return [policy.language.passage(prompt) for prompt in prompts], index
+
+
+def _tokens(language: LanguageModel, text: str, end: int, before: int) -> Tensor:
+    """The tokens of a text and the one that ends it."""
+    ids = language.tokenizer(text, add_special_tokens=False)["input_ids"]
+    wrong = {*language.ends, *language.banned} & set(ids)
+    if wrong:
+        raise ValueError(f"the text {text[:60]!r} holds {language.tokenizer.decode([min(wrong)])!r}, which no text may")
+    if language.room is not None and before + len(ids) + 1 > language.room:
+        many = f"a prompt of {before} tokens and a text of {len(ids) + 1}"
+        raise ValueError(f"{many} exceed the model's {language.room} positions")
+    return torch.tensor([*ids, end])
+
+
+def _side_by_side(language: LanguageModel, prompts: Sequence[Passage], written: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Prompts that end in one column and what follows them; keys as `TokenPolicy.likelihood` reads them."""
+    ids_PL, attention_PL, place_PAL = beside(prompts, language.pad)
+    begin, axes = ids_PL.shape[1], place_PAL.shape[1]
+    count = [torch.arange(len(ids)) for ids in written]
+    place_BT = pad_sequence([prompt.after + steps for prompt, steps in zip(prompts, count)], True)
+    found = {
+        "ids_BL": torch.cat([ids_PL, pad_sequence(list(written), True, language.pad)], 1),
+        "attention_BL": torch.cat([attention_PL, pad_sequence([torch.ones_like(ids) for ids in written], True)], 1),
+        "place_BAL": torch.cat([place_PAL, place_BT[:, None].expand(-1, axes, -1)], 2),
+        "position_BT": pad_sequence([begin + steps for steps in count], True),
+        "begin_B": torch.full((len(written),), begin),
+    }
+    return {key: value.to(language.model.device) for key, value in found.items()}

@@ -1,0 +1,79 @@
+"""Picture files as data URIs, with the boxes that are drawn into them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_LARGEST = 512
+_PIXELATED_TO = 128
+_TAG = 12
+"""Percent of a picture's height that a label takes."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A box in percent of its picture's sides; ``kind`` is "said" or "true"."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    label: str
+    kind: str
+
+    @property
+    def tag(self) -> str:
+        """Where its label covers nothing that matters: "above" or "below" the box, "inside" where neither has room."""
+        if self.top > _TAG:
+            return "above"
+        return "below" if self.top + self.height < 100 - _TAG else "inside"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture, whether its pixels are to be seen, its width over its height, and the boxes in it."""
+
+    uri: str
+    pixelated: bool
+    aspect: float
+    boxes: tuple[Outline, ...] = ()
+
+
+def load(path: Path, boxes: Sequence[dict[str, Any]] = ()) -> Image | None:
+    """A picture with ``boxes`` in its pixels; None if the file is gone. ValueError if it is no picture."""
+    from PIL import Image as files
+
+    if not path.exists():
+        return None
+    try:
+        with files.open(path) as image:
+            image.load()
+            size, drawn = image.size, _outlines(boxes, *image.size)
+            if max(size) <= _LARGEST and image.format == "PNG":
+                return Image(_uri("png", path.read_bytes()), max(size) <= _PIXELATED_TO, size[0] / size[1], drawn)
+            small = image.convert("RGB")
+    except (OSError, ValueError):
+        raise ValueError(f"{path} is not a picture") from None
+    small.thumbnail((_LARGEST, _LARGEST))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=90)
+    return Image(_uri("jpeg", buffer.getvalue()), False, size[0] / size[1], drawn)
+
+
+def _outlines(boxes: Sequence[dict[str, Any]], width: int, height: int) -> tuple[Outline, ...]:
+    """Boxes as far as they lie inside; those that do not are left out."""
+    found = []
+    for box in boxes:
+        x1, y1, x2, y2 = (min(max(x / side, 0.0), 1.0) for x, side in zip(box["corners"], (width, height) * 2))
+        if x1 < x2 and y1 < y2:
+            found.append(Outline(*(round(100 * x, 3) for x in (x1, y1, x2 - x1, y2 - y1)), box["label"], box["kind"]))
+    return tuple(found)
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,78 @@
+"""Rewards by the names of the command line; a name that is none of them is ``FILE.py:FUNCTION``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+from saccade.core import Reward
+from saccade.rewards import answers, boxes, imitation, length, ocr, pictures, rendering
+from saccade.worlds.shapes import rewards as shape_rewards
+
+PICTURES: dict[str, Reward] = {
+    "geneval": shape_rewards.points,
+    "geneval_strict": shape_rewards.correct,
+    "ocr": shape_rewards.ocr,
+    "rapidocr": ocr.similarity,
+    "sharpness": pictures.sharpness,
+    "diversity": pictures.diversity,
+}
+"""Rewards on pictures."""
+
+TEXTS: dict[str, Reward] = {
+    "exact": answers.Answer(answers.exact),
+    "number": answers.Answer(answers.Numeric()),
+    "choice": answers.Answer(answers.choice),
+    "yes_no": answers.Answer(answers.yes_no),
+    "similar": answers.Answer(answers.similar),
+    "positions": answers.Answer(answers.positions),
+    "iou": boxes.BoxOverlap(),
+    "map": boxes.DetectionPrecision(),
+    "ap50": boxes.DetectionPrecision((0.5,)),
+    "map_by_count": boxes.DetectionPrecision(by_count=True),
+    "matched": boxes.MatchedBoxes(),
+    "box_format": boxes.box_format,
+    "think_answer": answers.think_answer,
+}
+"""Rewards on texts."""
+
+PROGRAMS: dict[str, Reward] = {
+    "l2": rendering.l2,
+    "edge_l2": rendering.EdgeL2(),
+    "structure": rendering.structure,
+    "ssim": rendering.ssim,
+    "foreground_iou": rendering.foreground_iou,
+    "error": rendering.error,
+    "validity": rendering.validity,
+    "length": length.RelativeLength(),
+    "length_ratio": imitation.LengthRatio(),
+    "overlap": imitation.TokenOverlap(),
+}
+"""Rewards on programs that draw; lengths are those of letters, `error` is better the less it is."""
+
+
+def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
+    """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
+    if name in known:
+        return known[name]
+    file, _, function = name.rpartition(":")
+    if file.endswith(".py"):
+        return _from_file(Path(file), function)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise ValueError(f"unknown reward '{name}'; nearest: {close[0]}; any other is FILE.py:FUNCTION")
+
+
+def _from_file(file: Path, function: str) -> Reward:
+    if not file.is_file():
+        raise ValueError(f"reward file '{file}' does not exist")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"reward file '{file}' cannot be run: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, function, None)):
+        raise ValueError(f"reward file '{file}' has no function '{function}'")
+    return getattr(module, function)

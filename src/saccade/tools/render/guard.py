@@ -1,0 +1,149 @@
+"""The gate before the SVG renderer: only small drawings of known elements that refer to nothing outside themselves pass.
+
+What passes is not the text that came in but the tree that was read, with a root of ours: the file's own canvas is gone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from saccade.tools.render.results import Box, Refused
+
+CHARACTERS, ELEMENTS, DEPTH, NUMBER = 20_000, 2_000, 32, 1e5
+SVG = "http://www.w3.org/2000/svg"
+ALLOWED = frozenset(
+    "svg g defs use title rect circle ellipse line polyline polygon path text tspan linearGradient radialGradient stop "
+    "clipPath".split()
+)
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+_CANVAS = ("viewBox", "width", "height", "preserveAspectRatio", "x", "y")
+_WORDS = frozenset(("id", "class", "href", "font-family"))
+"""Attributes whose digits are no numbers."""
+
+_NUMBER = re.compile(r"#[\w-]*|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_LONG = re.compile(r"[0-9]{6}|[0-9][eE]")
+"""Nothing else can exceed NUMBER."""
+_REFERENCE = re.compile(r"url\s*\(\s*['\"]?\s*([^'\")\s]*)", re.IGNORECASE)
+
+
+def clean(code: str, size: int, box: Box) -> bytes:
+    """The drawing as XML that shows ``box`` on ``size`` x ``size`` pixels. `Refused` if it may not be drawn."""
+    root = read(code)
+    elements = list(root.iter())
+    if len(elements) > ELEMENTS:
+        raise Refused("too_large", f"{len(elements)} elements, more than {ELEMENTS}")
+    names: dict[str, Any] = {}
+    for element in elements:
+        _check(element, names)
+    _Expansion(names).measure(root, 1)
+    return _framed(root, size, box)
+
+
+def read(code: str) -> Any:
+    """The root of a drawing. `Refused` for what is too long, declares or instructs, or is no SVG."""
+    if len(code) > CHARACTERS:
+        raise Refused("too_large", f"{len(code)} characters, more than {CHARACTERS}")
+    for opening in ("<!", "<?"):
+        if opening in code:
+            raise Refused("unsafe", f"{opening!r} (declarations, comments, instructions) is not allowed")
+    root = parse(code)
+    if _local(root) != "svg":
+        raise Refused("syntax", f"the root is <{_local(root)[:40]}>, not <svg>")
+    return root
+
+
+def parse(code: str) -> Any:
+    """The root element of strict XML; nothing is fetched, no entity is filled in. `Refused` if it is not well formed."""
+    from lxml import etree
+
+    reader = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        return etree.fromstring(code.encode(), reader)
+    except UnicodeEncodeError as error:
+        raise Refused("syntax", f"not a text: {error.reason}") from None
+    except etree.XMLSyntaxError as error:
+        status = "too_large" if "xcessive depth" in str(error) else "syntax"
+        raise Refused(status, str(error.msg).splitlines()[0] if code.strip() else "there is no program") from None
+
+
+def _local(element: Any) -> str:
+    """The element's name; one that belongs to another vocabulary keeps its namespace, and so is never allowed."""
+    return element.tag.removeprefix(f"{{{SVG}}}")
+
+
+def _check(element: Any, names: dict[str, Any]) -> None:
+    """Refuse or repair one element; ``names`` collects who carries which id, the first one winning."""
+    if _local(element) not in ALLOWED:
+        raise Refused("unsafe", f"element {_local(element)[:60]!r} is not allowed")
+    for name, value in element.items():
+        if name == "href" or name == _XLINK:
+            if not value.startswith("#"):
+                raise Refused("unsafe", f"href {value[:60]!r} does not stay inside the drawing")
+        elif name.startswith(("{", "on")) or (name == "id" and names.setdefault(value, element) is not element):
+            del element.attrib[name]
+        elif name not in _WORDS:
+            _check_value(name, value)
+
+
+def _check_value(name: str, value: str) -> None:
+    for target in _REFERENCE.findall(value):
+        if not target.startswith("#"):
+            raise Refused("unsafe", f"{name} refers to {target[:60]!r}, outside the drawing")
+    if _LONG.search(value):
+        for number in _NUMBER.findall(value):
+            if number[0] != "#" and float(number) > NUMBER:
+                raise Refused("too_large", f"{name} has the number {number[:40]}, beyond {NUMBER:g}")
+
+
+class _Expansion:
+    """How large and how deep a drawing is once every reference has been followed."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self._names = names
+        self._known: dict[Any, tuple[int, int]] = {}
+        self._open: set[Any] = set()
+
+    def measure(self, element: Any, depth: int) -> tuple[int, int]:
+        """Elements that are drawn for ``element``, and levels below it. `Refused` beyond ELEMENTS, DEPTH, or in a circle."""
+        if element in self._open:
+            raise Refused("unsafe", f"<{_local(element)}> refers to itself")
+        if element not in self._known and depth <= DEPTH:
+            self._open.add(element)
+            self._known[element] = self._sum(element, depth)
+            self._open.remove(element)
+        count, levels = self._known.get(element, (1, 1))
+        if depth + levels - 1 > DEPTH:
+            raise Refused("too_large", f"more than {DEPTH} elements within one another")
+        if count > ELEMENTS:
+            raise Refused("too_large", f"more than {ELEMENTS} elements once <use> is followed")
+        return count, levels
+
+    def _sum(self, element: Any, depth: int) -> tuple[int, int]:
+        count, levels = 1, 0
+        for child, drawn in [*((child, True) for child in element), *self._references(element)]:
+            size, below = self.measure(child, depth + 1)
+            count, levels = count + size * drawn, max(levels, below)
+        return count, levels + 1
+
+    def _references(self, element: Any) -> list[tuple[Any, bool]]:
+        """What an element points at, and whether that is drawn again (<use>) or only looked up (paint, clip)."""
+        found = []
+        for name, value in element.items():
+            targets = [value] if name in ("href", _XLINK) else _REFERENCE.findall(value) if "url" in value.lower() else []
+            known = (self._names.get(target[1:]) for target in targets)
+            found += [(target, _local(element) == "use") for target in known if target is not None]
+        return found
+
+
+def _framed(root: Any, size: int, box: Box) -> bytes:
+    from lxml import etree
+
+    for name in _CANVAS:
+        root.attrib.pop(name, None)
+    root.set("viewBox", " ".join(f"{v:.9g}" for v in box))
+    root.set("width", str(size))
+    root.set("height", str(size))
+    drawing = etree.tostring(root)
+    # a drawing without a namespace is what a browser would draw too
+    return drawing if root.tag != "svg" else drawing.replace(b"<svg", f'<svg xmlns="{SVG}"'.encode(), 1)

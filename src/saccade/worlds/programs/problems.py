@@ -1,0 +1,153 @@
+"""Problems of this world, drawn at random or read from files: a picture, and a program that draws it.
+
+``inputs`` is a `Question` with the picture; ``answer`` holds "kind" ("program"), "code" (a reference program), "picture"
+(what it draws, uint8 ``[size, size, 3]``) and, for programs from files, "box" (the canvas that they are drawn on).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saccade.core import Problem, Question
+from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
+from saccade.worlds.programs.scenes import Scene, sample
+from saccade.worlds.programs.writing import verbose
+
+TRAIN = (2, 5)
+OOD = (6, 8)
+"""Least and most visible primitives of the usual scenes, and of larger ones than any that is trained on."""
+TEXT = "Write an SVG program that draws this picture."
+_CHUNK = 64
+_SALT = 1
+
+
+def problems(
+    count: int, seed: int, primitives: tuple[int, int] = TRAIN, split: str | None = None, size: int = 64
+) -> list[Problem]:
+    """``count`` problems; the first ones are the same whatever the count.
+
+    ``split`` is "train", "held_out" or None (all meanings), ``primitives`` how many can be seen (least, most, up to 8),
+    ``size`` the pixels on a side. ValueError for an unknown split or impossible numbers.
+    """
+    if split not in (None, "train", "held_out"):
+        near = get_close_matches(str(split), ("train", "held_out"), 1, cutoff=0)[0]
+        raise ValueError(f"unknown split {split!r}; the nearest is {near!r}")
+    codes: list[str] = []
+    for chunk in _chunks(seed, primitives):
+        if len(codes) >= count:
+            break
+        codes += [code for scene, code in chunk if split in (None, split_of(scene))]
+    requests = [Request(code, size=size) for code in codes[:count]]
+    pictures = [one.picture for one in render_batch(requests)]
+    return [_problem(i, code, picture, picture, None, "programs") for i, (code, picture) in enumerate(zip(codes, pictures))]
+
+
+def split_of(scene: Scene) -> str:
+    """"held_out" for a fixed fifth of all meanings, else "train".
+
+    A meaning is which primitives of which colors can be seen, not where, in what order or what lies under them.
+    """
+    meaning = sorted([one.kind, one.color] for one in scene.visible)
+    key = json.dumps([_SALT, meaning]).encode()
+    return "held_out" if int.from_bytes(blake2b(key, digest_size=4).digest(), "big") % 5 == 0 else "train"
+
+
+def load(path: str | Path, size: int = 64) -> list[Problem]:
+    """Problems from a folder of ``*.svg``, or from JSON lines with the columns of SVG-Stack: "Svg", "Filename".
+
+    A line may name an "image" (a path, relative to the file): then this is what the model sees, in its own size, while the
+    reference is always drawn by our renderer, on the program's own canvas. Programs that cannot be drawn are left out with
+    one warning. ValueError "FILE:LINE: why" for a line that does not fit, or if nothing can be drawn.
+    """
+    path = Path(path)
+    entries = list(_folder(path) if path.is_dir() else _lines(path))
+    codes = [find(code, "svg") for code, _, _ in entries]
+    boxes = [_canvas(code) for code in codes]
+    renders = render_batch([Request(code, size=size, box=box) for code, box in zip(codes, boxes)])
+    bad = [i for i, (one, box) in enumerate(zip(renders, boxes)) if one.status != "ok" or box is None]
+    if bad:
+        first = f"{entries[bad[0]][1]}: {renders[bad[0]].message or 'it names no canvas'}"
+        if len(bad) == len(entries):
+            raise ValueError(f"{path}: no program can be drawn; {first}")
+        warnings.warn(f"{path}: {len(bad)} of {len(entries)} programs cannot be drawn and are left out; {first}", stacklevel=2)
+    good = [i for i in range(len(entries)) if i not in set(bad)]
+    shown = [_picture(path, entries[i][2], renders[i].picture) for i in good]
+    return [
+        _problem(number, codes[i], seen, renders[i].picture, boxes[i], path.stem)
+        for number, (i, seen) in enumerate(zip(good, shown))
+    ]
+
+
+def _problem(number: int, code: str, seen: Any, picture: Any, box: Box | None, source: str) -> Problem:
+    answer = {"kind": "program", "code": code, "picture": picture} | ({"box": box} if box else {})
+    return Problem(number, Question(TEXT, (seen,)), answer, source)
+
+
+def _chunks(seed: int, primitives: tuple[int, int]) -> Iterator[list[tuple[Scene, str]]]:
+    """Scenes with their programs, without end; every chunk follows from its own number."""
+    number = 0
+    while True:
+        rng = np.random.default_rng([seed, number])
+        yield [(scene, verbose(scene, rng)) for scene in sample(_CHUNK, rng, primitives)]
+        number += 1
+
+
+def _folder(path: Path) -> Iterable[tuple[str, str, str | None]]:
+    """Code, name, picture of every ``*.svg``."""
+    files = sorted(path.glob("*.svg"))
+    if not files:
+        raise ValueError(f"{path}: no *.svg in this folder")
+    return [(file.read_text(encoding="utf-8", errors="replace"), file.name, None) for file in files]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, str | None]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _entry(line, f"{path}:{number}")
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{path}: no programs in this file")
+
+
+def _entry(line: str, where: str) -> tuple[str, str, str | None]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
+    if not isinstance(entry, dict) or not isinstance(entry.get("Svg"), str):
+        raise ValueError(f"{where}: {line[:40]!r} is not an object with a text 'Svg'")
+    if not isinstance(entry.get("image", ""), str):
+        raise ValueError(f"{where}: image {entry['image']!r} must be a path")
+    return entry["Svg"], str(entry.get("Filename", where)), entry.get("image")
+
+
+def _canvas(code: str) -> Box | None:
+    try:
+        return canvas(code, "svg")
+    except Refused:
+        return None
+
+
+def _picture(path: Path, image: str | None, drawn: np.ndarray) -> np.ndarray:
+    """The picture that a line names, on white; what was drawn where it names none."""
+    from PIL import Image
+
+    if image is None:
+        return drawn
+    try:
+        picture = Image.open(path.parent / image).convert("RGBA")
+    except OSError as error:
+        raise ValueError(f"{path}: image {image!r} cannot be read: {error}") from None
+    ground = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))

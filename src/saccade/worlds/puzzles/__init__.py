@@ -1,0 +1,16 @@
+"""The world of puzzles: questions that any picture poses about itself, with no label but what was done to it."""
+
+from saccade.worlds.pictures import PHOTOGRAPHS, UPRIGHT, folder, photographs
+from saccade.worlds.puzzles.contrast import Contrast
+from saccade.worlds.puzzles.jigsaw import Jigsaw
+from saccade.worlds.puzzles.position import Position
+from saccade.worlds.puzzles.prompts import PUZZLES, problems
+from saccade.worlds.puzzles.puzzle import Puzzle
+from saccade.worlds.puzzles.rotation import Rotation
+from saccade.worlds.questions import pictures as scenes
+
+__all__ = [
+    "PHOTOGRAPHS", "PUZZLES", "UPRIGHT",
+    "Contrast", "Jigsaw", "Position", "Puzzle", "Rotation",
+    "folder", "photographs", "problems", "scenes",
+]  # fmt: skip

@@ -1,0 +1,75 @@
+"""Position: the second picture is a part of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from saccade.worlds.draws import QUARTERS, balanced
+from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown, check_strength
+from saccade.worlds.puzzles.views import distance, recolored
+
+WORDINGS = (
+    "The second picture is a part of the first. In which quarter does it lie: {options}?",
+    "From which quarter of the first picture was the second one cut: {options}?",
+    "Which quarter of the first picture does the second one show a part of: {options}?",
+    "Find the second picture in the first. Which quarter is it in: {options}?",
+    "Tell me from which quarter of the first picture the second one comes: {options}.",
+    "The second picture was cut out of the first: {options}?",
+)
+_TRIES = 8
+_PLAIN = 12.0
+"""Least standard deviation, in some channel, of a cut that can be told from another."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """The second picture is cut out of one quarter of the first: out of which?
+
+    The cut's height and width are drawn from ``share`` of the quarter's; ``strength`` changes its colours (0 to 1).
+    """
+
+    name: ClassVar[str] = "position"
+    kind: ClassVar[str] = "word"
+    wordings: ClassVar[tuple[str, ...]] = WORDINGS
+    share: tuple[float, float] = (0.2, 0.8)
+    strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share[0] <= self.share[1] <= 1:
+            raise ValueError(f"position has share {self.share}; the least and greatest lie between 0 and 1")
+        check_strength("position", self.strength)
+
+    def deal(self, count: int, rng: np.random.Generator) -> Sequence[int]:
+        return balanced(count, len(QUARTERS), rng).tolist()
+
+    def smallest(self, side: int) -> int:
+        return round(side // 2 * self.share[0])
+
+    def pose(self, picture: np.ndarray, another: Another, truth: int, rng: np.random.Generator) -> Shown | None:
+        half = len(picture) // 2
+        corners = [(y, x) for y in (0, len(picture) - half) for x in (0, len(picture) - half)]
+        quarters = [picture[y : y + half, x : x + half] for y, x in corners]
+        for _ in range(_TRIES):
+            height, width = np.rint(half * rng.uniform(*self.share, 2)).astype(int)
+            top, left = rng.integers([half - height + 1, half - width + 1])
+            parts = [quarter[top : top + height, left : left + width] for quarter in quarters]
+            if _told(parts, truth):
+                part = parts[truth].copy()
+                return picture, recolored(part, self.strength, rng) if self.strength else part
+        return None
+
+    def text(self, truth: int) -> str:
+        return QUARTERS[truth]
+
+    def slots(self) -> dict[str, str]:
+        return {"options": f"{', '.join(QUARTERS[:-1])} or {QUARTERS[-1]}"}
+
+
+def _told(parts: Sequence[np.ndarray], truth: int) -> bool:
+    """Whether a cut shows something, and nothing that the other quarters show at the same place."""
+    others = [part for k, part in enumerate(parts) if k != truth]
+    return parts[truth].std((0, 1)).max() > _PLAIN and min(distance(parts[truth], part) for part in others) > ALIKE

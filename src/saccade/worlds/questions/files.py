@@ -1,0 +1,95 @@
+"""Questions about pictures from JSONL files, the pictures read when they are asked for; see `lines` for the formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saccade.core import Problem, Question
+from saccade.worlds.pictures import open_picture
+from saccade.worlds.questions.answers import NOTHING, detection_text
+from saccade.worlds.questions.lines import answer_of, dialogue, entry_of, need, pictures_of
+
+_SLACK = 1.0
+"""Pixels by which annotations may reach beyond the picture."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a file; the pictures are still on disk."""
+
+    line: int
+    text: str
+    paths: tuple[Path, ...]
+    answer: dict[str, Any]
+    source: str
+
+
+@dataclass(frozen=True)
+class Records:
+    """Problems of a file: a sequence that reads a problem's pictures whenever it is asked for."""
+
+    path: Path
+    records: tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Problem:
+        """Problem ``index``. ValueError "FILE:LINE: why" for a damaged picture or a box outside it."""
+        record = self.records[index]
+        try:
+            pictures = tuple(open_picture(path) for path in record.paths)
+            _inside(record.answer.get("boxes", []), pictures[0])
+        except ValueError as error:
+            raise ValueError(f"{self.path}:{record.line}: {error}") from None
+        return Problem(index % len(self), Question(record.text, pictures), record.answer, record.source)
+
+
+def load(path: str | Path, images: str | Path | None = None) -> Records:
+    """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
+
+    ``source`` is the line's own, else the file's stem. An answer that is a box or a list of labelled boxes gets "boxes"
+    and "labels"; in a file with such answers "None" is the empty list. ValueError "FILE:LINE: why" for a line that does
+    not fit or names a picture that does not exist, and where the file cannot be read or is empty.
+    """
+    path = Path(path).expanduser()
+    root = path.parent if images is None else Path(images).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    records = [_record(path, number, line, root) for number, line in enumerate(lines, 1) if line.strip()]
+    if not records:
+        raise ValueError(f"{path}: no questions in this file")
+    _empty_lists(records)
+    return Records(path, tuple(records))
+
+
+def _record(path: Path, number: int, line: str, root: Path) -> Record:
+    try:
+        entry = entry_of(line)
+        text, reply = dialogue(entry)
+        source = entry.get("source", path.stem)
+        need(isinstance(source, str), f"source {source!r} must be a text")
+        return Record(number, text, pictures_of(entry, root), answer_of(entry, reply), source)
+    except ValueError as error:
+        raise ValueError(f"{path}:{number}: {error}") from None
+
+
+def _empty_lists(records: list[Record]) -> None:
+    """In a file of boxes the answer "None" is an empty list of them."""
+    if any(record.answer["kind"] == "boxes" for record in records):
+        for record in records:
+            if record.answer["text"] == NOTHING:
+                record.answer.update({"text": detection_text([], []), "kind": "boxes", "boxes": [], "labels": []})
+
+
+def _inside(boxes: list[list[float]], picture: np.ndarray) -> None:
+    height, width = picture.shape[:2]
+    for box in boxes:
+        good = -_SLACK <= min(box[:2]) and box[2] <= width + _SLACK and box[3] <= height + _SLACK
+        need(good, f"box {box} lies outside its picture of {width} x {height} pixels")

@@ -1,0 +1,125 @@
+"""One line of a file of questions, taken apart and checked. Two formats are known, both are JSON objects.
+
+VLM-R1's and RefCOCO's conversations have "image" (a path or a list of them) and "conversations", a human's turn and a
+gpt's, each with "from" and "value"; ``<image>`` marks in the text are taken off. Records have "image" or "images",
+"question" and "answer". Both may have "boxes" with "labels", "kind" and "source".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from saccade.worlds.questions.answers import NOTHING
+
+_MARK = "<image>"
+_WRAPPING = re.compile(r"</?answer>|^```(json)?|```$", re.MULTILINE)
+Boxes = tuple[list[list[float]], list[str]]
+"""Boxes and their labels."""
+
+
+def entry_of(line: str) -> dict[str, Any]:
+    """The object on a line. ValueError for anything else."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
+    return entry
+
+
+def dialogue(entry: dict[str, Any]) -> tuple[str, Any]:
+    """Question and answer. ValueError where one is missing or the marks are not as many as the pictures."""
+    if "conversations" in entry:
+        turns = entry["conversations"]
+        good = isinstance(turns, list) and all(isinstance(turn, dict) and "value" in turn for turn in turns)
+        good = good and [turn.get("from") for turn in turns] == ["human", "gpt"]
+        need(good, "conversations must be a turn from human and a turn from gpt, each with its value")
+        question, reply = (turn["value"] for turn in turns)
+    else:
+        missing = [name for name in ("question", "answer") if name not in entry]
+        need(not missing, f"{' and '.join(missing)} missing; a line has question and answer, or conversations")
+        question, reply = entry["question"], entry["answer"]
+    need(isinstance(question, str), f"question {question!r} must be a text")
+    text = question.replace(_MARK, "").strip()
+    need(text != "", f"question {question!r} is empty")
+    marks, pictures = question.count(_MARK), len(_named(entry))
+    need(marks in (0, pictures), f"the question has {marks} marks {_MARK} for {pictures} pictures")
+    return text, reply
+
+
+def pictures_of(entry: dict[str, Any], root: Path) -> tuple[Path, ...]:
+    """The files of the pictures. ValueError for one that does not exist."""
+    paths = tuple(root / name for name in _named(entry))
+    for path in paths:
+        need(path.is_file(), f"picture '{path}' does not exist")
+    return paths
+
+
+def answer_of(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
+    """The answer's text and kind, and the boxes that it is or that stand beside it."""
+    kind = entry.get("kind")
+    need(kind is None or isinstance(kind, str), f"kind {kind!r} must be a text")
+    good = isinstance(reply, (str, list, dict)) or _is_real(reply)
+    need(good, f"answer {reply!r} must be a text, a number or boxes")
+    text = _WRAPPING.sub("", reply).strip() if isinstance(reply, str) else json.dumps(reply)
+    need(text != "", f"answer {reply!r} is empty")
+    if "boxes" in entry:
+        boxes = entry["boxes"]
+        found = _checked(boxes, entry.get("labels", [""] * len(boxes) if isinstance(boxes, list) else None))
+        return {"text": text, "kind": kind or _kind(text), "boxes": found[0], "labels": found[1]}
+    found = ([], []) if kind == "boxes" and text == NOTHING else _boxes_in(text) if kind in (None, "boxes") else None
+    need(kind != "boxes" or found is not None, f"answer {text[:40]!r} holds no boxes")
+    if found is None:
+        return {"text": text, "kind": kind or _kind(text)}
+    return {"text": text, "kind": "boxes", "boxes": found[0], "labels": found[1]}
+
+
+def need(condition: bool, why: str) -> None:
+    """ValueError with the reason where a condition does not hold."""
+    if not condition:
+        raise ValueError(why)
+
+
+def _named(entry: dict[str, Any]) -> list[str]:
+    named = entry.get("images", entry.get("image"))
+    listed = [named] if isinstance(named, str) else named
+    good = isinstance(listed, list) and listed and all(isinstance(name, str) and name for name in listed)
+    need(good, f"image {named!r} must be a path, or images a list of paths")
+    return listed
+
+
+def _boxes_in(text: str) -> Boxes | None:
+    """The boxes that a text is, None if it is none: one box, one labelled box, or a list of labelled boxes."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    listed = [value] if isinstance(value, dict) else value
+    if not isinstance(listed, list):
+        return None
+    if all(isinstance(item, dict) and "bbox_2d" in item for item in listed):
+        return _checked([item["bbox_2d"] for item in listed], [item.get("label", "") for item in listed])
+    return _checked([listed], [""]) if len(listed) == 4 and all(map(_is_real, listed)) else None
+
+
+def _checked(boxes: Any, labels: Any) -> Boxes:
+    """ValueError for boxes that are none, or that are not in pixels."""
+    need(isinstance(boxes, list) and isinstance(labels, list), f"boxes {boxes!r} and labels {labels!r} must be lists")
+    need(len(boxes) == len(labels), f"there are {len(boxes)} boxes but {len(labels)} labels")
+    need(all(isinstance(label, str) for label in labels), f"labels {labels!r} must be texts")
+    for box in boxes:
+        need(isinstance(box, list) and len(box) == 4 and all(map(_is_real, box)), f"box {box!r} must be four numbers")
+        need(box[0] < box[2] and box[1] < box[3], f"box {box} is empty; x1 < x2 and y1 < y2 are needed")
+        need(max(box) > 1, f"box {box} must be in pixels of its picture, not in shares of its sides")
+    return [[float(number) for number in box] for box in boxes], labels
+
+
+def _kind(text: str) -> str:
+    return "number" if re.fullmatch(r"[-+]?\d+(\.\d+)?", text) else "word"
+
+
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and -1e300 < value < 1e300

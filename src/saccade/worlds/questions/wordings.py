@@ -1,0 +1,114 @@
+"""The questions' wordings: six for every skill, of which training never shows the last two.
+
+Slots: ``kind`` things in the plural, ``thing`` one thing without its article, ``a_thing`` with it, ``shape`` and ``color``
+alone, ``cell`` a place of the 3 x 3 grid, ``one`` and ``other`` two things, ``relation`` one of the world's relations.
+"""
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "count": (
+        "How many {kind} are there?",
+        "Count the {kind}.",
+        "What is the number of {kind}?",
+        "How many {kind} can you see?",
+        "Tell me how many {kind} the picture shows.",
+        "{kind}: how many?",
+    ),
+    "color": (
+        "What color is the {shape}?",
+        "Which color does the {shape} have?",
+        "Name the color of the {shape}.",
+        "The {shape} has which color?",
+        "Tell me the color of the {shape}.",
+        "In what color do you see the {shape}?",
+    ),
+    "color_at": (
+        "What color is the object at the {cell}?",
+        "Which color does the object at the {cell} have?",
+        "Name the color of the object at the {cell}.",
+        "The object at the {cell} has which color?",
+        "Tell me the color of the object at the {cell}.",
+        "At the {cell}: what color do you see?",
+    ),
+    "shape": (
+        "What shape is the {color} object?",
+        "Which shape does the {color} object have?",
+        "Name the shape of the {color} object.",
+        "The {color} object has which shape?",
+        "Tell me the shape of the {color} object.",
+        "Which object do you see in {color}?",
+    ),
+    "shape_at": (
+        "What shape is the object at the {cell}?",
+        "Which shape does the object at the {cell} have?",
+        "Name the shape at the {cell}.",
+        "The object at the {cell} has which shape?",
+        "Tell me the shape of the object at the {cell}.",
+        "At the {cell}: which object do you see?",
+    ),
+    "relation": (
+        "Where is the {one} as seen from the {other}: left, right, above or below?",
+        "Is the {one} left, right, above or below the {other}?",
+        "The {one} is where from the {other}: left, right, above or below?",
+        "Left, right, above or below the {other}: where is the {one}?",
+        "Tell me where the {one} is from the {other}: left, right, above or below.",
+        "Seen from the {other}, is the {one} left, right, above or below?",
+    ),
+    "position": (
+        "Where is the {thing}?",
+        "Name the place of the {thing}.",
+        "At which place is the {thing}?",
+        "The {thing} is where in the picture?",
+        "Tell me the place of the {thing}.",
+        "Where do you see the {thing}?",
+    ),
+    "verdict": (
+        "Is there {a_thing}?",
+        "Is there {a_thing} in the picture?",
+        "Can you see {a_thing}?",
+        "Does the picture show {a_thing}?",
+        "Tell me if there is {a_thing}.",
+        "Do you see {a_thing}, yes or no?",
+    ),
+    "verdict_relation": (
+        "Is the {one} {relation} the {other}?",
+        "Is the {one} {relation} the {other} in the picture?",
+        "Does the picture show the {one} {relation} the {other}?",
+        "Can you see the {one} {relation} the {other}?",
+        "Tell me if the {one} is {relation} the {other}.",
+        "The {one} is {relation} the {other}, yes or no?",
+    ),
+    "caption": (
+        "Describe the picture.",
+        "What does the picture show?",
+        "Name all objects, row by row.",
+        "What can you see?",
+        "Tell me what the picture shows.",
+        "Which objects do you see?",
+    ),
+    "text": (
+        "What does the sign say?",
+        "Read the text.",
+        "Which letters are there?",
+        "What is the text in the picture?",
+        "Tell me what the sign says.",
+        "Which text do you see?",
+    ),
+    "grounding": (
+        "Find the {thing}.",
+        "Give the box of the {thing}.",
+        "Locate the {thing} with a box.",
+        "Which box holds the {thing}?",
+        "Tell me the box of the {thing}.",
+        "Show where the {thing} is.",
+    ),
+    "detection": (
+        "Find all {kind}.",
+        "Give the boxes of all {kind}.",
+        "Locate all {kind} with boxes.",
+        "Which boxes hold {kind}?",
+        "Tell me the boxes of all {kind}.",
+        "Show where all {kind} are.",
+    ),
+}
+WORDINGS["grounding_relation"] = WORDINGS["grounding"]
+WORDINGS["detection_classes"] = WORDINGS["detection"]
