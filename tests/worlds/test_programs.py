@@ -87,7 +87,7 @@ def test_all_programs_can_be_cut_into_the_vocabulary():
         cut = pattern.findall(problem.answer["code"])
         assert "".join(cut) == problem.answer["code"]
         lengths.append(len(cut))
-    assert len(pieces) == len(set(pieces)) < 130 and max(lengths) < 160
+    assert len(pieces) == len(set(pieces)) < 130 and max(lengths) < 110
 
 
 def test_files_are_read(tmp_path):

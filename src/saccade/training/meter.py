@@ -1,4 +1,4 @@
-"""The figures of a working stage: reward, speed over the last steps, time left, last evaluation."""
+"""The figures of a working stage: reward or loss, speed over the last steps, time left, last evaluation."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Meter:
     clock: Callable[[], float] = time.monotonic
     step: int = 0
     steps: int | None = None
-    reward: tuple[str, float] | None = None
+    main: tuple[str, float] | None = None
     evaluation: tuple[int, dict[str, float]] | None = None
     images: float = 0.0
     marks: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
     def log(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Take note of one line of metrics; the reward shown is the total, or else the first one met."""
+        """Take note of one line of metrics; shown is the total reward, or the first reward or loss met."""
         self.step = max(self.step, step)
         known = {name: value for name, value in values.items() if value is not None}
-        met = self.reward[0] if self.reward else next((n for n in known if n.startswith("reward/")), None)
+        met = self.main[0] if self.main else next((n for kind in ("reward/", "loss/") for n in known if n.startswith(kind)), None)
         main = "reward/total" if "reward/total" in known else met
         if main in known:
-            self.reward = main, known[main]
+            self.main = main, known[main]
         scores = {name.removeprefix("eval/"): value for name, value in known.items() if name.startswith("eval/")}
         self.evaluation = (step, scores) if scores else self.evaluation
         self.images += known.get("cost/images", known.get("cost/attempts", 0))
@@ -42,7 +42,7 @@ class Meter:
 
     def details(self) -> list[str]:
         """The figures in words, those that are known."""
-        found = [f"{self.reward[0]} {self.reward[1]:.4g}"] if self.reward else []
+        found = [f"{self.main[0]} {self.main[1]:.4g}"] if self.main else []
         found += [self._speed()] if self._pace() else []
         if self.evaluation:
             scores = " ".join(f"{name} {value:.4g}" for name, value in self.evaluation[1].items())

@@ -60,10 +60,10 @@ def main(words: Sequence[str]) -> int:
     return _build(words[1], words[2:])
 
 
-def builders() -> list[str]:
-    """Names of the miniatures that can be built: the files of recipes/miniatures."""
-    files = (catalog.PACKAGE / "recipes" / "miniatures").glob("[a-z]*.py")
-    return sorted(file.stem.replace("_", "-") for file in files)
+def builders() -> dict[str, str]:
+    """The miniatures that can be built, by the names that their files in recipes/miniatures begin with, and their modules."""
+    files = sorted((catalog.PACKAGE / "recipes" / "miniatures").glob("[a-z]*.py"))
+    return {file.read_text(encoding="utf-8").split("`")[1]: file.stem for file in files}
 
 
 def present(name: str) -> Path | None:
@@ -86,8 +86,8 @@ def _build(name: str, words: Sequence[str]) -> int:
         print(_USAGE.format(names=", ".join(builders())), end="")
         return 0
     if name not in builders():
-        raise ValueError(f"unknown miniature '{name}'; nearest: {catalog.nearest(name, builders())}")
-    builder = importlib.import_module(f"saccade.recipes.miniatures.{name.replace('-', '_')}")
+        raise ValueError(f"unknown miniature '{name}'; nearest: {catalog.nearest(name, list(builders()))}")
+    builder = importlib.import_module(f"saccade.recipes.miniatures.{builders()[name]}")
     made = dataclasses.make_dataclass("CommandLine", [("recipe", builder.Settings), ("place", Options)], frozen=True)
     made.__doc__ = (builder.__doc__ or name).partition("\n")[0]
     given = parse(made, words, f"saccade miniature build {name}", made(builder.Settings(), Options()))
@@ -111,7 +111,12 @@ def _train(builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any
     beside.mkdir(parents=True)
     display = open_display(True, lambda: False)
     try:
-        facts = builder.build(settings, beside, lambda part, step, steps, loss: display.progress(part, step, steps))
+
+        def progress(part: str, step: int, steps: int, loss: float) -> None:
+            display.log(part, step, {"loss/mean": loss})
+            display.progress(part, step, steps)
+
+        facts = builder.build(settings, beside, progress)
         if target.exists():
             target.rmdir()
         beside.rename(target)

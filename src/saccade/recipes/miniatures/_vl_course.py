@@ -1,0 +1,148 @@
+"""The course: which lessons the miniature gets at each step, from all worlds, and every text that its tokenizer must know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from saccade.core import Problem
+from saccade.recipes.miniatures._vl_lessons import TAGGED, THOUGHT, Fact, Faults, lessons
+from saccade.recipes.miniatures._vl_rows import Piece, about, turn
+from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views
+from saccade.worlds import canvases, programs, puzzles, questions
+from saccade.worlds.programs.problems import TEXT
+
+FEWEST_PIXELS, MOST_PIXELS = 32 * 32, 64 * 64
+SIZES = (48, 64)
+GLANCES = (32, 48)
+POINT = " Give the box of the place to look at."
+"""What a first turn about a canvas adds: the answer is a box in the pixels of the glance."""
+SVG = tuple(piece for piece in programs.vocabulary() if len(piece) > 2 and not piece.isalnum())
+_FORMS = ((0.6, ""), (0.8, TAGGED), (1.0, THOUGHT))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows to learn, and what their pictures show where each row has exactly one picture and all are of one size."""
+
+    rows: list[list[Piece]]
+    views: Views | None = None
+
+
+def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
+    """``cfg.steps`` lessons: mostly scenes, then canvases and programs, puzzles the least."""
+    pool = questions.pictures(400, int(rng.integers(2**31)))
+    for _ in range(cfg.steps):
+        kind = rng.random()
+        if kind < 0.68:
+            yield scenes(cfg, rng)
+        elif kind < 0.84:
+            yield Lesson([zoom(cfg, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
+        elif kind < 0.95:
+            yield Lesson(drawings(cfg.batch, rng))
+        else:
+            yield Lesson(guesses(pool, cfg.batch // 2, rng))
+
+
+def scenes(cfg: Any, rng: np.random.Generator) -> Lesson:
+    """Scenes of shapes, several questions about each."""
+    faults = Faults(cfg.wrong, cfg.jitter)
+    views, told = lessons(cfg.batch, int(rng.choice(SIZES, p=[0.6, 0.4])), cfg.asked, faults, rng)
+    talks = [[_in_form(fact, cfg.untagged, rng) for fact in facts] for facts in told]
+    return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
+
+
+def _in_form(fact: Fact, untagged: float, rng: np.random.Generator) -> tuple[str, str]:
+    """Question and answer: plain, in tags, or with a thought before, some with a tag missing."""
+    chance = rng.random()
+    form = next(form for share, form in _FORMS if chance < share)
+    if not form:
+        return fact.text, fact.answer
+    thought = f"<think>{fact.thought or fact.skill}</think>" if form == THOUGHT else ""
+    first, last = [(0, 1), (1, 0), (0, 0)][rng.integers(3)] if rng.random() < untagged else (1, 1)
+    return fact.text + form, f"{thought}{'<answer>' * first}{fact.answer}{'</answer>' * last}"
+
+
+def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
+    choices = int(rng.choice([0, 0, 4]))
+    return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, size=CANVAS, choices=choices)
+
+
+def zoom(cfg: Any, problem: Problem, rng: np.random.Generator) -> list[Piece]:
+    """A canvas: answered at a glance, or a box to look at, or the answer after the crop to a box that was given.
+
+    Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do.
+    """
+    text, lines = canvases.parts(problem.inputs.text)
+    picture, answer = problem.inputs.pictures[0], problem.answer["text"]
+    side = int(rng.choice(GLANCES))
+    glance = resized(picture, side, side)
+    full = text + ("\n" + lines if lines else "")
+    kind = rng.random()
+    if kind < 0.2 or problem.source == "quarter":
+        return turn([glance], full, answer)
+    pointing = kind < 0.55
+    good = rng.random() < (cfg.sufficient if pointing else 0.8)
+    window = _window(problem.answer["boxes"][0], good, rng)
+    box = questions.box_text(window * side / CANVAS)
+    if pointing:
+        return turn([glance], text + POINT, box)
+    x1, y1, x2, y2 = window.astype(int)
+    second = turn([displayed(picture[y1:y2, x1:x2])], full, answer, first=False)
+    return turn([glance], text + POINT, box, learnt=False) + second
+
+
+def _window(box: Sequence[float], good: bool, rng: np.random.Generator) -> np.ndarray:
+    """A window [4] of a canvas, 20 to 44 pixels wide, around the digit or anywhere."""
+    side = rng.integers(20, 45)
+    x1, y1, x2, y2 = box
+    centre = np.array([x1 + x2, y1 + y2]) / 2
+    low, high = (centre + (8 - side), centre - 8) if good else (np.zeros(2), np.full(2, CANVAS - side))
+    corner = np.clip(np.rint(rng.uniform(low, high)), 0, CANVAS - side)
+    return np.concatenate([corner, corner + side])
+
+
+def drawings(count: int, rng: np.random.Generator) -> list[list[Piece]]:
+    """Pictures and the programs that draw them."""
+    drawn = programs.problems(count, int(rng.integers(2**31)), split="train")
+    return [turn(problem.inputs.pictures, problem.inputs.text, problem.answer["code"]) for problem in drawn]
+
+
+def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list[Piece]]:
+    """Puzzles with the answers of other puzzles of their kind: the form is learnt, the truth is not."""
+    posed = puzzles.problems(pool, count, int(rng.integers(2**31)))
+    answers: dict[str, list[str]] = {}
+    for problem in posed:
+        answers.setdefault(problem.source, []).append(problem.answer["text"])
+    pick = lambda problem: str(rng.choice(answers[problem.source]))
+    return [turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed]
+
+
+def displayed(picture: np.ndarray) -> np.ndarray:
+    """A picture of any size as the processor shows it: sides in whole cells, pixels between the two bounds."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    high, wide = smart_resize(*picture.shape[:2], CELL, FEWEST_PIXELS, MOST_PIXELS)
+    return resized(picture, high, wide)
+
+
+def resized(picture: np.ndarray, high: int, wide: int) -> np.ndarray:
+    """A picture uint8 [high, wide, 3], bicubic as the processor's."""
+    from PIL import Image
+
+    return np.array(Image.fromarray(np.ascontiguousarray(picture)).resize((wide, high), Image.Resampling.BICUBIC))
+
+
+def corpus(rng: np.random.Generator) -> list[str]:
+    """What is asked and answered in all worlds, each word often enough to become a token."""
+    made = questions.problems(1_300, int(rng.integers(2**31)), split=None, size=32)
+    pool = questions.pictures(40, 0)
+    made += puzzles.problems(pool, 80, 0, split=None)
+    made += canvases.problems(120, 0, canvases.SKILLS, split=None, size=48, plates=2)
+    texts = [problem.inputs.text for problem in made]
+    answers = [p.answer["text"] for p in made if p.source not in ("text", "grounding", "detection")]
+    words = " ".join(questions.vocabulary())
+    return [*texts, *answers, *[words, TAGGED, THOUGHT, POINT, TEXT] * 4]

@@ -1,0 +1,149 @@
+"""How good the miniature is: held-out questions of every skill, glances at canvases and crops of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saccade.core import Problem
+from saccade.math.boxes import iou, match
+from saccade.recipes.miniatures._vl_course import POINT, displayed, resized
+from saccade.recipes.miniatures._vl_lessons import TAGGED
+from saccade.recipes.miniatures._vl_rows import Piece, Rows, lay, turn
+from saccade.recipes.miniatures._vl_sight import PATCH, patches
+from saccade.recipes.miniatures._vl_views import CANVAS
+from saccade.rewards.reading import boxes
+from saccade.rewards.text import answer
+from saccade.tools.render import Request, find, render_batch
+from saccade.worlds import canvases, programs, questions
+
+GLANCE = 48
+
+
+def scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, float]:
+    """Greedy scores of each skill on held-out pictures in held-out wordings, and sampled ones where chance is wanted."""
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found: dict[str, float] = {}
+    for skill in (*questions.SKILLS, *questions.HELD_OUT_SKILLS):
+        if skill.startswith("detection"):
+            continue
+        problems = questions.problems(count, seed, (skill,), "held_out")
+        replies = write(model, tokenizer, [_asked(p) for p in problems])
+        found[skill] = float(np.mean([_right(p, reply) for p, reply in zip(problems, replies)]))
+        if skill == "grounding":
+            sampled = write(model, tokenizer, [_asked(p) for p in problems], sampled=True)
+            found["grounding, sampled"] = float(np.mean([_right(p, reply) for p, reply in zip(problems, sampled)]))
+            found["grounding, mean overlap"] = float(np.mean([_overlap(p, reply) for p, reply in zip(problems, replies)]))
+    found |= _detection(model, tokenizer, count, seed) | _tags(model, tokenizer, count, seed)
+    return found | _canvases(model, tokenizer, count, seed) | _programs(model, tokenizer, count, seed)
+
+
+@torch.no_grad()
+def write(model: Any, tokenizer: Any, talks: Sequence[Sequence[Piece]], most: int = 72, sampled: bool = False) -> list[str]:
+    """What the model says next in each conversation."""
+    texts: list[str] = []
+    for start in range(0, len(talks), 32):
+        laid = lay(tokenizer, talks[start : start + 32])
+        torch.manual_seed(start)
+        given = {"do_sample": True, "top_k": 0} if sampled else {"do_sample": False}
+        out = model.generate(**_flushed(laid, tokenizer.pad_token_id), max_new_tokens=most, **given)
+        texts += tokenizer.batch_decode(out[:, laid.ids_BL.shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def _flushed(laid: Rows, pad: int) -> dict[str, Any]:
+    """Rows as transformers' generate takes them, padded on the left."""
+    length = (laid.ids_BL != pad).sum(1)
+    width = laid.ids_BL.shape[1]
+    order = (torch.arange(width) + length[:, None]) % width
+    attention = (torch.arange(width) >= width - length[:, None]).long()
+    ids = laid.ids_BL.gather(1, order).masked_fill(attention == 0, pad)
+    grid = [[1, p.shape[0] // PATCH, p.shape[1] // PATCH] for p in laid.pictures]
+    return {
+        "input_ids": ids,
+        "attention_mask": attention,
+        "mm_token_type_ids": laid.seen_BL.gather(1, order).long() * attention,
+        "pixel_values": torch.cat([patches(p[None]) for p in laid.pictures]),
+        "image_grid_thw": torch.tensor(grid),
+    }
+
+
+def _asked(problem: Problem, added: str = "") -> list[Piece]:
+    return turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text + added, "")[:-1]
+
+
+def _right(problem: Problem, reply: str) -> bool:
+    """The exact answer, or a box that overlaps the right one by half or more."""
+    return _overlap(problem, reply) >= 0.5 if "boxes" in problem.answer else reply.strip() == problem.answer["text"]
+
+
+def _overlap(problem: Problem, reply: str) -> float:
+    """Intersection over union of the reply's only box with the right one; 0 if it has none or several."""
+    found = _boxes(reply)
+    return iou(found, torch.tensor(problem.answer["boxes"])).item() if len(found) == 1 else 0.0
+
+
+def _boxes(reply: str) -> Tensor:
+    """The boxes of a reply [N, 4]."""
+    return torch.tensor([box.corners for box in boxes(reply) or ()]).reshape(-1, 4)
+
+
+def _detection(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+    """Right boxes (overlap of half, each target once) over boxes written, and over targets."""
+    problems = questions.problems(count, seed, ("detection",), "held_out")
+    hits = written = targets = 0
+    for problem, reply in zip(problems, write(model, tokenizer, [_asked(p) for p in problems])):
+        found, right = _boxes(reply), torch.tensor(problem.answer["boxes"]).reshape(-1, 4)
+        written, targets = written + len(found), targets + len(right)
+        if len(found) and len(right):
+            hits += int((match(iou(found, right)) >= 0).sum())
+    return {"detection, precision": hits / max(written, 1), "detection, recall": hits / max(targets, 1)}
+
+
+def _tags(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+    """Sampled answers in tags where they are asked for, of questions with words as answers."""
+    problems = questions.problems(count, seed, ("color", "relation", "verdict"), "held_out")
+    replies = write(model, tokenizer, [_asked(p, TAGGED) for p in problems], sampled=True)
+    return {"answer tags, sampled": float(np.mean([answer(reply) is not None for reply in replies]))}
+
+
+def _canvases(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+    """Digits at a first glance, whether sampled boxes hold them, and digits read off a good crop."""
+    problems = canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS)
+    glances = [resized(p.inputs.pictures[0], GLANCE, GLANCE) for p in problems]
+    first = [turn([glance], p.inputs.text + POINT, "") for p, glance in zip(problems, glances)]
+    pointed = [_boxes(reply) * CANVAS / GLANCE for reply in write(model, tokenizer, [t[:-1] for t in first], sampled=True)]
+    enough = [len(box) == 1 and canvases.sufficient(box[0].tolist(), p) for box, p in zip(pointed, problems)]
+    rng, talks = np.random.default_rng(seed), []
+    for problem, glance in zip(problems, glances):
+        margin = np.concatenate([rng.integers(-14, -5, 2), rng.integers(6, 15, 2)])
+        window = np.clip(np.array(problem.answer["boxes"][0]) + margin, 0, CANVAS).astype(int)
+        box, (x1, y1, x2, y2) = questions.box_text(window * GLANCE / CANVAS), window
+        crop = displayed(problem.inputs.pictures[0][y1:y2, x1:x2])
+        talks.append(turn([glance], problem.inputs.text + POINT, box) + turn([crop], problem.inputs.text, "", first=False)[:-1])
+    read = write(model, tokenizer, talks)
+    direct = write(model, tokenizer, [turn([glance], p.inputs.text, "")[:-1] for p, glance in zip(problems, glances)])
+    right = lambda replies: float(np.mean([r.strip() == p.answer["text"] for p, r in zip(problems, replies)]))
+    return {
+        "digit at a glance": right(direct),
+        "box holds the digit, sampled": float(np.mean(enough)),
+        "digit from a good crop": right(read),
+    }
+
+
+def _programs(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+    """Whether greedy programs draw anything, and how far their pixels are from those that were shown, in [0, 1]."""
+    problems = programs.problems(count, seed, split="held_out")
+    replies = write(model, tokenizer, [_asked(p) for p in problems], most=160)
+    drawn = render_batch([Request(find(reply, "svg"), size=64) for reply in replies])
+    near = [(p, one) for p, one in zip(problems, drawn) if one.status == "ok"]
+    error = [np.abs(one.picture.astype(float) - p.answer["picture"]).mean() / 255 for p, one in near]
+    return {"programs that draw": len(near) / count, "their error in pixels": float(np.mean(error)) if near else float("nan")}

@@ -1,0 +1,168 @@
+"""What the tower is shown while it learns to see, and what lies in every cell of it: scenes, letters, plates near and far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saccade.worlds.canvases import canvas as plates
+from saccade.worlds.canvases.glyphs import DIGITS
+from saccade.worlds.questions.layouts import Crowd, boxes, crowd, settle
+from saccade.worlds.questions.styles import draw
+from saccade.worlds.shapes import COLORS, SHAPES, Text, depict, fonts, meanings_of
+
+CELL = 8
+"""Pixels of a side that one token of the miniature stands for."""
+FAR = 16.0
+"""Pixels that count as one unit of distance."""
+CANVAS = 96
+LEGIBLE = 0.75
+"""Least size of a digit on a plate, as a share of the canvas's own pixels, at which the tower is asked to read it."""
+LEAST_SCENE = 40
+"""Pixels of a side below which the shapes of a crowded scene cannot be told apart."""
+THINGS = (*SHAPES, "plate")
+GLYPHS = (*fonts.LETTERS, *"0123456789")
+
+
+@dataclass(frozen=True)
+class Views:
+    """N pictures uint8 [N, S, S, 3] and what they show: boxes [N, K, 4] in pixels (empty where nothing is), shapes,
+    colors and letters [N, K], each counted from 1 with 0 for "none"."""
+
+    pictures: np.ndarray
+    boxes: np.ndarray
+    shape: np.ndarray
+    color: np.ndarray
+    letter: np.ndarray
+
+    def middles(self) -> np.ndarray:
+        """The middle of every cell, twice: x, y, x, y in pixels [cells, 4]."""
+        middle = np.arange(self.pictures.shape[1] // CELL) * CELL + CELL / 2
+        y, x = (a.ravel() for a in np.meshgrid(middle, middle, indexing="ij"))
+        return np.stack([x, y, x, y], -1)
+
+    def cells(self) -> dict[str, Tensor]:
+        """Targets of every cell, row by row: classes [N, cells] and edges [N, cells, 4] in units of FAR."""
+        edges = self.boxes[:, None] - self.middles()[:, None]  # [N, cells, K, 4]
+        inside = (edges[..., :2] <= 0).all(-1) & (edges[..., 2:] > 0).all(-1)
+        owner = np.where(inside, np.abs(edges).sum(-1), np.inf).argmin(-1)
+        seen = inside.any(-1)
+        pick = lambda value: torch.from_numpy(np.where(seen, np.take_along_axis(value, owner, 1), 0)).long()
+        near = np.take_along_axis(edges, owner[..., None, None], 2)[:, :, 0] / FAR
+        return {
+            "shape": pick(self.shape),
+            "color": pick(self.color),
+            "letter": pick(self.letter),
+            "edges": torch.from_numpy(near).float(),
+            "seen": torch.from_numpy(seen),
+        }
+
+
+def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
+    """Pictures of one size: scenes of the world of questions, scattered and turned ones, letters, plates near and far."""
+    kind = rng.random()
+    if kind < 0.38:
+        return _lines(count, size, rng) if kind < 0.13 else _plates(count, size, rng)
+    style = "gravity" if rng.random() < 0.4 else "plain"
+    if kind < 0.8 and size >= LEAST_SCENE:
+        things = crowd(count, (1, 6), rng)
+        places, unit = settle(things, (0.095, 0.13), rng)
+    else:
+        things, places, unit = _scattered(count, rng)
+    views = views_of(things, unit, draw(things, places, [None] * count, size, style))
+    return _turned(views, int(rng.integers(4)) if style == "gravity" else 0)
+
+
+def views_of(things: Crowd, unit: np.ndarray, pictures: np.ndarray) -> Views:
+    """What pictures of a crowd show, from its boxes in unit coordinates."""
+    pixels = np.where(things.here[..., None], unit * pictures.shape[1], 0.0)
+    return Views(pictures, pixels, things.shape + 1, things.color + 1, np.zeros_like(things.shape))
+
+
+def _scattered(count: int, rng: np.random.Generator) -> tuple[Crowd, np.ndarray, np.ndarray]:
+    """Up to four objects of any size anywhere; where one lies on another it is left out."""
+    most = 5
+    shape, color = rng.integers(len(SHAPES), size=(count, most)), rng.integers(len(COLORS), size=(count, most))
+    radius = rng.uniform(0.1, 0.3, (count, most)) * rng.uniform(0.6, 1, (count, 1))
+    xy = rng.uniform(0, 1, (count, most, 2)) * (1 - 2 * radius[..., None]) + radius[..., None]
+    here = np.ones((count, most), bool)
+    for k in range(1, most):
+        gap = np.linalg.norm(xy[:, k, None] - xy[:, :k], axis=-1) - 1.05 * (radius[:, k, None] + radius[:, :k])
+        here[:, k] = ((gap > 0) | ~here[:, :k]).all(1)
+    places = np.concatenate([xy, radius[..., None], rng.uniform(-0.3, 0.3, (count, most, 1))], -1)
+    return Crowd(shape, color, np.zeros_like(shape), here), places, boxes(shape, places)
+
+
+def _lines(count: int, size: int, rng: np.random.Generator) -> Views:
+    """One to four letters."""
+    texts = [scene.text for scene in depict(meanings_of(count, rng, ["text"]), rng)]
+    nothing = np.zeros((count, 1), int)
+    empty = Crowd(nothing, nothing, nothing, nothing > 0)
+    style = "gravity" if rng.random() < 0.3 else "plain"
+    return views_of_lines(texts, draw(empty, np.zeros((count, 1, 4)), texts, size, style))
+
+
+def views_of_lines(texts: Sequence[Text], pictures: np.ndarray) -> Views:
+    """What pictures of one line of text each show: every letter has a box of its own."""
+    found, letter = np.zeros((len(texts), 4, 4)), np.zeros((len(texts), 4), int)
+    for i, text in enumerate(texts):
+        start = text.x - fonts.width(text.string, text.font) * text.height / 2
+        for k, glyph in enumerate(text.string):
+            left = start + (fonts.width(text.string[: k + 1], text.font) - fonts.width(glyph, text.font)) * text.height
+            right = left + fonts.width(glyph, text.font) * text.height
+            found[i, k] = left, text.y - text.height / 2, right, text.y + text.height / 2
+            letter[i, k] = 1 + GLYPHS.index(glyph)
+    nothing = np.zeros_like(letter)
+    return Views(pictures, found * pictures.shape[1], nothing, nothing, letter)
+
+
+def _plates(count: int, size: int, rng: np.random.Generator) -> Views:
+    """Canvases of plates as a first glance shows them, or windows of them around one plate."""
+    color, digit = rng.random((count, len(plates.PAINTS))).argsort(1)[:, :4], rng.integers(len(DIGITS), size=(count, 4))
+    cell = rng.random((count, 16)).argsort(1)[:, :4]
+    laid = plates.lay(color, digit, cell, CANVAS // plates.CELL, rng)
+    drawn = plates.draw(laid, CANVAS, rng)
+    windows = np.tile([0.0, 0.0, CANVAS, CANVAS], (count, 1))
+    if rng.random() < 0.65:
+        windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(12, 52, count), rng)
+    return glance(drawn, laid, windows, size)
+
+
+def windows_at(centre: np.ndarray, side: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Square windows [N, 4] of a canvas in whole pixels, with the points ``centre`` [N, 2] somewhere inside."""
+    corner = centre - side[:, None] * rng.uniform(0.2, 0.8, centre.shape)
+    corner = np.clip(corner, 0, CANVAS - side[:, None])
+    return np.rint(np.concatenate([corner, corner + side[:, None]], 1))
+
+
+def glance(drawn: np.ndarray, laid: plates.Plates, windows: np.ndarray, size: int) -> Views:
+    """Windows [N, 4] of canvases resized to ``size``, with the plates' boxes and the digits that can be read there."""
+    from PIL import Image
+
+    resized = [
+        Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=tuple(window))
+        for picture, window in zip(drawn, windows.tolist())
+    ]
+    scale, origin = size / (windows[:, 2:] - windows[:, :2])[:, None], windows[:, None, :2]
+    place = lambda corner, extent: np.concatenate([(corner - origin) * scale, (corner + extent - origin) * scale], -1)
+    glyph = place(laid.glyph, (6, 10))
+    whole = (glyph >= -0.5).all(-1) & (glyph <= size + 0.5).all(-1) & (scale[..., 0] >= LEGIBLE)
+    letter = np.array([1 + GLYPHS.index(digit) for digit in DIGITS])[laid.digit]
+    color = np.array([1 + list(COLORS).index(name) for name in plates.PAINTS])[laid.color]
+    found = np.clip(place(laid.corner, plates.PLATE), 0, size)
+    shape = np.full_like(color, 1 + THINGS.index("plate"))
+    return Views(np.stack([np.asarray(p) for p in resized]), found, shape, color, np.where(whole, letter, 0))
+
+
+def _turned(views: Views, quarters: int) -> Views:
+    """The same, turned counter-clockwise by quarters."""
+    size, found = views.pictures.shape[1], views.boxes
+    for _ in range(quarters):
+        x1, y1, x2, y2 = np.moveaxis(found, -1, 0)
+        turned = np.stack([y1, size - x2, y2, size - x1], -1)
+        found = np.where((found[..., 2:] > found[..., :2]).all(-1, keepdims=True), turned, 0.0)
+    return Views(np.rot90(views.pictures, quarters, (1, 2)).copy(), found, views.shape, views.color, views.letter)

@@ -1,0 +1,1 @@
+"""Models that reason about what they see."""

@@ -1,0 +1,1 @@
+"""Models that look for what is too small to be seen at a first glance."""

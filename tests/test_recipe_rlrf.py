@@ -1,0 +1,277 @@
+"""RLRF: stages, guard rails, both modes and its controls, on random tiny models of real classes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_vision
+import torch
+from PIL import Image
+from test_recipes import run_recipe, weights
+
+from saccade import catalog
+from saccade.checks.runner import read_scores
+from saccade.core import Problem, Question, Rollout, seeds
+from saccade.policies.tokens import TokenModel
+from saccade.rewards.imitation import LengthRatio, TokenOverlap
+from saccade.rewards.redrawing import Redrawing
+from saccade.rewards.wordless import without_text, wordless
+from saccade.sampling.best import BestOf
+from saccade.tasks.programming import ProgramTask
+from saccade.tools.render import render
+from saccade.training import claims
+from saccade.training.run import Run
+from saccade.worlds import programs
+
+SHORT = '<svg viewBox="0 0 32 32"><rect width="{}" height="9" fill="{}"/></svg>'
+
+
+@pytest.fixture(scope="module")
+def vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random vision-language model with room for programs in single letters."""
+    folder = tiny_vision.saved("qwen25", tmp_path_factory.mktemp("vl"), loud=1.0)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 2048'))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four short programs with captions."""
+    path = tmp_path_factory.mktemp("data") / "programs.jsonl"
+    drawn = [(9, "red"), (15, "blue"), (22, "lime"), (30, "navy")]
+    lines = [{"Svg": SHORT.format(*one), "caption": f"a {one[1]} bar"} for one in drawn]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def rlrf():
+    return catalog.load("rlrf")
+
+
+def tiny(rlrf, vl: Path, file: Path, **changes):
+    """The default settings on a tiny model and four short programs."""
+    task = replace(rlrf.PRESETS["tiny"].task, programs=str(file), held_out=str(file), size=32)
+    small = dict(
+        model=TokenModel(str(vl), max_new_tokens=24, temperature=1.1, train_vision=True), task=task, sft_steps=2, sft_batch=2,
+        prompts_per_step=2, group=3, steps=2, candidates=2, redraw_every=1, evaluate_every=1, save_every=1,
+    )  # fmt: skip
+    return replace(rlrf.PRESETS["tiny"], **small | changes)
+
+
+def attempts(problems, outputs) -> Rollout:
+    zeros = torch.zeros(len(problems), 1)
+    return Rollout(list(problems), {}, list(outputs), zeros, zeros + 1, torch.arange(len(problems)))
+
+
+def test_two_steps_equal_one_and_one(rlrf, vl, file, tmp_path):
+    whole = run_recipe("rlrf", tiny(rlrf, vl, file), tmp_path / "whole")
+    run_recipe("rlrf", tiny(rlrf, vl, file, steps=1), tmp_path / "halves")
+    halves = run_recipe("rlrf", tiny(rlrf, vl, file), tmp_path / "halves")
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    assert repr(whole["after"]) == repr(halves["after"])
+    lines = [json.loads(x) for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    named = {key for line in lines for key in line}
+    assert {"reward/l2", "reward/error", "reward/length", "reward/validity", "health/render_syntax", "health/render_ok"} <= named
+    assert (tmp_path / "whole" / "sft" / "metrics.jsonl").is_file() and (tmp_path / "whole" / "samples.jsonl").is_file()
+
+
+def test_the_first_stage_teaches_any_model_to_write_and_the_end_draws_again(rlrf, vl, file, tmp_path):
+    one = tmp_path / "one.jsonl"
+    one.write_text(file.read_text().splitlines()[0])
+    model = TokenModel(str(vl), max_new_tokens=80, temperature=1.1, train_vision=True)
+    cfg = tiny(rlrf, vl, one, model=model, sft_steps=120, sft_lr=1e-2, steps=1, prompts_per_step=1, lr=1e-6)
+    scores = run_recipe("rlrf", cfg, tmp_path / "run")
+    assert scores["before"]["held out, validity"] == 1 and scores["before"]["held out, error"] == 0
+    assert scores["before"]["held out, length_ratio"] == 1 and scores["before"]["best of 2, held out, error"] == 0
+    assert scores["after"]["drawn again alike"] == 1
+
+
+def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
+    found = {}
+    for arm, settings in rlrf.ARMS.items():
+        task = replace(settings.task, train_size=4, held_out_size=2, larger_size=2, size=32)
+        small = tiny(rlrf, vl, tmp_path, method=settings.method, task=task, candidates=min(settings.candidates, 2), steps=1)
+        folder = tmp_path / arm.replace(" ", "-")
+        with Run.start(folder, {"recipe": "rlrf"}, display=False) as run:
+            run.finish(rlrf.train(replace(small, sft_steps=1), run))
+        found[arm] = {0: read_scores(folder)}
+    for claim in rlrf.CLAIMS:
+        assert "holds" in claims.judge(claim, found), claim.text
+    assert "best of 2, held out, error@0" in found["RLRF"][0]
+
+
+@pytest.mark.parametrize("canvas", ["0 0 4 4", "0 0 4.0 4"])
+def test_the_canvas_trick_pays_nothing(rlrf, canvas):
+    problems = programs.problems(6, 3, size=32)
+    codes = [problem.answer["code"] for problem in problems]
+    tricked = [code.replace("0 0 32 32", canvas) for code in codes]
+    true, small = attempts(problems, codes), attempts(problems, tricked)
+    gain = rlrf.PRESETS["tiny"].task.judge(small) - rlrf.PRESETS["tiny"].task.judge(true)
+    assert all(torch.equal(small.rewards[name], true.rewards[name]) for name in true.rewards if "length" not in name)
+    # the canvas of the first one is two letters shorter, and that is all that it is paid for
+    assert torch.allclose(gain, 0.5 * (small.rewards["length"] - true.rewards["length"]), atol=1e-6)
+    assert (gain <= (0.01 if len(canvas) < 9 else 0)).all() and (true.rewards["l2"] == 1).all()
+
+
+def test_length_counts_only_where_the_picture_is_alike_and_failing_is_worst(rlrf):
+    problem = next(p for p in programs.problems(9, 3, size=32) if "<g>" in p.answer["code"])
+    code = problem.answer["code"]
+    shorter = code.replace("<g>", "").replace("</g>", "").replace(' opacity="1"', "").replace(' stroke="none"', "")
+    texts = [shorter, code, '<svg><rect x="30" y="30" width="1" height="1"/></svg>', "<svg/>", "no program"]
+    rollout = attempts([problem] * len(texts), texts)
+    total = rlrf.PRESETS["tiny"].task.judge(rollout).tolist()
+    assert total == sorted(total, reverse=True) and total[0] > total[1] and total[-1] == -2
+    unlike = rollout.rewards["l2"] < 0.5
+    assert unlike.tolist() == [False, False, True, True, True] and (rollout.rewards["length"][unlike] == 1).any()
+    named = zip(("l2", "edge_l2", "structure"), (1.0, 0.5, 0.5))
+    assert total[2] == pytest.approx(sum(w * rollout.rewards[n][2].item() for n, w in named) + 0.25, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<text>red</text>",
+        '<text x="1"/>',
+        "<g><text>a<tspan>b</tspan></text></g>",
+        '<s:text xmlns:s="http://www.w3.org/2000/svg">c</s:text>',
+        "<defs><text id='t' y='9'>d</text></defs><use href='#t'/>",
+    ],
+)
+def test_words_are_not_drawn_for_texts_and_are_for_pictures(text):
+    code = f'<svg xmlns="http://www.w3.org/2000/svg"><rect x="2" y="20" width="9" height="9" fill="red"/>{text}</svg>'
+    plain = render(code.replace(text, ""), "svg", 32).picture
+    assert np.array_equal(render(without_text(f"<answer>{code}</answer>"), "svg", 32).picture, plain)
+    shown = Problem(0, Question("?", (plain,)), {"picture": plain})
+    asked = Problem(1, Question("?"), {"picture": plain})
+    outputs = wordless(attempts([shown, asked], [code, code])).outputs
+    assert outputs[0] == code and "text>" not in outputs[1]
+
+
+def test_what_is_no_program_stays_as_it_is():
+    for text in ("", "a text", "<svg><text>", "<svg><rect/></svg>", "<svg><!ENTITY a><text/></svg>", "<text>red</text>"):
+        assert without_text(text) == text
+
+
+def test_programs_end_soon_after_the_longest_reference_of_their_batch(rlrf, vl, file, tmp_path):
+    cfg = tiny(rlrf, vl, file, model=TokenModel(str(vl), max_new_tokens=500, temperature=1.1), margin=3)
+    policy = rlrf.policies(cfg)["policy"]
+    with Run.start(tmp_path / "run", {"recipe": "rlrf"}, display=False) as run:
+        feed, _ = rlrf.reinforcement(cfg, policy, cfg.task.training(0), Redrawing(), run)
+        rollout = feed(0)
+    longest = max(len(rlrf.tokens(policy, p.answer["code"])) for p in rollout.problems)
+    assert longest < rollout.extras["length_B"].max() <= longest + 3
+    per_group = rollout.advantage_BT[:, 0].view(2, 3)
+    reward = rollout.rewards["total"].view(2, 3)
+    assert torch.allclose(per_group, reward - reward.mean(1, keepdim=True), atol=1e-5)
+
+
+def test_the_learning_rate_falls_by_the_papers_schedule(rlrf, vl, file, tmp_path):
+    cfg = tiny(rlrf, vl, file)
+    with Run.start(tmp_path / "run", {"recipe": "rlrf"}, display=False) as run:
+        _, learner = rlrf.reinforcement(cfg, rlrf.policies(cfg)["policy"], cfg.task.training(0), Redrawing(), run)
+    factors = [learner.updates[0].schedule(k) for k in (0, 99, 100, 250)]
+    assert factors == pytest.approx([1, 1, 0.7, 0.49])
+    real = rlrf.PRESETS["qwen25-vl-7b"]
+    assert (real.lr, real.group, real.clip, real.steps, real.least_tokens) == (1e-5, 64, 0.4, 500, 500)
+    rise = rlrf.rise_and_fall(100)
+    assert rise(0) == 0.2 and rise(5) == pytest.approx(0.95) and rise(99) == 0.1
+
+
+@pytest.mark.parametrize("preset", ["qwen25-vl-7b", "text"])
+def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, lm_folder, eyes, file, tmp_path):
+    cfg = rlrf.PRESETS[preset]
+    small = dict(
+        model=replace(cfg.model, model=str(vl if preset != "text" else lm_folder), max_new_tokens=8, precision="float32"),
+        task=replace(cfg.task, programs=str(file), held_out=str(file), size=32), encoder=str(eyes), least_tokens=9,
+        sft_steps=1, sft_batch=2, steps=1, prompts_per_step=2, group=2, candidates=2,
+    )  # fmt: skip
+    cfg = replace(cfg, **small)
+    result = run_recipe("rlrf", cfg, tmp_path / "run")
+    assert {"held out, total", f"held out, {cfg.task.rewards[0]}", "held out, error"} <= result["after"].keys()
+    assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
+    prompts = ["a red bar"]
+    if preset != "text":
+        Image.fromarray(tiny_vision.picture(20, 30)).save(tmp_path / "a.png")
+        prompts.append(str(tmp_path / "a.png"))
+    items = rlrf.sample(cfg, rlrf.policies(cfg), prompts, seeds(0, len(prompts)))
+    assert all(item["image"].ndim == 3 and isinstance(item["text"], str) for item in items)
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP with its processor."""
+    from conftest import _words
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    vocab, merges = _words()
+    words = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=16)
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ends = dict(eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id, pad_token_id=words.pad_token_id)
+    text = sizes | ends | dict(vocab_size=len(words), max_position_embeddings=16)
+    config = CLIPConfig(text_config=text, vision_config=sizes | dict(image_size=16, patch_size=4), projection_dim=16)
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(images, words).save_pretrained(folder)
+    return folder
+
+
+def test_alignment_is_lowest_for_what_does_not_draw_and_silent_without_a_caption(eyes):
+    from saccade.rewards.alignment import Alignment
+
+    named = Problem(0, Question("?"), {"caption": "a red circle"})
+    code = SHORT.format(9, "red")
+    score = Alignment(str(eyes), rows=1)(attempts([named, named, Problem(1, Question("?")), named], [code, "<svg", code, code]))
+    assert score[1] == -1 and score[2].isnan() and -1 < score[0] == score[3] < 1
+    with pytest.raises(ValueError, match="no such folder"):
+        Alignment("no/such/folder")(attempts([named], [code]))
+
+
+def test_rewards_for_imitation_look_at_the_text_alone(file):
+    problem = ProgramTask(str(file), size=32).training(0)[0]
+    code = problem.answer["code"]
+    texts = [code, f"<think>red</think><answer>{code}</answer>", code[: len(code) // 2], "", "x" * 9]
+    rollout = attempts([problem] * 5, texts)
+    assert TokenOverlap()(rollout).tolist() == pytest.approx([1, 1, 0.5, 0, 1 / len(code)], abs=0.02)
+    assert LengthRatio()(rollout).tolist() == pytest.approx([1, 1, 0.5, 0, 9 / len(code)], abs=0.02)
+    assert TokenOverlap()(attempts([Problem(0, "draw")], [code])).isnan().all()
+
+
+def test_the_best_of_several_is_kept_and_one_without_verdict_is_not():
+    problems = [Problem(i, str(i)) for i in range(2)]
+    values = torch.tensor([0.1, float("nan"), 0.9, float("nan"), -0.5, float("nan")])
+    best = BestOf(lambda p, s: attempts(p, [f"{q.id}:{i}" for i, q in enumerate(p)]), lambda r: values, 3)(problems, seeds(0, 2))
+    assert best.outputs == ["0:2", "1:4"] and best.group_B.tolist() == [0, 1]
+
+
+def test_a_picture_that_changes_is_found_and_resuming_keeps_the_sample():
+    problems = programs.problems(40, 1, size=32)
+    redrawing = Redrawing(every=4)
+    redrawing.keep(attempts(problems, [p.answer["code"] for p in problems]))
+    assert 3 <= len(redrawing.kept) <= 20 and redrawing.alike() == 1
+    again = Redrawing(every=4)
+    again.load_state_dict(json.loads(json.dumps(redrawing.state_dict())))
+    next(iter(again.kept.values()))["picture"] = "another"
+    assert again.alike() == pytest.approx(1 - 1 / len(again.kept))
+    assert np.isnan(Redrawing().alike())
+
+
+def test_what_makes_no_sense_is_said_in_one_line(tmp_path, file):
+    with pytest.raises(ValueError, match="1 weights are given for 5 rewards"):
+        ProgramTask(weights=(1.0,))
+    with pytest.raises(ValueError, match="no captions"):
+        ProgramTask(asked="text")
+    (tmp_path / "bare.jsonl").write_text(json.dumps({"Svg": SHORT.format(9, "red")}))
+    with pytest.raises(ValueError, match="bare.jsonl:1: .* has no text 'caption'"):
+        ProgramTask(str(tmp_path / "bare.jsonl"), asked="text").training(0)
+    with pytest.raises(ValueError, match="nearest: foreground_iou"):
+        ProgramTask(rewards=("iou",), weights=(1.0,)).judge(attempts([Problem(0, "?")], [""]))
