@@ -177,7 +177,7 @@ def test_what_is_shown_is_what_the_model_saw(folder, pointing):
     rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(0, 4))
     talk = rollout.extras["talk_B"].values[0]
     talk.turns[0] = replace(talk.turns[0], said='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
-    item = conversations(rollout, torch.ones(4), policy.prompt)[0]
+    item = conversations(rollout, torch.ones(4))[0]
     first, said, told, last = item["turns"]
     assert [t["trained"] for t in item["turns"]] == [False, True, False, True] and last["text"] == item["text"]
     assert "A." not in first["text"] and "A." in told["text"] and first["pictures"][0]["image"].shape == (3, 16, 16)

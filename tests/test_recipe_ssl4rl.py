@@ -16,6 +16,7 @@ from saccade.core import Problem, Question, Rollout, seeds
 from saccade.math.credit import group_advantage
 from saccade.sampling.layout import in_groups
 from saccade.tasks.puzzling import KINDS, PuzzlingTask
+from saccade.tasks.templates import ADDED
 from saccade.tasks.transfer import TransferTask
 from saccade.training import checkpoint
 from saccade.training.claims import judge as judge_claim
@@ -71,7 +72,7 @@ def test_two_steps_equal_one_and_one_and_puzzles_move_the_model(folder, tmp_path
     line = logged(tmp_path / "whole")
     assert {"reward/right", "loss/words", "health/silent_groups", "health/words_kl"} <= line.keys() and 0 < line["reward/total"] < 1
     items = {e["set"]: e["items"] for e in map(json.loads, (tmp_path / "whole" / "samples.jsonl").read_text().splitlines())}
-    assert items.keys() == {"puzzles", "test"} and all("turns" not in item for item in items["test"])
+    assert items.keys() == {"puzzles", "test"} and all(len(item["turns"]) == 2 for item in items["test"])
     assert sorted({len(item["turns"][0]["pictures"]) for item in items["puzzles"]}) == [2, 4]
     assert {f"puzzle {kind}" for kind in KINDS} | {"solved", "downstream", "downstream, validation", "count"} <= whole["after"].keys()
 
@@ -92,18 +93,9 @@ def test_an_answer_is_right_by_the_letter_and_a_jigsaw_place_by_place():
 
 def test_the_model_is_shown_every_picture_and_asked_in_its_template():
     problem = Problem(0, Question("Same?", (np.zeros((9, 9, 3), np.uint8),) * 4))
-    (message,) = SSL.asking(replace(SSL.Settings(), template="think"))(problem)
+    (message,) = SSL.asking("think")(problem)
     assert [part["type"] for part in message["content"]] == ["image"] * 4 + ["text"]
-    assert message["content"][-1]["text"] == "Same?" + SSL.ADDED["think"] and problem.inputs.text == "Same?"
-
-
-def test_pictures_of_a_question_are_shown_side_by_side():
-    from saccade.tasks.answering import strip
-
-    small, large = tiny_vision.picture(5, 8), tiny_vision.picture(9, 3)
-    sheet = (strip([small, large]).permute(1, 2, 0) * 255).round().byte().numpy()
-    assert sheet.shape == (9, 15, 3) and (sheet[:5, :8] == small).all() and (sheet[:, 12:] == large).all()
-    assert (sheet[5:, :12] == 255).all() and (sheet[:, 8:12] == 255).all() and strip([small]).shape == (3, 5, 8)
+    assert message["content"][-1]["text"] == "Same?" + ADDED["think"] and problem.inputs.text == "Same?"
 
 
 def test_coins_are_fair_and_follow_from_the_attempts_seeds():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.models.attention import JointAttention
-from saccade.models.locate import description, locate, reading
+from saccade.models.locate import description, locate, quiet, reading
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ def load(
     if found not in KINDS:
         raise ValueError(f"model '{name}': its class {found} is not supported; supported: {', '.join(KINDS)}")
     import diffusers
+    import transformers
 
-    quiet()
-
+    quiet(diffusers, transformers)
     with reading(name, place):
         # A part that a pipeline was saved without (SD3 without its T5) must be named as absent.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
@@ -191,13 +191,3 @@ def _grid_ids(rows: int, columns: int, like: Tensor) -> Tensor:
     ids[..., 1] += torch.arange(rows, device=like.device, dtype=like.dtype)[:, None]
     ids[..., 2] += torch.arange(columns, device=like.device, dtype=like.dtype)[None]
     return ids.flatten(0, 1)
-
-
-def quiet() -> None:
-    """No progress bars and no chatter of the model libraries; ours are the only ones on the screen."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()

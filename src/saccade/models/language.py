@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.math.frames import Frame
 from saccade.models import processor as processors
-from saccade.models.locate import description, first_line, locate, reading
+from saccade.models.locate import description, first_line, locate, quiet, reading
 from saccade.models.messages import Message, Prompt, as_pil, in_parts, in_words, pictures
 from saccade.models.passages import Passage, Sight, beside, digest
 
@@ -172,6 +172,7 @@ def load(
     name, place = str(name_or_path), locate(name_or_path)
     config = description(name, place, "config.json")
     auto = _auto_class(name, config)
+    quiet(transformers)
     with reading(name, place):
         model, found = auto.from_pretrained(place, dtype=dtype, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)

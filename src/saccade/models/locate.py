@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 MINIATURES = Path(__file__).parent.parent / "miniatures"
@@ -68,6 +69,13 @@ def reading(name: str, place: str) -> Iterator[None]:
         raise ValueError(
             f"model '{name}': could not be loaded from {place} ({type(error).__name__}: {first_line(error)})"
         ) from error
+
+
+def quiet(*libraries: ModuleType) -> None:
+    """No progress bars and no chatter of the model libraries; ours are the only ones on the screen."""
+    for library in libraries:
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

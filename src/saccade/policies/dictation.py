@@ -41,6 +41,7 @@ def dictated(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[s
             "length_B": length_B.float(),
             "turn_BT": own_BT.long() - 1,
             "frames_B": PerRow(tuple(p.frames for p in prompts)),
+            "prompt_B": policy.asked(problems),
         },
     )
 

@@ -90,13 +90,12 @@ class TokenPolicy:
 
     def draft(self, problems: Sequence[Problem], seeds_B: Tensor) -> Draft:
         """Rows that have read their prompts and may write, inside `acting`."""
-        prompts = {key: self.prompt(problem) for key, problem in {id(p): p for p in problems}.items()}
-        unique, index = distinct([prompts[id(p)] for p in problems])
+        unique, index = distinct(self.asked(problems).values)
         manner = Manner(self.max_new_tokens, self.temperature, self.top_p, self._ended)
         return Draft(self.language, self.eyes, unique, torch.tensor(index), seeds_B, manner)
 
     def finished(self, draft: Draft, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
-        """A draft as a rollout; ``extras`` say whose turn a decision was and what pictures looked like when shown."""
+        """A draft as a rollout; ``extras`` say whose turn a decision was, what was asked, what pictures looked like when shown."""
         device = self.language.model.device
         decisions = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in draft.decisions().items()}
         turns = [line.turns() for line in draft.lines]
@@ -112,12 +111,18 @@ class TokenPolicy:
                 "length_B": (turn_BT >= 0).sum(1).float(),
                 "turn_BT": turn_BT,
                 "frames_B": PerRow(tuple(tuple(line.frames) for line in draft.lines)),
+                "prompt_B": self.asked(problems),
             },
         )
         if not self.rescore:
             return rollout
         with torch.no_grad():
             return replace(rollout, logp_BT=self.likelihood(rollout).logp_BT)
+
+    def asked(self, problems: Sequence[Problem]) -> PerRow:
+        """The prompt of each row."""
+        prompts = {key: self.prompt(problem) for key, problem in {id(p): p for p in problems}.items()}
+        return PerRow(tuple(prompts[id(p)] for p in problems))
 
     def _ended(self, tokens: Tensor) -> Tensor:
         """Which rows ``[rows, t]`` are complete with their last token."""

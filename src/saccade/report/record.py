@@ -113,7 +113,7 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(sample.get("set"), str) or not isinstance(items, list):
         raise ValueError(f"{folder / 'samples.jsonl'} is broken: step {sample['step']} lacks a set or items")
     for item in items:
-        if not isinstance(item, dict) or not {"prompt", "image"} <= set(item):
+        if not isinstance(item, dict) or "prompt" not in item or not {"image", "turns"} & set(item):
             raise ValueError(f"{folder / 'samples.jsonl'} is broken: an item of step {sample['step']} lacks prompt or image")
         for picture in _pictures(folder, sample, item):
             if not (folder / picture).resolve().is_relative_to(folder.resolve()):
@@ -126,7 +126,7 @@ def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> lis
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]
-        shown = [item, *(picture for turn in turns for picture in turn["pictures"])]
+        shown = [*([item] if "image" in item else []), *(picture for turn in turns for picture in turn["pictures"])]
         paths = [picture["image"] for picture in shown] + ([item["target"]] if "target" in item else [])
         boxes = [box for picture in shown for box in picture.get("boxes", [])]
         if all(isinstance(text, str) for text in (*words, *paths)) and all(map(_is_box, boxes)):

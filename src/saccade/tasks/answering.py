@@ -15,10 +15,8 @@ from saccade.core import Problem, Question, Rollout, Sampler
 from saccade.rewards.judging import judge, weighted
 from saccade.tasks.names import TEXTS, reward
 from saccade.tasks.scoring import Show, score
+from saccade.tasks.talking import conversations
 from saccade.worlds import questions
-
-_GAP = 4
-"""Pixels between the pictures of a strip."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class AnsweringTask:
             scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in said.items()}
             scores |= by_source([p for part in parts for p in part.problems], said[self.rewards[0]])
             if show:
-                show(name, exhibits(parts[0], said[self.rewards[0]]))
+                show(name, conversations(parts[0], said[self.rewards[0]]))
         return scores
 
     def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
@@ -96,37 +94,3 @@ def by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]
     names = [p.source for p in problems]
     rows = {name: [i for i, n in enumerate(names) if n == name] for name in sorted(set(names))}
     return {name: float(reward_B[own].nanmean()) for name, own in rows.items()} if len(rows) > 1 else {}
-
-
-def exhibits(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
-    """The first answers of a rollout as a run shows them: question, picture, answer, score.
-
-    A question about several pictures is a conversation too, in which each of them is shown; its picture is their strip.
-    """
-    return [
-        {"prompt": p.inputs.text, "image": strip(p.inputs.pictures), "text": said, "score": float(r)} | _conversation(p.inputs, said)
-        for p, said, r in zip(rollout.problems[:count], rollout.outputs, reward_B)
-    ]
-
-
-def _conversation(question: Question, said: str) -> dict[str, Any]:
-    """The turns of a question about several pictures; nothing for one."""
-    if len(question.pictures) < 2:
-        return {}
-    asked = {"who": "user", "text": question.text, "pictures": [{"image": pixels(picture)} for picture in question.pictures]}
-    return {"turns": [asked, {"who": "model", "text": said, "trained": True}]}
-
-
-def strip(pictures: Sequence[Any]) -> Tensor:
-    """Stored pictures uint8 ``[H, W, 3]`` of any sizes side by side on white, ``[3, H, W]`` in [0, 1]; one as it is."""
-    wide = sum(picture.shape[1] + _GAP for picture in pictures) - _GAP
-    sheet, left = np.full((max(map(len, pictures)), wide, 3), 255, np.uint8), 0
-    for picture in pictures:
-        sheet[: len(picture), left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + _GAP
-    return pixels(sheet)
-
-
-def pixels(picture: Any) -> Tensor:
-    """A stored picture uint8 ``[H, W, 3]`` as ``[3, H, W]`` in [0, 1]."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255

@@ -12,8 +12,8 @@ from torch import Tensor
 from saccade.core import Problem, Reward, Rollout, Sampler
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.reading import boxes, each_row
-from saccade.tasks.answering import exhibits
 from saccade.tasks.scoring import Show, score
+from saccade.tasks.talking import conversations
 from saccade.worlds import questions
 
 SKILLS = {"expression": ("grounding", "grounding_relation"), "detection": ("detection", "detection_classes")}
@@ -75,7 +75,7 @@ class GroundingTask:
                 found[each] = float(torch.cat([reward(part) for part in parts]).nanmean())
             scores |= {f"{name}, {measure}": value for measure, value in found.items()}
             if show:
-                show(name, exhibits(parts[0], verdict_B))
+                show(name, conversations(parts[0], verdict_B))
         return scores
 
     def _load(self, file: str) -> Sequence[Problem]:

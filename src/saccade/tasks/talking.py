@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,23 @@ from saccade.core import Problem, Rollout
 from saccade.math.frames import Box, Frame
 from saccade.models.language import Message, Prompt
 from saccade.models.passages import digest
-from saccade.policies.tokens import inputs_as_prompt
 from saccade.rewards.reading import boxes
 
 LARGEST = 1024
 """Longest side of a picture that is kept to be looked at."""
 
 
-def conversations(
-    rollout: Rollout, reward_B: Tensor, prompt: Callable[[Problem], Prompt] = inputs_as_prompt, count: int = 16
-) -> list[dict[str, Any]]:
-    """The first attempts of a rollout as `Run.samples` takes them: prompt, image, text (the last turn), score, turns.
+def conversations(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
+    """The first attempts of a token policy's rollout as `Run.samples` takes them: prompt, text (the last turn), score, turns.
 
-    ``prompt`` is the policy's, so that what is shown is what the model was told. A box that the model wrote is drawn into
-    the picture that it saw last, what the problem's "boxes" say beside it.
+    A box that the model wrote is drawn into the picture that it saw last, what the problem's "boxes" say beside it.
     """
     frames = rollout.extras["frames_B"].values
     talks = rollout.extras["talk_B"].values if "talk_B" in rollout.extras else [None] * len(rollout)
-    rows = zip(rollout.problems[:count], rollout.outputs, reward_B.tolist(), frames, talks)
+    rows = zip(rollout.problems[:count], rollout.outputs, reward_B.tolist(), frames, rollout.extras["prompt_B"].values, talks)
     return [
-        {"prompt": p.inputs.text, "image": _shown(p.inputs.pictures[0]), "text": text, "score": score}
-        | {"turns": _turns(p, prompt(p), talk, text, shown)}
-        for p, text, score, shown, talk in rows
+        {"prompt": p.inputs.text, "text": text, "score": score, "turns": _turns(p, prompt, talk, text, shown)}
+        for p, text, score, shown, prompt, talk in rows
     ]
 
 
@@ -84,13 +79,11 @@ def _drawn(box: Box, label: str, kind: str) -> dict[str, Any] | None:
     return {"corners": [round(x, 2) for x in inside.corners], "label": label, "kind": kind} if inside.valid else None
 
 
-def _shown(pixels: np.ndarray, frame: Frame | None = None) -> Tensor:
-    """Pixels uint8 ``[H, W, 3]`` at the size of ``frame``, or no larger than is kept, as ``[3, H, W]`` in [0, 1]."""
+def _shown(pixels: np.ndarray, frame: Frame) -> Tensor:
+    """Pixels uint8 ``[H, W, 3]`` at the size of ``frame``, as ``[3, H, W]`` in [0, 1]."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    if frame is None:
-        image.thumbnail((LARGEST, LARGEST))
-    elif image.size != (frame.width, frame.height):
+    if image.size != (frame.width, frame.height):
         image = image.resize((frame.width, frame.height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -95,7 +95,7 @@ def png(image: Tensor) -> bytes:
 
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with ``place``."""
-    found = {"prompt": str(item["prompt"]), **_picture(item, place, pictures)}
+    found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
     if item.get("text") is not None:
         found["text"] = str(item["text"])
     if item.get("score") is not None:

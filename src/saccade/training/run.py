@@ -142,10 +142,10 @@ class Run:
             sink.log(step, {name: value for name, value in numbers.items() if value is not None})
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Keep pictures of the set ``name``: items with prompt, image [3, H, W] in [0, 1], text?, score?, boxes?, target?, turns?.
+        """Keep pictures of the set ``name``: items with prompt, image [3, H, W] in [0, 1] or turns, text?, score?, boxes?, target?.
 
         ``text`` is what a model made of the prompt; ``target`` is the picture that a program, then its ``text``, is to draw.
-        ``turns`` are a conversation: each with who, text, trained? and pictures?, these again with image and boxes?. A box
+        ``turns`` are a conversation, in place of one picture: each with who, text, trained? and pictures?, these again with image and boxes?. A box
         has corners [x1, y1, x2, y2] in pixels of its image, label? and kind? ("said", or "true" for the right one).
         Keep a set with the same prompts and noise at several steps: its first is shown as before, its last as after.
         """
@@ -153,8 +153,9 @@ class Run:
         if self._writes:
             with self._saying_how_to_resume():
                 on_disk.samples(self.folder, step, name, items)
+        pictured = [item | {"image": seen[-1]} for item in items if (seen := _pictures(item))]
         for sink in self._sinks:
-            sink.images(step, f"samples/{name}", items)
+            sink.images(step, f"samples/{name}", pictured)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Keep a table under its title in tables.json; the same title again replaces it."""
@@ -238,3 +239,9 @@ class Run:
 
 def _writes() -> bool:
     return int(os.environ.get("RANK") or 0) == 0
+
+
+def _pictures(item: Mapping[str, Any]) -> list[Any]:
+    """The pictures of a sample: its own, or those of its conversation."""
+    told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
+    return [item["image"]] if "image" in item else [picture["image"] for picture in told]

@@ -5,7 +5,8 @@ paper: DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Langua
 idea: What an answer scored above the others at the same question is its credit, so no critic is needed. Dr. GRPO leaves
     out the spread and weighs every token alike over a constant; DAPO clips higher upwards, draws groups until they tell
     their answers apart and punishes overlong ones; GSPO has one ratio an answer; RLOO compares with the others alone.
-claims: The reward of held-out questions rises over the untrained model; with shuffled rewards it does not.
+claims: Held-out questions are answered rightly more often than by the untrained model, with shuffled rewards they are not;
+    each of its kin gains too.
 differs: One update a batch unless minibatches are asked for. RLOO's pull to the reference is in the loss, not in the reward.
 """
 
@@ -30,6 +31,7 @@ from saccade.sampling.filtering import until_telling
 from saccade.sampling.layout import in_groups
 from saccade.tasks import AnsweringTask, answers_to
 from saccade.training import distributed
+from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy, join
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -187,3 +189,19 @@ def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, fl
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One answer to each prompt, which may begin with picture files."""
     return answers_to(greedy(policies["policy"]), prompts, seeds_B)
+
+
+KIN = ("dr-grpo", "dapo", "gspo", "rloo", "cispo")
+ARMS = {"grpo": _TINY, "shuffled rewards": replace(_TINY, shuffle_rewards=True)} | {name: PRESETS[name] for name in KIN}
+
+
+def gain(scores: Mapping[str, float]) -> float:
+    """How much more often held-out answers are right than before training."""
+    return scores["held out, exact"] - scores["held out, exact@0"]
+
+
+CLAIMS = (
+    Claim("held-out answers are right more often than the untrained model's", lambda arm: gain(arm["grpo"]), least=0.03),
+    Claim("with shuffled rewards they gain less than half of that", lambda arm: gain(arm["grpo"]) / 2 - gain(arm["shuffled rewards"])),
+    Claim("each of its kin gains too", lambda arm: min(gain(arm[name]) for name in KIN), least=0.01),
+)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem
-from saccade.recipes.miniatures._vl_lessons import TAGGED, THOUGHT, Fact, Faults, lessons
+from saccade.recipes.miniatures._vl_lessons import Fact, Faults, lessons
 from saccade.recipes.miniatures._vl_rows import Piece, about, turn
 from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views
+from saccade.tasks.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.programs.problems import TEXT
 
@@ -21,7 +22,7 @@ GLANCES = (32, 48)
 POINT = " Give the box of the place to look at."
 """What a first turn about a canvas adds: the answer is a box in the pixels of the glance."""
 SVG = tuple(piece for piece in programs.vocabulary() if len(piece) > 2 and not piece.isalnum())
-_FORMS = ((0.6, ""), (0.8, TAGGED), (1.0, THOUGHT))
+_FORMS = ((0.6, "plain"), (0.8, "answer"), (1.0, "think"))
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ def _in_form(fact: Fact, untagged: float, rng: np.random.Generator) -> tuple[str
     """Question and answer: plain, in tags, or with a thought before, some with a tag missing."""
     chance = rng.random()
     form = next(form for share, form in _FORMS if chance < share)
-    if not form:
+    if form == "plain":
         return fact.text, fact.answer
-    thought = f"<think>{fact.thought or fact.skill}</think>" if form == THOUGHT else ""
+    thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
     first, last = [(0, 1), (1, 0), (0, 0)][rng.integers(3)] if rng.random() < untagged else (1, 1)
-    return fact.text + form, f"{thought}{'<answer>' * first}{fact.answer}{'</answer>' * last}"
+    return fact.text + ADDED[form], f"{thought}{'<answer>' * first}{fact.answer}{'</answer>' * last}"
 
 
 def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
@@ -145,4 +146,4 @@ def corpus(rng: np.random.Generator) -> list[str]:
     texts = [problem.inputs.text for problem in made]
     answers = [p.answer["text"] for p in made if p.source not in ("text", "grounding", "detection")]
     words = " ".join(questions.vocabulary())
-    return [*texts, *answers, *[words, TAGGED, THOUGHT, POINT, TEXT] * 4]
+    return [*texts, *answers, *[words, *ADDED.values(), POINT, TEXT] * 4]

@@ -21,9 +21,6 @@ from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import SHAPES
 from saccade.worlds.shapes.captions import plural
 
-TAGGED = " Answer in <answer></answer>."
-THOUGHT = " Think in <think></think>, then answer in <answer></answer>."
-"""What a user adds to be answered in tags; without it the answer is plain."""
 _SIDES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from saccade.core import Problem
 from saccade.math.boxes import iou, match
 from saccade.recipes.miniatures._vl_course import POINT, displayed, resized
-from saccade.recipes.miniatures._vl_lessons import TAGGED
 from saccade.recipes.miniatures._vl_rows import Piece, Rows, lay, turn
 from saccade.recipes.miniatures._vl_sight import PATCH, patches
 from saccade.recipes.miniatures._vl_views import CANVAS
 from saccade.rewards.reading import boxes
 from saccade.rewards.text import answer
+from saccade.tasks.templates import ADDED
 from saccade.tools.render import Request, find, render_batch
 from saccade.worlds import canvases, programs, questions
 
@@ -111,7 +111,7 @@ def _detection(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, f
 def _tags(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
     """Sampled answers in tags where they are asked for, of questions with words as answers."""
     problems = questions.problems(count, seed, ("color", "relation", "verdict"), "held_out")
-    replies = write(model, tokenizer, [_asked(p, TAGGED) for p in problems], sampled=True)
+    replies = write(model, tokenizer, [_asked(p, ADDED["answer"]) for p in problems], sampled=True)
     return {"answer tags, sampled": float(np.mean([answer(reply) is not None for reply in replies]))}
 
 

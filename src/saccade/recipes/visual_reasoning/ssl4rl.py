@@ -14,11 +14,9 @@ differs: Pictures of puzzles and of test questions are apart (the release trains
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -26,15 +24,17 @@ from saccade.core import Problem, Rollout, Sampler, noise, spawn
 from saccade.math.credit import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.policies.tokens import TokenModel, TokenPolicy, build, inputs_as_prompt
+from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.answers import choice, exact, positions
 from saccade.rewards.judging import judge
 from saccade.rewards.reading import each_row, said
 from saccade.sampling.layout import in_groups
 from saccade.tasks import Show, answers_to
-from saccade.tasks.answering import by_source, exhibits
+from saccade.tasks.answering import by_source
 from saccade.tasks.puzzling import KINDS, PuzzlingTask
 from saccade.tasks.scoring import score as attempted
+from saccade.tasks.talking import conversations
+from saccade.tasks.templates import Template, asking
 from saccade.tasks.transfer import TransferTask
 from saccade.training import distributed
 from saccade.training.claims import Claim, Scores
@@ -43,8 +43,6 @@ from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
-ADDED = {"plain": "", "think": " Think in <think></think>, then answer in <answer></answer>."}
-"""What a template adds to a question."""
 COMPARED = {"list": positions, "choice": choice}
 """How answers of a kind are compared with the truth; all others letter by letter."""
 
@@ -56,8 +54,8 @@ class Settings:
     model: TokenModel = TokenModel(max_new_tokens=24)
     task: PuzzlingTask = PuzzlingTask()
     transfer: TransferTask = TransferTask()
-    template: Literal["plain", "think"] = "plain"
-    """Asked for the answer alone, or for thoughts and then an answer in tags, without which there is none."""
+    template: Template = "plain"
+    """Asked for the answer alone, in tags, or after thoughts; where tags are asked for there is no answer without them."""
     random_rewards: bool = False
     """Control: a coin rewards an attempt, so that nothing but sharper habits can be learned."""
     seed: int = 0
@@ -98,12 +96,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that answers."""
-    return {"policy": build(cfg.model, asking(cfg), cfg.seed)}
-
-
-def asking(cfg: Settings) -> Callable[[Problem], list[dict]]:
-    """Problem -> the chat messages that ask it in the template."""
-    return lambda p: inputs_as_prompt(replace(p, inputs=replace(p.inputs, text=p.inputs.text + ADDED[cfg.template])))
+    return {"policy": build(cfg.model, asking(cfg.template), cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -181,7 +174,7 @@ def score(
             case "test":
                 scores |= {"downstream": mean, **each}
         if show and name != "validation":
-            show(name, exhibits(parts[0], right_P))
+            show(name, conversations(parts[0], right_P))
     return scores
 
 

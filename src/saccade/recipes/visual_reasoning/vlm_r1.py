@@ -15,7 +15,7 @@ differs: The cosine of the length knows wrong answers (the release overwrites th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,15 +27,16 @@ from saccade.math.credit import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.objectives.supervised import Supervised
-from saccade.policies.tokens import TokenModel, TokenPolicy, build, inputs_as_prompt
+from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.judging import judge, weighted
 from saccade.rewards.length import CosineLength, Repetition
-from saccade.rewards.reading import boxes, each_row, in_form, said
+from saccade.rewards.reading import boxes, each_row
 from saccade.sampling.layout import in_groups
 from saccade.tasks import Show, answers_to
 from saccade.tasks.gold import gold_rollout
 from saccade.tasks.grounding import GroundingTask, f1
+from saccade.tasks.templates import AROUND, Template, asking, kept
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
@@ -46,14 +47,6 @@ REWARDS = {
     "iou": BoxOverlap(), "od_ap": DetectionPrecision(), "od_ap50": DetectionPrecision((0.5,)),
     "odLength": DetectionPrecision(by_count=True), "weighted_sum": MatchedBoxes(),
 }  # fmt: skip
-ADDED = {
-    "plain": "",
-    "answer": " Answer in <answer></answer>.",
-    "think": " Think in <think></think>, then answer in <answer></answer>.",
-}
-"""What a template adds to a question."""
-AROUND = {"plain": "{}", "answer": "<answer>{}</answer>"}
-Template = Literal["plain", "answer", "think"]
 
 
 @dataclass(frozen=True)
@@ -131,24 +124,14 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that points, asked in the template of its training."""
-    return {"policy": build(cfg.model, asking(cfg, cfg.template), cfg.seed)}
-
-
-def asking(cfg: Settings, template: str) -> Callable[[Problem], list[dict]]:
-    """Problem -> the chat messages that ask it in a template."""
-
-    def prompt(problem: Problem) -> list[dict]:
-        text = problem.inputs.text + cfg.instruction + ADDED[template]
-        return inputs_as_prompt(replace(problem, inputs=replace(problem.inputs, text=text)))
-
-    return prompt
+    return {"policy": build(cfg.model, asking(cfg.template, cfg.instruction), cfg.seed)}
 
 
 @dataclass(frozen=True)
 class InForm:
     """1 where a text keeps to its template and its answer holds a box; in detection "None" will do too."""
 
-    template: str
+    template: Template
     none: bool
 
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -156,9 +139,8 @@ class InForm:
         return each_row(rollout, self._verdict)
 
     def _verdict(self, problem: Problem, text: str) -> float:
-        kept = {"think": in_form(text), "answer": said(text, tagged=True) is not None, "plain": True}[self.template]
         found = boxes(text)
-        return float(kept and (bool(found) or (self.none and found == [])))
+        return float(kept(self.template, text) and (bool(found) or (self.none and found == [])))
 
 
 def rewards(cfg: Settings) -> dict[str, Reward]:
@@ -175,7 +157,7 @@ def rewards(cfg: Settings) -> dict[str, Reward]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of questions kept back, in and out of domain, before and after."""
     policy = policies(cfg)["policy"]
-    collect, objective, kept = {"grpo": reinforced, "sft": imitated}[cfg.method](cfg, policy)
+    collect, objective, state = {"grpo": reinforced, "sft": imitated}[cfg.method](cfg, policy)
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0)
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
@@ -186,7 +168,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         ),
         run,
         cfg.steps,
-        state={"policy": policy, **kept},
+        state={"policy": policy, **state},
         evaluate=lambda step: scores(cfg, policy, lambda name, items: run.samples(step, name, items)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
@@ -233,7 +215,7 @@ def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None) -> dict
     for template in dict.fromkeys((cfg.template, *cfg.other_templates)):
         own = template == cfg.template
         more = {"format": InForm(template, cfg.task.kind == "detection"), "tokens": length}
-        asked = replace(policy, prompt=asking(cfg, template), temperature=0.0)
+        asked = replace(policy, prompt=asking(template, cfg.instruction), temperature=0.0)
         each = cfg.task.score(asked.rollout, show if own else None, more)
         found |= {name if own else f"{name} ({template})": value for name, value in each.items()}
     return found

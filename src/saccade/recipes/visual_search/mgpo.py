@@ -23,13 +23,14 @@ from torch import Tensor
 from saccade.core import Problem, Question, Rollout, Sampler
 from saccade.math.credit import group_advantage
 from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.policies.tokens import TokenModel, TokenPolicy, build, inputs_as_prompt
+from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.sampling.layout import in_groups
 from saccade.sampling.looking import Looking, box_areas, looks
 from saccade.tasks.answering import answers_to, by_source
 from saccade.tasks.scoring import Show
 from saccade.tasks.searching import SearchingTask, batches, parts, sufficient
 from saccade.tasks.talking import conversations
+from saccade.tasks.templates import asking
 from saccade.training import distributed
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
@@ -164,8 +165,7 @@ def judged(cfg: Settings, rollout: Rollout) -> Tensor:
 
 def answerer(cfg: Settings) -> TokenPolicy:
     """A frozen copy of the base that answers a whole question at once, always with the likeliest words."""
-    closed = lambda problem: replace(problem, inputs=replace(problem.inputs, text=problem.inputs.text + cfg.closing))
-    return replace(build(cfg.model, lambda problem: inputs_as_prompt(closed(problem)), cfg.seed), temperature=0.0)
+    return replace(build(cfg.model, asking("plain", cfg.closing), cfg.seed), temperature=0.0)
 
 
 def from_crops(cfg: Settings, base: TokenPolicy, rollout: Rollout) -> Tensor:
@@ -196,7 +196,7 @@ def score(cfg: Settings, policy: TokenPolicy, base: TokenPolicy, show: Show | No
             said = {key: [*said.get(key, []), value_B] for key, value_B in found.items()}
             sources += [replace(problem, inputs=None) for problem in asked]
             if show and number == 0:
-                show(name, conversations(rollout, found["accuracy"], policy.prompt))
+                show(name, conversations(rollout, found["accuracy"]))
     whole = {key: torch.cat(parts_B) for key, parts_B in said.items()}
     each = by_source(sources, whole["accuracy"]) if whole else {}
     return {key: float(value_B.nanmean()) for key, value_B in whole.items()} | each
