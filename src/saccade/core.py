@@ -95,7 +95,7 @@ class Rollout:
 
     def credit(self, advantage_B: Tensor) -> Tensor:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
-        return advantage_B[:, None].expand_as(self.logp_BT)
+        return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
 
 Batch = Rollout | Mapping[str, Rollout]
