@@ -16,7 +16,7 @@ from vlm_sides import MOST, ROWS, SIDES, Gradient, Ours, Trl
 from saccade.core import Rollout
 
 Works = Mapping[str, Callable[[], object]]
-OURS, THEIRS = "saccade", "trl"
+OURS, THEIRS, REMEMBERING = "saccade", "trl", "trl, log-probs too"
 
 
 class Bench:
@@ -64,22 +64,18 @@ class Bench:
         """Tokens a second, from messages to answers; ours with log-probs, TRL's alone and with all that its update needs."""
         works: dict[str, Callable[[], object]] = {OURS: self.ours[OURS].sample, THEIRS: self.trl[THEIRS].generate}
         works["trl, batch ready"] = self.trl[THEIRS].sample
-        works["trl, log-probs too"] = self.trl["trl, log-probs too"].sample
+        works[REMEMBERING] = self.trl[REMEMBERING].sample
         return self._table(works, repetitions, ROWS * MOST, "tokens/s")
 
     def update(self, repetitions: int) -> Table:
         """Samples a second of one optimiser step on a stored batch."""
-        works: dict[str, Callable[[], object]] = {
-            n: lambda n=n: one.update(self.rollouts[n]) for n, one in self.ours.items() for one in [one]
-        }
-        named = {n: theirs for n, theirs in self.trl.items() if n != "trl, log-probs too"}
-        works |= {n: lambda n=n: self.trl[n].update(self.batches[n]) for n in named}
+        works: dict[str, Callable[[], object]] = {n: lambda n=n: self.ours[n].update(self.rollouts[n]) for n in self.ours}
+        works |= {n: lambda n=n: self.trl[n].update(self.batches[n]) for n in self.trl if n != REMEMBERING}
         return self._table(works, repetitions, ROWS, "samples/s")
 
     def step(self, repetitions: int) -> Table:
         """Samples a second of a whole step: answers, rewards, advantages, update."""
-        works: dict[str, Callable[[], object]] = {n: one.step for n, one in (self.ours | self.trl).items()}
-        del works["trl, log-probs too"]
+        works = {n: one.step for n, one in (self.ours | self.trl).items() if n != REMEMBERING}
         return self._table(works, repetitions, ROWS, "samples/s")
 
     def _table(self, works: Works, repetitions: int, count: float, unit: str) -> Table:

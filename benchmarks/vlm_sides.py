@@ -63,7 +63,7 @@ class Ours:
 class Trl:
     """TRL's trainer on the same folder; its methods are called one by one, as its own loop calls them."""
 
-    def __init__(self, folder: Path, *, eyes: bool, **options: Any):
+    def __init__(self, folder: Path, *, eyes: bool, checkpointing: bool = False, **options: Any):
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
 
@@ -75,8 +75,8 @@ class Trl:
         trained = [p for p in language.model.parameters() if p.requires_grad]
         cfg = GRPOConfig(
             str(folder / "trl"), per_device_train_batch_size=ROWS, num_generations=GROUP, max_completion_length=MOST,
-            epsilon=CLIP, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True,
-            generation_kwargs={"suppress_tokens": [*language.banned, *language.ends]}, **{"gradient_checkpointing": False} | options,
+            epsilon=CLIP, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, gradient_checkpointing=checkpointing,
+            generation_kwargs={"suppress_tokens": [*language.banned, *language.ends]}, **options,
         )  # fmt: skip
         asked = [[{"role": "user", "content": p.inputs.text}] for p in problems()]
         shown = [as_pil(p.inputs.pictures[0]) for p in problems()]
@@ -90,15 +90,14 @@ class Trl:
         )  # fmt: skip
         self.trainer.current_gradient_accumulation_steps = 1  # its loop says so before every step
         self.model = self.trainer.model.train()
+        if checkpointing:
+            self.model.gradient_checkpointing_enable()  # and this before the first
 
     def generate(self) -> Any:
         """Answers alone, from messages to texts."""
-        return self.trainer._generate(self.prompts())
-
-    def prompts(self) -> list[Any]:
         from trl.data_utils import prepare_multimodal_messages
 
-        return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in self.rows]
+        return self.trainer._generate([prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in self.rows])
 
     def sample(self) -> dict[str, Any]:
         """What its update is made of: answers, inputs prepared once more, rewards, advantages; and log-probs if it makes any."""
@@ -128,7 +127,7 @@ class Trl:
 SIDES: dict[str, Callable[[Path], Ours | Trl]] = {
     "saccade": partial(Ours, eyes=True),
     "trl": partial(Trl, eyes=True),
-    "trl, checkpointing": partial(Trl, eyes=True, gradient_checkpointing=True),
+    "trl, checkpointing": partial(Trl, eyes=True, checkpointing=True),
     "trl, log-probs too": partial(Trl, eyes=True, num_iterations=2),
     "saccade, frozen eyes": partial(Ours, eyes=False),
     "trl, frozen eyes": partial(Trl, eyes=False),

@@ -53,7 +53,7 @@ def pointing(monkeypatch):
 def settings(folder, preset: str = "tiny", **changes):
     cfg = RECIPE.PRESETS[preset]
     small = dict(model=replace(cfg.model, model=str(folder), max_new_tokens=5, max_pixels=576), task=TASK, prompts_per_step=2)
-    small |= dict(group=4, first_view=16 * 16, steps=1, lr=1e-3, warmup=1, evaluate_every=1, save_every=1)
+    small |= dict(group=4, view_pixels=16 * 16, steps=1, lr=1e-3, warmup=1, evaluate_every=1, save_every=1)
     return replace(cfg, **small | changes)
 
 
@@ -75,7 +75,7 @@ def pixels(message) -> np.ndarray:
     return next(part["image"] for part in message["content"] if part["type"] == "image")
 
 
-def test_a_first_view_is_small_and_its_boxes_find_back_to_the_original():
+def test_a_view_pixels_is_small_and_its_boxes_find_back_to_the_original():
     picture = tiny_vision.picture(90, 120)
     part = view(picture, 1200)
     assert part["image"].shape == (30, 40, 3) and view(picture)["image"] is picture and view(picture, 10**6)["image"] is picture
@@ -155,7 +155,9 @@ def test_the_control_shows_crops_of_another_question(folder, pointing):
         other = found[(row + 4) % 16]
         told = talk.turns[0].told[0]
         assert words(told).endswith(rollout.problems[row].inputs.text)
-        assert pixels(told).shape == (16, 16, 3) if other is None else np.array_equal(pixels(told), other.pixels)
+        assert pixels(told).shape == (16, 16, 3) if other is None else np.array_equal(pixels(told), looking.view(other.pixels, cfg.view_pixels)["image"])
+    with pytest.raises(ValueError, match="only one"):
+        RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
 
 
 def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
@@ -219,7 +221,7 @@ def test_the_real_preset_takes_a_step_on_a_file(folder, pointing, tmp_path):
     lines.append({"image": "a.png", "text": "Which?\n(A) up\n(B) down\nAnswer with a letter.", "label": "A", "category": "v"})
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
     task = SearchingTask(str(tmp_path / "q.jsonl"), str(tmp_path / "q.jsonl"))
-    cfg = settings(folder, "qwen25-vl-7b", task=task, minibatches=4, first_view=None)
+    cfg = settings(folder, "qwen25-vl-7b", task=task, minibatches=4, view_pixels=None)
     result = run_recipe(cfg, tmp_path / "run")
     assert cfg.model.train_vision and {"accuracy", "valid box", "q", "v"} <= result["after"].keys()
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())

@@ -67,7 +67,7 @@ def record(result: Mapping[str, Any], place: Path) -> Path:
 def read_scores(run: Path) -> Scores:
     """The scores after training by name, every evaluation as ``<score>@<step>``, ``seconds`` and the sums of ``cost/…``.
 
-    What stages of the run logged is prefixed with ``<stage>/``, but for costs, which add up.
+    What stages of the run logged is prefixed with ``<stage>/``; costs without a prefix are those of all of them.
     """
     result = json.loads((run / "result.json").read_text())
     scores: Scores = {name: _number(value) for name, value in result["after"].items()}
@@ -78,7 +78,8 @@ def read_scores(run: Path) -> Scores:
                 if key.startswith("eval/"):
                     scores[f"{stage}{key.removeprefix('eval/')}@{line['step']}"] = _number(value)
                 elif key.startswith("cost/"):
-                    scores[key] = scores.get(key, 0.0) + (value or 0.0)
+                    for name in {key, f"{stage}{key}"}:
+                        scores[name] = scores.get(name, 0.0) + (value or 0.0)
     return scores | {"seconds": result["seconds"]}
 
 

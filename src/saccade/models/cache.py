@@ -13,15 +13,39 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
+class Sharers:
+    """Which of P prompts each row of a cache began with, while rows change places."""
+
+    def __init__(self, index_B: Tensor):
+        self.index_B, self.known = index_B.clone(), {}
+
+    def exchange(self, ones: Tensor, others: Tensor) -> None:
+        self.index_B[ones], self.index_B[others] = self.index_B[others], self.index_B[ones]
+        self.known = {}
+
+    def seats(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first ``count`` rows by prompt ``[P, S]``, empty seats taken by row 0, and the seat ``[N]`` of each among P S."""
+        if count not in self.known:
+            index_N, row_N = self.index_B[:count], torch.arange(count, device=self.index_B.device)
+            rank_N = (index_N[:, None] == index_N).tril(-1).sum(1)
+            shape = int(self.index_B.max()) + 1, int(rank_N.max()) + 1
+            seat_N = index_N * shape[1] + rank_N
+            row_PS = row_N.new_zeros(shape).flatten().scatter(0, seat_N, row_N).view(shape)
+            self.known[count] = row_PS, seat_N
+        return self.known[count]
+
+
 class Slab(DynamicLayer):
     """The past of row ``index_B[b]`` of ``layer`` for every row b, in memory for ``room`` tokens.
 
     Only the first ``count`` rows are read and written; those behind them rest with all they have. It stands on
-    transformers' own layer because its models ask their caches for that type.
+    transformers' own layer because its models ask their caches for that type. ``prompts`` are the keys and values that rows
+    share, for layers that can read them once for all.
     """
 
-    def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int):
+    def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int, sharers: Sharers):
         super().__init__()
+        self.prompts, self.sharers = (layer.keys, layer.values), sharers
         self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
         self.all_keys, self.all_values = (_roomy(x[index_B], room) for x in (layer.keys, layer.values))
         self.show(len(index_B), layer.keys.shape[2])
@@ -57,9 +81,10 @@ def spread(cache: Any, index_B: Tensor, room: int) -> None:
 
     Sliding windows and recurrent states keep transformers' own layers, which do not grow.
     """
+    sharers = Sharers(index_B)
     for i, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[i] = Slab(layer, index_B, room)
+            cache.layers[i] = Slab(layer, index_B, room, sharers)
         else:
             layer.batch_select_indices(index_B)
 
@@ -90,6 +115,8 @@ def gather(cache: Any, stay_N: Tensor) -> Tensor:
     count = int(stay_N.sum())
     moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
     holes = moved[moved < count]
+    for sharers in {layer.sharers for layer in cache.layers if type(layer) is Slab}:
+        sharers.exchange(holes, order[holes])
     for layer in cache.layers:
         if type(layer) is Slab:
             layer.exchange(holes, order[holes])

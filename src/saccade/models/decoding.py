@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saccade.models.head import tempered
 from saccade.models.passages import Passage, Sight, beside, position_ids
-from saccade.models.token_layers import quickened
+from saccade.models.token_layers import TokenDecoder, token_decoder
 
 Look = Callable[[Sequence[Sight | None], Tensor], Mapping[str, Any]]
 """Pictures and the tokens ``[B, L]`` that they are among -> further arguments of the model."""
@@ -45,10 +45,18 @@ class Reading:
         """The rows at work."""
         return self.row_B[: self.count]
 
-    def feed(self, ids_NE: Tensor, attention: Tensor, place_NAE: Tensor, seen: Mapping[str, Any] = NOTHING) -> None:
-        """Read on in the rows at work; ``attention`` ``[N, C]`` is over the whole cache, the new columns included."""
-        self.cache, self.logits_NV = _read(self.model, ids_NE, attention, place_NAE, self.cache, seen)
+    def feed(self, ids_NE: Tensor, attention_NC: Tensor, place_NAE: Tensor, seen: Mapping[str, Any] = NOTHING) -> None:
+        """Read on in the rows at work; ``attention_NC`` is over the whole cache, the new columns included."""
+        self.cache, self.logits_NV = _read(self.model, ids_NE, attention_NC, place_NAE, self.cache, seen)
         self.width += ids_NE.shape[1]
+
+    def follow(self, token_N: Tensor, attention_NC: Tensor, place_N: Tensor, decoder: TokenDecoder | None) -> None:
+        """Read one more token in the rows at work, by ``decoder`` where the model has one."""
+        if decoder is None:
+            self.feed(token_N[:, None], attention_NC, place_N[:, None, None])
+            return
+        self.logits_NV = decoder(token_N, attention_NC, place_N)
+        self.width += 1
 
     def keep(self, stay_N: Tensor) -> Tensor:
         """Go on with some of the rows at work; returns which of the former places each of them comes from."""
@@ -121,19 +129,19 @@ def write(
     length_B = torch.zeros(rows, dtype=torch.int64, device=device)
     live = reading.row_N
     length_B[live] = most
-    with quickened(reading.model, reading.cache, reading.count) as quick:
-        own, place_N = _ahead(reading, start, most, quick)
-        for t in range(most):
-            token, logp = choose(reading.logits_NV, uniform_BT[live, t], temperature, top_p, banned)
-            tokens_BT[live, t], logp_BT[live, t] = token, logp
-            over = ended(tokens_BT[live, : t + 1])
-            if over.any():
-                length_B[live[over]] = t + 1
-                token, live = token[reading.keep(~over)], reading.row_N
-                own, place_N = _ahead(reading, start, most, quick)
-            if len(live) == 0 or t + 1 == most:
-                break
-            reading.feed(token[:, None], own[..., : start + t + 1], place_N[:, None, None] + t)
+    own_NC, place_N = _ahead(reading, start, most)
+    decoder = token_decoder(reading.model, reading.cache, reading.count)
+    for t in range(most):
+        token, logp = choose(reading.logits_NV, uniform_BT[live, t], temperature, top_p, banned)
+        tokens_BT[live, t], logp_BT[live, t] = token, logp
+        over = ended(tokens_BT[live, : t + 1])
+        if over.any():
+            length_B[live[over]] = t + 1
+            token, live = token[reading.keep(~over)], reading.row_N
+            own_NC, place_N = _ahead(reading, start, most)
+        if len(live) == 0 or t + 1 == most:
+            break
+        reading.follow(token, own_NC[:, : start + t + 1], place_N + t, decoder)
     longest = int(length_B.max())
     column_T = torch.arange(most, device=device)
     reading.attention_BC[:, start : start + most] = (column_T < length_B[:, None] - 1).long()
@@ -158,16 +166,10 @@ def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, ro
     reading.next_B[reading.row_N] = place_NAE.amax((1, 2)) + 1
 
 
-def _ahead(reading: Reading, start: int, most: int, quick: bool) -> tuple[Tensor, Tensor]:
-    """What the rows at work attend to if they write on from column ``start``, and where their first token stands.
-
-    Attention is ``[N, C]`` of zeros and ones; for quickened layers a mask ``[N, 1, 1, C]`` to be added.
-    """
+def _ahead(reading: Reading, start: int, most: int) -> tuple[Tensor, Tensor]:
+    """What the rows at work attend to if they write on from column ``start``, and where their first token stands."""
     own_NC = reading.attention_BC[reading.row_N]
     own_NC[:, start : start + most] = 1
-    if quick:
-        hidden = torch.zeros(own_NC.shape).masked_fill(own_NC == 0, torch.finfo(torch.float32).min)
-        return hidden[:, None, None], reading.next_B[reading.row_N]
     return own_NC, reading.next_B[reading.row_N]
 
 

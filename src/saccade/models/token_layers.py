@@ -1,13 +1,12 @@
-"""Decoder layers on a CPU while rows write: one token a row through few large products, on weights laid out for them.
+"""A decoder on a CPU while rows write: one token a row through few large products, on weights laid out for them.
 
-With so few tokens, transformers' layers spend more time on small operations, and on weights that lie badly for products this
-narrow, than on arithmetic. The numbers are the same within rounding.
+With so few tokens transformers' layers spend more time on small operations, on weights that lie badly for products this
+narrow, and on reading a prompt for each row that shares it, than on arithmetic. The numbers are the same within rounding.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,69 +14,112 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KNOWN = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer")
-"""Layers that are attention with rotary positions and a gated feed-forward part, each behind an RMS norm, and no more."""
-PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+KNOWN = ("LlamaModel", "Qwen2Model", "Qwen2_5_VLTextModel")
+"""Decoders of attention with rotary positions and gated feed-forward parts, each behind an RMS norm, and no more."""
 
 Product = Callable[[Tensor], Tensor]
 
 
-@contextlib.contextmanager
-def quickened(model: Any, cache: Any, rows: int) -> Iterator[bool]:
-    """Within it known layers read one token in each of about ``rows`` rows, faster; False if they stay as they are.
+class TokenDecoder:
+    """From one more token in each of ``rows`` rows or fewer to logits, with a cache of slabs that grows by it.
 
-    They want a mask ``[N, 1, 1, C]`` that is added to the scores. Only for float32 on a CPU without gradients and autocast,
-    and with all of the past in the cache. It takes memory for a second copy of the weights, which must not change meanwhile.
+    It holds a second copy of the weights, which must not change meanwhile.
     """
-    from saccade.models.cache import remembers
 
-    layers, head = list(getattr(model.get_decoder(), "layers", ())), model.get_output_embeddings()
-    known = layers and type(head) is nn.Linear and all(map(_is_known, layers))
-    quick = bool(known) and remembers(cache) and _usable([*layers, head])
-    changed = [*layers, head] if quick else []
-    for module in changed:
-        module.forward = packed([head], rows) if module is head else TokenLayer(module, rows)
-    try:
-        yield quick
-    finally:
-        for module in changed:
-            del module.forward
+    def __init__(self, model: Any, cache: Any, rows: int):
+        decoder = model.get_decoder()
+        self.embed, self.turn, self.norm = decoder.embed_tokens, decoder.rotary_emb, decoder.norm
+        self.layers = [TokenLayer(layer, slab, rows) for layer, slab in zip(decoder.layers, cache.layers)]
+        self.head = packed([model.get_output_embeddings()], rows)
+
+    def __call__(self, token_N: Tensor, attention_NC: Tensor, place_N: Tensor) -> Tensor:
+        """Logits ``[N, V]`` after tokens at positions ``place_N``; attention is over the whole cache, the new column included."""
+        x_ND = self.embed(token_N)
+        turn = tuple(x[:, 0, None] for x in self.turn(x_ND, place_N[:, None]))
+        mask_NC = torch.zeros(attention_NC.shape).masked_fill(attention_NC == 0, torch.finfo(torch.float32).min)
+        for layer in self.layers:
+            x_ND = layer(x_ND, mask_NC[:, None, None], turn)
+        return self.head(normed(self.norm, x_ND))
 
 
 class TokenLayer:
-    """What one decoder layer computes for one token a row ``[N, 1, D]``."""
+    """What one decoder layer computes for one token a row ``[N, D]``."""
 
-    def __init__(self, layer: Any, rows: int):
+    def __init__(self, layer: Any, slab: Any, rows: int):
         attention, mlp = layer.self_attn, layer.mlp
-        self.before, self.between = layer.input_layernorm, layer.post_attention_layernorm
-        self.number, self.width, self.scale = attention.layer_idx, attention.head_dim, attention.scaling
+        self.slab, self.before, self.between = slab, layer.input_layernorm, layer.post_attention_layernorm
+        self.width, self.scale = attention.head_dim, attention.scaling
         self.asking, self.keeping = (p.out_features // self.width for p in (attention.q_proj, attention.k_proj))
         self.ask = packed([attention.q_proj, attention.k_proj, attention.v_proj], rows)
         self.answer = packed([attention.o_proj], rows)
         self.widen, self.narrow = packed([mlp.gate_proj, mlp.up_proj], rows), packed([mlp.down_proj], rows)
 
-    def __call__(self, x_N1D: Tensor, *, attention_mask: Tensor, position_embeddings: Any, past_key_values: Any, **_: Any) -> Tensor:
-        asked_NHE = self.ask(normed(self.before, x_N1D)).unflatten(-1, (-1, self.width))[:, 0]
-        x_N1D = x_N1D + self.answer(self._attend(asked_NHE, attention_mask, *position_embeddings, past_key_values))
-        gate, up = self.widen(normed(self.between, x_N1D)).chunk(2, -1)
-        return x_N1D + self.narrow(F.silu(gate).mul_(up))
+    def __call__(self, x_ND: Tensor, mask_N11C: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        x_ND = x_ND + self.answer(self._attend(self.ask(normed(self.before, x_ND)), mask_N11C, *turn))
+        gate, up = self.widen(normed(self.between, x_ND)).chunk(2, -1)
+        return x_ND + self.narrow(F.silu(gate).mul_(up))
 
-    def _attend(self, asked_NHE: Tensor, mask_N11C: Tensor, cos_N1E: Tensor, sin_N1E: Tensor, cache: Any) -> Tensor:
-        """The heads' answers ``[N, 1, H E]``; ``asked_NHE`` has the queries' heads, the keys' and the values'."""
-        turned_NHE, value_NHE = asked_NHE.split((self.asking + self.keeping, self.keeping), 1)
+    def _attend(self, asked_ND: Tensor, mask_N11C: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> Tensor:
+        heads_NHE = asked_ND.unflatten(1, (-1, self.width))
+        turned_NHE, value_NKE = heads_NHE.split((self.asking + self.keeping, self.keeping), 1)
         left, right = turned_NHE.chunk(2, -1)
         turned_NHE = torch.addcmul(turned_NHE * cos_N1E, torch.cat((-right, left), -1), sin_N1E)
-        query_NHE, key_NHE = turned_NHE.split((self.asking, self.keeping), 1)
-        keys, values = cache.update(key_NHE[:, :, None], value_NHE[:, :, None], self.number)
-        scores = query_NHE.unflatten(1, (self.keeping, -1)) @ keys.transpose(2, 3)
-        return (torch.add(mask_N11C, scores, alpha=self.scale).softmax(-1) @ values).flatten(1)[:, None]
+        query_NHE, key_NKE = turned_NHE.split((self.asking, self.keeping), 1)
+        self.slab.update(key_NKE[:, :, None], value_NKE[:, :, None])
+        query_NKGE = (query_NHE * self.scale).unflatten(1, (self.keeping, -1))
+        return attend(query_NKGE, self.slab, mask_N11C).flatten(1)
 
 
-def packed(linears: Sequence[nn.Linear], rows: int) -> Product:
+def token_decoder(model: Any, cache: Any, rows: int) -> TokenDecoder | None:
+    """A `TokenDecoder` for a decoder of a known build in float32 on a CPU; None with gradients, autocast or adapters too."""
+    from saccade.models.cache import remembers
+
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+        return None
+    known = type(decoder).__name__ in KNOWN and decoder.config.hidden_act == "silu" and remembers(cache)
+    return TokenDecoder(model, cache, rows) if known and _is_plain(decoder, head) else None
+
+
+def _is_plain(decoder: Any, head: Any) -> bool:
+    """Whether linear layers are nothing else and all weights are whole, in float32 and on a CPU."""
+    parts = [part for layer in decoder.layers for part in (*layer.self_attn.children(), *layer.mlp.children())]
+    linear = all(type(part) is nn.Linear for part in [head, *parts] if next(part.parameters(), None) is not None)
+    weights = [*decoder.parameters(), *head.parameters()]
+    whole = all(type(w) in (Tensor, nn.Parameter) and w.device.type == "cpu" for w in weights)
+    return linear and whole and all(w.dtype == torch.float32 for w in weights)
+
+
+def attend(query_NKGE: Tensor, slab: Any, mask_N11C: Tensor) -> Tensor:
+    """softmax(q k + mask) v ``[N, K, G, E]`` for G queries at each of K heads. A prompt is read once for all rows that share it."""
+    keys, values = slab.keys, slab.values
+    prompt_keys, prompt_values = slab.prompts
+    if len(prompt_keys) == len(query_NKGE):
+        return (query_NKGE @ keys.transpose(2, 3)).add_(mask_N11C).softmax(-1) @ values
+    begin = prompt_keys.shape[2]
+    row_PS, seat_N = slab.sharers.seats(len(query_NKGE))
+    shared = lambda x, y: _together(x, y, row_PS, seat_N)
+    scores = (shared(query_NKGE, prompt_keys.transpose(2, 3)), query_NKGE @ keys[:, :, begin:].transpose(2, 3))
+    weights = torch.cat(scores, -1).add_(mask_N11C).softmax(-1)
+    return shared(weights[..., :begin], prompt_values) + weights[..., begin:] @ values[:, :, begin:]
+
+
+def _together(x_NKGE: Tensor, y_PKEL: Tensor, row_PS: Tensor, seat_N: Tensor) -> Tensor:
+    """``x[n] @ y[p]`` ``[N, K, G, L]`` where p is the prompt of row n: one product for all rows of a prompt."""
+    x_PKSE = x_NKGE.index_select(0, row_PS.flatten()).unflatten(0, row_PS.shape).transpose(1, 2).flatten(2, 3)
+    y_PKSGL = (x_PKSE @ y_PKEL).unflatten(2, (row_PS.shape[1], -1))
+    return y_PKSGL.transpose(1, 2).flatten(0, 1).index_select(0, seat_N)
+
+
+def packed(linears: Sequence[Any], rows: int) -> Product:
     """The outputs of linear layers side by side, by one product on a copy of their weights in oneDNN's own layout."""
-    weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat([one.weight for one in linears]), rows)
-    bias = None if linears[0].bias is None else torch.cat([one.bias for one in linears])
+    weight = torch.ops.mkldnn._reorder_linear_weight(_joined([one.weight for one in linears]), rows)
+    bias = None if linears[0].bias is None else _joined([one.bias for one in linears])
     return partial(_product, weight=weight, bias=bias)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,24 +129,3 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def normed(norm: Any, x: Tensor) -> Tensor:
     """``norm(x)`` for a plain RMS norm, in fewer passes."""
     return (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt_() * x * norm.weight
-
-
-def _is_known(layer: Any) -> bool:
-    """Whether a layer is one of `KNOWN` and its weights are plain: no adapters beside them, not cut over processes."""
-    if type(layer).__name__ not in KNOWN or not isinstance(layer.mlp.act_fn, type(_silu())):
-        return False
-    named = dict(layer.named_modules())
-    parts = [named[f"self_attn.{p}"] if f"self_attn.{p}" in named else named[f"mlp.{p}"] for p in PARTS]
-    return all(type(part) is nn.Linear for part in parts)
-
-
-def _silu() -> nn.Module:
-    from transformers.activations import ACT2FN
-
-    return ACT2FN["silu"]
-
-
-def _usable(modules: Sequence[nn.Module]) -> bool:
-    plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()
-    weights = [p for module in modules for p in module.parameters()]
-    return plain and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in weights)

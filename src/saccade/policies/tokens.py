@@ -81,6 +81,10 @@ class TokenPolicy:
             texts = draft.write()
         return self.finished(draft, problems, [texts[row] for row in range(len(problems))])
 
+    def greedy(self) -> TokenPolicy:
+        """The same weights, the likeliest token each time."""
+        return replace(self, temperature=0.0)
+
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """The state of the model in which a draft is written: no gradients, LoRA folded in."""
@@ -214,6 +218,7 @@ def build(
         top_p=cfg.top_p,
         precision=precision,
         merge=not cfg.sharded,
+        rescore=precision != torch.float32,  # sampling and replay round differently there, and ratios would not begin at 1
     )
     if cfg.train_vision and policy.eyes.frozen:
         raise ValueError(f"model '{cfg.model}': train_vision has no effect, nothing that looks at pictures would be trained")

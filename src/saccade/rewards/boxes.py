@@ -33,11 +33,13 @@ def first_shown(rollout: Rollout) -> Sequence[Frame | None]:
 class BoxOverlap:
     """Overlap (IoU) of the first box written with the target nearest to it: one thing is asked for (VLM-R1's REC)."""
 
+    tagged: bool = False
+    """Whether only boxes between answer tags count, in this reward and the others."""
     shown: Shown = first_shown
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """In [0, 1] ``[B]``."""
-        return _judge(rollout, self.shown, lambda overlap_NM, label_N, label_M: overlap_NM[0].max())
+        return _judge(rollout, self, lambda overlap_NM, label_N, label_M: overlap_NM[0].max())
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,12 @@ class DetectionPrecision:
 
     thresholds: tuple[float, ...] = COCO_THRESHOLDS
     by_count: bool = False
+    tagged: bool = False
     shown: Shown = first_shown
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """In [0, 1] ``[B]``."""
-        return _judge(rollout, self.shown, self._precision)
+        return _judge(rollout, self, self._precision)
 
     def _precision(self, overlap_NM: Tensor, label_N: Tensor, label_M: Tensor) -> Tensor:
         factor = min(1.0, len(label_M) / len(label_N)) if self.by_count else 1.0
@@ -74,11 +77,12 @@ class MatchedBoxes:
     completeness: float = 0.3
     naming: float = 0.0
     least: float = 0.5
+    tagged: bool = False
     shown: Shown = first_shown
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """In [0, 1] ``[B]``."""
-        return _judge(rollout, self.shown, self._mean)
+        return _judge(rollout, self, self._mean)
 
     def _mean(self, overlap_NM: Tensor, label_N: Tensor, label_M: Tensor) -> Tensor:
         written, targets = overlap_NM.shape
@@ -103,12 +107,14 @@ def box_format(rollout: Rollout) -> Tensor:
     return each_row(rollout, lambda problem, text: float(in_form(text) and boxes(text) is not None))
 
 
-def _judge(rollout: Rollout, shown: Shown, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def _judge(
+    rollout: Rollout, asked: BoxOverlap | DetectionPrecision | MatchedBoxes, score: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
     """``score`` of the overlaps ``[N, M]`` and labels of boxes written and targets, where there are both: ``[B]``."""
 
     def verdict(problem: Problem, text: str, frame: Frame | None) -> float:
         truth = problem.answer.get("boxes") if isinstance(problem.answer, dict) else None
-        found = boxes(text)
+        found = boxes(text, asked.tagged)
         if truth is None:
             return math.nan
         if not found or not len(truth):
@@ -117,7 +123,7 @@ def _judge(rollout: Rollout, shown: Shown, score: Callable[[Tensor, Tensor, Tens
         overlap_NM = iou(written_N4, torch.as_tensor(truth, dtype=torch.float64).reshape(-1, 4))
         return float(score(overlap_NM, *_labels(found, problem.answer)))
 
-    return each_row(rollout, verdict, shown(rollout))
+    return each_row(rollout, verdict, asked.shown(rollout))
 
 
 def _original(box: Written, frame: Frame | None) -> tuple[float, ...]:

@@ -51,13 +51,15 @@ def in_form(text: str) -> bool:
     return bool(found) and all(part.strip() for part in found.groups())
 
 
-def boxes(text: str) -> list[Written] | None:
+def boxes(text: str, tagged: bool = False) -> list[Written] | None:
     """The boxes of an answer in the order written: none for "None", "null" or "[]"; None if it cannot be read as boxes.
+
+    ``tagged`` reads nothing but what stands between answer tags.
 
     A box is ``{"bbox_2d": [x1, y1, x2, y2], "label": "…"}``, or four finite numbers in brackets, alone, in a list or amid
     words. What surrounds it need not be valid JSON, so a list that was cut off still gives its whole boxes.
     """
-    content = said(text) or ""
+    content = said(text, tagged) or ""
     found = [box for item in _ITEM.finditer(content) if (box := _box(item))]
     return found if found or _NONE.fullmatch(content) else None
 

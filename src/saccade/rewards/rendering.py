@@ -1,7 +1,7 @@
 """Rewards on what a program draws, beside what it should have drawn.
 
 An attempt is a text with a program in it (see `program`); its problem's answer holds the reference: "picture" uint8
-``[S, S, 3]`` and, where they are not the defaults, "lang" and "box". The background is white. All rewards ask for the same
+``[S, S, 3]`` and, where they are not the defaults, "lang" and "box" ("own": the canvas that the program itself names). The background is white. All rewards ask for the same
 pictures, which `tools.render` draws once. What cannot be drawn has a reward's lowest value, a blank picture what its pixels
 earn; a problem without a reference picture has no verdict (NaN). How long a program is judges `rewards.length`.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from saccade.core import Problem, Rollout
 from saccade.rewards import likeness
 from saccade.rewards.reading import said
-from saccade.tools.render import STATUSES, Render, Request, find, render_batch
+from saccade.tools.render import STATUSES, Box, Refused, Render, Request, canvas, find, render_batch
 
 Likeness = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures ``[B, 3, S, S]`` in [0, 1], drawn and wanted -> ``[B]``."""
@@ -56,7 +56,7 @@ def l2(rollout: Rollout) -> Tensor:
 
 @dataclass(frozen=True)
 class EdgeL2:
-    """Standardised L2 of blurred edges, in [-1, 1] ``[B]``; ``sigma`` in pixels (2.3 is the papers' window of 13, at 224)."""
+    """Standardised L2 of blurred edges, in [-1, 1] ``[B]``; ``sigma`` in pixels (2.3 is RLRF's window of 13, whatever the size)."""
 
     sigma: float = 2.3
 
@@ -107,8 +107,16 @@ def _request(problem: Problem, text: str) -> Request:
     picture = known.get("picture")
     if picture is not None and (picture.dtype != np.uint8 or picture.shape != (len(picture), len(picture), 3)):
         raise ValueError(f"reference picture {picture.dtype} {list(picture.shape)} must be uint8 [S, S, 3]")
-    size = _SIZE if picture is None else len(picture)
-    return Request(program(text, lang), lang, size, box=known.get("box"))
+    size, code = _SIZE if picture is None else len(picture), program(text, lang)
+    return Request(code, lang, size, box=_own(code, lang) if known.get("box") == "own" else known.get("box"))
+
+
+def _own(code: str, lang: str) -> Box | None:
+    """The canvas that a program names itself."""
+    try:
+        return canvas(code, lang)
+    except Refused:
+        return None
 
 
 def _answer(problem: Problem) -> dict[str, Any]:

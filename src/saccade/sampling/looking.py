@@ -38,7 +38,7 @@ class Looking:
     parts: Callable[[str], tuple[str, str]]
     turns: int = 2
     pixels: int | None = None
-    """Most pixels of the first view; None leaves it to the model's processor."""
+    """Most pixels of a view, the first one and what a box shows of the original; None leaves it to the model's processor."""
     point: str = " Give the box of the place to look at."
     """Ends a turn that asks for a box."""
     closing: str = ""
@@ -63,7 +63,7 @@ class Looking:
         shown = self.others.get(id(problem), found)
         asked = self.asked(problem, last=len(talk.turns) == self.turns - 1)
         if shown is not None and not self.whole:
-            return [_user(shown.part(), asked)]
+            return [_user(view(shown.pixels, self.pixels, shown.frame), asked)]
         return [_user(self._view(problem), asked if self.whole else self.notice + asked)]
 
     def asked(self, problem: Problem, last: bool) -> str:
@@ -90,7 +90,9 @@ class Looking:
             first = policy.rollout(own, seeds_B)
             frames = first.extras["frames_B"].values
             found = [look(text, p.inputs.pictures[0], shown[0]) for text, p, shown in zip(first.outputs, own, frames)]
-            away = next((i for i, p in enumerate(problems) if p is not problems[0]), 1)
+            away = next((i for i, p in enumerate(problems) if p is not problems[0]), 0)
+            if not away:
+                raise ValueError("crops change places between problems, and there is only one here")
             others = {id(p): found[(i + away) % len(own)] for i, p in enumerate(own)}
             return replace(self, others=others).attempt(policy)(own, seeds_B)
 
@@ -104,17 +106,20 @@ class Looking:
         return view(pictures[0], self.pixels)
 
 
-def view(picture: np.ndarray, pixels: int | None = None) -> dict[str, Any]:
-    """A picture ``[H, W, 3]``, reduced to at most ``pixels``, as part of a message; its frame finds back to the original."""
+def view(picture: np.ndarray, pixels: int | None = None, frame: Frame | None = None) -> dict[str, Any]:
+    """A picture ``[H, W, 3]``, reduced to at most ``pixels``, as part of a message; its frame finds back to the original.
+
+    ``frame`` is the picture's own where it is a part of another.
+    """
     from PIL import Image
 
-    original = Frame.of(picture, digest(picture))
-    scale = math.sqrt(pixels / (original.width * original.height)) if pixels else 1.0
+    frame = frame or Frame.of(picture, digest(picture))
+    scale = math.sqrt(pixels / (frame.width * frame.height)) if pixels else 1.0
     if scale >= 1:
-        return {"type": "image", "image": picture, "frame": original}
-    width, height = (max(math.floor(side * scale + 1e-6), 1) for side in (original.width, original.height))
+        return {"type": "image", "image": picture, "frame": frame}
+    width, height = (max(math.floor(side * scale + 1e-6), 1) for side in (frame.width, frame.height))
     small = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-    return {"type": "image", "image": small, "frame": original.displayed(width, height)}
+    return {"type": "image", "image": small, "frame": frame.displayed(width, height)}
 
 
 def look(text: str, original: np.ndarray, shown: Frame) -> Crop | None:

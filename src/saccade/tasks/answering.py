@@ -37,7 +37,7 @@ class AnsweringTask:
     """Least and greatest number of objects in a picture of the embedded world."""
     train_size: int = 2048
     """Training questions drawn from the embedded world."""
-    held_out_size: int = 96
+    held_out_size: int = 512
     """Questions kept back, of all skills together."""
 
     def training(self, seed: int) -> Sequence[Problem]:

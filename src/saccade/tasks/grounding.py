@@ -42,7 +42,7 @@ class GroundingTask:
     """Least and greatest number of objects in a picture of the embedded world."""
     train_size: int = 2048
     """Training questions drawn from the embedded world."""
-    held_out_size: int = 96
+    held_out_size: int = 320
     """Questions kept back, and as many out of domain."""
 
     def training(self, seed: int) -> Sequence[Problem]:
@@ -60,13 +60,21 @@ class GroundingTask:
         return {name: self._asked(skill, self.held_out_size, 12_345, "held_out") for name, skill in sets}
 
     def score(
-        self, attempt: Sampler, show: Show | None = None, more: Mapping[str, Reward] | None = None, rows: int = 128
+        self,
+        attempt: Sampler,
+        show: Show | None = None,
+        more: Mapping[str, Reward] | None = None,
+        tagged: bool = False,
+        rows: int = 128,
     ) -> dict[str, float]:
-        """Measures of each set kept back, "<set>, <measure>", and means of ``more`` over it; see `measures`."""
-        verdict = BoxOverlap() if self.kind == "expression" else DetectionPrecision()
+        """Measures of each set kept back, "<set>, <measure>", and means of ``more`` over it; see `measures`.
+
+        ``tagged`` counts nothing but boxes between answer tags.
+        """
+        verdict = BoxOverlap(tagged) if self.kind == "expression" else DetectionPrecision(tagged=tagged)
         scores: dict[str, float] = {}
         for name, (parts, verdict_B) in score(self.kept_back(), attempt, verdict, rows).items():
-            found = measures(torch.cat([tally(part) for part in parts]))
+            found = measures(torch.cat([tally(part, tagged) for part in parts]))
             if self.kind == "expression":
                 found |= {"accuracy": float((verdict_B >= ENOUGH).float().mean()), "overlap": float(verdict_B.nanmean())}
             else:
@@ -89,10 +97,10 @@ class GroundingTask:
         return questions.problems(count, seed, (skill,), split, self.size, self.objects)
 
 
-def tally(rollout: Rollout) -> Tensor:
+def tally(rollout: Rollout, tagged: bool = False) -> Tensor:
     """Right boxes (one to one, overlap of half, the right label), boxes written, boxes to be found: ``[B, 3]``."""
-    recall_B = MatchedBoxes(position=0.0, completeness=0.0, naming=1.0, least=ENOUGH)(rollout)
-    written_B = each_row(rollout, lambda problem, text: len(boxes(text) or ()))
+    recall_B = MatchedBoxes(position=0.0, completeness=0.0, naming=1.0, least=ENOUGH, tagged=tagged)(rollout)
+    written_B = each_row(rollout, lambda problem, text: len(boxes(text, tagged) or ()))
     targets_B = each_row(rollout, lambda problem, text: len(problem.answer["boxes"]))
     return torch.stack([recall_B * targets_B, written_B, targets_B], 1)
 
@@ -108,7 +116,8 @@ def measures(tally_P3: Tensor) -> dict[str, float]:
     }
 
 
-def f1(rollout: Rollout) -> Tensor:
-    """F1 of each row ``[B]``: 1 where there is nothing to be found and nothing was written."""
-    right, written, targets = tally(rollout).unbind(1)
-    return torch.where(written + targets > 0, 2 * right / (written + targets).clamp(min=1), 1.0)
+def f1(rollout: Rollout, tagged: bool = False) -> Tensor:
+    """F1 of each row ``[B]``: 1 where there is nothing to be found and the answer says so."""
+    right, written, targets = tally(rollout, tagged).unbind(1)
+    none = each_row(rollout, lambda problem, text: boxes(text, tagged) == [])
+    return torch.where(written + targets > 0, 2 * right / (written + targets).clamp(min=1), none)

@@ -23,6 +23,8 @@ from saccade.worlds import programs
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
 """Always measured; none but `validity` is trained on unless asked for."""
+SPOKEN = ("length", "length_ratio", "overlap")
+"""Judged from the text as it was written; all others see what it draws."""
 _CAPTION = "Write an SVG program that draws this: "
 
 
@@ -42,13 +44,13 @@ class ProgramTask:
     """The weight of each of them."""
     length_gate: float = 0.5
     """The first reward from which on `length` counts at all: below it a short program earns nothing by being short."""
-    size: int = 32
+    size: int = 64
     """Side in pixels of the pictures that are compared; the embedded world's are shown in this size too."""
-    train_size: int = 2048
+    train_size: int = 8192
     """Training programs drawn from the embedded world."""
-    held_out_size: int = 64
+    held_out_size: int = 256
     """Programs kept back in the embedded world."""
-    larger_size: int = 64
+    larger_size: int = 128
     """Programs of more shapes than any that is trained on, in the embedded world; 0 leaves them out."""
 
     def __post_init__(self) -> None:
@@ -74,7 +76,9 @@ class ProgramTask:
         """Fill ``rollout.rewards`` with rewards and monitors, those that ``known`` names; returns their weighted sum ``[B]``."""
         names = dict.fromkeys((*self.rewards, *(name for name in MONITORS if name in known)))
         abstain = tuple(names) if len(self.rewards) > 1 else MONITORS
-        values = judge(wordless(rollout), {name: reward(name, known) for name in names}, abstain).rewards
+        spoken = {name: reward(name, known) for name in names if name in SPOKEN}
+        judge(wordless(rollout), {name: reward(name, known) for name in names if name not in SPOKEN}, abstain)
+        values = judge(rollout, spoken, abstain).rewards
         counted = {name: values[name] for name in self.rewards}
         if "length" in counted and self.rewards[0] != "length":
             counted["length"] = gated(values["length"], (values[self.rewards[0]] >= self.length_gate).float())

@@ -30,7 +30,7 @@ class SearchingTask:
     """Choices of a question in the embedded world, 2 to 6; with 0 the answer is the digit itself."""
     train_size: int = 2048
     """Training questions drawn from the embedded world."""
-    held_out_size: int = 192
+    held_out_size: int = 400
     """Questions kept back."""
 
     def training(self, seed: int) -> Sequence[Problem]:

@@ -29,6 +29,11 @@ def asking(template: Template, instruction: str = "") -> Callable[[Problem], Pro
     return lambda p: inputs_as_prompt(replace(p, inputs=replace(p.inputs, text=p.inputs.text + added)) if added else p)
 
 
+def tagged(template: Template) -> bool:
+    """Whether answers stand between tags, outside of which there is none."""
+    return template != "plain"
+
+
 def kept(template: Template, text: str) -> bool:
     """Whether an answer is in the template's form; plain ones always are."""
     return {"think": in_form(text), "answer": said(text, tagged=True) is not None, "plain": True}[template]

@@ -133,10 +133,14 @@ class Updates:
 
 
 def minibatch(batch: Any, part: int, parts: int) -> Any:
-    """Every ``parts``-th attempt of each group, from the ``part``-th on."""
+    """Every ``parts``-th attempt of each group, from the ``part``-th on; groups that do not divide evenly begin one apart."""
     if parts == 1 or not isinstance(batch, Rollout):
         return batch
-    return batch.rows(torch.nonzero(rank_in_group(batch.group_B) % parts == part).flatten())
+    place_B = rank_in_group(batch.group_B)
+    _, number_B, sizes = batch.group_B.unique(return_inverse=True, return_counts=True)
+    if (sizes % parts).any():
+        place_B = place_B + number_B.cpu()
+    return batch.rows(torch.nonzero(place_B % parts == part).flatten())
 
 
 def rank_in_group(group_B: Tensor) -> Tensor:

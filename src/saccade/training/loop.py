@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,10 +40,11 @@ def train(
     if start == 0:
         scores.take(0)
     for step in range(start, steps):
+        began = time.monotonic()
         batch = _collect(feed, step, run, kept)
         metrics = _learn(learner, batch, step, run)
         done = step + 1
-        run.log(done, {**describe(batch), **metrics})
+        run.log(done, {**describe(batch), **metrics, "cost/training_seconds": time.monotonic() - began})
         if done % evaluate_every == 0 or done == steps:
             scores.take(done)
         run.progress(done, steps)

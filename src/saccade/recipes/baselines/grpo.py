@@ -7,7 +7,8 @@ idea: What an answer scored above the others at the same question is its credit,
     their answers apart and punishes overlong ones; GSPO has one ratio an answer; RLOO compares with the others alone.
 claims: Held-out questions are answered rightly more often than by the untrained model, with shuffled rewards they are not;
     each of its kin gains too.
-differs: One update a batch unless minibatches are asked for. RLOO's pull to the reference is in the loss, not in the reward.
+differs: Right answers earn 1 and wrong ones 0, where DAPO's earn 1 and -1; its punishment of length is halved with them.
+    RLOO's pull to the reference is in the loss, not in the reward. All have the learning rate of GRPO.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, generator, spawn
+from saccade.core import Problem, Rollout, generator, spawn
 from saccade.math import surrogates
 from saccade.math.credit import group_advantage, leave_one_out
 from saccade.models.snapshot import Snapshot
@@ -72,13 +73,13 @@ class Settings:
     rounds: int = 1
     """With more than 1, questions are drawn up to so many times until enough groups tell their attempts apart (DAPO)."""
     overlong: int = 0
-    """Tokens before the longest answer from which length is punished, up to -1 (DAPO); 0 does not."""
+    """Tokens before the longest answer from which length is punished, up to -1/2 (DAPO); 0 does not."""
     lr: float = 1e-4
     """Learning rate of AdamW."""
     warmup: int = 5
     """Optimiser steps over which the learning rate rises."""
-    minibatches: int = 1
-    """Optimiser steps a batch."""
+    minibatches: int = 2
+    """Optimiser steps a batch; from the second on ratios differ from 1, so that clipping acts."""
     micro_rows: int = 128
     """Attempts that go through the network at once in an update."""
     shuffle_rewards: bool = False
@@ -112,16 +113,17 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions before and after."""
+    if cfg.rounds > 1 and cfg.model.sharded:
+        raise ValueError(f"rounds {cfg.rounds}: processes draw until each has enough, but sharded networks must be called in step")
     policy = policies(cfg)["policy"]
     reference = Snapshot(policy.trained)
     questions = cfg.task.training(cfg.seed)
+    # DAPO takes up to 1 from rewards of -1 and 1; right answers earn 1 and wrong ones 0 here, so half of it is taken.
+    overlong = lambda rollout: Overlong(cfg.model.max_new_tokens, cfg.overlong)(rollout) / 2
 
     def judged(rollout: Rollout) -> Tensor:
-        reward = cfg.task.judge(rollout)
-        if cfg.overlong:
-            reward = reward + Overlong(cfg.model.max_new_tokens, cfg.overlong)(rollout)
-        rollout.rewards["total"] = shuffled(reward, cfg.seed) if cfg.shuffle_rewards else reward
-        return rollout.rewards["total"]
+        rollout.rewards["right"] = cfg.task.judge(rollout)
+        return rollout.rewards["right"]
 
     def rounds(problems: Sequence[Problem], seeds_P: Tensor) -> Iterator[tuple[Sequence[Problem], Tensor]]:
         yield problems, seeds_P
@@ -132,10 +134,14 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         attempt = partial(in_groups, policy.rollout, group=cfg.group)
         if cfg.rounds > 1:
-            rollout = join(until_telling(attempt, judged, rounds(problems, seeds_P), len(problems)).parts)
+            drawn = until_telling(attempt, judged, rounds(problems, seeds_P), len(problems))
+            rollout = join(drawn.parts)
+            run.log(step + 1, {"cost/generated": drawn.generated})
         else:
             rollout = attempt(problems, seeds_P)
             judged(rollout)
+        reward_B = rollout.rewards["right"] + (overlong(rollout) if cfg.overlong else 0)
+        rollout.rewards["total"] = shuffled(reward_B, int(seeds_P[0])) if cfg.shuffle_rewards else reward_B
         rollout.advantage_BT = rollout.credit(credit(cfg, rollout))
         if cfg.beta:
             remember_reference(policy, reference, rollout, cfg.micro_rows)
@@ -157,7 +163,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "reference": reference},
-        evaluate=lambda step: cfg.task.score(greedy(policy), lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: cfg.task.score(policy.greedy().rollout, lambda name, items: run.samples(step, name, items)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
@@ -171,11 +177,6 @@ def credit(cfg: Settings, rollout: Rollout) -> Tensor:
     return group_advantage(reward, group_B, scale=cfg.credit, unbiased=True, all_sum=distributed.all_sum)
 
 
-def greedy(policy: TokenPolicy) -> Sampler:
-    """The likeliest token each time."""
-    return replace(policy, temperature=0.0).rollout
-
-
 def shuffled(reward_B: Tensor, seed: int) -> Tensor:
     """The same rewards in a random order."""
     return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
@@ -183,12 +184,12 @@ def shuffled(reward_B: Tensor, seed: int) -> Tensor:
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """Rewards of held-out questions, answered greedily."""
-    return cfg.task.score(greedy(policies["policy"]))
+    return cfg.task.score(policies["policy"].greedy().rollout)
 
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One answer to each prompt, which may begin with picture files."""
-    return answers_to(greedy(policies["policy"]), prompts, seeds_B)
+    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
 KIN = ("dr-grpo", "dapo", "gspo", "rloo", "cispo")

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, generator
+from saccade.core import Problem, Rollout, generator
 from saccade.objectives.supervised import Supervised
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.tasks import AnsweringTask, answers_to
@@ -59,9 +59,11 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "qwen25-vl-3b": Settings(
-        model=TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, precision="bfloat16", max_pixels=1_003_520),
+        model=TokenModel(
+            "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, lora_rank=64, precision="bfloat16", max_pixels=1_003_520,
+        ),
         task=AnsweringTask(questions="train.jsonl", held_out="test.jsonl"),
-        steps=1000, prompts_per_step=64, lr=1e-5, warmup=50, micro_rows=8, evaluate_every=100, save_every=100,
+        steps=1000, prompts_per_step=64, lr=1e-5, warmup=1, micro_rows=8, evaluate_every=100, save_every=100,
     ),
 }  # fmt: skip
 
@@ -86,7 +88,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy},
-        evaluate=lambda step: cfg.task.score(greedy(policy), lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: cfg.task.score(policy.greedy().rollout, lambda name, items: run.samples(step, name, items)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
@@ -98,19 +100,14 @@ def shuffled(problems: Sequence[Problem], seeds_P: Tensor) -> list[Problem]:
     return [replace(problem, answer=problems[i].answer) for problem, i in zip(problems, order)]
 
 
-def greedy(policy: TokenPolicy) -> Sampler:
-    """The likeliest token each time."""
-    return replace(policy, temperature=0.0).rollout
-
-
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """Rewards of held-out questions, answered greedily."""
-    return cfg.task.score(greedy(policies["policy"]))
+    return cfg.task.score(policies["policy"].greedy().rollout)
 
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One answer to each prompt, which may begin with picture files."""
-    return answers_to(greedy(policies["policy"]), prompts, seeds_B)
+    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
 ARMS = {"sft": Settings(), "shuffled answers": Settings(shuffle_answers=True)}

@@ -183,8 +183,9 @@ def reinforcement(
         longest = min(max(map(count, drawn)) + cfg.margin, cfg.model.max_new_tokens)
         rollout = in_groups(replace(policy, max_new_tokens=longest).rollout, drawn, seeds_P, cfg.group)
         rollout.rewards["total"] = cfg.task.judge(rollout, known)
-        run.log(step + 1, rendering.status_shares(rollout))
-        redrawing.keep(wordless(rollout))
+        seen = wordless(rollout)
+        run.log(step + 1, rendering.status_shares(seen))
+        redrawing.keep(seen)
         rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, scale="none"))
         return rollout
 
@@ -209,7 +210,8 @@ def rewards(cfg: Settings, policy: TokenPolicy) -> dict[str, Reward]:
     """All rewards by name, with lengths in the policy's own tokens."""
     cut = lru_cache(maxsize=4096)(partial(tokens, policy))
     own = {"length": RelativeLength(lambda text: len(cut(text))), "length_ratio": LengthRatio(cut), "overlap": TokenOverlap(cut)}
-    seen = {"features": FeatureLikeness(cfg.encoder), "alignment": Alignment(cfg.encoder)} if cfg.encoder else {}
+    device = str(policy.language.model.device)
+    seen = {"features": FeatureLikeness(cfg.encoder, device), "alignment": Alignment(cfg.encoder, device)} if cfg.encoder else {}
     return PROGRAMS | own | seen
 
 
@@ -221,23 +223,23 @@ def tokens(policy: TokenPolicy, text: str) -> tuple[int, ...]:
 def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: bool = True) -> dict[str, float]:
     """Rewards and monitors of programs kept back: of the likeliest and, of the usual number of shapes, of the best of several."""
     known = rewards(cfg, policy)
-    found = cfg.task.score(greedy(policy), known, show)
+    found = cfg.task.score(policy.greedy().rollout, known, show)
     if not best or cfg.candidates == 1:
         return found
     chosen = replace(cfg.task, larger_size=0).score(inference(cfg, policy), known)
     return found | {f"best of {cfg.candidates}, {name}": value for name, value in chosen.items()}
 
 
-def greedy(policy: TokenPolicy) -> Sampler:
-    """The likeliest token each time."""
-    return replace(policy, temperature=0.0).rollout
-
-
 def inference(cfg: Settings, policy: TokenPolicy) -> Sampler:
     """The best of several cooler attempts: by the pixels of the picture that is to be drawn again, or by the text."""
     by_text = Alignment(cfg.encoder) if cfg.encoder else rendering.validity
-    prefer = by_text if cfg.task.asked == "text" else lambda rollout: -rendering.error(rollout)
+    prefer = by_text if cfg.task.asked == "text" else nearness
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, prefer, cfg.candidates)
+
+
+def nearness(rollout: Rollout) -> Tensor:
+    """Minus the error in pixels ``[B]``, NaN for what draws nothing: a blank picture may be nearer than a poor one."""
+    return torch.where(rendering.validity(rollout) > 0, -rendering.error(rollout), torch.nan)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
@@ -257,8 +259,8 @@ def wanted(cfg: Settings, number: int, prompt: str) -> Problem:
     """A prompt of `sample` as a problem; a picture is its own reference."""
     pictures = asked(f"{prompt} {TEXT}").pictures[:1]
     if not pictures:
-        return Problem(number, wish(prompt), {"caption": prompt})
-    return Problem(number, Question(TEXT, pictures), {"picture": square(pictures[0], cfg.task.size)})
+        return Problem(number, wish(prompt), {"caption": prompt, "box": "own"})
+    return Problem(number, Question(TEXT, pictures), {"picture": square(pictures[0], cfg.task.size), "box": "own"})
 
 
 # A step on 128 programs takes as long as about five on 32 references: the arms of the check have equal time.
@@ -270,6 +272,13 @@ ARMS = {
     "no length": replace(_TINY, task=_UNSHORTENED, candidates=1),
     "tokens": replace(_TINY, task=_TOKENS, candidates=1),
 }
+
+
+def seconds(scores: Mapping[str, float]) -> float:
+    """What the second stage took, evaluations apart."""
+    return scores["cost/training_seconds"] - scores["sft/cost/training_seconds"]
+
+
 CLAIMS = (
     Claim(
         "pixels are at most 0.75 times as wrong as after supervised training",
@@ -281,7 +290,7 @@ CLAIMS = (
     ),
     Claim(
         "which had at least 0.9 of the time",
-        lambda arm: arm["more SFT"]["seconds"] / arm["RLRF"]["seconds"] - 0.9,
+        lambda arm: seconds(arm["more SFT"]) / seconds(arm["RLRF"]) - 0.9,
     ),
     Claim(
         "programs have at most 0.9 of the reference's length",

@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+
 import torch
 from torch import Tensor
 
 from saccade.core import Problem, Rollout, Sampler, noise, spawn
 from saccade.math.credit import group_advantage
+from saccade.math.surrogates import dual_clipped
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
@@ -43,6 +45,8 @@ from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
+_COINS = 1 << 20
+"""A key that no attempt's seed has."""
 COMPARED = {"list": positions, "choice": choice}
 """How answers of a kind are compared with the truth; all others letter by letter."""
 
@@ -83,15 +87,17 @@ class Settings:
 
 
 _TINY = Settings()
+_REAL = Settings(
+    model=TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=2048, precision="bfloat16", train_vision=True),
+    task=PuzzlingTask(("rotation",), images="images", size=448, least=28, train_size=8192, held_out_size=512),
+    transfer=TransferTask("benchmark.jsonl"), template="think", steps=300, prompts_per_step=512, lr=1e-6, warmup=1, minibatches=4,
+    micro_rows=8, evaluate_every=50, save_every=50,
+)  # fmt: skip
 PRESETS = {
     "tiny": _TINY,
-    "qwen25-vl-3b": Settings(
-        model=TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=2048, precision="bfloat16", train_vision=True),
-        task=PuzzlingTask(images="images", size=448, least=28, train_size=8192, held_out_size=512),
-        transfer=TransferTask("benchmark.jsonl"), template="think", steps=300, prompts_per_step=512, lr=1e-6, warmup=1, minibatches=4,
-        micro_rows=8, evaluate_every=50, save_every=50,
-    ),
-}  # fmt: skip
+    **{f"qwen25-vl-3b-{kind}": replace(_REAL, task=replace(_REAL.task, puzzles=(kind,))) for kind in KINDS},
+    "qwen25-vl-3b-mixed": replace(_REAL, task=replace(_REAL.task, puzzles=KINDS)),
+}
 
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
@@ -118,9 +124,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     update = Update(
         "words",
-        PolicyGradient(policy, cfg.clip, beta=cfg.beta, kl="k3", average="decisions"),
+        PolicyGradient(policy, cfg.clip, beta=cfg.beta, kl="k3", average="decisions", surrogate=dual_clipped),
         policy.trained,
-        torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0),
+        torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.01),
         schedule=warmup(cfg.warmup),
     )
     return run_loop(
@@ -129,7 +135,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "reference": reference},
-        evaluate=lambda step: score(cfg, sets, greedy(policy), lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: score(cfg, sets, policy.greedy().rollout, lambda name, items: run.samples(step, name, items)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
@@ -147,7 +153,7 @@ def judged(cfg: Settings, rollout: Rollout) -> Tensor:
 
 def coins(seeds_P: Tensor, group: int) -> Tensor:
     """0 or 1 for each of ``group`` attempts at each problem ``[B]``."""
-    return (noise(spawn(seeds_P, 7), (group,)) > 0).float().flatten()
+    return (noise(spawn(seeds_P, _COINS), (group,)) > 0).float().flatten()
 
 
 def kept_back(cfg: Settings) -> dict[str, Sequence[Problem]]:
@@ -178,19 +184,14 @@ def score(
     return scores
 
 
-def greedy(policy: TokenPolicy) -> Sampler:
-    """The likeliest token each time."""
-    return replace(policy, temperature=0.0).rollout
-
-
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """The scores of puzzles and questions kept back, answered greedily."""
-    return score(cfg, kept_back(cfg), greedy(policies["policy"]))
+    return score(cfg, kept_back(cfg), policies["policy"].greedy().rollout)
 
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One answer to each prompt, which may begin with picture files."""
-    return answers_to(greedy(policies["policy"]), prompts, seeds_B)
+    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
 def _on(*kinds: str, **knobs) -> Settings:

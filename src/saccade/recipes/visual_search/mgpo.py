@@ -7,8 +7,10 @@ idea: A scripted dialogue of two turns. The first asks for a box of the key area
 claims: Answers are better than those of GRPO whose boxes bring back only the whole view, and its boxes more often hold what
     is asked for, which those of GRPO do not; the fewer pixels the first view has, the larger the gain; with another row's
     crop in place of the own one it is lost.
-differs: The letter stands in answer tags or alone, not in a box command. A minibatch holds an equal part of every group
-    instead of whole groups. Clipping, spread and token mean are verl's defaults, which the paper does not state.
+differs: The letter stands in answer tags or alone, not in a box command. Every view has the pixels of the first, crops too,
+    so that looking closer costs no more tokens than looking again. The paper does not state the spread in the credit, the
+    mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch holds an equal part
+    of every group instead of whole groups. The embedded check has fewer conversations than the sheet's design.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from saccade.core import Problem, Question, Rollout, Sampler
 from saccade.math.credit import group_advantage
+from saccade.math.surrogates import dual_clipped
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.sampling.layout import in_groups
@@ -39,7 +42,7 @@ from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
 NARROW, WIDE = 32 * 32, 48 * 48
-"""Pixels of the embedded world's first view in which digits cannot be read, and in which some can."""
+"""Pixels of a view in which the digits of a whole canvas of the embedded world cannot be read, and in which some can."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Settings:
     """Different questions in a batch, over all processes."""
     group: int = 8
     """Attempts at each question, compared with one another."""
-    first_view: int | None = NARROW
-    """Most pixels of the first view; None leaves it to the model's own bound."""
+    view_pixels: int | None = NARROW
+    """Most pixels of a view, the first one and each crop; None leaves it to the model's own bound."""
     back: Literal["crop", "whole", "swapped"] = "crop"
     """What a box brings back: its crop, the whole view again (single-turn GRPO), or another row's crop (a control)."""
     test_turns: int = 2
@@ -96,14 +99,14 @@ PRESETS = {
         ' {"bbox_2d": [x1, y1, x2, y2], "label": "…"}.',
         closing="\nThink about what is to be seen; where the part is not enough, use the whole picture."
         " Then give the letter of the right choice between <answer> and </answer>.",
-        first_view=None, steps=80, prompts_per_step=512, minibatches=4, lr=1e-6, warmup=1, micro_rows=8, evaluate_every=20,
+        view_pixels=None, steps=80, prompts_per_step=512, minibatches=4, lr=1e-6, warmup=1, micro_rows=8, evaluate_every=20,
     ),
 }  # fmt: skip
 
 
 def looking(cfg: Settings, turns: int = 2) -> Looking:
     """The dialogue: what is told before each turn."""
-    return Looking(parts, turns, cfg.first_view, cfg.point, cfg.closing, whole=cfg.back == "whole")
+    return Looking(parts, turns, cfg.view_pixels, cfg.point, cfg.closing, whole=cfg.back == "whole")
 
 
 def dialogue(cfg: Settings, policy: TokenPolicy, turns: int = 2) -> Sampler:
@@ -126,14 +129,14 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         rollout = in_groups(attempt, problems, seeds_P, cfg.group)
         rollout.rewards["total"] = judged(cfg, rollout)
         advantage_B = group_advantage(
-            rollout.rewards["total"], rollout.group_B, scale=cfg.credit, unbiased=True, all_sum=distributed.all_sum
+            rollout.rewards["total"], rollout.group_B, scale=cfg.credit, eps=1e-6, unbiased=True, all_sum=distributed.all_sum
         )
         rollout.advantage_BT = rollout.credit(advantage_B)
         return rollout
 
     update = Update(
         "words",
-        PolicyGradient(policy, cfg.clip, average="decisions"),
+        PolicyGradient(policy, cfg.clip, average="decisions", surrogate=dual_clipped),
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=cfg.weight_decay),
         schedule=warmup(cfg.warmup),
@@ -165,7 +168,7 @@ def judged(cfg: Settings, rollout: Rollout) -> Tensor:
 
 def answerer(cfg: Settings) -> TokenPolicy:
     """A frozen copy of the base that answers a whole question at once, always with the likeliest words."""
-    return replace(build(cfg.model, asking("plain", cfg.closing), cfg.seed), temperature=0.0)
+    return build(cfg.model, asking("plain", cfg.closing), cfg.seed).greedy()
 
 
 def from_crops(cfg: Settings, base: TokenPolicy, rollout: Rollout) -> Tensor:
@@ -185,7 +188,7 @@ def score(cfg: Settings, policy: TokenPolicy, base: TokenPolicy, show: Show | No
 
     "accuracy, greedy" is that of the likeliest words.
     """
-    drawn, likeliest = (dialogue(cfg, one, cfg.test_turns) for one in (policy, replace(policy, temperature=0.0)))
+    drawn, likeliest = (dialogue(cfg, one, cfg.test_turns) for one in (policy, policy.greedy()))
     said: dict[str, list[Tensor]] = {}
     sources: list[Problem] = []
     for name, problems in cfg.task.kept_back().items():
@@ -209,7 +212,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, fl
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One answer to each prompt, which begins with a picture file; choices follow in lines of their own."""
-    greedy = replace(policies["policy"], temperature=0.0)
+    greedy = policies["policy"].greedy()
     return answers_to(looking(cfg, cfg.test_turns).attempt(greedy), prompts, seeds_B)
 
 
@@ -217,8 +220,8 @@ ARMS = {
     "mgpo": Settings(),
     "grpo": Settings(back="whole"),
     "swapped": Settings(back="swapped"),
-    "mgpo, wide view": Settings(first_view=WIDE),
-    "grpo, wide view": Settings(first_view=WIDE, back="whole"),
+    "mgpo, wide view": Settings(view_pixels=WIDE),
+    "grpo, wide view": Settings(view_pixels=WIDE, back="whole"),
 }
 
 
