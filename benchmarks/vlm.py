@@ -1,6 +1,6 @@
 """Speed of GRPO on a model that sees, beside TRL: tokens a second of answers, samples a second of an update and of a step.
 
-    python benchmarks/vlm.py [--threads 1] [--repetitions 5] [--json] [--save]
+    python benchmarks/vlm.py [--threads 1] [--repetitions 5] [--json] [--save]      (TRL comes with the extra `bench`)
 
 A Qwen2_5_VLForConditionalGeneration with 6.6 M random weights answers 2 questions 8 times each, about a picture of 224 px
 (64 tokens) each, in 64 tokens; then follows one optimiser step on all of its weights. Float32. Ours is measured against

@@ -35,7 +35,7 @@ class Bench:
     # -- the same work? -------------------------------------------------------------------------------------
 
     def equality(self) -> Table:
-        """Absolute errors of log-probs and relative ones of gradients, given our answers. AssertionError if any is too large."""
+        """Absolute errors of log-probs, relative ones of gradients, given our answers. AssertionError if one is too large."""
         found: Table = {}
         for name, theirs in self.trl.items():
             own = name.replace(THEIRS, OURS) if "eyes" in name else OURS

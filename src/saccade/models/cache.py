@@ -17,7 +17,8 @@ class Sharers:
     """Which of P prompts each row of a cache began with, while rows change places."""
 
     def __init__(self, index_B: Tensor):
-        self.index_B, self.known = index_B.clone(), {}
+        self.index_B, self.prompts = index_B.clone(), int(index_B.max()) + 1
+        self.known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def exchange(self, ones: Tensor, others: Tensor) -> None:
         self.index_B[ones], self.index_B[others] = self.index_B[others], self.index_B[ones]
@@ -28,7 +29,7 @@ class Sharers:
         if count not in self.known:
             index_N, row_N = self.index_B[:count], torch.arange(count, device=self.index_B.device)
             rank_N = (index_N[:, None] == index_N).tril(-1).sum(1)
-            shape = int(self.index_B.max()) + 1, int(rank_N.max()) + 1
+            shape = self.prompts, int(rank_N.max()) + 1
             seat_N = index_N * shape[1] + rank_N
             row_PS = row_N.new_zeros(shape).flatten().scatter(0, seat_N, row_N).view(shape)
             self.known[count] = row_PS, seat_N
@@ -39,13 +40,14 @@ class Slab(DynamicLayer):
     """The past of row ``index_B[b]`` of ``layer`` for every row b, in memory for ``room`` tokens.
 
     Only the first ``count`` rows are read and written; those behind them rest with all they have. It stands on
-    transformers' own layer because its models ask their caches for that type. ``prompts`` are the keys and values that rows
-    share, for layers that can read them once for all.
+    transformers' own layer because its models ask their caches for that type. ``prompts`` are the keys and values of prompts
+    that rows share, for layers that can read them once for all of these; None where every row has its own.
     """
 
     def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int, sharers: Sharers):
         super().__init__()
-        self.prompts, self.sharers = (layer.keys, layer.values), sharers
+        self.sharers, shared = sharers, sharers.prompts < len(index_B)
+        self.prompts = (layer.keys[: sharers.prompts], layer.values[: sharers.prompts]) if shared else None
         self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
         self.all_keys, self.all_values = (_roomy(x[index_B], room) for x in (layer.keys, layer.values))
         self.show(len(index_B), layer.keys.shape[2])

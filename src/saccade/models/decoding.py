@@ -130,7 +130,7 @@ def write(
     live = reading.row_N
     length_B[live] = most
     own_NC, place_N = _ahead(reading, start, most)
-    decoder = token_decoder(reading.model, reading.cache, reading.count)
+    decoder = token_decoder(reading.model, reading.cache, reading.count) if most > 1 else None
     for t in range(most):
         token, logp = choose(reading.logits_NV, uniform_BT[live, t], temperature, top_p, banned)
         tokens_BT[live, t], logp_BT[live, t] = token, logp

@@ -33,9 +33,9 @@ class TokenDecoder:
         self.head = packed([model.get_output_embeddings()], rows)
 
     def __call__(self, token_N: Tensor, attention_NC: Tensor, place_N: Tensor) -> Tensor:
-        """Logits ``[N, V]`` after tokens at positions ``place_N``; attention is over the whole cache, the new column included."""
+        """Logits ``[N, V]`` after tokens at ``place_N``; attention is over the whole cache, the new column included."""
         x_ND = self.embed(token_N)
-        turn = tuple(x[:, 0, None] for x in self.turn(x_ND, place_N[:, None]))
+        turn = self.turn(x_ND, place_N[:, None])
         mask_NC = torch.zeros(attention_NC.shape).masked_fill(attention_NC == 0, torch.finfo(torch.float32).min)
         for layer in self.layers:
             x_ND = layer(x_ND, mask_NC[:, None, None], turn)
@@ -91,11 +91,11 @@ def _is_plain(decoder: Any, head: Any) -> bool:
 
 
 def attend(query_NKGE: Tensor, slab: Any, mask_N11C: Tensor) -> Tensor:
-    """softmax(q k + mask) v ``[N, K, G, E]`` for G queries at each of K heads. A prompt is read once for all rows that share it."""
+    """softmax(q k + mask) v ``[N, K, G, E]`` for G queries at each of K heads; a prompt is read once for all its rows."""
     keys, values = slab.keys, slab.values
-    prompt_keys, prompt_values = slab.prompts
-    if len(prompt_keys) == len(query_NKGE):
+    if slab.prompts is None:
         return (query_NKGE @ keys.transpose(2, 3)).add_(mask_N11C).softmax(-1) @ values
+    prompt_keys, prompt_values = slab.prompts
     begin = prompt_keys.shape[2]
     row_PS, seat_N = slab.sharers.seats(len(query_NKGE))
     shared = lambda x, y: _together(x, y, row_PS, seat_N)

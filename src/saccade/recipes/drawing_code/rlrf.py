@@ -6,10 +6,12 @@ idea: Many programs draw one picture, so likeness of tokens is the wrong thing t
     (standardised L2, plain and of edges, and a distance that sees structure), from the length and from validity.
 claims: At the wall time of further supervised training, pictures are nearer to what was wanted, of more shapes than were
     trained on too, programs are shorter, and both hinges on the drawing: reward for tokens of the reference does worse.
-differs: Structure is compared without a model where the paper has DreamSim; the presets name one of transformers'. Length
-    counts only where the picture is already alike, so that no program collapses to the empty one. Text2SVG has no judge
-    but the cosine of text and picture (more are FILE.py:FUNCTION). The best-of-n control is a score of every run,
-    "best of 8", taken before and after training, and not an arm.
+differs: Structure is compared without a model where the paper has DreamSim; the presets name one of transformers'. Weights
+    of the rewards, and validity among them, are ours: the paper gives none. Length counts only where the picture is already
+    alike, so that no program collapses to the empty one. The longest program of a batch is bounded by a constant margin over
+    the longest reference. Text2SVG has no judge but the cosine of text and picture (more are FILE.py:FUNCTION). Best of n is
+    not an arm but a score of every run before and after, by pixels, of cooler attempts. The embedded check draws an eighth
+    of the programs of its design.
 """
 
 from __future__ import annotations

@@ -36,23 +36,24 @@ class Lesson:
 def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
     """``cfg.steps`` lessons: mostly scenes, then canvases and programs, puzzles the least."""
     pool = questions.pictures(400, int(rng.integers(2**31)))
-    for _ in range(cfg.steps):
+    for step in range(cfg.steps):
+        faults = Faults(cfg.wrong, cfg.jitter, cfg.untagged, cfg.sufficient) if step >= (1 - cfg.spoilt) * cfg.steps else Faults()
+        crowd = 3 + int(3 * min(2 * step / cfg.steps, 1))  # objects at most: words are bound to few things first
         kind = rng.random()
-        if kind < 0.68:
-            yield scenes(cfg, rng)
+        if kind < 0.70:
+            yield scenes(cfg, crowd, faults, rng)
         elif kind < 0.84:
-            yield Lesson([zoom(cfg, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
+            yield Lesson([zoom(faults, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
         elif kind < 0.95:
             yield Lesson(drawings(cfg.batch, rng))
         else:
             yield Lesson(guesses(pool, cfg.batch // 2, rng))
 
 
-def scenes(cfg: Any, rng: np.random.Generator) -> Lesson:
-    """Scenes of shapes, several questions about each."""
-    faults = Faults(cfg.wrong, cfg.jitter)
-    views, told = lessons(cfg.batch, int(rng.choice(SIZES, p=[0.6, 0.4])), cfg.asked, faults, rng)
-    talks = [[_in_form(fact, cfg.untagged, rng) for fact in facts] for facts in told]
+def scenes(cfg: Any, most: int, faults: Faults, rng: np.random.Generator) -> Lesson:
+    """Scenes of at most so many shapes, several questions about each."""
+    views, told = lessons(cfg.batch, int(rng.choice(SIZES, p=[0.6, 0.4])), most, cfg.asked, faults, rng)
+    talks = [[_in_form(fact, faults.untagged, rng) for fact in facts] for facts in told]
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
 
 
@@ -72,10 +73,11 @@ def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
     return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, size=CANVAS, choices=choices)
 
 
-def zoom(cfg: Any, problem: Problem, rng: np.random.Generator) -> list[Piece]:
+def zoom(faults: Faults, problem: Problem, rng: np.random.Generator) -> list[Piece]:
     """A canvas: answered at a glance, or a box to look at, or the answer after the crop to a box that was given.
 
-    Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do.
+    Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do. A crop has no more pixels than
+    the glance.
     """
     text, lines = canvases.parts(problem.inputs.text)
     picture, answer = problem.inputs.pictures[0], problem.answer["text"]
@@ -86,13 +88,13 @@ def zoom(cfg: Any, problem: Problem, rng: np.random.Generator) -> list[Piece]:
     if kind < 0.2 or problem.source == "quarter":
         return turn([glance], full, answer)
     pointing = kind < 0.55
-    good = rng.random() < (cfg.sufficient if pointing else 0.8)
+    good = rng.random() < (faults.sufficient if pointing else 0.8)
     window = _window(problem.answer["boxes"][0], good, rng)
     box = questions.box_text(window * side / CANVAS)
     if pointing:
         return turn([glance], text + POINT, box)
     x1, y1, x2, y2 = window.astype(int)
-    second = turn([displayed(picture[y1:y2, x1:x2])], full, answer, first=False)
+    second = turn([displayed(picture[y1:y2, x1:x2], side * side)], full, answer, first=False)
     return turn([glance], text + POINT, box, learnt=False) + second
 
 
@@ -114,19 +116,20 @@ def drawings(count: int, rng: np.random.Generator) -> list[list[Piece]]:
 
 def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list[Piece]]:
     """Puzzles with the answers of other puzzles of their kind: the form is learnt, the truth is not."""
-    posed = puzzles.problems(pool, count, int(rng.integers(2**31)))
-    answers: dict[str, list[str]] = {}
+    posed = puzzles.problems(pool, count, int(rng.integers(2**31)), (*puzzles.PUZZLES, puzzles.Jigsaw(3)))
+    form = lambda problem: (problem.source, len(problem.inputs.pictures))
+    answers: dict[tuple[str, int], list[str]] = {}
     for problem in posed:
-        answers.setdefault(problem.source, []).append(problem.answer["text"])
-    pick = lambda problem: str(rng.choice(answers[problem.source]))
+        answers.setdefault(form(problem), []).append(problem.answer["text"])
+    pick = lambda problem: str(rng.choice(answers[form(problem)]))
     return [turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed]
 
 
-def displayed(picture: np.ndarray) -> np.ndarray:
+def displayed(picture: np.ndarray, most: int = MOST_PIXELS) -> np.ndarray:
     """A picture of any size as the processor shows it: sides in whole cells, pixels between the two bounds."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-    high, wide = smart_resize(*picture.shape[:2], CELL, FEWEST_PIXELS, MOST_PIXELS)
+    high, wide = smart_resize(*picture.shape[:2], CELL, FEWEST_PIXELS, most)
     return resized(picture, high, wide)
 
 

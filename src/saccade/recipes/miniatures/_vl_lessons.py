@@ -22,6 +22,7 @@ from saccade.worlds.shapes import SHAPES
 from saccade.worlds.shapes.captions import plural
 
 _SIDES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
+_BINDING = ("count", "relation", "verdict", "verdict_relation", "grounding")
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
@@ -51,18 +52,21 @@ class Fact:
 
 @dataclass(frozen=True)
 class Faults:
-    """What is made wrong on purpose: a share of wrong answers, and pixels by which the edges of boxes are off."""
+    """What is made wrong on purpose: a share of wrong answers, pixels by which the edges of boxes are off, a share of
+    answers that lack a tag; and the share of first glances whose box holds what is asked for."""
 
     wrong: float = 0.0
     jitter: float = 0.0
+    untagged: float = 0.0
+    sufficient: float = 0.35
 
 
 def lessons(
-    count: int, size: int, asked: int, faults: Faults, rng: np.random.Generator, staged: Sequence[str] = tuple(SKILLS)
+    count: int, size: int, most: int, asked: int, faults: Faults, rng: np.random.Generator
 ) -> tuple[Views, list[list[Fact]]]:
-    """``count`` pictures of one size and style, staged for one skill, with ``asked`` questions about each."""
-    skill = str(rng.choice(staged))
-    what = SKILLS[skill](count, (1, 6), rng)
+    """``count`` pictures of one size and style, of at most so many objects, staged for one skill, with ``asked`` questions each."""
+    skill = str(rng.choice(tuple(SKILLS)))
+    what = SKILLS[skill](count, (1, most), rng)
     places, unit = settle(what.crowd, (0.095, 0.13), rng)
     style = "gravity" if rng.random() < 0.4 else "plain"
     pictures = draw(what.crowd, places, what.lines or [None] * count, size, style)
@@ -83,8 +87,8 @@ def _things(views: Views, seen: Crowd, row: int) -> list[Thing]:
 
 
 def _some(things: list[Thing], asked: int, faults: Faults, rng: np.random.Generator) -> list[Fact]:
-    """Questions of different skills, as far as the scene allows them; boxes twice as often."""
-    names = rng.permutation([*ASK, "grounding", "detection"])
+    """Questions of different skills, as far as the scene allows them; those that bind words to things twice as often."""
+    names = rng.permutation([*ASK, *_BINDING])
     facts: list[Fact] = []
     for name in names:
         fact = ASK[str(name)](things, faults, rng)

@@ -35,11 +35,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Rows:
-    """B rows of L tokens, padded on the right: ids, whether a token is learnt, whether it is a picture's [B, L],
-    positions [3, B, L], who sees whom [B, 1, L, L], and the pictures in the order of their tokens."""
+    """B rows of L tokens, padded on the right: ids, what each counts in the loss, whether it is a picture's [B, L],
+    positions [3, B, L], who sees whom [B, 1, L, L], and the pictures in the order of their tokens.
+
+    The tokens of an answer of n count 1 / sqrt(n) each, so that a list of boxes does not drown a yes.
+    """
 
     ids_BL: Tensor
-    learnt_BL: Tensor
+    weight_BL: Tensor
     seen_BL: Tensor
     place_3BL: Tensor
     mask_B1LL: Tensor
@@ -70,7 +73,7 @@ def lay(tokenizer: Any, rows: Sequence[Sequence[Piece]]) -> Rows:
     laid = [_row(row, ids, pad) for row in rows]
     longest = max(len(row[0]) for row in laid)
     stack = lambda k, fill: np.stack([np.pad(row[k], (0, longest - len(row[0])), constant_values=fill) for row in laid])
-    ids_BL, learnt_BL, branch_BL = stack(0, tokenizer.pad_token_id), stack(1, 0), torch.from_numpy(stack(2, -1))
+    ids_BL, weight_BL, branch_BL = stack(0, tokenizer.pad_token_id), stack(1, 0), torch.from_numpy(stack(2, -1))
     places = [np.pad(row[3], ((0, 0), (0, longest - len(row[0])))) for row in laid]
     before_LL = torch.ones(longest, longest, dtype=torch.bool).tril()
     shared = (branch_BL[:, None, :] == 0) | (branch_BL[:, None, :] == branch_BL[:, :, None])
@@ -78,7 +81,7 @@ def lay(tokenizer: Any, rows: Sequence[Sequence[Piece]]) -> Rows:
     ids_BL = torch.from_numpy(ids_BL)
     return Rows(
         ids_BL,
-        torch.from_numpy(learnt_BL).bool(),
+        torch.from_numpy(weight_BL).float(),
         ids_BL == pad,
         torch.from_numpy(np.stack(places, 1)),
         (shared & before_LL)[:, None],
@@ -87,7 +90,7 @@ def lay(tokenizer: Any, rows: Sequence[Sequence[Piece]]) -> Rows:
 
 
 def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> tuple[np.ndarray, ...]:
-    """Tokens, what is learnt, branches [L] and positions [3, L] of one row."""
+    """Tokens, weights, branches [L] and positions [3, L] of one row."""
     parts, after = [], {0: 0}
     for piece in row:
         start = after.get(piece.branch, after[0])
@@ -101,7 +104,7 @@ def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> tuple[np.
             down, across = np.divmod(np.arange(high * wide), wide)
             place = start + np.stack([0 * down, down, across])
             after[piece.branch] = start + max(high, wide)
-        parts.append((tokens, np.full(len(tokens), piece.learnt), np.full(len(tokens), piece.branch), place))
+        parts.append((tokens, np.full(len(tokens), piece.learnt / len(tokens) ** 0.5), np.full(len(tokens), piece.branch), place))
     return tuple(np.concatenate(column, -1) for column in zip(*parts))
 
 

@@ -127,7 +127,7 @@ def _canvases(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, fl
         margin = np.concatenate([rng.integers(-14, -5, 2), rng.integers(6, 15, 2)])
         window = np.clip(np.array(problem.answer["boxes"][0]) + margin, 0, CANVAS).astype(int)
         box, (x1, y1, x2, y2) = questions.box_text(window * GLANCE / CANVAS), window
-        crop = displayed(problem.inputs.pictures[0][y1:y2, x1:x2])
+        crop = displayed(problem.inputs.pictures[0][y1:y2, x1:x2], GLANCE * GLANCE)
         talks.append(turn([glance], problem.inputs.text + POINT, box) + turn([crop], problem.inputs.text, "", first=False)[:-1])
     read = write(model, tokenizer, talks)
     direct = write(model, tokenizer, [turn([glance], p.inputs.text, "")[:-1] for p, glance in zip(problems, glances)])
