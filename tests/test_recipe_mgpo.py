@@ -24,8 +24,7 @@ from saccade.tasks.talking import conversations
 from saccade.tools.crop import crop
 from saccade.training import checkpoint
 from saccade.training.run import Run
-from saccade.worlds import canvases
-from saccade.worlds.questions import choices
+from saccade.worlds import canvases, questions
 
 RECIPE = catalog.load("mgpo")
 TASK = SearchingTask(train_size=8, held_out_size=6)
@@ -225,7 +224,7 @@ def test_the_real_preset_takes_a_step_on_a_file(folder, pointing, tmp_path):
     result = run_recipe(cfg, tmp_path / "run")
     assert cfg.model.train_vision and {"accuracy", "valid box", "q", "v"} <= result["after"].keys()
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
-    problems = choices.load(tmp_path / "q.jsonl")
+    problems = questions.load(tmp_path / "q.jsonl")
     assert problems[0].inputs.text == "What is it?\nA. red\nB. blue" and problems[1].answer["text"] == "A"
     assert problems[4].inputs.text == "Which?\nA. up\nB. down" and problems[4].source == "v"
 
@@ -234,7 +233,8 @@ def test_the_real_preset_takes_a_step_on_a_file(folder, pointing, tmp_path):
     ("line", "why"),
     [
         ({"image": "a.png", "question": "q", "answer": "C", "choices": ["x", "y"]}, "1: answer 'C' must be a letter from A to B"),
-        ({"image": "a.png", "question": "q", "answer": "A"}, "must be 2 to 26 texts"),
+        ({"image": "a.png", "question": "q", "answer": "A"}, "1: the question has no lettered choices"),
+        ({"image": "a.png", "question": "q", "answer": "A", "choices": ["x"]}, "must be 2 to 26 texts"),
         ({"image": "a.png", "answer": "A", "choices": ["x", "y"]}, "question None must be a text"),
         ({"image": "b.png", "question": "q", "answer": "A", "choices": ["x", "y"]}, "b.png' does not exist"),
         ({"images": ["a.png", "a.png"], "question": "q", "answer": "A", "choices": ["x", "y"]}, "one picture, this one has 2"),
@@ -244,7 +244,7 @@ def test_a_bad_line_is_named(tmp_path, line, why):
     Image.fromarray(tiny_vision.picture(4, 4)).save(tmp_path / "a.png")
     (tmp_path / "q.jsonl").write_text(json.dumps(line))
     with pytest.raises(ValueError, match=why):
-        choices.load(tmp_path / "q.jsonl")
+        SearchingTask(str(tmp_path / "q.jsonl")).training(0)
 
 
 def test_claims_read_scores_that_exist(folder, pointing):

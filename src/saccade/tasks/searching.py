@@ -10,8 +10,7 @@ from torch import Tensor
 
 from saccade.core import Problem, Reward, seeds
 from saccade.tasks.names import TEXTS
-from saccade.worlds import canvases
-from saccade.worlds.questions import choices
+from saccade.worlds import canvases, questions
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class SearchingTask:
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
-        return self._asked(self.train_size, seed, "train") if self.questions == "canvases" else choices.load(self.questions)
+        return self._asked(self.train_size, seed, "train") if self.questions == "canvases" else _lettered(self.questions)
 
     def kept_back(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on."""
         if self.questions == "canvases":
             return {"held out": self._asked(self.held_out_size, 12_345, "held_out")}
-        return {"held out": choices.load(self.held_out)} if self.held_out else {}
+        return {"held out": _lettered(self.held_out)} if self.held_out else {}
 
     @property
     def right(self) -> Reward:
@@ -50,6 +49,17 @@ class SearchingTask:
 
     def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
         return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
+
+
+def _lettered(file: str) -> Sequence[Problem]:
+    """The questions of a file. ValueError for one that has no choices, or not one picture."""
+    found = questions.load(file)
+    for record in found.records:
+        if record.answer["kind"] != "choice":
+            raise ValueError(f"{file}:{record.line}: the question has no lettered choices; all questions here must")
+        if len(record.paths) != 1:
+            raise ValueError(f"{file}:{record.line}: a question to look into has one picture, this one has {len(record.paths)}")
+    return found
 
 
 def batches(problems: Sequence[Problem], rows: int) -> Iterator[tuple[list[Problem], Tensor]]:

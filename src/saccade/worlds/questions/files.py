@@ -11,7 +11,8 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.pictures import open_picture
 from saccade.worlds.questions.answers import NOTHING, detection_text
-from saccade.worlds.questions.lines import answer_of, dialogue, entry_of, need, pictures_of
+from saccade.worlds.questions.choices import chosen, has_choices
+from saccade.worlds.questions.lines import entry_of, need, pictures_of, told
 
 _SLACK = 1.0
 """Pixels by which annotations may reach beyond the picture."""
@@ -52,8 +53,9 @@ class Records:
 def load(path: str | Path, images: str | Path | None = None) -> Records:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
-    ``source`` is the line's own, else the file's stem. An answer that is a box or a list of labelled boxes gets "boxes"
-    and "labels"; in a file with such answers "None" is the empty list. ValueError "FILE:LINE: why" for a line that does
+    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled boxes gets "boxes"
+    and "labels"; in a file with such answers "None" is the empty list. A question with lettered choices has the letter as
+    its answer. ValueError "FILE:LINE: why" for a line that does
     not fit or names a picture that does not exist, and where the file cannot be read or is empty.
     """
     path = Path(path).expanduser()
@@ -72,10 +74,10 @@ def load(path: str | Path, images: str | Path | None = None) -> Records:
 def _record(path: Path, number: int, line: str, root: Path) -> Record:
     try:
         entry = entry_of(line)
-        text, reply = dialogue(entry)
-        source = entry.get("source", path.stem)
+        text, answer = chosen(entry) if has_choices(entry) else told(entry)
+        source = entry.get("source", entry.get("category", path.stem))
         need(isinstance(source, str), f"source {source!r} must be a text")
-        return Record(number, text, pictures_of(entry, root), answer_of(entry, reply), source)
+        return Record(number, text, pictures_of(entry, root), answer, source)
     except ValueError as error:
         raise ValueError(f"{path}:{number}: {error}") from None
 

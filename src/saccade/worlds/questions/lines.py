@@ -1,4 +1,4 @@
-"""One line of a file of questions, taken apart and checked. Two formats are known, both are JSON objects.
+"""One line of a file of questions, taken apart and checked. Two formats are known, both are JSON objects; `choices` has a third.
 
 VLM-R1's and RefCOCO's conversations have "image" (a path or a list of them) and "conversations", a human's turn and a
 gpt's, each with "from" and "value"; ``<image>`` marks in the text are taken off. Records have "image" or "images",
@@ -28,6 +28,12 @@ def entry_of(line: str) -> dict[str, Any]:
         raise ValueError(f"not JSON: {error}") from None
     need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
     return entry
+
+
+def told(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What is asked, and the answer as `answer_of` gives it."""
+    text, reply = dialogue(entry)
+    return text, answer_of(entry, reply)
 
 
 def dialogue(entry: dict[str, Any]) -> tuple[str, Any]:
