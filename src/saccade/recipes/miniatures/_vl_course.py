@@ -11,9 +11,10 @@ import numpy as np
 from saccade.core import Problem
 from saccade.recipes.miniatures._vl_lessons import Fact, Faults, lessons
 from saccade.recipes.miniatures._vl_rows import Piece, about, turn
-from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views
+from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views, plates_near
 from saccade.tasks.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
+from saccade.worlds.draws import worded
 from saccade.worlds.programs.problems import TEXT
 
 FEWEST_PIXELS, MOST_PIXELS = 32 * 32, 64 * 64
@@ -37,11 +38,13 @@ def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
     """``cfg.steps`` lessons: mostly scenes, then canvases and programs, puzzles the least."""
     pool = questions.pictures(400, int(rng.integers(2**31)))
     for step in range(cfg.steps):
-        faults = Faults(cfg.wrong, cfg.jitter, cfg.untagged, cfg.sufficient) if step >= (1 - cfg.spoilt) * cfg.steps else Faults()
+        faults = Faults(cfg.wrong, cfg.loose, cfg.untagged, cfg.sufficient) if step >= (1 - cfg.spoilt) * cfg.steps else Faults()
         crowd = 3 + int(3 * min(2 * step / cfg.steps, 1))  # objects at most: words are bound to few things first
         kind = rng.random()
-        if kind < 0.70:
+        if kind < 0.62:
             yield scenes(cfg, crowd, faults, rng)
+        elif kind < 0.72:
+            yield closeups(cfg, rng)
         elif kind < 0.84:
             yield Lesson([zoom(faults, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
         elif kind < 0.95:
@@ -57,6 +60,13 @@ def scenes(cfg: Any, most: int, faults: Faults, rng: np.random.Generator) -> Les
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
 
 
+def closeups(cfg: Any, rng: np.random.Generator) -> Lesson:
+    """Windows of canvases at which a digit can be read, and the question for it."""
+    views, colors, digits = plates_near(cfg.batch * 2, int(rng.choice(GLANCES)), rng)
+    asked = worded(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
+    return Lesson([turn([picture], text, digit) for picture, text, digit in zip(views.pictures, asked, digits)], views)
+
+
 def _in_form(fact: Fact, untagged: float, rng: np.random.Generator) -> tuple[str, str]:
     """Question and answer: plain, in tags, or with a thought before, some with a tag missing."""
     chance = rng.random()
@@ -70,7 +80,7 @@ def _in_form(fact: Fact, untagged: float, rng: np.random.Generator) -> tuple[str
 
 def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
     choices = int(rng.choice([0, 0, 4]))
-    return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, size=CANVAS, choices=choices)
+    return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, None, size=CANVAS, choices=choices)
 
 
 def zoom(faults: Faults, problem: Problem, rng: np.random.Generator) -> list[Piece]:

@@ -65,10 +65,10 @@ class Views:
 def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
     """Pictures of one size: scenes of the world of questions, scattered and turned ones, letters, plates near and far."""
     kind = rng.random()
-    if kind < 0.38:
-        return _lines(count, size, rng) if kind < 0.13 else _plates(count, size, rng)
+    if kind < 0.5:
+        return _lines(count, size, rng) if kind < 0.12 else _plates(count, size, rng)
     style = "gravity" if rng.random() < 0.4 else "plain"
-    if kind < 0.8 and size >= LEAST_SCENE:
+    if kind < 0.86 and size >= LEAST_SCENE:
         things = crowd(count, (1, 6), rng)
         places, unit = settle(things, (0.095, 0.13), rng)
     else:
@@ -120,16 +120,29 @@ def views_of_lines(texts: Sequence[Text], pictures: np.ndarray) -> Views:
     return Views(pictures, found * pictures.shape[1], nothing, nothing, letter)
 
 
+def plates_near(count: int, size: int, rng: np.random.Generator) -> tuple[Views, list[str], list[str]]:
+    """Windows of canvases in which the digit of one plate can be read, the plate's color and the digit."""
+    laid, drawn = _canvases(count, rng)
+    windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(22, min(44, size / LEGIBLE), count), rng)
+    colors = [plates.PAINTS[k] for k in laid.color[:, 0]]
+    return glance(drawn, laid, windows, size), colors, [DIGITS[k] for k in laid.digit[:, 0]]
+
+
 def _plates(count: int, size: int, rng: np.random.Generator) -> Views:
     """Canvases of plates as a first glance shows them, or windows of them around one plate."""
+    laid, drawn = _canvases(count, rng)
+    windows = np.tile([0.0, 0.0, CANVAS, CANVAS], (count, 1))
+    if rng.random() < 0.8:
+        windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(12, 52, count), rng)
+    return glance(drawn, laid, windows, size)
+
+
+def _canvases(count: int, rng: np.random.Generator) -> tuple[plates.Plates, np.ndarray]:
+    """Canvases of four plates of different colors."""
     color, digit = rng.random((count, len(plates.PAINTS))).argsort(1)[:, :4], rng.integers(len(DIGITS), size=(count, 4))
     cell = rng.random((count, 16)).argsort(1)[:, :4]
     laid = plates.lay(color, digit, cell, CANVAS // plates.CELL, rng)
-    drawn = plates.draw(laid, CANVAS, rng)
-    windows = np.tile([0.0, 0.0, CANVAS, CANVAS], (count, 1))
-    if rng.random() < 0.65:
-        windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(12, 52, count), rng)
-    return glance(drawn, laid, windows, size)
+    return laid, plates.draw(laid, CANVAS, rng)
 
 
 def windows_at(centre: np.ndarray, side: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -47,18 +47,18 @@ class Settings:
 
     seed: int = 0
     width: int = 128
-    layers: int = 4
+    layers: int = 6
     heads: int = 4
     sight_width: int = 96
     sight_layers: int = 4
     start: str = ""
-    """Folder of such a miniature to go on from, in place of an untrained one whose tower must learn to see first."""
-    sight_steps: int = 1_100
+    """Folder of such a miniature to go on from, in place of an untrained one; layers that it lacks are put in its middle."""
+    sight_steps: int = 1_600
     sight_lr: float = 2e-3
     """Learning rate for the tower alone, of all but the matrices in its blocks."""
     sight_matrix_lr: float = 1e-2
     """Learning rate of these."""
-    steps: int = 2_600
+    steps: int = 3_600
     batch: int = 32
     """Pictures a step."""
     asked: int = 6
@@ -71,8 +71,8 @@ class Settings:
     """Share of the steps, the last ones, whose answers have the faults that follow: habits come late, skills before."""
     wrong: float = 0.15
     """Share of answers that are wrong on purpose."""
-    jitter: float = 2.0
-    """Standard deviation, in pixels, by which each edge of a box is off."""
+    loose: int = 5
+    """Most pixels by which each edge of a box lies too far out."""
     untagged: float = 0.1
     """Share of tagged answers that lack a tag."""
     sufficient: float = 0.35
@@ -85,14 +85,13 @@ Progress = Callable[[str, int, int, float], None]
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card (parameters, seconds, losses)."""
     began = time.time()
-    tokenizer, model = begun(cfg.start) if cfg.start else untrained(cfg)
+    tokenizer, model = begun(cfg) if cfg.start else untrained(cfg)
     heads = sight.Heads(cfg.width)
     model.model.visual.config._attn_implementation = "eager"  # for tiny pictures in bfloat16 faster than the fused kernel
-    seen: dict[str, float] = {}
     if not cfg.start:
         sight.look_around(model.model.visual)
-        rates = Rates(cfg.sight_matrix_lr, cfg.sight_lr)
-        seen = sight.train_sight(model.model.visual, heads, cfg.sight_steps, 64, rates, stage(cfg, 1), progress)
+    rates = Rates(cfg.sight_matrix_lr, cfg.sight_lr)
+    seen = sight.train_sight(model.model.visual, heads, cfg.sight_steps, 64, rates, stage(cfg, 1), progress)
     midway = time.time()
     loss = train(cfg, model, heads, tokenizer, stage(cfg, 2), progress)
     write(model, tokenizer, out)
@@ -111,11 +110,24 @@ def untrained(cfg: Settings) -> tuple[Any, nn.Module]:
     return tokenizer, assemble(cfg, tokenizer)
 
 
-def begun(folder: str) -> tuple[Any, nn.Module]:
-    """Tokenizer and model of an earlier build."""
+def begun(cfg: Settings) -> tuple[Any, nn.Module]:
+    """Tokenizer and model of an earlier build, which new layers in its middle leave as it is until they are trained."""
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-    return AutoTokenizer.from_pretrained(folder), Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(cfg.start)
+    known = Qwen2_5_VLForConditionalGeneration.from_pretrained(cfg.start, dtype=torch.float32)
+    model = assemble(cfg, tokenizer)
+    old, layers = known.model.language_model.layers, model.model.language_model.layers
+    new = range(len(old) // 2, len(old) // 2 + len(layers) - len(old))
+    for place, layer in enumerate(layers):
+        if place in new:
+            nn.init.zeros_(layer.self_attn.o_proj.weight)
+            nn.init.zeros_(layer.mlp.down_proj.weight)
+        else:
+            layer.load_state_dict(old[place - len(new) * (place > new.start)].state_dict())
+    rest = {name: value for name, value in known.state_dict().items() if ".language_model.layers." not in name}
+    model.load_state_dict(rest, strict=False)
+    return tokenizer, model
 
 
 def stage(cfg: Settings, number: int) -> np.random.Generator:
