@@ -15,7 +15,7 @@ from saccade.core import Problem, Question, Rollout
 from saccade.math.boxes import area, average_precision, iou, match
 from saccade.math.frames import Frame
 from saccade.models.passages import PerRow
-from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes, box_format
+from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.judging import ask
 from saccade.rewards.reading import Written, boxes
 
@@ -198,7 +198,7 @@ def test_gold_scores_1_a_near_miss_less_and_far_away_nothing(name):
 
 @pytest.mark.parametrize("name", [*REWARDS, "format"])
 def test_garbage_is_judged_as_nothing_and_only_a_missing_truth_is_no_verdict(name):
-    reward = REWARDS.get(name, box_format)
+    reward = REWARDS.get(name, BoxFormat())
     garbage = ["", "<answer>", "[[[[", "{}", "x" * 9000, None, 7, "[1,2,3,4]"]
     garbage += ["[0, 0, 0, 0]", "[9, 9, 2, 2]", "[-1e300, -1e300, 1e300, 1e300]"]
     for truth in (TRUTH, {"boxes": []}):
@@ -273,7 +273,7 @@ def test_the_form_of_an_answer_with_boxes():
     right = [f"{think}\n<answer>{x}</answer>" for x in ('{"bbox_2d": [1, 2, 3, 4]}', "[1.5, 2, 3, 4]", "None")]
     wrong = ["[1, 2, 3, 4]", "<answer>[1, 2, 3, 4]</answer>", f"{think}<answer>[1, 2, 3]</answer>"]
     wrong += [f"{right[0]} ok", right[0] * 2]
-    assert box_format(attempts(right, TRUTH)).tolist() == [1] * 3 and box_format(attempts(wrong, TRUTH)).tolist() == [0] * 5
+    assert BoxFormat()(attempts(right, TRUTH)).tolist() == [1] * 3 and BoxFormat()(attempts(wrong, TRUTH)).tolist() == [0] * 5
 
 
 def test_labels_that_do_not_fit_the_targets_are_an_error():

@@ -50,6 +50,21 @@ class Answer:
         return float(self.compare(said(text, self.tagged) or "", true.strip()))
 
 
+@dataclass(frozen=True)
+class ByKind:
+    """An answer compared as ``problem.answer["kind"]`` asks: lists place by place, choices by letter, others letter by letter."""
+
+    tagged: bool = False
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """In [0, 1] ``[B]``."""
+        return each_row(rollout, self._verdict)
+
+    def _verdict(self, problem: Problem, text: str) -> float:
+        compare = {"list": positions, "choice": choice}.get(problem.answer["kind"], exact)
+        return compare(said(text, self.tagged) or "", problem.answer["text"])
+
+
 def exact(said: str, true: str) -> float:
     """1 for the same text, letter by letter: "90 degrees" is not "90"."""
     return float(said == true)

@@ -102,9 +102,21 @@ class MatchedBoxes:
         return (weights * parts).sum() / weights.sum()
 
 
-def box_format(rollout: Rollout) -> Tensor:
-    """1 where a text is thoughts, then an answer that holds a box of four numbers or says "None", else 0: ``[B]``."""
-    return each_row(rollout, lambda problem, text: float(in_form(text) and boxes(text) is not None))
+@dataclass(frozen=True)
+class BoxFormat:
+    """1 where a text has the form that was asked for and its answer holds a box; "None" will do too where ``none``."""
+
+    form: Callable[[str], bool] = in_form
+    tagged: bool = False
+    none: bool = True
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """In {0, 1} ``[B]``."""
+        return each_row(rollout, self._verdict)
+
+    def _verdict(self, problem: Problem, text: str) -> float:
+        found = boxes(text, self.tagged)
+        return float(self.form(text) and (bool(found) or (self.none and found == [])))
 
 
 def _judge(

@@ -28,12 +28,13 @@ TEXTS: dict[str, Reward] = {
     "yes_no": answers.Answer(answers.yes_no),
     "similar": answers.Answer(answers.similar),
     "positions": answers.Answer(answers.positions),
+    "by_kind": answers.ByKind(),
     "iou": boxes.BoxOverlap(),
     "map": boxes.DetectionPrecision(),
     "ap50": boxes.DetectionPrecision((0.5,)),
     "map_by_count": boxes.DetectionPrecision(by_count=True),
     "matched": boxes.MatchedBoxes(),
-    "box_format": boxes.box_format,
+    "box_format": boxes.BoxFormat(),
     "think_answer": answers.think_answer,
 }
 """Rewards on texts."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from saccade.core import Problem, seeds
 from saccade.worlds import puzzles
-from saccade.worlds.pictures import UPRIGHT, folder, photographs
+from saccade.worlds.pictures import UPRIGHT, Part, folder, photographs
 from saccade.worlds.shapes.meanings import require
 
 KINDS = ("rotation", "position", "jigsaw", "contrast")
@@ -83,21 +83,6 @@ class PuzzlingTask:
         if self.held_out_images:
             return pictures, folder(self.held_out_images)
         return _split(pictures, self.images)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some items of a sequence, each read when it is asked for; a slice of it is a list."""
-
-    whole: Sequence[Any]
-    index: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, place: int | slice) -> Any:
-        chosen = self.index[place]
-        return [self.whole[i] for i in chosen] if isinstance(place, slice) else self.whole[chosen]
 
 
 @dataclass(frozen=True)

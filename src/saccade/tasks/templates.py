@@ -19,14 +19,19 @@ ADDED: dict[Template, str] = {
     "think": " Think in <think></think>, then answer in <answer></answer>.",
 }
 """What a template adds to a question."""
-AROUND: dict[Template, str] = {"plain": "{}", "answer": "<answer>{}</answer>"}
-"""How a right answer is written where there are no thoughts."""
-
 
 def asking(template: Template, instruction: str = "") -> Callable[[Problem], Prompt]:
     """Problem -> the chat messages that ask it: its text, an instruction, and what the template adds."""
     added = instruction + ADDED[template]
     return lambda p: inputs_as_prompt(replace(p, inputs=replace(p.inputs, text=p.inputs.text + added)) if added else p)
+
+
+def around(template: Template) -> str:
+    """How a right answer is written, in place of {}. ValueError for a template with thoughts."""
+    known = {"plain": "{}", "answer": "<answer>{}</answer>"}
+    if template not in known:
+        raise ValueError(f"template '{template}' has thoughts, which no data holds; supervised are {', '.join(known)}")
+    return known[template]
 
 
 def tagged(template: Template) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from saccade.core import Problem
-from saccade.tasks.puzzling import Part
 from saccade.worlds import questions
+from saccade.worlds.pictures import Part
 
 HALVES = {"validation": 11, "test": 12}
 """The half that chooses and the half that judges, each with the seed of its scenes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,3 +73,18 @@ def _three_channels(found: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
     """The picture itself, or the left one of a stereo pair."""
     picture = found[0] if isinstance(found, tuple) else found
     return np.repeat(picture[..., None], 3, -1) if picture.ndim == 2 else picture
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some items of a sequence, each read when it is asked for; a slice of it is a list."""
+
+    whole: Sequence[Any]
+    index: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int | slice) -> Any:
+        chosen = self.index[place]
+        return [self.whole[i] for i in chosen] if isinstance(place, slice) else self.whole[chosen]

@@ -31,6 +31,7 @@ from saccade.rewards.length import Overlong
 from saccade.sampling.filtering import until_telling
 from saccade.sampling.layout import in_groups
 from saccade.tasks import AnsweringTask, answers_to
+from saccade.tasks.templates import Template, asking
 from saccade.training import distributed
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy, join
@@ -47,6 +48,8 @@ class Settings:
 
     model: TokenModel = TokenModel(max_new_tokens=16)
     task: AnsweringTask = AnsweringTask()
+    template: Template = "plain"
+    """What is asked for: an answer alone, in tags, or after thoughts."""
     seed: int = 0
     """Seed of everything: questions, words, initial LoRA."""
     steps: int = 60
@@ -100,7 +103,7 @@ PRESETS = {
         model=TokenModel(
             "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, lora_rank=64, precision="bfloat16", max_pixels=1_003_520,
         ),
-        task=AnsweringTask(questions="train.jsonl", held_out="test.jsonl"),
+        task=AnsweringTask(questions="train.jsonl", held_out="test.jsonl"), template="think",
         steps=1000, prompts_per_step=64, lr=1e-5, warmup=1, micro_rows=8, evaluate_every=100, save_every=100,
     ),
 }  # fmt: skip
@@ -108,7 +111,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that answers."""
-    return {"policy": build(cfg.model, seed=cfg.seed)}
+    return {"policy": build(cfg.model, asking(cfg.template), cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:

@@ -21,6 +21,7 @@ from saccade.objectives.supervised import Supervised
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.tasks import AnsweringTask, answers_to
 from saccade.tasks.gold import gold_rollout
+from saccade.tasks.templates import Template, around, asking
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
@@ -40,8 +41,8 @@ class Settings:
     """Training steps, an optimiser step each."""
     prompts_per_step: int = 16
     """Different questions in a batch, over all processes."""
-    answer_template: str = "{}"
-    """How an answer is written, in place of {}: "<answer>{}</answer>" teaches the tags."""
+    template: Template = "plain"
+    """What is asked for and learnt: an answer alone, or in tags; thoughts are in no data."""
     average: Literal["decisions", "rows"] = "decisions"
     """How tokens are averaged: all alike, or each answer's first."""
     lr: float = 1e-4
@@ -70,7 +71,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that answers."""
-    return {"policy": build(cfg.model, seed=cfg.seed)}
+    return {"policy": build(cfg.model, asking(cfg.template), cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -78,7 +79,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy = policies(cfg)["policy"]
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        return gold_rollout(policy, shuffled(problems, seeds_P) if cfg.shuffle_answers else problems, cfg.answer_template)
+        return gold_rollout(policy, shuffled(problems, seeds_P) if cfg.shuffle_answers else problems, around(cfg.template))
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0)
     update = Update("words", Supervised(policy, cfg.average), policy.trained, optimizer, schedule=warmup(cfg.warmup))

@@ -27,16 +27,15 @@ from saccade.math.surrogates import dual_clipped
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.rewards.answers import choice, exact, positions
+from saccade.rewards.answers import ByKind
 from saccade.rewards.judging import judge
-from saccade.rewards.reading import each_row, said
 from saccade.sampling.layout import in_groups
 from saccade.tasks import Show, answers_to
 from saccade.tasks.answering import by_source
 from saccade.tasks.puzzling import KINDS, PuzzlingTask
 from saccade.tasks.scoring import score as attempted
 from saccade.tasks.talking import conversations
-from saccade.tasks.templates import Template, asking
+from saccade.tasks.templates import Template, asking, tagged
 from saccade.tasks.transfer import TransferTask
 from saccade.training import distributed
 from saccade.training.claims import Claim, Scores
@@ -47,8 +46,6 @@ from saccade.training.run import Run
 
 _COINS = 1 << 20
 """A key that no attempt's seed has."""
-COMPARED = {"list": positions, "choice": choice}
-"""How answers of a kind are compared with the truth; all others letter by letter."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +140,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def judged(cfg: Settings, rollout: Rollout) -> Tensor:
     """How right each answer is, also kept in ``rollout.rewards["right"]``: 0 or 1, share of right places in a list ``[B]``."""
-
-    def right(problem: Problem, text: str) -> float:
-        compare = COMPARED.get(problem.answer["kind"], exact)
-        return compare(said(text, tagged=cfg.template != "plain") or "", problem.answer["text"])
-
-    return judge(rollout, {"right": partial(each_row, verdict=right)}).rewards["right"]
+    return judge(rollout, {"right": ByKind(tagged(cfg.template))}).rewards["right"]
 
 
 def coins(seeds_P: Tensor, group: int) -> Tensor:

@@ -29,15 +29,15 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.objectives.supervised import Supervised
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
+from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.judging import judge, weighted
 from saccade.rewards.length import CosineLength, Repetition
-from saccade.rewards.reading import boxes, each_row
+from saccade.rewards.reading import boxes
 from saccade.sampling.layout import in_groups
 from saccade.tasks import Show, answers_to
 from saccade.tasks.gold import gold_rollout
 from saccade.tasks.grounding import GroundingTask, f1
-from saccade.tasks.templates import AROUND, Template, asking, kept, tagged
+from saccade.tasks.templates import Template, around, asking, kept, tagged
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
@@ -129,31 +129,20 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     return {"policy": build(cfg.model, asking(cfg.template, cfg.instruction), cfg.seed)}
 
 
-@dataclass(frozen=True)
-class InForm:
-    """1 where a text keeps to its template and its answer holds a box; in detection "None" will do too."""
-
-    template: Template
-    none: bool
-
-    def __call__(self, rollout: Rollout) -> Tensor:
-        """In {0, 1} ``[B]``."""
-        return each_row(rollout, self._verdict)
-
-    def _verdict(self, problem: Problem, text: str) -> float:
-        found = boxes(text, tagged(self.template))
-        return float(kept(self.template, text) and (bool(found) or (self.none and found == [])))
-
-
 def rewards(cfg: Settings) -> dict[str, Reward]:
     """What is added up, by name."""
     score, detection = replace(REWARDS[cfg.reward], tagged=tagged(cfg.template)), cfg.task.kind == "detection"
-    found: dict[str, Reward] = {"accuracy": score, "format": InForm(cfg.template, detection)}
+    found: dict[str, Reward] = {"accuracy": score, "format": form(cfg, cfg.template)}
     if cfg.cosine_length:
         found["length"] = CosineLength(score, cfg.cosine_length)
     if cfg.repetition_penalty:
         found["repetition"] = Repetition(1, boxes) if detection else Repetition()
     return found
+
+
+def form(cfg: Settings, template: Template) -> Reward:
+    """1 where an answer keeps to a template and holds a box; in detection "None" will do too."""
+    return BoxFormat(partial(kept, template), tagged(template), none=cfg.task.kind == "detection")
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -200,9 +189,8 @@ def reinforced(cfg: Settings, policy: TokenPolicy) -> Method:
 
 def imitated(cfg: Settings, policy: TokenPolicy) -> Method:
     """The right answers. ValueError if the template asks for thoughts."""
-    if cfg.template not in AROUND:
-        raise ValueError(f"template '{cfg.template}' has thoughts, which no data holds; sft has one of {', '.join(AROUND)}")
-    collect = lambda problems, seeds_P, step: gold_rollout(policy, problems, AROUND[cfg.template])
+    written = around(cfg.template)
+    collect = lambda problems, seeds_P, step: gold_rollout(policy, problems, written)
     return collect, Supervised(policy), {}
 
 
@@ -216,7 +204,7 @@ def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None) -> dict
     found = {}
     for template in dict.fromkeys((cfg.template, *cfg.other_templates)):
         own = template == cfg.template
-        more = {"format": InForm(template, cfg.task.kind == "detection"), "tokens": length}
+        more = {"format": form(cfg, template), "tokens": length}
         asked = replace(policy, prompt=asking(template, cfg.instruction), temperature=0.0)
         each = cfg.task.score(asked.rollout, show if own else None, more, tagged(template))
         found |= {name if own else f"{name} ({template})": value for name, value in each.items()}

@@ -87,21 +87,22 @@ class Settings:
     save_every: int = 24
 
 
+_REAL = Settings(
+    model=TokenModel(
+        "Qwen/Qwen2.5-VL-7B-Instruct", max_new_tokens=1024, precision="bfloat16", train_vision=True, max_pixels=1280 * 28 * 28,
+    ),
+    task=SearchingTask(questions="train.jsonl", held_out="test.jsonl"),
+    point="\nDo not answer yet. Give the area that holds what is needed as JSON:"
+    ' {"bbox_2d": [x1, y1, x2, y2], "label": "…"}.',
+    closing="\nThink about what is to be seen; where the part is not enough, use the whole picture."
+    " Then give the letter of the right choice between <answer> and </answer>.",
+    view_pixels=None, steps=80, prompts_per_step=512, minibatches=4, lr=1e-6, warmup=1, micro_rows=8, evaluate_every=20,
+)  # fmt: skip
 PRESETS = {
     "tiny": Settings(),
-    "qwen25-vl-7b": Settings(
-        model=TokenModel(
-            "Qwen/Qwen2.5-VL-7B-Instruct", max_new_tokens=1024, precision="bfloat16", train_vision=True,
-            max_pixels=1280 * 28 * 28,
-        ),
-        task=SearchingTask(questions="train.jsonl", held_out="test.jsonl"),
-        point="\nDo not answer yet. Give the area that holds what is needed as JSON:"
-        ' {"bbox_2d": [x1, y1, x2, y2], "label": "…"}.',
-        closing="\nThink about what is to be seen; where the part is not enough, use the whole picture."
-        " Then give the letter of the right choice between <answer> and </answer>.",
-        view_pixels=None, steps=80, prompts_per_step=512, minibatches=4, lr=1e-6, warmup=1, micro_rows=8, evaluate_every=20,
-    ),
-}  # fmt: skip
+    "qwen25-vl-7b": _REAL,
+    "qwen25-vl-3b": replace(_REAL, model=replace(_REAL.model, model="Qwen/Qwen2.5-VL-3B-Instruct")),
+}
 
 
 def looking(cfg: Settings, turns: int = 2) -> Looking:
