@@ -82,7 +82,9 @@ def test_stages_keep_their_names_and_costs_add_up(tmp_path):
     (tmp_path / "first/metrics.jsonl").write_text('{"step": 2, "time": 1, "eval/a": 0.7, "cost/images": 4, "cost/x": null}\n')
     scores = runner.read_scores(tmp_path)
     assert math.isnan(scores.pop("a"))
-    assert scores == {"a@2": 0.5, "first/a@2": 0.7, "cost/images": 8, "cost/x": 0, "seconds": 3}
+    assert scores == {
+        "a@2": 0.5, "first/a@2": 0.7, "cost/images": 8, "cost/x": 0, "first/cost/images": 4, "first/cost/x": 0, "seconds": 3,
+    }  # fmt: skip
 
 
 def test_names_of_arms_become_folders(tmp_path):

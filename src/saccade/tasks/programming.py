@@ -44,7 +44,7 @@ class ProgramTask:
     """The weight of each of them."""
     length_gate: float = 0.5
     """The first reward from which on `length` counts at all: below it a short program earns nothing by being short."""
-    size: int = 64
+    size: int = 32
     """Side in pixels of the pictures that are compared; the embedded world's are shown in this size too."""
     train_size: int = 8192
     """Training programs drawn from the embedded world."""

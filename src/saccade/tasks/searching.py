@@ -25,7 +25,7 @@ class SearchingTask:
     """Side of the embedded world's pictures in pixels."""
     plates: int = 4
     """Plates with a digit in a picture of the embedded world."""
-    choices: int = 4
+    choices: int = 0
     """Choices of a question in the embedded world, 2 to 6; with 0 the answer is the digit itself."""
     train_size: int = 2048
     """Training questions drawn from the embedded world."""

@@ -17,7 +17,8 @@ from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.draws import worded
 from saccade.worlds.programs.problems import TEXT
 
-FEWEST_PIXELS, MOST_PIXELS = 32 * 32, 64 * 64
+FEWEST, MOST = 32, 64
+"""Sides in pixels of the least and the most that a picture is shown with."""
 SIZES = (48, 64)
 GLANCES = (32, 48)
 POINT = " Give the box of the place to look at."
@@ -39,13 +40,13 @@ def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
     pool = questions.pictures(400, int(rng.integers(2**31)))
     for step in range(cfg.steps):
         faults = Faults(cfg.wrong, cfg.loose, cfg.untagged, cfg.sufficient) if step >= (1 - cfg.spoilt) * cfg.steps else Faults()
-        crowd = 3 + int(3 * min(2 * step / cfg.steps, 1))  # objects at most: words are bound to few things first
+        crowd = 2 + int(4 * min(2 * step / cfg.steps, 1))  # objects at most: words are bound to few things first
         kind = rng.random()
-        if kind < 0.62:
+        if kind < 0.64:
             yield scenes(cfg, crowd, faults, rng)
-        elif kind < 0.72:
+        elif kind < 0.69:
             yield closeups(cfg, rng)
-        elif kind < 0.84:
+        elif kind < 0.86:
             yield Lesson([zoom(faults, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
         elif kind < 0.95:
             yield Lesson(drawings(cfg.batch, rng))
@@ -97,7 +98,7 @@ def zoom(faults: Faults, problem: Problem, rng: np.random.Generator) -> list[Pie
     kind = rng.random()
     if kind < 0.2 or problem.source == "quarter":
         return turn([glance], full, answer)
-    pointing = kind < 0.55
+    pointing = kind < 0.65
     good = rng.random() < (faults.sufficient if pointing else 0.8)
     window = _window(problem.answer["boxes"][0], good, rng)
     box = questions.box_text(window * side / CANVAS)
@@ -120,7 +121,7 @@ def _window(box: Sequence[float], good: bool, rng: np.random.Generator) -> np.nd
 
 def drawings(count: int, rng: np.random.Generator) -> list[list[Piece]]:
     """Pictures and the programs that draw them."""
-    drawn = programs.problems(count, int(rng.integers(2**31)), split="train")
+    drawn = programs.problems(count, int(rng.integers(2**31)), split="train", size=FEWEST)
     return [turn(problem.inputs.pictures, problem.inputs.text, problem.answer["code"]) for problem in drawn]
 
 
@@ -135,11 +136,11 @@ def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list
     return [turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed]
 
 
-def displayed(picture: np.ndarray, most: int = MOST_PIXELS) -> np.ndarray:
+def displayed(picture: np.ndarray, most: int = MOST * MOST) -> np.ndarray:
     """A picture of any size as the processor shows it: sides in whole cells, pixels between the two bounds."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-    high, wide = smart_resize(*picture.shape[:2], CELL, FEWEST_PIXELS, most)
+    high, wide = smart_resize(*picture.shape[:2], CELL, FEWEST * FEWEST, most)
     return resized(picture, high, wide)
 
 

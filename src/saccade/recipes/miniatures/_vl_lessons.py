@@ -58,7 +58,7 @@ class Faults:
     wrong: float = 0.0
     loose: int = 0
     untagged: float = 0.0
-    sufficient: float = 0.35
+    sufficient: float = 1.0
 
 
 def lessons(

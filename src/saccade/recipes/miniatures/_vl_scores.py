@@ -141,9 +141,9 @@ def _canvases(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, fl
 
 def _programs(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
     """Whether greedy programs draw anything, and how far their pixels are from those that were shown, in [0, 1]."""
-    problems = programs.problems(count, seed, split="held_out")
+    problems = programs.problems(count, seed, split="held_out", size=32)
     replies = write(model, tokenizer, [_asked(p) for p in problems], most=160)
-    drawn = render_batch([Request(find(reply, "svg"), size=64) for reply in replies])
+    drawn = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
     near = [(p, one) for p, one in zip(problems, drawn) if one.status == "ok"]
     error = [np.abs(one.picture.astype(float) - p.answer["picture"]).mean() / 255 for p, one in near]
     return {"programs that draw": len(near) / count, "their error in pixels": float(np.mean(error)) if near else float("nan")}

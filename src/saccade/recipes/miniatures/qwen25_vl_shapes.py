@@ -228,7 +228,7 @@ def write(model: nn.Module, tokenizer: Any, out: Path) -> None:
         patch_size=sight.PATCH,
         merge_size=sight.MERGE,
         temporal_patch_size=2,
-        size={"shortest_edge": taught.FEWEST_PIXELS, "longest_edge": taught.MOST_PIXELS},
+        size={"shortest_edge": taught.FEWEST**2, "longest_edge": taught.MOST**2},
         image_mean=[sight.MEAN] * 3,
         image_std=[sight.STD] * 3,
     )
