@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from saccade.core import Loss, Problem, seeds, spawn
+from saccade.core import Loss, Problem, spawn
 from saccade.math.credit import group_advantage
 from saccade.models.sharding import shard, whole
 from saccade.objectives.policy_gradient import PolicyGradient

@@ -10,7 +10,9 @@ import torch
 
 from saccade.core import Problem, Rollout, seeds
 from saccade.models.snapshot import Snapshot
+from saccade.objectives.forward_process import DiffusionDPO
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.sampling.layout import in_groups
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]
@@ -120,6 +122,23 @@ def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
         at_reference = adapted.best(PROBLEMS, seeds(0, 3)).outputs
     torch.testing.assert_close(at_reference, plain.best(PROBLEMS, seeds(0, 3)).outputs, atol=1e-4, rtol=0)
     assert torch.equal(adapted.state_dict()["0"], before + 0.1), "the present weights came back unchanged"
+
+
+def test_diffusion_dpo_begins_at_log_two_and_falls_toward_the_winners(sd3_folder):
+    policy = sd3(sd3_folder, guidance=1.0)
+    reference = Snapshot(policy.trained)
+    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, 3), 2)
+    rollout.advantage_BT = rollout.credit(torch.tensor([1.0, -1, -1, 1, 0, 0]))
+    dpo = DiffusionDPO(policy, reference)
+    loss = dpo(rollout)
+    assert int(loss.count) == 2, "a group that tells nothing apart has no pair"
+    torch.testing.assert_close(loss.total.detach(), 2 * torch.tensor(2.0).log())
+    loss.total.backward()
+    with torch.no_grad():
+        for p in policy.trained:
+            if p.grad is not None:
+                p.sub_(1e-4 * p.grad)
+    assert dpo(rollout).total < loss.total - 1e-4
 
 
 def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):

@@ -18,7 +18,6 @@ from saccade.sampling import looking
 from saccade.sampling.layout import in_groups
 from saccade.sampling.looking import Looking, look, view
 from saccade.sampling.turns import Talk, Turn
-from saccade.tasks.names import TEXTS
 from saccade.tasks.searching import SearchingTask, parts
 from saccade.tasks.talking import conversations
 from saccade.tools.crop import crop

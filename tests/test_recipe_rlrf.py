@@ -21,7 +21,7 @@ from saccade.rewards.imitation import LengthRatio, TokenOverlap
 from saccade.rewards.redrawing import Redrawing
 from saccade.rewards.wordless import without_text, wordless
 from saccade.sampling.best import BestOf
-from saccade.tasks.programming import ProgramTask
+from saccade.tasks.programming import ProgramTask, painted
 from saccade.tools.render import render
 from saccade.training import claims
 from saccade.training.run import Run
@@ -78,6 +78,7 @@ def test_two_steps_equal_one_and_one(rlrf, vl, file, tmp_path):
     assert repr(whole["after"]) == repr(halves["after"])
     lines = [json.loads(x) for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     named = {key for line in lines for key in line}
+    assert "cost/training_seconds" in named
     assert {"reward/l2", "reward/error", "reward/length", "reward/validity", "health/render_syntax", "health/render_ok"} <= named
     assert (tmp_path / "whole" / "sft" / "metrics.jsonl").is_file() and (tmp_path / "whole" / "samples.jsonl").is_file()
 
@@ -152,6 +153,26 @@ def test_words_are_not_drawn_for_texts_and_are_for_pictures(text):
     asked = Problem(1, Question("?"), {"picture": plain})
     outputs = wordless(attempts([shown, asked], [code, code])).outputs
     assert outputs[0] == code and "text>" not in outputs[1]
+
+
+def test_words_in_a_program_are_not_drawn_but_count_as_length(rlrf):
+    code = '<svg xmlns="http://www.w3.org/2000/svg"><rect x="2" y="20" width="9" height="9" fill="red"/></svg>'
+    wordy = code.replace("</svg>", f"<text>{'red ' * 40}</text></svg>")
+    problem = Problem(0, Question("?"), {"code": code, "picture": render(code, "svg", 32).picture})
+    rollout = attempts([problem] * 2, [code, wordy])
+    rlrf.PRESETS["tiny"].task.judge(rollout)
+    assert rollout.rewards["l2"].tolist() == [1, 1] and rollout.rewards["length"].tolist() == [0.75, -1]
+
+
+def test_without_a_reference_a_program_is_drawn_on_its_own_canvas(rlrf):
+    half = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 512 512"><rect width="256" height="512" fill="red"/></svg>'
+    picture = np.full((32, 32, 3), 255, np.uint8)
+    picture[:, :16] = (255, 0, 0)
+    asked = Problem(0, Question("?", (picture,)), {"picture": picture, "box": "own"})
+    rollout = attempts([asked] * 3, [half, "<svg/>", "no program"])
+    near = rlrf.nearness(rollout)
+    assert near[0] == 0 and near[1:].isnan().all(), "what draws nothing is not the best of several"
+    assert (painted(rollout)[0][:, :, :16].mean((1, 2)) == torch.tensor([1.0, 0, 0])).all()
 
 
 def test_what_is_no_program_stays_as_it_is():

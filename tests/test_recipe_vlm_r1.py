@@ -140,8 +140,8 @@ def test_spurious_boxes_cost_nothing_under_average_precision_alone():
     assert measures(tally(found)) == pytest.approx(of_all)
     assert f1(found).tolist() == pytest.approx([1, 4 / 6, 2 / 3, 0])
     assert tally(said(listed(*GOLD, label="ring"))).tolist() == [[0, 2, 2]]
-    nothing = said("None", listed(GOLD[0]), boxes=())
-    assert f1(nothing).tolist() == [1, 0] and VLM_R1.REWARDS["odLength"](nothing).tolist() == [1, 0]
+    nothing = said("None", listed(GOLD[0]), "no idea", boxes=())
+    assert f1(nothing).tolist() == [1, 0, 0] and VLM_R1.REWARDS["odLength"](nothing).tolist() == [1, 0, 0]
 
 
 def test_form_is_that_of_the_template_and_of_the_task():

@@ -12,7 +12,6 @@ import torch
 from saccade import catalog
 from saccade.core import seeds
 from saccade.policies.flow import FlowModel
-from saccade.policies.tokens import WriterModel
 from saccade.tasks import DrawingTask
 from saccade.training.run import Run
 

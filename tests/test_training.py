@@ -135,6 +135,14 @@ def test_minibatches_take_an_equal_part_of_every_group():
         assert mini.group_B.bincount().tolist() == [2] * 6
 
 
+def test_groups_that_do_not_divide_give_minibatches_of_one_size_and_every_row_once():
+    rollout = in_groups(Toy.new().rollout, PROBLEMS[:4], seeds(0, 4), 5)
+    parts = [minibatch(rollout, part, 4) for part in range(4)]
+    assert [len(part) for part in parts] == [5] * 4
+    rows = torch.cat([part.logp_BT.flatten() for part in parts])
+    torch.testing.assert_close(rows.sort().values, rollout.logp_BT.flatten().sort().values)
+
+
 def test_a_gradient_that_is_no_number_ends_the_run_with_its_name(tmp_path):
     policy = Toy.new()
 

@@ -23,6 +23,7 @@ from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.judging import judge
 from saccade.sampling.layout import in_groups
+from saccade.sampling.looking import view
 from saccade.sampling.turns import Talk, Turns
 from saccade.tools.crop import box_in, crop
 from saccade.training.feeds import OnPolicy
@@ -247,7 +248,8 @@ def test_the_crop_tool_shows_the_original(policy):
     one = policy()
 
     def zoom(problem: Problem, talk: Talk, text: str):
-        return [{"role": "user", "content": [crop("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], talk.frames[0]).part()]}]
+        found = crop("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], talk.frames[0])
+        return [{"role": "user", "content": [view(found.pixels, frame=found.frame)]}]
 
     rollout = Turns(one, zoom, turns=2)(PROBLEMS[:1], seeds(0, 1))
     shown, cut = rollout.extras["frames_B"].values[0]

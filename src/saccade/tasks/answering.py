@@ -52,7 +52,8 @@ class AnsweringTask:
 
     def judge(self, rollout: Rollout) -> Tensor:
         """Fill ``rollout.rewards`` with the rewards; returns their sum ``[B]``."""
-        judge(rollout, {name: reward(name, TEXTS) for name in self.rewards}, may_abstain=self.rewards if len(self.rewards) > 1 else ())
+        may_abstain = self.rewards if len(self.rewards) > 1 else ()
+        judge(rollout, {name: reward(name, TEXTS) for name in self.rewards}, may_abstain)
         return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
 
     def score(self, attempt: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:

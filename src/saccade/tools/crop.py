@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +20,6 @@ class Crop:
     pixels: np.ndarray
     frame: Frame
     box: Box
-
-    def part(self) -> dict[str, Any]:
-        """As part of a chat message; the frame goes along, so that boxes in the crop find back to the original."""
-        return {"type": "image", "image": self.pixels, "frame": self.frame}
 
 
 def box_in(text: str, shown: Frame) -> Box:

@@ -145,8 +145,9 @@ class Run:
         """Keep pictures of the set ``name``: items with prompt, image [3, H, W] in [0, 1] or turns, text?, score?, boxes?, target?.
 
         ``text`` is what a model made of the prompt; ``target`` is the picture that a program, then its ``text``, is to draw.
-        ``turns`` are a conversation, in place of one picture: each with who, text, trained? and pictures?, these again with image and boxes?. A box
-        has corners [x1, y1, x2, y2] in pixels of its image, label? and kind? ("said", or "true" for the right one).
+        ``turns`` are a conversation, in place of one picture: each with who, text, trained? and pictures?, these again with
+        image and boxes?. A box has corners [x1, y1, x2, y2] in pixels of its image, label? and kind? ("said", or "true" for
+        the right one).
         Keep a set with the same prompts and noise at several steps: its first is shown as before, its last as after.
         """
         on_disk.checked(name, "sample set")

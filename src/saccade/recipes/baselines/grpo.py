@@ -206,6 +206,9 @@ def gain(scores: Mapping[str, float]) -> float:
 
 CLAIMS = (
     Claim("held-out answers are right more often than the untrained model's", lambda arm: gain(arm["grpo"]), least=0.03),
-    Claim("with shuffled rewards they gain less than half of that", lambda arm: gain(arm["grpo"]) / 2 - gain(arm["shuffled rewards"])),
+    Claim(
+        "with shuffled rewards they gain less than half of that",
+        lambda arm: gain(arm["grpo"]) / 2 - gain(arm["shuffled rewards"]),
+    ),
     Claim("each of its kin gains too", lambda arm: min(gain(arm[name]) for name in KIN), least=0.01),
 )

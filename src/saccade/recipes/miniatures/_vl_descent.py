@@ -1,6 +1,6 @@
 """How the miniature descends: Muon for the matrices of its blocks, AdamW for everything else.
 
-With Muon (arXiv 2502.16982) the tower reaches in 150 steps what AdamW alone needs twice as many for.
+Muon is that of arXiv 2502.16982. After 150 steps of the tower the loss was 1.4 with it, 2.4 with AdamW alone (one seed).
 """
 
 from __future__ import annotations

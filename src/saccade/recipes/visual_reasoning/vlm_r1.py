@@ -6,11 +6,12 @@ idea: A box can be judged without a model: by its overlap with the right one (ex
     boxes too many, so it is multiplied by targets / boxes (odLength), or pairs are matched and the rest weighed
     (weighted_sum); length and repetition may count too.
 claims: Trained on expressions by attributes, RL does better on relations, which neither saw, than supervised fine-tuning on
-    the same pictures, and as well in its own domain. Under average precision alone a detector writes more boxes than
-    under odLength, and no better ones.
+    the same pictures, asked with thoughts or without, and as well in its own domain. Under average precision alone a
+    detector writes more boxes than under odLength, and no better ones.
 differs: The cosine of the length knows wrong answers (the release overwrites their score before it is tested). Overlap is
     exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections. Here the
-    untrained model has seen relations in questions and never with boxes, thoughts are the name of what is meant.
+    untrained model has seen relations in questions and never with boxes, thoughts are the name of what is meant. The check
+    trains 80 steps on expressions and 60 of half the batch on detection, where its design has 100.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ _BOXES = " Give their boxes as JSON, a list of objects with bbox_2d in pixels an
 _REAL = Settings(
     model=TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=2048, precision="bfloat16", train_vision=True),
     task=GroundingTask(questions="refcoco_train.jsonl", held_out="refcoco_val.jsonl", out_of_domain="lisa_test.jsonl"),
-    other_templates=("answer", "plain"), instruction=_BOX, steps=500, lr=1e-6, warmup=1, micro_rows=8, evaluate_every=100, save_every=100,
+    other_templates=("answer", "plain"), instruction=_BOX, steps=500, lr=1e-6, warmup=1, micro_rows=8,
+    evaluate_every=100, save_every=100,
 )  # fmt: skip
 PRESETS = {
     "tiny": _TINY,
@@ -173,10 +175,11 @@ Method = tuple[Collect, Objective, dict[str, Any]]
 def reinforced(cfg: Settings, policy: TokenPolicy) -> Method:
     """Attempts in groups, compared with one another, with a pull to the untrained model."""
     judges, reference = rewards(cfg), Snapshot(policy.trained)
+    watched = {**judges, "f1": partial(f1, tagged=tagged(cfg.template))}
     weights = {name: cfg.format_weight if name == "format" else 1.0 for name in judges}
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = judge(in_groups(policy.rollout, problems, seeds_P, cfg.group), {**judges, "f1": partial(f1, tagged=tagged(cfg.template))})
+        rollout = judge(in_groups(policy.rollout, problems, seeds_P, cfg.group), watched)
         rollout.rewards["total"] = weighted(rollout.rewards, weights)
         rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True))
         if cfg.beta:

@@ -53,9 +53,9 @@ class Records:
 def load(path: str | Path, images: str | Path | None = None) -> Records:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
-    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled boxes gets "boxes"
-    and "labels"; in a file with such answers "None" is the empty list. A question with lettered choices has the letter as
-    its answer. ValueError "FILE:LINE: why" for a line that does
+    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled boxes
+    gets "boxes" and "labels"; in a file with such answers "None" is the empty list. A question with lettered choices has
+    the letter as its answer. ValueError "FILE:LINE: why" for a line that does
     not fit or names a picture that does not exist, and where the file cannot be read or is empty.
     """
     path = Path(path).expanduser()
