@@ -33,8 +33,7 @@ from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards import rendering
 from saccade.rewards.alignment import Alignment
 from saccade.rewards.features import FeatureLikeness
-from saccade.rewards.imitation import LengthRatio, TokenOverlap
-from saccade.rewards.length import RelativeLength
+from saccade.rewards.imitation import LengthRatio, RelativeLength, TokenOverlap
 from saccade.rewards.redrawing import Redrawing
 from saccade.rewards.wordless import wordless
 from saccade.sampling.best import BestOf
@@ -211,7 +210,7 @@ def rise_and_fall(steps: int) -> Callable[[int], float]:
 def rewards(cfg: Settings, policy: TokenPolicy) -> dict[str, Reward]:
     """All rewards by name, with lengths in the policy's own tokens."""
     cut = lru_cache(maxsize=4096)(partial(tokens, policy))
-    own = {"length": RelativeLength(lambda text: len(cut(text))), "length_ratio": LengthRatio(cut), "overlap": TokenOverlap(cut)}
+    own = {"length": RelativeLength(cut), "length_ratio": LengthRatio(cut), "overlap": TokenOverlap(cut)}
     device = str(policy.language.model.device)
     seen = {"features": FeatureLikeness(cfg.encoder, device), "alignment": Alignment(cfg.encoder, device)} if cfg.encoder else {}
     return PROGRAMS | own | seen
