@@ -225,12 +225,13 @@ def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence
     return answers_to(looking(cfg, cfg.test_turns).attempt(greedy), prompts, seeds_B)
 
 
+_CHECK = Settings(evaluate_every=48)
 ARMS = {
-    "mgpo": Settings(),
-    "grpo": Settings(back="whole"),
-    "swapped": Settings(back="swapped"),
-    "mgpo, wide view": Settings(view_pixels=WIDE),
-    "grpo, wide view": Settings(view_pixels=WIDE, back="whole"),
+    "mgpo": _CHECK,
+    "grpo": replace(_CHECK, back="whole"),
+    "swapped": replace(_CHECK, back="swapped"),
+    "mgpo, wide view": replace(_CHECK, view_pixels=WIDE),
+    "grpo, wide view": replace(_CHECK, view_pixels=WIDE, back="whole"),
 }
 
 
