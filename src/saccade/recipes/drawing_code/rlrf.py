@@ -62,7 +62,7 @@ class Settings:
     """Model of pictures for the reward `features`, of pictures and texts for `alignment`: a folder or a hub id."""
     seed: int = 0
     """Seed of everything: programs, words, initial LoRA."""
-    sft_steps: int = 240
+    sft_steps: int = 120
     """Steps of the first stage, on reference programs; 0 for a model that can write them already."""
     sft_batch: int = 32
     """References in a batch of supervised training, over all processes."""
@@ -269,7 +269,7 @@ _TOKENS = replace(_TINY.task, rewards=("overlap",), weights=(1.0,))
 _UNSHORTENED = replace(_TINY.task, weights=(1.0, 0.5, 0.5, 0.0, 0.25))
 ARMS = {
     "RLRF": _TINY,
-    "more SFT": replace(_TINY, method="sft", steps=160, evaluate_every=80),
+    "more SFT": replace(_TINY, method="sft", steps=160, evaluate_every=80, candidates=1),
     "no length": replace(_TINY, task=_UNSHORTENED, candidates=1),
     "tokens": replace(_TINY, task=_TOKENS, candidates=1),
 }
