@@ -11,6 +11,8 @@ differs: The letter stands in answer tags or alone, not in a box command. Every 
     so that looking closer costs no more tokens than looking again. The paper does not state the spread in the credit, the
     mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch holds an equal part
     of every group instead of whole groups. The embedded check has fewer conversations than the sheet's design.
+    In the check the boxes of GRPO do not stay as they were: without a reward that they could earn they drift, and hold the
+    digit in 0.14 to 0.31 of cases at the end, 0.56 at the start.
 """
 
 from __future__ import annotations
