@@ -111,7 +111,8 @@ def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence
     return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
-ARMS = {"sft": Settings(), "shuffled answers": Settings(shuffle_answers=True)}
+_CHECK = Settings(steps=240, evaluate_every=240)
+ARMS = {"sft": _CHECK, "shuffled answers": replace(_CHECK, shuffle_answers=True)}
 CLAIMS = (
     Claim(
         "held-out answers are right more often than the untrained model's",
