@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,6 +152,49 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
 """Problems, a seed for each, the training step -> a batch with rewards and credit."""
+
+
+Observation = Mapping[str, np.ndarray]
+"""What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
+
+
+class Step(NamedTuple):
+    """What became of one action in each of B episodes.
+
+    ``seen`` is what is seen after it, at an end the true last observation: whoever steps begins the next episode.
+    ``info`` holds facts, each ``[B, ...]``, that no policy sees ("success").
+    """
+
+    seen: Observation
+    reward_B: np.ndarray
+    terminated_B: np.ndarray
+    truncated_B: np.ndarray
+    info: Mapping[str, np.ndarray]
+
+
+class Environment(Protocol):
+    """``count`` episodes side by side. An episode follows from its own seed and the actions taken in it, and from nothing else."""
+
+    name: str
+    count: int
+    observation_space: Any
+    """A gymnasium Dict space of what one episode shows, by name."""
+    action_space: Any
+    """A gymnasium Box or Discrete space of one episode's action."""
+
+    def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation: ...
+
+    def step(self, action_B: np.ndarray) -> Step: ...
+
+    def render(self, rows: Sequence[int]) -> np.ndarray: ...
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class EnvironmentFailed(Exception):
+    """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
 
 
 class NothingJudged(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saccade.core import Batch, NothingJudged, Rollout
+from saccade.core import Batch, EnvironmentFailed, NothingJudged, Rollout
 from saccade.math.credit import silent_groups
 from saccade.training import distributed
 from saccade.training.run import Interrupted, Run, RunFailed
@@ -26,12 +26,14 @@ def train(
     evaluate: Evaluate | None = None,
     evaluate_every: int = 20,
     save_every: int = 50,
+    log_every: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Train until ``steps`` batches were learned from, from the run's last checkpoint if it has one.
 
     ``state`` names everything else that a checkpoint must hold (policies, averages, rolling baselines). Returns the first
     and the last evaluation as {"before": …, "after": …}. Raises Interrupted after a first Ctrl-C, with a checkpoint
     saved, and RunFailed, with what to do, if a batch cannot be collected or learned from.
+    Where steps are as small as one gradient, a line is logged for ``log_every`` of them: means, and sums of ``cost/…``.
     """
     kept = {**state, "learner": learner} | ({"feed": feed} if hasattr(feed, "state_dict") else {})
     scores = _Scores(evaluate, run)
@@ -39,21 +41,42 @@ def train(
     start = run.load(kept)
     if start == 0:
         scores.take(0)
+    window = _Window()
     for step in range(start, steps):
         began = time.monotonic()
         batch = _collect(feed, step, run, kept)
         metrics = _learn(learner, batch, step, run)
         done = step + 1
-        run.log(done, {**describe(batch), **metrics, "cost/training_seconds": time.monotonic() - began})
+        window.add({**describe(batch), **metrics, "cost/training_seconds": time.monotonic() - began})
+        stopping = distributed.any_true(run.stop)
+        saving = done % save_every == 0 or done == steps or stopping
+        if done % log_every == 0 or saving:
+            run.log(done, window.take())
+            run.progress(done, steps)
         if done % evaluate_every == 0 or done == steps:
             scores.take(done)
-        run.progress(done, steps)
-        stopping = distributed.any_true(run.stop)
-        if done % save_every == 0 or done == steps or stopping:
+        if saving:
             run.save(done, kept)
         if stopping and done < steps:
             raise Interrupted(done)
     return {"before": scores.first, "after": scores.last}
+
+
+class _Window:
+    """Metrics of the steps since the last line."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[float]] = {}
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.steps.setdefault(name, []).append(float(value))
+
+    def take(self) -> dict[str, float]:
+        """The sum of each cost, the mean of all else."""
+        found = {k: sum(v) if k.startswith("cost/") else sum(v) / len(v) for k, v in self.steps.items()}
+        self.steps.clear()
+        return found
 
 
 class _Scores:
@@ -80,7 +103,7 @@ class _Scores:
 def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[str, Any]) -> Batch:
     try:
         return feed(step)
-    except NothingJudged as error:
+    except (NothingJudged, EnvironmentFailed) as error:
         # Nothing was learned from this batch, so the weights are those of the last whole step.
         if step:
             run.save(step, kept)
