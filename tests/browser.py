@@ -42,6 +42,11 @@ class Page:
         self.evaluate("new Promise(r => document.readyState === 'complete' ? r() : addEventListener('load', r))")
         self.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
+    def emulate(self, feature: str, value: str) -> None:
+        """Let a media feature of the open page have a value, and wait until it is drawn."""
+        self._call("Emulation.setEmulatedMedia", {"features": [{"name": feature, "value": value}]})
+        self.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; promises are awaited."""
         options = {"expression": expression, "awaitPromise": True, "returnByValue": True}

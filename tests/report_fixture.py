@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from saccade.training.folder import ERROR
 from saccade.training.run import Run
 from saccade.worlds import canvases
 
@@ -151,6 +152,7 @@ def hostile(folder: Path) -> Path:
         turns = [{"who": evil, "text": evil, "pictures": [picture, picture], "trained": True}, {"who": "", "text": ""}]
         run.samples(1, "talk", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
         run.samples(1, "code", [{"prompt": evil, "text": evil * 30, **picture, "target": torch.rand(3, 900, 20)}])
+        run.samples(1, "film", [{"prompt": evil, "note": evil, "clip": np.zeros((1, 300, 9, 3), np.uint8), "path": [[1e300, 0], [1e300, 0]], "score": 1e9}])
         run.table(evil, [evil], [[evil]])
         run.finish({"before": {evil: 1}, "after": {evil: None}})
     with (folder / "metrics.jsonl").open("a") as file:
@@ -174,3 +176,40 @@ def check(path: Path, holds: bool | None = True) -> Path:
     }  # fmt: skip
     path.write_text(json.dumps(result))
     return path
+
+
+def acting(folder: Path, lift: float = 1.0, seed: int = 0, steps: int = 4000) -> Path:
+    """A run of a policy that acts: four episodes before and after, more and more straight to the goal, returns with errors."""
+    config = {"recipe": "ppo", "settings": {"seed": seed, "environment": "reach", "lift": lift}, "seed": seed}
+    with Run.start(folder, config, display=False) as run:
+        rng = np.random.default_rng(seed)
+        for step in range(0, steps + 1, steps // 8):
+            done = lift * (1 - math.exp(-3 * step / steps))
+            run.log(step, {"eval/return": 3 + 14 * done + rng.normal() * 0.5, f"eval/return{ERROR}": 1.3 - 0.9 * done, "eval/success": 0.1 + 0.8 * done})
+            if step in (0, steps):
+                run.samples(step, "test", [_walk(i, done if step else 0.0) for i in range(4)])
+        before, after = ({"return": 3 + 14 * d, f"return{ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d} for d in (0, 0.95 * lift + 0.01 * seed))
+        run.finish({"before": before, "after": after})
+    return folder
+
+
+def _walk(number: int, skill: float) -> dict:
+    """A dot that walks to a ring on a 64 x 64 floor, filmed, with its path in [0, 1] x [0, 1]."""
+    rng = np.random.default_rng(number)
+    place, goal = rng.uniform(0.1, 0.9, (2, 2))
+    path = [place]
+    while len(path) < 60 and np.abs(path[-1] - goal).max() > 0.04:
+        step = skill * (goal - path[-1]) / max(np.linalg.norm(goal - path[-1]), 0.05) * 0.04 + rng.normal(size=2) * 0.03 * (1 - 0.8 * skill)
+        path.append(np.clip(path[-1] + step, 0, 1))
+    frames = np.stack([_floor(at, goal) for at in path])
+    won = len(path) < 60
+    return {"prompt": f"episode {number + 1}", "clip": frames, "path": np.array(path), "score": 20 - 0.3 * len(path) if won else -1.5 - number, "note": f"{len(path)} steps{', success' * won}"}
+
+
+def _floor(place: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    canvas = Image.new("RGB", (64, 64), (238, 235, 228))
+    draw = ImageDraw.Draw(canvas)
+    (gx, gy), (x, y) = ((64 * p[0], 64 - 64 * p[1]) for p in (goal, place))
+    draw.ellipse((gx - 6, gy - 6, gx + 6, gy + 6), outline=COLORS["green"], width=2)
+    draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=COLORS["red"])
+    return np.asarray(canvas)

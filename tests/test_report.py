@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,11 +11,14 @@ from html.parser import HTMLParser
 import pytest
 import report_fixture as fixture
 from browser import PROGRAM, browser
+from PIL import Image
 
 from saccade.report.curves import POINTS, charts
 from saccade.report.page import write
 from saccade.report.record import read_all
+from saccade.report.spread import interval, over_seeds
 from saccade.report.tables import exact, text
+from saccade.training.clips import small
 from saccade.training.run import Run
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -58,6 +62,8 @@ def runs(tmp_path_factory):
         "hostile": fixture.hostile(home / "hostile"),
         "seeing": fixture.seeing(home / "seeing"),
         "seeing more": fixture.seeing(home / "more", lift=0.6),
+        "acting": fixture.acting(home / "acting"),
+        "acting again": fixture.acting(home / "again", seed=1),
         "check": fixture.check(home / "check.json", holds=False),
     }
 
@@ -117,12 +123,12 @@ def test_hostile_words_stay_words(runs, tmp_path):
     assert not parsed.open and not any(a.get("src") == "x" or "onerror" in a for _, a in parsed.tags)
     assert {tag for tag, _ in parsed.tags} <= {
         *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li table thead tbody tr th td".split(),
-        *"caption figure figcaption img article button script noscript blockquote pre details summary".split(),
+        *"caption figure figcaption img article button script noscript blockquote pre details summary svg g polyline circle".split(),
     }
     assert fixture.HOSTILE in parsed.words and "49" not in parsed.words
     assert [chart["name"] for chart in parsed.data].count(f"reward/{fixture.HOSTILE}") == 1
     assert not any(chart["name"] == "reward/never" for chart in parsed.data)
-    assert sum(tag == "script" for tag, _ in parsed.tags) == len(parsed.data) + 2
+    assert sum(tag == "script" for tag, _ in parsed.tags) == len(parsed.data) + 3
 
 
 def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
@@ -144,6 +150,52 @@ def test_conversations_of_several_runs_share_their_start(runs, tmp_path):
     parsed, _ = page([runs["seeing"], runs["seeing more"], runs["plain"]], tmp_path / "r.html")
     assert sum(a.get("class") == "talk" for _, a in parsed.tags) == 3 * 6
     assert sum(a.get("alt", "").startswith("target") for _, a in parsed.tags) == 6 and not parsed.open
+
+
+def test_episodes_are_clips_with_strips_and_paths(runs, tmp_path):
+    parsed, html = page([runs["acting"]], tmp_path / "r.html")
+    shown = " ".join(" ".join(parsed.words).split())
+    assert not parsed.open and "Episodes" in parsed.words and "Pictures" not in parsed.words
+    assert "The same episodes at step 0 and step 4000. Beside each stands its return." in shown and "13 steps, success" in shown
+    for kind in ("clip", "strip"):
+        own = [a for tag, a in parsed.tags if tag == "img" and a["class"].split()[0] == kind]
+        assert len(own) == 8 and len({a["src"] for a in own}) == 8 and [a["alt"].startswith("before") for a in own] == [True, False] * 4
+    clip = Image.open(io.BytesIO(base64.b64decode(next(a["src"] for _, a in parsed.tags if "clip" in a.get("class", "")).split(",")[1])))
+    assert clip.format == "WEBP" and 55 < clip.n_frames <= 60 and clip.size == (64, 64)
+    assert [a["class"] for tag, a in parsed.tags if tag == "g"] == ["was", "now"] * 4
+    numbers = [float(x) for tag, a in parsed.tags if tag == "polyline" for x in re.split("[ ,]", a["points"])]
+    assert min(numbers) >= 6 and max(numbers) <= 94 and "motion" in html
+    assert sum(a.get("class") == "motion" for tag, a in parsed.tags if tag == "button") == 1
+
+
+def test_returns_come_with_intervals_over_episodes_and_seeds(runs, tmp_path):
+    parsed, _ = page([runs["acting"], runs["acting again"], runs["plain"]], tmp_path / "r.html")
+    names = [chart["name"] for chart in parsed.data]
+    assert "eval/return" in names and not any("standard error" in name for name in names)
+    band = next(chart for chart in parsed.data if chart["name"] == "eval/return")["traces"][0]
+    assert all(low < y < high for low, y, high in zip(band["low"], band["y"], band["high"])) and band["high"][0] - band["y"][0] == pytest.approx(1.96 * 1.3)
+    shown = " ".join(" ".join(parsed.words).split())
+    assert "2 runs that differ in their seed alone" in shown and "± is the 95 % interval" in shown and "standard error" not in shown
+    (group,) = over_seeds(read_all([runs["acting"], runs["acting again"], runs["acting"], runs["plain"]]))
+    name, before, after = group.rows[0]
+    assert (group.runs, name, before.half) == ([0, 1], "return", 0) and after.mean == pytest.approx(16.37)
+    assert interval([1.0, 2.0, 4.0]).half == pytest.approx(4.302653 * 1.527525 / 3**0.5, rel=1e-5)  # t(0.975, 2 degrees)
+
+
+def test_samples_hold_clips_in_plain_lines(runs, tmp_path):
+    line = json.loads((runs["acting"] / "samples.jsonl").read_text().splitlines()[0])
+    item = line["items"][1]
+    assert list(item) == ["prompt", "image", "clip", "path", "note", "score"] and item["clip"] == "samples/test/000000-01.webp"
+    assert len(item["path"]) == 60 and Image.open(runs["acting"] / item["image"]).size == (5 * 64 + 4 * 2, 64)
+    frames = fixture.np.zeros((100, 240, 20, 3), fixture.np.uint8) + fixture.np.arange(100, dtype=fixture.np.uint8)[:, None, None, None]
+    kept = small(frames)
+    assert kept.shape == (96, 192, 16, 3) and kept[0].max() == 0 and kept[-1].min() == 99 and small(frames, 2).shape[0] == 2
+    with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
+        for wrong, why in [({"clip": frames[:2] / 255}, "clip must be uint8"), ({"clip": frames[:0]}, "clip must be uint8"),
+                           ({"clip": frames[:2], "path": [[1, float("nan")]]}, "path must be finite"), ({"clip": frames[:2], "path": [1, 2]}, "path must be finite")]:  # fmt: skip
+            with pytest.raises(ValueError, match=why):
+                run.samples(1, "s", [{"prompt": "p", **wrong}])
+    assert not (run.folder / "samples.jsonl").exists()
 
 
 def test_samples_hold_conversations_in_plain_lines(runs):
@@ -198,8 +250,11 @@ def test_an_unfinished_run_shows_its_evaluations(tmp_path):
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "../../x.png"}]}\n', "a picture outside its run"),
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "config.json"}]}\n', "is not a picture"),
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "target": "../x.png"}]}\n', "a picture outside its run"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "turns": [{"who": "m"}]}]}\n', "turns of another form"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "boxes": [{"corners": [1]}]}]}\n', "boxes or turns of another form"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "turns": [{"who": "m"}]}]}\n', "turns or a path of another form"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "clip": "../a.webp"}]}\n', "a picture outside its run"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "clip": "config.json"}]}\n', "is not a clip"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "path": [["<x>", 1]]}]}\n', "a path of another form"),
+        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "boxes": [{"corners": [1]}]}]}\n', "boxes, turns or a path of another form"),
     ],
 )
 def test_a_broken_folder_is_one_line(tmp_path, name, content, message):
@@ -246,7 +301,7 @@ def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
 def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
-    path = write([runs["plain"], runs["hostile"], runs["seeing"]], tmp_path / "r.html", [runs["check"]])
+    path = write([runs["plain"], runs["hostile"], runs["seeing"], runs["acting"]], tmp_path / "r.html", [runs["check"]])
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width, dark=width == 390)
@@ -261,3 +316,22 @@ def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
         tab.evaluate("document.querySelector('[data-axis=images]').click()")
         assert tab.evaluate(last) == 60 * 128 and tab.errors == []
         assert tab.evaluate("document.querySelectorAll('[aria-pressed=true]').length") == 1
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
+def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
+    path = write([runs["acting"]], tmp_path / "r.html")
+    displayed = "['.clip', '.strip'].map(k => getComputedStyle(document.querySelector(k)).display !== 'none')"
+    with browser(tmp_path / "profile") as tab:
+        tab.open(path, 1280)
+        assert tab.evaluate(displayed) == [True, False] and tab.evaluate("document.querySelector('.clip').naturalWidth") == 64
+        tab.emulate("prefers-reduced-motion", "reduce")
+        assert tab.evaluate(displayed) == [False, True] and tab.evaluate("document.querySelector('.motion').textContent") == "Play"
+        tab.evaluate("document.querySelector('.motion').click()")
+        assert tab.evaluate(displayed) == [True, False]
+        tab.open(path, 390)
+        assert tab.evaluate(displayed) == [False, True] and tab.errors == []
+        for press in (0, 1):
+            wide = "[...document.querySelectorAll('.films article')].every(a => [...a.querySelectorAll('figure')].every(f => f.getBoundingClientRect().right <= a.getBoundingClientRect().right))"
+            assert tab.evaluate("document.documentElement.scrollWidth") == 390 and tab.evaluate(wide)
+            tab.evaluate("document.querySelector('.motion').click()")

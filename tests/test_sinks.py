@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from saccade.training.run import Run
 from saccade.training.sinks import open_sinks
@@ -15,15 +17,18 @@ CONFIG = {"recipe": "points", "settings": {"lr": 0.1}, "command": "saccade train
 ITEMS = [{"prompt": "a red ring", "image": torch.rand(3, 8, 8), "text": "one ring, red", "score": torch.tensor(0.5)}]
 
 
+CLIP = {"prompt": "episode 1", "clip": np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3), "note": "2 steps", "score": 1.0}
+
+
 def test_tensorboard_holds_scalars_and_pictures(tmp_path):
     pytest.importorskip("tensorboard")
     with Run.start(tmp_path / "r", CONFIG, sinks=["tensorboard"], display=False) as run:
         run.log(1, {"reward/points": 0.25, "health/none": float("nan")})
         run.stage("second").log(1, {"reward/points": torch.tensor(0.5)})
-        run.samples(1, "held-out", ITEMS)
+        run.samples(1, "held-out", [*ITEMS, CLIP])
     assert _scalars(tmp_path / "r") == [(1, 0.25)]
     assert _scalars(tmp_path / "r" / "second") == [(1, 0.5)]
-    assert _events(tmp_path / "r").Tags()["images"] == ["samples/held-out/00"]
+    assert _events(tmp_path / "r").Tags()["images"] == ["samples/held-out/00", "samples/held-out/01"]
     assert "health/none" not in _events(tmp_path / "r").Tags()["scalars"]
 
 
@@ -58,6 +63,7 @@ class _Package(ModuleType):
         super().__init__(name)
         self.calls: list[tuple] = []
         self.Image = lambda array, caption: (array.shape, str(array.dtype), caption)
+        self.Video = lambda clip, caption, format="": (_gif(clip), caption, format)
 
     def init(self, **options):
         print("a package that talks")
@@ -67,6 +73,11 @@ class _Package(ModuleType):
         return SimpleNamespace(log=write("log"), finish=write("finish"), define_metric=write("define_metric"))
 
 
+def _gif(clip):
+    with Image.open(clip) as opened:
+        return opened.format, opened.n_frames
+
+
 def test_trackio(tmp_path, monkeypatch, capsys):
     fake = _Package("trackio")
     monkeypatch.setitem(sys.modules, "trackio", fake)
@@ -74,7 +85,8 @@ def test_trackio(tmp_path, monkeypatch, capsys):
     (_, first), log, image, staged, finish = fake.calls
     assert (first["project"], first["group"], first["name"], first["resume"]) == ("saccade", "points", "points-2025-01-01", "allow")
     assert log == ("log", {"reward/a": 0.5}, {"step": 3})
-    assert image[1:] == ({"samples/held-out/00": ((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")}, {"step": 3})
+    pictures = {"samples/held-out/00": ((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")}
+    assert image[1:] == (pictures | {"samples/held-out/01": (("GIF", 3), "episode 1 | 2 steps | 1", "")}, {"step": 3})
     assert staged == ("log", {"refine/reward/a": 1.0}, {"step": 1}) and finish[0] == "finish"
     assert capsys.readouterr() == ("", "a package that talks\n")
 
@@ -89,13 +101,14 @@ def test_wandb(tmp_path, monkeypatch):
     assert define == ("define_metric", "*", {"step_metric": "step"})
     assert log == ("log", {"reward/a": 0.5, "step": 3}, {})
     assert staged == ("log", {"refine/reward/a": 1.0, "step": 1}, {}) and finish[0] == "finish"
-    assert image[1] == {"samples/held-out": [((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")], "step": 3}
+    pictures = [((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5"), (("GIF", 3), "episode 1 | 2 steps | 1", "gif")]
+    assert image[1] == {"samples/held-out": pictures, "step": 3}
 
 
 def _exercise(folder, name):
     with Run.start(folder, CONFIG, sinks=[name], display=False) as run:
         run.log(3, {"reward/a": 0.5, "reward/b": float("inf")})
-        run.samples(3, "held-out", ITEMS)
+        run.samples(3, "held-out", [*ITEMS, CLIP])
         run.stage("refine").log(1, {"reward/a": 1.0})
 
 

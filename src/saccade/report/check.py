@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from saccade.report.tables import Row, text
+from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
@@ -41,10 +42,10 @@ def spread(values: Sequence[float]) -> str:
 
 
 def _by_score(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Values of an arm's seeds under each score; evaluations on the way ("<score>@<step>") are left out."""
+    """Values of an arm's seeds under each score; evaluations on the way ("<score>@<step>") and standard errors are left out."""
     found: dict[str, list[float]] = {}
     for row in seeds.values():
         for score, value in row.items():
-            if "@" not in score and isinstance(value, (int, float)):
+            if "@" not in score and not score.endswith(ERROR) and isinstance(value, (int, float)):
                 found.setdefault(score, []).append(value)
     return found

@@ -8,6 +8,8 @@ from itertools import accumulate
 from typing import Any
 
 from saccade.report.record import Record, Section
+from saccade.report.spread import half
+from saccade.training.folder import ERROR
 
 POINTS = 400
 _SMOOTHED_FROM = 40
@@ -16,8 +18,9 @@ _SMOOTHED_FROM = 40
 def charts(records: Sequence[Record], section: str, families: Sequence[str], others: bool = False) -> list[dict[str, Any]]:
     """Charts of the metrics whose family (the part before "/") is one of ``families``, or with ``others`` none of the known.
 
-    A chart is {"name", "traces": [{"run", "steps", "images", "seconds", "y", "smooth"?}]}; curves of more than 400 points
-    are averaged in equal bins, long ones get a smoothed line.
+    A chart is {"name", "traces": [{"run", "steps", "images", "seconds", "y", "smooth"?, "low"?, "high"?}]}; curves of more
+    than 400 points are averaged in equal bins, long ones get a smoothed line. Where a metric's standard error was logged
+    with it, "low" and "high" are the ends of its 95 % interval.
     """
     present = [(i, record.section(section)) for i, record in enumerate(records)]
     parts = [(i, part) for i, part in present if part is not None]
@@ -25,7 +28,7 @@ def charts(records: Sequence[Record], section: str, families: Sequence[str], oth
     found = []
     for name in names:
         family = name.partition("/")[0] if "/" in name else ""
-        if name not in ("step", "time") and (family in families or (others and family not in _KNOWN)):
+        if name not in ("step", "time") and not name.endswith(ERROR) and (family in families or (others and family not in _KNOWN)):
             traces = [trace | {"run": i} for i, part in parts if (trace := _trace(part, name))]
             found += [{"name": name, "traces": traces}] if traces else []
     return sorted(found, key=lambda chart: _rank(chart["name"], families))
@@ -52,14 +55,16 @@ def _rank(name: str, families: Sequence[str]) -> int:
 def _trace(section: Section, name: str) -> dict[str, Any] | None:
     made = list(accumulate(line.get("cost/images") or 0 for line in section.metrics))
     lines = [
-        (line["step"], images, line.get("time", 0), line[name])
+        (line["step"], images, line.get("time", 0), line[name], half(line, name) or 0.0)
         for line, images in zip(section.metrics, made)
         if isinstance(line.get(name), (int, float))
     ]
     if not lines:
         return None
-    steps, images, seconds, y = map(list, zip(*_binned(lines)))
+    steps, images, seconds, y, halves = map(list, zip(*_binned(lines)))
     trace = {"steps": steps, "images": images, "seconds": seconds, "y": y}
+    if any(halves):
+        return trace | {"low": [v - h for v, h in zip(y, halves)], "high": [v + h for v, h in zip(y, halves)]}
     return trace | ({"smooth": _smooth(y)} if len(y) >= _SMOOTHED_FROM else {})
 
 

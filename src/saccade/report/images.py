@@ -1,4 +1,4 @@
-"""Picture files as data URIs, with the boxes that are drawn into them."""
+"""Picture files as data URIs, with the boxes that are drawn into them, and clips."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ class Image:
     pixelated: bool
     aspect: float
     boxes: tuple[Outline, ...] = ()
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A clip, whether its pixels are to be seen, and its width over its height."""
+
+    uri: str
+    pixelated: bool
+    aspect: float
+
+
+def moving(path: Path) -> Moving | None:
+    """An animated WebP as it is; None if the file is gone. ValueError if it is none."""
+    from PIL import Image as files
+
+    if not path.exists():
+        return None
+    try:
+        with files.open(path, formats=["WEBP"]) as clip:
+            clip.load()
+            return Moving(_uri("webp", path.read_bytes()), max(clip.size) <= _PIXELATED_TO, clip.size[0] / clip.size[1])
+    except (OSError, ValueError):
+        raise ValueError(f"{path} is not a clip") from None
 
 
 def load(path: Path, boxes: Sequence[dict[str, Any]] = ()) -> Image | None:

@@ -26,7 +26,21 @@
     };
   }
 
+  // The ends of an interval, without lines of their own, and the colour between them.
+  function band(trace) {
+    if (!trace.low) return [];
+    const edge = (values, fill) => ({
+      x: along(trace), y: values, type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip", fill,
+      fillcolor: `${color(`--run${trace.run % 8}`)}2e`,
+    });
+    return [edge(trace.low, "none"), edge(trace.high, "tonexty")];
+  }
+
   function traces(chart) {
+    return chart.traces.flatMap(band).concat(curves(chart));
+  }
+
+  function curves(chart) {
     return chart.traces.flatMap((t) => (t.smooth ? [line(t, t.y, true), line(t, t.smooth, false)] : [line(t, t.y, false)]));
   }
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from saccade import catalog
-from saccade.report import check, tables
+from saccade.report import check, spread, tables
 from saccade.report.curves import charts
+from saccade.report.films import film_sets
 from saccade.report.pictures import picture_sets, rewrites
 from saccade.report.record import Record, read_all
 from saccade.report.talks import talk_sets
@@ -33,15 +34,19 @@ def write(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
 def _context(records: list[Record], checks: list[dict[str, Any]]) -> dict[str, Any]:
     names = list(dict.fromkeys(section.name for record in records for section in record.sections))
     sections = [section for name in names if (section := _section(records, name))]
+    headline = tables.headline(records)
     return {
         "records": records,
         "notes": [_note(record) for record in records],
-        "headline": tables.headline(records),
+        "headline": headline,
+        "has_intervals": any(change and change.halves[1] for row in headline for change in row.values),
+        "over_seeds": spread.over_seeds(records),
         "sections": sections,
         "checks": checks,
         "cost": tables.cost(records),
         "settings": tables.settings(records),
         "provenance": tables.provenance(records),
+        "has_films": any(section["films"] for section in sections),
         "has_charts": any(section["curves"] or section["health"] for section in sections),
     }
 
@@ -60,6 +65,7 @@ def _section(records: list[Record], name: str) -> dict[str, Any] | None:
     found = {
         "curves": charts(records, name, ("reward", "eval")),
         "pictures": picture_sets(records, name),
+        "films": film_sets(records, name),
         "talks": talk_sets(records, name),
         "rewrites": rewrites(records, name),
         "tables": _tables(parts),
@@ -92,6 +98,7 @@ def _render(context: dict[str, Any]) -> str:
     safe = {
         "style": (_HERE / "page.css").read_text(),
         "script": (_HERE / "page.js").read_text(),
+        "motion": (_HERE / "page_motion.js").read_text(),
         "plotly": get_plotlyjs() if context["has_charts"] else "",
     }
     return environment.get_template("page.html.j2").render(**context, raw=safe)

@@ -65,7 +65,7 @@ class Rewrite:
 
 
 def picture_sets(records: Sequence[Record], section: str) -> list[PictureSet]:
-    """The sample sets of a section over all runs, without conversations; at most 24 cards a set."""
+    """The sample sets of a section over all runs, without conversations and clips; at most 24 cards a set."""
     found = [_set(records, section, name) for name in names(records, section)]
     return [one for one in found if one.cards]
 
@@ -88,7 +88,7 @@ def _set(records: Sequence[Record], section: str, name: str) -> PictureSet:
         steps.add((first["step"], last["step"]))
         folder = records[run].section(section).folder
         for key, shown in pairs(first, last):
-            if "turns" not in shown[-1][1]:
+            if not {"turns", "clip"} & set(shown[-1][1]):
                 _add(cards.setdefault(key, Card(key[0], [], [])), run, folder, shown)
     kept = [card for card in cards.values() if card.views]
     return PictureSet(name, origin(steps), kept[:CARDS], len(kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -122,19 +123,24 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """The files of all pictures of an item, its target's and its turns' too. ValueError for parts of another form."""
+    """The files of all pictures of an item, those of its target, clip and turns too. ValueError for parts of another form."""
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]
         shown = [*([item] if "image" in item else []), *(picture for turn in turns for picture in turn["pictures"])]
-        paths = [picture["image"] for picture in shown] + ([item["target"]] if "target" in item else [])
+        paths = [picture["image"] for picture in shown] + [item[part] for part in ("target", "clip") if part in item]
         boxes = [box for picture in shown for box in picture.get("boxes", [])]
-        if all(isinstance(text, str) for text in (*words, *paths)) and all(map(_is_box, boxes)):
+        places = all(map(_is_place, item.get("path", [])))
+        if all(isinstance(text, str) for text in (*words, *paths, item.get("note", ""))) and all(map(_is_box, boxes)) and places:
             return paths
     except (KeyError, TypeError, AttributeError):
         pass
-    what = f"an item of step {sample['step']} has pictures, boxes or turns of another form"
+    what = f"an item of step {sample['step']} has pictures, boxes, turns or a path of another form"
     raise ValueError(f"{folder / 'samples.jsonl'} is broken: {what}")
+
+
+def _is_place(point: list[float]) -> bool:
+    return len(point) == 2 and all(isinstance(x, (int, float)) and math.isfinite(x) for x in point)
 
 
 def _is_box(box: dict[str, Any]) -> bool:

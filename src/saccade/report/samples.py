@@ -43,10 +43,10 @@ def pairs(first: dict, last: dict) -> Iterator[tuple[tuple[str, int], list[tuple
         yield key, [*before, (f"step {last['step']}" if first is last else "after", item)]
 
 
-def origin(steps: set[tuple[int, int]], verb: str = "Drawn") -> str:
+def origin(steps: set[tuple[int, int]], verb: str = "Drawn", same: str = "prompts and noise") -> str:
     """Which steps a set shows, in words."""
     words = ", ".join(f"step {a} and step {b}" if a != b else f"step {a}" for a, b in sorted(steps))
-    return f"The same prompts and noise at {words}" if any(a != b for a, b in steps) else f"{verb} at {words}"
+    return f"The same {same} at {words}" if any(a != b for a, b in steps) else f"{verb} at {words}"
 
 
 def moved(before: Any, after: Any) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from saccade.report.curves import totals
 from saccade.report.record import Record
+from saccade.report.spread import half
+from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
@@ -24,10 +26,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """A score before and after; ``low`` and ``high`` are the ends of a track in percent if it lies in [0, 1]."""
+    """A score before and after, with half the width of each one's 95 % interval where its standard error is known."""
 
     before: float | None
     after: float | None
+    halves: tuple[float | None, float | None] = (None, None)
 
     @property
     def delta(self) -> float | None:
@@ -35,6 +38,7 @@ class Change:
 
     @property
     def track(self) -> tuple[float, float] | None:
+        """The ends of a track in percent if the score lies in [0, 1]."""
         if self.delta is None or not (0 <= self.before <= 1 and 0 <= self.after <= 1):
             return None
         return 100 * self.before, 100 * self.after
@@ -43,8 +47,8 @@ class Change:
 def headline(records: Sequence[Record]) -> list[Row]:
     """A row a score; a value a run: its change, or None where the run lacks the score."""
     pairs = [record.scores() for record in records]
-    names = dict.fromkeys(name for before, after in pairs for name in (*after, *before))
-    rows = [Row(name, [_change(before.get(name), after.get(name)) for before, after in pairs]) for name in names]
+    names = dict.fromkeys(name for before, after in pairs for name in (*after, *before) if not name.endswith(ERROR))
+    rows = [Row(name, [_change(name, before, after) for before, after in pairs]) for name in names]
     return [row for row in rows if any(row.values)]
 
 
@@ -101,9 +105,9 @@ def exact(value: Any) -> str:
     return text(value)
 
 
-def _change(before: Any, after: Any) -> Change | None:
-    known = [x if isinstance(x, (int, float)) else None for x in (before, after)]
-    return Change(*known) if known != [None, None] else None
+def _change(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change | None:
+    known = [scores[name] if isinstance(scores.get(name), (int, float)) else None for scores in (before, after)]
+    return Change(*known, (half(before, name), half(after, name))) if known != [None, None] else None
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

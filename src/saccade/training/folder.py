@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from saccade.training import files
+from saccade.training import clips, files
 
 RESERVED = ("checkpoints", "samples", "tensorboard", "wandb")
 BOXES = ("said", "true")
 """Kinds of boxes in a sample's picture: what was pointed at, and what should have been."""
+ERROR = ", standard error"
+"""What follows a score's name in the name of its standard error."""
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
 
 
@@ -116,6 +119,10 @@ def png(image: Tensor) -> bytes:
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with ``place``."""
     found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
+    if item.get("clip") is not None:
+        found |= _clip(item, place, pictures)
+    if item.get("note") is not None:
+        found["note"] = str(item["note"])
     if item.get("text") is not None:
         found["text"] = str(item["text"])
     if item.get("score") is not None:
@@ -125,6 +132,16 @@ def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) 
     if item.get("turns") is not None:
         found["turns"] = [_turn(turn, f"{place}-{k}", pictures) for k, turn in enumerate(item["turns"])]
     return found
+
+
+def _clip(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
+    """The files of a clip, its strip where the item has no picture of its own, and its path."""
+    pictures[f"{place}.webp"] = clips.webp(item["clip"])
+    still = {} if "image" in item else _picture({"image": clips.strip(item["clip"])}, place, pictures)
+    path = np.asarray(item["path"], float) if item.get("path") is not None else np.zeros((0, 2))
+    if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
+        raise ValueError(f"a sample's path must be finite places [T, 2], not {list(path.shape)}")
+    return {**still, "clip": f"{place}.webp"} | ({"path": [[float(f"{x:.6g}") for x in point] for point in path]} if len(path) else {})
 
 
 def _turn(turn: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:

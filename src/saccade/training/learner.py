@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Batch, Loss, Objective, Rollout
+from saccade.core import Batch, Loss, Objective, Rollout, generator, seeds
 from saccade.models.sharding import like
 from saccade.training import distributed
 
@@ -40,6 +40,8 @@ class Update:
     after: Callable[[int], None] | None = None
     schedule: Callable[[int], float] | None = None
     """Factor on the optimiser's learning rates for each step taken."""
+    prepare: Callable[[Any], Any] | None = None
+    """Changes a minibatch before it is cut: what is normalised over the minibatch does not depend on the cut."""
     steps: int = field(default=0, init=False)
 
 
@@ -47,7 +49,8 @@ class Updates:
     """The learner nearly everyone uses: epochs over a batch, minibatches, micro-batches, updates in order.
 
     A minibatch takes an equal part of the attempts of every group, in order, so it is the same whatever the number of
-    processes. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once.
+    processes. With a seed ``shuffle`` each epoch instead deals out the rows of this process at random, as PPO does with
+    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Updates:
         minibatches: int = 1,
         micro_rows: int | None = None,
         micro_decisions: int | None = None,
+        shuffle: int | None = None,
     ):
         self.updates, self.epochs, self.minibatches = list(updates), epochs, minibatches
-        self.micro_rows, self.micro_decisions = micro_rows, micro_decisions
+        self.micro_rows, self.micro_decisions, self.shuffle = micro_rows, micro_decisions, shuffle
         self.batches = 0
         self.base_lr = [[g["lr"] for g in u.optimizer.param_groups] for u in self.updates]
 
@@ -68,15 +72,22 @@ class Updates:
         """Train on a batch; metrics are means over all decisions of all processes."""
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
-        for _ in range(self.epochs):
+        for epoch in range(self.epochs):
             for part in range(self.minibatches):
                 for update, base in zip(self.updates, self.base_lr):
                     if self.batches % update.every == 0:
-                        mini = minibatch(_view(batch, update.on), part, self.minibatches)
+                        mini = self._minibatch(_view(batch, update.on), epoch, part)
+                        mini = update.prepare(mini) if update.prepare else mini
                         for _ in range(update.repeats):
                             self._step(update, base, mini, sums, counts)
         self.batches += 1
         return {k: float(v / counts[k].clamp(min=1e-12)) for k, v in sums.items()}
+
+    def _minibatch(self, batch: Any, epoch: int, part: int) -> Any:
+        if self.shuffle is None:
+            return minibatch(batch, part, self.minibatches)
+        order = shuffled(len(batch), self.shuffle, self.batches * self.epochs + epoch)
+        return batch.rows(order.tensor_split(self.minibatches)[part])
 
     def _step(self, update: Update, base: list[float], mini: Any, sums: dict, counts: dict) -> None:
         with only(update.params, self.updates):
@@ -141,6 +152,11 @@ def minibatch(batch: Any, part: int, parts: int) -> Any:
     if (sizes % parts).any():
         place_B = place_B + number_B.cpu()
     return batch.rows(torch.nonzero(place_B % parts == part).flatten())
+
+
+def shuffled(rows: int, seed: int, key: int) -> Tensor:
+    """The numbers of ``rows`` rows in a random order that follows from seed and key."""
+    return torch.randperm(rows, generator=generator(int(seeds(seed, 1, key=key))))
 
 
 def rank_in_group(group_B: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saccade.models.sharding import whole
-from saccade.training import checkpoint, distributed, files, folder as on_disk
+from saccade.training import checkpoint, clips, distributed, files, folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
 from saccade.training.provenance import now, provenance
@@ -154,19 +154,21 @@ class Run:
             sink.log(step, {name: value for name, value in numbers.items() if value is not None})
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Keep pictures of the set ``name``: items with prompt, image [3, H, W] in [0, 1] or turns, text?, score?, boxes?, target?.
+        """Keep pictures of the set ``name``: items with prompt, image [3, H, W] in [0, 1], clip or turns, text?, score?, boxes?, target?.
 
         ``text`` is what a model made of the prompt; ``target`` is the picture that a program, then its ``text``, is to draw.
         ``turns`` are a conversation, in place of one picture: each with who, text, trained? and pictures?, these again with
         image and boxes?. A box has corners [x1, y1, x2, y2] in pixels of its image, label? and kind? ("said", or "true" for
         the right one).
+        ``clip`` is an episode, uint8 [T, H, W, 3], kept small (`clips.small`); ``path`` the places [T, 2] it went through, in
+        the plane, and ``note`` what became of it. Its image, where it has none, is a strip of a few frames.
         Keep a set with the same prompts and noise at several steps: its first is shown as before, its last as after.
         """
         on_disk.checked(name, "sample set")
         if self._writes:
             with self._saying_how_to_resume():
                 on_disk.samples(self.folder, step, name, items)
-        pictured = [item | {"image": seen[-1]} for item in items if (seen := _pictures(item))]
+        pictured = [item | {"image": seen[-1]} for item in items if self._sinks and (seen := _pictures(item))]
         for sink in self._sinks:
             sink.images(step, f"samples/{name}", pictured)
 
@@ -255,6 +257,8 @@ def _writes() -> bool:
 
 
 def _pictures(item: Mapping[str, Any]) -> list[Any]:
-    """The pictures of a sample: its own, or those of its conversation."""
+    """The pictures of a sample: its own, its clip's strip, or those of its conversation."""
     told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
-    return [item["image"]] if "image" in item else [picture["image"] for picture in told]
+    if "image" in item:
+        return [item["image"]]
+    return [clips.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from saccade.training import clips
+
 NAMES = ("tensorboard", "trackio", "wandb")
 
 
 class Sink(Protocol):
-    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], text?, score?.
+    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], clip? uint8 [T, H, W, 3], text?, score?.
 
+    Where a service shows moving pictures, a clip goes there in place of its image.
     ``stage`` gives the sink of a stage whose files lie in ``folder`` and that continues after ``step``.
     """
 
@@ -79,6 +84,8 @@ class Trackio:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
         self._trackio = _package("trackio")
+        self._scratch: TemporaryDirectory | None = None
+        self._made = 0
         recipe = str(config.get("recipe", "run"))
         with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for results
             self._run = self._trackio.init(
@@ -89,8 +96,17 @@ class Trackio:
         self._run.log(dict(values), step=step)
 
     def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        pictures = {f"{name}/{i:02d}": self._trackio.Image(_array(x["image"]), caption=_caption(x)) for i, x in enumerate(items)}
-        self._run.log(pictures, step=step)
+        self._run.log({f"{name}/{i:02d}": self._media(item) for i, item in enumerate(items)}, step=step)
+
+    def _media(self, item: Mapping[str, Any]) -> Any:
+        """A picture, or a clip as a file, since trackio encodes no clips by itself where there is no ffmpeg."""
+        if item.get("clip") is None:
+            return self._trackio.Image(_array(item["image"]), caption=_caption(item))
+        self._scratch = self._scratch or TemporaryDirectory()
+        path = Path(self._scratch.name) / f"{self._made:06d}.gif"
+        path.write_bytes(clips.gif(item["clip"]))
+        self._made += 1
+        return self._trackio.Video(path, caption=_caption(item))
 
     def stage(self, name: str, folder: Path, step: int) -> Sink:
         return Stage(self, name)
@@ -98,6 +114,8 @@ class Trackio:
     def finish(self) -> None:
         with redirect_stdout(sys.stderr):
             self._trackio.finish()
+        if self._scratch:
+            self._scratch.cleanup()
 
 
 class Wandb:
@@ -117,8 +135,12 @@ class Wandb:
         self._run.log({**values, "step": step})
 
     def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        pictures = [self._wandb.Image(_array(item["image"]), caption=_caption(item)) for item in items]
-        self._run.log({name: pictures, "step": step})
+        self._run.log({name: [self._media(item) for item in items], "step": step})
+
+    def _media(self, item: Mapping[str, Any]) -> Any:
+        if item.get("clip") is None:
+            return self._wandb.Image(_array(item["image"]), caption=_caption(item))
+        return self._wandb.Video(io.BytesIO(clips.gif(item["clip"])), caption=_caption(item), format="gif")
 
     def stage(self, name: str, folder: Path, step: int) -> Sink:
         return Stage(self, name)
@@ -159,4 +181,4 @@ def _array(image: Tensor) -> Any:
 
 def _caption(item: Mapping[str, Any]) -> str:
     score = f"{float(item['score']):.3g}" if item.get("score") is not None else None
-    return " | ".join(part for part in (item["prompt"], item.get("text"), score) if part)
+    return " | ".join(part for part in (item["prompt"], item.get("text"), item.get("note"), score) if part)

@@ -1,0 +1,144 @@
+"""Actors of off-policy learning: what is seen -> an action in [-1, 1], drawn from a squashed Gaussian or determined.
+
+    a = tanh(u), u ~ N(m, s),   log pi(a) = log N(u) - sum 2 (log 2 - u - softplus(-2 u))
+
+`sampling.proposals.Ranged` gives an environment whose actions have other bounds in units of -1 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.models.control import MLP
+
+LOG_STD = (-20.0, 2.0)
+"""Bounds of the logarithm of a spread."""
+
+
+class Acted(NamedTuple):
+    """Actions ``[B, A]``, their log-densities ``[B]`` (of a determined action 0), and no opinion of what they are worth."""
+
+    action_B: Tensor
+    logp_B: Tensor
+    value_B: None = None
+
+
+@dataclass(eq=False)
+class SquashedActor:
+    """``trunk`` gives mean and log spread ``[B, 2 A]`` of the features of ``encoder``, which learns with it unless it is ``shared``."""
+
+    encoder: nn.Module
+    trunk: MLP
+    shared: bool = False
+
+    def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]`` that standard normal draws stand for, and their log-densities ``[B]``; gradients flow."""
+        gaussian = self.gaussian(seen)
+        before = gaussian.at(draw_BA)
+        return torch.tanh(before), log_squashed(gaussian, before)
+
+    def gaussian(self, seen: Mapping[str, Tensor]) -> Gaussian:
+        """Before it is squashed: ``[B, A]``."""
+        mean, log_std = self.trunk(_features(self.encoder, seen, self.shared)).chunk(2, -1)
+        return Gaussian(mean, log_std.clamp(*LOG_STD).exp())
+
+    @torch.no_grad()
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+        """Actions of all rows, on the CPU; without draws the middle of each distribution."""
+        gaussian = self.gaussian(_on(seen, self.device))
+        before = gaussian.mean if draw_BA is None else gaussian.at(draw_BA.to(self.device))
+        return Acted(torch.tanh(before).cpu(), log_squashed(gaussian, before).cpu())
+
+    @property
+    def device(self) -> torch.device:
+        return self.trunk.layers[-1].weight.device
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.trained
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return _whole(self).state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        _whole(self).load_state_dict(state)
+
+    def export(self, folder: str | Path) -> None:
+        """Write the weights to policy.safetensors."""
+        _write(self.state_dict(), folder)
+
+
+@dataclass(eq=False)
+class DeterministicActor:
+    """``trunk`` gives the action ``[B, A]`` before tanh; ``exploration`` is the spread of the noise with which it acts."""
+
+    encoder: nn.Module
+    trunk: MLP
+    shared: bool = False
+    exploration: float = 0.1
+
+    def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]`` without noise, whatever the draws; gradients flow. The log-densities are 0."""
+        action_BA = torch.tanh(self.trunk(_features(self.encoder, seen, self.shared)))
+        return action_BA, action_BA.new_zeros(len(action_BA))
+
+    @torch.no_grad()
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+        """Actions of all rows, on the CPU; standard normal draws move them by ``exploration``."""
+        action_BA, logp_B = self.propose(_on(seen, self.device))
+        if draw_BA is not None:
+            action_BA = (action_BA + self.exploration * draw_BA.to(self.device)).clamp(-1, 1)
+        return Acted(action_BA.cpu(), logp_B.cpu())
+
+    @property
+    def device(self) -> torch.device:
+        return self.trunk.layers[-1].weight.device
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.trained
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return _whole(self).state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        _whole(self).load_state_dict(state)
+
+    def export(self, folder: str | Path) -> None:
+        """Write the weights to policy.safetensors."""
+        _write(self.state_dict(), folder)
+
+
+Actor = SquashedActor | DeterministicActor
+
+
+def _features(encoder: nn.Module, seen: Mapping[str, Tensor], shared: bool) -> Tensor:
+    """Of an encoder that is shared with the critics, the critics alone decide: no gradient passes."""
+    return encoder(seen).detach() if shared else encoder(seen)
+
+
+def _on(seen: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: x.to(device) for name, x in seen.items()}
+
+
+def _whole(actor: Actor) -> nn.ModuleDict:
+    return nn.ModuleDict({"encoder": actor.encoder, "trunk": actor.trunk})
+
+
+def _write(state: Mapping[str, Tensor], folder: str | Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, Path(folder) / "policy.safetensors")

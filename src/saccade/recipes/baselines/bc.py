@@ -1,0 +1,161 @@
+"""Behaviour cloning: a policy learns from recorded episodes what was done at each moment, and nothing of rewards.
+
+paper: ALVINN: An Autonomous Land Vehicle in a Neural Network, NIPS 1988; the term from "A Framework for Behavioural Cloning", 1995.
+idea: Pairs of what was seen and what was done are a supervised problem: the negative log-likelihood of the action, with a spread that
+    is learnt or, which is the squared error, one that is fixed.
+claims: Cloned from a noisy expert the return of test episodes comes near the expert's own; with actions dealt out at random it does not.
+differs: Demonstrations are recorded episodes (ours, LeRobot's, Minari's), or those of the embedded world's scripted expert with noise.
+    All weights are those of the last step; nothing is selected by test episodes. The critic that comes with the policy is not trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from saccade.core import Rollout, generator
+from saccade.objectives.supervised import Supervised
+from saccade.policies.chunked import lessons
+from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
+from saccade.sampling.episodes import whole
+from saccade.tasks.cloning import Cloning, demonstrations
+from saccade.tasks.control import ControlTask, exhibits
+from saccade.training.claims import Claim
+from saccade.training.clips import strip
+from saccade.training.feeds import Stored
+from saccade.training.learner import Update, Updates
+from saccade.training.loop import train as run_loop
+from saccade.training.run import Run
+from saccade.worlds.recordings import Recorded
+
+RANDOM, EXPERT = 10.7, 46.0
+"""Mean returns of random and of scripted actions in the embedded world."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Behaviour cloning; the defaults are those of the embedded world."""
+
+    task: ControlTask = ControlTask("push")
+    model: ActorCriticModel = ActorCriticModel(standardise=True)
+    demonstrations: str = ""
+    """A recording (ours, LeRobot's or Minari's); without one the environment's scripted expert demonstrates."""
+    episodes: int = 30
+    """Episodes that the expert demonstrates."""
+    expert_noise: float = 0.3
+    """Spread of the noise on its actions."""
+    spread: Literal["learned", "fixed"] = "learned"
+    """Of Gaussian actions: learned with the mean, or fixed, which is the squared error."""
+    seed: int = 0
+    """Seed of everything: demonstrations, weights, batches."""
+    steps: int = 2000
+    """Gradient steps."""
+    batch: int = 128
+    """Moments in a batch."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    shuffle_actions: bool = False
+    """Control: actions are dealt out at random, so that nothing can be learned but their distribution."""
+    evaluate_every: int = 1000
+    log_every: int = 100
+    save_every: int = 1000
+
+
+PRESETS = {
+    "tiny": Settings(),
+    "pictures": Settings(
+        task=ControlTask("push", ("picture=42",)), model=ActorCriticModel(activation="relu", width=64, features=256), episodes=100,
+    ),
+    "half-cheetah": Settings(
+        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), demonstrations="minari:mujoco/halfcheetah/expert-v0",
+        model=ActorCriticModel(hidden=(256, 256), activation="relu", standardise=True), steps=100_000, batch=256, lr=3e-4,
+        evaluate_every=10_000, save_every=10_000,
+    ),
+}  # fmt: skip
+
+
+def policies(cfg: Settings) -> dict[str, ActorCritic]:
+    """The policy that imitates. ValueError for an environment that it cannot act in."""
+    world = cfg.task.make(1)
+    return {"policy": build(cfg.model, world.observation_space, world.action_space, cfg.seed)}
+
+
+def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
+    """Have it demonstrated, clone, evaluate, save. Returns the scores of test episodes before and after."""
+    policy = policies(cfg)["policy"]
+    data = decisions(demonstrated(cfg, run.folder / "demonstrations"))
+    if cfg.shuffle_actions:
+        shuffle_actions(data, cfg.seed)
+    policy.follow(data)
+    weights = imitating(policy, cfg.spread)
+    update = Update("bc", Supervised(policy), weights, torch.optim.Adam(weights, lr=cfg.lr, fused=True), max_norm=10.0)
+    return run_loop(
+        Stored(data, min(cfg.batch, len(data)), cfg.seed),
+        Updates([update]),
+        run,
+        cfg.steps,
+        state={"policy": policy},
+        evaluate=lambda step: cfg.task.score(policy, lambda name, items: run.samples(step, name, items)),
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
+        log_every=cfg.log_every,
+    )
+
+
+def demonstrated(cfg: Settings, folder: Path) -> list[Recorded]:
+    """The episodes that are imitated."""
+    expert = Cloning(demonstrations=cfg.demonstrations, episodes=cfg.episodes, expert_noise=cfg.expert_noise)
+    return demonstrations(expert, cfg.task.make(cfg.task.test_rows), cfg.seed, folder)
+
+
+def decisions(episodes: Sequence[Recorded]) -> Rollout:
+    """Every moment of the episodes as a row of one decision."""
+    rows = lessons(episodes, 1)
+    seen = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(SEEN)}
+    return replace(rows, decisions={**seen, "action_BT": rows.decisions["action_BT"]}, extras={"length_B": torch.ones(len(rows))})
+
+
+def shuffle_actions(data: Rollout, seed: int) -> None:
+    """Give each moment the action of another."""
+    order = torch.randperm(len(data), generator=generator(seed))
+    data.decisions["action_BT"] = data.decisions["action_BT"][order]
+
+
+def imitating(policy: ActorCritic, spread: str) -> list[nn.Parameter]:
+    """The weights that act; of the spread only where it is learned."""
+    return [*policy.trunk.parameters(), *policy.actor.parameters(), *(policy.head.parameters() if spread == "learned" else ())]
+
+
+def evaluate(cfg: Settings, policies: Mapping[str, ActorCritic]) -> dict[str, float]:
+    """Scores of test episodes, always the same ones, acted greedily."""
+    return cfg.task.score(policies["policy"])
+
+
+def sample(cfg: Settings, policies: Mapping[str, ActorCritic], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """One filmed episode for each seed; there is nothing to prompt."""
+    episodes = whole(cfg.task.make(len(seeds_B)), policies["policy"], seeds_B, film=len(seeds_B))
+    return [item | {"image": strip(item["clip"])} for item in exhibits(episodes, {})]
+
+
+ARMS = {
+    "learned spread": Settings(),
+    "squared error": Settings(spread="fixed"),
+    "shuffled actions": Settings(shuffle_actions=True),
+}
+
+
+def way(scores: Mapping[str, float]) -> float:
+    """How far the return is on the way from random to scripted actions."""
+    return (scores["return"] - RANDOM) / (EXPERT - RANDOM)
+
+
+CLAIMS = (
+    Claim("the likelihood of actions takes the return nine tenths of the way to the expert's", lambda arm: way(arm["learned spread"]), 0.9),
+    Claim("and so does their squared error", lambda arm: way(arm["squared error"]), 0.9),
+    Claim("actions dealt out at random do not take it a third of the way", lambda arm: 1 / 3 - way(arm["shuffled actions"])),
+)

@@ -1,0 +1,121 @@
+"""Dreamer: an actor learns in the imagination of a world model that must be able to draw what it saw.
+
+paper: Dream to Control: Learning Behaviors by Latent Imagination, arXiv 1912.01603.
+idea: A recurrent state-space model is trained to reconstruct pictures and rewards. From every state that it took a
+    sequence for, an actor and a critic imagine futures; gradients of the returns flow through the dynamics.
+claims: The return of test episodes rises over that of the untrained actor.
+differs: The embedded default is small (32 px, belief 64, latent 16) and acts in a world of two discs. One update follows
+    every few steps of 8 episodes in place of 100 updates after each episode. Acting takes the posterior's mean and draws
+    the action alone. Free nats are those of each moment. Ends are imagined if asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from saccade.models.rssm import Sizes
+from saccade.objectives.imagination import Dreamer, Learning
+from saccade.objectives.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
+from saccade.policies.dreamer import DreamerPolicy
+from saccade.tasks.control import ControlTask
+from saccade.tasks.imagining import Memory, Sequences, build, filmed, score
+from saccade.training.claims import Claim
+from saccade.training.loop import train as run_loop
+from saccade.training.run import Run
+
+
+RANDOM, EXPERT = 10.7, 46.0
+"""Mean returns of random and of scripted actions in the embedded world."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Dreamer; the defaults are those of the embedded world."""
+
+    task: ControlTask = ControlTask("reach", test_episodes=40, test_rows=40)
+    sizes: Sizes = Sizes()
+    learning: Learning = Learning()
+    memory: Memory = Memory()
+    seed: int = 0
+    """Seed of everything: weights, episodes, sequences, noise."""
+    steps: int = 3000
+    """Updates."""
+    reward: float = 1.0
+    """Weight of the reward's likelihood."""
+    divergence: float = 1.0
+    """Weight of KL(posterior || prior)."""
+    free_nats: float = 1.0
+    """Nats of it at each moment that cost nothing."""
+    std: float = 1.0
+    """Spread of the actor at the start, before tanh."""
+    device: str = "cpu"
+    """Where it is trained: cpu or cuda."""
+    evaluate_every: int = 1000
+    log_every: int = 50
+    save_every: int = 1000
+
+
+PRESETS = {
+    "tiny": Settings(),
+    "half-cheetah": Settings(
+        task=ControlTask("backdrop", ('world="HalfCheetah-v5"', "repeat=2"), test_episodes=10, test_rows=10),
+        sizes=Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
+        learning=Learning(horizon=15, gamma=0.99, entropy=3e-4, model_lr=3e-4, actor_lr=8e-5, critic_lr=8e-5),
+        memory=Memory(rows=1, warm_up=2500, every=100, burst=250, capacity=250_000, batch=50, length=50),
+        steps=100_000, free_nats=3.0, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
+    ),
+}  # fmt: skip
+
+
+def policies(cfg: Settings) -> dict[str, DreamerPolicy]:
+    """The world model and the actor inside it."""
+    return {"policy": build(cfg.task, cfg.sizes, cfg.std, cfg.seed, cfg.device)}
+
+
+def terms(cfg: Settings) -> Terms:
+    """What the states of the world model are for."""
+    found = {
+        "reconstruction": Weighted(reconstruction),
+        "reward": Weighted(reward, cfg.reward),
+        "divergence": Weighted(divergence(free_nats=cfg.free_nats), cfg.divergence),
+    }
+    return found | ({"ending": Weighted(ending)} if cfg.learning.ends else {})
+
+
+def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
+    """Train, evaluate, save. Returns the scores of test episodes before and after."""
+    policy = policies(cfg)["policy"]
+    return run_loop(
+        Sequences(cfg.memory, cfg.task.make(cfg.memory.rows), policy, cfg.seed),
+        Dreamer(policy, terms(cfg), cfg.learning, cfg.seed),
+        run,
+        cfg.steps,
+        state={"policy": policy},
+        evaluate=lambda step: score(cfg.task, policy, lambda name, items: run.samples(step, name, items)),
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
+        log_every=cfg.log_every,
+    )
+
+
+def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, float]:
+    """Scores of test episodes, always the same ones, acted greedily."""
+    return score(cfg.task, policies["policy"])
+
+
+def sample(cfg: Settings, policies: Mapping[str, DreamerPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """One filmed episode for each seed; there is nothing to prompt."""
+    return filmed(cfg.task, policies["policy"], seeds_B)
+
+
+ARMS = {"dreamer": Settings()}
+CLAIMS = (
+    Claim(
+        "the return of test episodes rises by a fifth of the way from random to scripted",
+        lambda arm: (arm["dreamer"]["return"] - RANDOM) / (EXPERT - RANDOM),
+        least=0.2,
+    ),
+)

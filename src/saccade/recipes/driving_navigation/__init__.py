@@ -1,0 +1,1 @@
+"""Agents that drive or walk by what they see."""

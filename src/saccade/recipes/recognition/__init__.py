@@ -1,0 +1,1 @@
+"""Systems that recognise and find what is seen."""

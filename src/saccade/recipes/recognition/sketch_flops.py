@@ -1,0 +1,289 @@
+"""SketchyNet: a small network that finds a sketch's photo, and a policy that draws each sketch no larger than it must be.
+
+paper: Sketch Down the FLOPs: Towards Efficient Networks for Human Sketch, arXiv 2505.23763.
+idea: A light student learns a teacher's distances between sketch and photos, averaged over canvases of several sizes. Then a
+    GRU reads the strokes and picks the canvas that the sketch is drawn on: a bandit, rewarded for the rank of the right photo
+    and charged for what the canvas costs the student.
+claims: At most a tenth of the teacher's operations, the distilled student finds 2 points more than one taught by triplets
+    alone; the selector halves the operations at a loss of at most 1.5 points; and its choice finds more than the same choices
+    dealt out at random.
+differs: A made world of objects and sketches; the embedders are learnt from scratch, the teacher is a plain convolutional
+    network. Every other photo of a batch is a negative, the triplet term is the mean over those within the margin. Choosing
+    is learnt from objects that the embedders never saw: those that they saw are found on any canvas. Weights of the rewards
+    are ours, the paper gives none; -log pi, lightly weighted, keeps the choice open. The margin reward is its mean over the
+    gallery. A selector is trained on the student of triplets alone, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from saccade.core import Problem, Rollout
+from saccade.math.credit import group_advantage
+from saccade.math.retrieval import distances
+from saccade.models.retrieval import Embedder, Meter, embedder
+from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.objectives.relational import Matching, examples
+from saccade.policies.menu import MenuPolicy, Reader
+from saccade.rewards.compute import Outlay, Search, surprise
+from saccade.rewards.judging import judge, weighted
+from saccade.tasks.choosing import Choosing, beside, blank, fixed
+from saccade.tasks.retrieving import RetrievalTask
+from saccade.training.claims import Claim, Following, Scores
+from saccade.training.feeds import OnPolicy
+from saccade.training.learner import Update, Updates, warmup
+from saccade.training.loop import train as run_loop
+from saccade.training.run import Run
+from saccade.worlds.sketches import Pairs, read_sketch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """SketchyNet; the defaults are the embedded world's."""
+
+    task: RetrievalTask = RetrievalTask()
+    teacher: str = "large"
+    """The teacher's network: large, small, torchvision:NAME or timm:NAME."""
+    student: str = "small"
+    """The student's network."""
+    dim: int = 64
+    """Numbers in an embedding; 0 takes the network's own features."""
+    method: Literal["distilled", "triplets"] = "distilled"
+    """What the student learns from: triplets and the teacher's distances, or triplets alone (the control)."""
+    device: str = "auto"
+    """cpu, cuda or auto; where the embedders are."""
+    seed: int = 0
+    """Seed of everything: objects, sketches, first weights, choices."""
+    teacher_steps: int = 300
+    """Steps of the first stage."""
+    teacher_lr: float = 1e-3
+    """Highest learning rate of AdamW for the teacher; it falls to a twentieth."""
+    student_steps: int = 300
+    """Steps of the second stage."""
+    student_lr: float = 2e-3
+    """Highest learning rate of AdamW for the student; it falls to a twentieth."""
+    batch: int = 48
+    """Sketches, with their photos, in a batch of the first two stages."""
+    margin: float = 0.3
+    """How much nearer than other photos a sketch's own must be."""
+    balance: float = 0.5
+    """Weight of the triplets beside the teacher's distances, which have the rest."""
+    steps: int = 400
+    """Training steps of the selector."""
+    sketches_per_step: int = 64
+    """Sketches in a batch of the selector, one choice for each."""
+    width: int = 32
+    """Numbers in the selector's memory."""
+    lr: float = 3e-3
+    """Learning rate of Adam for the selector."""
+    advantage: Literal["batch", "greedy", "none"] = "batch"
+    """What a choice's reward is compared with: the batch's mean, the likeliest choice's reward, nothing (the paper)."""
+    compute_weight: float = 0.3
+    """Weight of saved compute, from 0 to 1; what was found has the rest."""
+    rank_weight: float = 1.0
+    """Weight of 1 / rank in what was found."""
+    margin_weight: float = 0.1
+    """Weight of the margin in what was found."""
+    surprise_weight: float = 0.01
+    """Weight of -log pi, which keeps the choice open; 0 leaves it out."""
+    others: int = 0
+    """Other photos in the random gallery that a choice's rank is taken in; 0 takes all."""
+    evaluate_every: int = 100
+    save_every: int = 100
+
+
+_TINY = Settings()
+PRESETS = {
+    "tiny": _TINY,
+    "shoe-v2": replace(
+        _TINY,
+        task=RetrievalTask(
+            "shoe_train.jsonl", "shoe_test.jsonl", size=256, canvases=(32, 64, 128, 256), stroke_width=2.0, selector_size=300,
+        ),
+        teacher="torchvision:vgg16", student="torchvision:mobilenet_v2", dim=0, batch=16,
+        teacher_steps=60_000, teacher_lr=1e-4, student_steps=60_000, student_lr=1e-4,
+        steps=5_000, sketches_per_step=16, lr=1e-4, width=128, others=200, evaluate_every=1_000, save_every=1_000,
+    ),
+}  # fmt: skip
+
+
+def policies(cfg: Settings) -> dict[str, Any]:
+    """The selector of canvases, and the student that embeds what is drawn on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        reader = Reader(5, cfg.width, len(cfg.task.canvases))
+    student = embedder(cfg.student, cfg.dim, cfg.seed, cfg.device)
+    return {"policy": MenuPolicy(reader, cfg.task.canvases, cfg.task.strokes), "student": student}
+
+
+def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
+    """Teacher, student, selector. Returns the scores of sketches kept back before and after the selector's training."""
+    made = policies(cfg)
+    policy, student = made["policy"], made["student"]
+    learnt, choice = cfg.task.training(cfg.seed)
+    teacher = embedder(cfg.teacher, cfg.dim, cfg.seed, cfg.device)
+    embedding(cfg, teacher, learnt, run.stage("teacher"), (cfg.task.full,), cfg.teacher_steps, cfg.teacher_lr, 1.0, None)
+    taught, balance = None, 1.0
+    if cfg.method == "distilled":
+        taught, balance = (cfg.task.queries(teacher, learnt, cfg.task.full), cfg.task.gallery(teacher, learnt)), cfg.balance
+    stage = run.stage(cfg.method)
+    embedding(cfg, student, learnt, stage, cfg.task.canvases, cfg.student_steps, cfg.student_lr, balance, taught)
+    search = cfg.task.search(student, choice, others=cfg.others, margin=cfg.margin)
+    look = looker(cfg, policy, student, teacher, run)
+    update = Update("choices", PolicyGradient(policy, clip=math.inf), policy.trained, torch.optim.Adam(policy.trained, lr=cfg.lr))
+    return run_loop(
+        OnPolicy(choice.problems(), collector(cfg, policy, student, search), cfg.sketches_per_step, cfg.seed),
+        Updates([update]),
+        run,
+        cfg.steps,
+        state={"policy": policy, "student": student},
+        evaluate=look,
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
+        log_every=10,
+    )
+
+
+def embedding(
+    cfg: Settings,
+    network: Embedder,
+    pairs: Pairs,
+    stage: Run,
+    canvases: tuple[int, ...],
+    steps: int,
+    lr: float,
+    balance: float,
+    taught: tuple[Tensor, Tensor] | None,
+) -> None:
+    """One stage: a network learns to place sketches, drawn on ``canvases``, near their photos."""
+    loss = Matching(network, cfg.task.draw, pairs.pixels, canvases, cfg.margin, balance, taught)
+    params = list(network.parameters())
+    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.01)
+    update = Update("embedding", loss, params, optimizer, schedule=rise_and_fall(steps))
+    kept_back = cfg.task.kept_back()
+
+    def look(step: int) -> dict[str, float]:
+        return fixed(cfg.task.search(network, kept_back, canvases)) if kept_back else {}
+
+    run_loop(
+        OnPolicy(pairs.problems(), lambda problems, seeds_P, step: examples(problems), cfg.batch, cfg.seed),
+        Updates([update]),
+        stage,
+        steps,
+        state={"network": network},
+        evaluate=look,
+        evaluate_every=steps,
+        save_every=max(steps // 4, 1),
+        log_every=10,
+    )
+
+
+def looker(
+    cfg: Settings, policy: MenuPolicy, student: Embedder, teacher: Embedder, run: Run
+) -> Callable[[int], dict[str, float]] | None:
+    """The evaluation of the last stage, with the teacher's score and cost beside it; None where nothing is kept back."""
+    pairs, full = cfg.task.kept_back(), cfg.task.full
+    if pairs is None:
+        return None
+    choices = Choosing(cfg.task, policy, student, pairs)
+    whole = fixed(cfg.task.search(teacher, pairs, (full,)))
+    taught = {"acc@1, teacher": whole["acc@1"], "MFLOPs, teacher": Meter(teacher, blank)(full) / 1e6}
+    return lambda step: choices.scores(run, step) | taught
+
+
+def rise_and_fall(steps: int) -> Callable[[int], float]:
+    """A learning-rate factor that rises over the first twentieth and falls in a line to a twentieth."""
+    rise = warmup(max(steps // 20, 1))
+    return lambda taken: min(rise(taken), max(1 - taken / steps, 0.05))
+
+
+def collector(
+    cfg: Settings, policy: MenuPolicy, student: Embedder, search: Search
+) -> Callable[[Sequence[Problem], Tensor, int], Rollout]:
+    """What a step of the bandit does: choose, judge against the frozen search, give credit."""
+    cost = Meter(student, blank)
+    rewards = {"found": search.found, "clear": search.clear, "outlay": Outlay({c: cost(c) for c in cfg.task.canvases})}
+    bring = 1 - cfg.compute_weight
+    weights = {"found": bring * cfg.rank_weight, "clear": bring * cfg.margin_weight, "outlay": cfg.compute_weight}
+
+    def judged(rollout: Rollout) -> Tensor:
+        judge(rollout, {**rewards, "surprise": surprise})
+        return weighted(rollout.rewards, {**weights, "surprise": cfg.surprise_weight})
+
+    def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
+        rollout = policy.rollout(problems, seeds_P)
+        rollout.group_B = torch.zeros_like(rollout.group_B)
+        reward_B = rollout.rewards["total"] = judged(rollout)
+        if cfg.advantage == "batch":
+            reward_B = group_advantage(reward_B, rollout.group_B, scale="none")
+        elif cfg.advantage == "greedy":
+            reward_B = reward_B - judged(policy.greedy().rollout(problems, seeds_P))
+        rollout.advantage_BT = rollout.credit(reward_B)
+        return rollout
+
+    return collect
+
+
+def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of the sketches kept back, each on the canvas that the selector picks."""
+    pairs = cfg.task.kept_back()
+    return Choosing(cfg.task, policies["policy"], policies["student"], pairs).scores() if pairs else {}
+
+
+def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """For each sketch file (.npy or .svg) the canvas picked, and the nearest photo of those kept back."""
+    pairs, policy, student = cfg.task.kept_back(), policies["policy"], policies["student"]
+    if pairs is None:
+        raise ValueError("there are no photos to look through: set held_out to a file of pairs")
+    problems = [Problem(i, read_sketch(Path(prompt)), source=prompt) for i, prompt in enumerate(prompts)]
+    rollout = policy.greedy().rollout(problems, seeds_B)
+    gallery_MD, items = cfg.task.gallery(student, pairs), []
+    for problem, canvas in zip(problems, rollout.outputs):
+        with torch.no_grad():
+            nearest = distances(student(cfg.task.draw([problem], canvas)).cpu(), gallery_MD).argmin(1)
+        items.append(beside(cfg.task, problem, canvas, pairs.pixels(nearest)[0]) | {"prompt": problem.source})
+    return items
+
+
+ARMS = {
+    "SketchyNet": _TINY,
+    "triplets alone": Following("SketchyNet", replace(_TINY, method="triplets")),
+}
+
+
+def at_full(scores: Scores) -> float:
+    """acc@1 of the student on the full canvas."""
+    return scores[f"acc@1, {_TINY.task.full} px"]
+
+
+CLAIMS = (
+    Claim(
+        "the student needs at most a tenth of the teacher's operations",
+        lambda arm: 0.1 - arm["SketchyNet"][f"MFLOPs, {_TINY.task.full} px"] / arm["SketchyNet"]["MFLOPs, teacher"],
+    ),
+    Claim(
+        "and finds 2 points more at first than a student taught by triplets alone",
+        lambda arm: at_full(arm["SketchyNet"]) - at_full(arm["triplets alone"]),
+        least=0.02,
+    ),
+    Claim(
+        "the selector needs at most half of the student's operations, its own included",
+        lambda arm: 0.5 - arm["SketchyNet"]["MFLOPs"] / arm["SketchyNet"][f"MFLOPs, {_TINY.task.full} px"],
+    ),
+    Claim(
+        "and loses at most 1.5 points",
+        lambda arm: arm["SketchyNet"]["acc@1"] + 0.015 - at_full(arm["SketchyNet"]),
+    ),
+    Claim(
+        "its choices find more than the same choices dealt out at random",
+        lambda arm: arm["SketchyNet"]["acc@1"] - arm["SketchyNet"]["acc@1, shuffled choice"],
+        least=1e-6,  # a choice that is always the same has exactly 0
+    ),
+)

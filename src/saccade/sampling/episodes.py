@@ -1,0 +1,185 @@
+"""Attempts that are episodes of environments: segments of running ones to train on, whole ones to judge by.
+
+Rows run side by side; a row whose episode ends begins the next one at once. An episode follows from its own seed: the
+environment, and the noise of the actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saccade.core import Environment, Problem, Rollout, Step, seeds
+from saccade.sampling.running import Acted, Actor, Episode, Running, tensors
+
+class Segments:
+    """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
+
+    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" and "action_BT", the
+    reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of what was seen after the step, at an end the true
+    last observation), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT"; ``outputs`` are the episodes
+    that ended, a list for each row. The i-th episode begun has the i-th seed that follows from ``seed``.
+    If a call fails, the state is that of before it, and the next call starts from there.
+    """
+
+    def __init__(self, environment: Environment, policy: Actor, length: int, seed: int):
+        if length < 1:
+            raise ValueError(f"segments of {length} steps; they have 1 or more")
+        self.environment, self.policy, self.length, self.seed = environment, policy, length, seed
+        self.running, self.begun = Running(environment), 0
+        self.before: dict[str, Any] | None = None
+
+    def __call__(self, step: int) -> Rollout:
+        if self.before is not None:
+            self.load_state_dict(self.before)
+        before = self.state_dict()
+        try:
+            return self._segment()
+        except BaseException:
+            self.before = before
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.before is not None:
+            return self.before
+        return {"begun": self.begun, "running": self.running.state_dict() if self.begun else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.before, self.begun, self.running = None, state["begun"], Running(self.environment)
+        if self.begun:
+            self.running.load_state_dict(state["running"])
+
+    @torch.no_grad()
+    def _segment(self) -> Rollout:
+        if not self.begun:
+            self._begin(range(self.environment.count))
+        kept = _Kept([[] for _ in range(self.environment.count)])
+        for _ in range(self.length):
+            seen, acted = self.running.seen, self.running.acted(self.policy)
+            told, finished = self.running.step(acted.action_B)
+            rows = list(finished)
+            kept.add(seen, acted, told, finished, self._value(told.seen, rows))
+            if rows:
+                self._begin(rows)
+        return kept.rollout(self.environment.name, self.policy.value(tensors(self.running.seen)))
+
+    def _begin(self, rows: Sequence[int]) -> None:
+        own = [int(seeds(self.seed, 1, key=self.begun + i)) for i in range(len(rows))]
+        self.running.begin(list(rows), own)
+        self.begun += len(rows)
+
+    def _value(self, seen: Mapping[str, np.ndarray], rows: list[int]) -> Tensor | None:
+        return self.policy.value(tensors({name: value[rows] for name, value in seen.items()})) if rows else None
+
+
+@dataclass
+class _Kept:
+    """What a segment stores, a list entry for each step."""
+
+    outputs: list[list[Episode]]
+    decisions: list[dict[str, Tensor | np.ndarray]] = field(default_factory=list)
+    extras: list[dict[str, Tensor | np.ndarray]] = field(default_factory=list)
+    rewards: list[dict[str, np.ndarray]] = field(default_factory=list)
+    logp: list[Tensor] = field(default_factory=list)
+    last: list[tuple[list[int], Tensor | None]] = field(default_factory=list)
+
+    def add(self, seen: Mapping, acted: Acted, told: Step, finished: Mapping[int, Episode], last: Tensor | None) -> None:
+        ends = {"terminated_BT": told.terminated_B, "truncated_BT": told.truncated_B}
+        facts = {f"info.{name}_BT": value for name, value in told.info.items()}
+        named = {f"seen.{name}_BT": value for name, value in seen.items()}
+        self.decisions.append(_copied(named) | {"action_BT": acted.action_B.cpu()})
+        self.extras.append(_copied(ends | facts) | {"value_BT": acted.value_B.cpu()})
+        self.rewards.append(_copied({"reward": np.float32(told.reward_B)}))
+        self.logp.append(acted.logp_B.cpu())
+        self.last.append((list(finished), last))
+        for row, episode in finished.items():
+            self.outputs[row].append(episode)
+
+    def rollout(self, name: str, value_B: Tensor) -> Rollout:
+        """The segment, given the value of what is seen after it."""
+        rows, logp_BT = len(self.outputs), torch.stack(self.logp, 1)
+        extras = _side_by_side(self.extras)
+        extras["next_value_BT"] = torch.cat([extras["value_BT"][:, 1:], value_B.cpu()[:, None]], 1)
+        for place, (ended, last) in enumerate(self.last):
+            if last is not None:
+                extras["next_value_BT"][ended, place] = last.cpu()
+        extras["length_B"] = torch.full((rows,), float(len(self.logp)))
+        return Rollout(
+            problems=[Problem(row, name) for row in range(rows)],
+            decisions=_side_by_side(self.decisions),
+            outputs=self.outputs,
+            logp_BT=logp_BT,
+            mask_BT=torch.ones_like(logp_BT),
+            group_B=torch.arange(rows),
+            rewards=_side_by_side(self.rewards),
+            extras=extras,
+        )
+
+
+@torch.no_grad()
+def whole(
+    environment: Environment, policy: Actor, seeds: Sequence[int] | Tensor, greedy: bool = True, film: int = 0
+) -> list[Episode]:
+    """One whole episode for each seed, in that order; frames are kept of the first ``film`` of them.
+
+    Whatever ran in ``environment`` is given up: training has an environment of its own.
+    """
+    wanted = [int(seed) for seed in seeds]
+    if not wanted:
+        return []
+    rows, running = environment.count, Running(environment)
+    queue = enumerate(wanted)
+    places = [next(queue, (None, wanted[0])) for _ in range(rows)]
+    running.begin(list(range(rows)), [seed for _, seed in places])
+    place_of = [place for place, _ in places]
+    episodes: dict[int, Episode] = {}
+    reel = _Reel(environment, film)
+    reel.shoot(place_of, range(rows))
+    while len(episodes) < len(wanted):
+        _, finished = running.step(running.acted(policy, greedy).action_B)
+        reel.shoot(place_of, range(rows))
+        for row, episode in finished.items():
+            if place_of[row] is not None:
+                episodes[place_of[row]] = replace(episode, frames=reel.of(place_of[row]))
+        begun = {row: next(queue, (None, wanted[0])) for row in finished}
+        for row, (place, _) in begun.items():
+            place_of[row] = place
+        if begun and len(episodes) < len(wanted):
+            running.begin(list(begun), [seed for _, seed in begun.values()])
+            reel.shoot(place_of, begun)
+    return [episodes[place] for place in range(len(wanted))]
+
+
+class _Reel:
+    """Frames of the first ``film`` episodes, by their place."""
+
+    def __init__(self, environment: Environment, film: int):
+        self.environment, self.frames = environment, {place: [] for place in range(film)}
+
+    def shoot(self, place_of: Sequence[int | None], rows: Sequence[int]) -> None:
+        filmed = [row for row in rows if place_of[row] in self.frames]
+        if filmed:
+            for row, frame in zip(filmed, self.environment.render(filmed)):
+                self.frames[place_of[row]].append(frame)
+
+    def of(self, place: int) -> np.ndarray | None:
+        return np.stack(self.frames[place]) if place in self.frames else None
+
+
+def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of one's own: a world may go on in those that it told with."""
+    return {name: np.array(value) for name, value in arrays.items()}
+
+
+def _side_by_side(steps: Sequence[Mapping[str, Tensor | np.ndarray]]) -> dict[str, Tensor]:
+    """Records of T steps, each ``[B, ...]``, as one of ``[B, T, ...]``."""
+    found = {}
+    for name, first in steps[0].items():
+        values = [one[name] for one in steps]
+        found[name] = torch.stack(values, 1) if isinstance(first, Tensor) else torch.from_numpy(np.stack(values, 1))
+    return found

@@ -1,0 +1,122 @@
+"""Learning beside demonstrations: these told what a base policy would have done, experience for memory, own successes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from saccade.core import Rollout
+from saccade.policies.chunked import Cloned, Proposer, lessons, proposals
+from saccade.sampling.episodes import Episode
+from saccade.sampling.experience import Experience
+from saccade.sampling.proposals import PROPOSED
+from saccade.training.buffers import Buffer, Mixture
+from saccade.training.feeds import Stored
+from saccade.worlds.recordings import Recorded, into
+
+
+def relabelled(episodes: Sequence[Recorded], base: Proposer, seed: int) -> Buffer:
+    """A buffer of the demonstrations, beside each moment what ``base`` (of one row) would have done there, and at the next."""
+    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
+    into(buffer, ({**episode, f"seen.{PROPOSED}": proposals(base, episode)} for episode in episodes))
+    return buffer
+
+
+class Gathering:
+    """Experience that keeps pace with training: ``warm_up`` steps of all rows first, then one before every ``every``-th batch.
+
+    With ``every`` 0 there is the warm-up alone. ``tell`` is given the training step and the episodes that end.
+    """
+
+    def __init__(
+        self,
+        experience: Experience,
+        warm_up: int,
+        every: int,
+        tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
+    ):
+        self.experience, self.warm_up, self.every, self.tell = experience, warm_up, every, tell
+
+    def __call__(self, step: int) -> None:
+        """Whatever experience belongs before the batch of this training step."""
+        due = self.warm_up + (step // self.every + 1 if self.every else 0)
+        while self.experience.steps < due:
+            self.tell(step, self.experience())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"experience": self.experience.state_dict(), "buffer": self.experience.buffer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.experience.load_state_dict(state["experience"])
+        self.experience.buffer.load_state_dict(state["buffer"])
+
+
+class Replayed:
+    """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a batch."""
+
+    def __init__(
+        self,
+        gathering: Gathering,
+        memory: Buffer | Mixture,
+        rows: int,
+        n_step: int,
+        gamma: float,
+        change: Callable[[Rollout], Rollout] = lambda rollout: rollout,
+    ):
+        self.gathering, self.memory, self.rows, self.n_step, self.gamma = gathering, memory, rows, n_step, gamma
+        self.change = change
+
+    def __call__(self, step: int) -> Rollout:
+        self.gathering(step)
+        return self.change(self.memory.sample(self.rows, step, self.n_step, self.gamma))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.gathering.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.gathering.load_state_dict(state)
+
+
+class Refreshed:
+    """A feed of demonstrations and own successes, for cloning again.
+
+    After every ``refresh`` transitions all successes until then are taken in, and ``acting`` gets the weights of ``base``.
+    """
+
+    def __init__(self, gathering: Gathering, base: Cloned, acting: Cloned, episodes: Sequence[Recorded], refresh: int, rows: int, seed: int):
+        self.gathering, self.base, self.acting, self.episodes = gathering, base, acting, list(episodes)
+        self.refresh, self.rows, self.seed = refresh, rows, seed
+        self._take(0)
+
+    def __call__(self, step: int) -> Rollout:
+        self.gathering(step)
+        reached = self.gathering.experience.buffer.added // self.refresh * self.refresh
+        if reached > self.taken:
+            self.acting.load_state_dict(self.base.state_dict())
+            self._take(reached)
+        return self.stored(step)
+
+    def _take(self, until: int) -> None:
+        own = successes(self.gathering.experience.buffer, until) if until else []
+        data = lessons([*self.episodes, *own], self.base.length)
+        self.stored, self.taken = Stored(data, min(self.rows, len(data)), self.seed), until
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.gathering.state_dict(), "taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.gathering.load_state_dict(state)
+        self._take(state["taken"])
+
+
+def successes(buffer: Buffer, until: int) -> list[Recorded]:
+    """Episodes with a reward above 0 among the first ``until`` transitions, of which none may have been overwritten."""
+    if buffer.added > buffer.capacity:
+        raise ValueError(f"the buffer of {buffer.capacity} transitions has forgotten {buffer.added - buffer.capacity} of them")
+    columns = {name: column[:until] for name, column in buffer.columns.items()}
+    shown = {name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{PROPOSED}"}
+    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {"action": columns["action"]}
+    won = np.unique(columns["episode"][columns["reward"] > 0])
+    return [{name: column[columns["episode"] == number] for name, column in shown.items()} for number in won]

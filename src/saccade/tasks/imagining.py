@@ -1,0 +1,169 @@
+"""Learning a world model while acting: the memory that it is fed from, the episodes it is tested on, and what its states hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from saccade.core import Environment, Rollout, seeds
+from saccade.math.regression import explained
+from saccade.models.rssm import Sizes, as_input, as_picture
+from saccade.policies.dreamer import DreamerPolicy, Remembered
+from saccade.sampling.episodes import tensors, whole
+from saccade.sampling.experience import Experience
+from saccade.tasks.control import ControlTask, Tracked, exhibits, scores
+from saccade.tasks.scoring import Show
+from saccade.training.buffers import Buffer
+from saccade.training.clips import strip
+
+HELD = 5
+"""Steps for which a random action of a probe is held."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How experience is gathered and handed out; an update is a training step."""
+
+    rows: int = 8
+    """Episodes side by side."""
+    warm_up: int = 250
+    """Random steps of all rows before the first update."""
+    every: int = 4
+    """Updates between bursts of acting."""
+    burst: int = 1
+    """Steps of all rows in a burst."""
+    capacity: int = 100_000
+    """Transitions that are remembered."""
+    batch: int = 8
+    """Sequences in a batch."""
+    length: int = 12
+    """Moments of a sequence."""
+
+
+class Sequences:
+    """A feed: acts in the environment on schedule, then hands out sequences from memory."""
+
+    def __init__(self, cfg: Memory, environment: Environment, policy: DreamerPolicy, seed: int):
+        self.cfg, self.acting = cfg, policy.acting(environment.count)
+        self.buffer = Buffer(cfg.capacity, seed)
+        self.experience = Experience(Remembered(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up)
+
+    def __call__(self, step: int) -> Rollout:
+        wanted = self.cfg.warm_up + (1 + step // self.cfg.every) * self.cfg.burst
+        while self.experience.steps < wanted:
+            self._act()
+        return self.buffer.sequences(self.cfg.batch, self.cfg.length, step)
+
+    def _act(self) -> None:
+        before = self.acting.state_dict()
+        try:
+            self.experience()
+        except BaseException:
+            self.acting.load_state_dict(before)  # what it saw last, it will see again
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"experience": self.experience.state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.experience.load_state_dict(state["experience"])
+        self.buffer.load_state_dict(state["buffer"])
+
+
+def build(task: ControlTask, sizes: Sizes, std: float, seed: int, device: str = "cpu") -> DreamerPolicy:
+    """A world model and an actor for an environment. ValueError if it shows no picture, or if actions are not in [-1, 1]."""
+    world = task.make(1)
+    shape = (sizes.pixels, sizes.pixels, 3)
+    pictures = [name for name, space in world.observation_space.spaces.items() if (space.dtype, space.shape) == (np.uint8, shape)]
+    if len(pictures) != 1:
+        raise ValueError(f"{world.name} shows {world.observation_space}; a world model sees one picture uint8 {list(shape)}")
+    box = world.action_space
+    if not hasattr(box, "low") or not (np.allclose(box.low, -1) and np.allclose(box.high, 1)) or len(box.shape) != 1:
+        raise ValueError(f"{world.name}: actions are {box}; a world model takes numbers in [-1, 1]")
+    return DreamerPolicy(sizes, box.shape[0], pictures[0], std, seed).to(device)
+
+
+def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) -> dict[str, float]:
+    """Test episodes acted greedily, as `ControlTask.score`, and what can be read off the model's states, as `readings`."""
+    world = task.make(min(task.test_rows, task.test_episodes))
+    acting = policy.acting(world.count)
+    tracked = Tracked(Remembered(world, acting), task.place)
+    episodes = whole(tracked, acting, task.seeds(), greedy=True, film=task.shown if show else 0)
+    walk = wander(task, policy)
+    if show:
+        show("episodes", exhibits(episodes[: task.shown], tracked.paths))
+        show("reconstructions", reconstructions(policy, walk, task.shown))
+    return scores(episodes) | readings(walk)
+
+
+def filmed(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
+    """One filmed episode for each seed, acted greedily: its clip, and a few frames as "image"."""
+    world, acting = task.make(len(seeds_B)), policy.acting(len(seeds_B))
+    tracked = Tracked(Remembered(world, acting), task.place)
+    items = exhibits(whole(tracked, acting, seeds_B, film=len(seeds_B)), tracked.paths)
+    return [item | {"image": strip(item["clip"])} for item in items]
+
+
+class Walk(NamedTuple):
+    """Episodes that a model followed: its features ``[B, T, F]``, pictures uint8 ``[B, T, H, W, 3]``, facts ``[B, T, ...]``."""
+
+    features_BTF: Tensor
+    seen_BT: Tensor
+    facts: dict[str, Tensor]
+
+
+@torch.no_grad()
+def wander(task: ControlTask, policy: DreamerPolicy, rows: int = 64) -> Walk:
+    """The model follows random walks, the same ones whatever the policy does, until the first of them ends."""
+    world, acting = task.make(rows), policy.acting(rows)
+    watched = Remembered(world, acting)
+    own = seeds(task.test_seed, rows, key=1).tolist()
+    rng = np.random.default_rng(task.test_seed)
+    acting.look(tensors(watched.begin(range(rows), own)))
+    features, seen, facts, ended = [], [], [], False
+    while not ended:
+        if len(features) % HELD == 0:
+            action_B = rng.uniform(-1, 1, (rows, policy.actions)).astype(np.float32)
+        told = watched.step(action_B)
+        shown = tensors(told.seen)
+        features.append(acting.look(shown).features.cpu())
+        seen.append(shown[policy.seen])
+        facts.append(tensors(told.info))
+        ended = bool((told.terminated_B | told.truncated_B).any())
+    together = {name: torch.stack([one[name] for one in facts], 1) for name in facts[0]}
+    return Walk(torch.stack(features, 1), torch.stack(seen, 1), together)
+
+
+def readings(walk: Walk) -> dict[str, float]:
+    """R^2 with which each fact that is a vector, and the "backdrop", can be read off the features in a line.
+
+    The backdrop is the picture in 2 x 2 patches of even colour, which hold little of what is small. The map is fitted to the
+    first half of the episodes and judged on the others.
+    """
+    blurred = avg_pool2d(as_input(walk.seen_BT).flatten(0, 1), walk.seen_BT.shape[2] // 2)
+    backdrop = blurred.unflatten(0, walk.seen_BT.shape[:2]).flatten(2)
+    told = {name: value for name, value in walk.facts.items() if value.dim() == 3} | {"backdrop": backdrop}
+    half = len(walk.features_BTF) // 2
+    parts = lambda x: (x[:half].flatten(0, 1), x[half:].flatten(0, 1))
+    x, test_x = parts(walk.features_BTF)
+    found = {}
+    for name, value in told.items():
+        y, test_y = parts(value)
+        found[f"R2 {name}"] = explained(x, y, test_x, test_y)
+    return found
+
+
+@torch.no_grad()
+def reconstructions(policy: DreamerPolicy, walk: Walk, count: int, moments: int = 8) -> list[dict[str, Any]]:
+    """Samples of random walks: above what was seen at some moments, below what the decoder makes of the states there."""
+    picked = torch.linspace(0, walk.features_BTF.shape[1] - 1, moments).long()
+    seen = as_picture(as_input(walk.seen_BT[:count, picked]))
+    drawn = as_picture(policy.model.decoder(walk.features_BTF[:count, picked].to(policy.device))).cpu()
+    strips = torch.cat([torch.cat(list(x.unbind(1)), -1) for x in (seen, drawn)], -2)
+    return [{"prompt": f"random walk {i + 1}, above seen, below decoded", "image": strip} for i, strip in enumerate(strips)]

@@ -1,0 +1,174 @@
+"""SAC and its kin as one choice of parts: networks, the learner that suits them, memory that is filled as it is learned from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from saccade.core import Environment, seeds
+from saccade.models.control import MLP, Encoder
+from saccade.models.ensemble import Critics, Target
+from saccade.objectives.lagrange import Multiplier
+from saccade.objectives.off_policy import SAC, ActorLoss, CriticLoss, OffPolicy
+from saccade.objectives.off_policy_by_hand import OffPolicyByHand, fits_by_hand
+from saccade.policies.actors import Acted, Actor, DeterministicActor, SquashedActor
+from saccade.sampling.episodes import Episode
+from saccade.sampling.experience import Experience
+from saccade.sampling.proposals import ActionRange, Ranged
+from saccade.tasks.correcting import Gathering, Replayed
+from saccade.training import distributed
+from saccade.training.augment import shifted
+from saccade.training.buffers import Buffer, Mixture
+from saccade.training.learner import Update, Updates
+from saccade.worlds.recordings import into
+
+_WEIGHTS, _EXPERIENCE = -2, -3
+"""Streams of seeds."""
+Learner = OffPolicyByHand | Updates
+
+
+@dataclass(frozen=True)
+class Replaying:
+    """How an actor and its critics learn from memory; the defaults are SAC's."""
+
+    how: OffPolicy = SAC
+    hidden: tuple[int, ...] = (256, 256)
+    """Layers of actor and critics."""
+    convolutions: str = "small"
+    """Of pictures: nature for 84 pixels, small for 20 to 64; actor and critics share them, and the critics alone train them."""
+    shift: int = 0
+    """Pixels by which pictures of a batch are shifted at random."""
+    batch: int = 256
+    """Transitions of a gradient step."""
+    lr: float = 3e-4
+    """Learning rate of Adam, for all."""
+    memory: int = 1_000_000
+    """Transitions that are kept."""
+    warm_up: int = 100
+    """Steps in the environment with random actions, before anything is learned."""
+    exploration: float = 0.1
+    """Spread of the noise with which a deterministic actor explores."""
+
+
+@dataclass(eq=False)
+class Agent:
+    """The networks of a run; ``temperature`` where the actor is drawn from a distribution, ``slow`` (its target) where it is not."""
+
+    actor: Actor
+    critics: Critics
+    target: Target
+    temperature: Multiplier | None
+    slow: Target | None
+    range: ActionRange
+
+    @property
+    def policy(self) -> Scaled:
+        """The actor in units of the environment."""
+        return Scaled(self.actor, self.range)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, by name."""
+        parts = {"policy": self.policy, "critics": self.critics, "target": self.target}
+        return parts | {k: v for k, v in (("temperature", self.temperature), ("slow", self.slow)) if v is not None}
+
+
+class Scaled:
+    """An actor whose actions, from -1 to 1, are told in units of the environment."""
+
+    def __init__(self, actor: Actor, range: ActionRange):
+        self.actor, self.range = actor, range
+
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+        acted = self.actor.act(seen, draw_BA)
+        return acted._replace(action_B=torch.from_numpy(self.range.from_unit(acted.action_B.numpy())))
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.actor.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.actor.load_state_dict(state)
+
+    def export(self, folder: Path) -> None:
+        self.actor.export(folder)
+
+
+def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool = True) -> Agent:
+    """Networks for what an environment shows, their weights from the seed. ValueError for actions without bounds."""
+    box = environment.action_space
+    if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not box.is_bounded():
+        raise ValueError(f"{environment.name}: actions are {box}; off-policy learning needs a vector with bounds")
+    actions, how = box.shape[0], cfg.how
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seeds(seed, 1, key=_WEIGHTS)))
+        encoder = Encoder(environment.observation_space, convolutions=cfg.convolutions)
+        critics = Critics(encoder, encoder.size, actions, how.critics, cfg.hidden, how.critic_norm)
+        trunk = MLP((encoder.size, *cfg.hidden, 2 * actions if stochastic else actions), "relu", gain=0.01)
+    actor = SquashedActor(encoder, trunk, True) if stochastic else DeterministicActor(encoder, trunk, True, cfg.exploration)
+    temperature, slow = (Multiplier(), None) if stochastic else (None, Target(trunk, how.tau))
+    reach = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
+    return Agent(actor, critics, Target(critics, how.tau), temperature, slow, reach)
+
+
+def learner(cfg: Replaying, agent: Agent) -> Learner:
+    """Critics, then actor and temperature; written out where the networks allow it, the same steps within rounding."""
+    actor, critics, how = agent.actor, agent.critics, cfg.how
+    if agent.temperature is not None and fits_by_hand(actor, critics, how) and distributed.world() == 1:
+        return OffPolicyByHand(actor, critics, agent.target, how, agent.temperature, cfg.lr)
+    acting = _slow_actor(agent) if agent.slow else actor
+    judged = CriticLoss(acting, critics, agent.target.net, how, agent.temperature)
+    raised = ActorLoss(actor, critics, how, agent.temperature)
+    own = [*actor.trained, *([agent.temperature.log] if agent.temperature is not None else [])]
+    adam = partial(torch.optim.Adam, lr=cfg.lr, fused=True)
+    trained = list(critics.parameters())
+    follow, trail = agent.target.follow, agent.slow.follow if agent.slow else None
+    critic = Update("critic", judged, trained, adam(trained), max_norm=float("inf"), after=lambda taken: follow())
+    moved = None if trail is None else (lambda taken: trail())
+    return Updates([critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)])
+
+
+def feed(
+    cfg: Replaying,
+    environment: Environment,
+    agent: Agent,
+    seed: int,
+    tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
+    shown: Buffer | None = None,
+) -> Replayed:
+    """Batches of transitions, of what the agent does in the environment and, for ``how.offline_share`` of them, of ``shown``."""
+    rows, how = environment.count, cfg.how
+    if (shown is None) != (how.offline_share == 0):
+        raise ValueError(f"offline_share {how.offline_share} and {'no' if shown is None else 'some'} recorded data do not go together")
+    online = Buffer(cfg.memory, 2 * seed)
+    memory = online if shown is None else Mixture([(shown, how.offline_share), (online, 1 - how.offline_share)])
+    warm_up = -(-cfg.warm_up // rows)
+    own = int(seeds(seed, 1, key=_EXPERIENCE))
+    experience = Experience(Ranged(environment, agent.range), agent.actor, online, own, warm_up)
+    change = partial(shifted, pad=cfg.shift) if cfg.shift else (lambda rollout: rollout)
+    return Replayed(Gathering(experience, warm_up, rows * how.updates, tell), memory, cfg.batch, how.n_step, how.gamma, change)
+
+
+def gradient_steps(cfg: Replaying, env_steps: int) -> int:
+    """Gradient steps of so many steps in the environment, those of the warm-up included."""
+    return max(env_steps - cfg.warm_up, 0) * cfg.how.updates
+
+
+def recorded(episodes: list[Mapping[str, np.ndarray]], range: ActionRange, seed: int) -> Buffer:
+    """A buffer of recorded episodes, their actions in units of the range."""
+    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
+    into(buffer, ({**episode, "action": range.to_unit(episode["action"])} for episode in episodes))
+    return buffer
+
+
+def _slow_actor(agent: Agent) -> Actor:
+    slow = copy.copy(agent.actor)
+    slow.trunk = agent.slow.net
+    return slow

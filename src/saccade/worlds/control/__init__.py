@@ -1,0 +1,46 @@
+"""Environments that are acted in: own worlds by their short names, all others as Gymnasium makes them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from saccade.core import Environment
+from saccade.worlds.control import gym
+from saccade.worlds.control.backdrop import backdrop
+from saccade.worlds.control.lane import Lane
+from saccade.worlds.control.push import Push
+from saccade.worlds.control.reach import Reach
+
+WORLDS: dict[str, Callable[..., Environment]] = {
+    "backdrop": backdrop,
+    "lane": Lane,
+    "push": Push,
+    "reach": Reach,
+}
+"""Own worlds by name: each is called with ``count`` and its settings."""
+
+
+def environment(name: str, count: int, **settings: Any) -> Environment:
+    """``count`` episodes of an environment side by side: an own world, or whatever ``gymnasium.make`` knows by ``name``.
+
+    ``settings`` are those of the world's own function, or of ``gym.Gym.of``. ValueError, with the nearest name, for an
+    unknown environment or setting, and for one that needs a package that is not installed.
+    """
+    if count < 1:
+        raise ValueError(f"{name}: count {count} is less than 1")
+    make = WORLDS.get(name) or _by_gymnasium(name)
+    _, *known = inspect.signature(make).parameters
+    for setting in settings:
+        if setting not in known:
+            near = get_close_matches(setting, known, 1, cutoff=0)
+            raise ValueError(f"{name} has no setting {setting!r}" + (f"; the nearest is {near[0]!r}" if near else ""))
+    return make(count, **settings)
+
+
+def _by_gymnasium(name: str) -> Callable[..., Environment]:
+    gym.find(name, WORLDS)
+    return partial(gym.Gym.of, name)
