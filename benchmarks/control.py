@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import control_sac
 import torch
 from measure import Timing, interleaved, load, ratio
 
@@ -124,7 +125,7 @@ def main() -> None:
     chosen = [name for name in (*AIMS, "sac") if getattr(options, name)] or [*AIMS, "sac"]
     result: dict[str, Any] = {"date": now(), "commit": commit(), "machine": machine(), "versions": versions(), "threads": options.threads}
     for name in chosen:
-        result[name] = sac(options.repetitions) if name == "sac" else measure(name, options.repetitions)
+        result[name] = sac(options.repetitions, options.json) if name == "sac" else measure(name, options.repetitions)
         if name != "sac" and not options.json:
             show(name, result[name])
     if options.json:
@@ -133,11 +134,12 @@ def main() -> None:
         (Path(__file__).parent / "results" / "control.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def sac(repetitions: int) -> dict[str, Any]:
-    """The figures of SAC, which prints its own table."""
-    import control_sac
-
-    return control_sac.measure(repetitions)
+def sac(repetitions: int, silent: bool) -> dict[str, Any]:
+    """The figures of SAC with networks of 256 x 256."""
+    found = control_sac.measure(repetitions, 256)
+    if not silent:
+        control_sac.show(found)
+    return found
 
 
 if __name__ == "__main__":

@@ -107,8 +107,7 @@ def test_an_actor_critic_for_pictures_vectors_and_ids_replays_and_survives_savin
 def test_reading_pictures_is_dividing_by_255_and_convolving():
     torch.manual_seed(0)
     net, picture = Pixels((84, 84, 4)), torch.randint(0, 256, (2, 84, 84, 4), dtype=torch.uint8)
-    plain = torch.nn.Sequential(*net.convolutions, *net.features).to(memory_format=torch.contiguous_format)
-    expected = plain((picture.float() / 255).permute(0, 3, 1, 2).contiguous())
+    expected = torch.nn.Sequential(*net.convolutions, *net.features)((picture.float() / 255).permute(0, 3, 1, 2).contiguous())
     torch.testing.assert_close(net(picture), expected, rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in net.parameters()) == 1_684_128, "the encoder of DQN"
 

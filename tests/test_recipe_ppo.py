@@ -47,6 +47,10 @@ def assert_same(a, b) -> None:
         assert a.keys() == b.keys()
         for key in a:
             assert_same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for one, other in zip(a, b):
+            assert_same(one, other)
     else:
         assert a == b
 
@@ -141,7 +145,7 @@ def test_cloning_makes_what_was_done_likelier_and_resumes_bit_for_bit(tmp_path, 
 
 def test_the_fixed_spread_is_the_squared_error():
     policy = bc.policies(CLONE)["policy"]
-    seen, action = torch.randn(5, 1, 6), torch.randn(5, 1, 2)
+    seen, action = torch.randn(5, 1, policy.trunk.size), torch.randn(5, 1, 2)
     rows = ppo.Rollout([None] * 5, {"seen.state_BT": seen, "action_BT": action}, None, *torch.ones(2, 5, 1), torch.arange(5))
     rows.extras["length_B"] = torch.ones(5)
     weights = bc.imitating(policy, "fixed")

@@ -100,8 +100,8 @@ def test_the_mirrored_world_shows_mirrored_pictures_rays_and_captions():
 
 def test_rewards_are_those_of_the_sheet():
     found = rewards.terms(np.array([0.5, -1.0]), np.array([10 / 3.6, 20 / 3.6]), np.array([3.5, 6.0]))
-    assert np.allclose(found["lane"], [1 - 25 / 100, 1 - 50 / 100]) and np.allclose(found["speed"], [-0.25, 0])
-    assert np.allclose(found["center"], [-2.5 * (25 / 80) ** 2, -2.5 * (50 / 80) ** 2])
+    assert np.allclose(found["lane"], [1 - 35 / 100, 1 - 70 / 100]) and np.allclose(found["speed"], [-0.25, 0])
+    assert np.allclose(found["center"], [-2.5 * (35 / 80) ** 2, -2.5 * (70 / 80) ** 2])
     assert np.allclose(found["lidar"], [0.5, -0.25])
     points = {1.0: -8, 2.9: 0, 3.0: 5, 4.0: 0, 6.0: -2.5, 8.0: 5, 9.0: 5, 10.0: 0, 50.0: 0}
     assert np.allclose(rewards.distance(np.array(list(points))), list(points.values()))
@@ -112,7 +112,7 @@ def test_rewards_are_those_of_the_sheet():
 def test_the_lane_is_left_at_85_pixels_and_nearness_counts_over_twenty_steps():
     lane = Lane(2)
     lane.begin([0, 1], [3, 4])
-    lane.cars.d[:] = 1.69, 1.75
+    lane.cars.d[:] = 1.2, 1.23
     lane.cars.psi[:] = 0
     told = lane.step(np.array([[0.0, -1.0]] * 2))
     assert told.info["lost"].tolist() == [False, True] and told.terminated_B[1] and told.reward_B[1] == pytest.approx(-3 + 0.1 / 50)

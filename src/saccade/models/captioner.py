@@ -150,7 +150,7 @@ class Sizes:
     heads: int = 4
     layers: int = 3
     """Of the part that sees."""
-    writing_layers: int = 2
+    writing_layers: int = 1
 
 
 def fresh(words: Sequence[str], length: int, sizes: Sizes = Sizes(), seed: int = 0) -> Captioner:
@@ -159,15 +159,16 @@ def fresh(words: Sequence[str], length: int, sizes: Sizes = Sizes(), seed: int =
 
     vocabulary = [*SPECIAL, *dict.fromkeys(words)]
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)})
-    width = dict(hidden_size=sizes.width, intermediate_size=4 * sizes.width, num_attention_heads=sizes.heads, projection_dim=sizes.width)
+    both = dict(
+        hidden_size=sizes.width, intermediate_size=4 * sizes.width, num_attention_heads=sizes.heads, projection_dim=sizes.width,
+        initializer_range=INITIAL,
+    )  # fmt: skip
     text = BlipTextConfig(
         vocab_size=len(vocabulary), num_hidden_layers=sizes.writing_layers, max_position_embeddings=length + 8,
         bos_token_id=vocabulary.index("[DEC]"), sep_token_id=vocabulary.index("[SEP]"), pad_token_id=0,
-        eos_token_id=vocabulary.index("[SEP]"), initializer_range=INITIAL, **width,
+        eos_token_id=vocabulary.index("[SEP]"), **both,
     )  # fmt: skip
-    vision = BlipVisionConfig(
-        image_size=sizes.picture, patch_size=sizes.patch, num_hidden_layers=sizes.layers, initializer_range=INITIAL, **width
-    )
+    vision = BlipVisionConfig(image_size=sizes.picture, patch_size=sizes.patch, num_hidden_layers=sizes.layers, **both)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))

@@ -65,8 +65,9 @@ class Pixels(nn.Module):
             height, width, below = (height - kernel) // stride + 1, (width - kernel) // stride + 1, channels
         if min(height, width) < 1:
             raise ValueError(f"convolutions '{convolutions}' leave nothing of pictures of {shape[0]} x {shape[1]}")
-        # A picture has its channels last, so this layout lets them through without a copy, and is the faster one on a CPU.
-        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        # Pictures come with their channels last, which is the faster layout on a CPU. Weights keep the usual one: what an
+        # optimiser remembers of them would lose the other when it is saved.
+        self.convolutions = nn.Sequential(*layers)
         self.features = nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(height * width * below, features)), nn.ReLU())
 
     def forward(self, picture_N: Tensor) -> Tensor:

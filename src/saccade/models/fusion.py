@@ -1,7 +1,7 @@
 """What several sensors show, as one row of features: pictures, vectors and captions of token ids, joined and mixed.
 
 The sizes are those of the network that came with BLIP-FusePPO (2510.22370): three convolutions of 3 x 3 with stride 2, one
-linear layer a vector, an embedding of 32 numbers a token, 128 features. Where a marking stands matters, so pictures are not pooled.
+linear layer a vector, an embedding of 32 numbers a token, 128 features. Where a marking stands matters: nothing is pooled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Sight(nn.Module):
             layers += [orthogonal(nn.Conv2d(below, above, 3, 2)), nn.ReLU()]
             height, width, below = (height - 1) // 2, (width - 1) // 2, above
         self.features = height * width * below
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, picture_N: Tensor) -> Tensor:
         return self.layers(picture_N.permute(0, 3, 1, 2).float() / 255).flatten(1)
@@ -62,7 +62,8 @@ def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -
     """The network of one named observation, and how many features it gives."""
     if isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) == 3:
         if min(space.shape[:2]) < 2 ** (len(channels) + 1) - 1:
-            raise ValueError(f"observation '{name}' has {space.shape[0]} x {space.shape[1]} pixels, too few for {len(channels)} convolutions")
+            size = f"{space.shape[0]} x {space.shape[1]}"
+            raise ValueError(f"observation '{name}' has {size} pixels, too few for {len(channels)} convolutions")
         sight = Sight(space.shape, channels)
         return sight, sight.features
     if isinstance(space, spaces.MultiDiscrete):

@@ -1,4 +1,4 @@
-"""The task of keeping a lane: the world with what its sensors add to it, test episodes on unseen roads, and how well they went."""
+"""The task of keeping a lane: the world with what sensors add to it, test episodes on unseen roads, how well they went."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class RetrievalTask:
     """Tolerance, in shares of the canvas, within which a sketch is shortened before its strokes are read one by one."""
     train_size: int = 400
     """Objects of the embedded world to learn embeddings from."""
-    selector_size: int = 150
+    selector_size: int = 600
     """Objects beside them (of a file: its last photos) to learn choosing from: what embeddings have seen is found too easily."""
     held_out_size: int = 150
     """Objects kept back in the embedded world."""

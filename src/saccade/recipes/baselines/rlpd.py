@@ -80,7 +80,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         feed(cfg.learning, environment, own, cfg.seed, tell, remembered(cfg, environment, own, run)),
         learner(cfg.learning, own),
         run,
-        gradient_steps(cfg.learning, cfg.env_steps) // cfg.rows * cfg.rows,
+        gradient_steps(cfg.learning, cfg.env_steps),
         state=own.state(),
         evaluate=lambda step: cfg.task.score(own.policy, lambda name, items: run.samples(step, name, items)),
         evaluate_every=cfg.evaluate_every * cfg.learning.how.updates,

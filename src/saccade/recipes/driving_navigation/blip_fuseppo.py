@@ -1,11 +1,12 @@
 """BLIP-FusePPO: keeping a lane by camera, LiDAR, a controller's hint and what a captioner says of the road ahead.
 
-paper: BLIP-FusePPO: A Vision-Language Deep Reinforcement Learning Framework for Lane Keeping in Autonomous Vehicles, arXiv 2510.22370.
-idea: Words of a vision-language model belong into the state, not into the reward. Every few steps BLIP says what the front camera
-    sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, and PPO learns from all of them.
+paper: BLIP-FusePPO: A Vision-Language Deep Reinforcement Learning Framework for Lane Keeping in Autonomous Vehicles,
+    arXiv 2510.22370.
+idea: Words of a vision-language model belong into the state, not into the reward. Every few steps BLIP says what the front
+    camera sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, for PPO to learn from.
 claims: The lateral error is at most 0.9 times that of picture and LiDAR alone, with the PID's hint it is not larger, and the
-    words lower it further: below that without them, and below that with captions of other times. The captioner is asked once in ten
-    steps.
+    words lower it further: below that without them, and below that with captions of other times. The captioner is asked
+    once in ten steps.
 differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far part. Hint and
     reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded BLIP is pre-trained on
     true captions of training roads in the first stage. Mirrored decisions are made in the segment, not in the simulator, with
@@ -29,7 +30,7 @@ from saccade.models.control import MLP
 from saccade.models.fusion import Fusion
 from saccade.policies.control import ActorCritic
 from saccade.policies.heads import Gaussian
-from saccade.sampling.decisions import Credited
+from saccade.sampling.decisions import Credited, RewardScale
 from saccade.sampling.episodes import Segments
 from saccade.sampling.mirroring import Flips, mirrored
 from saccade.tasks.lanes import LaneTask, accuracy, kept
@@ -80,7 +81,7 @@ class Settings:
 
     task: LaneTask = LaneTask()
     speaker: Speaker = Speaker()
-    ppo: Proximal = Proximal(length=256, epochs=5, minibatch=256, lr=5e-4)
+    ppo: Proximal = Proximal(length=256, epochs=5, minibatch=128, lr=5e-4, scale_rewards=True)
     channels: tuple[int, ...] = (16, 32, 32)
     """Of the three convolutions."""
     log_std: float = -1.0
@@ -166,7 +167,8 @@ def decisions(cfg: Settings, world: Environment, policy: ActorCritic, words: Cap
         if ended:
             run.log(step + 1, {f"train/{name}": value for name, value in kept(ended).items() if ", " not in name})
 
-    return Credited(Mirroring(driven, policy, flips) if cfg.mirror else driven, cfg.ppo.gamma, cfg.ppo.lam, None, tell)
+    scale = RewardScale(cfg.rows * (1 + cfg.mirror), cfg.ppo.gamma) if cfg.ppo.scale_rewards else None
+    return Credited(Mirroring(driven, policy, flips) if cfg.mirror else driven, cfg.ppo.gamma, cfg.ppo.lam, scale, tell)
 
 
 class Mirroring:
@@ -194,8 +196,8 @@ def teach(cfg: Settings, words: Captioner, stage: Run) -> None:
     def pairs(step: int) -> Rollout:
         pictures, told = scenes(lane, int(seeds(cfg.seed, 1, key=step)), places=PLACES)
         problems = [Problem(i, "what lies ahead", caption) for i, caption in enumerate(told)]
-        ones = torch.ones(len(told), 1)
-        return Rollout(problems, {"picture_B": torch.from_numpy(pictures)}, None, torch.zeros_like(ones), ones, torch.arange(len(told)))
+        logp_BT, mask_BT = torch.zeros(len(told), 1), torch.ones(len(told), 1)
+        return Rollout(problems, {"picture_B": torch.from_numpy(pictures)}, None, logp_BT, mask_BT, torch.arange(len(told)))
 
     def loss(rollout: Rollout) -> Loss:
         total, count = words.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])

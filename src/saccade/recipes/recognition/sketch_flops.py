@@ -34,6 +34,7 @@ from saccade.objectives.relational import Matching, examples
 from saccade.policies.menu import MenuPolicy, Reader
 from saccade.rewards.compute import Outlay, Search, surprise
 from saccade.rewards.judging import judge, weighted
+from saccade.sampling.layout import in_groups
 from saccade.tasks.choosing import Choosing, beside, blank, fixed
 from saccade.tasks.retrieving import RetrievalTask
 from saccade.training.claims import Claim, Following, Scores
@@ -65,7 +66,7 @@ class Settings:
     """Steps of the first stage."""
     teacher_lr: float = 1e-3
     """Highest learning rate of AdamW for the teacher; it falls to a twentieth."""
-    student_steps: int = 300
+    student_steps: int = 800
     """Steps of the second stage."""
     student_lr: float = 2e-3
     """Highest learning rate of AdamW for the student; it falls to a twentieth."""
@@ -77,15 +78,18 @@ class Settings:
     """Weight of the triplets beside the teacher's distances, which have the rest."""
     steps: int = 400
     """Training steps of the selector."""
-    sketches_per_step: int = 64
-    """Sketches in a batch of the selector, one choice for each."""
+    sketches_per_step: int = 32
+    """Sketches in a batch of the selector."""
+    group: int = 8
+    """Choices for each sketch in it; one in the paper."""
     width: int = 32
     """Numbers in the selector's memory."""
     lr: float = 3e-3
     """Learning rate of Adam for the selector."""
-    advantage: Literal["batch", "greedy", "none"] = "batch"
-    """What a choice's reward is compared with: the batch's mean, the likeliest choice's reward, nothing (the paper)."""
-    compute_weight: float = 0.3
+    advantage: Literal["group", "batch", "greedy", "none"] = "group"
+    """What a choice's reward is compared with: the mean of the sketch's choices or the batch's, the likeliest choice's reward, or
+    nothing (the paper)."""
+    compute_weight: float = 0.1
     """Weight of saved compute, from 0 to 1; what was found has the rest."""
     rank_weight: float = 1.0
     """Weight of 1 / rank in what was found."""
@@ -93,7 +97,7 @@ class Settings:
     """Weight of the margin in what was found."""
     surprise_weight: float = 0.01
     """Weight of -log pi, which keeps the choice open; 0 leaves it out."""
-    others: int = 0
+    others: int = 149
     """Other photos in the random gallery that a choice's rank is taken in; 0 takes all."""
     evaluate_every: int = 100
     save_every: int = 100
@@ -218,13 +222,15 @@ def collector(
         return weighted(rollout.rewards, {**weights, "surprise": cfg.surprise_weight})
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = policy.rollout(problems, seeds_P)
-        rollout.group_B = torch.zeros_like(rollout.group_B)
+        rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
         reward_B = rollout.rewards["total"] = judged(rollout)
-        if cfg.advantage == "batch":
-            reward_B = group_advantage(reward_B, rollout.group_B, scale="none")
-        elif cfg.advantage == "greedy":
-            reward_B = reward_B - judged(policy.greedy().rollout(problems, seeds_P))
+        match cfg.advantage:
+            case "group":
+                reward_B = group_advantage(reward_B, rollout.group_B, scale="none")
+            case "batch":
+                reward_B = group_advantage(reward_B, torch.zeros_like(rollout.group_B), scale="none")
+            case "greedy":
+                reward_B = reward_B - judged(policy.greedy().rollout(rollout.problems, rollout.extras["seed_B"]))
         rollout.advantage_BT = rollout.credit(reward_B)
         return rollout
 

@@ -7,7 +7,7 @@ idea: A policy cloned from demonstrations carries out chunks of actions and is n
 claims: With the same demonstrations and steps in the environment, corrections succeed more often than the cloned policy
     by 0.20, than the same learner without a cloned policy by 0.10, and than cloning its own successes; before the first
     step they are the cloned policy exactly.
-differs: The check is an embedded world seen as six numbers, with small networks, four critics for ten, and a hundredth of
+differs: The check is an embedded world seen as eight numbers, with small networks, four critics for ten, and a hundredth of
     the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron that is cloned
     plans chunks without ACT's latent of style. Cameras, where there are any, are read together with vectors, but actions
     join behind. RLPD is this very learner with a base policy that proposes nothing and corrections of full size.
@@ -40,6 +40,7 @@ from saccade.tasks.correcting import Gathering, Refreshed, Replayed, relabelled
 from saccade.training.augment import shifted
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.claims import Claim, Following
+from saccade.training.clips import strip
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
@@ -240,7 +241,8 @@ def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
     world = Tracked(environment(cfg, cfg.task, policies["base"], len(seeds_B)), cfg.task.place)
-    return exhibits(whole(world, policies["policy"], seeds_B, film=len(seeds_B)), world.paths)
+    items = exhibits(whole(world, policies["policy"], seeds_B, film=len(seeds_B)), world.paths)
+    return [item | {"image": strip(item["clip"])} for item in items]
 
 
 def _update(name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
@@ -264,7 +266,7 @@ def _seed(cfg: Settings) -> int:
 _CHECK = Settings()
 ARMS = {
     "ResFiT": _CHECK,
-    "RLPD": Following("ResFiT", replace(_CHECK, method="scratch", actor_lr=3e-4)),
+    "RLPD": Following("ResFiT", replace(_CHECK, method="scratch", actor_lr=3e-4, reach=1.0, noise=0.1)),
     "filtered BC": Following("ResFiT", replace(_CHECK, method="filtered")),
     "base": Following("ResFiT", replace(_CHECK, env_steps=0)),
 }

@@ -26,7 +26,7 @@ PEG, BLOCK = 0.05, 0.15
 """Half widths."""
 TOP, DEPTH, CEILING = 0.2, 0.2, 1.0
 """Height of the block, depth of the hole, how far up the peg's tip goes."""
-STICKING = 0.25
+STICKING = 0.5
 """Share of a sideways move that remains while the peg is pressed on something."""
 SPACE = PEG + BLOCK
 """Distance of the centres of peg and block where they touch."""
@@ -82,7 +82,7 @@ class Push:
 
     def expert(self) -> np.ndarray:
         """What one who knows how does now, in every row: ``[B, 2]``."""
-        return scripted(self.place_B6)
+        return scripted(self.place_B6, self.clearance)
 
     def render(self, rows: Sequence[int]) -> np.ndarray:
         """Pictures uint8 ``[len(rows), 96, 96, 3]``."""
@@ -125,15 +125,14 @@ def inserted(place_B6: np.ndarray) -> np.ndarray:
     return place_B6[:, 1] <= -0.95 * DEPTH
 
 
-def scripted(place_B6: np.ndarray) -> np.ndarray:
-    """What the expert does at these places, ``[B, 2]``: beside the block, push it away, align, down."""
+def scripted(place_B6: np.ndarray, clearance: float) -> np.ndarray:
+    """What the expert does at these places, ``[B, 2]``: down to the left of the block, push it away, align, into the hole."""
     x, y, vx, vy, block, hole = place_B6.T
-    clear = np.abs(block - hole) >= SPACE - 0.005
-    side = np.where(block >= hole, 1.0, -1.0)
-    pushing = ((block - x) * side >= SPACE - 1e-6) & (y < TOP + 0.02)
-    start = block - side * (SPACE + 0.06)
-    aligned = np.abs(hole - x) < 0.012
-    goal_x = np.where(clear, hole, np.where(pushing, hole + 0.015 * side, start))
+    clear = block - hole >= SPACE - 0.3 * clearance
+    pushing = (block - x >= SPACE - 1e-6) & (y < TOP + 0.02)
+    start = block - SPACE - 0.06
+    aligned = np.abs(hole - x) < 0.6 * clearance
+    goal_x = np.where(clear, hole, np.where(pushing, hole + 0.7 * clearance, start))
     over = np.where(pushing, np.maximum(y, 0.04), np.where(np.abs(hole - x) < 0.1, 0.04, 0.3))
     beside = np.where(pushing | (np.abs(start - x) < 0.05), 0.1, 0.35)
     goal_y = np.where(clear, np.where(aligned, -DEPTH - 0.1, over), beside)

@@ -88,9 +88,9 @@ class Semantics:
 
 
 def shuffled(bank: Callable[[], np.ndarray]) -> Control:
-    """A control: captions of other times and places, drawn by the episode's seed from ``bank`` ``[N, L]``; their frequencies stay.
+    """A control: captions of other times and places, drawn by the episode's seed; how often each is seen stays the same.
 
-    The bank is asked for when the first caption is due.
+    ``bank`` gives them, ``[N, L]``; it is asked when the first caption is due.
     """
     known = cache(bank)
 

@@ -46,10 +46,10 @@ def objects(count: int, rng: np.random.Generator) -> Objects:
     share_N = family_N / (FAMILIES - 1)
     vary_NP = np.where(small_NP, 0.25 + 0.75 * share_N[:, None], 1.0 - 0.8 * share_N[:, None])
     normal = lambda spread, *shape: rng.normal(0, spread, (count, PARTS, *shape))
-    shift = np.where(small_NP[..., None], normal(0.06, 2), normal(0.04, 2))
+    shift = np.where(small_NP[..., None], normal(0.08, 2), normal(0.07, 2))
     place_NPF[:, :, :2] += shift * vary_NP[..., None]
-    place_NPF[:, :, 2:4] *= np.exp(normal(0.22, 2) * vary_NP[..., None])
-    place_NPF[:, :, 4] += normal(0.35) * vary_NP
+    place_NPF[:, :, 2:4] *= np.exp(normal(0.28, 2) * vary_NP[..., None])
+    place_NPF[:, :, 4] += normal(0.4) * vary_NP
     place_NPF[:, :, :2] = place_NPF[:, :, :2].clip(0.12, 0.88)
     return Objects(family_N, kind_NP, place_NPF, rng.random((count, PARTS)))
 
@@ -74,5 +74,5 @@ def _parts(count: int, rng: np.random.Generator) -> np.ndarray:
     around = rng.uniform(0, 2 * np.pi) + np.arange(limbs) * rng.uniform(1.6, 3.1)
     reach = body[2:4] * 1.1
     limb = lambda a: [*(0.5 + reach * (np.cos(a), np.sin(a))), *rng.uniform(0.09, 0.15, 2), rng.uniform(-0.5, 0.5)]
-    detail = lambda: [*(0.5 + body[2:4] * rng.uniform(-0.5, 0.5, 2)), *rng.uniform(0.03, 0.06, 2), rng.uniform(-0.5, 0.5)]
+    detail = lambda: [*(0.5 + body[2:4] * rng.uniform(-0.5, 0.5, 2)), *rng.uniform(0.035, 0.07, 2), rng.uniform(-0.5, 0.5)]
     return np.array([body, *(limb(a) for a in around), *(detail() for _ in range(count - 1 - limbs))])

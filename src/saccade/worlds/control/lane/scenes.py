@@ -15,8 +15,8 @@ def scenes(lane: Lane, seed: int, held_out: bool = False, places: int = 1) -> tu
     ``held_out`` takes the roads and weathers of tests.
     """
     rng = np.random.default_rng([seed, int(held_out)])
-    rows, (first, last) = range(lane.count), (roads.HELD_OUT.start, roads.HELD_OUT.stop) if held_out else (0, roads.HELD_OUT.start)
-    lane.begin(rows, rng.integers(first, last, lane.count).tolist())
+    rows, known = range(lane.count), roads.HELD_OUT if held_out else range(roads.HELD_OUT.start)
+    lane.begin(rows, rng.integers(known.start, known.stop, lane.count).tolist())
     pictures, told = [], []
     for _ in range(places):
         lane.cars = _anywhere(lane, rng)
