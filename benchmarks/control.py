@@ -1,6 +1,6 @@
-"""Speed of learning to act: environment steps a second of PPO and SAC, ours and stable-baselines3's in the same run.
+"""Speed of learning to act: environment steps a second of PPO, ours and stable-baselines3's in the same run.
 
-    python benchmarks/control.py [--pole] [--pong] [--sac] [--threads 1] [--repetitions 5] [--json] [--save]
+    python benchmarks/control.py [--pole] [--pong] [--threads 1] [--repetitions 5] [--json] [--save]
 
 Both sides have the same environment, network, batch sizes and epochs. A repetition is one segment of each: collecting it and
 all epochs on it. The sides take turns, and the order turns round each time. "x sb3" is how many times ours is faster, the
@@ -10,7 +10,8 @@ machine: the load average is printed. The return of the episodes that ended late
 * pole: CartPole-v1, vectors, two networks of 64 x 64. stable-baselines3 makes the environment in its own way.
 * pong: ALE/Pong-v5, grey 84 x 84 x 4, 8 rows, the network of DQN. Both step the environment that we make. "bfloat16" is ours with
   the products of the update in that precision and weights in float32.
-* sac: see `control_sac.py`.
+
+SAC is measured by `control_sac.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import control_sac
 import torch
 from measure import Timing, interleaved, load, ratio
 
@@ -114,7 +114,7 @@ def show(name: str, found: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name in (*AIMS, "sac"):
+    for name in AIMS:
         parser.add_argument(f"--{name}", action="store_true", help=f"measure {name} (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=5)
@@ -122,24 +122,16 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/control.json too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    chosen = [name for name in (*AIMS, "sac") if getattr(options, name)] or [*AIMS, "sac"]
+    chosen = [name for name in AIMS if getattr(options, name)] or list(AIMS)
     result: dict[str, Any] = {"date": now(), "commit": commit(), "machine": machine(), "versions": versions(), "threads": options.threads}
     for name in chosen:
-        result[name] = sac(options.repetitions, options.json) if name == "sac" else measure(name, options.repetitions)
-        if name != "sac" and not options.json:
+        result[name] = measure(name, options.repetitions)
+        if not options.json:
             show(name, result[name])
     if options.json:
         print(json.dumps(result))
     if options.save:
         (Path(__file__).parent / "results" / "control.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
-def sac(repetitions: int, silent: bool) -> dict[str, Any]:
-    """The figures of SAC with networks of 256 x 256."""
-    found = control_sac.measure(repetitions, 256)
-    if not silent:
-        control_sac.show(found)
-    return found
 
 
 if __name__ == "__main__":

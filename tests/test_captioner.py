@@ -89,6 +89,8 @@ def test_what_is_no_captioner_is_named(lm_folder, tmp_path):
     with pytest.raises(ValueError, match="its model_type is 'qwen2'; captions are written by 'blip'"):
         load(lm_folder)
     fresh(WORDS, 5, replace(TINY), seed=1).export(tmp_path)
+    with pytest.raises(ValueError, match="a prompt of 1 ids and captions of 50 do not fit into its 13 places"):
+        load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match="could not be loaded"):
-        load(tmp_path)
+        load(tmp_path, 5)

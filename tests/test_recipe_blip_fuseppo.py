@@ -69,7 +69,7 @@ def test_a_mirrored_decision_is_valued_as_the_policy_values_it_and_the_mirror_of
 
 
 def test_left_and_right_are_exchanged_in_token_ids_and_nothing_else():
-    words = fresh(("left", "right", "road"), 3, Sizes(picture=16, width=16, heads=2, layers=1))
+    words = fresh(("left", "right", "road"), 3, Sizes(16, 8, 16, 2, 1))
     told = torch.from_numpy(words.ids(["road left right", "right road"]))
     assert words.words(mirror_ids(words)[told].numpy()) == ["road right left", "left road"]
 
@@ -111,7 +111,7 @@ def test_claims_read_scores_that_there_are(recipe):
 
 
 def test_the_real_preset_drives_with_a_blip_from_disk(recipe, tmp_path):
-    words = fresh("a photo of the road its condition and surroundings : , left right".split(), 6, Sizes(picture=16, width=16, heads=2, layers=1))
+    words = fresh("a photo of the road its condition and surroundings : , left right".split(), 16, Sizes(16, 8, 16, 2, 1))
     words.export(tmp_path / "blip")
     cfg = recipe.PRESETS["blip-large"]
     assert (cfg.task.image, cfg.task.rays, cfg.speaker.model) == ((224, 244), 180, "Salesforce/blip-image-captioning-large")

@@ -37,7 +37,7 @@ def success(noise: float, count: int = 200) -> np.ndarray:
 def test_the_expert_succeeds_and_chance_does_not():
     assert success(0.0).mean() > 0.99
     assert success(0.3).mean() > 0.9
-    assert success(5.0).mean() < 0.05
+    assert success(2.0).mean() < 0.05
 
 
 def test_contacts():
@@ -52,7 +52,7 @@ def test_contacts():
     inside = held(place(x=-0.5, y=-0.1), (1, 0))
     assert np.isclose(inside[0], -0.48) and inside[1] == -0.1, "in the hole there is the clearance and no more"
     free, pressed = (held(place(y=0.0), (1, down), 5)[0] for down in (0, -1))
-    assert pressed < 0.4 * free, "under pressure the peg hardly slides"
+    assert 0 < pressed < 0.5 * free, "under pressure the peg slides half as far"
 
 
 def test_the_first_move_by_hand():

@@ -86,23 +86,23 @@ def test_simplifying_is_ramer_douglas_peucker_for_strokes_of_any_length():
 
 def test_rasterising_agrees_with_resvg_at_every_canvas_and_does_not_see_the_batch(pairs):
     for canvas in (16, 24, 64):
-        ink = sketches.rasterise(pairs.sketches[:12], canvas, 1.5)
+        ink = sketches.rasterise(pairs.sketches[:12], canvas)
         for i, sketch in enumerate(pairs.sketches[:12]):
             lines = "".join(f'<polyline points="{" ".join(f"{x * canvas},{y * canvas}" for x, y in s)}"/>' for s in sketch.strokes)
             code = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {canvas} {canvas}" width="{canvas}" height="{canvas}">'
-            style = '<g fill="none" stroke="black" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round">'
+            style = f'<g fill="none" stroke="black" stroke-width="{sketches.WIDTH * canvas}" stroke-linecap="round" stroke-linejoin="round">'
             png = resvg(f"{code}{style}{lines}</g></svg>".encode(), canvas, "white")
             theirs = 1 - np.array(Image.open(io.BytesIO(png)).convert("L"), np.float32) / 255
             assert np.abs(ink[i].numpy() - theirs).mean() < 0.03
-            assert torch.equal(sketches.rasterise([sketch], canvas, 1.5)[0], ink[i])
+            assert torch.equal(sketches.rasterise([sketch], canvas)[0], ink[i])
 
 
-def test_a_line_is_as_wide_in_pixels_on_every_canvas():
+def test_a_line_is_the_same_share_of_every_canvas():
     line = Sketch((np.array([[0.5, 0.1], [0.5, 0.9]], np.float32),))
     for canvas in (16, 32, 64):
-        for width in (1.0, 2.5):
+        for width in (0.02, 0.0625, 0.15):
             across = sketches.rasterise([line], canvas, width)[0, canvas // 2]
-            assert float(across.sum()) == pytest.approx(width, abs=0.01)
+            assert float(across.sum()) == pytest.approx(width * canvas, rel=1e-3)
 
 
 def test_a_dot_is_drawn_and_what_lies_outside_is_cut_off():

@@ -137,7 +137,11 @@ def load(
         processor = _processor(transformers.AutoTokenizer.from_pretrained(place), place)
     if found["missing_keys"]:
         raise ValueError(f"model '{name}': {place} lacks the weight {min(found['missing_keys'])}")
-    return Captioner(model.to(device).eval().requires_grad_(False), processor, length, prompt, beams, no_repeat)
+    words = Captioner(model.to(device).eval().requires_grad_(False), processor, length, prompt, beams, no_repeat)
+    room = model.config.text_config.max_position_embeddings
+    if len(words.begun) + length > room:
+        raise ValueError(f"model '{name}': a prompt of {len(words.begun)} ids and captions of {length} do not fit into its {room} places")
+    return words
 
 
 @dataclass(frozen=True)

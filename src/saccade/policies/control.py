@@ -108,7 +108,7 @@ class ActorCritic:
             x_NF = self._features(self.seen(rollout))
             out, value_N = self.actor(x_NF).float(), self.critic(x_NF)[:, 0].float()
         found = (self.head.logp(out, action), self.head.entropy(out), value_N)
-        logp, entropy, value = (x.view(rows, width) for x in found)
+        logp, entropy, value = (x.view(rows, width).to(rollout.logp_BT.device) for x in found)
         return Likelihood(logp, entropy_BT=entropy, value_BT=value)
 
     @torch.no_grad()
@@ -164,7 +164,9 @@ def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
 def build(
     model: ActorCriticModel, seen: spaces.Dict, action: spaces.Space, seed: int, device: torch.device | str = "cpu"
 ) -> ActorCritic:
-    """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other spaces."""
+    """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other spaces or settings."""
+    if model.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = Encoder(seen, model.width, model.features, model.convolutions, model.standardise)

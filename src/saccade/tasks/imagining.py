@@ -23,7 +23,9 @@ from saccade.training.buffers import Buffer
 from saccade.training.clips import strip
 
 HELD = 5
-"""Steps for which a random action of a probe is held."""
+"""Steps for which an action of a random walk is held."""
+WALKS, STEPS = 192, 16
+"""Random walks and their steps: what an episode draws once, such as a goal, needs many of them to be read off."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,15 @@ class Walk(NamedTuple):
 
 
 @torch.no_grad()
-def wander(task: ControlTask, policy: DreamerPolicy, rows: int = 64) -> Walk:
-    """The model follows random walks, the same ones whatever the policy does, until the first of them ends."""
+def wander(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walk:
+    """The model follows random walks, the same ones whatever the policy does, for STEPS or until the first ends."""
     world, acting = task.make(rows), policy.acting(rows)
     watched = Remembered(world, acting)
     own = seeds(task.test_seed, rows, key=1).tolist()
     rng = np.random.default_rng(task.test_seed)
     acting.look(tensors(watched.begin(range(rows), own)))
     features, seen, facts, ended = [], [], [], False
-    while not ended:
+    while not ended and len(features) < STEPS:
         if len(features) % HELD == 0:
             action_B = rng.uniform(-1, 1, (rows, policy.actions)).astype(np.float32)
         told = watched.step(action_B)

@@ -33,7 +33,7 @@ class RetrievalTask:
     canvases: tuple[int, ...] = (16, 24, 32, 48, 64)
     """Sides in pixels of the canvases that a sketch can be drawn on; the last is the full one."""
     stroke_width: float = sketches.WIDTH
-    """Width of a line in pixels, the same on every canvas."""
+    """Width of a line in shares of the canvas, the same on every canvas."""
     simplify: float = 0.01
     """Tolerance, in shares of the canvas, within which a sketch is shortened before its strokes are read one by one."""
     train_size: int = 400

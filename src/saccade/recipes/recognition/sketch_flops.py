@@ -109,7 +109,7 @@ PRESETS = {
     "shoe-v2": replace(
         _TINY,
         task=RetrievalTask(
-            "shoe_train.jsonl", "shoe_test.jsonl", size=256, canvases=(32, 64, 128, 256), stroke_width=2.0, selector_size=300,
+            "shoe_train.jsonl", "shoe_test.jsonl", size=256, canvases=(32, 64, 128, 256), stroke_width=0.01, selector_size=300,
         ),
         teacher="torchvision:vgg16", student="torchvision:mobilenet_v2", dim=0, batch=16,
         teacher_steps=60_000, teacher_lr=1e-4, student_steps=60_000, student_lr=1e-4,

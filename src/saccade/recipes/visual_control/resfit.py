@@ -53,8 +53,8 @@ _EXPERIENCE, _WEIGHTS = -2, -3
 class Settings:
     """ResFiT; the defaults are the embedded check's."""
 
-    task: ControlTask = ControlTask("push", test_episodes=100, test_rows=50)
-    clone: Cloning = Cloning()
+    task: ControlTask = ControlTask("push", ("clearance=0.01",), test_episodes=100, test_rows=50)
+    clone: Cloning = Cloning(expert_noise=0.22, chunk=8, steps=1500)
     how: OffPolicy = OffPolicy(
         critics=4, actor_value="mean", entropy_in_backup=False, critic_norm=True, smoothing=0.05, smoothing_clip=0.3, n_step=3,
         updates=2, actor_every=2, offline_share=0.5,
@@ -71,7 +71,7 @@ class Settings:
     """Steps in the environment before anything is learned, moved evenly by up to ``reach``."""
     reach: float = 0.2
     """Of the warm-up, around what is proposed."""
-    critic_steps: int = 1000
+    critic_steps: int = 2000
     """Gradient steps of the critics alone, after the warm-up."""
     scale: float = 0.2
     """Largest correction, in units of the demonstrated range of actions, which is widened by it."""
@@ -95,7 +95,7 @@ class Settings:
     """Transitions of experience that are kept."""
     critic_lr: float = 3e-4
     """Learning rate of AdamW."""
-    actor_lr: float = 1e-4
+    actor_lr: float = 5e-5
     """Learning rate of AdamW."""
     refresh: int = 2000
     """Steps in the environment after which filtered cloning takes its successes in and acts with its new weights."""

@@ -1,7 +1,7 @@
 """A gripper with a peg: it must push a block off a hole and put the peg in, with little room to spare.
 
 Seen from the side. The jaw moves in x and y, its last velocity lags behind the action. The bench is at y = 0; the block
-lies on it over the hole and slides in x alone; under pressure on the bench the peg hardly slides. Reward is 1 once, at
+lies on it over the hole and slides in x alone; pressed on it the peg slides half as far. Reward is 1 once, at
 the bottom of the hole, which ends the episode. Lengths are in units of half the bench's width.
 """
 

@@ -9,20 +9,23 @@ from saccade.worlds.sketches.strokes import Sketch, shortened
 
 POINTS = 33
 """Points of an outline before it is simplified; the last is the first."""
-_ABSTRACTION = (0.003, 0.035)
-"""Least and largest tolerance of simplification, evenly drawn on a logarithmic scale."""
-_LEFT_OUT = 0.1
-"""Share of parts that a sketch leaves out; the body never."""
+_TOLERANCE = (0.003, 0.05)
+"""Of simplification: the least abstract sketch's and the most abstract one's."""
+_LEFT_OUT = (0.05, 0.85)
+"""Share of details that such sketches leave out; of other parts it is always the first, and the body is always drawn."""
 
 
 def sketches(objects: Objects, rng: np.random.Generator) -> list[Sketch]:
-    """One sketch of each object; how abstract it is shows in nothing but its points."""
+    """One sketch of each object; how abstract it is shows in nothing but its strokes and their points."""
+    abstract_N = rng.random(len(objects))
+    between = lambda ends: ends[0] + (ends[1] - ends[0]) * abstract_N
     outline_NPL2 = placed(objects) + _wobble(objects.kind_NP.shape, rng)
     outline_NPL2 = _moved(outline_NPL2, rng)
-    drawn_NP = (objects.kind_NP >= 0) & (rng.random(objects.kind_NP.shape) >= _LEFT_OUT)
+    left_out_NP = np.where(objects.detail_NP, between(_LEFT_OUT)[:, None], _LEFT_OUT[0])
+    drawn_NP = (objects.kind_NP >= 0) & (rng.random(objects.kind_NP.shape) >= left_out_NP)
     drawn_NP[:, 0] = True
     whole = [Sketch(tuple(outline[drawn].astype(np.float32))) for outline, drawn in zip(outline_NPL2, drawn_NP)]
-    return shortened(whole, np.exp(rng.uniform(*np.log(_ABSTRACTION), len(objects))))
+    return shortened(whole, np.exp(between(np.log(_TOLERANCE))))
 
 
 def placed(objects: Objects) -> np.ndarray:

@@ -25,12 +25,13 @@ class Objects:
     """N objects as arrays.
 
     ``family_N``; ``kind_NP`` counts in `KINDS`, -1 where there is no part; ``place_NPF`` is (x, y, w, h, angle);
-    ``hue_NP`` in [0, 1), which no sketch shows.
+    ``detail_NP`` says which parts are small ones on the body; ``hue_NP`` in [0, 1), which no sketch shows.
     """
 
     family_N: np.ndarray
     kind_NP: np.ndarray
     place_NPF: np.ndarray
+    detail_NP: np.ndarray
     hue_NP: np.ndarray
 
     def __len__(self) -> int:
@@ -42,16 +43,16 @@ def objects(count: int, rng: np.random.Generator) -> Objects:
     family_N = rng.permutation(np.arange(count) % FAMILIES)
     kind_FP, place_FPF = templates()
     kind_NP, place_NPF = kind_FP[family_N], place_FPF[family_N].copy()
-    small_NP = place_NPF[:, :, 2] <= _SMALL
+    detail_NP = place_NPF[:, :, 2] <= _SMALL
     share_N = family_N / (FAMILIES - 1)
-    vary_NP = np.where(small_NP, 0.25 + 0.75 * share_N[:, None], 1.0 - 0.8 * share_N[:, None])
+    vary_NP = np.where(detail_NP, 0.25 + 0.75 * share_N[:, None], 1.0 - 0.8 * share_N[:, None])
     normal = lambda spread, *shape: rng.normal(0, spread, (count, PARTS, *shape))
-    shift = np.where(small_NP[..., None], normal(0.08, 2), normal(0.07, 2))
+    shift = np.where(detail_NP[..., None], normal(0.08, 2), normal(0.07, 2))
     place_NPF[:, :, :2] += shift * vary_NP[..., None]
     place_NPF[:, :, 2:4] *= np.exp(normal(0.28, 2) * vary_NP[..., None])
     place_NPF[:, :, 4] += normal(0.4) * vary_NP
     place_NPF[:, :, :2] = place_NPF[:, :, :2].clip(0.12, 0.88)
-    return Objects(family_N, kind_NP, place_NPF, rng.random((count, PARTS)))
+    return Objects(family_N, kind_NP, place_NPF, detail_NP, rng.random((count, PARTS)))
 
 
 @cache

@@ -1,7 +1,8 @@
 """Vector sketches as pictures: drawn anew for every canvas, never a large picture made smaller.
 
-A line is ``width`` pixels wide whatever the canvas, with round ends; a pixel's ink is how much of a pixel's width lies
-within the line where the pixel's centre is, so edges are soft. Lines that cross are no darker.
+The rule for lines, in every arm: ``width`` is a share of the canvas, as in an SVG file, so a line of 1.3 pixels on 64 is one
+of 0.3 pixels on 16, and pale there. Ends are round, edges soft: across a line, ink adds up to its width. Lines that cross
+are no darker.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from saccade.worlds.sketches.strokes import Sketch
 
-WIDTH = 1.25
-"""Pixels: the width of a line on every canvas, in every arm."""
+WIDTH = 0.02
+"""The width of a line in shares of the canvas."""
 _PIECE = 4.0
 """Pixels: lines are cut into pieces at most this long, so that only the pixels around a piece are looked at."""
 
@@ -23,13 +24,15 @@ _PIECE = 4.0
 def rasterise(sketches: Sequence[Sketch], canvas: int, width: float = WIDTH) -> Tensor:
     """Ink in [0, 1] ``[B, canvas, canvas]``, 0 on empty paper; the same strokes give the same bits in any batch."""
     start_S2, end_S2, row_S = _pieces(sketches, canvas)
-    reach = width / 2 + 0.5
+    wide = width * canvas
+    reach = wide / 2 + 0.5
     corner_S2 = (torch.minimum(start_S2, end_S2) - reach - 0.5).ceil()
     side = int(np.ceil(_PIECE + 2 * reach)) + 1
     step = torch.arange(side, dtype=torch.float32)
     x_SW, y_SW = (corner_S2[:, axis, None] + step for axis in (0, 1))
     far_SHW = _distance(start_S2, end_S2, x_SW[:, None, :] + 0.5, y_SW[:, :, None] + 0.5)
-    ink_SHW = (reach - far_SHW).clamp(0, 1)
+    # A line thinner than a pixel would cover less than this ramp does.
+    ink_SHW = (reach - far_SHW).clamp(0, 1) * min(wide / reach**2, 1.0)
     on_SW = lambda at: (at >= 0) & (at < canvas)
     ink_SHW = ink_SHW * (on_SW(x_SW)[:, None, :] & on_SW(y_SW)[:, :, None])
     at = lambda axis: axis.clamp(0, canvas - 1).long()
