@@ -30,7 +30,7 @@ def recipe():
 
 def tiny(recipe, **changes):
     small = dict(
-        task=TASK, teacher="small", dim=8, teacher_steps=2, student_steps=2, batch=4, steps=2, sketches_per_step=4, width=4,
+        task=TASK, teacher="small", dim=8, teacher_steps=2, student_steps=2, batch=4, steps=2, sketches_per_step=4, group=2, others=2, width=4,
         device="cpu", evaluate_every=1, save_every=1,
     )  # fmt: skip
     return replace(recipe.PRESETS["tiny"], **small | changes)
@@ -84,7 +84,7 @@ def test_claims_read_scores_that_a_run_has(recipe, tmp_path):
     assert recipe.CLAIMS[-1].margin({"SketchyNet": collapsed}) < recipe.CLAIMS[-1].least
 
 
-@pytest.mark.parametrize("advantage", ["batch", "greedy", "none"])
+@pytest.mark.parametrize("advantage", ["group", "batch", "greedy", "none"])
 def test_credit_is_what_the_setting_says(recipe, advantage):
     cfg = tiny(recipe, advantage=advantage)
     made = recipe.policies(cfg)
@@ -94,17 +94,21 @@ def test_credit_is_what_the_setting_says(recipe, advantage):
     rollout = recipe.collector(cfg, made["policy"], made["student"], search)(choice.problems(), seeds(0, 8), 0)
     total, credit = rollout.rewards["total"], rollout.advantage_BT[:, 0]
     named = rollout.rewards
-    by_hand = 0.7 * (named["found"] + 0.1 * named["clear"]) + 0.3 * named["outlay"] + 0.01 * named["surprise"]
+    share = cfg.compute_weight
+    by_hand = (1 - share) * (named["found"] + 0.1 * named["clear"]) + share * named["outlay"] + 0.01 * named["surprise"]
     assert torch.allclose(total, by_hand, atol=1e-5)
     match advantage:
         case "none":
             assert torch.equal(credit, total)
         case "batch":
             assert torch.allclose(credit, total - total.mean(), atol=1e-5)
+        case "group":
+            pairs = total.view(-1, 2)
+            assert torch.allclose(credit.view(-1, 2), pairs - pairs.mean(1, keepdim=True), atol=1e-5)
         case "greedy":
-            likely = made["policy"].greedy().rollout(choice.problems(), seeds(0, 8)).outputs
+            likely = made["policy"].greedy().rollout(rollout.problems, seeds(0, 16)).outputs
             same = torch.tensor([a == b for a, b in zip(likely, rollout.outputs)])
-            assert (credit[same] == 0).all() and (credit[~same] != 0).all()
+            assert (credit[same].abs() < 1e-6).all() and (credit[~same] != 0).all()
 
 
 def files(folder: Path) -> str:

@@ -35,7 +35,8 @@ class Fusion(nn.Module):
         self.mix = nn.Sequential(orthogonal(nn.Linear(sum(wide for _, wide in parts.values()), size)), nn.ReLU())
 
     def forward(self, seen: Mapping[str, Tensor]) -> Tensor:
-        return self.mix(torch.cat([part(seen[name]) for name, part in self.parts.items()], -1))
+        # Copied, since arrays of an environment begin at any address, and a product may round otherwise at another one.
+        return self.mix(torch.cat([part(seen[name].clone()) for name, part in self.parts.items()], -1))
 
     def follow(self, seen: Mapping[str, Tensor]) -> None:
         """Nothing here has running means."""

@@ -9,9 +9,10 @@ claims: At most a tenth of the teacher's operations, the distilled student finds
     dealt out at random.
 differs: A made world of objects and sketches; the embedders are learnt from scratch, the teacher is a plain convolutional
     network. Every other photo of a batch is a negative, the triplet term is the mean over those within the margin. Choosing
-    is learnt from objects that the embedders never saw: those that they saw are found on any canvas. Weights of the rewards
-    are ours, the paper gives none; -log pi, lightly weighted, keeps the choice open. The margin reward is its mean over the
-    gallery. A selector is trained on the student of triplets alone, too.
+    is learnt from objects that the embedders never saw (those that they saw are found too easily), with the rank taken in
+    random galleries as large as the test's. Eight choices for each sketch are compared with one another, where the paper has
+    one and no baseline. Weights of the rewards are ours, the paper gives none; -log pi, lightly weighted, keeps the choice
+    open; the margin reward is its mean over the gallery. A selector is trained on the student of triplets alone, too.
 """
 
 from __future__ import annotations
