@@ -45,7 +45,7 @@ class Learning:
     """Learning rate of the actor."""
     critic_lr: float = 3e-4
     """Learning rate of the critic."""
-    dual_lr: float = 3e-3
+    dual_lr: float = 1e-2
     """Learning rate of the logarithms of dual variables."""
     max_norm: float = 100.0
     """Each gradient is clipped to this norm."""
