@@ -177,10 +177,9 @@ def test_bad_models_give_one_line(sd3_folder, tmp_path):
 
 def _from_noise(policy: FlowPolicy, problems: list[Problem], x: torch.Tensor) -> torch.Tensor:
     times = policy.times
-    said, unsaid = policy._conditioning(problems, policy.guidance)
     with torch.no_grad():
         for t, t_next in zip(times[:-1], times[1:]):
-            x = x + (t_next - t) * policy._velocity(x, t.expand(len(x)), said, unsaid, policy.guidance)
+            x = x + (t_next - t) * policy.velocity(x, t.expand(len(x)), problems, policy.guidance)
     return policy.decode(x)
 
 
