@@ -176,3 +176,23 @@ def test_pairs_are_kept_on_disk_as_they_are(tmp_path):
 def test_a_round_with_fewer_pairs_than_a_batch_is_handed_out_whole():
     feed = Rounds(lambda round: made(Toy.new()), steps=2, rows=100, seed=0, together=2)
     assert sorted(feed(0).group_B.tolist()) == sorted(made(Toy.new()).group_B.tolist())
+
+
+def test_words_can_be_preferred_as_well():
+    """Rows of different lengths with an end token each: one step makes the preferred ones likelier, the others less so."""
+    import tiny_language
+
+    from saccade.policies.tokens import TokenPolicy
+
+    language = tiny_language.qwen2()
+    policy = TokenPolicy(language, [p.requires_grad_(True) for p in language.model.parameters()], max_new_tokens=6)
+    rollout = in_groups(policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3), 4)
+    rollout.rewards["total"] = torch.tensor([float(len(text)) for text in rollout.outputs])
+    found = pairs(rollout, rollout.rewards["total"])
+    found.extras["reference_logp_BT"] = found.logp_BT
+    loss = Preference(policy, beta=0.1)
+    update = Update("pairs", loss, policy.trained, torch.optim.SGD(policy.trained, lr=1e-2))
+    first = Updates([update], micro_rows=2).update(found)["loss/pairs"]
+    after = loss(found)
+    assert first == pytest.approx(math.log(2), abs=1e-4) and float(after.mean()) < first
+    assert float(after.metrics["won"]) > float(after.metrics["lost"])

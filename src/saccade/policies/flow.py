@@ -1,4 +1,4 @@
-"""Denoising as decisions: a policy over any velocity network of the flow-matching kind (SD3, FLUX.1).
+"""Denoising as decisions: a policy over any velocity network of the flow-matching kind (SD3, FLUX.1, Kontext).
 
 State (x_t, t, prompt), action x_t'. The steps in ``stochastic`` draw from a kernel and are stored with their
 log-probs; all others follow the ODE and are not stored. Windows of steps (Flow-GRPO-Fast, MixGRPO) are other choices of
@@ -36,7 +36,7 @@ def inputs_as_prompt(problem: Problem) -> Prompt:
 
 @dataclass(eq=False)
 class FlowPolicy:
-    """Draws pictures ``[B, 3, size, size]`` from prompts; ``trained`` are the weights that move.
+    """Draws pictures ``[B, 3, size, size]`` from prompts, or edits those that come with them; ``trained`` are the weights that move.
 
     ``guidance`` is the classifier-free scale (1 = off) or, where the network was distilled, the embedded one.
     ``stochastic`` numbers the steps that are drawn and stored, of ``steps`` in all. ``noise`` is the kernel's scale.

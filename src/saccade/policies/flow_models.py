@@ -11,7 +11,7 @@ class FlowModel:
     """Which checkpoint draws, how it is sampled, and which of its weights move."""
 
     model: str = "sd3-shapes"
-    """Hub id, folder or miniature of a StableDiffusion3Pipeline or FluxPipeline."""
+    """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
     size: int = 32
     """Edge of a picture in pixels."""
     sampling_steps: int = 8
