@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from saccade.core import Problem, Question, Rollout
 from saccade.rewards.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
+from saccade.rewards.imitation import RelativeLength
 from saccade.rewards.judging import NothingJudged, ask, judge
-from saccade.rewards.length import CosineLength, Overlong, RelativeLength, Repetition
+from saccade.rewards.length import CosineLength, Overlong, Repetition
 from saccade.rewards.reading import boxes, in_form, said
 
 COMPARISONS = {
@@ -146,6 +147,6 @@ def test_repetition_of_words_and_of_boxes():
 def test_golden_values_of_the_length_against_a_reference():
     rollout = attempts(["x" * n for n in (0, 50, 100, 150, 400)] + ["<answer>" + "x" * 100 + "</answer>"], {"code": "y" * 100})
     torch.testing.assert_close(RelativeLength()(rollout), torch.tensor([1, 1, 0.75, 0, -1, 0.75]))
-    words = RelativeLength(measure=lambda text: len(text.split()))
+    words = RelativeLength(str.split)
     torch.testing.assert_close(words(attempts(["a b c"], {"code": "a bb"})), torch.tensor([0.0]))
     assert RelativeLength()(attempts(["x"], {"text": "red"})).isnan().all()

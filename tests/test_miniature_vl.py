@@ -82,6 +82,50 @@ def test_questions_in_one_row_are_worth_separate_rows(language):
     torch.testing.assert_close(joined[packed.weight_BL > 0], torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
+def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
+    from saccade.recipes.miniatures import _vl_rows as rows
+    from saccade.recipes.miniatures._vl_views import Views
+    from saccade.recipes.miniatures._vl_where import Where
+    from saccade.worlds.shapes import COLORS, SHAPES
+
+    red, blue = (1 + list(COLORS).index(name) for name in ("red", "blue"))
+    ring, star = (1 + SHAPES.index(name) for name in ("ring", "star"))
+    boxes = np.array([[[1, 2, 10, 12], [30, 3, 44, 15], [5, 30, 20, 44]]], float)
+    views = Views(np.stack(pictures((48, 48))), boxes, np.array([[ring, star, star]]), np.array([[red, blue, blue]]), np.zeros((1, 3), int))
+    talk = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
+    where = Where(language.model, language.tokenizer)
+    laid = rows.lay(language.tokenizer, [rows.about(views.pictures[0], talk)])
+    row, last, box = where.named(laid, views)
+    assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], "two blue stars are nobody's name, answers are not asked"
+    assert language.tokenizer.decode(laid.ids_BL[0, last]) == " ring"
+    with torch.no_grad():
+        rows.states(language.model, laid, rows.features(language.model.model.visual, laid.pictures))
+        at_cells, at_names = where.loss(laid, views, views.cells())
+    where.close()
+    assert at_cells > 0 and at_names > 0 and not language.model.model.language_model.layers[1]._forward_hooks
+
+
+def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
+    from PIL import ImageColor
+
+    from saccade.recipes.miniatures import _vl_views as views
+    from saccade.tools.render import render
+
+    seen, codes = views.paintings(8, np.random.default_rng(3))
+    cells = seen.cells()
+    for i, code in enumerate(codes):
+        np.testing.assert_array_equal(render(code, "svg", 32).picture, seen.pictures[i])
+        here = cells["seen"][i].view(4, 4)
+        middle = seen.pictures[i][4::8, 4::8]
+        assert (middle[~here.numpy()] > 100).all(), "where nothing is said to be seen most of the ground is white"
+        for y, x in here.nonzero().tolist():
+            color = views.PAINTS[cells["color"][i].view(4, 4)[y, x] - 1]
+            paint = np.array(ImageColor.getrgb(color))
+            assert abs(paint - middle[y, x]).max() < 130, (code, y, x)
+    boxes = seen.boxes[seen.shape > 0]
+    assert ((boxes[:, 2:] > boxes[:, :2]).all()) and boxes.min() >= 0 and boxes.max() <= 32
+
+
 def test_the_base_has_room_above_it_and_ground_below():
     """Better than chance where it must be, and not yet right where reinforcement learning is to help."""
     from saccade.recipes.miniatures._vl_scores import scores

@@ -160,12 +160,18 @@ def test_the_control_shows_crops_of_another_question(folder, pointing):
 
 def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     cfg = settings(folder, closing=" Now.")
-    policy, base = RECIPE.policies(cfg)["policy"], RECIPE.answerer(cfg)
+    policy = RECIPE.policies(cfg)["policy"]
+    base = RECIPE.answerer(cfg, policy)
     rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(1, 4))
-    right = RECIPE.from_crops(cfg, base, rollout)
-    assert torch.equal(right == 0, torch.tensor([one is None for one in looking.looks(rollout)]) | (right == 0))
-    (message,) = base.prompt(PROBLEMS[0])
-    assert words(message) == PROBLEMS[0].inputs.text + " Now." and not {id(p) for p in policy.trained} & {id(p) for p in base.trained}
+    RECIPE.from_crops(cfg, base, rollout)
+    first = base(PROBLEMS, seeds(0, 4)).outputs
+    with torch.no_grad():
+        for p in policy.trained:
+            p.mul_(1.5)
+    assert base(PROBLEMS, seeds(0, 4)).outputs == first, "it learned what the policy did"
+    assert replace(policy, temperature=0.0).rollout(PROBLEMS, seeds(0, 4)).outputs != first
+    (asked, *_) = base(PROBLEMS, seeds(0, 4)).extras["prompt_B"].values
+    assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
     for talk in rollout.extras["talk_B"].values:
         talk.memory["looks"] = [None]
     assert RECIPE.from_crops(cfg, base, rollout).tolist() == [0] * 4

@@ -52,6 +52,21 @@ class LengthRatio:
         return math.nan if reference is None else len(self.tokens(said(text) or "")) / len(self.tokens(reference))
 
 
+@dataclass(frozen=True)
+class RelativeLength:
+    """RLRF's 2505.20793 clip(1 - max(0, L / L_ref - 1/2)^2, -1, 1).
+
+    Free up to half the reference's length, 0.75 at its length, 0 at one and a half.
+    """
+
+    tokens: Tokens = list
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """In [-1, 1] ``[B]``; NaN where the problem has no reference program."""
+        excess_B = (LengthRatio(self.tokens)(rollout) - 0.5).clamp(min=0)
+        return (1 - excess_B**2).clamp(min=-1)
+
+
 def code(problem: Problem) -> str | None:
     """The reference program of a problem, None if it has none."""
     found = problem.answer.get("code") if isinstance(problem.answer, dict) else None

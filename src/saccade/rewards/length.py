@@ -1,7 +1,7 @@
-"""Rewards on how much was written: by the cosine of its length, past a limit, over and over, against a reference.
+"""Rewards on how much was written: by the cosine of its length, past a limit, over and over.
 
-Cosine: 2502.03373, as VLM-R1 2504.07615 uses it. Overlong: DAPO 2503.14476. Relative length: RLRF 2505.20793. Lengths are
-a row's own decisions, ``extras["length_B"]``, unless a text is measured.
+Cosine: 2502.03373, as VLM-R1 2504.07615 uses it. Overlong: DAPO 2503.14476. Lengths are a row's own decisions,
+``extras["length_B"]``. Lengths beside a reference's are in `imitation`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout
-from saccade.rewards.reading import each_row, said
+from saccade.rewards.reading import each_row
 
 
 def words(text: str) -> list[str]:
@@ -79,26 +79,3 @@ class Repetition:
         items = self.items(text) or ()
         runs = [tuple(items[i : i + self.size]) for i in range(len(items) - self.size + 1)]
         return len(set(runs)) / len(runs) - 1 if runs else 0.0
-
-
-@dataclass(frozen=True)
-class RelativeLength:
-    """clip(1 - (max(0, L - L_ref / 2) / L_ref)^2, -1, 1) of an answer against ``problem.answer["code"]``.
-
-    Free up to half the reference's length, 0.75 at its length, 0 at one and a half. ``measure`` gives the length of a text:
-    its letters, or a tokenizer's tokens.
-    """
-
-    measure: Callable[[str], int] = len
-
-    def __call__(self, rollout: Rollout) -> Tensor:
-        """In [-1, 1] ``[B]``; NaN where the problem has no reference program."""
-        return each_row(rollout, self._verdict)
-
-    def _verdict(self, problem: Problem, text: str) -> float:
-        reference = problem.answer.get("code") if isinstance(problem.answer, dict) else None
-        if not isinstance(reference, str) or not reference.strip():
-            return math.nan
-        full = self.measure(reference.strip())
-        excess = max(0.0, self.measure(said(text) or "") - full / 2) / full
-        return max(-1.0, 1 - excess**2)

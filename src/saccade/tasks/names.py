@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from saccade.core import Reward
-from saccade.rewards import answers, boxes, imitation, length, ocr, pictures, rendering
+from saccade.rewards import answers, boxes, imitation, ocr, pictures, rendering
 from saccade.worlds.shapes import rewards as shape_rewards
 
 PICTURES: dict[str, Reward] = {
@@ -47,7 +47,7 @@ PROGRAMS: dict[str, Reward] = {
     "foreground_iou": rendering.foreground_iou,
     "error": rendering.error,
     "validity": rendering.validity,
-    "length": length.RelativeLength(),
+    "length": imitation.RelativeLength(),
     "length_ratio": imitation.LengthRatio(),
     "overlap": imitation.TokenOverlap(),
 }

@@ -33,8 +33,7 @@ from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards import rendering
 from saccade.rewards.alignment import Alignment
 from saccade.rewards.features import FeatureLikeness
-from saccade.rewards.imitation import LengthRatio, TokenOverlap
-from saccade.rewards.length import RelativeLength
+from saccade.rewards.imitation import LengthRatio, RelativeLength, TokenOverlap
 from saccade.rewards.redrawing import Redrawing
 from saccade.rewards.wordless import wordless
 from saccade.sampling.best import BestOf
@@ -63,7 +62,7 @@ class Settings:
     """Model of pictures for the reward `features`, of pictures and texts for `alignment`: a folder or a hub id."""
     seed: int = 0
     """Seed of everything: programs, words, initial LoRA."""
-    sft_steps: int = 240
+    sft_steps: int = 120
     """Steps of the first stage, on reference programs; 0 for a model that can write them already."""
     sft_batch: int = 32
     """References in a batch of supervised training, over all processes."""
@@ -211,7 +210,7 @@ def rise_and_fall(steps: int) -> Callable[[int], float]:
 def rewards(cfg: Settings, policy: TokenPolicy) -> dict[str, Reward]:
     """All rewards by name, with lengths in the policy's own tokens."""
     cut = lru_cache(maxsize=4096)(partial(tokens, policy))
-    own = {"length": RelativeLength(lambda text: len(cut(text))), "length_ratio": LengthRatio(cut), "overlap": TokenOverlap(cut)}
+    own = {"length": RelativeLength(cut), "length_ratio": LengthRatio(cut), "overlap": TokenOverlap(cut)}
     device = str(policy.language.model.device)
     seen = {"features": FeatureLikeness(cfg.encoder, device), "alignment": Alignment(cfg.encoder, device)} if cfg.encoder else {}
     return PROGRAMS | own | seen
@@ -270,7 +269,7 @@ _TOKENS = replace(_TINY.task, rewards=("overlap",), weights=(1.0,))
 _UNSHORTENED = replace(_TINY.task, weights=(1.0, 0.5, 0.5, 0.0, 0.25))
 ARMS = {
     "RLRF": _TINY,
-    "more SFT": replace(_TINY, method="sft", steps=160, evaluate_every=80),
+    "more SFT": replace(_TINY, method="sft", steps=160, evaluate_every=80, candidates=1),
     "no length": replace(_TINY, task=_UNSHORTENED, candidates=1),
     "tokens": replace(_TINY, task=_TOKENS, candidates=1),
 }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from saccade.core import Problem
-from saccade.recipes.miniatures._vl_lessons import Fact, Faults, lessons
+from saccade.recipes.miniatures._vl_lessons import Fact, Manner, lessons
 from saccade.recipes.miniatures._vl_rows import Piece, about, turn
-from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views, plates_near
+from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views, paintings, plates_near
 from saccade.tasks.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.draws import worded
@@ -36,28 +36,31 @@ class Lesson:
 
 
 def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
-    """``cfg.steps`` lessons: mostly scenes, then canvases and programs, puzzles the least."""
+    """``cfg.steps`` lessons: scenes first, of two things and in one wording each, then more of both, canvases and programs."""
     pool = questions.pictures(400, int(rng.integers(2**31)))
     for step in range(cfg.steps):
-        faults = Faults(cfg.wrong, cfg.loose, cfg.untagged, cfg.sufficient) if step >= (1 - cfg.spoilt) * cfg.steps else Faults()
-        crowd = 2 + int(4 * min(2 * step / cfg.steps, 1))  # objects at most: words are bound to few things first
-        kind = rng.random()
+        late = step / cfg.steps
+        grown = min(late / cfg.growing, 1.0) if cfg.growing else 1.0
+        manner = Manner(wordings=1 + int(5 * grown))
+        if late >= 1 - cfg.spoilt:
+            manner = replace(manner, wrong=cfg.wrong, loose=cfg.loose, untagged=cfg.untagged, sufficient=cfg.sufficient)
+        kind = rng.random() ** (2 - grown)
         if kind < 0.64:
-            yield scenes(cfg, crowd, faults, rng)
+            yield scenes(cfg, 2 + int(4 * grown), manner, rng)
         elif kind < 0.69:
             yield closeups(cfg, rng)
-        elif kind < 0.86:
-            yield Lesson([zoom(faults, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
-        elif kind < 0.95:
-            yield Lesson(drawings(cfg.batch, rng))
+        elif kind < 0.83:
+            yield Lesson([zoom(manner, problem, rng) for problem in _canvases(cfg.batch * 2, rng)])
+        elif kind < 0.97:
+            yield drawings(cfg.batch, rng)
         else:
             yield Lesson(guesses(pool, cfg.batch // 2, rng))
 
 
-def scenes(cfg: Any, most: int, faults: Faults, rng: np.random.Generator) -> Lesson:
+def scenes(cfg: Any, most: int, manner: Manner, rng: np.random.Generator) -> Lesson:
     """Scenes of at most so many shapes, several questions about each."""
-    views, told = lessons(cfg.batch, int(rng.choice(SIZES, p=[0.6, 0.4])), most, cfg.asked, faults, rng)
-    talks = [[_in_form(fact, faults.untagged, rng) for fact in facts] for facts in told]
+    views, told = lessons(cfg.batch, int(rng.choice(SIZES, p=[0.6, 0.4])), most, cfg.asked, manner, rng)
+    talks = [[_in_form(fact, manner.untagged, rng) for fact in facts] for facts in told]
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
 
 
@@ -84,7 +87,7 @@ def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
     return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, None, size=CANVAS, choices=choices)
 
 
-def zoom(faults: Faults, problem: Problem, rng: np.random.Generator) -> list[Piece]:
+def zoom(manner: Manner, problem: Problem, rng: np.random.Generator) -> list[Piece]:
     """A canvas: answered at a glance, or a box to look at, or the answer after the crop to a box that was given.
 
     Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do. A crop has no more pixels than
@@ -99,7 +102,7 @@ def zoom(faults: Faults, problem: Problem, rng: np.random.Generator) -> list[Pie
     if kind < 0.2 or problem.source == "quarter":
         return turn([glance], full, answer)
     pointing = kind < 0.65
-    good = rng.random() < (faults.sufficient if pointing else 0.8)
+    good = rng.random() < (manner.sufficient if pointing else 0.8)
     window = _window(problem.answer["boxes"][0], good, rng)
     box = questions.box_text(window * side / CANVAS)
     if pointing:
@@ -119,10 +122,10 @@ def _window(box: Sequence[float], good: bool, rng: np.random.Generator) -> np.nd
     return np.concatenate([corner, corner + side])
 
 
-def drawings(count: int, rng: np.random.Generator) -> list[list[Piece]]:
+def drawings(count: int, rng: np.random.Generator) -> Lesson:
     """Pictures and the programs that draw them."""
-    drawn = programs.problems(count, int(rng.integers(2**31)), split="train", size=FEWEST)
-    return [turn(problem.inputs.pictures, problem.inputs.text, problem.answer["code"]) for problem in drawn]
+    views, codes = paintings(count, rng)
+    return Lesson([turn([picture], TEXT, code) for picture, code in zip(views.pictures, codes)], views)
 
 
 def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list[Piece]]:

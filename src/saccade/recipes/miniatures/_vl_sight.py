@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.recipes.miniatures._vl_descent import Descent, Rates
-from saccade.recipes.miniatures._vl_views import CELL, FAR, GLYPHS, THINGS, scenery
-from saccade.worlds.shapes import COLORS
+from saccade.recipes.miniatures._vl_views import CELL, FAR, GLYPHS, PAINTS, THINGS, scenery
 
 MERGE = 2
 PATCH = CELL // MERGE
@@ -30,7 +29,7 @@ class Heads(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        sizes = {"shape": 1 + len(THINGS), "color": 1 + len(COLORS), "letter": 1 + len(GLYPHS)}
+        sizes = {"shape": 1 + len(THINGS), "color": 1 + len(PAINTS), "letter": 1 + len(GLYPHS)}
         self.classes = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         self.edges = nn.Linear(width, 4)
 

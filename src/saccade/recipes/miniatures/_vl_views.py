@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.tools.render import Request, render_batch
+from saccade.worlds import programs
 from saccade.worlds.canvases import canvas as plates
 from saccade.worlds.canvases.glyphs import DIGITS
+from saccade.worlds.programs.primitives import SIDE, Shapes, masks
 from saccade.worlds.questions.layouts import Crowd, boxes, crowd, settle
 from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import COLORS, SHAPES, Text, depict, fonts, meanings_of
@@ -24,20 +27,23 @@ LEGIBLE = 0.75
 """Least size of a digit on a plate, as a share of the canvas's own pixels, at which the tower is asked to read it."""
 LEAST_SCENE = 40
 """Pixels of a side below which the shapes of a crowded scene cannot be told apart."""
-THINGS = (*SHAPES, "plate")
+THINGS = (*SHAPES, "plate", "rect", "ellipse")
+PAINTS = (*COLORS, "black")
 GLYPHS = (*fonts.LETTERS, *"0123456789")
 
 
 @dataclass(frozen=True)
 class Views:
     """N pictures uint8 [N, S, S, 3] and what they show: boxes [N, K, 4] in pixels (empty where nothing is), shapes,
-    colors and letters [N, K], each counted from 1 with 0 for "none"."""
+    colors and letters [N, K], each counted from 1 with 0 for "none". ``owner`` [N, cells] says which of the K is seen in
+    the middle of each cell, -1 for none; without it that is the one whose box lies there."""
 
     pictures: np.ndarray
     boxes: np.ndarray
     shape: np.ndarray
     color: np.ndarray
     letter: np.ndarray
+    owner: np.ndarray | None = None
 
     def middles(self) -> np.ndarray:
         """The middle of every cell, twice: x, y, x, y in pixels [cells, 4]."""
@@ -48,9 +54,11 @@ class Views:
     def cells(self) -> dict[str, Tensor]:
         """Targets of every cell, row by row: classes [N, cells] and edges [N, cells, 4] in units of FAR."""
         edges = self.boxes[:, None] - self.middles()[:, None]  # [N, cells, K, 4]
-        inside = (edges[..., :2] <= 0).all(-1) & (edges[..., 2:] > 0).all(-1)
-        owner = np.where(inside, np.abs(edges).sum(-1), np.inf).argmin(-1)
-        seen = inside.any(-1)
+        if self.owner is None:
+            inside = (edges[..., :2] <= 0).all(-1) & (edges[..., 2:] > 0).all(-1)
+            owner, seen = np.where(inside, np.abs(edges).sum(-1), np.inf).argmin(-1), inside.any(-1)
+        else:
+            owner, seen = np.maximum(self.owner, 0), self.owner >= 0
         pick = lambda value: torch.from_numpy(np.where(seen, np.take_along_axis(value, owner, 1), 0)).long()
         near = np.take_along_axis(edges, owner[..., None, None], 2)[:, :, 0] / FAR
         return {
@@ -63,8 +71,11 @@ class Views:
 
 
 def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
-    """Pictures of one size: scenes of the world of questions, scattered and turned ones, letters, plates near and far."""
+    """Pictures of one size: scenes of the world of questions, scattered and turned ones, letters, plates near and far, and
+    what programs draw."""
     kind = rng.random()
+    if size == SIDE and kind < 0.25:
+        return paintings(count, rng)[0]
     if kind < 0.5:
         return _lines(count, size, rng) if kind < 0.12 else _plates(count, size, rng)
     style = "gravity" if rng.random() < 0.4 else "plain"
@@ -126,6 +137,40 @@ def plates_near(count: int, size: int, rng: np.random.Generator) -> tuple[Views,
     windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(22, min(44, size / LEGIBLE), count), rng)
     colors = [plates.PAINTS[k] for k in laid.color[:, 0]]
     return glance(drawn, laid, windows, size), colors, [DIGITS[k] for k in laid.digit[:, 0]]
+
+
+def paintings(count: int, rng: np.random.Generator) -> tuple[Views, list[str]]:
+    """Pictures of primitives one over another, and programs that draw them, in meanings that are for training."""
+    scenes: list[programs.Scene] = []
+    while len(scenes) < count:
+        scenes += [scene for scene in programs.sample(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"]
+    scenes = scenes[:count]
+    codes = [programs.verbose(scene, rng) for scene in scenes]
+    pictures = np.stack([one.picture for one in render_batch([Request(code, size=SIDE) for code in codes])])
+    number = np.zeros((count, programs.TRAIN[1], 6), int)
+    kind, color = np.full(number.shape[:2], -1), np.full(number.shape[:2], -1)
+    for i, scene in enumerate(scenes):
+        for k, one in enumerate(scene.visible):
+            kind[i, k], color[i, k] = programs.KINDS.index(one.kind), programs.COLORS.index(one.color)
+            number[i, k, : len(one.numbers)] = one.numbers
+    shapes = Shapes(np.maximum(kind, 0), np.maximum(color, 0), number)
+    cover = masks(shapes)[..., CELL // 2 :: CELL, CELL // 2 :: CELL].reshape(*kind.shape, -1) & (kind >= 0)[..., None]
+    top = np.where(cover, np.arange(kind.shape[1])[:, None], -1).max(1)
+    thing = np.array([0, *(1 + THINGS.index(name) for name in programs.KINDS)])[kind + 1]
+    paint = np.array([0, *(1 + PAINTS.index(name) for name in programs.COLORS)])[color + 1]
+    return Views(pictures, _extents(shapes), thing, paint, np.zeros_like(thing), top), codes
+
+
+def _extents(shapes: Shapes) -> np.ndarray:
+    """The boxes [N, K, 4] of primitives."""
+    a, b, c, d, e, f = np.moveaxis(shapes.numbers.astype(float), 2, 0)
+    ways = [
+        (a, b, a + c, b + d),
+        (a - c, b - c, a + c, b + c),
+        (a - c, b - d, a + c, b + d),
+        (*np.minimum((a, b), np.minimum((c, d), (e, f))), *np.maximum((a, b), np.maximum((c, d), (e, f)))),
+    ]
+    return np.choose(shapes.kind[..., None], [np.stack(way, -1) for way in ways])
 
 
 def _plates(count: int, size: int, rng: np.random.Generator) -> Views:

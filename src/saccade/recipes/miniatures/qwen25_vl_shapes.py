@@ -26,7 +26,7 @@ from saccade.recipes.miniatures import _vl_rows as rows
 from saccade.recipes.miniatures import _vl_sight as sight
 from saccade.recipes.miniatures._vl_descent import Descent, Rates
 from saccade.recipes.miniatures._vl_scores import scores
-from saccade.recipes.miniatures._vl_views import FAR, Views
+from saccade.recipes.miniatures._vl_where import Where
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -43,7 +43,7 @@ JSON = ('{"bbox_2d":[', '],"label":"', '"}')
 
 @dataclass(frozen=True)
 class Settings:
-    """How the miniature is trained; the defaults made the one that is shipped."""
+    """How the miniature is trained from nothing; how the one that is shipped was made says its card."""
 
     seed: int = 0
     width: int = 128
@@ -61,12 +61,14 @@ class Settings:
     steps: int = 3_600
     batch: int = 32
     """Pictures a step."""
-    asked: int = 6
+    asked: int = 8
     """Questions about each of them."""
     lr: float = 1.5e-3
     """Learning rate for all of it, of all but the matrices in blocks."""
     matrix_lr: float = 5e-3
     """Learning rate of these."""
+    growing: float = 0.5
+    """Share of the steps until scenes are as crowded and as variously worded as they get."""
     spoilt: float = 0.15
     """Share of the steps, the last ones, whose answers have the faults that follow: habits come late, skills before."""
     wrong: float = 0.15
@@ -111,11 +113,18 @@ def untrained(cfg: Settings) -> tuple[Any, nn.Module]:
 
 
 def begun(cfg: Settings) -> tuple[Any, nn.Module]:
-    """Tokenizer and model of an earlier build, which new layers in its middle leave as it is until they are trained."""
+    """Tokenizer and model of an earlier build, which new layers in its middle leave as it is until they are trained.
+
+    ValueError for fewer layers than it has, or another width.
+    """
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.start)
     known = Qwen2_5_VLForConditionalGeneration.from_pretrained(cfg.start, dtype=torch.float32)
+    text = known.config.text_config
+    if cfg.layers < text.num_hidden_layers or cfg.width != text.hidden_size:
+        has = f"{text.num_hidden_layers} layers of width {text.hidden_size}"
+        raise ValueError(f"{cfg.start} has {has}; it can get more layers, but not be made to {cfg.layers} of width {cfg.width}")
     model = assemble(cfg, tokenizer)
     old, layers = known.model.language_model.layers, model.model.language_model.layers
     new = range(len(old) // 2, len(old) // 2 + len(layers) - len(old))
@@ -248,8 +257,8 @@ def write(model: nn.Module, tokenizer: Any, out: Path) -> None:
 def train(
     cfg: Settings, model: nn.Module, heads: nn.Module, tokenizer: Any, rng: np.random.Generator, progress: Progress
 ) -> float:
-    """Cross-entropy of the answers' tokens, with the tower still told about cells and the writer about places."""
-    where = Where(model)
+    """Cross-entropy of the answers' tokens, with the tower still told about cells and the writer about boxes."""
+    where = Where(model, tokenizer)
     descent = Descent(model, [heads, where], Rates(cfg.matrix_lr, cfg.lr), cfg.steps, rise=100)
     model.train()
     smooth = 0.0
@@ -264,7 +273,8 @@ def train(
             loss = answered = (each * weight[weight > 0]).sum() / weight.sum()
             if lesson.views is not None:
                 cells = lesson.views.cells()
-                loss = loss + 0.2 * heads.loss(torch.stack(tokens), cells)[0] + 0.1 * where.loss(laid, lesson.views, cells)
+                at_cells, at_names = where.loss(laid, lesson.views, cells)
+                loss = loss + 0.2 * heads.loss(torch.stack(tokens), cells)[0] + 0.1 * at_cells + 0.3 * at_names
         descent.step(loss)
         smooth = answered.item() if step == 0 else 0.98 * smooth + 0.02 * answered.item()
         progress("answers", step + 1, cfg.steps, smooth)
@@ -276,33 +286,3 @@ def train(
 def evaluate(folder: Path) -> dict[str, float]:
     """Held-out scores by skill, for the card."""
     return scores(folder)
-
-
-class Where(nn.Module):
-    """Reads the box of the object at every picture token off the writer's second layer; thrown away after training.
-
-    The tower tells how far edges are; that an answer needs them counted from the picture's corner is learnt here at once
-    for all cells, not only for the one that a question is about.
-    """
-
-    def __init__(self, model: nn.Module, layer: int = 1):
-        super().__init__()
-        self.read = nn.Linear(model.config.text_config.hidden_size, 4 * 65)
-        self.hidden: Tensor | None = None
-        writer = model.model.language_model
-        self.hook = writer.layers[layer].register_forward_hook(lambda module, given, out: self._keep(out))
-
-    def _keep(self, out: Any) -> None:
-        self.hidden = out[0] if isinstance(out, tuple) else out
-
-    def loss(self, laid: rows.Rows, views: Views, cells: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy of the four edges in whole pixels, over the cells of objects."""
-        shown = self.hidden[laid.seen_BL].view(*cells["seen"].shape, -1)[cells["seen"]]
-        if not len(shown):
-            return self.hidden.new_zeros(())
-        at = views.middles()
-        edges = (cells["edges"] * FAR + at).round().long().clamp(0, 64)[cells["seen"]]
-        return F.cross_entropy(self.read(shown).float().view(-1, 65), edges.flatten())
-
-    def close(self) -> None:
-        self.hook.remove()

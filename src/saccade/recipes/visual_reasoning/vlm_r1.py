@@ -10,8 +10,10 @@ claims: Trained on expressions by attributes, RL does better on relations, which
     detector writes more boxes than under odLength, and no better ones.
 differs: The cosine of the length knows wrong answers (the release overwrites their score before it is tested). Overlap is
     exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections. Here the
-    untrained model has seen relations in questions and never with boxes, thoughts are the name of what is meant. The check
+    untrained model has seen boxes by relation too, fewer than by attributes; thoughts are the name of what is meant. The check
     trains 80 steps on expressions and 60 of half the batch on detection, where its design has 100.
+    In the check supervised fine-tuning forgets nothing: fresh pictures leave it nothing to memorise. Both go from 0.42 to
+    about 0.66 on relations, RL without thoughts 0.02 above, with thoughts 0.03 below.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ differs: The letter stands in answer tags or alone, not in a box command. Every 
     so that looking closer costs no more tokens than looking again. The paper does not state the spread in the credit, the
     mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch holds an equal part
     of every group instead of whole groups. The embedded check has fewer conversations than the sheet's design.
+    In the check the boxes of GRPO do not stay as they were: without a reward that they could earn they drift, and hold the
+    digit in 0.14 to 0.31 of cases at the end, 0.56 at the start.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor
 from saccade.core import Problem, Question, Rollout, Sampler
 from saccade.math.credit import group_advantage
 from saccade.math.surrogates import dual_clipped
+from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.sampling.layout import in_groups
@@ -123,8 +126,8 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions before and after."""
-    policy, base = policies(cfg)["policy"], answerer(cfg)
-    attempt = dialogue(cfg, policy)
+    policy = policies(cfg)["policy"]
+    attempt, base = dialogue(cfg, policy), answerer(cfg, policy)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = in_groups(attempt, problems, seeds_P, cfg.group)
@@ -167,12 +170,18 @@ def judged(cfg: Settings, rollout: Rollout) -> Tensor:
     return right_B
 
 
-def answerer(cfg: Settings) -> TokenPolicy:
-    """A frozen copy of the base that answers a whole question at once, always with the likeliest words."""
-    return build(cfg.model, asking("plain", cfg.closing), cfg.seed).greedy()
+def answerer(cfg: Settings, policy: TokenPolicy) -> Sampler:
+    """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest words."""
+    untrained, plain = Snapshot(policy.trained), replace(policy, prompt=asking("plain", cfg.closing)).greedy()
+
+    def answer(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+        with untrained:
+            return plain.rollout(problems, seeds_B)
+
+    return answer
 
 
-def from_crops(cfg: Settings, base: TokenPolicy, rollout: Rollout) -> Tensor:
+def from_crops(cfg: Settings, base: Sampler, rollout: Rollout) -> Tensor:
     """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not enough."""
     found = looks(rollout)
     rows = [row for row, one in enumerate(found) if one is not None]
@@ -180,11 +189,11 @@ def from_crops(cfg: Settings, base: TokenPolicy, rollout: Rollout) -> Tensor:
     if rows:
         asked = [rollout.problems[row] for row in rows]
         alone = [replace(p, inputs=Question(p.inputs.text, (found[row].pixels,))) for p, row in zip(asked, rows)]
-        right_B[rows] = cfg.task.right(base.rollout(alone, torch.zeros(len(rows), dtype=torch.int64)))
+        right_B[rows] = cfg.task.right(base(alone, torch.zeros(len(rows), dtype=torch.int64)))
     return right_B
 
 
-def score(cfg: Settings, policy: TokenPolicy, base: TokenPolicy, show: Show | None = None) -> dict[str, float]:
+def score(cfg: Settings, policy: TokenPolicy, base: Sampler, show: Show | None = None) -> dict[str, float]:
     """Held-out questions in conversations drawn as in training: answers, boxes, and what the base reads off their crops.
 
     "accuracy, greedy" is that of the likeliest words.
@@ -208,7 +217,8 @@ def score(cfg: Settings, policy: TokenPolicy, base: TokenPolicy, show: Show | No
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """Scores of held-out questions, always the same ones with the same words to draw."""
-    return score(cfg, policies["policy"], answerer(cfg))
+    untrained = build(cfg.model, seed=cfg.seed)
+    return score(cfg, policies["policy"], answerer(cfg, untrained))
 
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
@@ -217,12 +227,13 @@ def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence
     return answers_to(looking(cfg, cfg.test_turns).attempt(greedy), prompts, seeds_B)
 
 
+_CHECK = Settings(evaluate_every=48)
 ARMS = {
-    "mgpo": Settings(),
-    "grpo": Settings(back="whole"),
-    "swapped": Settings(back="swapped"),
-    "mgpo, wide view": Settings(view_pixels=WIDE),
-    "grpo, wide view": Settings(view_pixels=WIDE, back="whole"),
+    "mgpo": _CHECK,
+    "grpo": replace(_CHECK, back="whole"),
+    "swapped": replace(_CHECK, back="swapped"),
+    "mgpo, wide view": replace(_CHECK, view_pixels=WIDE),
+    "grpo, wide view": replace(_CHECK, view_pixels=WIDE, back="whole"),
 }
 
 
