@@ -146,3 +146,22 @@ def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, flo
 def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt."""
     return pictures_of(policies["policy"].best, prompts, seeds_B)
+
+
+ARMS = {"dmd": PRESETS["dmd"], "diff-instruct": PRESETS["diff-instruct"], "four steps": PRESETS["four-steps"]}
+CLAIMS = (
+    Claim(
+        "one step of the generator earns 0.05 more points than one step of the diffusion",
+        lambda arm: arm["dmd"]["train wording"] - arm["dmd"]["train wording@0"],
+        least=0.05,
+    ),
+    Claim(
+        "and at least 0.8 of those of the guided diffusion in many steps",
+        lambda arm: arm["dmd"]["train wording"] / arm["dmd"]["reference, train wording@0"] - 0.8,
+    ),
+    Claim(
+        "so does Diff-Instruct",
+        lambda arm: arm["diff-instruct"]["train wording"] / arm["diff-instruct"]["reference, train wording@0"] - 0.8,
+    ),
+    Claim("four steps earn no less than one", lambda arm: arm["four steps"]["train wording"] - arm["dmd"]["train wording"]),
+)
