@@ -96,7 +96,8 @@ def test_the_first_stage_teaches_any_model_to_write_and_the_end_draws_again(rlrf
 
 def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
     found = {}
-    for arm, settings in rlrf.ARMS.items():
+    for arm, chosen in catalog.arms("rlrf").items():
+        settings = chosen.settings
         task = replace(settings.task, train_size=4, held_out_size=2, larger_size=2, size=32)
         small = tiny(rlrf, vl, tmp_path, method=settings.method, task=task, candidates=min(settings.candidates, 2), steps=1)
         folder = tmp_path / arm.replace(" ", "-")

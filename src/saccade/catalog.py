@@ -113,20 +113,34 @@ def identity(name: str) -> dict[str, str]:
     return {"recipe": file.stem} | ({} if file.is_relative_to(PACKAGE) else {"file": str(file)})
 
 
-def arms(name: str) -> dict[str, tuple[str, Any]]:
-    """The arms of a recipe's check: for each the recipe that runs it, this one or an ``Other``, and its settings."""
+@dataclass(frozen=True)
+class Arm:
+    """What an arm of a check runs: a recipe with its settings, after the arm ``stages_of``, if there is one."""
+
+    recipe: str
+    settings: Any
+    stages_of: str | None = None
+
+
+def arms(name: str) -> dict[str, Arm]:
+    """The arms of a recipe's check. ValueError for one that follows an arm that is not there, or follows itself."""
+    return {arm: _arm(name, arm, told) for arm, told in load(name).ARMS.items()}
+
+
+def _arm(name: str, arm: str, told: Any) -> Arm:
     from dataclasses import replace
 
-    from saccade.training.claims import Other
+    from saccade.training.claims import Following, Other
 
-    found = {}
-    for arm, settings in load(name).ARMS.items():
-        if isinstance(settings, Other):
-            default = next(iter(load(settings.recipe).PRESETS.values()))
-            found[arm] = settings.recipe, replace(default, **settings.changes)
-        else:
-            found[arm] = name, settings
-    return found
+    match told:
+        case Other(recipe, changes):
+            return Arm(recipe, replace(next(iter(load(recipe).PRESETS.values())), **changes))
+        case Following(first, settings):
+            others = [each for each, what in load(name).ARMS.items() if not isinstance(what, Following)]
+            if first not in others:
+                raise ValueError(f"arm '{arm}' of {name} follows '{first}', which is not one of {', '.join(others)}")
+            return Arm(name, settings, first)
+    return Arm(name, told)
 
 
 def new_run(name: str, kind: str = "") -> Path:

@@ -51,6 +51,8 @@ class Settings:
     """Words without meaning."""
     frozen: bool = False
     """Whether nothing is learned."""
+    first_steps: int = 0
+    """Training steps of a stage before."""
     trouble: str = ""
     """What goes wrong at step 3: reward, value, bug, die, wait."""
 
@@ -96,20 +98,26 @@ def policies(cfg: Settings) -> dict[str, Level]:
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     level = policies(cfg)["policy"]
+    if cfg.first_steps:
+        first, learner = run.stage("first"), Learner(Settings(), level)
+        run_loop(lambda step: seen(level), learner, first, cfg.first_steps, state={"policy": level}, save_every=2)
 
     def feed(step: int) -> Rollout:
         if step == 3:
             trouble(cfg.trouble)
-        image = level.weight.detach().expand(2, 3, 8, 8).clone()
-        none = torch.zeros(2, 0)
-        rollout = Rollout([Problem(0, "grey")] * 2, {}, image, none, none, torch.zeros(2, dtype=torch.long))
-        rollout.rewards["total"] = image.mean((1, 2, 3))
-        return rollout
+        return seen(level)
 
     return run_loop(
         feed, Learner(cfg, level), run, cfg.steps, state={"policy": level},
         evaluate=lambda step: evaluate(cfg, {"policy": level}), evaluate_every=2, save_every=2,
     )  # fmt: skip
+
+
+def seen(level: Level) -> Rollout:
+    image, none = level.weight.detach().expand(2, 3, 8, 8).clone(), torch.zeros(2, 0)
+    rollout = Rollout([Problem(0, "grey")] * 2, {}, image, none, none, torch.zeros(2, dtype=torch.long))
+    rollout.rewards["total"] = image.mean((1, 2, 3))
+    return rollout
 
 
 def trouble(kind: str) -> None:

@@ -67,6 +67,22 @@ def test_a_score_that_is_missing_or_nan(saccade, tmp_path, in_process):
     assert "the claim 'at the same cost' reads 'nothing'" in saccade(*CHECK, "--seeds", "1").err.splitlines()[-1]
 
 
+def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
+    change(tmp_path, "import Claim\n", "import Claim, Following\n")
+    staged = '"learned": Following("left alone", Settings(first_steps=3)), "left alone": Settings(first_steps=3, frozen=True)'
+    change(tmp_path, '"learned": Settings(), "left alone": replace(Settings(), frozen=True)', staged)
+    said = saccade(*CHECK, "--seeds", "2", "--json")
+    result = json.loads(said.out.splitlines()[-1])
+    assert result["arms"]["learned"]["frozen"] is False and set(result["scores"]) == {"learned", "left alone"}
+    for seed in "01":
+        learned, alone = (result["scores"][arm][seed] for arm in ("learned", "left alone"))
+        assert learned["level@0"] == alone["level"] == 0.875 and learned["first/cost/images"] == alone["first/cost/images"] == 6
+    one, other = (tmp_path / result["runs"] / f"{arm}-0" / "first" / "metrics.jsonl" for arm in ("learned", "left-alone"))
+    assert one.read_bytes() == other.read_bytes()
+    change(tmp_path, 'Following("left alone"', 'Following("learned"')
+    assert "arm 'learned' of ./grey.py follows 'learned', which is not one of left alone" in saccade(*CHECK).refused()
+
+
 def test_an_arm_that_breaks_is_told_with_its_last_words(saccade, tmp_path):
     change(tmp_path, '{"learned": Settings(), "left alone": replace(Settings(), frozen=True)}', '{"odd": replace(Settings(), trouble="bug")}')
     said = saccade(*CHECK, "--seeds", "1")

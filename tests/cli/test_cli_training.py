@@ -85,6 +85,23 @@ def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
         saccade(*GREY, "--trouble", "bug")
 
 
+def test_a_run_takes_the_stages_of_another(saccade, tmp_path):
+    assert saccade(*GREY, "--out", "a", "--first-steps", "3", "--frozen").status == 0
+    assert saccade(*GREY, "--out", "b", "--first-steps", "3", "--stages-of", "a").status == 0
+    first = [(tmp_path / run / "first" / "metrics.jsonl").read_bytes() for run in "ab"]
+    assert first[0] == first[1] and json.loads((tmp_path / "b/result.json").read_text())["before"]["level"] == 0.875
+    refused = saccade(*GREY, "--out", "c", "--seed", "1", "--stages-of", "a").refused()
+    assert "the stages of a are of seed 0; those of seed 1 are wanted" in refused and not (tmp_path / "c").exists()
+    assert "there is no run in nowhere" in saccade(*GREY, "--out", "c", "--stages-of", "nowhere").refused()
+    (tmp_path / "b/result.json").unlink()
+    assert "began without --stages-of c" in saccade(*GREY, "--out", "b", "--stages-of", "c").refused()
+    # A copy that was cut off is made again.
+    (tmp_path / "d/.first.new").mkdir(parents=True)
+    (tmp_path / "d/config.json").write_text((tmp_path / "b/config.json").read_text())
+    assert saccade(*GREY, "--out", "d").status == 0 and not (tmp_path / "d/.first.new").exists()
+    assert (tmp_path / "d/first/metrics.jsonl").read_bytes() == first[0]
+
+
 def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
     words = [sys.executable, "-m", "saccade", *GREY, "--trouble", "wait", "--out", "r", "--seed", "7"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

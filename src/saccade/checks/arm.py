@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from saccade import catalog
+from saccade.checks.processes import folder_of
 
 
 def main(name: str, arm: str, seed: int, folder: Path) -> None:
@@ -19,10 +20,11 @@ def main(name: str, arm: str, seed: int, folder: Path) -> None:
     from saccade.training.run import Run
 
     torch.set_num_threads(1)
-    runs, settings = catalog.arms(name)[arm]
-    recipe, settings = catalog.load(runs), replace(settings, seed=seed)
-    config = catalog.identity(runs) | {"preset": None, "arm": arm, "settings": settings, "seed": seed}
-    with Run.start(folder, config, display=False) as run:
+    chosen = catalog.arms(name)[arm]
+    recipe, settings = catalog.load(chosen.recipe), replace(chosen.settings, seed=seed)
+    config = catalog.identity(chosen.recipe) | {"preset": None, "arm": arm, "settings": settings, "seed": seed}
+    first = folder_of(folder.parent, chosen.stages_of, seed) if chosen.stages_of else None
+    with Run.start(folder, config, display=False, stages_of=first) as run:
         run.finish(recipe.train(settings, run))
 
 

@@ -29,6 +29,8 @@ class Job:
     seed: int
     steps: int
     folder: Path
+    after: Path | None = None
+    """The run whose stages this one takes, so that it waits for its end."""
     process: subprocess.Popen | None = None
     shown: int = field(default=0, init=False)
 
@@ -82,21 +84,24 @@ def folder_of(parent: Path, arm: str, seed: int) -> Path:
 
 def run_all(jobs: Sequence[Job], at_once: int) -> None:
     """Run all jobs, ``at_once`` at a time. RunFailed as soon as one fails; the others are then ended too."""
-    waiting, running = list(jobs), []
+    waiting, running, done = list(jobs), [], set()
     display = open_display(True, lambda: False)
     # A terminated check takes its runs along, as Ctrl-C does.
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
-                running.append(waiting.pop(0))
-                running[-1].start()
+            ready = [job for job in waiting if job.after is None or job.after in done]
+            for job in ready[: at_once - len(running)]:
+                waiting.remove(job)
+                running.append(job)
+                job.start()
             time.sleep(_POLL_SECONDS)
             for job in list(running):
-                done = job.ended()
+                ended = job.ended()
                 job.show(display)
-                if done:
+                if ended:
                     running.remove(job)
+                    done.add(job.folder)
     finally:
         for job in running:
             job.stop()

@@ -31,9 +31,14 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
     folder = catalog.new_run(Path(name).stem, "check-")
     folder.mkdir(parents=True)
     file = str(catalog.find(name)) if name.endswith(".py") else name
-    arms = {arm: settings for arm, (_, settings) in catalog.arms(name).items()}
+    arms = catalog.arms(name)
+    place = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
     pairs = [(arm, seed) for seed in range(seeds) for arm in arms]
-    jobs = [Job(file, arm, seed, arms[arm].steps, folder_of(folder, arm, seed)) for arm, seed in pairs]
+    # Arms whose stages others take come first, so that nobody waits for long.
+    pairs.sort(key=lambda pair: arms[pair[0]].stages_of is not None)
+    jobs = [
+        Job(file, arm, seed, arms[arm].settings.steps, place(arm, seed), place(arms[arm].stages_of, seed)) for arm, seed in pairs
+    ]
     run_all(jobs, at_once or cores())
     scores: dict[str, dict[int, Scores]] = {arm: {} for arm in arms}
     for job in jobs:
@@ -42,7 +47,7 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
     return {
         "name": Path(name).stem,
         "holds": overall(verdicts),
-        "arms": arms,
+        "arms": {arm: chosen.settings for arm, chosen in arms.items()},
         "seeds": list(range(seeds)),
         "seconds": round(time.monotonic() - began, 1),
         "scores": scores,

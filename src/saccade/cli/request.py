@@ -26,6 +26,8 @@ class Options:
     """A named set of defaults for all settings."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = ""
     """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings."""
+    stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
+    """A run with the same recipe and seed whose stages are taken as they are; what comes after them is trained here."""
     sink: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="S", help_behavior_hint="")] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
     json: Flag = False
@@ -60,6 +62,8 @@ def understand(name: str, words: Sequence[str]) -> Request:
     given = parse(whole, words, f"saccade train {name}", whole(default, Options()))
     if kept:
         _refuse_contradiction(given.recipe, default, asked["--out"])
+        if given.run.stages_of not in ("", kept.get("stages_of")):
+            raise ValueError(f"the run in {asked['--out']} began without --stages-of {given.run.stages_of}: name a new folder")
     return Request(name, recipe, preset, given.recipe, given.run, kept is not None)
 
 

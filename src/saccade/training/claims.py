@@ -34,6 +34,14 @@ class Other:
     changes: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Following:
+    """An arm that begins with the finished stages of another arm with the same seed, which nothing in it would change."""
+
+    arm: str
+    settings: Any
+
+
 def judge(claim: Claim, results: Results) -> dict:
     """Margins of every seed, their mean, and whether the claim holds (None if a margin is missing)."""
     seeds = sorted(set.intersection(*(set(per_seed) for per_seed in results.values())))

@@ -6,6 +6,7 @@ import difflib
 import io
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ def config(folder: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
         raise ValueError(f"{path} is not the config of a run") from None
+
+
+def lender(folder: Path, new: Mapping[str, Any]) -> Path:
+    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if it is of another kind."""
+    kept = config(folder)
+    for name in ("recipe", "seed"):
+        if kept.get(name) != new.get(name):
+            raise ValueError(f"the stages of {folder} are of {name} {kept.get(name)}; those of {name} {new.get(name)} are wanted")
+    return folder
+
+
+def take(stage: Path, folder: Path) -> None:
+    """Copy a stage of another run, whole or not at all, unless it is here already or is not there."""
+    if folder.exists() or not (stage / "config.json").is_file():
+        return
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(stage, beside)
+    beside.rename(folder)
 
 
 def metrics(folder: Path, record: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saccade.models.sharding import whole
-from saccade.training import checkpoint, files, folder as on_disk
+from saccade.training import checkpoint, distributed, files, folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
 from saccade.training.provenance import now, provenance
@@ -65,13 +65,22 @@ class Run:
             self._interrupts.install()
 
     @classmethod
-    def start(cls, folder: Path, config: Mapping[str, Any], sinks: Sequence[str] = (), display: bool = True) -> Run:
+    def start(
+        cls,
+        folder: Path,
+        config: Mapping[str, Any],
+        sinks: Sequence[str] = (),
+        display: bool = True,
+        stages_of: Path | None = None,
+    ) -> Run:
         """Begin a run in a folder that is new or empty (else ValueError) and write its config.json.
 
         ``config`` holds recipe, preset, settings and seed; command, versions, commit, machine and time are added to it.
+        ``stages_of`` is a run of the same recipe and seed (else ValueError) whose stages this one takes as they are.
         """
         check(sinks)
-        whole = files.plain({**provenance(), **config})
+        taken = {} if stages_of is None else {"stages_of": str(on_disk.lender(stages_of, config))}
+        whole = files.plain({**provenance(), **config, **taken})
         if _writes():
             on_disk.begin(folder, whole)
         return cls(folder, whole, False, sinks, display, None)
@@ -92,11 +101,14 @@ class Run:
     def stage(self, name: str) -> Run:
         """A run inside this one, in ``<run>/<name>``, with the same signals, display and sinks.
 
-        A stage that an earlier process began is resumed.
+        A stage that an earlier process began, or the run whose stages this one takes, is resumed.
         """
         if on_disk.checked(name, "stage") in {*self._stages, *on_disk.RESERVED}:
             raise ValueError(f"stage {name!r} of {self.folder} is taken: give each stage a name of its own")
         folder = self.folder / name
+        if self._writes and "stages_of" in self.config:
+            on_disk.take(Path(self.config["stages_of"]) / name, folder)
+        distributed.gather([name])  # nobody looks into the folder before it is whole
         resumed = (folder / "config.json").exists()
         config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": now()}
         if self._writes and not resumed:

@@ -16,7 +16,7 @@ from saccade.cli.together import alone, together
 if TYPE_CHECKING:
     from saccade.training.run import Run
 
-_USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--sink S] [--json] [--FIELD VALUE …]
+_USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--sink S] [--json] [--FIELD VALUE …]
 
 Run a recipe. NAME is a recipe's name or a file such as ./my_paper.py; the fields are its settings:
   saccade train NAME --help
@@ -82,7 +82,8 @@ def _open(request: Request) -> Run:
     if request.resumed:
         return Run.resume(folder, options.sink)
     config = {"preset": request.preset, "settings": request.settings, "seed": request.settings.seed}
-    return Run.start(folder, catalog.identity(request.name) | config, options.sink)
+    first = Path(options.stages_of) if options.stages_of else None
+    return Run.start(folder, catalog.identity(request.name) | config, options.sink, stages_of=first)
 
 
 def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:

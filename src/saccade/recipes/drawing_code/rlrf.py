@@ -42,7 +42,7 @@ from saccade.tasks.answering import asked
 from saccade.tasks.names import PROGRAMS
 from saccade.tasks.programming import ProgramTask, painted, square, wish
 from saccade.tasks.scoring import Show
-from saccade.training.claims import Claim
+from saccade.training.claims import Claim, Following
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -269,9 +269,9 @@ _TOKENS = replace(_TINY.task, rewards=("overlap",), weights=(1.0,))
 _UNSHORTENED = replace(_TINY.task, weights=(1.0, 0.5, 0.5, 0.0, 0.25))
 ARMS = {
     "RLRF": _TINY,
-    "more SFT": replace(_TINY, method="sft", steps=160, evaluate_every=80, candidates=1),
-    "no length": replace(_TINY, task=_UNSHORTENED, candidates=1),
-    "tokens": replace(_TINY, task=_TOKENS, candidates=1),
+    "more SFT": Following("RLRF", replace(_TINY, method="sft", steps=160, evaluate_every=80, candidates=1)),
+    "no length": Following("RLRF", replace(_TINY, task=_UNSHORTENED, candidates=1)),
+    "tokens": Following("RLRF", replace(_TINY, task=_TOKENS, candidates=1)),
 }
 
 
