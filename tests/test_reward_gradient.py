@@ -18,6 +18,7 @@ from saccade.rewards.critic import soft_points
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey
 from saccade.training.learner import Update, Updates
+from saccade.training.run import Run
 from saccade.worlds import shapes
 from saccade.worlds.shapes import kinds, modes
 
@@ -182,6 +183,23 @@ def test_a_critic_learns_what_pictures_show_and_has_gradients_in_pixels():
     critic(shown).sum().backward()
     assert (shown.outputs.grad.flatten(1).abs().amax(1) > 0).all()
     assert critic(replace(shown, problems=[Problem(0, "a cat")] * 4)).isnan().all()
+
+
+def test_a_reward_of_noisy_latents_is_taught_and_followed_without_decoding(sd3_folder, tmp_path, monkeypatch):
+    policy = build(FlowModel(str(sd3_folder), size=32, sampling_steps=2, text_length=2), ())
+    task, cfg = DrawingTask(train_size=32, tags=("colors",)), Criticism(critic_lessons=64, critic_steps=12, critic_batch=32, critic_width=8)
+    with Run.start(tmp_path / "run", {"recipe": "x"}, display=False) as run:
+        reward = cfg.taught_latents(task, policy, run, 0)
+        with pytest.raises(ValueError, match="it needs critic_steps"):
+            replace(cfg, critic_steps=0).taught_latents(task, policy, run, 0)
+    problems = task.training(0)[:3]
+    rollout = policy.rollout(problems, seeds(0, 3))
+    alone = torch.cat([reward(rollout.rows(torch.tensor([i]))) for i in range(3)])
+    torch.testing.assert_close(reward(rollout), alone)  # noise is each row's own
+    assert ((0 <= alone) & (alone <= 1)).all() and reward(replace(rollout, problems=[Problem(0, "a cat")] * 3)).isnan().all()
+    monkeypatch.setattr(FlowPolicy, "decode", None)
+    loss = RewardGradient(policy, reward, through=1, late=2)(unmade(problems, seeds(0, 3)))
+    assert gradient(loss.total, policy).norm() > 0
 
 
 def test_modes_count_right_answers_alone():

@@ -31,9 +31,10 @@ def late_steps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
 def judged(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:
     """A differentiable reward of latents, 0 where it has no verdict, and where it has one: two ``[B]``.
 
-    ValueError if gradients are asked for and the reward has none.
+    Pictures are decoded for it unless it reads latents, which it says by an attribute ``latent``. ValueError if gradients are asked for and the reward has none.
     """
-    reward_B = reward(replace(rollout, outputs=policy.decode(x0)))
+    seen = replace(rollout, decisions=rollout.decisions | {"x0_B": x0})
+    reward_B = reward(seen if getattr(reward, "latent", False) else replace(seen, outputs=policy.decode(x0)))
     if x0.requires_grad and not reward_B.requires_grad:
         raise ValueError("this reward cannot be differentiated: no gradient leads from its verdicts to the pictures")
     known_B = reward_B.isfinite()

@@ -7,7 +7,7 @@ it is imperfect, and so the place to see whether a generator games what it is tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +29,7 @@ class CriticReward:
     wanted: Callable[[Problem], Tensor]
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        want_BTK = torch.stack([self.wanted(problem) for problem in rollout.problems]).to(rollout.outputs.device)
-        known_B = want_BTK.isfinite().flatten(1).all(1)
-        shown_B = soft_points(self.critic(rollout.outputs), torch.where(known_B[:, None, None], want_BTK, 0.0))
-        return torch.where(known_B, shown_B, torch.nan)
+        return verdict(self.critic(rollout.outputs), self.wanted, rollout.problems)
 
     @torch.no_grad()
     def features(self, pictures: Tensor, rows: int = 256) -> Tensor:
@@ -44,6 +41,13 @@ class CriticReward:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.critic.load_state_dict(dict(state))
+
+
+def verdict(logit_BK: Tensor, wanted: Callable[[Problem], Tensor], problems: Sequence[Problem]) -> Tensor:
+    """r ``[B]`` of logits of presence, NaN for a problem that wants no kinds."""
+    want_BTK = torch.stack([wanted(problem) for problem in problems]).to(logit_BK.device)
+    known_B = want_BTK.isfinite().flatten(1).all(1)
+    return torch.where(known_B, soft_points(logit_BK, torch.where(known_B[:, None, None], want_BTK, 0.0)), torch.nan)
 
 
 def soft_points(logit_BK: Tensor, want_BTK: Tensor) -> Tensor:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, seeds
+from saccade.core import Problem, Reward, Rollout, seeds, spawn
+from saccade.math.paths import add_noise
 from saccade.models.critic import Critic
+from saccade.objectives.distillation import noised_at
 from saccade.objectives.recognition import Recognition
 from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowPolicy
 from saccade.rewards.critic import CriticReward
+from saccade.rewards.latents import LatentReward, timed
 from saccade.rewards.text_image import TextImage
 from saccade.tasks.drawing import DrawingTask
 from saccade.tasks.names import reward
-from saccade.training.feeds import Stored
+from saccade.training.feeds import Feed, Stored
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train
 from saccade.training.run import Run
 from saccade.worlds import shapes
 from saccade.worlds.shapes import corruption, kinds
+
+Taught = TypeVar("Taught", CriticReward, LatentReward)
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,36 @@ class Criticism:
             return None
         if task.prompts != "shapes":
             raise ValueError(f"the critic is taught on the embedded world, not on {task.prompts}: critic_steps 0, another scorer")
-        critic, first = self.new(seed), run.stage("critic")
         lesson = self.lesson(task, policy.size, seed, lambda pictures: policy.decode(policy.encode(pictures)))
+        return self._learned(self.new(seed), Stored(lesson, self.critic_batch, seed), run.stage("critic"))
+
+    def taught_latents(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> LatentReward:
+        """A second critic after a stage of its own, which sees latents under noise. ValueError as with `taught`."""
+        if not self.critic_steps or task.prompts != "shapes":
+            raise ValueError("the scorer latents is taught on the embedded world: it needs critic_steps and its prompts")
+        lesson = self.lesson(task, policy.size, seed, lambda pictures: pictures)
+        lesson.outputs = policy.encode(lesson.outputs)
+        clean = Stored(lesson, self.critic_batch, seed)
+
+        def feed(step: int) -> Rollout:
+            batch = clean(step)
+            t_B, eps = noised_at(spawn(batch.extras["seed_B"], step), batch.outputs, 0, 0.0, 0.8)
+            return replace(batch, outputs=timed(add_noise(batch.outputs, eps, t_B), t_B))
+
+        untaught = LatentReward(self._critic(seed, policy.latent_shape[0] + 1), wanted)
+        return self._learned(untaught, feed, run.stage("latent critic"))
+
+    def new(self, seed: int) -> CriticReward:
+        """An untaught critic."""
+        return CriticReward(self._critic(seed, 3), wanted)
+
+    def _critic(self, seed: int, channels: int) -> Critic:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Critic(len(kinds.KINDS), self.critic_width, channels)
+
+    def _learned(self, critic: Taught, feed: Feed, stage: Run) -> Taught:
+        """The critic after the stage, frozen."""
         weights = list(critic.critic.parameters())
         update = Update(
             "critic",
@@ -62,16 +96,9 @@ class Criticism:
             torch.optim.AdamW(weights, lr=self.critic_lr, weight_decay=1e-2),
             schedule=lambda taken: min((taken + 1) / 20, 1 - taken / self.critic_steps),
         )
-        feed = Stored(lesson, self.critic_batch, seed)
-        train(feed, Updates([update]), first, self.critic_steps, state={"critic": critic}, save_every=self.critic_steps)
+        train(feed, Updates([update]), stage, self.critic_steps, state={"critic": critic}, save_every=self.critic_steps)
         critic.critic.requires_grad_(False)
         return critic
-
-    def new(self, seed: int) -> CriticReward:
-        """An untaught critic."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return CriticReward(Critic(len(kinds.KINDS), self.critic_width), wanted)
 
     def lesson(self, task: DrawingTask, size: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Rollout:
         """Pictures, and what the exact judge sees in them. ``seen`` is how pictures come out of the generator's own codes."""
@@ -97,7 +124,7 @@ def wanted(problem: Problem) -> Tensor:
 
 
 def scorer(name: str, critic: CriticReward | None, model: str = "") -> Reward:
-    """A differentiable reward by its name: critic, text_image over the encoders ``model``, or ``FILE.py:FUNCTION``."""
+    """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or ``FILE.py:FUNCTION``."""
     known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model)} if model else {})
     if not known and ".py:" not in name:
         raise ValueError(f"scorer '{name}': no critic is taught (critic_steps 0), no encoders are named (scorer_model)")

@@ -28,7 +28,7 @@ from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.tasks import DrawingTask, pictures_of
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
-from saccade.training.claims import Claim
+from saccade.training.claims import Claim, Following, Scores
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -43,7 +43,8 @@ class Settings:
     task: DrawingTask = DrawingTask()
     criticism: Criticism = Criticism()
     scorer: str = "critic"
-    """The differentiable reward: critic (taught in the first stage), text_image, or FILE.py:FUNCTION."""
+    """The differentiable reward: critic or latents (taught in the first stage; the second reads latents under noise, so that
+    nothing is decoded), text_image, or FILE.py:FUNCTION."""
     scorer_model: str = ""
     """Encoders of the scorer text_image: a folder or a hub id."""
     seed: int = 0
@@ -84,6 +85,7 @@ PRESETS = {
     "refl": Settings(),
     "draft": Settings(through=1, late=0),
     "draft-lv": Settings(late=0, copies=2),
+    "latents": Settings(scorer="latents"),
     "refl-sd35-medium": _REAL,
     "draft-sd35-medium": replace(_REAL, late=0),
 }
@@ -99,7 +101,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy = policies(cfg)["policy"]
     average = Snapshot(policy.trained)
     critic = cfg.criticism.taught(cfg.task, policy, run, cfg.seed)
-    judge = scorer(cfg.scorer, critic, cfg.scorer_model)
+    if cfg.scorer == "latents":
+        judge = cfg.criticism.taught_latents(cfg.task, policy, run, cfg.seed)
+    else:
+        judge = scorer(cfg.scorer, critic, cfg.scorer_model)
     survey = Survey(critic, cfg.task, cfg.flow.size) if critic else None
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
@@ -143,3 +148,34 @@ def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, flo
 def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt."""
     return pictures_of(policies["policy"].best, prompts, seeds_B)
+
+
+ARMS = {
+    "ReFL": PRESETS["refl"],
+    "DRaFT-1": Following("ReFL", PRESETS["draft"]),
+    "DRaFT-3": Following("ReFL", Settings(through=3, late=0)),
+    "DRaFT-LV": Following("ReFL", PRESETS["draft-lv"]),
+    "latents": Following("ReFL", PRESETS["latents"]),
+}
+
+
+def gain(scores: Scores, name: str) -> float:
+    """By how much a score of kept-back prompts is above the untrained model's."""
+    return scores[name] - scores[f"{name}@0"]
+
+
+CLAIMS = (
+    Claim(
+        "each form raises the critic's reward, which it is trained on, by 0.05",
+        lambda arm: min(gain(arm[name], "critic") for name in ("ReFL", "DRaFT-1", "DRaFT-3", "DRaFT-LV")),
+        least=0.05,
+    ),
+    Claim("with it the exact judge's points rise", lambda arm: gain(arm["ReFL"], "train wording"), least=0.01),
+    Claim("gradients through more steps raise the reward more", lambda arm: arm["DRaFT-3"]["critic"] - arm["DRaFT-1"]["critic"]),
+    Claim("so do two copies of the last step", lambda arm: arm["DRaFT-LV"]["critic"] - arm["DRaFT-1"]["critic"]),
+    Claim(
+        "a reward that reads noisy latents raises that of pictures too, and decodes nothing",
+        lambda arm: gain(arm["latents"], "critic"),
+        least=0.02,
+    ),
+)
