@@ -153,6 +153,14 @@ def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):
     )
 
 
+def test_what_a_prompt_says_does_not_depend_on_those_beside_it(sd3_folder):
+    texts = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
+    together = sd3(sd3_folder).said(texts, 16)
+    policy = sd3(sd3_folder)
+    for i, text in reversed(list(enumerate(texts))):
+        assert all(torch.equal(whole[i : i + 1], own) for whole, own in zip(together.parts, policy.said([text], 16).parts))
+
+
 def test_a_prompt_is_encoded_once(sd3_folder):
     policy = sd3(sd3_folder)
     encoded: list[str] = []

@@ -30,7 +30,7 @@ def small(name: str, sd3_folder: Path, preset: str | None = None, **changes):
     cut = dict(
         flow=replace(settings.flow, model=str(sd3_folder), size=16, sampling_steps=min(steps, 4), text_length=2),
         task=TASK, prompts_per_step=4, steps=2, evaluate_every=1, save_every=1, warmup=1,
-        criticism=CRITIC, distil_steps=1, reference_steps=2, late=2, pool=8, group=4,
+        criticism=CRITIC, distil_steps=1, reference_steps=2, late=min(getattr(settings, "late", 0), 2), pool=8, group=4,
     )  # fmt: skip
     fields = type(settings).__dataclass_fields__
     return replace(settings, **{k: v for k, v in cut.items() if k in fields} | changes)

@@ -186,19 +186,23 @@ def load(
 
 
 class PromptCache:
-    """Conditioning of prompts, computed once a text and once a picture, each kept until ``capacity`` bytes are in use."""
+    """Conditioning of prompts, computed once a text and once a picture, each kept until ``capacity`` bytes are in use.
+
+    Each is encoded alone: beside others it would be rounded otherwise, and a resumed run, which knows none, would differ.
+    """
 
     def __init__(self, backbone: Backbone, capacity: int = 1 << 30):
         self.backbone, self.texts, self.pictures = backbone, Kept(capacity), Kept(capacity)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], size: int) -> Conditioning:
-        """Conditioning of every prompt, in order; what is unknown is encoded in one call, pictures at ``size`` pixels.
+        """Conditioning of every prompt, in order, pictures at ``size`` pixels.
 
         ValueError unless each of them has one picture, or none has.
         """
         asked = [prompt if isinstance(prompt, Question) else Question(prompt) for prompt in prompts]
-        said = self.texts([question.text for question in asked], lambda texts: self.backbone.encode(texts).parts)
+        alone = lambda one, items: [torch.cat(parts) for parts in zip(*map(one, items))]
+        said = self.texts([q.text for q in asked], lambda texts: alone(lambda text: self.backbone.encode([text]).parts, texts))
         counts = sorted({len(question.pictures) for question in asked})
         if counts == [0]:
             return Conditioning(*said)
@@ -207,8 +211,9 @@ class PromptCache:
         shown = {id(question.pictures[0]): question.pictures[0] for question in asked}
         key = {place: (size, digest(picture)) for place, picture in shown.items()}
         known = {key[place]: picture for place, picture in shown.items()}
-        encode = lambda unknown: [source_latents(self.backbone.pipe, [known[own] for own in unknown], size)]
-        return Conditioning(*said, *self.pictures([key[id(question.pictures[0])] for question in asked], encode))
+        latents = lambda own: (source_latents(self.backbone.pipe, [known[own]], size),)
+        seen = self.pictures([key[id(q.pictures[0])] for q in asked], lambda unknown: alone(latents, unknown))
+        return Conditioning(*said, *seen)
 
 
 def wordless(prompt: Prompt) -> Prompt:

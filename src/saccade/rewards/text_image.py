@@ -54,7 +54,9 @@ def prepared(pictures: Tensor, images: Any) -> Tensor:
         mode = _FILTERS.get(int(images.resample))
         if mode is None:
             raise ValueError(f"{type(images).__name__} resizes by filter {images.resample}; bilinear and bicubic are known")
-        pictures = F.interpolate(pictures, size, mode=mode, antialias=True).clamp(0, 1)
+        # One axis after the other, as Pillow does it: what a filter overshoots is cut off in between, too.
+        for part in ((pictures.shape[2], size[1]), size):
+            pictures = F.interpolate(pictures, part, mode=mode, antialias=True).clamp(0, 1)
     if getattr(images, "do_center_crop", False):
         height, width = images.crop_size["height"], images.crop_size["width"]
         top, left = (pictures.shape[2] - height) // 2, (pictures.shape[3] - width) // 2
