@@ -122,12 +122,12 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """The files of all pictures of an item, its target's and its turns' too. ValueError for parts of another form."""
+    """The files of all pictures of an item, its source's, target's and turns' too. ValueError for parts of another form."""
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]
         shown = [*([item] if "image" in item else []), *(picture for turn in turns for picture in turn["pictures"])]
-        paths = [picture["image"] for picture in shown] + ([item["target"]] if "target" in item else [])
+        paths = [picture["image"] for picture in shown] + [item[name] for name in ("source", "target") if name in item]
         boxes = [box for picture in shown for box in picture.get("boxes", [])]
         if all(isinstance(text, str) for text in (*words, *paths)) and all(map(_is_box, boxes)):
             return paths
