@@ -12,7 +12,8 @@ differs: Pictures of puzzles and of test questions are apart (the release trains
     some attempts at every question, where the release's holds all attempts at some. One arm of random rewards, on all
     tasks, is the control of every single one. The check has 5 attempts at 24 puzzles a step, as the release has 5; its
     design has 8 at 16; it has 40 steps. The miniature has never seen a puzzle and begins at chance, from where pilots of 80
-    steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast 0.48 and 0.50).
+    steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast 0.48 and 0.50). In the check
+    position alone leaves it (0.17 before, 0.29 after), and no task raises the answers to test questions by 0.01.
 """
 
 from __future__ import annotations
