@@ -72,7 +72,7 @@ class Settings:
     """Classifier-free guidance in the reference, as a term of its own, or not at all."""
     alpha_cfg: float = 3.0
     """Scale of that guidance."""
-    alpha_rew: float = 1.0
+    alpha_rew: float = 0.2
     """Weight of the reward."""
     alpha_div: float = 1.0
     """Weight of the divergence; 0 leaves the reward alone."""
