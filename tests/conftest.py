@@ -32,6 +32,14 @@ def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def kontext_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random FLUX.1-Kontext-like pipeline, not distilled: classifier-free guidance is a second half."""
+    from diffusers import FluxKontextPipeline
+
+    return _saved(FluxKontextPipeline(**_flux(distilled=False).components), tmp_path_factory.mktemp("kontext"))
+
+
+@pytest.fixture(scope="session")
 def lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2-like language model with its tokenizer."""
     folder = tmp_path_factory.mktemp("lm")
@@ -111,7 +119,7 @@ def _sd3():
     )  # fmt: skip
 
 
-def _flux():
+def _flux(distilled: bool = True):
     from diffusers import FluxPipeline, FluxTransformer2DModel, FlowMatchEulerDiscreteScheduler
     from transformers import CLIPTokenizer, T5Config, T5EncoderModel
 
@@ -121,7 +129,7 @@ def _flux():
     return FluxPipeline(
         transformer=FluxTransformer2DModel(
             patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=32, guidance_embeds=True,
+            num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=32, guidance_embeds=distilled,
             axes_dims_rope=(4, 6, 6),
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),

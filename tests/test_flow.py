@@ -153,6 +153,14 @@ def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):
     )
 
 
+def test_what_a_prompt_says_does_not_depend_on_those_beside_it(sd3_folder):
+    texts = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
+    together = sd3(sd3_folder).said(texts, 16)
+    policy = sd3(sd3_folder)
+    for i, text in reversed(list(enumerate(texts))):
+        assert all(torch.equal(whole[i : i + 1], own) for whole, own in zip(together.parts, policy.said([text], 16).parts))
+
+
 def test_a_prompt_is_encoded_once(sd3_folder):
     policy = sd3(sd3_folder)
     encoded: list[str] = []
@@ -177,10 +185,9 @@ def test_bad_models_give_one_line(sd3_folder, tmp_path):
 
 def _from_noise(policy: FlowPolicy, problems: list[Problem], x: torch.Tensor) -> torch.Tensor:
     times = policy.times
-    said, unsaid = policy._conditioning(problems, policy.guidance)
     with torch.no_grad():
         for t, t_next in zip(times[:-1], times[1:]):
-            x = x + (t_next - t) * policy._velocity(x, t.expand(len(x)), said, unsaid, policy.guidance)
+            x = x + (t_next - t) * policy.velocity(x, t.expand(len(x)), problems, policy.guidance)
     return policy.decode(x)
 
 

@@ -209,6 +209,20 @@ def test_infinite_and_misshapen_verdicts_are_none():
         judge(rollout, {"r": lambda r: torch.ones(5)})
 
 
+def test_a_reward_may_name_several_verdicts():
+    def two(rollout: Rollout) -> dict[str, torch.Tensor]:
+        if len(rollout) > 1 and rollout.problems[0].id == 0:
+            raise OSError("broken picture")
+        second = torch.tensor([math.nan if p.id == 1 else 1.0 for p in rollout.problems])
+        return {"first": torch.zeros(len(rollout)), "second": second}
+
+    rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3)), {"both": two})
+    assert set(rollout.rewards) == {"both", "both.first", "both.second"}
+    assert rollout.rewards["both"].tolist() == [0.5, 0.0, 0.5] and rollout.rewards["both.first"].tolist() == [0, 0, 0]
+    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one verdict a row"):
+        judge(rollout, {"both": lambda r: {"a": torch.ones(7)}})
+
+
 def test_combinations_of_rewards():
     nan = math.nan
     rewards = {"a": torch.tensor([1.0, nan, nan]), "b": torch.tensor([2.0, 3.0, nan])}

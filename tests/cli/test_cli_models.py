@@ -48,3 +48,19 @@ def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
     (tmp_path / "odd" / "model_index.json").unlink()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "qwen9"}')
     assert "qwen9" in saccade("eval", "./odd").refused()
+
+
+def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_folder, tmp_path, monkeypatch):
+    from saccade.policies.flow import FlowModel, build
+    from saccade.tasks import editing
+
+    build(FlowModel(str(kontext_folder), size=32, text_length=6), ()).export(tmp_path / "editor")
+    assert subjects.native(tmp_path / "editor") == {"size": 32, "text_length": 6}
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)).save("a.png")
+    assert saccade("sample", "./editor", "a.png Make the ring red.", "-o", "edited.png").status == 0
+    assert saccade("sample", "./editor", "Make the ring red.", "-o", "drawn.png").status == 0
+    edited, drawn = (np.array(Image.open(name)) for name in ("edited.png", "drawn.png"))
+    assert edited.shape == (32, 32, 3) and not (edited == drawn).all()
+    monkeypatch.setattr(editing, "EditingTask", partial(editing.EditingTask, held_out_size=7))
+    scores = json.loads(saccade("eval", "./editor", "--json").out.splitlines()[-1])["scores"]
+    assert {"train wording, overall", "paraphrase, keep", "recolor"} <= set(scores)

@@ -62,29 +62,44 @@ def open_run(path: str) -> TrainedRun:
 
 
 def draws(name: str) -> bool:
-    """Whether a model is a diffusers pipeline (else a language model); a hub id is taken for a pipeline."""
+    """Whether a model is a diffusers pipeline or writes pictures (else words); a hub id is taken for a pipeline."""
     from saccade.models.locate import locate, miniatures
 
     place = Path(locate(name))
     if not place.is_dir() and "/" not in name:
         raise ValueError(f"'{name}' is no run, model folder or miniature; nearest: {catalog.nearest(name, miniatures())}")
+    if _config(place).get("model_type") == "janus":
+        return True
     return not place.is_dir() or (place / "model_index.json").is_file() or not (place / "config.json").is_file()
 
 
 def drawing_policy(name: str, **options: Any) -> Any:
-    """A FlowPolicy over a diffusers pipeline by name, folder or hub id; ``options`` are fields of FlowModel.
+    """A policy that draws by name, folder or hub id: a FlowPolicy over a diffusers pipeline, or one over a Janus model.
 
-    The size of pictures is the one that the pipeline was made for, where its folder tells it.
+    ``options`` are fields of FlowModel or ImageTokenModel. The size of pictures is the one that the pipeline was made for,
+    where its folder tells it.
     """
     from saccade.models.locate import locate
-    from saccade.policies import flow
+    from saccade.policies import flow, image_tokens
 
+    if _config(Path(locate(name))).get("model_type") == "janus":
+        return image_tokens.build(image_tokens.ImageTokenModel(model=name, **options))
     made_for = {key: value for key, value in native(Path(locate(name))).items() if key not in options}
     return flow.build(flow.FlowModel(model=name, **options, **made_for), stochastic=())
 
 
+def edits(policy: Any) -> bool:
+    """Whether a model that draws can be shown a picture that it shall edit."""
+    from saccade.models.sources import EDITORS
+    from saccade.policies.flow import FlowPolicy
+
+    return isinstance(policy, FlowPolicy) and type(policy.backbone.pipe).__name__ in EDITORS
+
+
 def native(folder: Path) -> dict[str, int]:
     """Size of the pictures that a pipeline was made for, and T5 tokens of a prompt if it has a T5; {} if unknown."""
+    if call := _read(folder / "sampling.json"):
+        return {"size": call["height"], "text_length": call["max_sequence_length"]}
     edge = _config(folder / "transformer").get("sample_size")
     levels = _config(folder / "vae").get("block_out_channels")
     if not edge or not levels:
@@ -102,7 +117,11 @@ def writing_policy(name: str) -> Any:
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    return _read(folder / "config.json")
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "config.json").read_text()))
+        return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         return {}

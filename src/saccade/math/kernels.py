@@ -46,7 +46,11 @@ def dance_sde(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, eta: float) ->
 
 
 def cps(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float) -> tuple[Tensor, Tensor]:
-    """Coefficients-preserving sampling: (1 - t') x0 + sqrt(t'^2 - S^2) eps, std S = t' sin(a pi / 2)."""
+    """Coefficients-preserving sampling: (1 - t') x0 + sqrt(t'^2 - S^2) eps, std S = t' sin(a pi / 2).
+
+    With a = 1 nothing of eps is kept: the predicted x0 is noised again to t', as consistency models (2303.01469) and DMD2
+    (2405.14867) sample in a few steps.
+    """
     t, t_next = _left(t, x), _left(t_next, x)
     std = t_next * math.sin(a * math.pi / 2)
     return (1 - t_next) * (x - t * v) + (t_next**2 - std**2).clamp(min=0).sqrt() * (x + (1 - t) * v), std
@@ -61,7 +65,7 @@ def ddim(x: Tensor, eps: Tensor, alpha: Tensor, alpha_next: Tensor, *, eta: floa
 
 
 def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
-    """A kernel by its field name (``flow_sde``, ``dance_sde``, ``cps``, ``ode``) for a grid of ``times``."""
+    """A kernel by its field name (``flow_sde``, ``dance_sde``, ``cps``, ``renoise``, ``ode``) for a grid of ``times``."""
     match name:
         case "flow_sde":
             return partial(flow_sde, a=noise, guard=float(times[1]))
@@ -69,9 +73,11 @@ def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
             return partial(dance_sde, eta=noise)
         case "cps":
             return partial(cps, a=noise)
+        case "renoise":
+            return partial(cps, a=1.0)
         case "ode":
             return ode
-    raise ValueError(f"unknown kernel '{name}': one of flow_sde, dance_sde, cps, ode")
+    raise ValueError(f"unknown kernel '{name}': one of flow_sde, dance_sde, cps, renoise, ode")
 
 
 def gaussian_logp(x_next: Tensor, mean: Tensor, std: Tensor, dims: int, reduce: str = "mean") -> Tensor:

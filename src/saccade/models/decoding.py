@@ -129,7 +129,7 @@ def write(
     length_B = torch.zeros(rows, dtype=torch.int64, device=device)
     live = reading.row_N
     length_B[live] = most
-    own_NC, place_N = _ahead(reading, start, most)
+    own_NC, place_N = ahead(reading, start, most)
     decoder = token_decoder(reading.model, reading.cache, reading.count) if most > 1 else None
     for t in range(most):
         token, logp = choose(reading.logits_NV, uniform_BT[live, t], temperature, top_p, banned)
@@ -138,7 +138,7 @@ def write(
         if over.any():
             length_B[live[over]] = t + 1
             token, live = token[reading.keep(~over)], reading.row_N
-            own_NC, place_N = _ahead(reading, start, most)
+            own_NC, place_N = ahead(reading, start, most)
         if len(live) == 0 or t + 1 == most:
             break
         reading.follow(token, own_NC[:, : start + t + 1], place_N + t, decoder)
@@ -166,7 +166,7 @@ def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, ro
     reading.next_B[reading.row_N] = place_NAE.amax((1, 2)) + 1
 
 
-def _ahead(reading: Reading, start: int, most: int) -> tuple[Tensor, Tensor]:
+def ahead(reading: Reading, start: int, most: int) -> tuple[Tensor, Tensor]:
     """What the rows at work attend to if they write on from column ``start``, and where their first token stands."""
     own_NC = reading.attention_BC[reading.row_N]
     own_NC[:, start : start + most] = 1

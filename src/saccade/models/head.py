@@ -53,7 +53,7 @@ def tempered(logits: Tensor, temperature: float, banned: Sequence[int] = ()) -> 
     return z.log_softmax(-1)
 
 
-def _entropy(logp_NV: Tensor, at_once: int = 2**22) -> Tensor:
+def entropy(logp_NV: Tensor, at_once: int = 2**22) -> Tensor:
     """-sum p log p of each row, without a second matrix of this size."""
     parts = logp_NV.split(max(at_once // logp_NV.shape[1], 1))
     return -torch.cat([torch.einsum("nv,nv->n", part.exp(), part) for part in parts])
@@ -65,7 +65,7 @@ class _Weigh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, token_N: Tensor, temperature: float, banned: list[int]) -> tuple[Tensor, Tensor]:
         logp_NV = tempered(logits_NV, temperature, banned)
-        entropy_N = _entropy(logp_NV)
+        entropy_N = entropy(logp_NV)
         ctx.save_for_backward(logp_NV, token_N, entropy_N)
         ctx.temperature, ctx.dtype = temperature, logits_NV.dtype
         ctx.set_materialize_grads(False)

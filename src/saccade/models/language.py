@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saccade.math.frames import Frame
 from saccade.models import processor as processors
+from saccade.models.adapters import merged
 from saccade.models.locate import description, first_line, locate, quiet, reading
 from saccade.models.messages import Message, Prompt, as_pil, in_parts, in_words, pictures
 from saccade.models.passages import Passage, Sight, beside, digest
@@ -185,6 +186,15 @@ def load(
     if (min_pixels, max_pixels) != (None, None):
         processors.bound(processor, name, min_pixels, max_pixels)
     return LanguageModel(model.to(device).eval().requires_grad_(False), tokenizer, processor)
+
+
+def save(language: LanguageModel, folder: str | Path) -> None:
+    """Write model (LoRA folded in), tokenizer and processor as a plain transformers folder."""
+    with merged(language.model) as model:
+        model.save_pretrained(folder)
+    language.tokenizer.save_pretrained(folder)
+    if language.processor is not None:
+        processors.save(language.processor, folder)
 
 
 def _auto_class(name: str, config: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ narrow, and on reading a prompt for each row that shares it, than on arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -28,9 +28,9 @@ class TokenDecoder:
 
     def __init__(self, model: Any, cache: Any, rows: int):
         decoder = model.get_decoder()
-        self.embed, self.turn, self.norm = decoder.embed_tokens, decoder.rotary_emb, decoder.norm
+        self.embed, self.turn, self.norm = model.get_input_embeddings(), decoder.rotary_emb, decoder.norm
         self.layers = [TokenLayer(layer, slab, rows) for layer, slab in zip(decoder.layers, cache.layers)]
-        self.head = packed([model.get_output_embeddings()], rows)
+        self.head = [packed([part], rows) if type(part) is nn.Linear else part for part in _head(model)]
 
     def __call__(self, token_N: Tensor, attention_NC: Tensor, place_N: Tensor) -> Tensor:
         """Logits ``[N, V]`` after tokens at ``place_N``; attention is over the whole cache, the new column included."""
@@ -39,7 +39,7 @@ class TokenDecoder:
         mask_NC = torch.zeros(attention_NC.shape).masked_fill(attention_NC == 0, torch.finfo(torch.float32).min)
         for layer in self.layers:
             x_ND = layer(x_ND, mask_NC[:, None, None], turn)
-        return self.head(normed(self.norm, x_ND))
+        return reduce(lambda x, part: part(x), self.head, normed(self.norm, x_ND))
 
 
 class TokenLayer:
@@ -74,18 +74,24 @@ def token_decoder(model: Any, cache: Any, rows: int) -> TokenDecoder | None:
     """A `TokenDecoder` for a decoder of a known build in float32 on a CPU; None with gradients, autocast or adapters too."""
     from saccade.models.cache import remembers
 
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = model.get_decoder()
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
         return None
     known = type(decoder).__name__ in KNOWN and decoder.config.hidden_act == "silu" and remembers(cache)
-    return TokenDecoder(model, cache, rows) if known and _is_plain(decoder, head) else None
+    return TokenDecoder(model, cache, rows) if known and _is_plain(decoder, _head(model)) else None
 
 
-def _is_plain(decoder: Any, head: Any) -> bool:
+def _head(model: Any) -> list[Any]:
+    """The parts of a head, in order: mostly one linear layer, for pictures two of them around an activation."""
+    head = model.get_output_embeddings()
+    return list(head) if isinstance(head, nn.Sequential) else [head]
+
+
+def _is_plain(decoder: Any, head: Sequence[Any]) -> bool:
     """Whether linear layers are nothing else and all weights are whole, in float32 and on a CPU."""
     parts = [part for layer in decoder.layers for part in (*layer.self_attn.children(), *layer.mlp.children())]
-    linear = all(type(part) is nn.Linear for part in [head, *parts] if next(part.parameters(), None) is not None)
-    weights = [*decoder.parameters(), *head.parameters()]
+    linear = all(type(part) is nn.Linear for part in [*head, *parts] if next(part.parameters(), None) is not None)
+    weights = [p for part in (decoder, *head) for p in part.parameters()]
     whole = all(type(w) in (Tensor, nn.Parameter) and w.device.type == "cpu" for w in weights)
     return linear and whole and all(w.dtype == torch.float32 for w in weights)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from saccade.core import Loss, Rollout, generator, noise, spawn
 from saccade.math.forward_process import diffusion_dpo, nft, optimality, velocity_error
 from saccade.math.paths import add_noise
+from saccade.math.preferences import extremes
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowPolicy
 
@@ -63,7 +64,7 @@ class DiffusionDPO:
     beta: float = 100.0
 
     def __call__(self, rollout: Rollout) -> Loss:
-        best, worst = extremes(rollout)
+        best, worst = extremes(rollout.advantage_BT[:, 0], rollout.group_B)
         if not len(best):
             return Loss(torch.zeros(()), torch.zeros(()))
         won, lost = rollout.rows(best), rollout.rows(worst)
@@ -78,20 +79,6 @@ class DiffusionDPO:
         x0 = part.decisions["x0_B"]
         v = self.policy.velocity(add_noise(x0, eps, t_B), t_B, part.problems)
         return velocity_error(v, x0, eps)
-
-
-def extremes(rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Rows with the highest and the lowest advantage of each group that tells them apart."""
-    score = rollout.advantage_BT[:, 0]
-    best, worst = [], []
-    for group in rollout.group_B.unique():
-        rows = torch.nonzero(rollout.group_B == group).flatten()
-        high, low = rows[score[rows].argmax()], rows[score[rows].argmin()]
-        if score[high] > score[low]:
-            best.append(high)
-            worst.append(low)
-    empty = torch.zeros(0, dtype=torch.long)
-    return (torch.stack(best), torch.stack(worst)) if best else (empty, empty)
 
 
 def draw_noise(policy: FlowPolicy, rollout: Rollout, copies: int = 1) -> tuple[Tensor, Tensor]:

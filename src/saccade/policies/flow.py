@@ -1,43 +1,41 @@
-"""Denoising as decisions: a policy over any velocity network of the flow-matching kind (SD3, FLUX.1).
+"""Denoising as decisions: a policy over any velocity network of the flow-matching kind (SD3, FLUX.1, Kontext).
 
 State (x_t, t, prompt), action x_t'. The steps in ``stochastic`` draw from a kernel and are stored with their
 log-probs; all others follow the ODE and are not stored. Windows of steps (Flow-GRPO-Fast, MixGRPO) are other choices of
-``stochastic``, nothing else.
+``stochastic``, nothing else. A generator of one step, or of a few between which its pictures are noised again, is a policy
+whose steps are that few; `unroll` makes its attempts once more with gradients.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Rollout, noise, spawn
+from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
+from saccade.math.guidance import guided
 from saccade.math.kernels import flow_kernel, gaussian_logp, ode
+from saccade.math.paths import to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
-from saccade.models.diffusion import Backbone, Conditioning, PromptCache, load
-from saccade.models.kernels import fused
+from saccade.models.diffusion import Backbone, Conditioning, Prompt, PromptCache, load
 from saccade.models.sharding import shard
+from saccade.policies.flow_models import FlowModel
+from saccade.policies.network import Network
 
 LATENT_DIMS = 3
 
 
-def guided(v: Tensor, v_free: Tensor | None, guidance: float) -> Tensor:
-    """Classifier-free guidance: v_free + guidance (v - v_free)."""
-    return v if v_free is None else v_free + guidance * (v - v_free)
-
-
-def inputs_as_prompt(problem: Problem) -> str:
-    return str(problem.inputs)
+def inputs_as_prompt(problem: Problem) -> Prompt:
+    return problem.inputs if isinstance(problem.inputs, Question) else str(problem.inputs)
 
 
 @dataclass(eq=False)
 class FlowPolicy:
-    """Draws pictures ``[B, 3, size, size]`` from prompts; ``trained`` are the weights that move.
+    """Draws pictures ``[B, 3, size, size]`` from prompts, or edits those that come with them; ``trained`` are the weights that move.
 
     ``guidance`` is the classifier-free scale (1 = off) or, where the network was distilled, the embedded one.
     ``stochastic`` numbers the steps that are drawn and stored, of ``steps`` in all. ``noise`` is the kernel's scale.
@@ -66,8 +64,10 @@ class FlowPolicy:
     reuse_unconditional: bool = False
     at_once: int = 64
     precision: torch.dtype = torch.float32
-    prompt: Callable[[Problem], str] = inputs_as_prompt
-    said: PromptCache = field(init=False)
+    prompt: Callable[[Problem], Prompt] = inputs_as_prompt
+    said: PromptCache | None = field(default=None, repr=False)
+    """What prompts say to the network, kept; policies over the same text encoders may share it."""
+    network: Network = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         outside = [i for i in self.stochastic if not 0 <= i < self.steps]
@@ -75,7 +75,10 @@ class FlowPolicy:
             raise ValueError(f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})")
         if self.through_unconditional and self.reuse_unconditional:
             raise ValueError("reuse_unconditional has no gradient, but through_unconditional asks for it")
-        self.said = PromptCache(self.backbone)
+        self.said = self.said or PromptCache(self.backbone)
+        self.network = Network(
+            self.backbone, self.said, self.size, self.precision, self.one_call, self.merge, self.fold_trained, self.at_once
+        )
 
     # -- acting ---------------------------------------------------------------------------------------------
 
@@ -85,31 +88,87 @@ class FlowPolicy:
     ) -> Rollout:
         """One picture for each problem; ``stochastic`` overrides the policy's own choice of drawn steps."""
         drawn = sorted(self.stochastic if stochastic is None else stochastic)
-        times = self.times.to(self.device)
+        stored: list[dict[str, Tensor]] = []
+        x0 = self._walk(self._noise(seeds_B, 0), range(self.steps), problems, seeds_B, drawn, stored)
+        return self._record(problems, seeds_B, drawn, stored, x0)
+
+    def best(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+        """One picture for each problem as the checkpoint's own scheduler makes it: how the model is used and evaluated.
+
+        It walks along the ODE, with no noise but the first, or, where the scheduler samples stochastically (generators of
+        a few steps), predicts x0 and noises it again to the next time.
+        """
+        if not self.renoises:
+            return self.rollout(problems, seeds_B, stochastic=())
+        return replace(self, kernel="renoise").rollout(problems, seeds_B, range(self.steps - 1))
+
+    def unroll(self, problems: Sequence[Problem], seeds_B: Tensor, through: int | None = None) -> Tensor:
+        """The latents x0 ``[B, C, h, w]`` of `rollout`, from the same seeds, as functions of the weights.
+
+        Gradients flow through the last ``through`` steps (None: all) and both halves of the guidance. ValueError if there
+        are not so many.
+        """
+        through = self.steps if through is None else through
+        if not 1 <= through <= self.steps:
+            raise ValueError(f"gradients cannot go through {through} of {self.steps} steps")
+        first = self.steps - through
+        with torch.no_grad():
+            x = self._walk(self._noise(seeds_B, 0), range(first), problems, seeds_B, self.stochastic)
+        return self._walk(x, range(first, self.steps), problems, seeds_B, self.stochastic)
+
+    def predicted(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
+        """The x0 ``[B, C, h, w]`` that each attempt predicts at a step of its own, gradients through that step alone.
+
+        All rows walk to the last step, so that networks which are cut over processes are called in step.
+        """
+        visited: list[Tensor] = []
+        with torch.no_grad():
+            last = self._walk(self._noise(seeds_B, 0), range(self.steps - 1), problems, seeds_B, self.stochastic, visited=visited)
+            x = torch.stack([*visited, last])[step_B, torch.arange(len(step_B))]
+        t_B = self.times[step_B].to(x.device)
+        return to_data(x, self.velocity(x, t_B, problems, self.guidance, through=True), t_B)
+
+    def _walk(
+        self,
+        x: Tensor,
+        part: range,
+        problems: Sequence[Problem],
+        seeds_B: Tensor,
+        drawn: Sequence[int],
+        stored: list[dict[str, Tensor]] | None = None,
+        visited: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The state behind the steps in ``part``.
+
+        Where there are such lists, drawn steps are put into ``stored`` and the states that steps began from into ``visited``.
+        """
+        if not part:
+            return x
+        times = self.times.to(x.device)
         kernel = flow_kernel(self.kernel, self.noise, times)
         said, unsaid = self._conditioning(problems, self.guidance)
-        x = noise(spawn(seeds_B, 0), self.latent_shape, self.device)
-        stored: list[dict[str, Tensor]] = []
-        with self._form():
-            for i in range(self.steps):
+        with self.network.form():
+            for i in part:
+                if visited is not None:
+                    visited.append(x)
                 t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                halves = self._halves(x, t, said, unsaid, self.guidance)
+                halves = self.network.halves(x, t, said, unsaid, self.guidance, through=True)
                 v = guided(*halves, self.guidance)
                 if i not in drawn:
                     x = ode(x, v, t, t_next)[0]
                     continue
                 mean, std = kernel(x, v, t, t_next)
-                x_next = mean + std * noise(spawn(seeds_B, i + 1), self.latent_shape, self.device)
-                logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
-                stored.append({"x": x, "next": x_next, "logp": logp})
-                if self.reuse_unconditional and unsaid is not None:
-                    stored[-1]["free"] = halves[1]
+                x_next = mean + std * self._noise(seeds_B, i + 1)
+                if stored is not None:
+                    logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
+                    stored.append({"x": x, "next": x_next, "logp": logp})
+                    if self.reuse_unconditional and unsaid is not None:
+                        stored[-1]["free"] = halves[1]
                 x = x_next
-        return self._record(problems, seeds_B, drawn, stored, x)
+        return x
 
-    def best(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        """One picture for each problem along the ODE, no noise but the first: how the model is used and evaluated."""
-        return self.rollout(problems, seeds_B, stochastic=())
+    def _noise(self, seeds_B: Tensor, key: int) -> Tensor:
+        return noise(spawn(seeds_B, key), self.latent_shape, self.device)
 
     def _record(
         self, problems: Sequence[Problem], seeds_B: Tensor, drawn: Sequence[int], stored: list, x0: Tensor
@@ -136,13 +195,20 @@ class FlowPolicy:
             },
         )
 
-    @torch.no_grad()
     def decode(self, x0: Tensor, rows: int = 64) -> Tensor:
-        """Latents to pictures ``[B, 3, H, W]`` in [0, 1], on the CPU in float32, whole pictures (no tiles)."""
+        """Latents to pictures ``[B, 3, H, W]`` in [0, 1], on the CPU in float32, whole pictures (no tiles); gradients flow."""
         vae = self.backbone.pipe.vae
         z = x0 / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
         parts = [vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in z.split(rows)]
         return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor, rows: int = 64) -> Tensor:
+        """Pictures ``[B, 3, H, W]`` in [0, 1] to latents, the means of the encoder's distributions."""
+        vae = self.backbone.pipe.vae
+        cut = (2 * pictures - 1).to(self.device, vae.dtype).split(rows)
+        z = torch.cat([vae.encode(part).latent_dist.mean for part in cut]).float()
+        return (z - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
     # -- being weighed --------------------------------------------------------------------------------------
 
@@ -156,8 +222,9 @@ class FlowPolicy:
         # Passes without gradients are of other weights (the reference): what sampling stored is not theirs.
         free = rollout.decisions.get("free_BT") if torch.is_grad_enabled() else None
         free = None if free is None else free.flatten(0, 1)
-        with self._form():
-            v = guided(*self._halves(x, times[step], said, unsaid, self.guidance, free), self.guidance)
+        with self.network.form():
+            halves = self.network.halves(x, times[step], said, unsaid, self.guidance, free, self.through_unconditional)
+        v = guided(*halves, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
         logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
         shape = (rows, decisions)
@@ -165,70 +232,20 @@ class FlowPolicy:
             logp_BT=logp.reshape(shape), mean_BTD=mean.reshape(*shape, *mean.shape[1:]), std_BT=std.reshape(shape)
         )
 
-    def velocity(self, x: Tensor, t_B: Tensor, problems: Sequence[Problem], guidance: float = 1.0) -> Tensor:
-        """The network's velocity at states of one's own choice; gradients flow."""
-        with self._form():
-            return self._velocity(x, t_B, *self._conditioning(problems, guidance), guidance)
-
-    def _velocity(
-        self, x: Tensor, t_B: Tensor, said: Conditioning, unsaid: Conditioning | None, guidance: float
+    def velocity(
+        self, x: Tensor, t_B: Tensor, problems: Sequence[Problem], guidance: float = 1.0, through: bool | None = None
     ) -> Tensor:
-        return guided(*self._halves(x, t_B, said, unsaid, guidance), guidance)
-
-    def _halves(
-        self,
-        x: Tensor,
-        t_B: Tensor,
-        said: Conditioning,
-        unsaid: Conditioning | None,
-        guidance: float,
-        free: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The velocity with the prompt and, under guidance, without one (or ``free``, where that is known)."""
-        if unsaid is None or free is not None:
-            return self._network(x, t_B, said, guidance), free
-        if self.one_call and not torch.is_grad_enabled():
-            v, v_free = self._network(torch.cat([x, x]), torch.cat([t_B, t_B]), said + unsaid, guidance).chunk(2)
-            return v, v_free
-        if self.through_unconditional:
-            v_free = self._network(x, t_B, unsaid, guidance)
-        else:
-            with torch.no_grad(), self._form():
-                v_free = self._network(x, t_B, unsaid, guidance)
-        return self._network(x, t_B, said, guidance), v_free
-
-    @contextlib.contextmanager
-    def _form(self) -> Iterator[None]:
-        """The network in the form that is fastest for what is asked of it, with gradients or without."""
-        network, same = self.backbone.transformer, contextlib.nullcontext()
-        if torch.is_grad_enabled():
-            with merged(network) if self.fold_trained else same:
-                yield
-        else:
-            # In bfloat16 a fused layer would round otherwise than the layers that replay it with gradients.
-            whole = self.merge and self.precision == torch.float32
-            with merged(network) if self.merge else same, fused(network) if whole else same:
-                yield
-
-    def _network(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
-        if not torch.is_grad_enabled() and len(x) > self.at_once:
-            cut = zip(*(y.split(self.at_once) for y in (x, t_B, said.tokens, said.pooled)))
-            return torch.cat([self._call(x, t, Conditioning(*both), guidance) for x, t, *both in cut])
-        return self._call(x, t_B, said, guidance)
-
-    def _call(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
-        weights = self.backbone.transformer.dtype
-        said = Conditioning(said.tokens.to(weights), said.pooled.to(weights))
-        lower = self.precision != torch.float32 and weights == torch.float32
-        with torch.autocast(x.device.type, self.precision, enabled=lower):
-            return self.backbone.velocity(x.to(weights), t_B, said, guidance).float()
+        """The network's velocity at states of one's own choice; gradients flow, those of the half without a prompt only
+        ``through`` (None: ``through_unconditional``)."""
+        through = self.through_unconditional if through is None else through
+        said, unsaid = self._conditioning(problems, guidance)
+        with self.network.form():
+            return guided(*self.network.halves(x, t_B, said, unsaid, guidance, through=through), guidance)
 
     def _conditioning(
         self, problems: Sequence[Problem], guidance: float, repeat: int = 1
     ) -> tuple[Conditioning, Conditioning | None]:
-        prompts = [self.prompt(p) for p in problems for _ in range(repeat)]
-        free = guidance != 1.0 and not self.backbone.embedded_guidance
-        return self.said(prompts), self.said([""] * len(prompts)) if free else None
+        return self.network.conditioning([self.prompt(p) for p in problems for _ in range(repeat)], guidance)
 
     # -- weights and shapes ---------------------------------------------------------------------------------
 
@@ -240,6 +257,11 @@ class FlowPolicy:
     def times(self) -> Tensor:
         """The grid ``[steps + 1]``, 1 down to 0, of the checkpoint's own scheduler."""
         return self.backbone.times(self.steps, self.size)
+
+    @property
+    def renoises(self) -> bool:
+        """Whether the checkpoint's scheduler predicts x0 at each step and noises it again, as generators of a few steps do."""
+        return bool(self.backbone.pipe.scheduler.config.get("stochastic_sampling"))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -256,65 +278,57 @@ class FlowPolicy:
         load_weights(self.trained, state)
 
     def export(self, folder: str | Path) -> None:
-        """Write the pipeline, LoRA folded in, as a plain diffusers folder."""
+        """Write the pipeline, LoRA folded in, as a plain diffusers folder.
+
+        Beside it ``sampling.json`` says how the pipeline is to be called for our pictures: steps, guidance, size.
+        """
         with merged(self.backbone.transformer):
             self.backbone.pipe.save_pretrained(folder)
+        call = self.backbone.call(self.steps, self.guidance, self.size)
+        (Path(folder) / "sampling.json").write_text(json.dumps(call, indent=2) + "\n")
 
 
-@dataclass(frozen=True)
-class FlowModel:
-    """Which checkpoint draws, how it is sampled, and which of its weights move."""
+def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0, beside: FlowPolicy | None = None) -> FlowPolicy:
+    """Load the checkpoint and open its trained weights. ValueError with one line if it cannot be had.
 
-    model: str = "sd3-shapes"
-    """Hub id, folder or miniature of a StableDiffusion3Pipeline or FluxPipeline."""
-    size: int = 32
-    """Edge of a picture in pixels."""
-    sampling_steps: int = 8
-    """Denoising steps of a picture."""
-    guidance: float = 1.0
-    """Classifier-free guidance (1 = off), or the embedded guidance of a distilled network."""
-    kernel: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
-    """Transition of the stochastic steps."""
-    noise: float = 0.7
-    """Scale of the kernel's noise."""
-    text_length: int = 1
-    """T5 tokens of a prompt; pipelines without a T5 take zeros in their place."""
-    lora_rank: int = 0
-    """Rank of LoRA on the attention projections; 0 trains all weights of the transformer."""
-    lora_alpha: float = 64.0
-    """Scale of LoRA: its change is multiplied by alpha / rank."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; formulas are float32 always."""
-    device: str = "auto"
-    """cpu, cuda or auto."""
-    checkpointing: bool = False
-    """Recompute activations in the backward pass to save memory."""
-    sharded: bool = False
-    """Cut the network over all processes (FSDP2) instead of keeping a copy in each."""
-    lora_folded: bool = False
-    """Train through W + LoRA as one matrix; faster where 6 x rank comes near the layers' width or exceeds it."""
-    reuse_unconditional: bool = False
-    """Take the unconditional velocities of sampling for an update; exact for the first optimiser step of a batch."""
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed (guidance doubles the attempts)."""
-
-
-def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolicy:
-    """Load the checkpoint and open its trained weights. ValueError with one line if it cannot be had."""
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    A policy ``beside`` lends its text encoders and its autoencoder, so that only a network of its own is read.
+    """
     if cfg.lora_folded and cfg.checkpointing:
         raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
     if cfg.lora_folded and cfg.sharded:
         raise ValueError("lora_folded needs whole matrices, and sharded cuts them; choose one")
-    precision = getattr(torch, cfg.precision)
     # Frozen weights may rest in the lower precision; weights that are trained stay in float32.
-    resting = precision if cfg.lora_rank else torch.float32
-    backbone = load(cfg.model, text_length=cfg.text_length, dtype=resting, device=device)
-    if cfg.checkpointing:
-        backbone.transformer.enable_gradient_checkpointing()
+    backbone = _backbone(cfg, getattr(torch, cfg.precision) if cfg.lora_rank else torch.float32, beside)
     trained = trainable(backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=seed)
     if cfg.sharded:
         trained = shard(backbone.transformer)
+    return _policy(cfg, backbone, trained, stochastic, beside)
+
+
+def frozen(cfg: FlowModel, beside: FlowPolicy) -> FlowPolicy:
+    """A policy none of whose weights move, with a network of its own: a reference that gradients may pass through.
+
+    Both halves of its guidance depend on the state. It borrows from ``beside`` as with `build`.
+    """
+    backbone = _backbone(cfg, getattr(torch, cfg.precision), beside)
+    return replace(_policy(cfg, backbone, [], (), beside), through_unconditional=True, reuse_unconditional=False)
+
+
+def _backbone(cfg: FlowModel, resting: torch.dtype, beside: FlowPolicy | None) -> Backbone:
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    lender = beside.backbone if beside else None
+    backbone = load(cfg.model, text_length=cfg.text_length, dtype=resting, device=device, beside=lender)
+    if cfg.checkpointing:
+        backbone.transformer.enable_gradient_checkpointing()
+        backbone.pipe.vae.enable_gradient_checkpointing()
+    if cfg.kernel == "renoise":
+        backbone.pipe.scheduler.register_to_config(stochastic_sampling=True)
+    return backbone
+
+
+def _policy(
+    cfg: FlowModel, backbone: Backbone, trained: list[nn.Parameter], stochastic: Sequence[int], beside: FlowPolicy | None
+) -> FlowPolicy:
     return FlowPolicy(
         backbone,
         trained,
@@ -328,5 +342,6 @@ def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0) -> FlowPolic
         fold_trained=cfg.lora_folded,
         reuse_unconditional=cfg.reuse_unconditional,
         at_once=cfg.at_once,
-        precision=precision,
+        precision=getattr(torch, cfg.precision),
+        said=beside.said if beside else None,
     )

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout
-from saccade.models import processor as processors
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.drafts import Draft, Manner
 from saccade.models.head import weigh
-from saccade.models.language import LanguageModel, load
+from saccade.models.language import LanguageModel, load, save
 from saccade.models.messages import Prompt
 from saccade.models.passages import Names, PerRow, content
 from saccade.models.sharding import gathered, shard, within
@@ -182,11 +181,7 @@ class TokenPolicy:
 
     def export(self, folder: str | Path) -> None:
         """Write model (LoRA folded in), tokenizer and processor as a plain transformers folder."""
-        with merged(self.language.model) as model:
-            model.save_pretrained(folder)
-        self.language.tokenizer.save_pretrained(folder)
-        if self.language.processor is not None:
-            processors.save(self.language.processor, folder)
+        save(self.language, folder)
 
 
 def distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:

@@ -10,6 +10,9 @@ from saccade.report.images import Image, load
 from saccade.report.record import Record
 from saccade.report.samples import CARDS, ends, keyed, moved, names, origin, pairs
 
+GIVEN = ("source", "target")
+"""Pictures that a sample has beside what was made: what was to be edited, and what should come of it."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -33,7 +36,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Card:
-    """All pictures of one prompt; where they are renders, the target comes first and ``programs`` are their texts."""
+    """All pictures of one prompt; what an edit began with and the target come first, ``programs`` are the texts of renders."""
 
     prompt: str
     views: list[View]
@@ -97,14 +100,14 @@ def _set(records: Sequence[Record], section: str, name: str) -> PictureSet:
 def _add(card: Card, run: int, folder: Path, shown: Sequence[tuple[str, dict]]) -> None:
     """Add a run's pictures of one prompt; one that another run shows already, made before training, is left out."""
     last = shown[-1][1]
-    target = load(folder / last["target"]) if "target" in last else None
-    if target and not card.views:
-        card.views.append(View(run, "target", target))
+    given = {name: load(folder / last[name]) for name in GIVEN if name in last}
+    if not card.views:
+        card.views.extend(View(run, name, picture) for name, picture in given.items() if picture)
     for caption, item in shown:
         image = load(folder / item["image"], item.get("boxes", ()))
-        if image is None or (item is not last and any(view.image == image for view in card.views)):
+        if image is None or (item is not last and any(view.caption == "before" and view.image == image for view in card.views)):
             continue
         change = moved(shown[0][1].get("score"), item.get("score")) if item is last and len(shown) > 1 else 0
         card.views.append(View(run, caption, image, item.get("score"), change))
-        if target and item.get("text"):
+        if given.get("target") and item.get("text"):
             card.programs.append(Program(run, caption, item["text"]))

@@ -123,12 +123,13 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """The files of all pictures of an item, those of its target, clip and turns too. ValueError for parts of another form."""
+    """The files of all pictures of an item, its source's, target's, clip's and turns' too. ValueError for parts of another form."""
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]
         shown = [*([item] if "image" in item else []), *(picture for turn in turns for picture in turn["pictures"])]
-        paths = [picture["image"] for picture in shown] + [item[part] for part in ("target", "clip") if part in item]
+        paths = [picture["image"] for picture in shown]
+        paths += [item[name] for name in ("source", "target", "clip") if name in item]
         boxes = [box for picture in shown for box in picture.get("boxes", [])]
         places = all(map(_is_place, item.get("path", [])))
         if all(isinstance(text, str) for text in (*words, *paths, item.get("note", ""))) and all(map(_is_box, boxes)) and places:

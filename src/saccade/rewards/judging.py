@@ -1,7 +1,8 @@
 """Ask rewards about a rollout, and put several together.
 
 A reward that raises is asked row by row, so that one broken sample costs one verdict; NaN = no verdict. A reward that can
-judge nothing at all ends the run with its own error.
+judge nothing at all ends the run with its own error. One that returns several verdicts by name counts as their mean, and
+each of them is kept beside it, as "reward.name".
 """
 
 from __future__ import annotations
@@ -17,26 +18,45 @@ from saccade.core import NothingJudged, Reward, Rollout
 def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence[str] = ()) -> Rollout:
     """Fill ``rollout.rewards``; those in ``may_abstain`` may judge no row at all (the tag of no prompt here)."""
     for name, reward in rewards.items():
-        values, error = ask(reward, rollout)
+        parts, error = _ask(reward, rollout)
+        values = parts.pop(_WHOLE)
         if len(rollout) and not values.isfinite().any() and name not in may_abstain:
             why = f"{type(error).__name__}: {error}" if error else "it returned NaN for every sample"
             raise NothingJudged(f"reward '{name}' judged none of {len(rollout)} samples: {why}") from error
-        rollout.rewards[name] = values
+        rollout.rewards |= {name: values} | {f"{name}.{part}": value for part, value in parts.items()}
     return rollout
 
 
 def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, Exception | None]:
     """A reward's verdicts, NaN for rows it raised on, and the last error."""
+    parts, error = _ask(reward, rollout)
+    return parts[_WHOLE], error
+
+
+_WHOLE = ""
+
+
+def _ask(reward: Reward, rollout: Rollout) -> tuple[dict[str, Tensor], Exception | None]:
+    """A reward's verdicts as a whole and those that it names, and the last error."""
     try:
-        values = reward(rollout).float()
-        if values.shape[:1] != (len(rollout),):
-            raise ValueError(f"a reward must return one verdict a row, not shape {tuple(values.shape)}")
-        return values.masked_fill(values.isinf(), float("nan")), None
+        said = reward(rollout)
+        named = {str(name): _checked(value, rollout) for name, value in said.items()} if isinstance(said, Mapping) else {}
+        whole = torch.stack([*named.values()]).nanmean(0) if named else _checked(said, rollout)
+        return {_WHOLE: whole} | named, None
     except Exception as error:
         if len(rollout) <= 1:
-            return torch.full((len(rollout),), float("nan")), error
-        parts = [ask(reward, rollout.rows(torch.tensor([i]))) for i in range(len(rollout))]
-        return torch.cat([values for values, _ in parts]), error
+            return {_WHOLE: torch.full((len(rollout),), float("nan"))}, error
+        rows = [_ask(reward, rollout.rows(torch.tensor([i])))[0] for i in range(len(rollout))]
+        none = torch.full((1,), float("nan"))
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: torch.cat([row.get(name, none) for row in rows]) for name in names}, error
+
+
+def _checked(said: Tensor, rollout: Rollout) -> Tensor:
+    values = said.float()
+    if values.shape[:1] != (len(rollout),):
+        raise ValueError(f"a reward must return one verdict a row, not shape {tuple(values.shape)}")
+    return values.masked_fill(values.isinf(), float("nan"))
 
 
 def weighted(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

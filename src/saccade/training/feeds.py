@@ -7,12 +7,13 @@ a memory, from what it was given), so a resumed run sees the same batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from saccade.core import Batch, Collect, Problem, Rollout, generator, seeds
-from saccade.training import distributed
+from saccade.training import checkpoint, distributed
 
 Feed = Callable[[int], Batch]
 
@@ -73,19 +74,60 @@ class Replay:
 
 
 class Stored:
-    """A fixed set of attempts (offline data), ``rows`` a step, shuffled anew for each pass."""
+    """A fixed set of attempts (offline data), ``rows`` a step, shuffled anew for each pass.
 
-    def __init__(self, data: Rollout, rows: int, seed: int):
+    Every ``together`` rows that follow one another stay side by side (2 for pairs).
+    """
+
+    def __init__(self, data: Rollout, rows: int, seed: int, together: int = 1):
         if len(data) < rows:
             raise ValueError(f"{rows} rows a step are asked of a set that has {len(data)}")
-        self.data, self.rows, self.seed = data, rows, seed
+        if rows % together:
+            raise ValueError(f"{rows} rows a step cannot hold whole units of {together}")
+        self.data, self.rows, self.seed, self.together = data, rows, seed, together
 
     def __call__(self, step: int) -> Rollout:
-        per_pass = len(self.data) // self.rows
+        units, wanted = len(self.data) // self.together, self.rows // self.together
+        per_pass = units // wanted
         g = generator(int(seeds(self.seed, 1, key=step // per_pass)))
-        order = torch.randperm(len(self.data), generator=g)
-        place = step % per_pass * self.rows
-        return self.data.rows(order[place : place + self.rows])
+        order = torch.randperm(units, generator=g)
+        place = step % per_pass * wanted
+        first = order[place : place + wanted] * self.together
+        return self.data.rows((first[:, None] + torch.arange(self.together)).flatten())
+
+
+class Rounds:
+    """A set that is made anew every ``steps`` steps, ``make(round)``, and handed out as `Stored` until then.
+
+    A set of fewer than ``rows`` rows is handed out whole each step.
+    It is made again after a resume, so what ``make`` gives must follow from the round and from what a checkpoint holds and
+    no step of the round changes (a reference, not the weights in training).
+    """
+
+    def __init__(self, make: Callable[[int], Rollout], steps: int, rows: int, seed: int, together: int = 1):
+        self.make, self.steps, self.rows, self.seed, self.together = make, steps, rows, seed, together
+        self.round, self.stored = -1, None
+
+    def __call__(self, step: int) -> Rollout:
+        if self.round != step // self.steps:
+            self.round = step // self.steps
+            own = int(seeds(self.seed, 1, key=self.round))
+            made = self.make(self.round)
+            self.stored = Stored(made, min(self.rows, len(made)), own, self.together)
+        return self.stored(step % self.steps)
+
+
+def kept(folder: Path, number: int, make: Callable[[], Rollout]) -> Rollout:
+    """What ``make`` gives, written to ``folder`` under a number, or read from there if it was made before (offline data).
+
+    The newest two are kept. ValueError where several processes made parts of it: a folder holds what one process made.
+    """
+    if distributed.world() > 1:
+        raise ValueError(f"attempts kept in {folder} are made and read by one process, not by {distributed.world()}")
+    place = checkpoint.path_of(folder, number)
+    if not place.exists():
+        checkpoint.write(folder, number, {"attempts": to_state(make())})
+    return from_state(checkpoint.read(place)[1]["attempts"])
 
 
 class Mixed:

@@ -127,8 +127,9 @@ def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) 
         found["text"] = str(item["text"])
     if item.get("score") is not None:
         found["score"] = files.number("score", item["score"])
-    if item.get("target") is not None:
-        found["target"] = _picture({"image": item["target"]}, f"{place}-target", pictures)["image"]
+    for name in ("source", "target"):
+        if item.get(name) is not None:
+            found[name] = _picture({"image": item[name]}, f"{place}-{name}", pictures)["image"]
     if item.get("turns") is not None:
         found["turns"] = [_turn(turn, f"{place}-{k}", pictures) for k, turn in enumerate(item["turns"])]
     return found

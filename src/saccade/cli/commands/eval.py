@@ -18,8 +18,8 @@ from saccade.cli.parsing import Flag, parse
 class Options:
     """Scores on held-out prompts.
 
-    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, a
-    language model on rewriting its captions.
+    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, one that
+    edits on edits of its scenes, a language model on rewriting its captions.
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
@@ -53,14 +53,17 @@ def evaluate(path: str) -> dict[str, float]:
 
 
 def evaluate_drawing(path: str) -> dict[str, float]:
-    """Points of a pipeline's pictures of held-out shapes, by wording and by tag."""
+    """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out edits."""
     import torch
 
     from saccade.core import Problem, Rollout
     from saccade.tasks import DrawingTask
+    from saccade.tasks.editing import EditingTask
     from saccade.worlds.shapes.rewards import by_tag
 
     policy, drawn = subjects.drawing_policy(path), []
+    if subjects.edits(policy):
+        return EditingTask().score(policy.best)
 
     def draw(problems: Sequence[Problem], seeds_B: torch.Tensor) -> Rollout:
         drawn.append(policy.best(problems, seeds_B))

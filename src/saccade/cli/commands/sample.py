@@ -18,6 +18,7 @@ from saccade.cli.parsing import Flag, parse
 class Options:
     """Draw prompts with a run, at its newest checkpoint, or with a model.
 
+    Where a prompt for an editor begins with a picture file, that picture is edited.
     A run that has a rewriter shows what it made of each prompt. A language model only rewrites: it prints, no file.
     """
 
@@ -68,6 +69,7 @@ def _refuse(options: Options) -> None:
 def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
     """Items with prompt, image or text, or both."""
     from saccade.core import Problem, seeds
+    from saccade.tasks.answering import asked
 
     seeds_B = seeds(options.seed, len(prompts))
     if subjects.is_run(options.path):
@@ -78,7 +80,10 @@ def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
         raise ValueError(f"{options.path} is a model: it has no rewriter that --no-rewrite could switch off")
     problems = [Problem(i, prompt) for i, prompt in enumerate(prompts)]
     if subjects.draws(options.path):
-        drawn = subjects.drawing_policy(options.path).best(problems, seeds_B)
+        policy = subjects.drawing_policy(options.path)
+        if subjects.edits(policy):
+            problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
+        drawn = policy.best(problems, seeds_B)
         return [{"prompt": prompt, "image": image} for prompt, image in zip(prompts, drawn.outputs)]
     written = subjects.writing_policy(options.path).rollout(problems, seeds_B)
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, written.outputs)]

@@ -11,7 +11,9 @@ differs: Structure is compared without a model where the paper has DreamSim; the
     alike, so that no program collapses to the empty one. The longest program of a batch is bounded by a constant margin over
     the longest reference. Text2SVG has no judge but the cosine of text and picture (more are FILE.py:FUNCTION). Best of n is
     not an arm but a score of every run before and after, by pixels, of cooler attempts. The embedded check draws an eighth
-    of the programs of its design.
+    of the programs of its design. In its 30 steps the reward of sampled programs rises by 0.10 to 0.25, but the likeliest
+    ones draw no better: error 0.101, 0.103, 0.103 before, 0.104, 0.101, 0.111 after, 0.093, 0.093, 0.089 after 160 steps
+    more of supervised training, which had more of the time.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Settings:
 
     task: LaneTask = LaneTask()
     speaker: Speaker = Speaker()
-    ppo: Proximal = Proximal(length=256, epochs=5, minibatch=128, lr=5e-4, scale_rewards=True)
+    ppo: Proximal = Proximal(length=256, epochs=5, minibatch=128, lr=5e-4, anneal=True, scale_rewards=True)
     channels: tuple[int, ...] = (16, 32, 32)
     """Of the three convolutions."""
     log_std: float = -1.0

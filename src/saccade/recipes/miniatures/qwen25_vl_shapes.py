@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from saccade.models.processor import save, without_videos
 from saccade.recipes.miniatures import _vl_course as taught

@@ -12,7 +12,7 @@ import copy
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,14 @@ def trained_autoencoder(folder: str) -> dict[str, Tensor]:
 
 def vocabulary(rng: np.random.Generator) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Byte-pair vocabulary and merges in CLIP's manner, learned from captions; quoted words stay letter by letter."""
+    _, meanings = shapes.sample(4_000, rng)
+    return byte_pairs([re.sub('"[A-Z]*"', "", shapes.caption(m, w)) for m in meanings for w in shapes.WORDINGS])
+
+
+def byte_pairs(texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges in CLIP's manner, learned from texts."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    _, meanings = shapes.sample(4_000, rng)
-    texts = [re.sub('"[A-Z]*"', "", shapes.caption(m, w)) for m in meanings for w in shapes.WORDINGS]
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

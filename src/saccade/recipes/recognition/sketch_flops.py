@@ -90,7 +90,7 @@ class Settings:
     advantage: Literal["group", "batch", "greedy", "none"] = "group"
     """What a choice's reward is compared with: the mean of the sketch's choices or the batch's, the likeliest choice's reward, or
     nothing (the paper)."""
-    compute_weight: float = 0.1
+    compute_weight: float = 0.2
     """Weight of saved compute, from 0 to 1; what was found has the rest."""
     rank_weight: float = 1.0
     """Weight of 1 / rank in what was found."""

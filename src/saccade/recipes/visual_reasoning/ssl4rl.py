@@ -11,7 +11,9 @@ differs: Pictures of puzzles and of test questions are apart (the release trains
     are squares, so a turn does not show in their shape. The jigsaw's question says what its truth is. A minibatch holds
     some attempts at every question, where the release's holds all attempts at some. One arm of random rewards, on all
     tasks, is the control of every single one. The check has 5 attempts at 24 puzzles a step, as the release has 5; its
-    design has 8 at 16.
+    design has 8 at 16; it has 40 steps. The miniature has never seen a puzzle and begins at chance, from where pilots of 80
+    steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast 0.48 and 0.50). In the check
+    position alone leaves it (0.17 before, 0.29 after), and no task raises the answers to test questions by 0.01.
 """
 
 from __future__ import annotations
@@ -189,7 +191,7 @@ def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence
 
 
 def _on(*kinds: str, **knobs) -> Settings:
-    return replace(_TINY, task=PuzzlingTask(kinds, **knobs), evaluate_every=_TINY.steps, save_every=_TINY.steps)
+    return replace(_TINY, task=PuzzlingTask(kinds, **knobs), steps=40, evaluate_every=40, save_every=40)
 
 
 SINGLES = ("rotation", "position", "jigsaw2", "contrast")

@@ -108,7 +108,7 @@ def weathered(scene: np.ndarray, away_BHW: np.ndarray, roads: Roads) -> np.ndarr
     return scene * (light * clear)[..., None] + _sky(roads)[:, None, None] * (1 - clear)[..., None]
 
 
-_HIDING = np.array([0.1, 0.85, 0.6, 0.7])
+_HIDING = np.array([0.1, 0.95, 0.85, 0.9])
 """How much of the markings each weather hides where it is thickest."""
 _NOISE = np.array([0.02, 0.12, 0.04, 0.08])
 

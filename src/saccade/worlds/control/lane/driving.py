@@ -16,7 +16,7 @@ from saccade.worlds.control.lane.roads import Roads
 WHEELBASE = 2.7
 TIME = 0.1
 """Seconds of one step."""
-LAGS = (0.3, 0.6)
+LAGS = (0.4, 0.6)
 """Seconds after which steering and speed have gone about two thirds of the way."""
 MOST_STEER, MOST_SPEED = 0.8, 20 / 3.6
 """Radians to either side; metres a second."""

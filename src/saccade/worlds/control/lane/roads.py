@@ -16,8 +16,8 @@ START, BEYOND = 4.0, 44.0
 """Metres of road behind the start, and beyond the end, so that both can be seen."""
 WIDTH = 5.0
 """Of the lane, from marking to marking."""
-PAVED = 3.3
-"""Half of what is asphalt."""
+PAVED = 4.2
+"""Half of what is asphalt: beyond the markings there is room to park, and the near picture shows no grass."""
 WEATHERS = ("clear", "rain", "fog", "night")
 KINDS = ("nothing", "car", "cone")
 SIZES = np.array([[0.0, 0.0, 0.0], [4.2, 1.8, 1.5], [0.5, 0.5, 0.8]])

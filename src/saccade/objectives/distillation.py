@@ -1,0 +1,132 @@
+"""A generator that follows a frozen diffusion by its score, and the network that learns the generator's own score.
+
+One loss for a family (`saccade.math.distillation`), told apart by printed fields:
+
+    DMD, Diff-Instruct, DI++   divergence "integral_kl", through_scores off (DMD2: normalised)
+    SiD                        divergence "squared"
+    SIM, DI*                   divergence "pseudo_huber"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
+from saccade.math.distillation import guidance_pull, normaliser, score_divergence, slope
+from saccade.math.forward_process import velocity_error
+from saccade.math.paths import add_noise, to_data
+from saccade.objectives.unrolling import judged, late_steps, unmade
+from saccade.policies.flow import FlowPolicy
+
+_BLANK = Problem(-1, "")
+_JUDGED, _TAUGHT = 1 << 23, 1 << 24
+"""Keys of the noise on a generator's samples: where its divergence is measured, and where its score is learned."""
+
+
+@dataclass(frozen=True)
+class ScoreDistillation:
+    """``weight divergence - reward_weight reward`` of a generator's fresh samples, a mean over attempts.
+
+    ``fake`` knows the generator's own score, ``reference`` is the frozen diffusion; both are asked at x_t, noised to a time
+    between ``low`` and ``high``. ``divergence`` names its norm, ``kappa`` the rounding of the pseudo-Huber norm, in units of
+    a latent coordinate. ``through_scores`` lets gradients pass through both networks to x_t; the integral KL has none there.
+    ``normalised`` weighs rows as DMD does. ``guidance`` is the scale of the reference's classifier-free guidance: "in"
+    the reference, as a term beside it ("out"), or left out ("none"). A generator of several steps is trained at a random
+    one of them. Metrics: the mean square of fake - reference, and the reward.
+    """
+
+    generator: FlowPolicy
+    fake: FlowPolicy
+    reference: FlowPolicy
+    divergence: str = "pseudo_huber"
+    kappa: float = 0.03
+    through_scores: bool = True
+    normalised: bool = False
+    guidance: float = 4.5
+    guide: str = "in"
+    weight: float = 1.0
+    reward: Reward | None = None
+    reward_weight: float = 0.0
+    low: float = 0.02
+    high: float = 0.98
+
+    def __post_init__(self) -> None:
+        slope(self.divergence, self.kappa)
+        if self.divergence == "integral_kl" and self.through_scores:
+            raise ValueError("the integral KL has no gradient through its scores; turn through_scores off")
+        if self.guide not in ("in", "out", "none"):
+            raise ValueError(f"unknown guide '{self.guide}': one of in, out, none")
+        if not 0 < self.low < self.high < 1:
+            raise ValueError(f"times from {self.low} to {self.high} are not within 0 and 1")
+        if self.reward_weight and self.reward is None:
+            raise ValueError(f"reward_weight is {self.reward_weight}, but there is no reward")
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        x0 = samples(self.generator, rollout.problems, rollout.extras["seed_B"])
+        loss_B, metrics = torch.zeros(len(rollout), device=x0.device), {}
+        if self.weight:
+            divergence_B, apart_B = self._divergence(x0, rollout)
+            loss_B = self.weight * divergence_B
+            metrics["apart"] = apart_B.sum()
+        if self.reward_weight:
+            reward_B, _ = judged(self.generator, self.reward, rollout, x0)
+            loss_B = loss_B - self.reward_weight * reward_B.to(x0.device)
+            metrics["reward"] = reward_B.detach().sum()
+        return Loss(loss_B.sum(), torch.tensor(float(len(rollout))), metrics)
+
+    def _divergence(self, x0: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Each row's divergence and the mean square of fake - reference."""
+        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _JUDGED, self.low, self.high)
+        x_t = add_noise(x0 if self.through_scores else x0.detach(), eps, t_B)
+        ask = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.through_scores):
+            fake, reference = ask(self.fake, 1.0), ask(self.reference, self.guidance if self.guide == "in" else 1.0)
+        loss_B = score_divergence(fake, reference, x0, slope(self.divergence, self.kappa))
+        if self.normalised:
+            loss_B = loss_B * normaliser(reference, x0)
+        if self.guide == "out":
+            with torch.no_grad():
+                free = to_data(x_t, self.reference.velocity(x_t, t_B, [_BLANK] * len(rollout)), t_B)
+            loss_B = loss_B + self.guidance * guidance_pull(reference, free, x0)
+        return loss_B, ((fake - reference).detach() ** 2).flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class ScoreMatching:
+    """Teaches ``fake`` the score of the samples in a rollout: flow matching at times between ``low`` and ``high``."""
+
+    fake: FlowPolicy
+    low: float = 0.02
+    high: float = 0.98
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        x0 = rollout.decisions["x0_B"]
+        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _TAUGHT, self.low, self.high)
+        v = self.fake.velocity(add_noise(x0, eps, t_B), t_B, rollout.problems)
+        return Loss(velocity_error(v, x0, eps).sum(), torch.tensor(float(len(rollout))))
+
+
+def fresh(generator: FlowPolicy) -> Collect:
+    """A collector of what the generator draws now, as latents alone: nothing is decoded, nothing judged."""
+
+    @torch.no_grad()
+    def collect(problems: Sequence[Problem], seeds_B: Tensor, step: int) -> Rollout:
+        return unmade(problems, seeds_B, x0_B=samples(generator, problems, seeds_B))
+
+    return collect
+
+
+def samples(generator: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor) -> Tensor:
+    """What a generator draws, as latents with gradients; of several steps each row stops at a random one of them."""
+    return generator.predicted(problems, seeds_B, late_steps(seeds_B, 0, generator.steps))
+
+
+def noised_at(seeds_B: Tensor, x0: Tensor, key: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """A time between ``low`` and ``high`` for each row, evenly drawn, and noise like ``x0``, from the row's own seed."""
+    own = spawn(seeds_B, key)
+    share_B = torch.cat([torch.rand(1, generator=generator(s)) for s in own.tolist()])
+    return (low + (high - low) * share_B).to(x0.device), noise(spawn(own, 0), x0.shape[1:], x0.device)

@@ -1,0 +1,167 @@
+"""DMD and Diff-Instruct: a generator of one step or a few, made of a diffusion by the integral KL of their scores.
+
+paper: One-step Diffusion with Distribution Matching Distillation, arXiv 2311.18828, and DMD2, arXiv 2405.14867; Diff-Instruct,
+    arXiv 2305.18455.
+idea: Along the forward process the gradient of the KL from the generator to the diffusion is the difference of their scores,
+    carried back through the generator alone. The diffusion knows its own, guided; a second network learns the generator's.
+claims: One step of the generator is worth more than one step of the diffusion, and is not far from the many guided steps
+    that it was made of.
+differs: No regression to pairs of noise and picture (DMD), no adversarial loss on real pictures (DMD2), so no data at all.
+    Times are drawn evenly. DMD and Diff-Instruct differ here in the weight of a row and in how often the score is taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
+from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
+from saccade.tasks import DrawingTask, pictures_of
+from saccade.training.claims import Claim
+from saccade.training.feeds import OnPolicy
+from saccade.training.learner import Update, Updates, warmup
+from saccade.training.loop import train as run_loop
+from saccade.training.run import Run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """DMD2 without its adversary; the defaults are the embedded miniature's."""
+
+    flow: FlowModel = FlowModel(sampling_steps=1)
+    task: DrawingTask = DrawingTask()
+    reference: str = ""
+    """The diffusion that is distilled; empty: where the generator begins."""
+    reference_guidance: float = 3.0
+    """Scale of the diffusion's classifier-free guidance."""
+    reference_steps: int = 20
+    """Denoising steps of the diffusion when it is measured itself."""
+    seed: int = 0
+    """Seed of prompts and noise."""
+    steps: int = 200
+    """Training steps; each teaches the score network, every ``n_psi``-th the generator too."""
+    prompts_per_step: int = 32
+    """Prompts in a batch, one attempt at each, over all processes."""
+    n_psi: int = 2
+    """Updates of the score network for each of the generator."""
+    normalised: bool = True
+    """Weigh rows by how far the diffusion's picture lies from the generator's (DMD)."""
+    earliest: float = 0.02
+    """Least noise at which scores are compared and learned (1 is noise alone)."""
+    latest: float = 0.98
+    """Most noise at which scores are compared and learned."""
+    lr: float = 3e-4
+    """Learning rate of AdamW for the generator."""
+    fake_lr: float = 3e-4
+    """Learning rate of AdamW for the score network."""
+    warmup: int = 5
+    """Optimiser steps over which the learning rates rise."""
+    ema: float = 0.95
+    """Decay of the averaged weights that are evaluated; 0 evaluates the trained ones."""
+    micro_rows: int = 64
+    """Attempts that go through the networks at once in an update."""
+    evaluate_every: int = 100
+    save_every: int = 100
+
+
+_TINY = Settings()
+_REAL = Settings(
+    flow=FlowModel(
+        "stabilityai/stable-diffusion-3.5-medium", size=1024, sampling_steps=1, text_length=256,
+        precision="bfloat16", checkpointing=True, sharded=True, at_once=4,
+    ),
+    task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
+    reference_guidance=4.5, reference_steps=40, steps=100_000, prompts_per_step=64, n_psi=5,
+    lr=5e-7, fake_lr=5e-7, warmup=500, ema=0.999, micro_rows=1, evaluate_every=1000, save_every=500,
+)  # fmt: skip
+PRESETS = {
+    "dmd": _TINY,
+    "diff-instruct": replace(_TINY, normalised=False, n_psi=1),
+    "four-steps": replace(_TINY, flow=FlowModel(sampling_steps=4, kernel="renoise")),
+    "sd35-medium": _REAL,
+    "sd35-medium-four-steps": replace(_REAL, flow=replace(_REAL.flow, sampling_steps=4, kernel="renoise")),
+}
+
+
+def policies(cfg: Settings) -> dict[str, FlowPolicy]:
+    """The generator."""
+    return {"policy": build(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
+
+
+def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
+    """Train, evaluate, save. Returns the scores of kept-back prompts before and after."""
+    policy = policies(cfg)["policy"]
+    diffusion = replace(
+        cfg.flow, model=cfg.reference or cfg.flow.model, kernel="flow_sde", sampling_steps=cfg.reference_steps
+    )
+    fake = build(diffusion, (), cfg.seed, beside=policy)
+    reference = frozen(replace(diffusion, sharded=False, guidance=cfg.reference_guidance), beside=policy)
+    average, rise = Snapshot(policy.trained), warmup(cfg.warmup)
+    # As in Diff-Instruct without momentum: what the other network taught a step ago no longer holds.
+    adam = lambda part, lr: torch.optim.AdamW(part.trained, lr=lr, betas=(0.0, 0.999), weight_decay=0.0)
+    teach = Update(
+        "score", ScoreMatching(fake, cfg.earliest, cfg.latest), fake.trained, adam(fake, cfg.fake_lr), schedule=rise
+    )
+    follow = Update(
+        "generator",
+        ScoreDistillation(
+            policy, fake, reference, "integral_kl", through_scores=False, normalised=cfg.normalised,
+            guidance=cfg.reference_guidance, low=cfg.earliest, high=cfg.latest,
+        ),
+        policy.trained,
+        adam(policy, cfg.lr),
+        every=cfg.n_psi,
+        schedule=rise,
+        after=lambda taken: average.follow(warm_decay(cfg.ema, taken) if cfg.ema else 0.0),
+    )  # fmt: skip
+
+    def look(step: int) -> dict[str, float]:
+        with average:
+            found = cfg.task.score(policy.best, lambda name, items: run.samples(step, name, items))
+        whole = cfg.task.score(reference.best) if step == 0 else {}
+        return found | {f"reference, {name}": value for name, value in whole.items()}
+
+    return run_loop(
+        OnPolicy(cfg.task.training(cfg.seed), fresh(policy), cfg.prompts_per_step, cfg.seed),
+        Updates([teach, follow], micro_rows=cfg.micro_rows),
+        run,
+        cfg.steps,
+        state={"policy": policy, "score": fake, "average": average},
+        evaluate=look,
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
+    )
+
+
+def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
+    """Rewards of kept-back prompts; the same prompts and noise each time."""
+    return cfg.task.score(policies["policy"].best)
+
+
+def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """One picture for each prompt."""
+    return pictures_of(policies["policy"].best, prompts, seeds_B)
+
+
+ARMS = {"dmd": PRESETS["dmd"], "diff-instruct": PRESETS["diff-instruct"], "four steps": PRESETS["four-steps"]}
+CLAIMS = (
+    Claim(
+        "one step of the generator earns 0.05 more points than one step of the diffusion",
+        lambda arm: arm["dmd"]["train wording"] - arm["dmd"]["train wording@0"],
+        least=0.05,
+    ),
+    Claim(
+        "and at least 0.8 of those of the guided diffusion in many steps",
+        lambda arm: arm["dmd"]["train wording"] / arm["dmd"]["reference, train wording@0"] - 0.8,
+    ),
+    Claim(
+        "so does Diff-Instruct",
+        lambda arm: arm["diff-instruct"]["train wording"] / arm["diff-instruct"]["reference, train wording@0"] - 0.8,
+    ),
+    Claim("four steps earn no less than one", lambda arm: arm["four steps"]["train wording"] - arm["dmd"]["train wording"]),
+)

@@ -1,0 +1,182 @@
+"""`kontext-shapes`: a FluxKontextPipeline in miniature that draws scenes of shapes, and edits them a little.
+
+The classes are the real ones (FluxTransformer2DModel, AutoencoderKL, CLIPTextModel and T5EncoderModel with their
+tokenizers, FlowMatchEulerDiscreteScheduler); only their sizes are small. First it learns to draw what captions tell, then
+to edit besides: from pictures before and after, of some kinds of edits alone. Of the others it has seen scenes and their
+captions but never a pair, so they can be learned without pairs. Where nothing is asked, the picture stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.core import Problem, seeds
+from saccade.models.diffusion import Conditioning, Flux
+from saccade.policies.flow import FlowModel, FlowPolicy
+from saccade.policies.flow import build as open_policy
+from saccade.recipes.miniatures._kontext_parts import assemble
+from saccade.recipes.miniatures._vl_descent import Descent, Rates
+from saccade.recipes.miniatures.sd3_shapes import encode
+from saccade.tasks.editing import EditingTask
+from saccade.worlds import edits, shapes
+
+TEXT_LENGTH = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the miniature is trained; the defaults made the one that is shipped."""
+
+    seed: int = 0
+    size: int = 32
+    """Edge of a picture in pixels."""
+    autoencoder: str = "sd3-shapes"
+    """A pipeline whose autoencoder is taken."""
+    width: int = 128
+    double: int = 2
+    """Blocks in which texts and pictures have weights of their own."""
+    single: int = 3
+    """Blocks in which they share them."""
+    problems: int = 16_000
+    """Edits whose pictures are rendered and encoded once."""
+    kinds: tuple[str, ...] = ("recolor", "move", "add", "remove", "replace", "count")
+    """Kinds of edits whose scenes are drawn; words are left out, since the model is too small for letters."""
+    taught: tuple[str, ...] = ("move", "add", "remove", "count")
+    """Kinds of edits that are shown before and after."""
+    steps: int = 2_400
+    batch: int = 64
+    drawing: float = 0.4
+    """Share of the steps, the first ones, in which nothing is edited."""
+    editing: float = 0.65
+    """Share of the later steps that edit."""
+    still: float = 0.1
+    """Share of edits in which nothing is asked and nothing changes."""
+    dropout: float = 0.1
+    """Share of captions that are dropped, for classifier-free guidance."""
+    rates: Rates = Rates(4e-3, 2e-3)
+    ema: float = 0.998
+
+
+Progress = Callable[[str, int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Edits as tensors: latents before and after, captions of both, what is asked, and which rows are taught."""
+
+    latents: Tensor
+    """``[2, N, C, h, w]``, normalised."""
+    captions: tuple[list[str], list[str]]
+    asked: list[str]
+    taught: np.ndarray
+
+
+def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train the miniature and write it to ``out``. Returns facts for its card (parameters, seconds, losses)."""
+    began = time.time()
+    torch.manual_seed(cfg.seed)
+    rng = np.random.default_rng(cfg.seed)
+    problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
+    pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
+    losses = train(cfg, pipe, lessons(cfg, pipe.vae, problems), rng, progress)
+    pipe.transformer.half()
+    pipe.save_pretrained(out)
+    opened(out).export(out)
+    return {
+        "seconds": round(time.time() - began),
+        "transformer parameters": sum(p.numel() for p in pipe.transformer.parameters()),
+        "velocity loss from captions": losses[0],
+        "velocity loss of edits": losses[1],
+    }
+
+
+def opened(folder: Path) -> FlowPolicy:
+    """The miniature as a policy that edits, or draws where it is given no picture."""
+    return open_policy(FlowModel(str(folder), text_length=TEXT_LENGTH), stochastic=())
+
+
+def corpus(cfg: Settings) -> list[str]:
+    """Texts with every word that captions and instructions use, those kept back too."""
+    made = edits.problems(3_000, cfg.seed + 1, split=None)
+    captions = [problem.answer[name] for problem in made for name in ("caption_before", "caption_after")]
+    return captions + [problem.inputs.text for problem in made]
+
+
+def lessons(cfg: Settings, vae: nn.Module, problems: list[Problem]) -> Lessons:
+    """What is learned from, encoded."""
+    pictures = [[p.inputs.pictures[0] for p in problems], [p.answer["picture"] for p in problems]]
+    latents = torch.stack([encode(vae, np.stack(half)) for half in pictures])
+    captions = tuple([p.answer[name] for p in problems] for name in ("caption_before", "caption_after"))
+    taught = np.flatnonzero([p.source in cfg.taught for p in problems])
+    normal = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    return Lessons(normal, captions, [p.inputs.text for p in problems], taught)
+
+
+def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, progress: Progress) -> tuple[float, float]:
+    """Flow matching with t shifted towards noise; the averaged weights are kept. Returns both running losses."""
+    readers = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
+    modules = nn.ModuleList([pipe.transformer, *readers]).train()
+    averaged = copy.deepcopy(modules).requires_grad_(False)
+    descent = Descent(pipe.transformer, readers, cfg.rates, cfg.steps, 100)
+    smooth = [1.0, 1.0]
+    for step in range(cfg.steps):
+        edit = step >= cfg.drawing * cfg.steps and rng.random() < cfg.editing
+        texts, source, x0 = _edits(cfg, data, rng) if edit else _drawings(cfg, data, rng)
+        loss = flow_loss(pipe, texts, source, x0)
+        descent.step(loss)
+        decay = min(cfg.ema, (1 + step) / (10 + step))
+        for slow, fast in zip(averaged.parameters(), modules.parameters()):
+            slow.lerp_(fast.detach(), 1 - decay)
+        smooth[edit] += 0.02 * (loss.item() - smooth[edit])
+        progress("editing" if edit else "drawing", step + 1, cfg.steps, smooth[edit])
+    modules.load_state_dict(averaged.state_dict())
+    modules.eval()
+    return smooth[0], smooth[1]
+
+
+def flow_loss(pipe: Any, texts: list[str], source: Tensor | None, x0: Tensor) -> Tensor:
+    """E |v(x_t, t, text, source) - (noise - x0)|^2 with more times at the noisy end, where it is decided what is drawn."""
+    u = torch.rand(len(x0))
+    t = 2 * u / (1 + u)
+    noise = torch.randn_like(x0)
+    x_t = torch.lerp(x0, noise, t[:, None, None, None])
+    tokens, pooled, _ = pipe.encode_prompt(texts, None, max_sequence_length=TEXT_LENGTH)
+    v = Flux(pipe, TEXT_LENGTH).velocity(x_t, t, Conditioning(tokens, pooled, source), 1.0)
+    return F.mse_loss(v, noise - x0)
+
+
+def _drawings(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], None, Tensor]:
+    """Captions, some dropped, and what they tell."""
+    half, row = rng.integers(2, size=cfg.batch), rng.integers(len(data.asked), size=cfg.batch)
+    dropped = rng.random(cfg.batch) < cfg.dropout
+    texts = ["" if drop else data.captions[h][r] for h, r, drop in zip(half, row, dropped)]
+    return texts, None, data.latents[half, row]
+
+
+def _edits(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], Tensor, Tensor]:
+    """What is asked, the picture before and the picture after."""
+    row = rng.choice(data.taught, size=cfg.batch)
+    still = rng.random(cfg.batch) < cfg.still
+    texts = ["" if stays else data.asked[r] for r, stays in zip(row, still)]
+    return texts, data.latents[0, row], data.latents[np.where(still, 0, 1), row]
+
+
+def evaluate(folder: Path) -> dict[str, float]:
+    """Scores of edits kept back, by wording and by kind, and the points of pictures drawn from captions."""
+    policy, kinds = opened(folder), Settings().kinds
+    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.best)
+    meanings = shapes.meanings_of(240, np.random.default_rng(1), ["colors", "color_attr", "counting", "position"])
+    told = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
+    asked = [Problem(i, shapes.caption(meaning, told[i % len(told)])) for i, meaning in enumerate(meanings)]
+    drawn = policy.best(asked, seeds(1, len(asked))).outputs
+    return scores | {"drawn from captions, points": float(np.nanmean(shapes.verdicts(drawn, meanings)["points"]))}

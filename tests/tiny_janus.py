@@ -1,0 +1,25 @@
+"""A random tiny Janus model of the real classes with its processor, saved to disk, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+WORDS = ("a red circle", "two blue squares", "a green star above a ring", "three small crosses in pink", "yes no")
+
+
+def janus(folder: Path, loud: float = 4.0) -> Path:
+    """Write a JanusForConditionalGeneration whose weights are scaled up by ``loud``: 16 codes make a picture of 16 px."""
+    from saccade.recipes.miniatures import janus_shapes
+
+    torch.manual_seed(0)
+    sizes = janus_shapes.Settings(size=16, codes=24, width=32, layers=2, heads=2, sight_width=32)
+    processor = janus_shapes.make_processor(sizes, WORDS)
+    model = janus_shapes.assemble(sizes, processor.tokenizer)
+    for name, p in model.named_parameters():
+        if p.ndim > 1 and "vqmodel" not in name:
+            p.data.mul_(loud)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
