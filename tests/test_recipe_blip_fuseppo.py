@@ -31,7 +31,7 @@ def small(cfg, **changes):
     """Settings that take a step in a second."""
     task = replace(cfg.task, length=20.0, test_episodes=4, test_rows=4, shown=1, **changes.pop("task", {}))
     speaker = replace(cfg.speaker, steps=2, batch=4, tests=8)
-    ppo = replace(cfg.ppo, length=24, minibatch=48, epochs=2)
+    ppo = replace(cfg.ppo, length=24, minibatch=48, epochs=2, anneal=False)
     return replace(cfg, **{"task": task, "speaker": speaker, "ppo": ppo, "rows": 2, "evaluate_every": 1, "save_every": 1} | changes)
 
 

@@ -2,7 +2,7 @@
 
 The rule for lines, in every arm: ``width`` is a share of the canvas, as in an SVG file, so a line of 1.3 pixels on 64 is one
 of 0.3 pixels on 16, and pale there. Ends are round, edges soft: across a line, ink adds up to its width. Lines that cross
-are no darker.
+are no darker. A dot is a line as long as a pixel is wide, lest it fall between two.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def rasterise(sketches: Sequence[Sketch], canvas: int, width: float = WIDTH) -> 
     step = torch.arange(side, dtype=torch.float32)
     x_SW, y_SW = (corner_S2[:, axis, None] + step for axis in (0, 1))
     far_SHW = _distance(start_S2, end_S2, x_SW[:, None, :] + 0.5, y_SW[:, :, None] + 0.5)
-    # A line thinner than a pixel would cover less than this ramp does.
-    ink_SHW = (reach - far_SHW).clamp(0, 1) * min(wide / reach**2, 1.0)
+    ink_SHW = (reach - far_SHW).clamp(0, min(wide, 1.0))  # a pixel's own width, swept over the line's
     on_SW = lambda at: (at >= 0) & (at < canvas)
     ink_SHW = ink_SHW * (on_SW(x_SW)[:, None, :] & on_SW(y_SW)[:, :, None])
     at = lambda axis: axis.clamp(0, canvas - 1).long()
@@ -51,8 +50,9 @@ def _pieces(sketches: Sequence[Sketch], canvas: int) -> tuple[Tensor, Tensor, Te
     """Starts and ends of short pieces in pixels ``[S, 2]``, and the sketch that each belongs to ``[S]``."""
     strokes = [stroke for sketch in sketches for stroke in sketch.strokes]
     owner = np.repeat(np.arange(len(sketches)), [len(sketch.strokes) for sketch in sketches])
-    start = np.concatenate([s[:-1] if len(s) > 1 else s for s in strokes]) * canvas
-    end = np.concatenate([s[1:] if len(s) > 1 else s for s in strokes]) * canvas
+    half = np.array([0.5 / canvas, 0.0])
+    start = np.concatenate([s[:-1] if len(s) > 1 else s - half for s in strokes]) * canvas
+    end = np.concatenate([s[1:] if len(s) > 1 else s + half for s in strokes]) * canvas
     row = np.repeat(owner, [max(len(s) - 1, 1) for s in strokes])
     count = np.maximum(np.ceil(np.linalg.norm(end - start, axis=1) / _PIECE), 1).astype(int)
     which = np.repeat(np.arange(len(count)), count)
