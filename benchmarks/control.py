@@ -71,7 +71,7 @@ class Theirs:
 
         self.decisions = cfg.rows * cfg.ppo.length
         self.model = stable_baselines.built(cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed)
-        rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.environment, cfg.rows, cfg.seed)
+        rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.env, cfg.rows, cfg.seed)
         self.model.set_env(rows)
 
     def __call__(self) -> None:

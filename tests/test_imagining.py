@@ -151,7 +151,7 @@ def test_a_world_that_no_world_model_sees_is_refused_in_one_line(task, words):
 
 def test_pairs_of_worlds_that_have_none_are_refused():
     with pytest.raises(ValueError, match="paired frames"):
-        paired(ControlTask("push", ("picture=32",)), NIGHT, 10, 0)
+        paired(ControlTask("push", ('observe="image"', "pixels=32")), NIGHT, 10, 0)
 
 
 @pytest.mark.skipif(find_spec("mujoco") is None, reason="needs mujoco, which must not be imported before its OpenGL is chosen")

@@ -265,7 +265,7 @@ def run_recipe(name: str, folder: Path, **changes) -> dict:
     small = replace(cfg.learning, hidden=(8, 8), batch=16, warm_up=20, memory=60)
     shown = {"shown": replace(cfg.shown, episodes=2)} if name == "rlpd" else {}
     settings = dict(env_steps=60, evaluate_every=20, save_every=20, log_every=10, learning=small, **shown) | changes
-    task = replace(cfg.task, environment="push", test_episodes=2, test_rows=2, shown=1, settings=("steps=9",))
+    task = replace(cfg.task, env="push", test_episodes=2, test_rows=2, shown=1, settings=("steps=9",))
     with Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": name}, display=False) as run:
         return recipe.train(replace(cfg, task=task, **settings), run)
 

@@ -92,7 +92,7 @@ def test_half_precision_of_pictures_replays_within_its_rounding():
 def test_the_oracle_takes_as_many_steps_and_is_scored_alike(tmp_path):
     pytest.importorskip("stable_baselines3")
     for cfg in (VECTORS, PICTURES):
-        result = run_for(ppo, replace(cfg, method="sb3", steps=1), tmp_path / cfg.task.environment)
+        result = run_for(ppo, replace(cfg, method="sb3", steps=1), tmp_path / cfg.task.env)
         assert result["after"].keys() == result["before"].keys() >= {"return", "length"}
     with pytest.raises(ValueError, match="method 'sb3' has the convolutions 'nature', and neither"):
         run_for(ppo, replace(SCALED, method="sb3"), tmp_path / "scaled")

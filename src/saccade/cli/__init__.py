@@ -82,6 +82,13 @@ def _run(words: list[str]) -> int:
             traceback.print_exc()
         say_error(error)
         return 2
+    except Exception as error:
+        from saccade.core import EnvironmentFailed  # loads torch, which was loaded if it is one
+
+        if not isinstance(error, EnvironmentFailed):
+            raise
+        say_error(error)
+        return 1
 
 
 def _meant(error: BaseException) -> bool:

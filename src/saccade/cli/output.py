@@ -37,8 +37,23 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 
 def show_scores(scores: Mapping[str, float], title: str = "") -> None:
-    """Print scores, one a line."""
-    show_table(("score", "value"), [(name, figure(value)) for name, value in scores.items()], title, right=(1,))
+    """Print scores, one a line, with their 95 % intervals where standard errors are among them."""
+    show_table(("score", "value"), [(name, sure(scores, name)) for name in known(scores)], title, right=(1,))
+
+
+def known(scores: Mapping[str, float]) -> list[str]:
+    """The names of scores; those of standard errors are left out."""
+    from saccade.training.folder import ERROR
+
+    return [name for name in scores if not name.endswith(ERROR)]
+
+
+def sure(scores: Mapping[str, float], name: str) -> str:
+    """A score with its 95 % interval, where its standard error stands beside it."""
+    from saccade.report.spread import half
+
+    width = half(scores, name)
+    return figure(scores.get(name)) + (f" ± {figure(width)}" if width is not None else "")
 
 
 VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}

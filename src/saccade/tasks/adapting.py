@@ -38,8 +38,8 @@ def paired(source: ControlTask, target: ControlTask, count: int, seed: int) -> B
     ValueError for an environment that cannot show one state in both ways.
     """
     other = target.make(1)
-    if not hasattr(other, "paired") or source.environment != target.environment:
-        both = f"{source.environment} and {target.environment}"
+    if not hasattr(other, "paired") or source.env != target.env:
+        both = f"{source.env} and {target.env}"
         raise ValueError(f"{both} cannot show the same state: paired frames need a world with palettes")
     world = replace(source, settings=(*source.settings, 'observe="both"')).make(1)
     rng, memory, episode = np.random.default_rng(seed), Buffer(count + 1000, seed), 0

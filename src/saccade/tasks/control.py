@@ -21,7 +21,7 @@ from saccade.worlds.control import environment
 class ControlTask:
     """Which environment is acted in, and on which episodes it is tested."""
 
-    environment: str = "reach"
+    env: str = "reach"
     """An own world (reach, push, lane …), or a name that gymnasium.make knows."""
     settings: tuple[str, ...] = ()
     """Settings of the environment, each ``name=value`` with a value as JSON writes it, or a word."""
@@ -38,7 +38,7 @@ class ControlTask:
 
     def make(self, count: int) -> Environment:
         """``count`` episodes of the environment side by side. ValueError for an unknown environment or setting."""
-        return environment(self.environment, count, **dict(map(_setting, self.settings)))
+        return environment(self.env, count, **dict(map(_setting, self.settings)))
 
     def seeds(self) -> list[int]:
         """The seeds of the test episodes."""

@@ -40,7 +40,7 @@ def train(
     kept["scores"] = scores
     start = run.load(kept)
     if start == 0:
-        scores.take(0)
+        _evaluate(scores, 0, run, kept)
     window = _Window()
     for step in range(start, steps):
         began = time.monotonic()
@@ -54,7 +54,7 @@ def train(
             run.log(done, window.take())
             run.progress(done, steps)
         if done % evaluate_every == 0 or done == steps:
-            scores.take(done)
+            _evaluate(scores, done, run, kept)
         if saving:
             run.save(done, kept)
         if stopping and done < steps:
@@ -108,6 +108,15 @@ def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[st
         if step:
             run.save(step, kept)
         raise RunFailed(f"step {step + 1}: {error}") from error
+
+
+def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> None:
+    try:
+        scores.take(step)
+    except EnvironmentFailed as error:
+        if step:
+            run.save(step, kept)
+        raise RunFailed(f"evaluation at step {step}: {error}") from error
 
 
 def _learn(learner: Any, batch: Batch, step: int, run: Run) -> dict[str, float]:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from saccade.training.folder import ERROR
+
 _WINDOW = 20
 
 
@@ -31,7 +33,7 @@ class Meter:
         main = "reward/total" if "reward/total" in known else met
         if main in known:
             self.main = main, known[main]
-        scores = {name.removeprefix("eval/"): value for name, value in known.items() if name.startswith("eval/")}
+        scores = {name.removeprefix("eval/"): known[name] for name in known if name.startswith("eval/") and not name.endswith(ERROR)}
         self.evaluation = (step, scores) if scores else self.evaluation
         self.images += known.get("cost/images", known.get("cost/attempts", 0))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
 from saccade.cli.commands import report
-from saccade.cli.output import figure, first, say_error, show_json, show_table
+from saccade.cli.output import figure, first, known, say_error, show_json, show_table, sure
 from saccade.cli.request import Request, understand
 from saccade.cli.together import alone, together
 
@@ -92,7 +92,7 @@ def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:
         return show_json(result)
     before, after = result.get("before", {}), result.get("after", {})
     change = lambda name: f"{after[name] - before[name]:+.3f}" if None not in (before.get(name), after.get(name)) else ""
-    rows = [(name, figure(before.get(name)), figure(after.get(name)), change(name)) for name in {**before, **after}]
+    rows = [(name, figure(before.get(name)), sure(after, name), change(name)) for name in known({**before, **after})]
     show_table(("held out", "before", "after", "change"), rows, right=(1, 2, 3))
     print(f"run     {folder}")
     if page:

@@ -18,9 +18,12 @@ _LIVE: list[Camera] = []
 
 
 def headless() -> None:
-    """Choose EGL where there is no display and nothing was chosen; works only before MuJoCo is imported."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY") and "mujoco" not in sys.modules:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    """Choose EGL, and no window for pygame, where there is no display and nothing was chosen; before either is imported."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        if "mujoco" not in sys.modules:
+            os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def quiet() -> None:
