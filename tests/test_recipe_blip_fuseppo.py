@@ -29,8 +29,8 @@ def recipe():
 
 def small(cfg, **changes):
     """Settings that take a step in a second."""
-    task = replace(cfg.task, length=20.0, test_episodes=4, test_rows=4, shown=1, **changes.pop("task", {}))
-    speaker = replace(cfg.speaker, steps=2, batch=4, tests=8)
+    task = replace(cfg.task, road=20.0, test_episodes=4, test_rows=4, shown=1, **changes.pop("task", {}))
+    speaker = replace(cfg.speaker, speaker_steps=2, speaker_batch=4, tests=8)
     ppo = replace(cfg.ppo, length=24, minibatch=48, epochs=2, anneal=False)
     return replace(cfg, **{"task": task, "speaker": speaker, "ppo": ppo, "rows": 2, "evaluate_every": 1, "save_every": 1} | changes)
 
@@ -115,7 +115,7 @@ def test_the_real_preset_drives_with_a_blip_from_disk(recipe, tmp_path):
     words.export(tmp_path / "blip")
     cfg = recipe.PRESETS["blip-large"]
     assert (cfg.task.image, cfg.task.rays, cfg.speaker.model) == ((224, 244), 180, "Salesforce/blip-image-captioning-large")
-    speaker = replace(cfg.speaker, model=str(tmp_path / "blip"), length=6, precision="float32", device="cpu")
+    speaker = replace(cfg.speaker, model=str(tmp_path / "blip"), caption_length=6, precision="float32", device="cpu")
     cfg = small(cfg, speaker=speaker, steps=1, rows=1, task={"image": (32, 48), "far": (24, 48), "rays": 12})
     cfg = replace(cfg, ppo=replace(cfg.ppo, length=12, minibatch=24))
     result = drive(recipe, cfg, tmp_path / "run")

@@ -29,7 +29,8 @@ from saccade.worlds.control import environment
 
 SMALL = resfit.Settings(
     task=ControlTask("push", ("steps=12",), test_episodes=4, test_rows=4, shown=1),
-    clone=resfit.Cloning(episodes=6, steps=20, width=16, evaluate_every=10),
+    shown=resfit.Demonstrations(episodes=6),
+    clone=resfit.Cloning(clone_steps=20, width=16, clone_evaluate_every=10),
     rows=2, env_steps=80, warm_up=40, critic_steps=8, hidden=(16, 16), batch=16, evaluations=1, refresh=40, log_every=10, seed=3,
 )  # fmt: skip
 
@@ -246,8 +247,9 @@ def test_the_arms_share_demonstrations_and_cloning(tmp_path):
 def test_the_real_preset_at_reduced_size(tmp_path):
     real = resfit.PRESETS["robomimic-square"]
     task = ControlTask("push", ("observe=image", "pixels=16", "steps=6"), test_episodes=2, test_rows=1, shown=0)
-    clone = replace(real.clone, demonstrations="", episodes=2, width=32, steps=2, batch=4, evaluate_every=2)
-    cfg = replace(real, task=task, clone=clone, env_steps=14, warm_up=8, critic_steps=2, hidden=(16, 16), batch=8, memory=64)
+    clone = replace(real.clone, width=32, clone_steps=2, clone_batch=4, clone_evaluate_every=2)
+    shown = resfit.Demonstrations(episodes=2)
+    cfg = replace(real, task=task, shown=shown, clone=clone, env_steps=14, warm_up=8, critic_steps=2, hidden=(16, 16), batch=8, memory=64)
     state = trained(cfg, tmp_path / "run")
     assert state["learner"]["updates"]["critic"]["steps"] == 2 + 24 and state["learner"]["updates"]["actor"]["steps"] == 6
     assert any(name.startswith("encoder.patches") for name in state["policy"])

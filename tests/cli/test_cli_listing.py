@@ -15,6 +15,7 @@ import pytest
 from saccade import catalog
 from saccade.cli import COMMANDS, papers
 from saccade.cli.commands import doctor, miniature
+from saccade.cli.parsing import flags
 
 
 def test_list_tells_the_63_systems_in_order(saccade):
@@ -56,6 +57,12 @@ def test_show(saccade):
     own = saccade("show", "./grey.py").out
     assert "a share of the way each step." in own and "slate" in own and "--share" not in own
     assert "not built" in saccade("show", "jowa").out
+
+
+@pytest.mark.parametrize("name", catalog.recipes())
+def test_no_two_settings_of_a_recipe_have_one_name(name):
+    names = flags(catalog.load(name).Settings)
+    assert len(set(names)) == len(names), sorted(n for n in names if names.count(n) > 1)
 
 
 def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):

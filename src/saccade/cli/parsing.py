@@ -29,8 +29,11 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
     """The ``kind`` that the words describe, with the fields of ``default`` where they say nothing.
 
     ValueError with one line for an unknown option (with the nearest one), a value that does not fit, a missing argument.
-    ``--help`` prints and ends with SystemExit(0).
+    A name that two fields share is one too. ``--help`` prints and ends with SystemExit(0).
     """
+    names = flags(kind)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two settings are called {twice[0]}: rename one")
     known = {} if default is None else {"default": default}
     # Help shows the one form of a switch that changes something; a repeated command may use the other.
     style = (*_STYLE, tyro.conf.FlagCreatePairsOff) if {"-h", "--help"} & set(words) else _STYLE

@@ -29,8 +29,8 @@ _DEMONSTRATED = -4
 
 
 @dataclass(frozen=True)
-class Cloning:
-    """How a policy plans, and how it is cloned from demonstrations."""
+class Demonstrations:
+    """Who shows how it is done."""
 
     demonstrations: str = ""
     """A recording (ours, LeRobot's or Minari's); without one the environment's scripted expert demonstrates."""
@@ -38,39 +38,44 @@ class Cloning:
     """Episodes that the expert demonstrates."""
     expert_noise: float = 0.3
     """Spread of the noise on its actions."""
+
+    def recorded(self, environment: Environment, seed: int, folder: Path) -> list[Recorded]:
+        """The episodes; those of the environment's noisy expert are recorded in ``folder``.
+
+        ValueError where there is neither a recording nor an expert.
+        """
+        if self.demonstrations:
+            return list(source(self.demonstrations))
+        if not hasattr(environment, "expert"):
+            raise ValueError(f"{environment.name} has no scripted expert: name a recording of demonstrations")
+        record(environment, noisy(environment, self.expert_noise), seeds(seed, self.episodes, key=_DEMONSTRATED).tolist(), folder)
+        return list(source(folder))
+
+
+@dataclass(frozen=True)
+class Cloning:
+    """How a policy plans, and how it is cloned from demonstrations."""
+
     net: Literal["perceptron", "transformer"] = "perceptron"
     """What plans; the perceptron sees vectors alone."""
     chunk: int = 4
     """Actions that are planned at once and carried out one by one."""
     width: int = 128
     """Width of its layers."""
-    steps: int = 2500
-    """Gradient steps."""
-    batch: int = 128
-    """Moments in a batch."""
-    lr: float = 1e-3
-    """Learning rate of AdamW."""
-    evaluate_every: int = 500
-    """Gradient steps between evaluations, of which the best is kept."""
+    clone_steps: int = 2500
+    """Gradient steps of cloning."""
+    clone_batch: int = 128
+    """Moments in a batch of cloning."""
+    clone_lr: float = 1e-3
+    """Learning rate of AdamW in cloning."""
+    clone_evaluate_every: int = 500
+    """Gradient steps between evaluations in cloning, of which the best is kept."""
 
 
 def planner(cfg: Cloning, seen: spaces.Dict, actions: int) -> Cloned:
     """An untrained policy for what an environment shows. ValueError for a perceptron that is to see pictures."""
     net = {"perceptron": ChunkMLP, "transformer": ChunkTransformer}[cfg.net]
     return Cloned(net(seen, actions, cfg.chunk, cfg.width), cfg.chunk, actions)
-
-
-def demonstrations(cfg: Cloning, environment: Environment, seed: int, folder: Path) -> list[Recorded]:
-    """Recorded episodes or, where none are named, those of the environment's noisy expert, which are recorded in ``folder``.
-
-    ValueError where there is neither a recording nor an expert.
-    """
-    if cfg.demonstrations:
-        return list(source(cfg.demonstrations))
-    if not hasattr(environment, "expert"):
-        raise ValueError(f"{environment.name} has no scripted expert: name a recording of demonstrations")
-    record(environment, noisy(environment, cfg.expert_noise), seeds(seed, cfg.episodes, key=_DEMONSTRATED).tolist(), folder)
-    return list(source(folder))
 
 
 def noisy(environment: Any, noise: float) -> Callable[..., np.ndarray]:
@@ -112,14 +117,14 @@ def clone(
         return found
 
     run_loop(
-        Stored(rows, min(cfg.batch, len(rows)), seed),
+        Stored(rows, min(cfg.clone_batch, len(rows)), seed),
         Updates([cloning(cfg, base)]),
         stage,
-        cfg.steps,
+        cfg.clone_steps,
         state={"base": base, "best": best},
         evaluate=look,
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.evaluate_every,
+        evaluate_every=cfg.clone_evaluate_every,
+        save_every=cfg.clone_evaluate_every,
         log_every=100,
     )
     best.restore()
@@ -128,7 +133,7 @@ def clone(
 def cloning(cfg: Cloning, base: Cloned) -> Update:
     """The update that makes ``base`` plan what was demonstrated."""
     weights = list(base.net.parameters())
-    return Update("bc", base.error, weights, torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=1e-4, fused=True), max_norm=10.0)
+    return Update("bc", base.error, weights, torch.optim.AdamW(weights, lr=cfg.clone_lr, weight_decay=1e-4, fused=True), max_norm=10.0)
 
 
 class Best:

@@ -35,7 +35,7 @@ class LaneTask:
     """Of the captioner's picture, the far part of the frame."""
     rays: int = 36
     """Of the LiDAR, over 180 degrees."""
-    length: float = 120.0
+    road: float = 120.0
     """Of a road in metres."""
     error: Literal["exact", "vision"] = "exact"
     """Where reward and hint have the lane error from: the geometry, or edges and lines in the picture."""
@@ -64,7 +64,7 @@ class LaneTask:
 
     def world(self, count: int) -> Lane:
         """The bare world."""
-        return Lane(count, self.image, self.far, self.rays, self.length, error=self.error)
+        return Lane(count, self.image, self.far, self.rays, self.road, error=self.error)
 
     def score(self, policy: Any, captioner: Captioner | None, seed: int, show: Show | None = None) -> dict[str, float]:
         """How well the test episodes go, acted greedily. ``show`` is given the first ones as clips from above."""

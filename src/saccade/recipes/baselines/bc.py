@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,7 +23,7 @@ from saccade.objectives.supervised import Supervised
 from saccade.policies.chunked import lessons
 from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
 from saccade.sampling.episodes import whole
-from saccade.tasks.cloning import Cloning, demonstrations
+from saccade.tasks.cloning import Demonstrations
 from saccade.tasks.control import ControlTask, exhibits
 from saccade.training.claims import Claim
 from saccade.training.clips import strip
@@ -34,18 +33,14 @@ from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 from saccade.worlds.recordings import Recorded
 
+
 @dataclass(frozen=True)
 class Settings:
     """Behaviour cloning; the defaults are those of the embedded world."""
 
     task: ControlTask = ControlTask("push")
     model: ActorCriticModel = ActorCriticModel(standardise=True)
-    demonstrations: str = ""
-    """A recording (ours, LeRobot's or Minari's); without one the environment's scripted expert demonstrates."""
-    episodes: int = 30
-    """Episodes that the expert demonstrates."""
-    expert_noise: float = 0.3
-    """Spread of the noise on its actions."""
+    shown: Demonstrations = Demonstrations()
     spread: Literal["learned", "fixed"] = "learned"
     """Of Gaussian actions: learned with the mean, or fixed, which is the squared error."""
     seed: int = 0
@@ -66,10 +61,11 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "pictures": Settings(
-        task=ControlTask("push", ("observe=image", "pixels=42")), model=ActorCriticModel(activation="relu", width=64, features=256), episodes=100,
+        task=ControlTask("push", ("observe=image", "pixels=42")), model=ActorCriticModel(activation="relu", width=64, features=256),
+        shown=Demonstrations(episodes=100),
     ),
     "half-cheetah": Settings(
-        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), demonstrations="minari:mujoco/halfcheetah/expert-v0",
+        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), shown=Demonstrations("minari:mujoco/halfcheetah/expert-v0"),
         model=ActorCriticModel(hidden=(256, 256), activation="relu", standardise=True), steps=100_000, batch=256, lr=3e-4,
         evaluate_every=10_000, save_every=10_000,
     ),
@@ -85,7 +81,8 @@ def policies(cfg: Settings) -> dict[str, ActorCritic]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Have it demonstrated, clone, evaluate, save. Returns the scores of test episodes before and after."""
     policy = policies(cfg)["policy"]
-    data = decisions(demonstrated(cfg, run.folder / "demonstrations"))
+    shown = cfg.shown.recorded(cfg.task.make(cfg.task.test_rows), cfg.seed, run.folder / "demonstrations")
+    data = decisions(shown)
     if cfg.shuffle_actions:
         shuffle_actions(data, cfg.seed)
     policy.follow(data)
@@ -102,12 +99,6 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
         log_every=cfg.log_every,
     )
-
-
-def demonstrated(cfg: Settings, folder: Path) -> list[Recorded]:
-    """The episodes that are imitated."""
-    expert = Cloning(demonstrations=cfg.demonstrations, episodes=cfg.episodes, expert_noise=cfg.expert_noise)
-    return demonstrations(expert, cfg.task.make(cfg.task.test_rows), cfg.seed, folder)
 
 
 def decisions(episodes: Sequence[Recorded]) -> Rollout:

@@ -18,7 +18,7 @@ from torch import Tensor
 from saccade.core import Environment
 from saccade.objectives.off_policy import RLPD
 from saccade.sampling.episodes import Episode, whole
-from saccade.tasks.cloning import Cloning, demonstrations
+from saccade.tasks.cloning import Demonstrations
 from saccade.tasks.control import ControlTask, exhibits
 from saccade.tasks.replaying import Agent, Replaying, Scaled, agent, feed, gradient_steps, learner, recorded
 from saccade.training.buffers import Buffer
@@ -35,8 +35,7 @@ class Settings:
     """RLPD; the defaults push a block off a hole and put a peg in."""
 
     task: ControlTask = ControlTask("push", test_episodes=100, test_rows=50)
-    shown: Cloning = Cloning(episodes=20)
-    """Where demonstrations come from (`demonstrations`, `episodes`, `expert_noise`); nothing is cloned."""
+    shown: Demonstrations = Demonstrations(episodes=20)
     learning: Replaying = Replaying(_SPARSE, hidden=(64, 64), batch=128, memory=100_000, warm_up=400)
     rows: int = 4
     """Episodes that are acted in side by side."""
@@ -55,7 +54,7 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "adroit-door": Settings(
-        task=ControlTask("AdroitHandDoorSparse-v1", test_episodes=50, test_rows=1, shown=1), shown=Cloning("minari:D4RL/door/human-v2"),
+        task=ControlTask("AdroitHandDoorSparse-v1", test_episodes=50, test_rows=1, shown=1), shown=Demonstrations("minari:D4RL/door/human-v2"),
         learning=Replaying(replace(RLPD, entropy_in_backup=False), hidden=(256, 256, 256), warm_up=5000),
         rows=1, env_steps=1_000_000, evaluate_every=25_000, save_every=25_000, log_every=10_000,
     ),
@@ -93,7 +92,7 @@ def remembered(cfg: Settings, environment: Environment, own: Agent, run: Run) ->
     """The demonstrations, if the batches have a share of them."""
     if not cfg.learning.how.offline_share:
         return None
-    return recorded(demonstrations(cfg.shown, environment, cfg.seed, run.folder / "demonstrations"), own.range, cfg.seed)
+    return recorded(cfg.shown.recorded(environment, cfg.seed, run.folder / "demonstrations"), own.range, cfg.seed)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:

@@ -56,7 +56,7 @@ class Speaker:
     """A BLIP by hub id or folder; empty for a small one that is pre-trained in the first stage."""
     prompt: str = ""
     """How every caption begins."""
-    length: int = LENGTH + 1
+    caption_length: int = LENGTH + 1
     """Token ids of a caption that the policy is shown."""
     beams: int = 1
     """Captions that are followed side by side while one is written."""
@@ -65,11 +65,11 @@ class Speaker:
     precision: str = "float32"
     """Of the weights: float32, float16 or bfloat16."""
     device: str = "cpu"
-    steps: int = 600
+    speaker_steps: int = 600
     """Training steps of the first stage."""
-    batch: int = 128
+    speaker_batch: int = 128
     """Pictures with captions in each, four of a road."""
-    lr: float = 1e-3
+    speaker_lr: float = 1e-3
     """Highest learning rate of the first stage; it falls in a line to a twentieth."""
     tests: int = 256
     """Pictures on which the small one is tested."""
@@ -102,9 +102,9 @@ _TINY = Settings()
 PRESETS = {
     "tiny": _TINY,
     "blip-large": Settings(
-        task=LaneTask(image=(224, 244), far=(160, 700), rays=180, length=500.0, error="vision"),
+        task=LaneTask(image=(224, 244), far=(160, 700), rays=180, road=500.0, error="vision"),
         speaker=Speaker(
-            "Salesforce/blip-image-captioning-large", prompt="a photo of the road, its condition and surroundings:", length=50,
+            "Salesforce/blip-image-captioning-large", prompt="a photo of the road, its condition and surroundings:", caption_length=50,
             beams=5, no_repeat=2, precision="float16", device="cuda",
         ),
         ppo=Proximal(length=2048), channels=(32, 64, 64), log_std=0.0, rows=1, steps=49, evaluate_every=10,
@@ -124,8 +124,8 @@ def captioner(cfg: Settings) -> Captioner | None:
     if cfg.task.caption == "none":
         return None
     if not who.model:
-        return fresh(WORDS, who.length, Sizes(), cfg.seed)
-    return load(who.model, who.length, who.prompt, who.beams, who.no_repeat, getattr(torch, who.precision), who.device)
+        return fresh(WORDS, who.caption_length, Sizes(), cfg.seed)
+    return load(who.model, who.caption_length, who.prompt, who.beams, who.no_repeat, getattr(torch, who.precision), who.device)
 
 
 def driver(cfg: Settings, words: Captioner | None) -> ActorCritic:
@@ -191,7 +191,7 @@ class Mirroring:
 def teach(cfg: Settings, words: Captioner, stage: Run) -> None:
     """Train the captioner on pictures and true captions from anywhere on training roads, new ones in each step."""
     who = cfg.speaker
-    lane, tests = cfg.task.world(who.batch // PLACES), cfg.task.world(who.tests)
+    lane, tests = cfg.task.world(who.speaker_batch // PLACES), cfg.task.world(who.tests)
 
     def pairs(step: int) -> Rollout:
         pictures, told = scenes(lane, int(seeds(cfg.seed, 1, key=step)), places=PLACES)
@@ -203,17 +203,17 @@ def teach(cfg: Settings, words: Captioner, stage: Run) -> None:
         total, count = words.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
         return Loss(total, count.float())
 
-    optimizer = torch.optim.AdamW(words.parameters(), lr=who.lr, weight_decay=0.01)
-    rise = warmup(max(who.steps // 15, 1))
-    fall = lambda taken: min(rise(taken), max(1 - taken / who.steps, 0.05))
+    optimizer = torch.optim.AdamW(words.parameters(), lr=who.speaker_lr, weight_decay=0.01)
+    rise = warmup(max(who.speaker_steps // 15, 1))
+    fall = lambda taken: min(rise(taken), max(1 - taken / who.speaker_steps, 0.05))
     run_loop(
         pairs,
         Updates([Update("captions", loss, words.parameters(), optimizer, schedule=fall)]),
         stage,
-        who.steps,
+        who.speaker_steps,
         state={"captioner": words},
         evaluate=lambda step: accuracy(words, tests),
-        evaluate_every=who.steps,
+        evaluate_every=who.speaker_steps,
         save_every=100,
     )
 

@@ -34,7 +34,7 @@ from saccade.policies.residual import Perturbed, ResidualActor, residual
 from saccade.sampling.episodes import whole
 from saccade.sampling.experience import Experience
 from saccade.sampling.proposals import Proposing, Ranged
-from saccade.tasks.cloning import Cloning, clone, cloning, demonstrations, in_units_of_their_range, planner, range_of
+from saccade.tasks.cloning import Cloning, Demonstrations, clone, cloning, in_units_of_their_range, planner, range_of
 from saccade.tasks.control import ControlTask, Tracked, exhibits, scores
 from saccade.tasks.correcting import Gathering, Refreshed, Replayed, relabelled
 from saccade.training.augment import shifted
@@ -54,7 +54,8 @@ class Settings:
     """ResFiT; the defaults are the embedded check's."""
 
     task: ControlTask = ControlTask("push", ("clearance=0.01",), test_episodes=100, test_rows=50)
-    clone: Cloning = Cloning(expert_noise=0.22, chunk=8, steps=1500)
+    shown: Demonstrations = Demonstrations(expert_noise=0.22)
+    clone: Cloning = Cloning(chunk=8, clone_steps=1500)
     how: OffPolicy = OffPolicy(
         critics=4, actor_value="mean", entropy_in_backup=False, critic_norm=True, smoothing=0.05, smoothing_clip=0.3, n_step=3,
         updates=2, actor_every=2, offline_share=0.5,
@@ -108,7 +109,8 @@ PRESETS = {
     "tiny": Settings(),
     "robomimic-square": Settings(
         task=ControlTask("robomimic/Square-v0", ("size=96", "state=true"), test_episodes=100, test_rows=1),
-        clone=Cloning("robomimic-square", net="transformer", chunk=16, width=256, steps=150_000, batch=128, lr=1e-4, evaluate_every=10_000),
+        shown=Demonstrations("robomimic-square"),
+        clone=Cloning("transformer", chunk=16, width=256, clone_steps=150_000, clone_lr=1e-4, clone_evaluate_every=10_000),
         how=OffPolicy(
             critics=10, actor_value="mean", entropy_in_backup=False, critic_norm=True, smoothing=0.025, smoothing_clip=0.3,
             n_step=3, gamma=0.995, updates=4, actor_every=4, offline_share=0.5,
@@ -148,7 +150,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
     """Train the base policy; the demonstrations, in units of their range."""
-    shown = demonstrations(cfg.clone, cfg.task.make(cfg.rows), cfg.seed, stage.folder / "demonstrations")
+    shown = cfg.shown.recorded(cfg.task.make(cfg.rows), cfg.seed, stage.folder / "demonstrations")
     episodes = in_units_of_their_range(base, shown, cfg.scale, cfg.least_range)
     # The best weights are chosen on other episodes than those by which they are judged.
     others = replace(cfg.task, test_seed=cfg.task.test_seed + 1)
@@ -194,7 +196,7 @@ def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> 
 
     def feed(every: int) -> Refreshed:
         gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Refreshed(gathering, base, acting, episodes, cfg.refresh, cfg.clone.batch, cfg.seed)
+        return Refreshed(gathering, base, acting, episodes, cfg.refresh, cfg.clone.clone_batch, cfg.seed)
 
     stage = run.stage("filtered bc")
     run_loop(feed(0), Updates([update]), stage, cfg.critic_steps, state=state, save_every=cfg.critic_steps, log_every=cfg.log_every)
