@@ -62,7 +62,7 @@ def test_the_verdict_of_a_model_may_be_the_reward_or_a_part_of_it():
 
 
 def test_photographs_and_files(tmp_path):
-    task = EditingTask("photographs", kinds=("greyscale", "blur"), held_out_size=4, train_size=4, size=40)
+    task = EditingTask("photographs", kinds=("greyscale", "blur"), held_out_size=4, train_size=4, side=40)
     assert task.score(perfect) == pytest.approx({"held out, success": 1, "held out, overall": 1, "greyscale": 1, "blur": 1} | {
         name: value for name, value in task.score(perfect).items() if "sharpness" in name})  # fmt: skip
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "a.png")

@@ -41,7 +41,7 @@ class EditingTask:
     """Hub id, folder or miniature of the model that gives the verdict."""
     compare: bool = False
     """Whether it is shown the source beside the result; photographs' questions compare the two always."""
-    size: int = 32
+    side: int = 32
     """Side of the embedded worlds' pictures in pixels."""
     train_size: int = 2048
     """Training edits drawn from an embedded world."""
@@ -94,8 +94,8 @@ class EditingTask:
 
     def _drawn(self, count: int, seed: int, split: str, words: str) -> list[Problem]:
         if self.edits == "photographs":
-            return edits.photographs.problems(count, seed, self.kinds or tuple(edits.PHOTOGRAPHS), split, self.size)
-        return edits.problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.size, words)
+            return edits.photographs.problems(count, seed, self.kinds or tuple(edits.PHOTOGRAPHS), split, self.side)
+        return edits.problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
 
     def _known(self, rollout: Rollout) -> dict[str, Reward]:
         """All rewards by name; the exact ones share one look at the pictures."""

@@ -1,9 +1,10 @@
 """`janus-shapes`: a JanusForConditionalGeneration in miniature that draws the world of shapes code by code, and looks at it.
 
 The classes are the real ones (a Llama decoder, JanusVQVAE, the vision tower, JanusProcessor); only their sizes are small. A
-picture of 32 px is 64 codes. A share of the captions describes another scene of the same kind on purpose: the base knows the
-right pictures and mixes them up, which leaves room for reinforcement learning. Between captions it learns to answer short
-questions about pictures.
+picture of 32 px is 64 codes. It begins with single objects, then learns all scenes in one wording, then in every wording of
+training. By then a share of the captions describes another scene of the same kind on purpose: the base knows the right
+pictures and mixes them up, which leaves room for reinforcement learning. Between them it learns to answer short questions
+about pictures. With everything at once from the start, captions did not come to decide what is drawn.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from saccade.models.janus import CodeModel, Painter, load
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.recipes.miniatures._janus_codes import codes_of, fidelity, pixels, train_codes
+from saccade.recipes.miniatures._vl_descent import Descent, Rates
 from saccade.tasks import DrawingTask
 from saccade.worlds import questions, shapes
 from saccade.worlds.shapes.rewards import by_tag
@@ -62,17 +64,21 @@ class Settings:
     heads: int = 4
     sight_width: int = 64
     """Width of the vision tower, which has two layers."""
-    steps: int = 1_900
+    steps: int = 2_600
     batch: int = 64
-    lr: float = 2e-3
+    rates: Rates = Rates(4e-3, 2e-3)
+    single: float = 0.16
+    """Share of the steps, the first ones, that show scenes of one object."""
+    plain: float = 0.45
+    """Share of the steps, the first ones, with true captions of one wording and no questions."""
     wrong: float = 0.25
-    """Share of captions that describe another scene of the same kind."""
+    """Share of the later captions that describe another scene of the same kind."""
     dropout: float = 0.1
     """Share of captions whose words are blotted out, for classifier-free guidance."""
     questions: int = 12_000
     """Questions with their pictures, drawn once."""
     ask_every: int = 4
-    """Every so many steps a batch of questions is learned instead of one of captions; 0 never."""
+    """Every so many of the later steps a batch of questions is learned instead of one of captions; 0 never."""
     tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
     """Kinds of scenes, drawn evenly; words are left out, since the model is too small for letters."""
 
@@ -89,10 +95,10 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     vq, rng = model.model.vqmodel, stage(cfg, 1)
     if cfg.codebook:
         vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
-        loss = float("nan")
+        made = {"codes": "those of an earlier build"}
     else:
         pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
-        loss = train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)
+        made = {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
     rng = stage(cfg, 2)
     scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
     codes = codes_of(vq, shapes.render(scenes, cfg.size))
@@ -104,7 +110,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
         "seconds": round(time.time() - began),
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters of the decoder": sum(p.numel() for p in model.model.language_model.parameters()),
-        "pixel loss of the codes": loss,
+        **made,
         "points of pictures through the codes": fidelity(vq.float(), shapes.render(kept_scenes, cfg.size), kept),
         "loss per code": code_loss,
         "loss per answer's token": word_loss,
@@ -213,43 +219,50 @@ def train(
 ) -> tuple[float, float]:  # fmt: skip
     """Cross-entropy of pictures' codes given captions and of answers given pictures; the running means of both."""
     school = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, (1, 3), radius=(0.11, 0.13))
-    moving = [p for name, p in model.named_parameters() if "vqmodel" not in name]
-    optimizer = torch.optim.AdamW(moving, lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    wished, painter = Captions(cfg, meanings), CodeModel(model)
+    inner, painter, course = model.model, CodeModel(model), Course(cfg, meanings)
+    beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
+    descent = Descent(nn.ModuleList([inner.language_model, inner.vision_model]), beside, cfg.rates, cfg.steps, 60)
     smooth = {"answers": 0.0, "codes of captions": 0.0}
     for step in range(cfg.steps):
-        optimizer.param_groups[0]["lr"] = cfg.lr * min((step + 1) / 100, 1.0) * (1 - step / cfg.steps)
-        asks = cfg.ask_every and step % cfg.ask_every == cfg.ask_every - 1
         with torch.autocast("cpu", torch.bfloat16):
-            if asks:
+            if course.asks(step):
                 part, some = "answers", [school[i] for i in rng.integers(len(school), size=cfg.batch)]
                 loss = answer_loss(model, processor, some)
             else:
-                part, index = "codes of captions", rng.integers(len(meanings), size=cfg.batch)
-                prompts = wished(index, rng)
+                part, (index, prompts) = "codes of captions", course.captions(step, rng)
                 blotted = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
                 loss = code_loss(painter, processor, prompts, blotted, codes[index].long())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(moving, 1.0)
-        optimizer.step()
+        descent.step(loss)
         smooth[part] = 0.98 * smooth[part] + 0.02 * loss.item() if smooth[part] else loss.item()
         progress(part, step + 1, cfg.steps, smooth[part])
     return smooth["answers"], smooth["codes of captions"]
 
 
-class Captions:
-    """Captions of scenes by their numbers, in training wordings, some of them of another scene of the same kind."""
+class Course:
+    """What is learned at a step: which scenes, in which wordings, with which share of captions of another scene; or questions."""
 
     def __init__(self, cfg: Settings, meanings: list[dict]):
-        self.wrong, self.meanings = cfg.wrong, meanings
+        self.cfg, self.meanings = cfg, meanings
+        self.single = np.array([i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")])
         self.alike: dict[str, list[int]] = {}
         for i, meaning in enumerate(meanings):
             self.alike.setdefault(meaning["tag"], []).append(i)
 
-    def __call__(self, index: np.ndarray, rng: np.random.Generator) -> list[str]:
-        told = [rng.choice(self.alike[self.meanings[i]["tag"]]) if rng.random() < self.wrong else i for i in index]
-        return [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in told]
+    def asks(self, step: int) -> bool:
+        """Whether this step is one of questions."""
+        return not self._plain(step) and self.cfg.ask_every > 0 and step % self.cfg.ask_every == self.cfg.ask_every - 1
+
+    def captions(self, step: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+        """Scenes by their numbers ``[batch]``, and what is said of each."""
+        plain, size = self._plain(step), self.cfg.batch
+        index = rng.choice(self.single, size) if step < self.cfg.single * self.cfg.steps else rng.integers(len(self.meanings), size=size)
+        if plain:
+            return index, [shapes.caption(self.meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
+        told = [rng.choice(self.alike[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong else i for i in index]
+        return index, [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in told]
+
+    def _plain(self, step: int) -> bool:
+        return step < self.cfg.plain * self.cfg.steps
 
 
 def code_loss(

@@ -89,9 +89,9 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
     losses = train(cfg, pipe, lessons(cfg, pipe.vae, problems), rng, progress)
-    pipe.transformer.half()
     pipe.save_pretrained(out)
     opened(out).export(out)
+    pipe.transformer.half().save_pretrained(out / "transformer")
     return {
         "seconds": round(time.time() - began),
         "transformer parameters": sum(p.numel() for p in pipe.transformer.parameters()),
