@@ -127,7 +127,7 @@ def test_an_environment_that_breaks_ends_the_run_with_its_name(tmp_path, monkeyp
 
 CLONE = replace(
     bc.PRESETS["tiny"], task=ControlTask("push", test_episodes=4, test_rows=4, shown=0),
-    episodes=4, steps=100, evaluate_every=100, log_every=50, save_every=50,
+    shown=bc.Demonstrations(episodes=4), steps=100, evaluate_every=100, log_every=50, save_every=50,
 )  # fmt: skip
 
 
