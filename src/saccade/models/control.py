@@ -101,9 +101,9 @@ class Standardise(nn.Module):
 class Encoder(nn.Module):
     """Observations by name to one row of ``size`` features: pictures, vectors and integer ids, joined in the order of names.
 
-    Pictures (uint8, channels last) go through `Pixels`, ids through an embedding of ``width`` numbers, vectors through a linear layer of
-    ``width`` or, where that is 0, as they are. ``standardise`` keeps vectors near mean 0 and spread 1. ``plain``: the features are the vectors themselves. ValueError for any
-    other space.
+    Pictures (uint8, channels last) go through `Pixels`, ids through an embedding of ``width`` numbers, vectors through a
+    linear layer of ``width`` or, where that is 0, as they are. ``standardise`` keeps vectors near mean 0 and spread 1.
+    ``plain``: the features are the vectors themselves. ValueError for any other space.
     """
 
     def __init__(

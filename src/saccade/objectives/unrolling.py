@@ -31,7 +31,8 @@ def late_steps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
 def judged(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:
     """A differentiable reward of latents, 0 where it has no verdict, and where it has one: two ``[B]``.
 
-    Pictures are decoded for it unless it reads latents, which it says by an attribute ``latent``. ValueError if gradients are asked for and the reward has none.
+    Pictures are decoded for it unless it reads latents, which it says by an attribute ``latent``. ValueError if gradients
+    are asked for and the reward has none.
     """
     seen = replace(rollout, decisions=rollout.decisions | {"x0_B": x0})
     reward_B = reward(seen if getattr(reward, "latent", False) else replace(seen, outputs=policy.decode(x0)))

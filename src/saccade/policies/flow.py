@@ -35,7 +35,7 @@ def inputs_as_prompt(problem: Problem) -> Prompt:
 
 @dataclass(eq=False)
 class FlowPolicy:
-    """Draws pictures ``[B, 3, size, size]`` from prompts, or edits those that come with them; ``trained`` are the weights that move.
+    """Draws pictures ``[B, 3, size, size]`` from prompts, or edits those that come with them; ``trained`` weights move.
 
     ``guidance`` is the classifier-free scale (1 = off) or, where the network was distilled, the embedded one.
     ``stochastic`` numbers the steps that are drawn and stored, of ``steps`` in all. ``noise`` is the kernel's scale.

@@ -80,7 +80,8 @@ def _set(records: Sequence[Record], section: str, name: str) -> FilmSet:
 
 def _moved(run: int, pair: Sequence[tuple[str, dict]]) -> list[tuple[int, str, dict, int]]:
     before = pair[0][1].get("score")
-    return [(run, caption, item, moved(before, item.get("score")) if k else 0) for k, (caption, item) in enumerate(pair) if "clip" in item]
+    change = lambda k, item: moved(before, item.get("score")) if k else 0
+    return [(run, caption, item, change(k, item)) for k, (caption, item) in enumerate(pair) if "clip" in item]
 
 
 def _card(prompt: str, items: Sequence[tuple[int, Path, str, dict, int]]) -> Card:
@@ -109,6 +110,7 @@ def _trails(paths: Sequence[tuple[int, str, list[list[float]]]]) -> list[Trail]:
     at = lambda point: (round(6 + 88 * (point[0] - corner[0]) / side, 1), round(94 - 88 * (point[1] - corner[1]) / side, 1))
     found = []
     for run, caption, path in sorted(paths, key=lambda one: one[1] != "before"):
-        kept = [at(path[round(i * (len(path) - 1) / (_POINTS - 1))]) for i in range(_POINTS)] if len(path) > _POINTS else list(map(at, path))
+        some = min(len(path), _POINTS)
+        kept = [at(path[round(i * (len(path) - 1) / (some - 1))]) for i in range(some)]
         found.append(Trail(run, caption, " ".join(f"{x:g},{y:g}" for x, y in kept), kept[0], kept[-1]))
     return found

@@ -85,7 +85,9 @@ class Refreshed:
     After every ``refresh`` transitions all successes until then are taken in, and ``acting`` gets the weights of ``base``.
     """
 
-    def __init__(self, gathering: Gathering, base: Cloned, acting: Cloned, episodes: Sequence[Recorded], refresh: int, rows: int, seed: int):
+    def __init__(
+        self, gathering: Gathering, base: Cloned, acting: Cloned, episodes: Sequence[Recorded], refresh: int, rows: int, seed: int
+    ):
         self.gathering, self.base, self.acting, self.episodes = gathering, base, acting, list(episodes)
         self.refresh, self.rows, self.seed = refresh, rows, seed
         self._take(0)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from saccade.core import Environment, seeds
+from saccade.models.control import ACTIVATIONS
 from saccade.policies.control import Acted, ActorCriticModel
 from saccade.tasks.control import ControlTask
 from saccade.tasks.proximal import Proximal
@@ -46,8 +47,8 @@ def built(environment: Environment, model: ActorCriticModel, ppo: Proximal, seed
     if model.standardise or ppo.scale_rewards or model.convolutions != "nature":
         raise ValueError("method 'sb3' has the convolutions 'nature', and neither standardise nor scale_rewards")
     picture = len(next(iter(environment.observation_space.values())).shape) == 3
-    sizes: dict[str, Any] = {"net_arch": list(model.hidden), "activation_fn": {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[model.activation]}
-    sizes |= {"log_std_init": model.log_std} | ({"features_extractor_kwargs": {"features_dim": model.features}} if picture else {})
+    sizes: dict[str, Any] = {"net_arch": list(model.hidden), "log_std_init": model.log_std}
+    sizes |= {"activation_fn": ACTIVATIONS[model.activation]} | ({"features_extractor_kwargs": {"features_dim": model.features}} if picture else {})
     rate = (lambda left: ppo.lr * left) if ppo.anneal else ppo.lr
     return sb3.PPO(
         "CnnPolicy" if picture else "MlpPolicy", rows_of(environment, seed), policy_kwargs=sizes, learning_rate=rate, n_steps=ppo.length,

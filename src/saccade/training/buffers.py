@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.training.feeds import join

@@ -154,10 +154,11 @@ class Run:
             sink.log(step, {name: value for name, value in numbers.items() if value is not None})
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Keep pictures of the set ``name``: items with a prompt and one of image [3, H, W] in [0, 1], clip, turns; all else may be left out.
+        """Keep pictures of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
 
-        ``score`` is a number, ``boxes`` lie in the image, ``text`` is what a model made of the prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one
-        that should come of it, or that a program, then its ``text``, is to draw.
+        All else may be left out. ``score`` is a number, ``boxes`` lie in the image, ``text`` is what a model made of the
+        prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one that should come of it, or that a
+        program, then its ``text``, is to draw.
         ``turns`` are a conversation, in place of one picture: each with who, text, trained? and pictures?, these again with
         image and boxes?. A box has corners [x1, y1, x2, y2] in pixels of its image, label? and kind? ("said", or "true" for
         the right one).

@@ -158,7 +158,8 @@ def unpaired(cfg: Settings, policy: FlowPolicy) -> Method:
     """The paper's: judge and distribution matching, and a network that learns what the editor itself makes."""
     fake, real = drawers(cfg, policy)
     loss = UnpairedEditing(
-        policy, fake, real, judge(cfg, cfg.identity).loglikelihood, matching_weight=cfg.matching_weight, guidance=cfg.matching_guidance,
+        policy, fake, real, judge(cfg, cfg.identity).loglikelihood, matching_weight=cfg.matching_weight,
+        guidance=cfg.matching_guidance,
         detach_first=cfg.detach_first, low=cfg.earliest, high=cfg.latest,
     )  # fmt: skip
     problems = cfg.task.training(cfg.seed)

@@ -32,7 +32,7 @@ from saccade.rewards.judging import judge
 from saccade.rewards.towers import Likeness, Towers, teach
 from saccade.sampling.best import BestOf
 from saccade.sampling.layout import in_groups
-from saccade.tasks import Show, pictures_of, reward
+from saccade.tasks import pictures_of, reward
 from saccade.tasks.domains import DomainsTask, lessons, words
 from saccade.training import distributed
 from saccade.training.claims import Claim

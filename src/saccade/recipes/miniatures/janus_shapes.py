@@ -254,9 +254,9 @@ class Course:
 
     def captions(self, step: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         """Scenes by their numbers ``[batch]``, and what is said of each."""
-        plain, size = self._plain(step), self.cfg.batch
-        index = rng.choice(self.single, size) if step < self.cfg.single * self.cfg.steps else rng.integers(len(self.meanings), size=size)
-        if plain:
+        shown = self.single if step < self.cfg.single * self.cfg.steps else np.arange(len(self.meanings))
+        index = rng.choice(shown, self.cfg.batch)
+        if self._plain(step):
             return index, [shapes.caption(self.meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
         told = [rng.choice(self.alike[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong else i for i in index]
         return index, [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in told]

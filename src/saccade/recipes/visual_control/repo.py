@@ -9,8 +9,8 @@ claims: With a moving background the return is higher than that of Dreamer, and 
     back a part of the return.
 differs: The embedded default is small (32 px, belief 64, latent 16), so eps is 0.5 nats in place of 3, and the multiplier
     starts at 1e-2 and moves faster than the paper's (from 1e-5): while little weighs on the divergence the states hold how
-    far the goal is, which is all that a reward needs, and not in which direction, which only prediction does. The decoder that only watches draws every fourth moment.
-    Acting takes the posterior's mean and draws the action alone. Dynamics' consistency is an inverse model, not an ensemble; the
+    far the goal is, which is all that a reward needs, and not in which direction, which only prediction does. The decoder
+    that only watches draws every fourth moment. Acting takes the posterior's mean and draws the action alone. Dynamics' consistency is an inverse model, not an ensemble; the
     target beliefs of paired frames are compared with those of the frozen dynamics. The discriminator's slope is penalised
     around zero. In the background's R^2 the backdrop is the picture in 2 x 2 patches: waves of an own direction in each
     episode have no phase that could be read off in a line.
