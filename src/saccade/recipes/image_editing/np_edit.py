@@ -159,8 +159,7 @@ def unpaired(cfg: Settings, policy: FlowPolicy) -> Method:
     fake, real = drawers(cfg, policy)
     loss = UnpairedEditing(
         policy, fake, real, judge(cfg, cfg.identity).loglikelihood, matching_weight=cfg.matching_weight,
-        guidance=cfg.matching_guidance,
-        detach_first=cfg.detach_first, low=cfg.earliest, high=cfg.latest,
+        guidance=cfg.matching_guidance, detach_first=cfg.detach_first, low=cfg.earliest, high=cfg.latest,
     )  # fmt: skip
     problems = cfg.task.training(cfg.seed)
     if cfg.judge_weight:

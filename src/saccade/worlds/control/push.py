@@ -36,7 +36,7 @@ _FILM = 96
 
 
 class Push:
-    """``count`` episodes of up to ``steps`` steps; actions ``[B, 2]`` drive the jaw; info: "success", "position", "block", "hole".
+    """``count`` episodes of up to ``steps`` steps; actions ``[B, 2]`` drive the jaw; info: "success", "position".
 
     ``observe`` says what is seen: "state" float32 ``[B, 8]`` (tip x, y, velocity x, y over SPEED, the ways in x to block and
     hole, and both ways seen close up: over CLOSE, cut off at 1), or "image" uint8 ``[B, pixels, pixels, 3]`` and beside it
@@ -71,12 +71,7 @@ class Push:
         self.place_B6 = moved(self.place_B6, np.clip(action_B, -1.0, 1.0), self.clearance)
         self.time_B += 1
         done_B = inserted(self.place_B6)
-        info = {
-            "success": done_B,
-            "position": self.place_B6[:, :2].astype(np.float32),
-            "block": self.place_B6[:, 4].astype(np.float32),
-            "hole": self.place_B6[:, 5].astype(np.float32),
-        }
+        info = {"success": done_B, "position": self.place_B6[:, :2].astype(np.float32)}
         truncated_B = ~done_B & (self.time_B >= self.steps)
         return Step(self._seen(self.place_B6), done_B.astype(np.float32), done_B, truncated_B, info)
 
