@@ -52,9 +52,17 @@ CASES = {
     "HalfCheetah-v5": {"facts": ("x_position",), "repeat": 2},
     "MiniGrid-Empty-5x5-v0": {"leave_out": ("mission",), "stack": 2},
     "ALE/Pong-v5": {"size": 42, "grey": True, "stack": 3, "repeat": 2, "options": {"frameskip": 2}},
+    "dm_control/cheetah-run-v0": {},
+    "gym_pusht/PushT-v0": {"pixels": 32, "state": True},
     "reach": {"observe": "both", "distract": 1.0},
 }
-PACKAGES = {"HalfCheetah-v5": "mujoco", "MiniGrid-Empty-5x5-v0": "minigrid", "ALE/Pong-v5": "ale_py"}
+PACKAGES = {
+    "HalfCheetah-v5": "mujoco",
+    "MiniGrid-Empty-5x5-v0": "minigrid",
+    "ALE/Pong-v5": "ale_py",
+    "dm_control/cheetah-run-v0": "shimmy",
+    "gym_pusht/PushT-v0": "gym_pusht",
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from saccade.core import Environment, Observation, Step
-from saccade.worlds.control.gym import Gym
+from saccade.worlds.control.gym import Gym, find
 from saccade.worlds.control.video import Video
 
 
@@ -19,6 +19,7 @@ def backdrop(
     """Episodes of an environment of Gymnasium seen as pictures alone, a video of ``strength`` in [0, 1] behind them."""
     if not 0 <= strength <= 1:
         raise ValueError(f"backdrop: strength {strength} is not between 0 and 1")
+    find(world)
     return Backdrop(Gym.of(world, count, pixels=pixels, repeat=repeat), strength)
 
 

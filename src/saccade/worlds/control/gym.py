@@ -19,7 +19,13 @@ from saccade.worlds.control import mujoco_fast
 from saccade.worlds.control.checks import Flaw, guarded, verdict
 from saccade.worlds.control.dressing import Dress, Paint, dressed
 
-PACKAGES = {"ALE/": ("ale_py", "atari"), "MiniGrid-": ("minigrid", "minigrid"), "BabyAI-": ("minigrid", "minigrid")}
+PACKAGES = {
+    "ALE/": ("ale_py", "atari"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "dm_control/": ("shimmy", "dm-control"),
+    "gym_pusht/": ("gym_pusht", "pusht"),
+}
 """Beginnings of names, the package that registers them, and the extra of this one that installs it."""
 _FILM = 128
 """Size of a MuJoCo picture where the policy sees none."""
@@ -27,6 +33,7 @@ _FILM = 128
 
 def find(name: str, others: Iterable[str] = ()) -> None:
     """ValueError, with the nearest name of Gymnasium's and ``others``, where ``gymnasium.make`` does not know ``name``."""
+    mujoco_fast.headless()
     for start, (package, extra) in PACKAGES.items():
         if name.startswith(start):
             _import(name, package, extra)
@@ -83,7 +90,6 @@ class Gym:
         if not patience > 0:
             raise ValueError(f"{name}: patience {patience:g} is not above 0 seconds")
         dress = Dress(pixels, state, size, grey, stack, repeat, leave_out)
-        mujoco_fast.headless()
         bare = [_made(name, options or {}) for _ in range(count)]
         if not isinstance(bare[0].action_space, (spaces.Box, spaces.Discrete)):
             raise ValueError(f"{name}: actions are a {type(bare[0].action_space).__name__}, neither Box nor Discrete")

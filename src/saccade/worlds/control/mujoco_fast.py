@@ -50,16 +50,25 @@ def fast_gl(model: Any, size: int) -> None:
 
 
 def is_mujoco(env: Any) -> bool:
-    """Whether a Gymnasium environment holds a MuJoCo model and its data."""
+    """Whether a Gymnasium environment holds a MuJoCo model and its data, as its own do and those of dm_control."""
     mujoco = sys.modules.get("mujoco")
-    return mujoco is not None and isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel)
+    return mujoco is not None and isinstance(_simulated(env)[0], mujoco.MjModel)
+
+
+def _simulated(env: Any) -> tuple[Any, Any]:
+    """Model and data, None where there are none."""
+    inner = env.unwrapped
+    physics = getattr(getattr(inner, "_env", None), "physics", None)  # shimmy's, around an environment of dm_control
+    if physics is not None:
+        return physics.model.ptr, physics.data.ptr
+    return getattr(inner, "model", None), getattr(inner, "data", None)
 
 
 class Camera:
-    """Draws environments that share a model, through the model's camera "track", else as the environment places its own."""
+    """Draws environments that share a model, through its camera "track", else as the environment places its own, else its first."""
 
     def __init__(self, env: Any, size: int):
-        self.size, self.model = size, env.unwrapped.model
+        self.size, (self.model, _) = size, _simulated(env)
         fast_gl(self.model, size)
         self.eye = _eye(env.unwrapped, self.model)
         self.renderer: Any = None
@@ -67,7 +76,7 @@ class Camera:
     def __call__(self, env: Any) -> np.ndarray:
         """A picture uint8 ``[size, size, 3]`` of ``env`` as it stands. RuntimeError where OpenGL cannot be had."""
         renderer = self._ready()
-        renderer.update_scene(env.unwrapped.data, self.eye)
+        renderer.update_scene(_simulated(env)[1], self.eye)
         return renderer.render()
 
     def close(self) -> None:
@@ -107,11 +116,12 @@ def _eye(unwrapped: Any, model: Any) -> Any:
 
     eye = mujoco.MjvCamera()
     track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-    if track >= 0:
-        eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, track
+    places_own = hasattr(unwrapped, "mujoco_renderer")
+    if track >= 0 or (model.ncam and not places_own):
+        eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, max(track, 0)
         return eye
     mujoco.mjv_defaultFreeCamera(model, eye)
-    placed = getattr(getattr(unwrapped, "mujoco_renderer", None), "default_cam_config", None) or {}
+    placed = (places_own and unwrapped.mujoco_renderer.default_cam_config) or {}
     for name, value in placed.items():
         if isinstance(value, np.ndarray):
             getattr(eye, name)[:] = value

@@ -52,7 +52,7 @@ class Push:
             wrong = f"count {count}, pixels {pixels}, clearance {clearance}, steps {steps}"
             raise ValueError(f"push: {wrong}; count and steps are 1 or more, pixels 8 or more, clearance above 0 up to 0.1")
         self.count, self.observe, self.pixels, self.clearance, self.steps = count, observe, pixels, clearance, steps
-        numbers = lambda size: spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        numbers = lambda size: spaces.Box(-2.0, 2.0, (size,), np.float32)
         image = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
         self.observation_space = spaces.Dict({"state": numbers(8)} if observe == "state" else {"image": image, "body": numbers(4)})
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
