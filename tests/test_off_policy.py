@@ -191,6 +191,19 @@ def test_the_gradient_by_hand_takes_the_steps_of_autograd(how):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
 
 
+def test_products_in_bfloat16_take_nearly_the_same_steps_by_hand_and_by_autograd():
+    told = {}
+    for precision in ("float32", "bfloat16"):
+        for how in (SAC, TD3):
+            cfg = Replaying(how, hidden=(192, 192), precision=precision)
+            made = agent(cfg, Drift(1), 0, how is SAC)
+            own, buffer = learner(cfg, made), memory()[1]
+            told[precision, how] = [own.update(buffer.sample(32, step))["loss/critic"] for step in range(6)]
+    for how in (SAC, TD3):
+        assert told["bfloat16", how] == pytest.approx(told["float32", how], rel=0.05)
+        assert told["bfloat16", how] != told["float32", how]
+
+
 def test_what_is_not_written_out_is_not_taken_for_it():
     for how, stochastic in ((RLPD, True), (TD3, False), (replace(SAC, actor_value="first"), True)):
         made = agent(Replaying(how, hidden=(8, 8)), Drift(1), 0, stochastic)

@@ -18,6 +18,10 @@ from saccade.models.control import MLP
 from saccade.models.ensemble import Ensemble
 
 
+LARGE = 1 << 20
+"""Multiplications from which a product is worth rounding for."""
+
+
 @dataclass
 class _Room:
     """Buffers for so many rows: units and slopes of each hidden layer ``[N, B, width]``, what comes out ``[N, B, K]``."""
@@ -36,16 +40,19 @@ def fits(module: nn.Module) -> bool:
 
 
 class Stack:
-    """``flat`` are the weights, ``slope`` is where `backward` writes their gradient."""
+    """``flat`` are the weights, ``slope`` is where `backward` writes their gradient.
 
-    def __init__(self, module: Ensemble | MLP):
+    ``low``: large products are those of numbers rounded to bfloat16, twice as fast where the CPU has it; all else is float32.
+    """
+
+    def __init__(self, module: Ensemble | MLP, low: bool = False):
         own = list(module.parameters())
         self.flat = torch.cat([p.detach().flatten() for p in own])
         self.slope = torch.zeros_like(self.flat)
         for p, part in zip(own, _carved(self.flat, own)):
             p.data = part
         parts = _carved(self.flat, own), _carved(self.slope, own)
-        self.turned = isinstance(module, MLP)
+        self.turned, self.low = isinstance(module, MLP), low
         self.weights, self.biases = _layers(parts[0], self.turned)
         self.weight_slopes, self.bias_slopes = _layers(parts[1], self.turned)
         self.count = len(self.biases[0])
@@ -64,6 +71,8 @@ class Stack:
         return x
 
     def _layer(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+        if out.shape[-1] > 1 and self.low:
+            return self._product(x, weight, out).add_(bias)
         if out.shape[-1] > 1:
             return torch.baddbmm(bias, x, weight, out=out)
         # A product with one column is eight times as slow as the sum that it is.
@@ -87,9 +96,9 @@ class Stack:
             spare = torch.mul(below, slope, out=self.kept.slopes[-1][:, : slope.shape[1]])
             torch.sum(spare, 1, keepdim=True, out=out.transpose(1, 2))
         elif self.turned:
-            torch.bmm(slope.transpose(1, 2), below, out=out.transpose(1, 2))
+            self._product(slope.transpose(1, 2), below, out.transpose(1, 2))
         else:
-            torch.bmm(below.transpose(1, 2), slope, out=out)
+            self._product(below.transpose(1, 2), slope, out)
 
     def to_input(self, slope_NBK: Tensor, columns: int) -> Tensor:
         """The gradient of the last ``columns`` inputs ``[B, columns]``, summed over the networks; no weight's is written."""
@@ -98,13 +107,19 @@ class Stack:
             slope = self._down(i, slope)
         return torch.bmm(slope, self.weights[0][:, -columns:].transpose(1, 2)).sum(0)
 
+    def _product(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """``a b``, written to ``out``."""
+        if self.low and a[0].numel() * b.shape[2] >= LARGE:
+            return out.copy_(torch.bmm(a.bfloat16(), b.bfloat16()))
+        return torch.bmm(a, b, out=out)
+
     def _down(self, i: int, slope: Tensor) -> Tensor:
         """From the outputs of layer i to those of the layer below, through its ReLU."""
         units, below = (kept[i - 1][:, : slope.shape[1]] for kept in (self.kept.units, self.kept.slopes))
         if slope.shape[-1] == 1:
             torch.mul(slope, self.weights[i].transpose(1, 2), out=below)
         else:
-            torch.bmm(slope, self.weights[i].transpose(1, 2), out=below)
+            self._product(slope, self.weights[i].transpose(1, 2), below)
         return torch.ops.aten.threshold_backward(below, units, 0, grad_input=below)
 
     def _room(self, rows: int) -> _Room:

@@ -43,12 +43,16 @@ def fits_by_hand(actor: Actor, critics: Critics, how: OffPolicy) -> bool:
 class OffPolicyByHand:
     """The critics' step, every ``how.actor_every`` batches that of actor and temperature, the target's: unclipped, by Adam.
 
-    The weights of ``actor``, ``critics`` and ``target`` become views of vectors that are changed in place.
+    The weights of ``actor``, ``critics`` and ``target`` become views of vectors that are changed in place. ``low``: products
+    in bfloat16.
     """
 
-    def __init__(self, actor: SquashedActor, critics: Critics, target: Target, how: OffPolicy, temperature: Multiplier, lr: float):
+    def __init__(
+        self, actor: SquashedActor, critics: Critics, target: Target, how: OffPolicy, temperature: Multiplier, lr: float,
+        low: bool = False,
+    ):  # fmt: skip
         self.encoder, self.how, self.ascent, self.batches = critics.encoder, how, temperature.ascent, 0
-        self.actor, self.critics, self.target = Stack(actor.trunk), Stack(critics.ensemble), Stack(target.net.ensemble)
+        self.actor, self.critics, self.target = (Stack(net, low) for net in (actor.trunk, critics.ensemble, target.net.ensemble))
         self.target.rooms = self.critics.rooms  # what one says is used before the other speaks: half the memory stays in cache
         self.log, self.log_slope = temperature.log.detach().view(1), torch.zeros(1)
         self.adams = {

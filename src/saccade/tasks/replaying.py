@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import Environment, seeds
+from saccade.core import Environment, Loss, Objective, Rollout, seeds
 from saccade.models.control import MLP, Encoder
 from saccade.models.ensemble import Critics, Target
 from saccade.objectives.lagrange import Multiplier
@@ -55,6 +55,8 @@ class Replaying:
     """Transitions that are kept."""
     warm_up: int = 100
     """Steps in the environment with random actions, before anything is learned."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the update's products; bfloat16 keeps weights in float32 and is faster where the CPU has it."""
     exploration: float = 0.1
     """Spread of the noise with which a deterministic actor explores."""
 
@@ -120,12 +122,12 @@ def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool 
 
 def learner(cfg: Replaying, agent: Agent) -> Learner:
     """Critics, then actor and temperature; written out where the networks allow it, the same steps within rounding."""
-    actor, critics, how = agent.actor, agent.critics, cfg.how
+    actor, critics, how, low = agent.actor, agent.critics, cfg.how, cfg.precision == "bfloat16"
     if agent.temperature is not None and fits_by_hand(actor, critics, how) and distributed.world() == 1:
-        return OffPolicyByHand(actor, critics, agent.target, how, agent.temperature, cfg.lr)
+        return OffPolicyByHand(actor, critics, agent.target, how, agent.temperature, cfg.lr, low)
     acting = _slow_actor(agent) if agent.slow else actor
-    judged = CriticLoss(acting, critics, agent.target.net, how, agent.temperature)
-    raised = ActorLoss(actor, critics, how, agent.temperature)
+    judged = _rounded(CriticLoss(acting, critics, agent.target.net, how, agent.temperature), low)
+    raised = _rounded(ActorLoss(actor, critics, how, agent.temperature), low)
     own = [*actor.trained, *([agent.temperature.log] if agent.temperature is not None else [])]
     adam = partial(torch.optim.Adam, lr=cfg.lr, fused=True)
     trained = list(critics.parameters())
@@ -166,6 +168,16 @@ def recorded(episodes: list[Mapping[str, np.ndarray]], range: ActionRange, seed:
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
     into(buffer, ({**episode, "action": range.to_unit(episode["action"])} for episode in episodes))
     return buffer
+
+
+def _rounded(loss: Objective, low: bool) -> Objective:
+    """The loss with its networks' products in bfloat16, if ``low``."""
+
+    def rounded(rollout: Rollout) -> Loss:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(rollout)
+
+    return rounded if low else loss
 
 
 def _slow_actor(agent: Agent) -> Actor:
