@@ -38,10 +38,11 @@ class Draws:
 
     def at(self, step_B: np.ndarray) -> Tensor:
         """The draws ``[B, width]`` of each row's step in its episode, 0 first."""
-        block_B, place_B = np.divmod(step_B, AHEAD)
-        for row in np.flatnonzero(block_B != self.block_B):
-            self.ahead[row] = self._drawn(self.seeds[row], int(block_B[row]))
-        self.block_B = block_B
+        block_B, place_B = step_B // AHEAD, step_B % AHEAD
+        if (block_B != self.block_B).any():
+            for row in np.flatnonzero(block_B != self.block_B):
+                self.ahead[row] = self._drawn(self.seeds[row], int(block_B[row]))
+            self.block_B = block_B
         return torch.from_numpy(self.ahead[np.arange(len(step_B)), place_B])
 
     def _drawn(self, seed: int, block: int) -> np.ndarray:

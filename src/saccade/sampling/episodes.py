@@ -7,7 +7,7 @@ environment, and the noise of the actions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saccade.core import Environment, Problem, Rollout, Step, seeds
 from saccade.sampling.running import Acted, Actor, Episode, Running, tensors
+
 
 class Segments:
     """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
@@ -58,12 +59,12 @@ class Segments:
     def _segment(self) -> Rollout:
         if not self.begun:
             self._begin(range(self.environment.count))
-        kept = _Kept([[] for _ in range(self.environment.count)])
-        for _ in range(self.length):
+        kept = _Kept(self.environment.count, self.length)
+        for step in range(self.length):
             seen, acted = self.running.seen, self.running.acted(self.policy)
             told, finished = self.running.step(acted.action_B)
             rows = list(finished)
-            kept.add(seen, acted, told, finished, self._value(told.seen, rows))
+            kept.add(step, seen, acted, told, finished, self._value(told.seen, rows))
             if rows:
                 self._begin(rows)
         return kept.rollout(self.environment.name, self.policy.value(tensors(self.running.seen)))
@@ -77,48 +78,63 @@ class Segments:
         return self.policy.value(tensors({name: value[rows] for name, value in seen.items()})) if rows else None
 
 
-@dataclass
 class _Kept:
-    """What a segment stores, a list entry for each step."""
+    """What a segment stores."""
 
-    outputs: list[list[Episode]]
-    decisions: list[dict[str, Tensor | np.ndarray]] = field(default_factory=list)
-    extras: list[dict[str, Tensor | np.ndarray]] = field(default_factory=list)
-    rewards: list[dict[str, np.ndarray]] = field(default_factory=list)
-    logp: list[Tensor] = field(default_factory=list)
-    last: list[tuple[list[int], Tensor | None]] = field(default_factory=list)
+    def __init__(self, rows: int, length: int):
+        self.outputs: list[list[Episode]] = [[] for _ in range(rows)]
+        self.decisions, self.extras, self.judged = _Columns(length), _Columns(length), _Columns(length)
+        self.last: list[tuple[int, list[int], Tensor]] = []
 
-    def add(self, seen: Mapping, acted: Acted, told: Step, finished: Mapping[int, Episode], last: Tensor | None) -> None:
-        ends = {"terminated_BT": told.terminated_B, "truncated_BT": told.truncated_B}
-        facts = {f"info.{name}_BT": value for name, value in told.info.items()}
-        named = {f"seen.{name}_BT": value for name, value in seen.items()}
-        self.decisions.append(_copied(named) | {"action_BT": acted.action_B.cpu()})
-        self.extras.append(_copied(ends | facts) | {"value_BT": acted.value_B.cpu()})
-        self.rewards.append(_copied({"reward": np.float32(told.reward_B)}))
-        self.logp.append(acted.logp_B.cpu())
-        self.last.append((list(finished), last))
+    def add(self, step: int, seen: Mapping, acted: Acted, told: Step, finished: Mapping[int, Episode], last: Tensor | None) -> None:
+        self.decisions.put(step, "seen.", seen)
+        self.decisions.put(step, "", {"action": acted.action_B.cpu().numpy()})
+        ends = {"terminated": told.terminated_B, "truncated": told.truncated_B, "value": acted.value_B.cpu().numpy()}
+        self.extras.put(step, "", ends)
+        self.extras.put(step, "info.", told.info)
+        self.judged.put(step, "", {"reward": np.float32(told.reward_B), "logp": acted.logp_B.cpu().numpy()})
+        if last is not None:
+            self.last.append((step, list(finished), last))
         for row, episode in finished.items():
             self.outputs[row].append(episode)
 
     def rollout(self, name: str, value_B: Tensor) -> Rollout:
         """The segment, given the value of what is seen after it."""
-        rows, logp_BT = len(self.outputs), torch.stack(self.logp, 1)
-        extras = _side_by_side(self.extras)
+        rows, extras, judged = len(self.outputs), self.extras.side_by_side(), self.judged.side_by_side()
         extras["next_value_BT"] = torch.cat([extras["value_BT"][:, 1:], value_B.cpu()[:, None]], 1)
-        for place, (ended, last) in enumerate(self.last):
-            if last is not None:
-                extras["next_value_BT"][ended, place] = last.cpu()
-        extras["length_B"] = torch.full((rows,), float(len(self.logp)))
+        for step, ended, last in self.last:
+            extras["next_value_BT"][ended, step] = last.cpu()
+        logp_BT = judged["logp_BT"]
+        extras["length_B"] = torch.full((rows,), float(logp_BT.shape[1]))
         return Rollout(
             problems=[Problem(row, name) for row in range(rows)],
-            decisions=_side_by_side(self.decisions),
+            decisions=self.decisions.side_by_side(),
             outputs=self.outputs,
             logp_BT=logp_BT,
             mask_BT=torch.ones_like(logp_BT),
             group_B=torch.arange(rows),
-            rewards=_side_by_side(self.rewards),
+            rewards={"reward": judged["reward_BT"]},
             extras=extras,
         )
+
+
+class _Columns:
+    """Arrays of T steps by name, ``[T, B, ...]``; a step is copied in, since a world may go on in what it told with."""
+
+    def __init__(self, length: int):
+        self.length = length
+        self.of: dict[str, np.ndarray] = {}
+
+    def put(self, step: int, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
+        for name, value in arrays.items():
+            column = self.of.get(prefix + name)
+            if column is None:
+                column = self.of[prefix + name] = np.empty((self.length, *value.shape), value.dtype)
+            column[step] = value
+
+    def side_by_side(self) -> dict[str, Tensor]:
+        """All as ``"<name>_BT"``, ``[B, T, ...]``."""
+        return {f"{name}_BT": torch.from_numpy(np.ascontiguousarray(column.swapaxes(0, 1))) for name, column in self.of.items()}
 
 
 @torch.no_grad()
@@ -169,17 +185,3 @@ class _Reel:
 
     def of(self, place: int) -> np.ndarray | None:
         return np.stack(self.frames[place]) if place in self.frames else None
-
-
-def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays of one's own: a world may go on in those that it told with."""
-    return {name: np.array(value) for name, value in arrays.items()}
-
-
-def _side_by_side(steps: Sequence[Mapping[str, Tensor | np.ndarray]]) -> dict[str, Tensor]:
-    """Records of T steps, each ``[B, ...]``, as one of ``[B, T, ...]``."""
-    found = {}
-    for name, first in steps[0].items():
-        values = [one[name] for one in steps]
-        found[name] = torch.stack(values, 1) if isinstance(first, Tensor) else torch.from_numpy(np.stack(values, 1))
-    return found
