@@ -65,8 +65,11 @@ class ActorCritic:
     head: Head
     model: ActorCriticModel = ActorCriticModel()
     twin: Twin | None = field(init=False)
+    names: tuple[str, ...] = field(init=False)
+    """Of what is seen, in the trunk's order."""
 
     def __post_init__(self) -> None:
+        self.names = tuple(self.trunk.parts)
         plain = not list(self.trunk.parameters()) and self.model.precision == "float32"
         self.twin = Twin(self.actor, self.critic, list(self.head.parameters())) if plain and fits(self.actor, self.critic) else None
 
@@ -84,7 +87,7 @@ class ActorCritic:
 
     def _outputs(self, seen: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
         if self.twin is not None and self.trunk.plain:
-            return self._of_twin(_side_by_side([seen[name].numpy() for name in self.trunk.parts]))
+            return self._of_twin(_side_by_side([seen[name].numpy() for name in self.names]))
         with torch.no_grad():
             x_NF = self._features(seen)
             if self.twin is not None:
