@@ -64,12 +64,12 @@ class Settings:
     heads: int = 4
     sight_width: int = 64
     """Width of the vision tower, which has two layers."""
-    steps: int = 2_600
+    steps: int = 5_200
     batch: int = 64
     rates: Rates = Rates(4e-3, 2e-3)
-    single: float = 0.16
+    single: float = 0.1
     """Share of the steps, the first ones, that show scenes of one object."""
-    plain: float = 0.45
+    plain: float = 0.4
     """Share of the steps, the first ones, with true captions of one wording and no questions."""
     wrong: float = 0.25
     """Share of the later captions that describe another scene of the same kind."""
