@@ -272,12 +272,13 @@ def test_experience_goes_on_where_it_was_and_fills_memory_with_what_happened():
     assert (step[:, 2] > 0).all(), "a transition never reaches into the next episode"
 
 
-def run_recipe(name: str, folder: Path, **changes) -> dict:
+def run_recipe(name: str, folder: Path, env_steps: int = 60, **changes) -> dict:
     recipe = catalog.load(name)
     cfg = recipe.PRESETS["tiny"]
     small = replace(cfg.learning, hidden=(8, 8), batch=16, warm_up=20, memory=60)
     shown = {"shown": replace(cfg.shown, episodes=2)} if name == "rlpd" else {}
-    settings = dict(env_steps=60, evaluate_every=20, save_every=20, log_every=10, learning=small, **shown) | changes
+    course = replace(cfg.course, env_steps=env_steps, evaluate_every=20, save_every=20, log_every=10)
+    settings = dict(course=course, learning=small, **shown) | changes
     task = replace(cfg.task, env="push", test_episodes=2, test_rows=2, shown=1, settings=("steps=9",))
     with Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": name}, display=False) as run:
         return recipe.train(replace(cfg, task=task, **settings), run)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from saccade.core import Environment, Observation, Step, seeds
 from saccade.sampling.episodes import Episode, whole
 from saccade.tasks.scoring import Show
+from saccade.training.clips import strip
 from saccade.training.folder import ERROR
+from saccade.training.run import Run
 from saccade.worlds.control import environment
 
 
@@ -55,6 +58,23 @@ class ControlTask:
         if show:
             show("test", exhibits(episodes[: self.shown], world.paths))
         return scores(episodes)
+
+
+    def filmed(self, policy: Any, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
+        """One whole episode for each seed, acted greedily: its clip, and a few frames of it as the image."""
+        items = exhibits(whole(self.make(len(seeds)), policy, seeds, film=len(seeds)), {})
+        return [item | {"image": strip(item["clip"])} for item in items]
+
+
+def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
+    """Tells a run, after a training step, of the episodes that it ended: their mean return, and how many there are."""
+
+    def tell(step: int, finished: Sequence[Episode]) -> None:
+        if finished:
+            mean = sum(episode.total for episode in finished) / len(finished)
+            run.log(step + 1, {"reward/return": mean, "cost/episodes": len(finished)})
+
+    return tell
 
 
 def scores(episodes: Sequence[Episode]) -> dict[str, float]:

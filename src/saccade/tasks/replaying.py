@@ -24,11 +24,14 @@ from saccade.policies.actors import Acted, Actor, DeterministicActor, SquashedAc
 from saccade.sampling.episodes import Episode
 from saccade.sampling.experience import Experience
 from saccade.sampling.proposals import ActionRange, Ranged
+from saccade.tasks.control import ControlTask, returns
 from saccade.tasks.correcting import Gathering, Replayed
 from saccade.training import distributed
 from saccade.training.augment import shifted
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.learner import Update, Updates
+from saccade.training.loop import train as run_loop
+from saccade.training.run import Run
 from saccade.worlds.recordings import into
 
 _WEIGHTS, _EXPERIENCE = -2, -3
@@ -59,6 +62,22 @@ class Replaying:
     """Of the update's products; bfloat16 keeps weights in float32 and is faster where the CPU has it."""
     exploration: float = 0.1
     """Spread of the noise with which a deterministic actor explores."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long it is learned for, and how often that is looked at."""
+
+    rows: int = 1
+    """Episodes that are acted in side by side."""
+    env_steps: int = 5000
+    """Steps in the environment, those of the warm-up included."""
+    evaluate_every: int = 1000
+    """Steps in the environment between evaluations, from the warm-up on."""
+    save_every: int = 2500
+    """Steps in the environment between checkpoints."""
+    log_every: int = 200
+    """Gradient steps that share a line of metrics."""
 
 
 @dataclass(eq=False)
@@ -137,6 +156,23 @@ def learner(cfg: Replaying, agent: Agent) -> Learner:
     return Updates([critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)])
 
 
+def train(
+    task: ControlTask, cfg: Replaying, course: Course, own: Agent, seed: int, run: Run, shown: Buffer | None = None
+) -> dict[str, dict[str, float]]:
+    """Act, remember, learn, evaluate, save; ``shown`` is recorded data. Returns the scores of test episodes before and after."""
+    return run_loop(
+        feed(cfg, task.make(course.rows), own, seed, returns(run), shown),
+        learner(cfg, own),
+        run,
+        max(course.env_steps - cfg.warm_up, 0) * cfg.how.updates,
+        state=own.state(),
+        evaluate=lambda step: task.score(own.policy, lambda name, items: run.samples(step, name, items)),
+        evaluate_every=course.evaluate_every * cfg.how.updates,
+        save_every=course.save_every * cfg.how.updates,
+        log_every=course.log_every,
+    )
+
+
 def feed(
     cfg: Replaying,
     environment: Environment,
@@ -156,11 +192,6 @@ def feed(
     experience = Experience(Ranged(environment, agent.range), agent.actor, online, own, warm_up)
     change = partial(shifted, pad=cfg.shift) if cfg.shift else (lambda rollout: rollout)
     return Replayed(Gathering(experience, warm_up, rows * how.updates, tell), memory, cfg.batch, how.n_step, how.gamma, change)
-
-
-def gradient_steps(cfg: Replaying, env_steps: int) -> int:
-    """Gradient steps of so many steps in the environment, those of the warm-up included."""
-    return max(env_steps - cfg.warm_up, 0) * cfg.how.updates
 
 
 def recorded(episodes: list[Mapping[str, np.ndarray]], range: ActionRange, seed: int) -> Buffer:

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 
 from saccade.tasks.control import ControlTask
-from saccade.tasks.replaying import Replaying
+from saccade.tasks.replaying import Course, Replaying
 from saccade.tasks.stable_baselines import Oracle, required, rows_of
 from saccade.training.run import Run
 
 
 def train(
-    name: str, task: ControlTask, cfg: Replaying, rows: int, env_steps: int, evaluate_every: int, seed: int, run: Run
+    name: str, task: ControlTask, cfg: Replaying, course: Course, seed: int, run: Run
 ) -> dict[str, dict[str, float]]:
     """Train its ``name`` ("SAC" or "TD3") for so many steps in the environment. The scores of test episodes before and after."""
-    oracle = built(name, task, cfg, rows, seed)
+    oracle = built(name, task, cfg, course.rows, seed)
     before = after = task.score(Oracle(oracle))
     run.log(0, {f"eval/{k}": v for k, v in before.items()})
     done = 0
-    while done < env_steps:
-        taken = min(evaluate_every + (cfg.warm_up if not done else 0), env_steps - done)
+    while done < course.env_steps:
+        taken = min(course.evaluate_every + (cfg.warm_up if not done else 0), course.env_steps - done)
         oracle.learn(taken, reset_num_timesteps=not done)
         done += taken
         after = task.score(Oracle(oracle))

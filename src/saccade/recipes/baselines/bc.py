@@ -23,11 +23,9 @@ from saccade.core import Rollout, generator
 from saccade.objectives.supervised import Supervised
 from saccade.policies.chunked import lessons
 from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
-from saccade.sampling.episodes import whole
 from saccade.tasks.cloning import Demonstrations
-from saccade.tasks.control import ControlTask, exhibits
+from saccade.tasks.control import ControlTask
 from saccade.training.claims import Claim
-from saccade.training.clips import strip
 from saccade.training.feeds import Stored
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train as run_loop
@@ -128,8 +126,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, ActorCritic]) -> dict[str, fl
 
 def sample(cfg: Settings, policies: Mapping[str, ActorCritic], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    episodes = whole(cfg.task.make(len(seeds_B)), policies["policy"], seeds_B, film=len(seeds_B))
-    return [item | {"image": strip(item["clip"])} for item in exhibits(episodes, {})]
+    return cfg.task.filmed(policies["policy"], seeds_B)
 
 
 ARMS = {

@@ -19,12 +19,10 @@ from torch import Tensor
 
 from saccade.core import Rollout
 from saccade.policies.control import ActorCritic, ActorCriticModel, build
-from saccade.sampling.episodes import whole
 from saccade.tasks import stable_baselines
-from saccade.tasks.control import ControlTask, exhibits
+from saccade.tasks.control import ControlTask, returns
 from saccade.tasks.proximal import Proximal, feed, learner
 from saccade.training.claims import Claim
-from saccade.training.clips import strip
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
@@ -85,12 +83,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
         return stable_baselines.train(cfg.task, cfg.model, cfg.ppo, cfg.rows, cfg.steps, cfg.seed, run)
-    policy = policies(cfg)["policy"]
+    policy, ended = policies(cfg)["policy"], returns(run)
 
     def tell(step: int, rollout: Rollout) -> None:
-        finished = [episode.total for row in rollout.outputs for episode in row]
-        if finished:
-            run.log(step + 1, {"reward/return": sum(finished) / len(finished), "cost/episodes": len(finished)})
+        ended(step, [episode for row in rollout.outputs for episode in row])
 
     return run_loop(
         feed(cfg.ppo, cfg.task.make(cfg.rows), policy, cfg.seed, tell),
@@ -111,8 +107,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, ActorCritic]) -> dict[str, fl
 
 def sample(cfg: Settings, policies: Mapping[str, ActorCritic], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    episodes = whole(cfg.task.make(len(seeds_B)), policies["policy"], seeds_B, film=len(seeds_B))
-    return [item | {"image": strip(item["clip"])} for item in exhibits(episodes, {})]
+    return cfg.task.filmed(policies["policy"], seeds_B)
 
 
 _POLE, _REACH = PRESETS["tiny"], PRESETS["reach"]

@@ -15,16 +15,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from saccade.core import Environment
 from saccade.objectives.off_policy import RLPD
-from saccade.sampling.episodes import Episode, whole
+from saccade.tasks import replaying
 from saccade.tasks.cloning import Demonstrations
-from saccade.tasks.control import ControlTask, exhibits
-from saccade.tasks.replaying import Agent, Replaying, Scaled, agent, feed, gradient_steps, learner, recorded
+from saccade.tasks.control import ControlTask
+from saccade.tasks.replaying import Agent, Course, Replaying, Scaled, agent, recorded
 from saccade.training.buffers import Buffer
 from saccade.training.claims import Claim
-from saccade.training.clips import strip
-from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
 _SPARSE = replace(RLPD, critics=4, entropy_in_backup=False, updates=2, actor_every=2)
@@ -37,18 +34,9 @@ class Settings:
     task: ControlTask = ControlTask("push", test_episodes=100, test_rows=50)
     shown: Demonstrations = Demonstrations(episodes=20)
     learning: Replaying = Replaying(_SPARSE, hidden=(64, 64), batch=128, memory=100_000, warm_up=400)
-    rows: int = 4
-    """Episodes that are acted in side by side."""
+    course: Course = Course(rows=4, env_steps=6000, evaluate_every=1400, save_every=2800, log_every=400)
     seed: int = 0
     """Seed of everything: demonstrations, episodes, actions, weights, batches."""
-    env_steps: int = 6000
-    """Steps in the environment, those of the warm-up included."""
-    evaluate_every: int = 1400
-    """Steps in the environment between evaluations, from the warm-up on."""
-    save_every: int = 2800
-    """Steps in the environment between checkpoints."""
-    log_every: int = 400
-    """Gradient steps that share a line of metrics."""
 
 
 PRESETS = {
@@ -57,7 +45,7 @@ PRESETS = {
         task=ControlTask("AdroitHandDoorSparse-v1", test_episodes=50, test_rows=1, shown=1),
         shown=Demonstrations("minari:D4RL/door/human-v2"),
         learning=Replaying(replace(RLPD, entropy_in_backup=False), hidden=(256, 256, 256), warm_up=5000),
-        rows=1, env_steps=1_000_000, evaluate_every=25_000, save_every=25_000, log_every=10_000,
+        course=Course(env_steps=1_000_000, evaluate_every=25_000, save_every=25_000, log_every=10_000),
     ),
 }  # fmt: skip
 
@@ -69,31 +57,16 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Remember demonstrations, train, evaluate, save. Returns the scores of test episodes before and after."""
-    environment = cfg.task.make(cfg.rows)
-    own = agent(cfg.learning, environment, cfg.seed)
-
-    def tell(step: int, finished: list[Episode]) -> None:
-        if finished:
-            run.log(step + 1, {"reward/return": sum(e.total for e in finished) / len(finished), "cost/episodes": len(finished)})
-
-    return run_loop(
-        feed(cfg.learning, environment, own, cfg.seed, tell, remembered(cfg, environment, own, run)),
-        learner(cfg.learning, own),
-        run,
-        gradient_steps(cfg.learning, cfg.env_steps),
-        state=own.state(),
-        evaluate=lambda step: cfg.task.score(own.policy, lambda name, items: run.samples(step, name, items)),
-        evaluate_every=cfg.evaluate_every * cfg.learning.how.updates,
-        save_every=cfg.save_every * cfg.learning.how.updates,
-        log_every=cfg.log_every,
-    )
+    own = agent(cfg.learning, cfg.task.make(1), cfg.seed)
+    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run, remembered(cfg, own, run))
 
 
-def remembered(cfg: Settings, environment: Environment, own: Agent, run: Run) -> Buffer | None:
+def remembered(cfg: Settings, own: Agent, run: Run) -> Buffer | None:
     """The demonstrations, if the batches have a share of them."""
     if not cfg.learning.how.offline_share:
         return None
-    return recorded(cfg.shown.recorded(environment, cfg.seed, run.folder / "demonstrations"), own.range, cfg.seed)
+    episodes = cfg.shown.recorded(cfg.task.make(cfg.course.rows), cfg.seed, run.folder / "demonstrations")
+    return recorded(episodes, own.range, cfg.seed)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
@@ -103,8 +76,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
 
 def sample(cfg: Settings, policies: Mapping[str, Scaled], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    episodes = whole(cfg.task.make(len(seeds_B)), policies["policy"], seeds_B, film=len(seeds_B))
-    return [item | {"image": strip(item["clip"])} for item in exhibits(episodes, {})]
+    return cfg.task.filmed(policies["policy"], seeds_B)
 
 
 _ALONE = replace(Settings().learning, how=replace(_SPARSE, offline_share=0.0))

@@ -19,13 +19,10 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.objectives.off_policy import REDQ
-from saccade.sampling.episodes import Episode, whole
-from saccade.tasks import replaying_oracle
-from saccade.tasks.control import ControlTask, exhibits
-from saccade.tasks.replaying import Replaying, Scaled, agent, feed, gradient_steps, learner
+from saccade.tasks import replaying, replaying_oracle
+from saccade.tasks.control import ControlTask
+from saccade.tasks.replaying import Course, Replaying, Scaled, agent
 from saccade.training.claims import Claim
-from saccade.training.clips import strip
-from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
 
@@ -35,20 +32,11 @@ class Settings:
 
     task: ControlTask = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
     learning: Replaying = Replaying(memory=100_000)
-    rows: int = 1
-    """Episodes that are acted in side by side."""
+    course: Course = Course()
     seed: int = 0
     """Seed of everything: episodes, actions, weights, batches."""
-    env_steps: int = 5000
-    """Steps in the environment, those of the warm-up included."""
     method: Literal["own", "sb3"] = "own"
     """Who trains: we, or stable-baselines3 where it is installed."""
-    evaluate_every: int = 1000
-    """Steps in the environment between evaluations, from the warm-up on."""
-    save_every: int = 2500
-    """Steps in the environment between checkpoints."""
-    log_every: int = 200
-    """Gradient steps that share a line of metrics."""
 
 
 _TINY = Settings()
@@ -57,12 +45,14 @@ PRESETS = {
     "pendulum": _TINY,
     "half-cheetah": Settings(
         task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), learning=Replaying(warm_up=10_000),
-        env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000,
+        course=Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000),
     ),
-    "redq": replace(_TINY, learning=Replaying(REDQ, memory=100_000), env_steps=2000, evaluate_every=250, save_every=1000),
+    "redq": replace(
+        _TINY, learning=Replaying(REDQ, memory=100_000), course=Course(env_steps=2000, evaluate_every=250, save_every=1000)
+    ),
     "redq-half-cheetah": Settings(
         task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), learning=Replaying(REDQ, warm_up=5000),
-        env_steps=300_000, evaluate_every=10_000, save_every=10_000, log_every=10_000,
+        course=Course(env_steps=300_000, evaluate_every=10_000, save_every=10_000, log_every=10_000),
     ),
 }  # fmt: skip
 
@@ -75,25 +65,9 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
-        return replaying_oracle.train("SAC", cfg.task, cfg.learning, cfg.rows, cfg.env_steps, cfg.evaluate_every, cfg.seed, run)
-    environment = cfg.task.make(cfg.rows)
-    own = agent(cfg.learning, environment, cfg.seed)
-
-    def tell(step: int, finished: list[Episode]) -> None:
-        if finished:
-            run.log(step + 1, {"reward/return": sum(e.total for e in finished) / len(finished), "cost/episodes": len(finished)})
-
-    return run_loop(
-        feed(cfg.learning, environment, own, cfg.seed, tell),
-        learner(cfg.learning, own),
-        run,
-        gradient_steps(cfg.learning, cfg.env_steps),
-        state=own.state(),
-        evaluate=lambda step: cfg.task.score(own.policy, lambda name, items: run.samples(step, name, items)),
-        evaluate_every=cfg.evaluate_every * cfg.learning.how.updates,
-        save_every=cfg.save_every * cfg.learning.how.updates,
-        log_every=cfg.log_every,
-    )
+        return replaying_oracle.train("SAC", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
+    own = agent(cfg.learning, cfg.task.make(1), cfg.seed)
+    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
@@ -103,14 +77,14 @@ def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
 
 def sample(cfg: Settings, policies: Mapping[str, Scaled], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    episodes = whole(cfg.task.make(len(seeds_B)), policies["policy"], seeds_B, film=len(seeds_B))
-    return [item | {"image": strip(item["clip"])} for item in exhibits(episodes, {})]
+    return cfg.task.filmed(policies["policy"], seeds_B)
 
 
-_SMALL = replace(_TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), env_steps=1000, evaluate_every=300)
+_SMALL = replace(_TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=Course(env_steps=1000, evaluate_every=300))
 _CHEETAH = replace(
-    PRESETS["half-cheetah"], learning=Replaying(warm_up=1000, memory=20_000), env_steps=10_000, evaluate_every=9000, save_every=9000
-)
+    PRESETS["half-cheetah"], learning=Replaying(warm_up=1000, memory=20_000),
+    course=Course(env_steps=10_000, evaluate_every=9000, save_every=9000),
+)  # fmt: skip
 ARMS = {
     "sac": _TINY,
     "sac, sb3": replace(_TINY, method="sb3"),
@@ -119,7 +93,7 @@ ARMS = {
     "half-cheetah, sb3": replace(_CHEETAH, method="sb3"),
     "small": _SMALL,
     "small, ten critics and twenty updates": replace(
-        _SMALL, learning=replace(_SMALL.learning, how=REDQ), log_every=2000
+        _SMALL, learning=replace(_SMALL.learning, how=REDQ), course=replace(_SMALL.course, log_every=2000)
     ),
 }
 

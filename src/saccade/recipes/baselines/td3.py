@@ -17,13 +17,10 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.objectives.off_policy import TD3
-from saccade.sampling.episodes import Episode, whole
-from saccade.tasks import replaying_oracle
-from saccade.tasks.control import ControlTask, exhibits
-from saccade.tasks.replaying import Replaying, Scaled, agent, feed, gradient_steps, learner
+from saccade.tasks import replaying, replaying_oracle
+from saccade.tasks.control import ControlTask
+from saccade.tasks.replaying import Course, Replaying, Scaled, agent
 from saccade.training.claims import Claim
-from saccade.training.clips import strip
-from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
 
@@ -33,27 +30,18 @@ class Settings:
 
     task: ControlTask = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
     learning: Replaying = Replaying(TD3, memory=100_000)
-    rows: int = 1
-    """Episodes that are acted in side by side."""
+    course: Course = Course()
     seed: int = 0
     """Seed of everything: episodes, actions, weights, batches."""
-    env_steps: int = 5000
-    """Steps in the environment, those of the warm-up included."""
     method: Literal["own", "sb3"] = "own"
     """Who trains: we, or stable-baselines3 where it is installed."""
-    evaluate_every: int = 1000
-    """Steps in the environment between evaluations, from the warm-up on."""
-    save_every: int = 2500
-    """Steps in the environment between checkpoints."""
-    log_every: int = 200
-    """Gradient steps that share a line of metrics."""
 
 
 PRESETS = {
     "tiny": Settings(),
     "half-cheetah": Settings(
         task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), learning=Replaying(TD3, warm_up=10_000),
-        env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000,
+        course=Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000),
     ),
 }  # fmt: skip
 
@@ -66,25 +54,9 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
-        return replaying_oracle.train("TD3", cfg.task, cfg.learning, cfg.rows, cfg.env_steps, cfg.evaluate_every, cfg.seed, run)
-    environment = cfg.task.make(cfg.rows)
-    own = agent(cfg.learning, environment, cfg.seed, stochastic=False)
-
-    def tell(step: int, finished: list[Episode]) -> None:
-        if finished:
-            run.log(step + 1, {"reward/return": sum(e.total for e in finished) / len(finished), "cost/episodes": len(finished)})
-
-    return run_loop(
-        feed(cfg.learning, environment, own, cfg.seed, tell),
-        learner(cfg.learning, own),
-        run,
-        gradient_steps(cfg.learning, cfg.env_steps),
-        state=own.state(),
-        evaluate=lambda step: cfg.task.score(own.policy, lambda name, items: run.samples(step, name, items)),
-        evaluate_every=cfg.evaluate_every * cfg.learning.how.updates,
-        save_every=cfg.save_every * cfg.learning.how.updates,
-        log_every=cfg.log_every,
-    )
+        return replaying_oracle.train("TD3", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
+    own = agent(cfg.learning, cfg.task.make(1), cfg.seed, stochastic=False)
+    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
@@ -94,8 +66,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
 
 def sample(cfg: Settings, policies: Mapping[str, Scaled], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    episodes = whole(cfg.task.make(len(seeds_B)), policies["policy"], seeds_B, film=len(seeds_B))
-    return [item | {"image": strip(item["clip"])} for item in exhibits(episodes, {})]
+    return cfg.task.filmed(policies["policy"], seeds_B)
 
 
 ARMS = {"td3": Settings(), "td3, sb3": Settings(method="sb3")}
