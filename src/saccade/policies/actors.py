@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,13 +29,12 @@ class Acted(NamedTuple):
     value_B: None = None
 
 
-@dataclass(eq=False)
-class SquashedActor:
-    """``trunk`` gives mean and log spread ``[B, 2 A]`` of the features of ``encoder``, which learns with it unless it is ``shared``."""
+class SquashedActor(nn.Module):
+    """``trunk`` gives mean and log spread ``[B, 2 A]`` of the features of ``encoder``, which learns with it unless ``shared``."""
 
-    encoder: nn.Module
-    trunk: MLP
-    shared: bool = False
+    def __init__(self, encoder: nn.Module, trunk: MLP, shared: bool = False):
+        super().__init__()
+        self.encoder, self.trunk, self.shared = encoder, trunk, shared
 
     def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor) -> tuple[Tensor, Tensor]:
         """The actions ``[B, A]`` that standard normal draws stand for, and their log-densities ``[B]``; gradients flow."""
@@ -64,28 +62,17 @@ class SquashedActor:
     def trained(self) -> list[nn.Parameter]:
         return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
 
-    def parameters(self) -> list[nn.Parameter]:
-        return self.trained
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return _whole(self).state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        _whole(self).load_state_dict(state)
-
     def export(self, folder: str | Path) -> None:
         """Write the weights to policy.safetensors."""
-        _write(self.state_dict(), folder)
+        write(self.state_dict(), folder)
 
 
-@dataclass(eq=False)
-class DeterministicActor:
+class DeterministicActor(nn.Module):
     """``trunk`` gives the action ``[B, A]`` before tanh; ``exploration`` is the spread of the noise with which it acts."""
 
-    encoder: nn.Module
-    trunk: MLP
-    shared: bool = False
-    exploration: float = 0.1
+    def __init__(self, encoder: nn.Module, trunk: MLP, shared: bool = False, exploration: float = 0.1):
+        super().__init__()
+        self.encoder, self.trunk, self.shared, self.exploration = encoder, trunk, shared, exploration
 
     def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The actions ``[B, A]`` without noise, whatever the draws; gradients flow. The log-densities are 0."""
@@ -108,18 +95,9 @@ class DeterministicActor:
     def trained(self) -> list[nn.Parameter]:
         return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
 
-    def parameters(self) -> list[nn.Parameter]:
-        return self.trained
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return _whole(self).state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        _whole(self).load_state_dict(state)
-
     def export(self, folder: str | Path) -> None:
         """Write the weights to policy.safetensors."""
-        _write(self.state_dict(), folder)
+        write(self.state_dict(), folder)
 
 
 Actor = SquashedActor | DeterministicActor
@@ -134,11 +112,8 @@ def _on(seen: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: x.to(device) for name, x in seen.items()}
 
 
-def _whole(actor: Actor) -> nn.ModuleDict:
-    return nn.ModuleDict({"encoder": actor.encoder, "trunk": actor.trunk})
-
-
-def _write(state: Mapping[str, Tensor], folder: str | Path) -> None:
+def write(state: Mapping[str, Tensor], folder: str | Path) -> None:
+    """The weights of a policy to policy.safetensors."""
     from safetensors.torch import save_file
 
     save_file({name: value.cpu().contiguous() for name, value in state.items()}, Path(folder) / "policy.safetensors")

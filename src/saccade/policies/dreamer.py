@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 from saccade.core import Environment, Observation, Step
 from saccade.math.gaussians import Gaussian, log_squashed
 from saccade.models.rssm import RSSM, Sizes, State, mlp
+from saccade.policies.actors import Acted
 
 REACH = 5.0
 """Bound of an action's mean before tanh, so that it never saturates for good (as in Dreamer)."""
@@ -37,14 +38,6 @@ class SquashedGaussian(nn.Module):
     def forward(self, features: Tensor) -> Gaussian:
         mean, raw = self.layers(features).chunk(2, -1)
         return Gaussian(REACH * torch.tanh(mean / REACH), softplus(raw + self.offset) + 1e-4)
-
-
-class Acted(NamedTuple):
-    """Actions ``[B, A]`` in [-1, 1], their log-densities ``[B]``, and no opinion of what they are worth."""
-
-    action_B: Tensor
-    logp_B: Tensor
-    value_B: None = None
 
 
 class DreamerPolicy:

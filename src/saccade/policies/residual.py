@@ -10,22 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from saccade.models.control import MLP
+from saccade.policies.actors import Acted, write
 
 PROPOSED = "base_action"
-
-
-class Acted(NamedTuple):
-    """Actions ``[B, A]`` on the CPU, without gradients; a determined action has log-density 0 and no value is told."""
-
-    action_B: Tensor
-    logp_B: Tensor
-    value_B: None = None
 
 
 @dataclass(eq=False)
@@ -83,9 +75,7 @@ class ResidualActor:
 
     def export(self, folder: str | Path) -> None:
         """Write the weights to policy.safetensors."""
-        from safetensors.torch import save_file
-
-        save_file({k: v.cpu().contiguous() for k, v in self.state_dict().items()}, Path(folder) / "policy.safetensors")
+        write(self.state_dict(), folder)
 
     def _whole(self) -> nn.ModuleDict:
         return nn.ModuleDict({"encoder": self.encoder, "head": self.head})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -211,7 +210,5 @@ def _rounded(loss: Objective, low: bool) -> Objective:
     return rounded if low else loss
 
 
-def _slow_actor(agent: Agent) -> Actor:
-    slow = copy.copy(agent.actor)
-    slow.trunk = agent.slow.net
-    return slow
+def _slow_actor(agent: Agent) -> DeterministicActor:
+    return DeterministicActor(agent.actor.encoder, agent.slow.net, agent.actor.shared)
