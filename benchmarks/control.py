@@ -58,8 +58,8 @@ class Ours:
     def _tell(self, step: int, rollout: Rollout) -> None:
         self.finished += [episode.total for row in rollout.outputs for episode in row]
 
-    def returned(self) -> float:
-        return fmean(self.finished) if self.finished else float("nan")
+    def returned(self) -> float | None:
+        return fmean(self.finished) if self.finished else None
 
 
 class Theirs:
@@ -77,8 +77,9 @@ class Theirs:
     def __call__(self) -> None:
         self.model.learn(self.decisions, reset_num_timesteps=False)
 
-    def returned(self) -> float:
-        return fmean([e["r"] for e in list(self.model.ep_info_buffer)[-RECENT:]] or [float("nan")])
+    def returned(self) -> float | None:
+        finished = [e["r"] for e in list(self.model.ep_info_buffer)[-RECENT:]]
+        return fmean(finished) if finished else None
 
 
 def measure(name: str, repetitions: int) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def measure(name: str, repetitions: int) -> dict[str, Any]:
     return {"steps": decisions * (repetitions + 1), "load": [before, load()], "sides": found}
 
 
-def row(timings: Mapping[str, Timing], side: str, decisions: int, returned: float) -> dict[str, float]:
+def row(timings: Mapping[str, Timing], side: str, decisions: int, returned: float | None) -> dict[str, float | None]:
     """What is said about one side."""
     cpu, wall = median(timings[side].cpu), median(timings[side].wall)
     return {"steps/s": decisions / cpu, "wall steps/s": decisions / wall, "x sb3": ratio(timings["sb3"], timings[side]), "return": returned}
@@ -106,7 +107,8 @@ def show(name: str, found: Mapping[str, Any]) -> None:
     """The human table."""
     print(f"\n{name}: {found['steps']} steps each; load {found['load'][0][0]} to {found['load'][1][0]}")
     for side, values in found["sides"].items():
-        print(f"  {side:10s}" + "  ".join(f"{key} {value:9.2f}" for key, value in values.items()))
+        told = {key: "  no end  " if value is None else f"{value:9.2f}" for key, value in values.items()}
+        print(f"  {side:10s}" + "  ".join(f"{key} {value}" for key, value in told.items()))
     side, least = AIMS[name]
     times = found["sides"][side]["x sb3"]
     print(f"  aim {side}, x sb3: >= {least}, found {times:.2f}, {'met' if times >= least else 'not met'}")

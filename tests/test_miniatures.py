@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from saccade.core import seeds
 from saccade.models.locate import MINIATURES
-
+from saccade.worlds import shapes
 
 pytestmark = pytest.mark.skipif(
     not (MINIATURES / "sd3-shapes" / "model_index.json").is_file(), reason="sd3-shapes is not built here"
@@ -53,7 +59,79 @@ def test_the_base_has_room_above_it_and_ground_below():
     assert scores["descriptive"] > scores["terse"] + 0.03, scores
 
 
-@pytest.mark.parametrize("name", ["sd3-shapes", "qwen2-rewriter"])
+def test_a_third_party_edits_with_plain_diffusers():
+    """The call is the one that the folder tells; what it was taught it does, what it was not it does not."""
+    from diffusers import FluxKontextPipeline
+
+    from saccade.worlds import edits
+
+    folder = MINIATURES / "kontext-shapes"
+    pipe, call = FluxKontextPipeline.from_pretrained(folder), json.loads((folder / "sampling.json").read_text())
+    pipe.set_progress_bar_config(disable=True)
+    share = {}
+    for kind in ("remove", "recolor"):
+        problems = edits.problems(10, 3, (kind,), "held_out", 32)
+        draw = lambda p: pipe(image=p.inputs.pictures[0][None] / 255.0, prompt=p.inputs.text, output_type="pt",
+                              generator=torch.Generator().manual_seed(p.id), **call).images  # fmt: skip
+        share[kind] = float(edits.verdicts(torch.cat([draw(p) for p in problems]), problems)["success"].mean())
+    assert share["remove"] > 0.7 and share["recolor"] < 0.3, share
+
+
+def test_the_painter_by_codes_draws_what_is_asked_for():
+    from transformers import JanusForConditionalGeneration
+
+    from saccade.recipes.miniatures.janus_shapes import drawing_scores, load
+
+    folder = MINIATURES / "janus-shapes"
+    assert sum(p.numel() for p in JanusForConditionalGeneration.from_pretrained(folder).parameters()) < 3_000_000
+    scores = drawing_scores(load(folder), guidances=(3.0,), count=96)
+    assert 0.35 < scores["guidance 3, train wording"] < 0.6, scores
+
+
+def test_the_painter_is_built_in_its_stages(tmp_path):
+    from saccade.recipes.miniatures import janus_shapes
+
+    cfg = janus_shapes.Settings(
+        scenes=48, codes=24, vq_steps=2, vq_batch=4, width=32, layers=1, heads=2, sight_width=32, steps=20, batch=4,
+        single=0.2, plain=0.5, wrong=1.0, questions=8, ask_every=2,
+    )  # fmt: skip
+    parts: list[str] = []
+    facts = janus_shapes.build(cfg, tmp_path, lambda part, step, steps, loss: parts.append(part))
+    assert parts[2:] == ["codes of captions"] * 10 + ["codes of captions", "answers"] * 5
+    assert 0 < facts["loss per code"] < 10 and "pixel loss of the codes" in facts
+    again = janus_shapes.build(replace(cfg, codebook=str(tmp_path)), tmp_path / "again", lambda *told: None)
+    assert again["codes"] == "those of an earlier build" and janus_shapes.load(tmp_path / "again").codes == 64
+    meanings = shapes.meanings_of(40, np.random.default_rng(0), cfg.tags)
+    course, rng = janus_shapes.Course(cfg, meanings), np.random.default_rng(0)
+    for step, kinds in ((0, {"single_object", "colors"}), (8, set(cfg.tags))):
+        index, told = course.captions(step, rng)
+        assert {meanings[i]["tag"] for i in index} <= kinds
+        assert told == [shapes.caption(meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
+    index, told = course.captions(19, rng)
+    known = lambda i: {shapes.caption(meanings[i], w) for w in shapes.TRAIN_WORDINGS}
+    alike = lambda i: set().union(*(known(j) for j, m in enumerate(meanings) if m["tag"] == meanings[i]["tag"]))
+    assert all(words in alike(i) for i, words in zip(index, told)) and any(words not in known(i) for i, words in zip(index, told))
+
+
+def test_the_editor_is_built_and_kept_small(tmp_path):
+    from saccade.recipes.miniatures import kontext_shapes
+
+    cfg = kontext_shapes.Settings(width=32, double=1, single=1, problems=24, steps=6, batch=4)
+    parts: list[str] = []
+    facts = kontext_shapes.build(cfg, tmp_path, lambda part, step, steps, loss: parts.append(part))
+    assert parts[:3] == ["drawing"] * 3 and set(parts) == {"drawing", "editing"} and facts["velocity loss of edits"] > 0
+    weights = load_file(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float16} and (tmp_path / "sampling.json").is_file()
+    assert kontext_shapes.opened(tmp_path).best(edits_of(2), seeds(0, 2)).outputs.shape == (2, 3, 32, 32)
+
+
+def edits_of(count: int) -> list:
+    from saccade.worlds import edits
+
+    return edits.problems(count, 0, ("remove",), "train", 32)
+
+
+@pytest.mark.parametrize("name", ["sd3-shapes", "qwen2-rewriter", "kontext-shapes", "janus-shapes"])
 def test_every_miniature_has_a_card_and_is_small(name):
     folder = MINIATURES / name
     card = (folder / "README.md").read_text()

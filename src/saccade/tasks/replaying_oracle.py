@@ -32,8 +32,8 @@ def train(
 def built(name: str, task: ControlTask, cfg: Replaying, rows: int, seed: int) -> Any:
     """Its learner with the same networks and settings. ValueError for what it has not got."""
     sb3, how = required(), cfg.how
-    if how.critics != 2 or how.critic_norm or how.n_step != 1 or how.offline_share:
-        raise ValueError("method 'sb3' has two critics without LayerNorm, one-step returns and no recorded data")
+    if how.critics != 2 or how.critic_norm or how.n_step != 1 or how.offline_share or cfg.precision != "float32":
+        raise ValueError("method 'sb3' has two critics without LayerNorm, one-step returns, no recorded data and float32")
     world = task.make(rows)
     width = world.action_space.shape[0]
     more: dict[str, Any] = {"target_entropy": how.target_entropy * width}

@@ -39,8 +39,9 @@ def train(
     scores = _Scores(evaluate, run)
     kept["scores"] = scores
     start = run.load(kept)
-    if start == 0:
-        _evaluate(scores, 0, run, kept)
+    due = lambda done: done % evaluate_every == 0 or done == steps
+    if due(start) and scores.step != start:
+        _evaluate(scores, start, run, kept)
     window = _Window()
     for step in range(start, steps):
         began = time.monotonic()
@@ -53,7 +54,7 @@ def train(
         if done % log_every == 0 or saving:
             run.log(done, window.take())
             run.progress(done, steps)
-        if done % evaluate_every == 0 or done == steps:
+        if due(done):
             _evaluate(scores, done, run, kept)
         if saving:
             run.save(done, kept)
@@ -86,18 +87,19 @@ class _Scores:
         self.evaluate, self.run = evaluate, run
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.step: int | None = None
 
     def take(self, step: int) -> None:
         if self.evaluate:
             self.last = {k: float(v) for k, v in self.evaluate(step).items()}
-            self.first = self.first or self.last
+            self.first, self.step = self.first or self.last, step
             self.run.log(step, {f"eval/{k}": v for k, v in self.last.items()})
 
     def state_dict(self) -> dict:
-        return {"first": self.first, "last": self.last}
+        return {"first": self.first, "last": self.last, "step": self.step}
 
     def load_state_dict(self, state: Mapping) -> None:
-        self.first, self.last = dict(state["first"]), dict(state["last"])
+        self.first, self.last, self.step = dict(state["first"]), dict(state["last"]), state["step"]
 
 
 def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[str, Any]) -> Batch:
@@ -115,7 +117,7 @@ def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> 
         scores.take(step)
     except EnvironmentFailed as error:
         if step:
-            run.save(step, kept)
+            run.save(step, kept)  # without these scores, which are made up for when the run is resumed
         raise RunFailed(f"evaluation at step {step}: {error}") from error
 
 

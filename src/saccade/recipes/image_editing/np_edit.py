@@ -8,7 +8,7 @@ claims: With the same judge it beats Flow-GRPO, the judge alone and distribution
     about all else, less of a picture is kept.
 differs: Learning rates, the share of the warm-up, both weights and the number of updates of the score network are ours, the
     paper gives none. The judge's weight is in units in which both gradients are equally long at the start, matching's is
-    three times that (of 1, 3 and 5, tried on another seed). The paper's student is an undisclosed model of 2B; the preset
+    three times that (better than once, on another seed). The paper's student is an undisclosed model of 2B; the preset
     takes FLUX.1-Kontext, which knows editing already. The embedded editor has been shown pairs of other kinds of edits, of
     none that is trained here, and words at the sampler's 4 steps. In the check's 100 steps distribution matching alone,
     which is told the caption of the result, comes near to all of it: 0.084 of 0.116 overall.
