@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saccade.core import EnvironmentFailed
 from saccade.recipes.baselines import bc, ppo
 from saccade.tasks.control import ControlTask
 from saccade.tasks.proximal import Proximal
@@ -98,6 +99,24 @@ def test_the_oracle_takes_as_many_steps_and_is_scored_alike(tmp_path):
         run_for(ppo, replace(SCALED, method="sb3"), tmp_path / "scaled")
 
 
+def test_an_evaluation_that_breaks_is_made_up_for(tmp_path, monkeypatch):
+    score, calls = ControlTask.score, []
+
+    def breaking(task, *rest):
+        calls.append(1)
+        if len(calls) == 2:
+            raise EnvironmentFailed("environment 'CartPole-v1' (row 0): it is gone")
+        return score(task, *rest)
+
+    cfg = replace(VECTORS, evaluate_every=100)
+    monkeypatch.setattr(ControlTask, "score", breaking)
+    with pytest.raises(RunFailed, match=f"evaluation at step {cfg.steps}: environment 'CartPole-v1'"):
+        run_for(ppo, cfg, tmp_path / "run")
+    found = run_for(ppo, cfg, tmp_path / "run", resume=True)
+    assert len(calls) == 3 and found == run_for(ppo, cfg, tmp_path / "whole")
+    assert run_for(ppo, cfg, tmp_path / "run", resume=True) == found and len(calls) == 5, "what is told is not asked again"
+
+
 def test_an_environment_that_breaks_ends_the_run_with_its_name(tmp_path, monkeypatch):
     class Broken:
         def __init__(self, world):
@@ -107,8 +126,6 @@ def test_an_environment_that_breaks_ends_the_run_with_its_name(tmp_path, monkeyp
             return getattr(self.world, name)
 
         def step(self, action_B):
-            from saccade.core import EnvironmentFailed
-
             self.steps += 1
             if self.steps > 20:
                 raise EnvironmentFailed("environment 'CartPole-v1' (row 0): it is gone")

@@ -93,11 +93,11 @@ def matching(**changes) -> tuple[Matching, list[Problem], nn.Module]:
 def test_matching_is_averaged_over_canvases_and_a_teacher_that_agrees_costs_nothing():
     loss, problems, net = matching()
     each = [matching(canvases=(c,))[0](examples(problems)).mean() for c in (4, 8)]
-    assert float(loss(examples(problems)).mean()) == pytest.approx(float(sum(each)) / 2)
+    assert loss(examples(problems)).mean().item() == pytest.approx(sum(each).item() / 2)
     alone, _, _ = matching(canvases=(8,))
     taught = alone.embed(alone.draw(problems, 8)).detach(), alone.embed(alone.photos(torch.arange(3))).detach()
     agreeing = replace(alone, balance=0.25, teacher=taught)(examples(problems))
-    assert float(agreeing.mean()) == pytest.approx(0.25 * float(agreeing.metrics["triplet"]) / 6)
+    assert agreeing.mean().item() == pytest.approx(0.25 * float(agreeing.metrics["triplet"]) / 6)
     assert float(agreeing.metrics["distances"]) == pytest.approx(0, abs=1e-12)
 
 

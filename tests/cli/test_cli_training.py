@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings as limits, strategies as st
 
 from saccade import catalog
+from saccade.cli.output import known, sure
 from saccade.cli.parsing import parse
 from saccade.cli.settings import flat, revive
 from saccade.training.files import plain
@@ -69,6 +70,30 @@ def test_folders_that_are_no_unfinished_run_are_left_alone(saccade, tmp_path):
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["config.json", "thesis.txt"]
     (tmp_path / "empty").mkdir()
     assert saccade(*GREY, "--out", "empty").status == 0
+
+
+def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_path):
+    saccade(*GREY, "--out", "r")
+    source = (tmp_path / "grey.py").read_text()
+    fails = '    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed("environment \'arm\': gone")\n'
+    begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
+    (tmp_path / "grey.py").write_text(source.replace(begun, begun + fails))
+    said = saccade("eval", "r")
+    assert (said.status, said.err) == (1, "saccade: environment 'arm': gone\n")
+    said = saccade(*GREY, "--out", "other")
+    assert said.status == 1 and said.err.startswith("saccade: evaluation at step 0: environment 'arm': gone; resume with: ")
+
+
+def test_two_settings_of_one_name_are_refused(saccade, tmp_path):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "grey.py").write_text(source.replace("    share: float", "    kind: str = ''\n    share: float"))
+    assert "two settings are called --kind: rename one" in saccade(*GREY, "--out", "r").refused()
+
+
+def test_a_score_is_told_with_its_interval():
+    scores = {"return": 0.5, "return, standard error": 0.1, "length": 3.0}
+    assert known(scores) == ["return", "length"]
+    assert [sure(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
 
 
 def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):

@@ -40,8 +40,10 @@ def train(
     kept["scores"] = scores
     start = run.load(kept)
     due = lambda done: done % evaluate_every == 0 or done == steps
-    if due(start) and scores.step != start:
+    if evaluate and due(start) and scores.step != start:
         _evaluate(scores, start, run, kept)
+        if start:
+            run.save(start, kept)  # with the scores that an evaluation which failed left out
     window = _Window()
     for step in range(start, steps):
         began = time.monotonic()
@@ -117,7 +119,7 @@ def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> 
         scores.take(step)
     except EnvironmentFailed as error:
         if step:
-            run.save(step, kept)  # without these scores, which are made up for when the run is resumed
+            run.save(step, kept)  # without these scores, which a resumed run makes up for
         raise RunFailed(f"evaluation at step {step}: {error}") from error
 
 
