@@ -43,3 +43,17 @@ def test_the_recipe_in_the_readme_names_real_parts():
     recipe = (ROOT / "src/saccade/recipes/baselines/flow_grpo.py").read_text()
     for name in re.findall(r"\b([a-z_]+|[A-Z]\w+)\(", code_blocks("README.md")[0]):
         assert name in recipe, f"the README calls {name}, which the recipe does not"
+
+
+def test_every_test_that_the_documentation_names_exists():
+    written = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for file, test in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
+            assert file in written, f"{page.name} names {file}"
+            assert not test or f"def {test}(" in written[file], f"{page.name} names {file}::{test}"
+
+
+def test_the_table_of_complaints_answers_all_twenty():
+    rows = re.findall(r"^\| (\d+)\. [^|]+\|[^|]+\|([^|]+)\|$", (ROOT / "docs" / "complaints.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 21))
+    assert all("test_" in shown for _, shown in rows)

@@ -97,6 +97,50 @@ def test_any_cut_gives_the_gradient_of_the_full_batch(options):
     torch.testing.assert_close(gradient_of(policy, options, rollout), gradient_of(policy, {}, rollout))
 
 
+class Cramped:
+    """A loss that fits into memory with at most ``room`` rows at once, and notices that only when some gradients are there."""
+
+    def __init__(self, loss, room: int):
+        self.loss, self.room, self.asked = loss, room, []
+
+    def __call__(self, part: Rollout) -> Loss:
+        self.asked.append(len(part))
+        loss = self.loss(part)
+        if len(part) > self.room:
+            loss.total.backward()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss
+
+
+def test_where_memory_is_not_enough_the_same_step_is_taken_in_smaller_parts():
+    policy = Toy.new()
+    batch = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
+    remember_reference(policy, Snapshot(policy.parameters()), batch)
+    whole = gradient_of(policy, {}, batch)
+    seen, optimizer = [], torch.optim.SGD(policy.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
+    loss = Cramped(PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3"), room=7)
+    learner = Updates([Update("toy", loss, policy.parameters(), optimizer, max_norm=1e9)])
+    assert learner.update(batch)["health/rows_that_fit"] == 6
+    torch.testing.assert_close(seen[0], whole)
+    assert loss.asked == [24, 12, 6, 6, 6, 6]
+    assert "health/rows_that_fit" not in learner.update(batch) and loss.asked[6:] == [6] * 4, "it is found once"
+    again = Updates([Update("toy", loss, policy.parameters(), optimizer)])
+    again.load_state_dict(learner.state_dict())
+    assert again.micro_rows == 6
+
+
+def test_where_one_row_does_not_fit_the_run_ends_with_advice(tmp_path):
+    policy = Toy.new()
+    update = Update("toy", Cramped(PolicyGradient(policy, clip=0.2), 0), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1))
+    feed = OnPolicy(PROBLEMS, collect_with(policy), per_step=3, seed=1)
+    full = lambda problems, seeds_P, step: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+    for name, given in (("learning", feed), ("drawing", OnPolicy(PROBLEMS, full, per_step=3, seed=1))):
+        with pytest.raises(RunFailed, match="step 1: the GPU's memory is full.*fewer attempts"):
+            with Run.start(tmp_path / name, {"recipe": "toy"}, display=False) as run:
+                train(given, Updates([update]), run, 2, state={"policy": policy})
+
+
 def test_a_masked_decision_is_not_trained_whatever_it_holds():
     policy = Toy.new()
     rollout = collect_with(policy)(PROBLEMS[:1], seeds(0, 1), 0)

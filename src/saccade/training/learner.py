@@ -50,7 +50,8 @@ class Updates:
 
     A minibatch takes an equal part of the attempts of every group, in order, so it is the same whatever the number of
     processes. With a seed ``shuffle`` each epoch instead deals out the rows of this process at random, as PPO does with
-    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once.
+    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once. Where a GPU's memory is
+    not enough for so many rows, the step is taken again with half of them, and all later ones are.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Updates:
         """Train on a batch; metrics are means over all decisions of all processes."""
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
+        rows = self.micro_rows
         for epoch in range(self.epochs):
             for part in range(self.minibatches):
                 for update, base in zip(self.updates, self.base_lr):
@@ -81,7 +83,8 @@ class Updates:
                         for _ in range(update.repeats):
                             self._step(update, base, mini, sums, counts)
         self.batches += 1
-        return {k: float(v / counts[k].clamp(min=1e-12)) for k, v in sums.items()}
+        cut = {} if self.micro_rows == rows else {"health/rows_that_fit": float(self.micro_rows)}
+        return {k: float(v / counts[k].clamp(min=1e-12)) for k, v in sums.items()} | cut
 
     def _minibatch(self, batch: Any, epoch: int, part: int) -> Any:
         if self.shuffle is None:
@@ -91,7 +94,7 @@ class Updates:
 
     def _step(self, update: Update, base: list[float], mini: Any, sums: dict, counts: dict) -> None:
         with only(update.params, self.updates):
-            losses = [self._backward(update, part) for part in micro(mini, self.micro_rows, self.micro_decisions)]
+            losses = self._losses(update, mini)
         names = sorted(losses[0].metrics)
         stacked = torch.stack([_sum(losses, lambda x: x.count), _sum(losses, lambda x: x.total.detach())])
         totals = torch.cat([stacked, torch.stack([_sum(losses, lambda x: x.metrics[k]) for k in names])] if names else [stacked])
@@ -103,6 +106,19 @@ class Updates:
             counts[key] = counts.get(key, 0) + count
         if count > 0:
             self._descend(update, base, count, sums, counts)
+
+    def _losses(self, update: Update, mini: Any) -> list[Loss]:
+        while True:
+            try:
+                return [self._backward(update, part) for part in micro(mini, self.micro_rows, self.micro_decisions)]
+            except torch.OutOfMemoryError:
+                rows = min(self.micro_rows or len(mini), len(mini)) if isinstance(mini, Rollout) else 1
+                # Sharded networks are called in step by all processes, so that one alone cannot begin again.
+                if rows == 1 or any(hasattr(p, "full_tensor") for p in update.params):
+                    raise
+                self.micro_rows = max(rows // 2 // 2 * 2, 1)  # even, since pairs stay together
+            update.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
 
     def _backward(self, update: Update, part: Any) -> Loss:
         loss = update.loss(part)
@@ -133,11 +149,12 @@ class Updates:
     def state_dict(self) -> dict:
         return {
             "batches": self.batches,
+            "micro_rows": self.micro_rows,
             "updates": {u.name: {"steps": u.steps, "optimizer": u.optimizer.state_dict()} for u in self.updates},
         }
 
     def load_state_dict(self, state: Mapping) -> None:
-        self.batches = state["batches"]
+        self.batches, self.micro_rows = state["batches"], state["micro_rows"]
         for u in self.updates:
             u.steps = state["updates"][u.name]["steps"]
             u.optimizer.load_state_dict(_cut_as(u.params, state["updates"][u.name]["optimizer"]))

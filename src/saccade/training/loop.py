@@ -65,6 +65,12 @@ def train(
     return {"before": scores.first, "after": scores.last}
 
 
+_OUT_OF_MEMORY = (
+    "the GPU's memory is full, and what goes through the networks at once cannot be cut further: try fewer attempts a step, "
+    "or the recipe's switches for checkpointing, sharding and precision; the last checkpoint is from before it"
+)
+
+
 class _Window:
     """Metrics of the steps since the last line."""
 
@@ -112,6 +118,8 @@ def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[st
         if step:
             run.save(step, kept)
         raise RunFailed(f"step {step + 1}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise RunFailed(f"step {step + 1}: {_OUT_OF_MEMORY}") from error
 
 
 def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> None:
@@ -128,6 +136,8 @@ def _learn(learner: Any, batch: Batch, step: int, run: Run) -> dict[str, float]:
         return learner.update(batch)
     except FloatingPointError as error:
         raise RunFailed(f"step {step + 1}: {error}; the last checkpoint is from before it") from error
+    except torch.OutOfMemoryError as error:
+        raise RunFailed(f"step {step + 1}: {_OUT_OF_MEMORY}") from error
 
 
 def describe(batch: Batch) -> dict[str, float]:
