@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from saccade import catalog
 from saccade.checks import arm, processes, runner
 from saccade.cli import papers
 
@@ -43,6 +44,18 @@ def test_a_check_in_processes(saccade, tmp_path):
     assert set(kept) - set(result) == {"versions", "machine", "date", "commit"} and kept["claims"] == result["claims"]
     assert (tmp_path / result["runs"] / "left-alone-0" / "config.json").is_file()
     assert "learned, seed 0" in said.err
+
+
+def test_every_recipe_that_claims_something_can_be_checked(tmp_path):
+    checkable = [name for name in catalog.recipes() if getattr(catalog.load(name), "CLAIMS", None)]
+    assert len(checkable) > 20
+    for name in checkable:
+        jobs = runner.jobs_of(name, 3, tmp_path)
+        arms = catalog.arms(name)
+        assert len(jobs) == len({job.folder for job in jobs}) == 3 * len(arms), name
+        first = {job.folder for job in jobs if job.after is None}
+        assert {job.after for job in jobs if job.after} <= first, f"{name}: an arm follows one that follows another"
+        assert all(hasattr(chosen.settings, "seed") for chosen in arms.values())
 
 
 def test_a_claim_that_fails_in_some_seeds(saccade, tmp_path, in_process):

@@ -22,12 +22,13 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 
 @dataclass
 class Job:
-    """One arm with one seed: a run of ``steps`` steps in ``folder``, beside which its log lies."""
+    """One arm with one seed: a run in ``folder``, beside which its log lies."""
 
     recipe: str
     arm: str
     seed: int
-    steps: int
+    steps: int | None
+    """Of the run, where its settings say it."""
     folder: Path
     after: Path | None = None
     """The run whose stages this one takes, so that it waits for its end."""

@@ -30,15 +30,7 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
     began = time.monotonic()
     folder = catalog.new_run(Path(name).stem, "check-")
     folder.mkdir(parents=True)
-    file = str(catalog.find(name)) if name.endswith(".py") else name
-    arms = catalog.arms(name)
-    place = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
-    pairs = [(arm, seed) for seed in range(seeds) for arm in arms]
-    # Arms whose stages others take come first, so that nobody waits for long.
-    pairs.sort(key=lambda pair: arms[pair[0]].stages_of is not None)
-    jobs = [
-        Job(file, arm, seed, arms[arm].settings.steps, place(arm, seed), place(arms[arm].stages_of, seed)) for arm, seed in pairs
-    ]
+    arms, jobs = catalog.arms(name), jobs_of(name, seeds, folder)
     run_all(jobs, at_once or cores())
     scores: dict[str, dict[int, Scores]] = {arm: {} for arm in arms}
     for job in jobs:
@@ -54,6 +46,18 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
         "claims": verdicts,
         "runs": str(folder),
     }
+
+
+def jobs_of(name: str, seeds: int, folder: Path) -> list[Job]:
+    """Every arm with every seed, those first whose stages others take, so that nobody waits for long."""
+    file, arms = str(catalog.find(name)) if name.endswith(".py") else name, catalog.arms(name)
+    place = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
+    jobs = [
+        Job(file, arm, seed, getattr(chosen.settings, "steps", None), place(arm, seed), place(chosen.stages_of, seed))
+        for seed in range(seeds)
+        for arm, chosen in arms.items()
+    ]
+    return sorted(jobs, key=lambda job: job.after is not None)
 
 
 def record(result: Mapping[str, Any], place: Path) -> Path:
