@@ -59,6 +59,8 @@ class Replaying:
     """Steps in the environment with random actions, before anything is learned."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the update's products; bfloat16 keeps weights in float32 and is faster where the CPU has it."""
+    temperature: float = 1.0
+    """Of the entropy at the start; it moves slowly, so where returns are small and steps are few it must begin small."""
     exploration: float = 0.1
     """Spread of the noise with which a deterministic actor explores."""
 
@@ -133,7 +135,7 @@ def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool 
         critics = Critics(encoder, encoder.size, actions, how.critics, cfg.hidden, how.critic_norm)
         trunk = MLP((encoder.size, *cfg.hidden, 2 * actions if stochastic else actions), "relu", gain=0.01)
     actor = SquashedActor(encoder, trunk, True) if stochastic else DeterministicActor(encoder, trunk, True, cfg.exploration)
-    temperature, slow = (Multiplier(), None) if stochastic else (None, Target(trunk, how.tau))
+    temperature, slow = (Multiplier(cfg.temperature), None) if stochastic else (None, Target(trunk, how.tau))
     reach = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
     return Agent(actor, critics, Target(critics, how.tau), temperature, slow, reach)
 
