@@ -16,7 +16,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.rewards.judging import ask, gated, judge, per_tag, weighted
 from saccade.sampling.layout import in_groups, random_window, sliding_window
-from saccade.training.claims import Claim
+from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
 from saccade.training.learner import Update, Updates, minibatch
@@ -341,6 +341,12 @@ def test_windows():
     assert sliding_window(25 * 6, 4, 10)[-1] == 9 and sliding_window(25 * 7, 4, 10)[0] == 0
     starts = {random_window(0, step, 2, last=5)[0] for step in range(200)}
     assert starts == set(range(6))
+
+
+def test_who_began_elsewhere_is_judged_by_where_it_ended():
+    other = {"return@0": -1000.0, "return": 0.0}
+    assert level({"return@0": -500.0, "return": -40.0}, other, "return", within=0.05) == 10.0
+    assert level({"return@0": -5000.0, "return": -60.0}, other, "return", within=0.05) == -10.0
 
 
 def test_claims_need_the_mean_and_two_thirds_of_the_seeds():

@@ -42,6 +42,14 @@ class Following:
     settings: Any
 
 
+def level(own: Scores, other: Scores, score: str, within: float) -> float:
+    """How far ``own`` score is above the other's less ``within`` of what that gained in training.
+
+    For two that begin with random weights of their own: what each gained does not compare, where each ended does.
+    """
+    return own[score] - other[score] + within * (other[score] - other[f"{score}@0"])
+
+
 def judge(claim: Claim, results: Results) -> dict:
     """Margins of every seed, their mean, and whether the claim holds (None if a margin is missing)."""
     seeds = sorted(set.intersection(*(set(per_seed) for per_seed in results.values())))

@@ -10,7 +10,8 @@ claims: With the same demonstrations and steps in the environment, corrections s
 differs: The check is an embedded world seen as eight numbers, with small networks, four critics for ten, and a hundredth of
     the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron that is cloned
     plans chunks without ACT's latent of style. Cameras, where there are any, are read together with vectors, but actions
-    join behind. RLPD is this very learner with a base policy that proposes nothing and corrections of full size.
+    join behind. RLPD is this very learner with a base policy that proposes nothing and corrections of full size; in a
+    world as small as the check's it gets further (0.97 of the episodes to 0.88 in the mean).
 """
 
 from __future__ import annotations
