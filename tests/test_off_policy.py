@@ -74,6 +74,19 @@ def memory(count: int = 3, steps: int = 40, policy=None) -> tuple[Experience, Bu
     return experience, buffer
 
 
+def test_random_actions_are_held_for_as_long_as_asked():
+    buffer = Buffer(200, seed=1)
+    experience = Experience(Drift(3), None, buffer, seed=5, warm_up=40, hold=3)
+    for _ in range(40):
+        experience()
+    column = lambda name: buffer.columns[name][: len(buffer)]
+    for number in np.unique(column("episode")):
+        taken = column("action")[column("episode") == number]
+        held = np.arange(len(taken)) // 3
+        assert all(len(np.unique(taken[held == k], axis=0)) == 1 for k in range(held[-1] + 1))
+        assert len(np.unique(taken, axis=0)) == held[-1] + 1
+
+
 def networks(how, stochastic: bool = True, dtype=torch.float64, hidden=(16, 16)):
     made = agent(Replaying(how, hidden=hidden), Drift(1), 0, stochastic)
     temperature = Multiplier(0.3)

@@ -96,6 +96,27 @@ def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
     assert "arm 'learned' of ./grey.py follows 'learned', which is not one of left alone" in saccade(*CHECK).refused()
 
 
+def test_stages_are_shown_while_they_run(tmp_path):
+    class Told:
+        def __init__(self):
+            self.lines = []
+
+        def log(self, label, step, values):
+            self.lines.append((label, step, values))
+
+        def progress(self, label, step, steps):
+            self.lines.append((label, step, steps))
+
+    job, told = processes.Job("grey", "learned", 0, 6, tmp_path / "learned-0"), Told()
+    (job.folder / "first").mkdir(parents=True)
+    (job.folder / "first" / "metrics.jsonl").write_text('{"step": 2, "time": 1.0, "loss/level": 0.5}\n')
+    job.show(told)
+    assert told.lines == [("learned, seed 0, first", 2, {"loss/level": 0.5}), ("learned, seed 0, first", 2, None)]
+    (job.folder / "metrics.jsonl").write_text('{"step": 1, "time": 2.0, "loss/level": 0.25}\n')
+    job.show(told)
+    assert told.lines[2:] == [("learned, seed 0", 1, {"loss/level": 0.25}), ("learned, seed 0", 1, 6)]
+
+
 def test_an_arm_that_breaks_is_told_with_its_last_words(saccade, tmp_path):
     change(tmp_path, '{"learned": Settings(), "left alone": replace(Settings(), frozen=True)}', '{"odd": replace(Settings(), trouble="bug")}')
     said = saccade(*CHECK, "--seeds", "1")

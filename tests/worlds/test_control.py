@@ -273,6 +273,7 @@ def test_an_action_that_is_no_number_is_said():
         ("reach", {"distrct": 1}, "nearest is 'distract'"),
         ("reach", {"palette": "dusk"}, "palette 'dusk'"),
         ("reach", {"distract": 2.0}, "distract from 0 to 1"),
+        ("reach", {"soft": -1.0}, "soft 0 or more"),
         ("CartPole-v1", {"stak": 2}, "nearest is 'stack'"),
         ("CartPole-v1", {"stack": 0}, "stack 0"),
         ("Hostile-v0", {"patience": -1.0}, "patience -1"),
@@ -333,6 +334,14 @@ def test_palettes_show_the_same_states_in_other_colours():
     seen = [w.begin(range(8), range(8))["image"] for w in (plain, dusk)]
     again = plain.paired(plain.state_B6)
     assert np.array_equal(seen[0], again["day"]) and np.array_equal(seen[1], again["night"])
+
+
+def test_clouds_stand_where_discs_stand_and_have_no_edge():
+    discs, clouds = (w.begin(range(8), range(8))["image"].astype(float) for w in (Reach(8), Reach(8, soft=0.2)))
+    brightest = [np.unravel_index(cloud[..., 0].argmax(), (32, 32)) for cloud in clouds]  # the agent, the only one with much red
+    assert all(disc[place][0] > 200 for disc, place in zip(discs, brightest))
+    step = lambda pictures: np.abs(np.diff(pictures, axis=2)).max()
+    assert step(clouds) < 0.25 * step(discs)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -33,7 +33,7 @@ class Job:
     after: Path | None = None
     """The run whose stages this one takes, so that it waits for its end."""
     process: subprocess.Popen | None = None
-    shown: int = field(default=0, init=False)
+    shown: dict[Path, int] = field(default_factory=dict, init=False)
 
     @property
     def label(self) -> str:
@@ -50,13 +50,15 @@ class Job:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | _ONE_THREAD)
 
     def show(self, display: Display) -> None:
-        """Tell the display what the run has written since the last time."""
-        records = files.records(self.folder / "metrics.jsonl")
-        for record in records[self.shown :]:
-            display.log(self.label, record["step"], {k: v for k, v in record.items() if k not in ("step", "time")})
-        if len(records) > self.shown:
-            display.progress(self.label, records[-1]["step"], self.steps)
-        self.shown = len(records)
+        """Tell the display what the run and its stages have written since the last time."""
+        for file in (*self.folder.glob("*/metrics.jsonl"), self.folder / "metrics.jsonl"):
+            own = file.parent == self.folder
+            label, records = self.label if own else f"{self.label}, {file.parent.name}", files.records(file)
+            shown, self.shown[file] = self.shown.get(file, 0), len(records)
+            for record in records[shown:]:
+                display.log(label, record["step"], {k: v for k, v in record.items() if k not in ("step", "time")})
+            if len(records) > shown:
+                display.progress(label, records[-1]["step"], self.steps if own else None)
 
     def ended(self) -> bool:
         """Whether the process is done. RunFailed with the last line of its log if it did not end well."""

@@ -29,16 +29,16 @@ class Takes(Protocol):
 class Experience:
     """The running episodes of an environment whose actions are a Box, and the buffer that their transitions go to.
 
-    The first ``warm_up`` steps of all rows take actions evenly from the Box. Episodes are numbered as they begin, and the
+    The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are numbered as they begin, and the
     i-th has the i-th seed that follows from ``seed``. Transitions have the fields of `training.buffers.Buffer`. A step that
     fails adds nothing. What the buffer holds is saved by whoever owns it.
     """
 
-    def __init__(self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0):
+    def __init__(self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1):
         if not hasattr(environment.action_space, "low"):
             raise ValueError(f"{environment.name}: actions are {environment.action_space}, but off-policy learning needs a Box")
         self.environment, self.policy, self.buffer, self.seed, self.warm_up = environment, policy, buffer, seed, warm_up
-        self.running, self.steps, self.begun = Running(environment), 0, 0
+        self.hold, self.running, self.steps, self.begun = hold, Running(environment), 0, 0
         self.number_B = np.zeros(environment.count, np.int64)
         self.chance = Draws([0] * environment.count, int(np.prod(environment.action_space.shape)), uniform=True)
 
@@ -70,7 +70,8 @@ class Experience:
         if self.steps >= self.warm_up:
             return self.running.acted(self.policy).action_B
         low, high = (torch.from_numpy(x) for x in (self.environment.action_space.low, self.environment.action_space.high))
-        share = self.chance.at(self.running.step_B).reshape(-1, *low.shape)
+        drawn = self.running.step_B - self.running.step_B % self.hold
+        share = self.chance.at(drawn).reshape(-1, *low.shape)
         return low + share * (high - low)
 
     def _begin(self, rows: list[int]) -> None:

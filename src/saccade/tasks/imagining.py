@@ -36,6 +36,8 @@ class Memory:
     """Episodes side by side."""
     warm_up: int = 250
     """Random steps of all rows before the first update."""
+    hold: int = 5
+    """Steps for which a random action is held: what white noise does hardly shows in pictures."""
     every: int = 4
     """Updates between bursts of acting."""
     burst: int = 1
@@ -54,7 +56,7 @@ class Sequences:
     def __init__(self, cfg: Memory, environment: Environment, policy: DreamerPolicy, seed: int):
         self.cfg, self.acting = cfg, policy.acting(environment.count)
         self.buffer = Buffer(cfg.capacity, seed)
-        self.experience = Experience(Remembered(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up)
+        self.experience = Experience(Remembered(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up, cfg.hold)
 
     def __call__(self, step: int) -> Rollout:
         wanted = self.cfg.warm_up + (1 + step // self.cfg.every) * self.cfg.burst

@@ -39,7 +39,7 @@ from saccade.training.run import Run
 
 RANDOM, EXPERT = 10.7, 46.0
 """Mean returns of random and of scripted actions in the embedded world."""
-_DISTRACTED = ControlTask("reach", ("distract=0.4",), test_episodes=40, test_rows=40)
+_DISTRACTED = ControlTask("reach", ("soft=0.4", "distract=0.4"), test_episodes=40, test_rows=40)
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Settings:
 
     task: ControlTask = _DISTRACTED
     sizes: Sizes = Sizes()
-    learning: Learning = Learning()
-    memory: Memory = Memory()
+    learning: Learning = Learning(model_lr=2e-3)
+    memory: Memory = Memory(warm_up=500)
     seed: int = 0
     """Seed of everything: weights, episodes, sequences, noise."""
-    steps: int = 3000
+    steps: int = 4500
     """Updates of the first stage."""
     eps: float = 0.5
     """Most nats that a state takes from its picture, over the whole latent."""
@@ -79,9 +79,9 @@ class Settings:
     """Frames seen in both domains."""
     device: str = "cpu"
     """Where it is trained: cpu or cuda."""
-    evaluate_every: int = 1000
+    evaluate_every: int = 1500
     log_every: int = 50
-    save_every: int = 1000
+    save_every: int = 1500
 
 
 PRESETS = {
@@ -90,7 +90,7 @@ PRESETS = {
         task=ControlTask("backdrop", ('world="HalfCheetah-v5"', "repeat=2"), test_episodes=10, test_rows=10),
         sizes=Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
         learning=Learning(horizon=15, gamma=0.99, entropy=3e-4, model_lr=3e-4, actor_lr=8e-5, critic_lr=8e-5, dual_lr=1e-4),
-        memory=Memory(rows=1, warm_up=2500, every=100, burst=250, capacity=250_000, batch=50, length=50),
+        memory=Memory(rows=1, warm_up=2500, hold=1, every=100, burst=250, capacity=250_000, batch=50, length=50),
         steps=100_000, eps=3.0, beta=1e-5, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
     ),
 }  # fmt: skip
@@ -174,7 +174,7 @@ def sample(cfg: Settings, policies: Mapping[str, DreamerPolicy], prompts: Sequen
     return filmed(tested(cfg), policies["policy"], seeds_B)
 
 
-_STILL = replace(_DISTRACTED, settings=("distract=0.0",))
+_STILL = replace(_DISTRACTED, settings=("soft=0.4",))
 ARMS = {
     "repo": Settings(),
     "dreamer": Other("dreamer", {"task": _DISTRACTED}),

@@ -1,4 +1,4 @@
-"""A point mass must reach a goal, seen from above: agent and goal as discs, if wanted before a video that says nothing.
+"""A point mass must reach a goal, seen from above: agent and goal as discs or clouds, if wanted before a video that says nothing.
 
 The plane is [-1, 1]^2, velocity is in units of the plane per step. Episodes have a fixed length and end by truncation.
 Over 50 steps `expert` returns 46.0 on average (seeds 0 to 199) and actions drawn evenly from [-1, 1]^2 return 10.7.
@@ -31,7 +31,7 @@ class Reach:
 
     ``observe`` says what is seen: "image" uint8 ``[B, pixels, pixels, 3]``, "state" float32 ``[B, 6]`` (position, velocity,
     goal), or "both". ``distract`` in [0, 1] is the strength of the video behind, ``palette`` one of PALETTES: colours and
-    light. Info: "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine of the
+    light. ``soft`` above 0 shows clouds of that spread in place of discs, which what learns to draw learns sooner. Info: "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine of the
     video's strongest wave. ValueError for a setting that makes no world.
     """
 
@@ -45,14 +45,15 @@ class Reach:
         distract: float = 0.0,
         palette: str = "day",
         steps: int = 50,
+        soft: float = 0.0,
     ):
         require("observe", observe, ("image", "state", "both"))
         require("palette", palette, tuple(PALETTES))
-        if count < 1 or pixels < 8 or steps < 1 or not 0 <= distract <= 1:
-            wrong = f"count {count}, pixels {pixels}, steps {steps}, distract {distract}"
-            raise ValueError(f"reach: {wrong}; count and steps are 1 or more, pixels 8 or more, distract from 0 to 1")
+        if count < 1 or pixels < 8 or steps < 1 or not 0 <= distract <= 1 or not soft >= 0:
+            wrong = f"count {count}, pixels {pixels}, steps {steps}, distract {distract}, soft {soft}"
+            raise ValueError(f"reach: {wrong}; count and steps are 1 or more, pixels 8 or more, distract from 0 to 1, soft 0 or more")
         self.count, self.observe, self.pixels, self.steps = count, observe, pixels, steps
-        self.distract, self.palette = distract, palette
+        self.distract, self.palette, self.soft = distract, palette, soft
         image, state = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8), spaces.Box(-1.0, 1.0, (6,), np.float32)
         shown = {"image": image, "state": state}
         self.observation_space = spaces.Dict({k: v for k, v in shown.items() if observe in (k, "both")})
@@ -92,7 +93,7 @@ class Reach:
         rng = np.random.default_rng(seed)
         video = Video(rng.integers(2**62, size=len(state_N6)))
         behind = video.frames(np.arange(len(state_N6)), rng.integers(1000, size=len(state_N6)), self.pixels, self.distract)
-        return {name: draw(state_N6, self.pixels, name, behind) for name in PALETTES}
+        return {name: draw(state_N6, self.pixels, name, behind, self.soft) for name in PALETTES}
 
     def state_dict(self) -> dict[str, Any]:
         held = {"state_B6": self.state_B6, "time_B": self.time_B, "seed_B": self.seed_B}
@@ -112,7 +113,7 @@ class Reach:
 
     def _pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
         behind = self.video.frames(rows, self.time_B[rows], size, self.distract)
-        return draw(self.state_B6[rows], size, self.palette, behind)
+        return draw(self.state_B6[rows], size, self.palette, behind, self.soft)
 
 
 def starts(seeds: Sequence[int]) -> np.ndarray:
