@@ -12,7 +12,9 @@ differs: A made world of objects and sketches; the embedders are learnt from scr
     is learnt from objects that the embedders never saw (those that they saw are found too easily), with the rank taken in
     random galleries as large as the test's. Eight choices for each sketch are compared with one another, where the paper has
     one and no baseline. Weights of the rewards are ours, the paper gives none; -log pi, lightly weighted, keeps the choice
-    open; the margin reward is its mean over the gallery. A selector is trained on the student of triplets alone, too.
+    open; the margin reward is its mean over the gallery. A selector is trained on the student of triplets alone, too. In the
+    check it settles on one canvas for every sketch, for every weight of compute from 0.06 to 0.2: all families of this world
+    gain about alike from a larger canvas, so there is little to choose by.
 """
 
 from __future__ import annotations
