@@ -1,6 +1,6 @@
 """Speed of image tokens: codes a second of guided sampling with log-probs, and of a GRPO update.
 
-    python benchmarks/image_tokens.py [--pictures 128] [--group 4] [--guidance 3] [--repetitions 3] [--model FOLDER]
+    python benchmarks/image_tokens.py [--pictures 128] [--group 4] [--guidance 3] [--repetitions 3] [--model FOLDER] [--save]
 
 A Janus model of the miniature's size with random weights, or a folder. Ours is measured against
 
@@ -16,6 +16,7 @@ sides are compared, and the gradients of both updates.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from flow import rounded
 from measure import flops, interleaved, load, ratio
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from saccade.core import Problem, Rollout, seeds
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
 from saccade.sampling.layout import in_groups
+from saccade.training.provenance import commit, machine, now, versions
 from saccade.worlds import shapes
 
 
@@ -79,6 +82,7 @@ def main() -> None:
     for name, kind, value in (("pictures", int, 128), ("group", int, 4), ("guidance", float, 3.0), ("repetitions", int, 3)):
         parser.add_argument(f"--{name}", type=kind, default=value)
     parser.add_argument("--model", default="")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/image_tokens.json too")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
@@ -104,14 +108,18 @@ def main() -> None:
         "naive update": lambda: gradient(policy, lambda: naive_gradient(policy, rollout)),
     }
     timings, rates, _ = interleaved(works, given.repetitions)
-    codes = rollout.logp_BT.numel()
+    codes, found = rollout.logp_BT.numel(), {"date": now(), "commit": commit(), "machine": machine(), "versions": versions()}
     for name, timing in timings.items():
         seconds = median(timing.cpu)
         print(f"{name:15} {seconds:6.2f} s of CPU  {codes / seconds:8.0f} codes/s")
     for ours_name, other in (("sampling", "plain sampling"), ("update", "naive update")):
         needed = flops(works[ours_name]) / median(rates)
         floor = median(timings[ours_name].cpu) / needed
-        print(f"{ours_name}: {ratio(timings[other], timings[ours_name]):.2f} x plain, {floor:.2f} x floor; load {load()}")
+        found[ours_name] = {"times plain": ratio(timings[other], timings[ours_name]), "times floor": floor, "load": load()}
+        print("{}: {times plain:.2f} x plain, {times floor:.2f} x floor; load {load}".format(ours_name, **found[ours_name]))
+    if given.save:
+        place = Path(__file__).parent / "results" / "image_tokens.json"
+        place.write_text(json.dumps(rounded(found), indent=1) + "\n")
 
 
 if __name__ == "__main__":
