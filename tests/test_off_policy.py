@@ -85,6 +85,8 @@ def test_random_actions_are_held_for_as_long_as_asked():
         held = np.arange(len(taken)) // 3
         assert all(len(np.unique(taken[held == k], axis=0)) == 1 for k in range(held[-1] + 1))
         assert len(np.unique(taken, axis=0)) == held[-1] + 1
+    with pytest.raises(ValueError, match="held for 0 steps"):
+        Experience(Drift(3), None, buffer, seed=5, hold=0)
 
 
 def networks(how, stochastic: bool = True, dtype=torch.float64, hidden=(16, 16)):

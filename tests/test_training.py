@@ -134,11 +134,17 @@ def test_where_one_row_does_not_fit_the_run_ends_with_advice(tmp_path):
     policy = Toy.new()
     update = Update("toy", Cramped(PolicyGradient(policy, clip=0.2), 0), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1))
     feed = OnPolicy(PROBLEMS, collect_with(policy), per_step=3, seed=1)
-    full = lambda problems, seeds_P, step: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
     for name, given in (("learning", feed), ("drawing", OnPolicy(PROBLEMS, full, per_step=3, seed=1))):
         with pytest.raises(RunFailed, match="step 1: the GPU's memory is full.*fewer attempts"):
             with Run.start(tmp_path / name, {"recipe": "toy"}, display=False) as run:
                 train(given, Updates([update]), run, 2, state={"policy": policy})
+    with pytest.raises(RunFailed, match="evaluation at step 0: the GPU's memory is full"):
+        with Run.start(tmp_path / "evaluation", {"recipe": "toy"}, display=False) as run:
+            train(feed, Updates([update]), run, 2, state={"policy": policy}, evaluate=full)
 
 
 def test_a_masked_decision_is_not_trained_whatever_it_holds():

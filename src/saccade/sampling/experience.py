@@ -37,6 +37,8 @@ class Experience:
     def __init__(self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1):
         if not hasattr(environment.action_space, "low"):
             raise ValueError(f"{environment.name}: actions are {environment.action_space}, but off-policy learning needs a Box")
+        if hold < 1:
+            raise ValueError(f"random actions are held for {hold} steps; it must be 1 or more")
         self.environment, self.policy, self.buffer, self.seed, self.warm_up = environment, policy, buffer, seed, warm_up
         self.hold, self.running, self.steps, self.begun = hold, Running(environment), 0, 0
         self.number_B = np.zeros(environment.count, np.int64)

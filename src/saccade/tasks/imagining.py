@@ -36,7 +36,7 @@ class Memory:
     """Episodes side by side."""
     warm_up: int = 250
     """Random steps of all rows before the first update."""
-    hold: int = 5
+    hold: int = HELD
     """Steps for which a random action is held: what white noise does hardly shows in pictures."""
     every: int = 4
     """Updates between bursts of acting."""

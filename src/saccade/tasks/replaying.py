@@ -60,7 +60,7 @@ class Replaying:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the update's products; bfloat16 keeps weights in float32 and is faster where the CPU has it."""
     temperature: float = 1.0
-    """Of the entropy at the start; it moves slowly, so where returns are small and steps are few it must begin small."""
+    """Weight of a drawn action's entropy at the start; it moves slowly, so where returns are small and steps few it must begin small."""
     exploration: float = 0.1
     """Spread of the noise with which a deterministic actor explores."""
 

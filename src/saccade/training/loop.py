@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,9 +48,10 @@ def train(
     window = _Window()
     for step in range(start, steps):
         began = time.monotonic()
-        batch = _collect(feed, step, run, kept)
-        metrics = _learn(learner, batch, step, run)
         done = step + 1
+        with _advised(f"step {done}"):
+            batch = _collect(feed, step, run, kept)
+            metrics = _learn(learner, batch, step, run)
         window.add({**describe(batch), **metrics, "cost/training_seconds": time.monotonic() - began})
         stopping = distributed.any_true(run.stop)
         saving = done % save_every == 0 or done == steps or stopping
@@ -63,12 +65,6 @@ def train(
         if stopping and done < steps:
             raise Interrupted(done)
     return {"before": scores.first, "after": scores.last}
-
-
-_OUT_OF_MEMORY = (
-    "the GPU's memory is full, and what goes through the networks at once cannot be cut further: try fewer attempts a step, "
-    "or the recipe's switches for checkpointing, sharding and precision; the last checkpoint is from before it"
-)
 
 
 class _Window:
@@ -118,13 +114,12 @@ def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[st
         if step:
             run.save(step, kept)
         raise RunFailed(f"step {step + 1}: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise RunFailed(f"step {step + 1}: {_OUT_OF_MEMORY}") from error
 
 
 def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> None:
     try:
-        scores.take(step)
+        with _advised(f"evaluation at step {step}"):
+            scores.take(step)
     except EnvironmentFailed as error:
         if step:
             run.save(step, kept)  # without these scores, which a resumed run makes up for
@@ -136,8 +131,16 @@ def _learn(learner: Any, batch: Batch, step: int, run: Run) -> dict[str, float]:
         return learner.update(batch)
     except FloatingPointError as error:
         raise RunFailed(f"step {step + 1}: {error}; the last checkpoint is from before it") from error
+
+
+@contextmanager
+def _advised(place: str) -> Iterator[None]:
+    """A GPU whose memory is full ends the run with what can be done."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
-        raise RunFailed(f"step {step + 1}: {_OUT_OF_MEMORY}") from error
+        advice = "try fewer attempts at once, or the recipe's switches for checkpointing, sharding and precision"
+        raise RunFailed(f"{place}: the GPU's memory is full: {advice}; the last checkpoint is from before it") from error
 
 
 def describe(batch: Batch) -> dict[str, float]:

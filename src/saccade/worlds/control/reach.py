@@ -31,8 +31,9 @@ class Reach:
 
     ``observe`` says what is seen: "image" uint8 ``[B, pixels, pixels, 3]``, "state" float32 ``[B, 6]`` (position, velocity,
     goal), or "both". ``distract`` in [0, 1] is the strength of the video behind, ``palette`` one of PALETTES: colours and
-    light. ``soft`` above 0 shows clouds of that spread in place of discs, which what learns to draw learns sooner. Info: "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine of the
-    video's strongest wave. ValueError for a setting that makes no world.
+    light. ``soft`` above 0 shows clouds of that spread in place of discs, which who learns to draw learns sooner. Info:
+    "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine of the video's strongest
+    wave. ValueError for a setting that makes no world.
     """
 
     name = "reach"
