@@ -273,7 +273,8 @@ def test_an_action_that_is_no_number_is_said():
         ("reach", {"distrct": 1}, "nearest is 'distract'"),
         ("reach", {"palette": "dusk"}, "palette 'dusk'"),
         ("reach", {"distract": 2.0}, "distract from 0 to 1"),
-        ("reach", {"soft": -1.0}, "soft 0 or more"),
+        ("reach", {"soft": -1.0}, "soft and progress 0 or more"),
+        ("reach", {"progress": ".5"}, "progress is a number such as 0.0, not '.5'"),
         ("CartPole-v1", {"stak": 2}, "nearest is 'stack'"),
         ("CartPole-v1", {"stack": 0}, "stack 0"),
         ("Hostile-v0", {"patience": -1.0}, "patience -1"),
@@ -307,6 +308,15 @@ def test_reach_pays_the_expert_and_not_chance():
     rng = np.random.default_rng(0)
     assert total(lambda s: expert(s)) > 44
     assert total(lambda s: rng.uniform(-1, 1, (64, 2))) < 14
+
+
+def test_progress_pays_what_was_covered_of_the_way():
+    worlds = [Reach(4, observe="state", progress=progress) for progress in (0.0, 3.0)]
+    start_B = np.linalg.norm(np.subtract(*np.split(worlds[0].begin(range(4), range(4))["state"][:, [0, 1, 4, 5]], 2, 1)), axis=1)
+    worlds[1].begin(range(4), range(4))
+    bare, paid = ([world.step(np.full((4, 2), 0.5)) for _ in range(6)] for world in worlds)
+    more_B = sum(told.reward_B for told in paid) - sum(told.reward_B for told in bare)
+    assert more_B == pytest.approx(3 * (start_B - bare[-1].info["distance"]), abs=1e-4)
 
 
 def test_the_video_says_nothing_moves_smoothly_and_never_repeats():

@@ -28,16 +28,18 @@ def environment(name: str, count: int, **settings: Any) -> Environment:
     """``count`` episodes of an environment side by side: an own world, or whatever ``gymnasium.make`` knows by ``name``.
 
     ``settings`` are those of the world's own function, or of ``gym.Gym.of``. ValueError, with the nearest name, for an
-    unknown environment or setting, and for one that needs a package that is not installed.
+    unknown environment or setting, for a word where a number belongs, and for one that needs a package that is not installed.
     """
     if count < 1:
         raise ValueError(f"{name}: count {count} is less than 1")
     make = WORLDS.get(name) or _by_gymnasium(name)
-    _, *known = inspect.signature(make).parameters
-    for setting in settings:
+    _, *known = parameters = inspect.signature(make).parameters
+    for setting, value in settings.items():
         if setting not in known:
             near = get_close_matches(setting, known, 1, cutoff=0)
             raise ValueError(f"{name} has no setting {setting!r}" + (f"; the nearest is {near[0]!r}" if near else ""))
+        if isinstance(parameters[setting].default, int | float) and not isinstance(value, int | float):
+            raise ValueError(f"{name}: {setting} is a number such as {parameters[setting].default}, not {value!r}")
     return make(count, **settings)
 
 

@@ -31,7 +31,8 @@ class Reach:
 
     ``observe`` says what is seen: "image" uint8 ``[B, pixels, pixels, 3]``, "state" float32 ``[B, 6]`` (position, velocity,
     goal), or "both". ``distract`` in [0, 1] is the strength of the video behind, ``palette`` one of PALETTES: colours and
-    light. ``soft`` above 0 shows clouds of that spread in place of discs, which who learns to draw learns sooner. Info:
+    light. ``soft`` above 0 shows clouds of that spread in place of discs, which who learns to draw learns sooner. ``progress``
+    adds that many times the way by which a step came nearer to the goal, so that rewards tell where it lies. Info:
     "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine of the video's strongest
     wave. ValueError for a setting that makes no world.
     """
@@ -47,14 +48,16 @@ class Reach:
         palette: str = "day",
         steps: int = 50,
         soft: float = 0.0,
+        progress: float = 0.0,
     ):
         require("observe", observe, ("image", "state", "both"))
         require("palette", palette, tuple(PALETTES))
-        if count < 1 or pixels < 8 or steps < 1 or not 0 <= distract <= 1 or not soft >= 0:
-            wrong = f"count {count}, pixels {pixels}, steps {steps}, distract {distract}, soft {soft}"
-            raise ValueError(f"reach: {wrong}; count and steps are 1 or more, pixels 8 or more, distract from 0 to 1, soft 0 or more")
+        if count < 1 or pixels < 8 or steps < 1 or not 0 <= distract <= 1 or not min(soft, progress) >= 0:
+            wrong = f"count {count}, pixels {pixels}, steps {steps}, distract {distract}, soft {soft}, progress {progress}"
+            allowed = "count and steps are 1 or more, pixels 8 or more, distract from 0 to 1, soft and progress 0 or more"
+            raise ValueError(f"reach: {wrong}; {allowed}")
         self.count, self.observe, self.pixels, self.steps = count, observe, pixels, steps
-        self.distract, self.palette, self.soft = distract, palette, soft
+        self.distract, self.palette, self.soft, self.progress = distract, palette, soft, progress
         image, state = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8), spaces.Box(-1.0, 1.0, (6,), np.float32)
         shown = {"image": image, "state": state}
         self.observation_space = spaces.Dict({k: v for k, v in shown.items() if observe in (k, "both")})
@@ -72,9 +75,10 @@ class Reach:
 
     def step(self, action_B: np.ndarray) -> Step:
         """One step of all rows; ``action_B`` ``[B, 2]`` is clipped to [-1, 1]."""
+        before_B = distance(self.state_B6)
         self.state_B6 = moved(self.state_B6, np.clip(action_B, -1.0, 1.0))
         self.time_B = self.time_B + 1
-        distance_B = np.linalg.norm(self.state_B6[:, :2] - self.state_B6[:, 4:], axis=1)
+        distance_B = distance(self.state_B6)
         info = {
             "position": np.float32(self.state_B6[:, :2]),
             "goal": np.float32(self.state_B6[:, 4:]),
@@ -82,8 +86,8 @@ class Reach:
             "success": distance_B < NEAR,
             "phase": self.video.phase(self.time_B),
         }
-        seen, reward_B = self._seen(np.arange(self.count)), np.float32(np.exp(-2 * distance_B))
-        return Step(seen, reward_B, np.zeros(self.count, bool), self.time_B >= self.steps, info)
+        seen, reward_B = self._seen(np.arange(self.count)), np.exp(-2 * distance_B) + self.progress * (before_B - distance_B)
+        return Step(seen, np.float32(reward_B), np.zeros(self.count, bool), self.time_B >= self.steps, info)
 
     def render(self, rows: Sequence[int]) -> np.ndarray:
         """Pictures uint8 ``[len(rows), 96, 96, 3]``."""
@@ -128,6 +132,11 @@ def moved(state_B6: np.ndarray, action_B2: np.ndarray) -> np.ndarray:
     place, velocity, goal = state_B6[:, :2], state_B6[:, 2:4], state_B6[:, 4:]
     there = np.clip(place + LAG * velocity + (1 - LAG) * SPEED * action_B2, -1.0, 1.0)
     return np.concatenate([there, there - place, goal], 1)
+
+
+def distance(state_B6: np.ndarray) -> np.ndarray:
+    """How far each agent is from its goal: ``[B]``."""
+    return np.linalg.norm(state_B6[:, :2] - state_B6[:, 4:], axis=1)
 
 
 def expert(state_B6: np.ndarray) -> np.ndarray:
