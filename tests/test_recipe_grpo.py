@@ -11,6 +11,7 @@ import torch
 
 from saccade import catalog
 from saccade.core import seeds
+from saccade.math.credit import shuffled
 from saccade.policies.tokens import TokenModel
 from saccade.tasks import AnsweringTask
 from saccade.training import checkpoint
@@ -77,7 +78,7 @@ def test_dapo_draws_again_until_groups_tell_and_counts_what_it_drew(folder, tmp_
 
 def test_shuffled_rewards_are_the_same_in_another_order_each_step():
     reward = torch.arange(16.0)
-    first, second = GRPO.shuffled(reward, 1), GRPO.shuffled(reward, 2)
+    first, second = shuffled(reward, 1), shuffled(reward, 2)
     assert torch.equal(first.sort().values, reward) and not torch.equal(first, second)
 
 

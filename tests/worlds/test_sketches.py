@@ -155,8 +155,8 @@ def test_files_of_pairs_are_read_in_each_format(tmp_path):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("{", "not JSON"), ("[]", "not an object"), ({"photo": "a.png"}, "sketch must name a file"),
-        (ROW | {"photo": "c.png"}, "photo 'c.png' does not exist"), (ROW | {"coordinates": "polar"}, "none of offsets, absolute"),
+        ("{", "not JSON"), ("[]", "not an object"), ({"photo": "a.png"}, "sketch None must be a path"),
+        (ROW | {"photo": "c.png"}, "photo .*c.png. does not exist"), (ROW | {"coordinates": "polar"}, "none of offsets, absolute"),
         (ROW | {"sketch": "bad.npy"}, "not .8, 4."), (ROW | {"sketch": "nan.npy"}, "finite"), (ROW | {"sketch": "none.npy"}, "no stroke"),
         (ROW | {"sketch": "object.npy"}, "object.npy: "), (ROW | {"sketch": "circle.svg"}, "<circle> is no stroke"),
         (ROW | {"sketch": "moved.svg"}, "<g> has a transform"), (ROW | {"sketch": "empty.svg"}, "no stroke"),

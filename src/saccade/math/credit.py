@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
+from saccade.core import generator
+
 AllSum = Callable[[Tensor], Tensor]
 """Adds a tensor over all processes; the identity where there is one."""
 
@@ -129,3 +131,8 @@ def _per_group(values_B: Tensor, group_B: Tensor) -> Tensor:
 
 def _spread(squares: Tensor, count: Tensor, unbiased: bool) -> Tensor:
     return (squares / (count - float(unbiased)).clamp(min=1)).clamp(min=0).sqrt()
+
+
+def shuffled(reward_B: Tensor, seed: int) -> Tensor:
+    """The same rewards dealt out at random: the control with which nothing can be learned."""
+    return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]

@@ -88,7 +88,7 @@ class GroundingTask:
 
     def _load(self, file: str) -> Sequence[Problem]:
         found = questions.load(file, self.images or None)
-        without = next((record.line for record in found.records if "boxes" not in record.answer), None)
+        without = next((line for line, record in found.records if "boxes" not in record.answer), None)
         if without is not None:
             raise ValueError(f"{file}:{without}: the answer holds no boxes; all answers here must be boxes")
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +18,7 @@ from saccade.rewards.wordless import wordless
 from saccade.tasks.names import PROGRAMS, reward
 from saccade.tasks.scoring import Show, score
 from saccade.tools.render import find
-from saccade.worlds import programs
+from saccade.worlds import lines, programs
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
 """Always measured; none but `validity` is trained on unless asked for."""
@@ -109,14 +108,13 @@ def captions(path: str) -> dict[str, str]:
     """The column "caption" of JSON lines, by program. ValueError for a folder, or a line that has none."""
     if Path(path).is_dir():
         raise ValueError(f"{path}: is a folder; captions need JSON lines with the columns 'Svg' and 'caption'")
-    found = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        entry = json.loads(line) if line.strip() else None
-        if entry is not None and not isinstance(entry.get("caption"), str):
-            raise ValueError(f"{path}:{number}: {line[:40]!r} has no text 'caption'")
-        if entry is not None:
-            found[find(entry["Svg"], "svg")] = entry["caption"]
-    return found
+    return dict(pair for _, pair in lines.read(Path(path), _captioned, "captions"))
+
+
+def _captioned(line: str) -> tuple[str, str]:
+    entry = lines.entry_of(line)
+    lines.need(isinstance(entry.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
+    return find(entry["Svg"], "svg"), entry["caption"]
 
 
 def captioned(problems: Sequence[Problem], by_code: Mapping[str, str], source: str) -> list[Problem]:

@@ -54,11 +54,11 @@ class SearchingTask:
 def _lettered(file: str) -> Sequence[Problem]:
     """The questions of a file. ValueError for one that has no choices, or not one picture."""
     found = questions.load(file)
-    for record in found.records:
+    for line, record in found.records:
         if record.answer["kind"] != "choice":
-            raise ValueError(f"{file}:{record.line}: the question has no lettered choices; all questions here must")
+            raise ValueError(f"{file}:{line}: the question has no lettered choices; all questions here must")
         if len(record.paths) != 1:
-            raise ValueError(f"{file}:{record.line}: a question to look into has one picture, this one has {len(record.paths)}")
+            raise ValueError(f"{file}:{line}: a question to look into has one picture, this one has {len(record.paths)}")
     return found
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from saccade.core import Problem
+from saccade.worlds.lines import entry_of, need, read
 from saccade.worlds.pictures import open_picture
 
 FIELDS = ("prompt", "chosen", "rejected")
@@ -21,15 +22,10 @@ def load(path: str | Path) -> list[Problem]:
 
     Pictures are read when they are asked for (`pictures`). ValueError "FILE:LINE: why" for a line that does not fit.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-    found = [_problem(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise ValueError(f"{path}: no preferences in this file")
-    return found
+    path = Path(path).expanduser()
+    entries = read(path, _entry, "preferences")
+    place = lambda entry: {name: str(path.parent / entry[name]) for name in FIELDS[1:]}
+    return [Problem(number - 1, entry["prompt"], place(entry), path.stem) for number, entry in entries]
 
 
 def pictures(problems: Sequence[Problem], size: int) -> Tensor:
@@ -38,16 +34,11 @@ def pictures(problems: Sequence[Problem], size: int) -> Tensor:
     return torch.stack([_square(open_picture(path), size) for path in paths])
 
 
-def _problem(path: Path, number: int, line: str) -> Problem:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{number}: not JSON: {error}") from None
+def _entry(line: str) -> dict[str, Any]:
+    entry = entry_of(line)
     for name in FIELDS:
-        if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
-            raise ValueError(f"{path}:{number}: no text '{name}'; a line holds {', '.join(FIELDS)}")
-    two = {name: str(path.parent / entry[name]) for name in FIELDS[1:]}
-    return Problem(number - 1, entry["prompt"], two, path.stem)
+        need(isinstance(entry.get(name), str), f"no text '{name}'; a line holds {', '.join(FIELDS)}")
+    return entry
 
 
 def _square(picture: np.ndarray, size: int) -> Tensor:

@@ -19,7 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, generator, seeds, spawn
+from saccade.core import Problem, Rollout, seeds, spawn
+from saccade.math.credit import shuffled
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.forward_process import DiffusionDPO
 from saccade.objectives.preference import pairs
@@ -134,7 +135,7 @@ def drawn(cfg: Settings, policy: FlowPolicy, problems: Sequence[Problem], seeds_
     reward_B = cfg.task.judge(rollout)
     rollout.rewards["total"] = reward_B
     if cfg.shuffle_rewards:
-        reward_B = reward_B[torch.randperm(len(reward_B), generator=generator(cfg.seed + step))]
+        reward_B = shuffled(reward_B, cfg.seed + step)
     return preferred(pairs(rollout, reward_B))
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, generator
-from saccade.math.credit import group_advantage
+from saccade.core import Problem, Rollout
+from saccade.math.credit import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.forward_process import NFT
 from saccade.policies.flow import FlowModel, FlowPolicy, build
@@ -99,10 +99,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         with old:
             rollout = in_groups(policy.best, problems, seeds_P, cfg.group)
         reward = cfg.task.judge(rollout)
-        if cfg.shuffle_rewards:
-            reward = reward[torch.randperm(len(reward), generator=generator(cfg.seed + step))]
-        rollout.rewards["total"] = reward
-        credit_B = group_advantage(reward, rollout.group_B, scale="batch", all_sum=distributed.all_sum)
+        rollout.rewards["total"] = shuffled(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
+        credit_B = group_advantage(
+            rollout.rewards["total"], rollout.group_B, scale="batch", all_sum=distributed.all_sum
+        )
         rollout.advantage_BT = credit_B[:, None]
         return rollout
 

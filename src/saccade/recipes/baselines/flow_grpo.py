@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, generator
-from saccade.math.credit import group_advantage
+from saccade.core import Problem, Rollout
+from saccade.math.credit import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot, warm_decay
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
@@ -161,11 +161,6 @@ def steps_to_draw(cfg: Settings, step: int) -> tuple[int, ...]:
         case "sliding":
             return sliding_window(step, cfg.window, cfg.flow.sampling_steps)
     raise ValueError(f"unknown schedule '{cfg.schedule}': one of first, random, sliding")
-
-
-def shuffled(reward_B: Tensor, seed: int) -> Tensor:
-    """The same rewards in a random order."""
-    return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:

@@ -22,9 +22,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, generator, spawn
+from saccade.core import Problem, Rollout, spawn
 from saccade.math import surrogates
-from saccade.math.credit import group_advantage, leave_one_out
+from saccade.math.credit import group_advantage, shuffled, leave_one_out
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
@@ -179,11 +179,6 @@ def credit(cfg: Settings, rollout: Rollout) -> Tensor:
     if cfg.credit == "leave_one_out":
         return leave_one_out(reward, group_B)
     return group_advantage(reward, group_B, scale=cfg.credit, unbiased=True, all_sum=distributed.all_sum)
-
-
-def shuffled(reward_B: Tensor, seed: int) -> Tensor:
-    """The same rewards in a random order."""
-    return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:

@@ -8,13 +8,14 @@ expected picture) and "questions", a list of {"text", "answer": "yes" or "no", "
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saccade.core import Problem, Question
 from saccade.worlds.edits.asking import Asked
+from saccade.worlds.lines import Problems, entry_of, file_of, need, read, text_of
 from saccade.worlds.pictures import open_picture
-from saccade.worlds.questions.lines import entry_of, need
 
 _CAPTIONS = ("caption_before", "caption_after")
 
@@ -23,36 +24,13 @@ _CAPTIONS = ("caption_before", "caption_after")
 class Record:
     """One line of a file; its pictures are still on disk. ``answer`` lacks the expected picture."""
 
-    line: int
     instruction: str
     image: Path
     target: Path | None
     answer: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Records:
-    """Problems of a file: a sequence that reads a problem's pictures whenever it is asked for."""
-
-    path: Path
-    records: tuple[Record, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Problem:
-        """Problem ``index``. ValueError "FILE:LINE: why" for a damaged picture."""
-        record = self.records[index]
-        try:
-            picture = open_picture(record.image)
-            target = None if record.target is None else open_picture(record.target)
-        except ValueError as error:
-            raise ValueError(f"{self.path}:{record.line}: {error}") from None
-        source = record.answer["kind"] or self.path.stem
-        return Problem(index % len(self), Question(record.instruction, (picture,)), record.answer | {"picture": target}, source)
-
-
-def load(path: str | Path, images: str | Path | None = None) -> Records:
+def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
     ``answer`` has the keys of the embedded world: "kind" is the edit's type ("" where none is named), scenes are None, and
@@ -61,42 +39,21 @@ def load(path: str | Path, images: str | Path | None = None) -> Records:
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-    records = tuple(_record(path, number, line, root) for number, line in enumerate(lines, 1) if line.strip())
-    if not records:
-        raise ValueError(f"{path}: no edits in this file")
-    return Records(path, records)
+    return Problems(path, read(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem))
 
 
-def _record(path: Path, number: int, line: str, root: Path) -> Record:
-    try:
-        entry = entry_of(line)
-        captions = {name: _text(entry, name, optional=True) for name in _CAPTIONS}
-        known = {"kind": _text(entry, "edit_type", optional=True) or "", "before": None, "after": None}
-        answer = known | captions | {"questions": _questions(entry.get("questions", []))}
-        target = _file(entry, "target", root) if entry.get("target") is not None else None
-        return Record(number, _text(entry, "instruction"), _file(entry, "image", root), target, answer)
-    except ValueError as error:
-        raise ValueError(f"{path}:{number}: {error}") from None
+def _record(line: str, root: Path) -> Record:
+    entry = entry_of(line)
+    given = lambda name, read, *where: None if entry.get(name) is None else read(entry, name, *where)
+    captions = {name: given(name, text_of) for name in _CAPTIONS}
+    known = {"kind": given("edit_type", text_of) or "", "before": None, "after": None}
+    answer = known | captions | {"questions": _questions(entry.get("questions", []))}
+    return Record(text_of(entry, "instruction"), file_of(entry, "image", root), given("target", file_of, root), answer)
 
 
-def _text(entry: dict[str, Any], name: str, optional: bool = False) -> str | None:
-    value = entry.get(name)
-    if optional and value is None:
-        return None
-    need(isinstance(value, str) and value.strip() != "", f"{name} {value!r} must be a text")
-    return value.strip()
-
-
-def _file(entry: dict[str, Any], name: str, root: Path) -> Path:
-    value = entry.get(name)
-    need(isinstance(value, str) and value != "", f"{name} {value!r} must be a path")
-    path = root / value
-    need(path.is_file(), f"{name} '{path}' does not exist")
-    return path
+def _problem(stem: str, index: int, record: Record) -> Problem:
+    answer = record.answer | {"picture": record.target and open_picture(record.target)}
+    return Problem(index, Question(record.instruction, (open_picture(record.image),)), answer, record.answer["kind"] or stem)
 
 
 def _questions(listed: Any) -> tuple[Asked, ...]:
@@ -109,4 +66,4 @@ def _question(entry: dict[str, Any]) -> Asked:
     said = answer.strip().lower() if isinstance(answer, str) else answer
     need(said in ("yes", "no"), f"answer {answer!r} of a question must be yes or no")
     need(about in ("edit", "keep"), f"about {about!r} of a question must be edit or keep")
-    return _text(entry, "text"), said, about
+    return text_of(entry, "text"), said, about

@@ -18,6 +18,7 @@ import numpy as np
 
 from saccade.core import Problem, Question
 from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
+from saccade.worlds.lines import entry_of, need, read
 from saccade.worlds.programs.scenes import Scene, sample
 from saccade.worlds.programs.writing import verbose
 
@@ -108,28 +109,16 @@ def _folder(path: Path) -> Iterable[tuple[str, str, str | None]]:
     return [(file.read_text(encoding="utf-8", errors="replace"), file.name, None) for file in files]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str, str | None]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _entry(line, f"{path}:{number}")
-    if not any(line.strip() for line in lines):
-        raise ValueError(f"{path}: no programs in this file")
+def _lines(path: Path) -> Iterable[tuple[str, str, str | None]]:
+    name = lambda number, entry: str(entry.get("Filename", f"{path}:{number}"))
+    return [(e["Svg"], name(number, e), e.get("image")) for number, e in read(path, _entry, "programs")]
 
 
-def _entry(line: str, where: str) -> tuple[str, str, str | None]:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("Svg"), str):
-        raise ValueError(f"{where}: {line[:40]!r} is not an object with a text 'Svg'")
-    if not isinstance(entry.get("image", ""), str):
-        raise ValueError(f"{where}: image {entry['image']!r} must be a path")
-    return entry["Svg"], str(entry.get("Filename", where)), entry.get("image")
+def _entry(line: str) -> dict[str, Any]:
+    entry = entry_of(line)
+    need(isinstance(entry.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
+    need(isinstance(entry.get("image", ""), str), f"image {entry.get('image')!r} must be a path")
+    return entry
 
 
 def _canvas(code: str) -> Box | None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
+from saccade.worlds.lines import Problems, entry_of, need, read
 from saccade.worlds.pictures import open_picture
 from saccade.worlds.questions.answers import NOTHING, detection_text
 from saccade.worlds.questions.choices import chosen, has_choices
-from saccade.worlds.questions.lines import entry_of, need, pictures_of, told
+from saccade.worlds.questions.lines import pictures_of, told
 
 _SLACK = 1.0
 """Pixels by which annotations may reach beyond the picture."""
@@ -22,35 +23,13 @@ _SLACK = 1.0
 class Record:
     """One line of a file; the pictures are still on disk."""
 
-    line: int
     text: str
     paths: tuple[Path, ...]
     answer: dict[str, Any]
     source: str
 
 
-@dataclass(frozen=True)
-class Records:
-    """Problems of a file: a sequence that reads a problem's pictures whenever it is asked for."""
-
-    path: Path
-    records: tuple[Record, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Problem:
-        """Problem ``index``. ValueError "FILE:LINE: why" for a damaged picture or a box outside it."""
-        record = self.records[index]
-        try:
-            pictures = tuple(open_picture(path) for path in record.paths)
-            _inside(record.answer.get("boxes", []), pictures[0])
-        except ValueError as error:
-            raise ValueError(f"{self.path}:{record.line}: {error}") from None
-        return Problem(index % len(self), Question(record.text, pictures), record.answer, record.source)
-
-
-def load(path: str | Path, images: str | Path | None = None) -> Records:
+def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
     ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled boxes
@@ -60,26 +39,23 @@ def load(path: str | Path, images: str | Path | None = None) -> Records:
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-    records = [_record(path, number, line, root) for number, line in enumerate(lines, 1) if line.strip()]
-    if not records:
-        raise ValueError(f"{path}: no questions in this file")
-    _empty_lists(records)
-    return Records(path, tuple(records))
+    records = read(path, lambda line: _record(line, root, path.stem), "questions")
+    _empty_lists([record for _, record in records])
+    return Problems(path, records, _problem)
 
 
-def _record(path: Path, number: int, line: str, root: Path) -> Record:
-    try:
-        entry = entry_of(line)
-        text, answer = chosen(entry) if has_choices(entry) else told(entry)
-        source = entry.get("source", entry.get("category", path.stem))
-        need(isinstance(source, str), f"source {source!r} must be a text")
-        return Record(number, text, pictures_of(entry, root), answer, source)
-    except ValueError as error:
-        raise ValueError(f"{path}:{number}: {error}") from None
+def _record(line: str, root: Path, stem: str) -> Record:
+    entry = entry_of(line)
+    text, answer = chosen(entry) if has_choices(entry) else told(entry)
+    source = entry.get("source", entry.get("category", stem))
+    need(isinstance(source, str), f"source {source!r} must be a text")
+    return Record(text, pictures_of(entry, root), answer, source)
+
+
+def _problem(index: int, record: Record) -> Problem:
+    pictures = tuple(open_picture(path) for path in record.paths)
+    _inside(record.answer.get("boxes", []), pictures[0])
+    return Problem(index, Question(record.text, pictures), record.answer, record.source)
 
 
 def _empty_lists(records: list[Record]) -> None:

@@ -12,22 +12,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from saccade.worlds.lines import need
 from saccade.worlds.questions.answers import NOTHING
 
 _MARK = "<image>"
 _WRAPPING = re.compile(r"</?answer>|^```(json)?|```$", re.MULTILINE)
 Boxes = tuple[list[list[float]], list[str]]
 """Boxes and their labels."""
-
-
-def entry_of(line: str) -> dict[str, Any]:
-    """The object on a line. ValueError for anything else."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
-    return entry
 
 
 def told(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -81,12 +72,6 @@ def answer_of(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
     if found is None:
         return {"text": text, "kind": kind or _kind(text)}
     return {"text": text, "kind": "boxes", "boxes": found[0], "labels": found[1]}
-
-
-def need(condition: bool, why: str) -> None:
-    """ValueError with the reason where a condition does not hold."""
-    if not condition:
-        raise ValueError(why)
 
 
 def _named(entry: dict[str, Any]) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saccade.core import Problem
+from saccade.worlds.lines import entry_of, need, read, text_of
 from saccade.worlds.shapes.captions import TRAIN_WORDINGS, caption, interpret
 from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
 
@@ -46,26 +46,10 @@ def load(path: str | Path) -> list[Problem]:
     a target in double quotes makes a text problem, a caption in one of our wordings has its meaning, others None.
     ValueError "FILE:LINE: why" for a line that does not fit, or when the file holds no prompt or is no text.
     """
-    path = Path(path)
-    parse = _metadata if path.suffix == ".jsonl" else _plain
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-    found = list(_parsed(path, lines, parse))
-    if not found:
-        raise ValueError(f"{path}: no prompts in this file")
+    path = Path(path).expanduser()
+    found = read(path, _metadata if path.suffix == ".jsonl" else _plain, "prompts")
     source = lambda answer: f"{path.stem}/{answer['tag']}" if answer else path.stem
-    return [Problem(i, prompt, answer, source(answer)) for i, (prompt, answer) in enumerate(found)]
-
-
-def _parsed(path: Path, lines: Iterable[str], parse: Any) -> Iterable[tuple[str, Meaning | None]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield parse(line.strip())
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
+    return [Problem(i, prompt, answer, source(answer)) for i, (_, (prompt, answer)) in enumerate(found)]
 
 
 def _plain(line: str) -> tuple[str, Meaning | None]:
@@ -77,24 +61,19 @@ def _plain(line: str) -> tuple[str, Meaning | None]:
 
 
 def _metadata(line: str) -> tuple[str, Meaning]:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    _need(isinstance(entry, dict), f"{line[:40]!r} is not an object with tag, include, prompt")
+    entry = entry_of(line)
     for name in ("tag", "prompt"):
-        value = entry.get(name)
-        _need(isinstance(value, str) and value.strip() != "", f"{name} {value!r} must be a text")
+        text_of(entry, name)
     given = {name: entry[name] for name in ("include", "exclude", "text") if name in entry}
     meaning = {"tag": entry["tag"], "include": [], **given}
     if meaning["tag"] == "text":
         word = meaning.get("text")
-        _need(isinstance(word, str) and word.strip() != "", f"text {word!r} must be the word to write")
+        need(isinstance(word, str) and word.strip() != "", f"text {word!r} must be the word to write")
     else:
-        _need(bool(meaning["include"]), "include must name at least one thing")
+        need(bool(meaning["include"]), "include must name at least one thing")
     for name in ("include", "exclude"):
         things = meaning.get(name, [])
-        _need(isinstance(things, list), f"{name} {things!r} must be a list")
+        need(isinstance(things, list), f"{name} {things!r} must be a list")
         for at, thing in enumerate(things):
             _check(thing, f"{name}[{at}]", at)
     return entry["prompt"], meaning
@@ -102,18 +81,13 @@ def _metadata(line: str) -> tuple[str, Meaning]:
 
 def _check(thing: Any, where: str, at: int) -> None:
     """One thing of include or exclude; a relation may point only to a thing named before it."""
-    _need(isinstance(thing, dict), f"{where} {thing!r} must be an object with class and count")
-    _need(isinstance(thing.get("class"), str), f"{where} has class {thing.get('class')!r}, a text is needed")
+    need(isinstance(thing, dict), f"{where} {thing!r} must be an object with class and count")
+    need(isinstance(thing.get("class"), str), f"{where} has class {thing.get('class')!r}, a text is needed")
     count = thing.get("count")
-    _need(type(count) is int and count > 0, f"{where} has count {count!r}, a positive whole number is needed")
-    _need(isinstance(thing.get("color", ""), str), f"{where} has color {thing.get('color')!r}, a text is needed")
+    need(type(count) is int and count > 0, f"{where} has count {count!r}, a positive whole number is needed")
+    need(isinstance(thing.get("color", ""), str), f"{where} has color {thing.get('color')!r}, a text is needed")
     if "position" in thing:
         relation = thing["position"]
         good = isinstance(relation, list) and len(relation) == 2 and isinstance(relation[0], str)
         good = good and type(relation[1]) is int and 0 <= relation[1] < at
-        _need(good, f"{where} has position {relation!r}, a relation and the number of an earlier thing are needed")
-
-
-def _need(condition: bool, why: str) -> None:
-    if not condition:
-        raise ValueError(why)
+        need(good, f"{where} has position {relation!r}, a relation and the number of an earlier thing are needed")

@@ -10,14 +10,12 @@ Sketches are scaled to fill the canvas. Photos that several lines name are one p
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from saccade.worlds.lines import at, entry_of, file_of, need, read
 from saccade.worlds.pictures import open_picture
 from saccade.worlds.sketches.pairs import Pairs
 from saccade.worlds.sketches.paths import read_svg
@@ -42,46 +40,27 @@ class Photos:
         from PIL import Image, ImageOps
 
         line, path = self.places[index]
-        try:
+        with at(self.file, line):
             picture = Image.fromarray(open_picture(path))
-        except ValueError as error:
-            raise ValueError(f"{self.file}:{line}: {error}") from None
         return np.array(ImageOps.pad(picture, (self.size, self.size), color=(255, 255, 255)))
 
 
 def load(file: str | Path, size: int) -> Pairs:
     """The pairs of a file, photos in ``size`` pixels a side. ValueError "FILE:LINE: why" for a line that does not fit."""
     file = Path(file).expanduser()
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read: {error}") from None
     numbers: dict[Path, tuple[int, int]] = {}
     sketches, truth, sources = [], [], []
-    for line, text in enumerate(lines, 1):
-        if text.strip():
-            try:
-                sketch, photo, source = _entry(text, file)
-            except ValueError as error:
-                raise ValueError(f"{file}:{line}: {error}") from None
-            number, _ = numbers.setdefault(photo, (len(numbers), line))
-            sketches.append(sketch), truth.append(number), sources.append(source)
-    if not sketches:
-        raise ValueError(f"{file}: no sketches in this file")
+    for line, (sketch, photo, source) in read(file, lambda text: _entry(text, file), "sketches"):
+        number, _ = numbers.setdefault(photo, (len(numbers), line))
+        sketches.append(sketch), truth.append(number), sources.append(source)
     return Pairs(sketches, truth, sources, Photos(file, tuple((line, path) for path, (_, line) in numbers.items()), size))
 
 
 def _entry(text: str, file: Path) -> tuple[Sketch, Path, str]:
-    try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(entry, dict):
-        raise ValueError(f"{text[:40]!r} is not an object")
-    sketch, photo = (_place(entry, name, file.parent) for name in ("sketch", "photo"))
+    entry = entry_of(text)
+    sketch, photo = (file_of(entry, name, file.parent) for name in ("sketch", "photo"))
     how = entry.get("coordinates", COORDINATES[0])
-    if how not in COORDINATES:
-        raise ValueError(f"coordinates {how!r} are none of {', '.join(COORDINATES)}")
+    need(how in COORDINATES, f"coordinates {how!r} are none of {', '.join(COORDINATES)}")
     return read_sketch(sketch, how == "absolute"), photo, str(entry.get("source", file.stem))
 
 
@@ -106,13 +85,3 @@ def _stroke5(rows: np.ndarray, absolute: bool) -> np.ndarray:
         lifted = rows[:, 2:] > 0.5
         rows = np.concatenate([rows[:, :2], ~lifted, lifted, np.zeros_like(lifted)], 1)
     return rows if absolute else np.concatenate([rows[:, :2].cumsum(0), rows[:, 2:]], 1)
-
-
-def _place(entry: Mapping[str, Any], name: str, root: Path) -> Path:
-    value = entry.get(name)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must name a file, not {value!r}")
-    path = root / value
-    if not path.is_file():
-        raise ValueError(f"{name} '{value}' does not exist")
-    return path

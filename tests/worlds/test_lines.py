@@ -1,0 +1,45 @@
+"""Files with one thing a line: what is read, what is refused, and where a mistake is said to be."""
+
+import pytest
+
+from saccade.core import Problem
+from saccade.worlds import lines
+
+
+def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('\n{"text": " one\u2028two "}\n   \n{"text": "three"}\r\n', encoding="utf-8")
+    found = lines.read(file, lambda line: lines.text_of(lines.entry_of(line), "text"), "texts")
+    assert found == ((2, "one\u2028two"), (4, "three"))
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"{}\n[1]", "a.jsonl:2: '\\[1\\]' is not an object"),
+        (b'{"text": ""}', "a.jsonl:1: text '' must be a text"),
+        (b"{", "a.jsonl:1: not JSON"),
+        (b"[" * 100_000, "a.jsonl:1: not JSON"),
+        (b" \n", "a.jsonl: no texts in this file"),
+        (b"\xff", "a.jsonl: cannot be read"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_named(tmp_path, content, why):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=why):
+        lines.read(tmp_path / "a.jsonl", lambda line: (e := lines.entry_of(line)) and lines.text_of(e, "text"), "texts")
+
+
+def test_problems_are_made_when_they_are_asked_for(tmp_path):
+    made = []
+
+    def make(index: int, record: str) -> Problem:
+        made.append(record)
+        lines.need(record != "torn", "cannot be read as a picture")
+        return Problem(index, record)
+
+    problems = lines.Problems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
+    assert len(problems) == 2 and not made
+    assert problems[0].inputs == "whole" and problems[-2].id == 0
+    with pytest.raises(ValueError, match="p.jsonl:7: cannot be read as a picture"):
+        problems[1]
