@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,20 @@ def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):
     run_for(2, tmp_path / "run", policy, moody)
     steps = [x for x in _metrics(tmp_path / "run") if "reward/height" in x]
     assert sorted(x.get("health/unjudged_height", 0) for x in steps) == [0, 4]
+
+
+def test_a_reward_that_hangs_on_some_rows_costs_only_those():
+    def stuck(rollout: Rollout) -> torch.Tensor:
+        while any(p.id == 0 for p in rollout.problems):
+            time.sleep(0.01)
+        return height(rollout)
+
+    stuck.patience = 0.4
+    rollout = in_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    began = time.monotonic()
+    values, error = ask(stuck, rollout)
+    assert values.isnan().tolist() == [True, True, False, False] and time.monotonic() - began < 2
+    assert "took longer than its patience of 0.4 s" in str(error)
 
 
 def test_a_reward_that_judges_nothing_stops_the_run_with_its_own_error_and_a_checkpoint(tmp_path):

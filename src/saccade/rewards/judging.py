@@ -1,7 +1,8 @@
 """Ask rewards about a rollout, and put several together.
 
 A reward that raises is asked row by row, so that one broken sample costs one verdict; NaN = no verdict. A reward that can
-judge nothing at all ends the run with its own error. One that returns several verdicts by name counts as their mean, and
+judge nothing at all ends the run with its own error. A call may take PATIENCE seconds, or as many as the reward's attribute
+``patience`` says; where it took longer the rows, one by one, are given as much in all. One that returns several verdicts by name counts as their mean, and
 each of them is kept beside it, as "reward.name".
 """
 
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from saccade.core import NothingJudged, Reward, Rollout
+from saccade.tools.patience import limited
 
 
 def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence[str] = ()) -> Rollout:
     """Fill ``rollout.rewards``; those in ``may_abstain`` may judge no row at all (the tag of no prompt here)."""
     for name, reward in rewards.items():
-        parts, error = _ask(reward, rollout)
+        parts, error = _ask(reward, rollout, patience(reward))
         values = parts.pop(_WHOLE)
         if len(rollout) and not values.isfinite().any() and name not in may_abstain:
             why = f"{type(error).__name__}: {error}" if error else "it returned NaN for every sample"
@@ -29,24 +31,31 @@ def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence
 
 def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, Exception | None]:
     """A reward's verdicts, NaN for rows it raised on, and the last error."""
-    parts, error = _ask(reward, rollout)
+    parts, error = _ask(reward, rollout, patience(reward))
     return parts[_WHOLE], error
 
 
+def patience(reward: Reward) -> float:
+    """Seconds that a call of the reward may take."""
+    return getattr(reward, "patience", PATIENCE)
+
+
+PATIENCE = 600.0
 _WHOLE = ""
 
 
-def _ask(reward: Reward, rollout: Rollout) -> tuple[dict[str, Tensor], Exception | None]:
+def _ask(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
     """A reward's verdicts as a whole and those that it names, and the last error."""
     try:
-        said = reward(rollout)
+        with limited(seconds):
+            said = reward(rollout)
         named = {str(name): _checked(value, rollout) for name, value in said.items()} if isinstance(said, Mapping) else {}
         whole = torch.stack([*named.values()]).nanmean(0) if named else _checked(said, rollout)
         return {_WHOLE: whole} | named, None
     except Exception as error:
         if len(rollout) <= 1:
             return {_WHOLE: torch.full((len(rollout),), float("nan"))}, error
-        rows = [_ask(reward, rollout.rows(torch.tensor([i])))[0] for i in range(len(rollout))]
+        rows = [_ask(reward, rollout.rows(torch.tensor([i])), seconds / len(rollout))[0] for i in range(len(rollout))]
         none = torch.full((1,), float("nan"))
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: torch.cat([row.get(name, none) for row in rows]) for name in names}, error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +11,7 @@ from gymnasium import spaces
 
 from saccade.core import EnvironmentFailed
 from saccade.models.locate import first_line
+from saccade.tools.patience import Late, limited
 
 
 class Flaw(Exception):
@@ -23,72 +21,27 @@ class Flaw(Exception):
 class guarded:
     """Turns any error inside, and more than ``patience`` seconds of work, into EnvironmentFailed beginning with ``where()``.
 
-    In the main thread an alarm ends the wait (code that never returns to Python cannot be ended so); elsewhere, and where
-    an alarm is set already, slowness is found afterwards.
+    Where no alarm can end the wait (`tools.patience`), slowness is found afterwards.
     """
 
     def __init__(self, where: Callable[[], str], patience: float):
-        self.where, self.patience = where, patience
+        self.where, self.patience, self.limit = where, patience, limited(patience)
 
     def __enter__(self) -> None:
         self.began = time.monotonic()
-        _WATCH.begin(self.began + self.patience)
+        self.limit.__enter__()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        _WATCH.end()
-        if isinstance(error, (Flaw, _Late)):
-            raise EnvironmentFailed(f"{self.where()}: {error if isinstance(error, Flaw) else self._slow()}") from error
+        try:
+            self.limit.__exit__(kind, error, trace)
+        except Late as late:
+            error = late
+        if error is None and time.monotonic() - self.began > self.patience:
+            error = Late(f"took longer than its patience of {self.patience:g} s")
+        if isinstance(error, (Flaw, Late)):
+            raise EnvironmentFailed(f"{self.where()}: {error}") from error
         if isinstance(error, Exception):
             raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error
-        if error is None and time.monotonic() - self.began > self.patience:
-            raise EnvironmentFailed(f"{self.where()}: {self._slow()}")
-
-    def _slow(self) -> str:
-        return f"took longer than its patience of {self.patience:g} s"
-
-
-class _Late(Exception):
-    """The alarm rang."""
-
-
-class _Watch:
-    """An alarm that outlasts many short pieces of work: when it rings it looks whether the present one has gone on too long.
-
-    Setting an alarm costs as much as a step of a small environment; noting the time until which work may last does not.
-    """
-
-    def __init__(self) -> None:
-        self.until, self.rings, self.former = 0.0, math.inf, None
-
-    def begin(self, until: float) -> None:
-        """Work begins that may last until then; only in the main thread can it be ended."""
-        if threading.current_thread() is threading.main_thread():
-            self.until = until
-            if until < self.rings:
-                self._set(until)
-
-    def end(self) -> None:
-        """The work is done."""
-        if threading.current_thread() is threading.main_thread():
-            self.until = 0.0
-
-    def _set(self, rings: float) -> None:
-        if hasattr(signal, "setitimer") and (self.former is not None or not signal.getitimer(signal.ITIMER_REAL)[0]):
-            former = signal.signal(signal.SIGALRM, self._ring)
-            self.rings, self.former = rings, former if self.former is None else self.former
-            # An alarm of less than a microsecond would never ring.
-            signal.setitimer(signal.ITIMER_REAL, max(rings - time.monotonic(), 1e-3))
-
-    def _ring(self, *_: Any) -> None:
-        if time.monotonic() < self.until:
-            return self._set(self.until)
-        signal.signal(signal.SIGALRM, self.former)
-        self.rings, self.former = math.inf, None
-        if self.until:
-            raise _Late
-
-
-_WATCH = _Watch()
 
 
 def shown(seen: Any, space: spaces.Dict) -> dict[str, np.ndarray]:
