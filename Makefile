@@ -1,10 +1,11 @@
 # make setup: .venv with the `saccade` command. make demo: train a picture model and a prompt writer. make test: the tests.
+# make docs: the pages of docs/ and the reference as a site, in site/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test docs clean
 
 setup: $(STAMP)
 
@@ -22,5 +23,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+docs: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -57,3 +57,10 @@ def test_the_table_of_complaints_answers_all_twenty():
     rows = re.findall(r"^\| (\d+)\. [^|]+\|[^|]+\|([^|]+)\|$", (ROOT / "docs" / "complaints.md").read_text(), re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 21))
     assert all("test_" in shown for _, shown in rows)
+
+
+def test_every_package_has_its_page_of_reference_and_every_page_its_package():
+    named = {re.search(r"::: saccade\.(\w+)", page.read_text())[1] for page in (ROOT / "docs" / "reference").glob("*.md")}
+    own = {path.parent.name for path in (ROOT / "src/saccade").glob("*/__init__.py")}
+    assert named == own - {"cli"} | {"core"}, "the command explains itself by --help"
+    assert {f"reference/{name}.md" for name in named} <= set(re.findall(r"reference/\w+\.md", (ROOT / "docs/index.md").read_text()))

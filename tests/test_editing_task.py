@@ -97,7 +97,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "editor"
     with Run.start(folder, {"recipe": "editor", "settings": {}, "seed": 0}, display=False) as run:
         for step, editor in ((0, idle), (10, perfect)):
-            SMALL.score(editor, lambda name, items: run.samples(step, name, items))
+            SMALL.score(editor, run.show(step))
     return folder
 
 

@@ -167,7 +167,7 @@ def train(
         run,
         max(course.env_steps - cfg.warm_up, 0) * cfg.how.updates,
         state=own.state(),
-        evaluate=lambda step: task.score(own.policy, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: task.score(own.policy, run.show(step)),
         evaluate_every=course.evaluate_every * cfg.how.updates,
         save_every=course.save_every * cfg.how.updates,
         log_every=course.log_every,

@@ -36,7 +36,7 @@ def train(
     before = task.score(Oracle(oracle))
     run.log(0, {f"eval/{name}": value for name, value in before.items()})
     oracle.learn(rows * ppo.length * steps)
-    after = task.score(Oracle(oracle), lambda name, items: run.samples(steps, name, items))
+    after = task.score(Oracle(oracle), run.show(steps))
     run.log(steps, {f"eval/{name}": value for name, value in after.items()})
     return {"before": before, "after": after}
 

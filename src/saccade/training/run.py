@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -173,6 +174,10 @@ class Run:
         pictured = [item | {"image": seen[-1]} for item in items if self._sinks and (seen := _pictures(item))]
         for sink in self._sinks:
             sink.images(step, f"samples/{name}", pictured)
+
+    def show(self, step: int) -> Callable[[str, Sequence[Mapping[str, Any]]], None]:
+        """What keeps the samples of one step, for whoever makes them and need not know of steps."""
+        return partial(self.samples, step)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Keep a table under its title in tables.json; the same title again replaces it."""

@@ -120,7 +120,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "reference": reference, "old": old},
-        evaluate=lambda step: cfg.task.score(policy.best, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: cfg.task.score(policy.best, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )

@@ -122,7 +122,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with average:
-            found = cfg.task.score(policy.best, lambda name, items: run.samples(step, name, items))
+            found = cfg.task.score(policy.best, run.show(step))
         whole = cfg.task.score(reference.best) if step == 0 else {}
         return found | {f"reference, {name}": value for name, value in whole.items()}
 

@@ -96,7 +96,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy},
-        evaluate=lambda step: score(cfg.task, policy, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: score(cfg.task, policy, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
         log_every=cfg.log_every,

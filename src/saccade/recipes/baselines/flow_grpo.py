@@ -137,7 +137,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with average:
-            return cfg.task.score(policy.best, lambda name, items: run.samples(step, name, items))
+            return cfg.task.score(policy.best, run.show(step))
 
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),

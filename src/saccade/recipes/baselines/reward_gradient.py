@@ -125,7 +125,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with average:
-            found = measured(cfg.task, policy.best, judge, lambda name, items: run.samples(step, name, items))
+            found = measured(cfg.task, policy.best, judge, run.show(step))
             return found | (survey(policy.best, each=4) if survey and step in (0, cfg.steps) else {})
 
     return run_loop(

@@ -148,7 +148,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         feed, learner = reinforcement(cfg, policy, problems, redrawing, run)
 
     def look(step: int) -> dict[str, float]:
-        found = scores(cfg, policy, lambda name, items: run.samples(step, name, items), step in (0, cfg.steps))
+        found = scores(cfg, policy, run.show(step), step in (0, cfg.steps))
         return found | ({"drawn again alike": redrawing.alike()} if redrawing.kept and step == cfg.steps else {})
 
     return run_loop(

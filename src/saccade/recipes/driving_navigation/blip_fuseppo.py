@@ -152,7 +152,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state=own,
-        evaluate=lambda step: cfg.task.score(policy, words, cfg.seed, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: cfg.task.score(policy, words, cfg.seed, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )

@@ -145,7 +145,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with state["average"]:
-            return measured(cfg.task, policy.best, judge(cfg, True), lambda name, items: run.samples(step, name, items))
+            return measured(cfg.task, policy.best, judge(cfg, True), run.show(step))
 
     return run_loop(
         feed, learner, run, cfg.steps, state=state, evaluate=look, evaluate_every=cfg.evaluate_every, save_every=cfg.save_every

@@ -150,7 +150,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with state["average"]:
-            found = measured(cfg.task, policy.best, judge, lambda name, items: run.samples(step, name, items))
+            found = measured(cfg.task, policy.best, judge, run.show(step))
             found |= survey(policy.best) if survey and step in (0, cfg.steps) else {}
         if survey and step == 0:
             found |= {f"reference, {name}": value for name, value in survey(reference.best, each=4).items()}

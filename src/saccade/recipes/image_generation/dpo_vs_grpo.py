@@ -126,7 +126,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
             reference.follow(0.0)
 
     def look(step: int) -> dict[str, float]:
-        found = cfg.task.score(policy.rollout, lambda name, items: run.samples(step, name, items))
+        found = cfg.task.score(policy.rollout, run.show(step))
         return found | (chosen_scores(cfg, policy, wanted) if step == 0 else {})
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.01)

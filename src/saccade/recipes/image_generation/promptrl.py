@@ -169,7 +169,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "rewriter": rewriter, "reference": reference, "first_words": first_words},
-        evaluate=lambda step: score(cfg, both, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: score(cfg, both, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )

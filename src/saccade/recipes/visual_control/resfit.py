@@ -185,7 +185,7 @@ def correct(cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics,
         run,
         gradient_steps(cfg),
         state=state,
-        evaluate=lambda step: score(cfg, cfg.task, base, actor, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: score(cfg, cfg.task, base, actor, run.show(step)),
         **_times(cfg, gradient_steps(cfg)),
     )
 
@@ -209,7 +209,7 @@ def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> 
         run,
         gradient_steps(cfg),
         state=state,
-        evaluate=lambda step: score(cfg, cfg.task, base, Perturbed(0.0), lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: score(cfg, cfg.task, base, Perturbed(0.0), run.show(step)),
         **_times(cfg, gradient_steps(cfg)),
     )
 

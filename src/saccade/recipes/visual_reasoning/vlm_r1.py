@@ -164,7 +164,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, **state},
-        evaluate=lambda step: scores(cfg, policy, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: scores(cfg, policy, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )

@@ -151,7 +151,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy},
-        evaluate=lambda step: score(cfg, policy, base, lambda name, items: run.samples(step, name, items)),
+        evaluate=lambda step: score(cfg, policy, base, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )

@@ -25,12 +25,12 @@ def correct(rollout: Rollout) -> Tensor:
 
 
 def points(rollout: Rollout) -> Tensor:
-    """Share of what was asked that the picture shows, in [0, 1] [B]."""
+    """Share of what was asked that the picture shows, in [0, 1]: ``[B]``."""
     return judge(rollout)["points"]
 
 
 def ocr(rollout: Rollout) -> Tensor:
-    """Likeness of the text that is read to the text asked, in [0, 1] [B]; NaN where no text was asked."""
+    """Likeness of the text that is read to the text asked, in [0, 1]: ``[B]``; NaN where no text was asked."""
     return judge(rollout)["ocr"]
 
 
