@@ -110,6 +110,20 @@ def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
         saccade(*GREY, "--trouble", "bug")
 
 
+def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
+    refused = saccade(*GREY, "--out", "r", "--keep-best", "lightness")
+    assert refused.status == 1 and "--keep-best lightness: no such score; there are level" in refused.err.splitlines()[-1]
+    assert saccade(*GREY, "--out", "low", "--keep-best", "level:min").status == 0
+    lines = [json.loads(line) for line in (tmp_path / "low/metrics.jsonl").read_text().splitlines()]
+    seen = {line["step"]: line["eval/level"] for line in lines if "eval/level" in line}
+    least = min(seen, key=seen.get)
+    assert sorted(p.name for p in (tmp_path / "low/best").iterdir())[-1] == f"step-{least:06d}"
+    said = json.loads(saccade("eval", "low/best", "--json").out.splitlines()[-1])
+    assert said["scores"]["level"] == pytest.approx(seen[least])
+    (tmp_path / "low/result.json").unlink()
+    assert "began without --keep-best level" in saccade(*GREY, "--out", "low", "--keep-best", "level").refused()
+
+
 def test_a_run_takes_the_stages_of_another(saccade, tmp_path):
     assert saccade(*GREY, "--out", "a", "--first-steps", "3", "--frozen").status == 0
     assert saccade(*GREY, "--out", "b", "--first-steps", "3", "--stages-of", "a").status == 0

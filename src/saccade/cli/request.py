@@ -28,6 +28,8 @@ class Options:
     """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings."""
     stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
     """A run with the same recipe and seed whose stages are taken as they are; what comes after them is trained here."""
+    keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
+    """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: the checkpoint that did best stays in RUN/best."""
     sink: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="S", help_behavior_hint="")] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
     json: Flag = False
@@ -64,6 +66,8 @@ def understand(name: str, words: Sequence[str]) -> Request:
         _refuse_contradiction(given.recipe, default, asked["--out"])
         if given.run.stages_of not in ("", kept.get("stages_of")):
             raise ValueError(f"the run in {asked['--out']} began without --stages-of {given.run.stages_of}: name a new folder")
+        if given.run.keep_best not in ("", kept.get("keep_best")):
+            raise ValueError(f"the run in {asked['--out']} began without --keep-best {given.run.keep_best}: name a new folder")
     return Request(name, recipe, preset, given.recipe, given.run, kept is not None)
 
 

@@ -23,8 +23,15 @@ class TrainedRun:
 
 
 def is_run(path: str) -> bool:
-    """Whether a folder is a run's (rather than a model's, which has a config.json too)."""
-    return "settings" in _config(Path(path))
+    """Whether a folder is a run's, or its ``best`` (rather than a model's, which has a config.json too)."""
+    return "settings" in _config(_run_of(path)[0])
+
+
+def _run_of(path: str) -> tuple[Path, str]:
+    """The folder of a run, and which of its checkpoints are meant: "RUN/best" names those that --keep-best kept."""
+    folder = Path(path)
+    meant = folder.name == "best" and not (folder / "config.json").is_file()
+    return (folder.parent, "best") if meant else (folder, "checkpoints")
 
 
 def recipe_of(config: Mapping[str, Any]) -> ModuleType:
@@ -39,15 +46,16 @@ def settings_of(recipe: ModuleType, config: Mapping[str, Any], place: object) ->
 
 
 def open_run(path: str) -> TrainedRun:
-    """A run as it was at its newest whole checkpoint. ValueError if it is no run or has saved nothing yet."""
+    """A run as it was at its newest whole checkpoint, or RUN/best. ValueError if it is no run or has saved nothing yet."""
     from saccade.training import checkpoint, folder as on_disk
 
-    config = on_disk.config(Path(path))
+    run, kind = _run_of(path)
+    config = on_disk.config(run)
     if "settings" not in config:
         raise ValueError(f"{path} is not a run")
     recipe = recipe_of(config)
     settings = settings_of(recipe, config, path)
-    places = [Path(path) / "checkpoints", *sorted(Path(path).glob("*/checkpoints"), key=lambda p: -p.stat().st_mtime)]
+    places = [run / kind, *sorted(run.glob(f"*/{kind}"), key=lambda p: -p.stat().st_mtime)]
     saved = next((found for place in places if (found := checkpoint.latest(place))), None)
     if saved is None:
         raise ValueError(f"the run in {path} has no checkpoint yet")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saccade.training import clips, files
 
-RESERVED = ("checkpoints", "samples", "tensorboard", "wandb")
+RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
 BOXES = ("said", "true")
 """Kinds of boxes in a sample's picture: what was pointed at, and what should have been."""
 ERROR = ", standard error"

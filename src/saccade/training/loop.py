@@ -120,6 +120,7 @@ def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> 
     try:
         with _advised(f"evaluation at step {step}"):
             scores.take(step)
+            run.keep_best(step, scores.last, kept)
     except EnvironmentFailed as error:
         if step:
             run.save(step, kept)  # without these scores, which a resumed run makes up for

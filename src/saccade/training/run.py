@@ -185,11 +185,28 @@ class Run:
             with self._saying_how_to_resume():
                 on_disk.table(self.folder, title, columns, rows)
 
-    def save(self, step: int, state: Mapping[str, Stateful]) -> Path:
+    def keep_best(self, step: int, scores: Mapping[str, float], state: Mapping[str, Stateful]) -> None:
+        """Write a checkpoint to ``best`` where the score that the config's "keep_best" names is the best so far.
+
+        RunFailed if there is no such score; a stage may have others.
+        """
+        name, _, least = str(self.config.get("keep_best", "")).partition(":")
+        if not name or (self._outer and name not in scores):
+            return
+        if name not in scores or least not in ("", "min"):
+            known = f"there are {', '.join(scores)}, each with :min where less is better"
+            raise RunFailed(f"--keep-best {self.config['keep_best']}: no such score; {known}")
+        sign = -1 if least else 1
+        told = files.records(self.folder / "metrics.jsonl") if self._writes else []
+        before = [sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None]
+        if distributed.any_true(self._writes and sign * scores[name] > max(before, default=-math.inf)):
+            self.save(step, state, "best")
+
+    def save(self, step: int, state: Mapping[str, Stateful], folder: str = "checkpoints") -> Path:
         """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
         gathered = {name: whole(part.state_dict()) for name, part in state.items()}
         self._steps = max(self._steps, step)
-        place = self.folder / "checkpoints"
+        place = self.folder / folder
         if not self._writes:
             return checkpoint.path_of(place, step)
         with self._saying_how_to_resume():

@@ -16,7 +16,7 @@ from saccade.cli.together import alone, together
 if TYPE_CHECKING:
     from saccade.training.run import Run
 
-_USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--sink S] [--json] [--FIELD VALUE …]
+_USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--keep-best SCORE] [--sink S] [--json] [--FIELD VALUE …]
 
 Run a recipe. NAME is a recipe's name or a file such as ./my_paper.py; the fields are its settings:
   saccade train NAME --help
@@ -82,6 +82,7 @@ def _open(request: Request) -> Run:
     if request.resumed:
         return Run.resume(folder, options.sink)
     config = {"preset": request.preset, "settings": request.settings, "seed": request.settings.seed}
+    config |= {"keep_best": options.keep_best} if options.keep_best else {}
     first = Path(options.stages_of) if options.stages_of else None
     return Run.start(folder, catalog.identity(request.name) | config, options.sink, stages_of=first)
 
