@@ -90,7 +90,8 @@ def test_two_steps_equal_one_and_one_with_captions_from_a_first_stage(recipe, tm
     for name, policy in own.items():
         policy.load_state_dict({k.removeprefix(f"{name}."): v for k, v in one.items() if k.startswith(f"{name}.")})
     assert recipe.evaluate(cfg, own) == whole["after"]
-    assert recipe.sample(cfg, own, ["drive"], seeds(0, 1))[0]["clip"].shape[1:] == (96, 96, 3)
+    (item,) = recipe.sample(cfg, own, ["drive"], seeds(0, 1))
+    assert item["clip"].shape[1:] == (96, 96, 3) and item["image"].shape[:2] == (3, 96) and len(item["path"]) > 1
 
 
 def fresh_weights(recipe, cfg):

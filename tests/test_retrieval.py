@@ -17,6 +17,7 @@ from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.objectives.relational import Matching, examples, relational, triplet
 from saccade.policies.menu import MenuPolicy, Reader, drawn
 from saccade.rewards.compute import Outlay, Search, surprise
+from saccade.sampling.layout import in_groups
 from saccade.training.feeds import join
 from saccade.training.learner import Update, Updates
 
@@ -272,6 +273,17 @@ def test_a_smaller_gallery_holds_the_right_one_always():
     assert set(small.found(rollout).tolist()) <= {1.0, 0.5} and torch.equal(small.found(rollout), small.found(rollout))
     kept = replace(search, others=1).found(chosen([16, 16, 16])[1])
     assert kept.tolist() == [1, 1, 1]
+
+
+def test_attempts_that_are_compared_look_through_one_gallery():
+    truth_N, gallery_MD = torch.arange(4), torch.randn(60, 8, generator=generator(0))
+    search = Search((16, 64), torch.randn(4, 2, 8, generator=generator(1)), gallery_MD, truth_N, others=9)
+    rollout = in_groups(menu().rollout, [Problem(i, [0.0, 0.0]) for i in range(4)], seeds(0, 4), 6)
+    rollout.outputs = [16] * 24
+    found_GK = search.found(rollout).view(4, 6)
+    assert torch.equal(found_GK, found_GK[:, :1].expand(-1, 6)), "the same choice is worth the same"
+    other = replace(rollout, extras={"seed_B": rollout.extras["seed_B"] + 1})
+    assert not torch.equal(search.found(other).view(4, 6), found_GK), "another step has other galleries"
 
 
 def test_shuffled_choices_are_the_mean_over_all_ways_to_deal_them_out():

@@ -360,8 +360,9 @@ def test_seeds_are_independent_and_the_same_again():
 def test_windows():
     assert sliding_window(0, 4, 10) == (0, 1, 2, 3) and sliding_window(25, 4, 10) == (1, 2, 3, 4)
     assert sliding_window(25 * 6, 4, 10)[-1] == 9 and sliding_window(25 * 7, 4, 10)[0] == 0
-    starts = {random_window(0, step, 2, last=5)[0] for step in range(200)}
+    starts = {random_window(0, step, 2, 10)[0] for step in range(200)}
     assert starts == set(range(6))
+    assert {random_window(0, step, 5, 8)[-1] for step in range(200)} == {4, 5, 6, 7}
 
 
 def test_who_began_elsewhere_is_judged_by_where_it_ended():

@@ -84,7 +84,7 @@ class ScoreDistillation:
         x_t = add_noise(x0 if self.through_scores else x0.detach(), eps, t_B)
         ask = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.through_scores):
-            fake, reference = ask(self.fake, 1.0), ask(self.reference, self.guidance if self.guide == "in" else 1.0)
+            fake, reference = ask(self.fake, None), ask(self.reference, self.guidance if self.guide == "in" else None)
         loss_B = score_divergence(fake, reference, x0, slope(self.divergence, self.kappa))
         if self.normalised:
             loss_B = loss_B * normaliser(reference, x0)

@@ -85,7 +85,7 @@ class UnpairedEditing:
         t_B, eps = noised_at(rollout.extras["seed_B"], x0, _MATCHED, self.low, self.high)
         x_t = add_noise(x0, eps, t_B)
         clean = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
-        fake, real = clean(self.fake, 1.0), clean(self.real, self.guidance)
+        fake, real = clean(self.fake, None), clean(self.real, self.guidance)
         g = (fake - real) * normaliser(real, x0)[:, None, None, None]
         return (g**2).flatten(1).mean(1) / 2, g / g[0].numel()
 

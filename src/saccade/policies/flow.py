@@ -233,10 +233,13 @@ class FlowPolicy:
         )
 
     def velocity(
-        self, x: Tensor, t_B: Tensor, problems: Sequence[Problem], guidance: float = 1.0, through: bool | None = None
+        self, x: Tensor, t_B: Tensor, problems: Sequence[Problem], guidance: float | None = None, through: bool | None = None
     ) -> Tensor:
         """The network's velocity at states of one's own choice; gradients flow, those of the half without a prompt only
-        ``through`` (None: ``through_unconditional``)."""
+        ``through`` (None: ``through_unconditional``). ``guidance`` None is that of the prompt alone: 1, or what a network
+        that was distilled with guidance is always told."""
+        if guidance is None:
+            guidance = self.guidance if self.backbone.embedded_guidance else 1.0
         through = self.through_unconditional if through is None else through
         said, unsaid = self._conditioning(problems, guidance)
         with self.network.form():

@@ -16,7 +16,7 @@ from saccade.core import Rollout, generator, spawn
 from saccade.math.retrieval import distances, rank, rank_among
 
 _OTHERS = 1 << 21
-"""A key of seeds that nothing else uses."""
+"""Key of the seeds of galleries."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Search:
     """A gallery that is looked through with frozen embeddings, kept for every option of the menu.
 
     ``query_NKD`` embeds query n (a problem's id) with option k of ``options``, ``gallery_MD`` what is looked for,
-    ``truth_N`` is the place of the right one. ``others`` bounds the gallery to the right one and so many random ones,
-    0 is all of it. ``margin`` is the triplet's.
+    ``truth_N`` is the place of the right one. ``others`` bounds the gallery to the right one and so many random ones, the
+    same for all attempts of a group, which are compared; 0 is all of it. ``margin`` is the triplet's.
     """
 
     options: Sequence[Any]
@@ -64,7 +64,9 @@ class Search:
         near_BM, truth_B = self._looked(rollout)
         if not self.others:
             return 1 / rank(near_BM, truth_B).float()
-        own = [generator(seed) for seed in spawn(rollout.extras["seed_B"], _OTHERS).tolist()]
+        numbers = rollout.group_B.tolist()
+        first_B = torch.tensor([numbers.index(number) for number in numbers])
+        own = [generator(seed) for seed in spawn(rollout.extras["seed_B"][first_B], _OTHERS).tolist()]
         return 1 / rank_among(near_BM, truth_B, self.others, own).float()
 
     def clear(self, rollout: Rollout) -> Tensor:

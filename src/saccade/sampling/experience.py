@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saccade.core import Environment, Step, seeds
 from saccade.sampling.draws import Draws
-from saccade.sampling.episodes import Actor, Episode, Running
+from saccade.sampling.running import Actor, Episode, Running
 
 _WARM = 1
 """What is added to an episode's seed for its random actions."""

@@ -36,8 +36,9 @@ def sliding_window(step: int, width: int, steps: int, every: int = 25, stride: i
     return tuple(range(start, min(start + width, steps)))
 
 
-def random_window(seed: int, step: int, width: int, last: int) -> tuple[int, ...]:
-    """Flow-GRPO-Fast: ``width`` neighbouring steps that begin at a random one of 0 … ``last``."""
+def random_window(seed: int, step: int, width: int, steps: int) -> tuple[int, ...]:
+    """Flow-GRPO-Fast: ``width`` neighbouring ones of ``steps`` steps, that begin at a random one of the first half."""
     g = generator(int(spawn(torch.tensor([seed]), step)))
+    last = max(min(steps // 2, steps - width), 0)
     start = int(torch.randint(last + 1, (1,), generator=g))
-    return tuple(range(start, start + width))
+    return tuple(range(start, min(start + width, steps)))

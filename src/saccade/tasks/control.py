@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from saccade.core import Environment, Observation, Step, seeds
-from saccade.sampling.episodes import Episode, whole
+from saccade.sampling.episodes import whole
+from saccade.sampling.running import Episode
 from saccade.tasks.scoring import Show
 from saccade.training.clips import strip
 from saccade.training.folder import ERROR
@@ -52,18 +53,33 @@ class ControlTask:
 
         ``policy`` acts as `sampling.episodes.whole` asks. ``show`` is given the first episodes as clips.
         """
-        world = Tracked(self.make(min(self.test_rows, self.test_episodes)), self.place)
-        own = self.seeds()
-        episodes = whole(world, policy, own, greedy=True, film=self.shown if show else 0)
-        if show:
-            show("test", exhibits(episodes[: self.shown], world.paths))
-        return scores(episodes)
+        return scores(self.played(self.make(min(self.test_rows, self.test_episodes)), policy, show))
 
+    def played(self, world: Environment, policy: Any, show: Show | None = None) -> list[Episode]:
+        """The test episodes in ``world``, whatever is built around the task's own, acted greedily."""
+        return played(world, policy, self.seeds(), self.place, self.shown, show)
 
     def filmed(self, policy: Any, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
-        """One whole episode for each seed, acted greedily: its clip, and a few frames of it as the image."""
-        items = exhibits(whole(self.make(len(seeds)), policy, seeds, film=len(seeds)), {})
-        return [item | {"image": strip(item["clip"])} for item in items]
+        """One whole episode for each seed, acted greedily, as `films`."""
+        return films(self.make(len(seeds)), policy, seeds, self.place)
+
+
+def played(
+    world: Environment, policy: Any, seeds: Sequence[int], place: str, shown: int, show: Show | None = None
+) -> list[Episode]:
+    """One whole episode for each seed, acted greedily. ``show`` is given the first ``shown`` as clips."""
+    tracked = Tracked(world, place)
+    found = whole(tracked, policy, seeds, film=shown if show else 0)
+    if show:
+        show("episodes", exhibits(found[:shown], tracked.paths))
+    return found
+
+
+def films(world: Environment, policy: Any, seeds: Sequence[int] | Tensor, place: str = "position") -> list[dict[str, Any]]:
+    """One whole episode for each seed, acted greedily: its clip, a few frames of it as the image, its path where there is one."""
+    tracked = Tracked(world, place)
+    items = exhibits(whole(tracked, policy, seeds, film=len(seeds)), tracked.paths)
+    return [item | {"image": strip(item["clip"])} for item in items]
 
 
 def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from saccade.core import Rollout
 from saccade.policies.chunked import Cloned, Proposer, lessons, proposals
-from saccade.sampling.episodes import Episode
+from saccade.sampling.running import Episode
 from saccade.sampling.experience import Experience
 from saccade.sampling.proposals import PROPOSED
 from saccade.training.buffers import Buffer, Mixture
@@ -54,7 +54,10 @@ class Gathering:
 
 
 class Replayed:
-    """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a batch."""
+    """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a batch.
+
+    ``first`` is the number of batches that an earlier stage took of the same memory, so that none is drawn again.
+    """
 
     def __init__(
         self,
@@ -64,13 +67,14 @@ class Replayed:
         n_step: int,
         gamma: float,
         change: Callable[[Rollout], Rollout] = lambda rollout: rollout,
+        first: int = 0,
     ):
         self.gathering, self.memory, self.rows, self.n_step, self.gamma = gathering, memory, rows, n_step, gamma
-        self.change = change
+        self.change, self.first = change, first
 
     def __call__(self, step: int) -> Rollout:
         self.gathering(step)
-        return self.change(self.memory.sample(self.rows, step, self.n_step, self.gamma))
+        return self.change(self.memory.sample(self.rows, self.first + step, self.n_step, self.gamma))
 
     def state_dict(self) -> dict[str, Any]:
         return self.gathering.state_dict()

@@ -123,9 +123,9 @@ def wanted(problem: Problem) -> Tensor:
     return kinds.wanted(problem.answer)
 
 
-def scorer(name: str, critic: CriticReward | None, model: str = "") -> Reward:
+def scorer(name: str, critic: CriticReward | None, model: str = "", device: str = "cpu") -> Reward:
     """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or ``FILE.py:FUNCTION``."""
-    known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model)} if model else {})
+    known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model, device=device)} if model else {})
     if not known and ".py:" not in name:
         raise ValueError(f"scorer '{name}': no critic is taught (critic_steps 0), no encoders are named (scorer_model)")
     return reward(name, known)

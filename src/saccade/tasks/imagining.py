@@ -15,12 +15,11 @@ from saccade.core import Environment, Rollout, seeds
 from saccade.math.regression import explained
 from saccade.models.rssm import Sizes, as_input, as_picture
 from saccade.policies.dreamer import DreamerPolicy, Remembered
-from saccade.sampling.episodes import tensors, whole
+from saccade.sampling.running import tensors
 from saccade.sampling.experience import Experience
-from saccade.tasks.control import ControlTask, Tracked, exhibits, scores
+from saccade.tasks.control import ControlTask, films, scores
 from saccade.tasks.scoring import Show
 from saccade.training.buffers import Buffer
-from saccade.training.clips import strip
 
 HELD = 5
 """Steps for which an action of a random walk is held."""
@@ -97,11 +96,9 @@ def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) ->
     """Test episodes acted greedily, as `ControlTask.score`, and what can be read off the model's states, as `readings`."""
     world = task.make(min(task.test_rows, task.test_episodes))
     acting = policy.acting(world.count)
-    tracked = Tracked(Remembered(world, acting), task.place)
-    episodes = whole(tracked, acting, task.seeds(), greedy=True, film=task.shown if show else 0)
+    episodes = task.played(Remembered(world, acting), acting, show)
     walk = wander(task, policy)
     if show:
-        show("episodes", exhibits(episodes[: task.shown], tracked.paths))
         show("reconstructions", reconstructions(policy, walk, task.shown))
     return scores(episodes) | readings(walk)
 
@@ -109,9 +106,7 @@ def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) ->
 def filmed(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
     """One filmed episode for each seed, acted greedily: its clip, and a few frames as "image"."""
     world, acting = task.make(len(seeds_B)), policy.acting(len(seeds_B))
-    tracked = Tracked(Remembered(world, acting), task.place)
-    items = exhibits(whole(tracked, acting, seeds_B, film=len(seeds_B)), tracked.paths)
-    return [item | {"image": strip(item["clip"])} for item in items]
+    return films(Remembered(world, acting), acting, seeds_B, task.place)
 
 
 class Walk(NamedTuple):

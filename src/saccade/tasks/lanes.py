@@ -14,9 +14,9 @@ from torch import Tensor
 
 from saccade.core import Environment
 from saccade.models.captioner import Captioner
-from saccade.sampling.episodes import Episode, whole
+from saccade.sampling.running import Episode
 from saccade.sampling.mirroring import Flips
-from saccade.tasks.control import Tracked, exhibits, scores
+from saccade.tasks.control import films, played, scores
 from saccade.tasks.scoring import Show
 from saccade.worlds.control.hints import Hint
 from saccade.worlds.control.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
@@ -68,16 +68,12 @@ class LaneTask:
 
     def score(self, policy: Any, captioner: Captioner | None, seed: int, show: Show | None = None) -> dict[str, float]:
         """How well the test episodes go, acted greedily. ``show`` is given the first ones as clips from above."""
-        world = Tracked(self.make(min(self.test_rows, self.test_episodes), captioner, seed), "position")
-        episodes = whole(world, policy, list(HELD_OUT[: self.test_episodes]), greedy=True, film=self.shown if show else 0)
-        if show:
-            show("episodes", exhibits(episodes[: self.shown], world.paths))
-        return kept(episodes)
+        world = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
+        return kept(played(world, policy, list(HELD_OUT[: self.test_episodes]), "position", self.shown, show))
 
     def drive(self, policy: Any, captioner: Captioner | None, seed: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """One filmed episode for each seed, as `Run.samples` takes them."""
-        world = Tracked(self.make(len(seeds), captioner, seed), "position")
-        return exhibits(whole(world, policy, seeds, greedy=True, film=len(seeds)), world.paths)
+        return films(self.make(len(seeds), captioner, seed), policy, seeds)
 
     def flips(self, captioner: Captioner | None) -> Flips:
         """What a mirror makes of what is seen and of what is done."""

@@ -20,7 +20,7 @@ from saccade.objectives.lagrange import Multiplier
 from saccade.objectives.off_policy import SAC, ActorLoss, CriticLoss, OffPolicy
 from saccade.objectives.off_policy_by_hand import OffPolicyByHand, fits_by_hand
 from saccade.policies.actors import Acted, Actor, DeterministicActor, SquashedActor
-from saccade.sampling.episodes import Episode
+from saccade.sampling.running import Episode
 from saccade.sampling.experience import Experience
 from saccade.sampling.proposals import ActionRange, Ranged
 from saccade.tasks.control import ControlTask, returns

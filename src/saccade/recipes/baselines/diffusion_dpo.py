@@ -133,10 +133,8 @@ def drawn(cfg: Settings, policy: FlowPolicy, problems: Sequence[Problem], seeds_
     """The best and the worst of a group of attempts at each problem."""
     rollout = in_groups(policy.best, problems, seeds_P, cfg.group)
     reward_B = cfg.task.judge(rollout)
-    rollout.rewards["total"] = reward_B
-    if cfg.shuffle_rewards:
-        reward_B = shuffled(reward_B, cfg.seed + step)
-    return preferred(pairs(rollout, reward_B))
+    rollout.rewards["total"] = shuffled(reward_B, cfg.seed + step) if cfg.shuffle_rewards else reward_B
+    return preferred(pairs(rollout, rollout.rewards["total"]))
 
 
 def given(policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:

@@ -43,7 +43,7 @@ class Settings:
     """Denoising steps of the diffusion when it is measured itself."""
     seed: int = 0
     """Seed of prompts and noise."""
-    steps: int = 200
+    steps: int = 300
     """Training steps; each teaches the score network, every ``n_psi``-th the generator too."""
     prompts_per_step: int = 32
     """Prompts in a batch, one attempt at each, over all processes."""
@@ -55,7 +55,7 @@ class Settings:
     """Least noise at which scores are compared and learned (1 is noise alone)."""
     latest: float = 0.98
     """Most noise at which scores are compared and learned."""
-    lr: float = 3e-4
+    lr: float = 1e-4
     """Learning rate of AdamW for the generator."""
     fake_lr: float = 3e-4
     """Learning rate of AdamW for the score network."""
@@ -65,8 +65,8 @@ class Settings:
     """Decay of the averaged weights that are evaluated; 0 evaluates the trained ones."""
     micro_rows: int = 64
     """Attempts that go through the networks at once in an update."""
-    evaluate_every: int = 100
-    save_every: int = 100
+    evaluate_every: int = 150
+    save_every: int = 150
 
 
 _TINY = Settings()

@@ -157,7 +157,7 @@ def steps_to_draw(cfg: Settings, step: int) -> tuple[int, ...]:
         case "first":
             return tuple(range(cfg.window))
         case "random":
-            return random_window(cfg.seed, step, cfg.window, last=cfg.flow.sampling_steps // 2)
+            return random_window(cfg.seed, step, cfg.window, cfg.flow.sampling_steps)
         case "sliding":
             return sliding_window(step, cfg.window, cfg.flow.sampling_steps)
     raise ValueError(f"unknown schedule '{cfg.schedule}': one of first, random, sliding")

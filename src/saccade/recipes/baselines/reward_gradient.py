@@ -104,7 +104,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     if cfg.scorer == "latents":
         judge = cfg.criticism.taught_latents(cfg.task, policy, run, cfg.seed)
     else:
-        judge = scorer(cfg.scorer, critic, cfg.scorer_model)
+        judge = scorer(cfg.scorer, critic, cfg.scorer_model, str(policy.device))
     survey = Survey(critic, cfg.task, cfg.flow.size) if critic else None
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:

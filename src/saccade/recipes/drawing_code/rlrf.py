@@ -235,7 +235,7 @@ def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: b
 
 def inference(cfg: Settings, policy: TokenPolicy) -> Sampler:
     """The best of several cooler attempts: by the pixels of the picture that is to be drawn again, or by the text."""
-    by_text = Alignment(cfg.encoder) if cfg.encoder else rendering.validity
+    by_text = rewards(cfg, policy).get("alignment", rendering.validity)
     prefer = by_text if cfg.task.asked == "text" else nearness
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, prefer, cfg.candidates)
 

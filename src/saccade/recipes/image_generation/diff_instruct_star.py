@@ -140,7 +140,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         feed, learner, state = alternation(cfg, plain, cfg.distil_lr, cfg.distil_lr, cfg.seed + 1)
         run_loop(feed, learner, first, cfg.distil_steps, state=state, save_every=cfg.save_every)
         policy.load_state_dict(state["average"].state_dict())
-    judge = scorer(cfg.scorer, critic, cfg.scorer_model)
+    judge = scorer(cfg.scorer, critic, cfg.scorer_model, str(policy.device))
     chosen = replace(
         plain, divergence=cfg.divergence, through_scores=cfg.through_scores, normalised=cfg.normalised, guide=cfg.guide,
         weight=cfg.alpha_div, reward=judge, reward_weight=cfg.alpha_rew,

@@ -158,8 +158,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         images.advantage_BT = credit[:, None].expand(-1, max(images.logp_BT.shape[1], 1))
         if len(refined):
             rewrites.advantage_BT = rewrites.credit(credit[refined])
-            remember_reference(rewriter, first_words, rewrites, cfg.micro_rows)
-        if cfg.train_flow:
+            if cfg.word_beta:
+                remember_reference(rewriter, first_words, rewrites, cfg.micro_rows)
+        if cfg.train_flow and cfg.beta:
             remember_reference(policy, reference, images, cfg.micro_rows)
         return batch | {"images": images}
 

@@ -233,7 +233,9 @@ def collector(
             case "batch":
                 reward_B = group_advantage(reward_B, torch.zeros_like(rollout.group_B), scale="none")
             case "greedy":
-                reward_B = reward_B - judged(policy.greedy().rollout(rollout.problems, rollout.extras["seed_B"]))
+                greedy = policy.greedy().rollout(rollout.problems, rollout.extras["seed_B"])
+                greedy.group_B = rollout.group_B
+                reward_B = reward_B - judged(greedy)
         rollout.advantage_BT = rollout.credit(reward_B)
         return rollout
 

@@ -16,6 +16,7 @@ differs: The embedded default is small (32 px, belief 64, latent 16) and limits 
     beliefs of paired frames are compared with those of the frozen dynamics. The discriminator's slope is penalised around
     zero. In the background's R^2 the backdrop is the picture in 2 x 2 patches: waves of an own direction in each episode have
     no phase that could be read off in a line.
+    In the check RePo ends at 32.9 before the video and Dreamer at 27.4 of 49.7; after 4,500 updates both still learn.
 """
 
 from __future__ import annotations

@@ -32,16 +32,15 @@ from saccade.objectives.off_policy import ActorLoss, CriticLoss, OffPolicy
 from saccade.objectives.residual import Across, EnsembleError
 from saccade.policies.chunked import Cloned, Proposer, nothing
 from saccade.policies.residual import Perturbed, ResidualActor, residual
-from saccade.sampling.episodes import whole
+
 from saccade.sampling.experience import Experience
 from saccade.sampling.proposals import Proposing, Ranged
 from saccade.tasks.cloning import Cloning, Demonstrations, clone, cloning, in_units_of_their_range, planner, range_of
-from saccade.tasks.control import ControlTask, Tracked, exhibits, scores
+from saccade.tasks.control import ControlTask, films, scores
 from saccade.tasks.correcting import Gathering, Refreshed, Replayed, relabelled
 from saccade.training.augment import shifted
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.claims import Claim, Following
-from saccade.training.clips import strip
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
@@ -170,17 +169,17 @@ def correct(cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics,
     corrector = _update("actor", ActorLoss(actor, critics, cfg.how), actor.trained, cfg.actor_lr, slow, cfg.how.actor_every)
     state = {"base": base, "policy": actor, "critics": critics, "target": target, "slow": slow}
 
-    def feed(every: int) -> Replayed:
+    def feed(every: int, first: int) -> Replayed:
         gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Replayed(gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, _shifts(cfg.shift))
+        return Replayed(gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, _shifts(cfg.shift), first)
 
     if cfg.env_steps:
         stage = run.stage(f"{cfg.method} critic")
         times = {"save_every": cfg.critic_steps, "log_every": cfg.log_every}
-        run_loop(feed(0), Updates([critic]), stage, cfg.critic_steps, state=state, **times)
+        run_loop(feed(0, 0), Updates([critic]), stage, cfg.critic_steps, state=state, **times)
     experience.policy = actor
     return run_loop(
-        feed(cfg.rows * cfg.how.updates),
+        feed(cfg.rows * cfg.how.updates, cfg.critic_steps),
         Updates([critic, corrector]),
         run,
         gradient_steps(cfg),
@@ -231,11 +230,7 @@ def environment(cfg: Settings, task: ControlTask, base: Cloned, count: int) -> P
 
 def score(cfg: Settings, task: ControlTask, base: Cloned, actor: Any, show: Callable | None = None) -> dict[str, float]:
     """How test episodes went, acted without noise: "success", "return", "length"."""
-    world = Tracked(environment(cfg, task, base, min(task.test_rows, task.test_episodes)), task.place)
-    found = whole(world, actor, task.seeds(), film=task.shown if show else 0)
-    if show:
-        show("episodes", exhibits(found[: task.shown], world.paths))
-    return scores(found)
+    return scores(task.played(environment(cfg, task, base, min(task.test_rows, task.test_episodes)), actor, show))
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
@@ -245,9 +240,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
 
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    world = Tracked(environment(cfg, cfg.task, policies["base"], len(seeds_B)), cfg.task.place)
-    items = exhibits(whole(world, policies["policy"], seeds_B, film=len(seeds_B)), world.paths)
-    return [item | {"image": strip(item["clip"])} for item in items]
+    return films(environment(cfg, cfg.task, policies["base"], len(seeds_B)), policies["policy"], seeds_B, cfg.task.place)
 
 
 def _update(name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
