@@ -112,3 +112,9 @@ def test_own_worlds_can_be_scored():
 
     found = task.score(SimpleNamespace(act=act), lambda name, items: shown.extend(items))
     assert {"return", "length"} <= set(found) and len(shown) == 1 and shown[0]["clip"].dtype == np.uint8
+
+
+def test_several_processes_are_refused_where_all_would_act_alike(monkeypatch, task):
+    monkeypatch.setattr("saccade.training.distributed.world", lambda: 2)
+    with pytest.raises(ValueError, match="line is acted in by one process, not by 2: start without torchrun"):
+        task.make(1)

@@ -5,7 +5,7 @@ The snapshot of a LoRA policy taken at the start is the adapter switched off, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class Snapshot:
         """values <- decay values + (1 - decay) parameters."""
         for value, parameter in zip(self.values, self.parameters):
             value.lerp_(parameter.detach(), 1 - decay)
+
+    def average(self, decay: float) -> Callable[[int], None]:
+        """What an `Update` does after its k-th step for this to be a moving average that forgets its start; 0 keeps up."""
+        return lambda taken: self.follow(warm_decay(decay, taken))
 
     def __enter__(self) -> Snapshot:
         self._swap()

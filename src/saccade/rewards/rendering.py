@@ -4,7 +4,7 @@ An attempt is a text with a program in it (see `program`); its problem's answer 
 ``[S, S, 3]`` and, where they are not the defaults, "lang" and "box" ("own": the canvas that the program itself names). The
 background is white. All rewards ask for the same pictures, which `tools.render` draws once. What cannot be drawn has a
 reward's lowest value, a blank picture what its pixels earn; a problem without a reference picture has no verdict (NaN). How
-long a program is judges `rewards.length`.
+long a program is judges `rewards.imitation`.
 """
 
 from __future__ import annotations

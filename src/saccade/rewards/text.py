@@ -1,8 +1,9 @@
-"""Rewards on words: is the answer where it was asked for, is it short enough."""
+"""Rewards on words: is the answer where it was asked for, how far are two texts apart."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ def has_answer(rollout: Rollout) -> Tensor:
     return torch.tensor([float(answer(text) is not None) for text in rollout.outputs])
 
 
-def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance between two texts."""
+def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Levenshtein distance between two texts, or two rows of tokens."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         last, row[0] = row[0], i

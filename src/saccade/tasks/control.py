@@ -15,6 +15,7 @@ from saccade.core import Environment, Observation, Step, seeds
 from saccade.sampling.episodes import whole
 from saccade.sampling.running import Episode
 from saccade.tasks.scoring import Show
+from saccade.training import distributed
 from saccade.training.clips import strip
 from saccade.training.folder import ERROR
 from saccade.training.run import Run
@@ -41,7 +42,9 @@ class ControlTask:
     """The fact of the environment that is a place in the plane; where it has it, clips come with the path."""
 
     def make(self, count: int) -> Environment:
-        """``count`` episodes of the environment side by side. ValueError for an unknown environment or setting."""
+        """``count`` episodes of the environment side by side. ValueError for an unknown environment or setting, or for
+        several processes, which would all act alike."""
+        distributed.require_one(f"{self.env} is acted in")
         return environment(self.env, count, **dict(map(_setting, self.settings)))
 
     def seeds(self) -> list[int]:

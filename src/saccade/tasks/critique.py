@@ -23,7 +23,7 @@ from saccade.rewards.text_image import TextImage
 from saccade.tasks.drawing import DrawingTask
 from saccade.tasks.names import reward
 from saccade.training.feeds import Feed, Stored
-from saccade.training.learner import Update, Updates
+from saccade.training.learner import Update, Updates, rise_and_fall
 from saccade.training.loop import train
 from saccade.training.run import Run
 from saccade.worlds import shapes
@@ -94,7 +94,7 @@ class Criticism:
             Recognition(critic.critic),
             weights,
             torch.optim.AdamW(weights, lr=self.critic_lr, weight_decay=1e-2),
-            schedule=lambda taken: min((taken + 1) / 20, 1 - taken / self.critic_steps),
+            schedule=rise_and_fall(self.critic_steps, 20),
         )
         train(feed, Updates([update]), stage, self.critic_steps, state={"critic": critic}, save_every=self.critic_steps)
         critic.critic.requires_grad_(False)

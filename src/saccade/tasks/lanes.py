@@ -14,10 +14,11 @@ from torch import Tensor
 
 from saccade.core import Environment
 from saccade.models.captioner import Captioner
-from saccade.sampling.running import Episode
 from saccade.sampling.mirroring import Flips
+from saccade.sampling.running import Episode
 from saccade.tasks.control import films, played, scores
 from saccade.tasks.scoring import Show
+from saccade.training import distributed
 from saccade.worlds.control.hints import Hint
 from saccade.worlds.control.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.worlds.control.lane.scenes import scenes
@@ -54,6 +55,7 @@ class LaneTask:
 
     def make(self, count: int, captioner: Captioner | None, seed: int) -> Environment:
         """``count`` episodes side by side, with hint and captions. ``seed`` picks the captions of the controls."""
+        distributed.require_one("the lane is driven")
         lane = self.world(count)
         world: Environment = Hint(lane, lane.error) if self.hint else lane
         if self.caption == "none":

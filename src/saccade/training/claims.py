@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Scores = Mapping[str, float]
+Arms = Mapping[str, Scores]
+"""One seed's scores of all arms."""
 Results = Mapping[str, Mapping[int, Scores]]
 
 
@@ -20,7 +22,7 @@ class Claim:
     """``margin`` reads one seed's scores of all arms; the claim says that it is at least ``least``."""
 
     text: str
-    margin: Callable[[Mapping[str, Scores]], float]
+    margin: Callable[[Arms], float]
     least: float = 0.0
     every_seed: bool = False
     """The margin must reach ``least`` in every seed, not only in the mean and in two thirds."""
@@ -40,6 +42,11 @@ class Following:
 
     arm: str
     settings: Any
+
+
+def gain(scores: Scores, name: str) -> float:
+    """By how much a score is above what it was before training."""
+    return scores[name] - scores[f"{name}@0"]
 
 
 def level(own: Scores, other: Scores, score: str, within: float) -> float:

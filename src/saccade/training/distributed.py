@@ -44,6 +44,12 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def require_one(what: str) -> None:
+    """ValueError where several processes would do the same work beside one another."""
+    if world() > 1:
+        raise ValueError(f"{what} by one process, not by {world()}: start without torchrun")
+
+
 def share(items: Sequence[T]) -> Sequence[T]:
     """This process's part of what all processes know, as many for each: sharded networks are called in step."""
     if not dist.is_initialized():

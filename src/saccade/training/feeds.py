@@ -122,8 +122,7 @@ def kept(folder: Path, number: int, make: Callable[[], Rollout]) -> Rollout:
 
     The newest two are kept. ValueError where several processes made parts of it: a folder holds what one process made.
     """
-    if distributed.world() > 1:
-        raise ValueError(f"attempts kept in {folder} are made and read by one process, not by {distributed.world()}")
+    distributed.require_one(f"attempts kept in {folder} are made and read")
     place = checkpoint.path_of(folder, number)
     if not place.exists():
         checkpoint.write(folder, number, {"attempts": to_state(make())})

@@ -218,6 +218,12 @@ def warmup(steps: int) -> Callable[[int], float]:
     return lambda taken: min((taken + 1) / max(steps, 1), 1.0)
 
 
+def rise_and_fall(steps: int, rise: int, least: float = 0.0) -> Callable[[int], float]:
+    """A factor that rises to 1 over ``rise`` of ``steps`` optimiser steps and falls in a line to ``least``."""
+    up = warmup(rise)
+    return lambda taken: min(up(taken), max(1 - taken / steps, least))
+
+
 def _cut_as(params: Sequence[nn.Parameter], saved: Mapping) -> dict:
     """An optimiser's saved state with its moments cut over the processes as their weights are."""
     moments = {i: {k: like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}

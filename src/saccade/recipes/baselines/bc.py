@@ -103,7 +103,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def decisions(episodes: Sequence[Recorded]) -> Rollout:
     """Every moment of the episodes as a row of one decision."""
-    rows = lessons(episodes, 1)
+    rows = lessons(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
     seen = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(SEEN)}
     return replace(rows, decisions={**seen, "action_BT": rows.decisions["action_BT"]}, extras={"length_B": torch.ones(len(rows))})
 

@@ -28,7 +28,7 @@ from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups
 from saccade.tasks import DrawingTask, pictures_of
-from saccade.training.claims import Claim, Scores
+from saccade.training.claims import Claim, gain
 from saccade.training.feeds import Feed, OnPolicy, Stored
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -188,14 +188,10 @@ ARMS = {
 }
 
 
-def gain(scores: Scores) -> float:
-    """Points on kept-back prompts beyond the untrained model's."""
-    return scores["train wording"] - scores["train wording@0"]
-
-
+POINTS = "train wording"
 CLAIMS = (
-    Claim("pairs drawn anew in training raise the points by 0.03", lambda arm: gain(arm["online"]), least=0.03),
-    Claim("and more than pairs drawn before it", lambda arm: gain(arm["online"]) - gain(arm["offline"])),
-    Claim("which raise them too", lambda arm: gain(arm["offline"]), least=0.01),
-    Claim("random preferences change them by less than 0.03", lambda arm: 0.03 - abs(gain(arm["random preferences"]))),
+    Claim("pairs drawn anew in training raise the points by 0.03", lambda arm: gain(arm["online"], POINTS), least=0.03),
+    Claim("and more than pairs drawn before it", lambda arm: gain(arm["online"], POINTS) - gain(arm["offline"], POINTS)),
+    Claim("which raise them too", lambda arm: gain(arm["offline"], POINTS), least=0.01),
+    Claim("random preferences change them by less than 0.03", lambda arm: 0.03 - abs(gain(arm["random preferences"], POINTS))),
 )

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.models.snapshot import Snapshot
 from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
 from saccade.tasks import DrawingTask, pictures_of
-from saccade.training.claims import Claim
+from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -117,7 +117,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         adam(policy, cfg.lr),
         every=cfg.n_psi,
         schedule=rise,
-        after=lambda taken: average.follow(warm_decay(cfg.ema, taken) if cfg.ema else 0.0),
+        after=average.average(cfg.ema),
     )  # fmt: skip
 
     def look(step: int) -> dict[str, float]:
@@ -152,7 +152,7 @@ ARMS = {"dmd": PRESETS["dmd"], "diff-instruct": PRESETS["diff-instruct"], "four 
 CLAIMS = (
     Claim(
         "one step of the generator earns 0.05 more points than one step of the diffusion",
-        lambda arm: arm["dmd"]["train wording"] - arm["dmd"]["train wording@0"],
+        lambda arm: gain(arm["dmd"], "train wording"),
         least=0.05,
     ),
     Claim(

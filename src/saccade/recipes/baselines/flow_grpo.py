@@ -20,13 +20,13 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.credit import group_advantage, shuffled
-from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups, random_window, sliding_window
 from saccade.tasks import DrawingTask, pictures_of
 from saccade.training import distributed
-from saccade.training.claims import Claim
+from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -129,7 +129,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=1e-4),
         schedule=warmup(cfg.warmup),
-        after=lambda taken: average.follow(warm_decay(cfg.ema, taken) if cfg.ema else 0.0),
+        after=average.average(cfg.ema),
     )
     learner = Updates(
         [update], minibatches=cfg.minibatches, micro_rows=cfg.micro_rows, micro_decisions=cfg.micro_decisions
@@ -183,13 +183,13 @@ ARMS = {
 CLAIMS = (
     Claim(
         "rewards of held-out prompts rise by 0.10 over the untrained model in every seed",
-        lambda arm: arm["grpo"]["train wording"] - arm["grpo"]["train wording@0"],
+        lambda arm: gain(arm["grpo"], "train wording"),
         least=0.10,
         every_seed=True,
     ),
     Claim(
         "with shuffled rewards they change by less than 0.03",
-        lambda arm: 0.03 - abs(arm["shuffled rewards"]["train wording"] - arm["shuffled rewards"]["train wording@0"]),
+        lambda arm: 0.03 - abs(gain(arm["shuffled rewards"], "train wording")),
     ),
     Claim(
         "after 60 batches a window of two steps reaches 95 % of the reward that training all steps reaches",

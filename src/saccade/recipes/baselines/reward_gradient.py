@@ -5,8 +5,8 @@ paper: ImageReward (ReFL), arXiv 2304.05977; Directly Fine-Tuning Diffusion Mode
 idea: A picture is a differentiable function of the weights that drew it, so a reward that can be differentiated needs no
     policy gradient. ReFL stops at a random late step and judges the picture predicted there; DRaFT walks to the end and
     keeps the last K steps; its low-variance form takes the last step several times from fresh noise.
-claims: The reward that is trained on rises, and with it, at first, the exact judge's; gradients through more steps cost more
-    and move it faster.
+claims: The reward that is trained on rises, and with it, at first, the exact judge's; gradients through more steps move
+    it faster.
 differs: ReFL has no second loss on a data set's pictures, and its reward is not cut by a ReLU. DRaFT's gradient runs through
     the Euler steps of a flow's ODE instead of DDIM. No mixing of LoRA by a scale after training.
     The reward of the embedded default is a small critic taught on rendered scenes in the first stage.
@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Rollout
-from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.models.snapshot import Snapshot
 from saccade.objectives.reward_gradient import RewardGradient
 from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.tasks import DrawingTask, pictures_of
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
-from saccade.training.claims import Claim, Following, Scores
+from saccade.training.claims import Claim, Following, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -120,7 +120,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0),
         schedule=warmup(cfg.warmup),
-        after=lambda taken: average.follow(warm_decay(cfg.ema, taken) if cfg.ema else 0.0),
+        after=average.average(cfg.ema),
     )
 
     def look(step: int) -> dict[str, float]:
@@ -157,11 +157,6 @@ ARMS = {
     "DRaFT-LV": Following("ReFL", PRESETS["draft-lv"]),
     "latents": Following("ReFL", PRESETS["latents"]),
 }
-
-
-def gain(scores: Scores, name: str) -> float:
-    """By how much a score of kept-back prompts is above the untrained model's."""
-    return scores[name] - scores[f"{name}@0"]
 
 
 CLAIMS = (

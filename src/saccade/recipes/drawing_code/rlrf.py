@@ -18,7 +18,7 @@ differs: Structure is compared without a model where the paper has DreamSim; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
@@ -46,7 +46,7 @@ from saccade.tasks.programming import ProgramTask, painted, square, wish
 from saccade.tasks.scoring import Show
 from saccade.training.claims import Claim, Following
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, warmup
+from saccade.training.learner import Update, Updates, rise_and_fall
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 from saccade.worlds.programs.problems import TEXT
@@ -171,7 +171,7 @@ def imitation(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], s
         return dictated(plain, drawn, [problem.answer["code"] for problem in drawn])
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.sft_lr, weight_decay=0.0)
-    update = Update("references", Supervised(plain), policy.trained, optimizer, schedule=rise_and_fall(steps))
+    update = Update("references", Supervised(plain), policy.trained, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.1))
     return OnPolicy(problems, collect, cfg.sft_batch, cfg.seed), Updates([update], micro_rows=cfg.micro_rows)
 
 
@@ -201,12 +201,6 @@ def reinforcement(
     )
     feed = OnPolicy(long, collect, cfg.prompts_per_step, cfg.seed)
     return feed, Updates([update], minibatches=cfg.minibatches, micro_rows=cfg.micro_rows)
-
-
-def rise_and_fall(steps: int) -> Callable[[int], float]:
-    """A learning-rate factor that rises over the first twentieth and falls in a line to a tenth."""
-    rise = warmup(max(steps // 20, 1))
-    return lambda taken: min(rise(taken), max(1 - taken / steps, 0.1))
 
 
 def rewards(cfg: Settings, policy: TokenPolicy) -> dict[str, Reward]:

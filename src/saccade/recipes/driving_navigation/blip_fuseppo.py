@@ -37,7 +37,7 @@ from saccade.tasks.lanes import LaneTask, accuracy, kept
 from saccade.tasks.proximal import Proximal, learner
 from saccade.training.claims import Claim, Following
 from saccade.training.feeds import join
-from saccade.training.learner import Update, Updates, warmup
+from saccade.training.learner import Update, Updates, rise_and_fall
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 from saccade.worlds.control.lane import LENGTH, WORDS
@@ -204,8 +204,7 @@ def teach(cfg: Settings, words: Captioner, stage: Run) -> None:
         return Loss(total, count.float())
 
     optimizer = torch.optim.AdamW(words.parameters(), lr=who.speaker_lr, weight_decay=0.01)
-    rise = warmup(max(who.speaker_steps // 15, 1))
-    fall = lambda taken: min(rise(taken), max(1 - taken / who.speaker_steps, 0.05))
+    fall = rise_and_fall(who.speaker_steps, who.speaker_steps // 15, 0.05)
     run_loop(
         pairs,
         Updates([Update("captions", loss, words.parameters(), optimizer, schedule=fall)]),

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from saccade.core import Objective, Problem, Question, Rollout, seeds
 from saccade.math.credit import group_advantage
-from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.models.snapshot import Snapshot
 from saccade.objectives.distillation import ScoreMatching
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.objectives.unpaired_editing import UnpairedEditing, edited
@@ -37,7 +37,7 @@ from saccade.tasks import editing
 from saccade.tasks.editing import EditingTask
 from saccade.tasks.survey import measured
 from saccade.training import distributed
-from saccade.training.claims import Claim
+from saccade.training.claims import Arms, Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -231,7 +231,7 @@ def judge(cfg: Settings, identity: bool) -> Verdict:
 def moved(cfg: Settings, policy: FlowPolicy, loss: Objective, lr: float, every: int = 1) -> tuple[Update, Snapshot]:
     """The update of the editor's weights, and their moving average."""
     average = Snapshot(policy.trained)
-    follow = lambda taken: average.follow(warm_decay(cfg.ema, taken) if cfg.ema else 0.0)
+    follow = average.average(cfg.ema)
     optimizer = adam(policy, lr)
     return Update("editor", loss, policy.trained, optimizer, every=every, schedule=warmup(cfg.warmup), after=follow), average
 
@@ -260,7 +260,7 @@ ARMS = {
 }
 
 
-def lead(arm: Mapping[str, Mapping[str, float]], other: str) -> float:
+def lead(arm: Arms, other: str) -> float:
     """By how much NP-Edit's overall score is above another arm's."""
     return arm["NP-Edit"]["train wording, overall"] - arm[other]["train wording, overall"]
 

@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.models.snapshot import Snapshot
 from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
 from saccade.tasks import DrawingTask, pictures_of
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
-from saccade.training.claims import Claim, Following, Scores
+from saccade.training.claims import Arms, Claim, Following, Scores, level
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -175,7 +175,7 @@ def alternation(
     )
     follow = Update(
         "generator", loss, policy.trained, adam(policy, lr), every=cfg.n_psi, schedule=rise,
-        after=lambda taken: average.follow(warm_decay(cfg.ema, taken) if cfg.ema else 0.0),
+        after=average.average(cfg.ema),
     )  # fmt: skip
     feed = OnPolicy(cfg.task.training(cfg.seed), fresh(policy), cfg.prompts_per_step, seed)
     return feed, Updates([teach, follow], micro_rows=cfg.micro_rows), {"policy": policy, "score": fake, "average": average}
@@ -200,9 +200,6 @@ ARMS = {
     "DI++, more reward": Following("DI*", Settings(alpha_rew=_HARD, **_KL)),
     "reward only": Following("DI*", Settings(alpha_rew=_HARD, alpha_div=0.0)),
 }
-
-Arms = Mapping[str, Scores]
-
 
 def curve(arm: Arms, method: str) -> list[tuple[float, float, float]]:
     """Reward, distance from real pictures and diversity of a method, from its start to its most rewarded end."""

@@ -42,7 +42,7 @@ from saccade.tasks.choosing import Choosing, beside, blank, fixed
 from saccade.tasks.retrieving import RetrievalTask
 from saccade.training.claims import Claim, Following, Scores
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, warmup
+from saccade.training.learner import Update, Updates, rise_and_fall
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 from saccade.worlds.sketches import Pairs, read_sketch
@@ -173,7 +173,7 @@ def embedding(
     loss = Matching(network, cfg.task.draw, pairs.pixels, canvases, cfg.margin, balance, taught)
     params = list(network.parameters())
     optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.01)
-    update = Update("embedding", loss, params, optimizer, schedule=rise_and_fall(steps))
+    update = Update("embedding", loss, params, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.05))
     kept_back = cfg.task.kept_back()
 
     def look(step: int) -> dict[str, float]:
@@ -203,12 +203,6 @@ def looker(
     whole = fixed(cfg.task.search(teacher, pairs, (full,)))
     taught = {"acc@1, teacher": whole["acc@1"], "MFLOPs, teacher": Meter(teacher, blank)(full) / 1e6}
     return lambda step: choices.scores(run, step) | taught
-
-
-def rise_and_fall(steps: int) -> Callable[[int], float]:
-    """A learning-rate factor that rises over the first twentieth and falls in a line to a twentieth."""
-    rise = warmup(max(steps // 20, 1))
-    return lambda taken: min(rise(taken), max(1 - taken / steps, 0.05))
 
 
 def collector(

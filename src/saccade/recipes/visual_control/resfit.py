@@ -285,7 +285,7 @@ CLAIMS = (
         lambda arm: arm["ResFiT"]["success"] - arm["filtered BC"]["success"],
     ),
     Claim(
-        "before the first correction they are the cloned policy, episode by episode",
+        "before the first correction they are the cloned policy, in return and length",
         lambda arm: -max(abs(arm["ResFiT"][f"{name}@0"] - arm["base"][name]) for name in ("return", "length")),
         every_seed=True,
     ),

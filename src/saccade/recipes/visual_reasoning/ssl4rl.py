@@ -42,7 +42,7 @@ from saccade.tasks.talking import conversations
 from saccade.tasks.templates import Template, asking, tagged
 from saccade.tasks.transfer import TransferTask
 from saccade.training import distributed
-from saccade.training.claims import Claim, Scores
+from saccade.training.claims import Arms, Claim, Scores
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -208,7 +208,7 @@ ARMS = {
 }
 
 
-def best(arm: Mapping[str, Scores]) -> Scores:
+def best(arm: Arms) -> Scores:
     """Scores of the single task that does best on the validation half."""
     return arm[max(SINGLES, key=lambda name: arm[name]["downstream, validation"])]
 

@@ -41,7 +41,7 @@ from saccade.tasks import Show, answers_to
 from saccade.tasks.gold import gold_rollout
 from saccade.tasks.grounding import GroundingTask, f1
 from saccade.tasks.templates import Template, around, asking, kept, tagged
-from saccade.training.claims import Claim
+from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -237,10 +237,11 @@ ARMS = {
     "odLength": replace(_FINDER, reward="odLength"),
     "weighted_sum": replace(_FINDER, reward="weighted_sum"),
 }
+RELATIONS = "out of domain, accuracy"
 CLAIMS = (
     Claim(
         "RL gains more on relations, which training did not show, than supervised fine-tuning on the same pictures",
-        lambda arm: gain(arm["grpo"]) - gain(arm["sft"]),
+        lambda arm: gain(arm["grpo"], RELATIONS) - gain(arm["sft"], RELATIONS),
         least=0.03,
     ),
     Claim(
@@ -250,7 +251,7 @@ CLAIMS = (
     ),
     Claim(
         "asked as the supervised one is, without thoughts, RL gains more on relations too",
-        lambda arm: gain(arm["grpo without thoughts"]) - gain(arm["sft"]),
+        lambda arm: gain(arm["grpo without thoughts"], RELATIONS) - gain(arm["sft"], RELATIONS),
         least=0.03,
     ),
     Claim(
@@ -263,8 +264,3 @@ CLAIMS = (
         lambda arm: arm["odLength"]["in domain, F1"] - arm["od_ap"]["in domain, F1"],
     ),
 )
-
-
-def gain(scores: Mapping[str, float]) -> float:
-    """How much the accuracy out of domain rose over that of the untrained model, asked in the same template."""
-    return scores["out of domain, accuracy"] - scores["out of domain, accuracy@0"]

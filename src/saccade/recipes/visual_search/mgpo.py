@@ -38,7 +38,7 @@ from saccade.tasks.searching import SearchingTask, batches, parts, sufficient
 from saccade.tasks.talking import conversations
 from saccade.tasks.templates import asking
 from saccade.training import distributed
-from saccade.training.claims import Claim
+from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -237,24 +237,20 @@ ARMS = {
 }
 
 
-def gain(arm: Mapping[str, Mapping[str, float]], view: str = "") -> float:
+def lead(arm: Arms, view: str = "") -> float:
     """What looking closer adds to the accuracy."""
     return arm[f"mgpo{view}"]["accuracy"] - arm[f"grpo{view}"]["accuracy"]
 
 
-def pointing(arm: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """How much more often the boxes of an arm hold the digit than those of the untrained model."""
-    return arm[name]["sufficient box"] - arm[name]["sufficient box@0"]
-
-
+BOXES = "sufficient box"
 CLAIMS = (
-    Claim("looking closer answers 15 points more than GRPO that gets the whole view back", gain, least=0.15),
-    Claim("15 points more boxes than at first hold what is asked for", lambda arm: pointing(arm, "mgpo"), least=0.15),
-    Claim("those of GRPO change by 7 points at most", lambda arm: 0.07 - abs(pointing(arm, "grpo"))),
+    Claim("looking closer answers 15 points more than GRPO that gets the whole view back", lead, least=0.15),
+    Claim("15 points more boxes than at first hold what is asked for", lambda arm: gain(arm["mgpo"], BOXES), least=0.15),
+    Claim("those of GRPO change by 7 points at most", lambda arm: 0.07 - abs(gain(arm["grpo"], BOXES))),
     Claim(
         "it answers 15 points more than with another row's crop",
         lambda arm: arm["mgpo"]["accuracy"] - arm["swapped"]["accuracy"],
         least=0.15,
     ),
-    Claim("the gain shrinks when the first view has more pixels", lambda arm: gain(arm) - gain(arm, ", wide view")),
+    Claim("the gain shrinks when the first view has more pixels", lambda arm: lead(arm) - lead(arm, ", wide view")),
 )
