@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,16 @@ def answers_to(attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> lis
     """One answer to each prompt, as `saccade sample` shows them: prompt, text. A prompt may begin with picture files."""
     problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, attempt(problems, seeds_B).outputs)]
+
+
+def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
+    """Of a recipe: rewards of held-out questions, answered greedily."""
+    return cfg.task.score(policies["policy"].greedy().rollout)
+
+
+def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """Of a recipe: one answer to each prompt, which may begin with picture files."""
+    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
 def asked(prompt: str) -> Question:

@@ -85,6 +85,16 @@ def films(world: Environment, policy: Any, seeds: Sequence[int] | Tensor, place:
     return [item | {"image": strip(item["clip"])} for item in items]
 
 
+def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
+    """Of a recipe: scores of test episodes, always the same ones, acted greedily."""
+    return cfg.task.score(policies["policy"])
+
+
+def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """Of a recipe: one filmed episode for each seed; there is nothing to prompt."""
+    return cfg.task.filmed(policies["policy"], seeds_B)
+
+
 def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
     """Tells a run, after a training step, of the episodes that it ended: their mean return, and how many there are."""
 

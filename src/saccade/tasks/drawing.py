@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,16 @@ def pictures_of(draw: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[
     """One picture for each prompt, as `saccade sample` shows them: prompt, image."""
     drawn = draw([Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
     return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, drawn.outputs)]
+
+
+def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
+    """Of a recipe: rewards of held-out prompts, drawn without noise but the first; the same prompts and noise each time."""
+    return cfg.task.score(policies["policy"].best)
+
+
+def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+    """Of a recipe: one picture for each prompt."""
+    return pictures_of(policies["policy"].best, prompts, seeds_B)
 
 
 def _judged_groups(reward_B: Tensor, group_B: Tensor) -> set[int]:

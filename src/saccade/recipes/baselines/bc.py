@@ -12,17 +12,18 @@ differs: Demonstrations are recorded episodes (ours, LeRobot's, Minari's), or th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from saccade.core import Rollout, generator
 from saccade.objectives.supervised import Supervised
 from saccade.policies.chunked import lessons
 from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
+from saccade.tasks import control
 from saccade.tasks.cloning import Demonstrations
 from saccade.tasks.control import ControlTask
 from saccade.training.claims import Claim
@@ -119,14 +120,7 @@ def imitating(policy: ActorCritic, spread: str) -> list[nn.Parameter]:
     return [*policy.trunk.parameters(), *policy.actor.parameters(), *(policy.head.parameters() if spread == "learned" else ())]
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, ActorCritic]) -> dict[str, float]:
-    """Scores of test episodes, always the same ones, acted greedily."""
-    return cfg.task.score(policies["policy"])
-
-
-def sample(cfg: Settings, policies: Mapping[str, ActorCritic], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+evaluate, sample = control.evaluate, control.sample
 
 
 ARMS = {

@@ -12,7 +12,7 @@ differs: Sampled with the Euler steps of the checkpoint's scheduler, not a secon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +24,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.forward_process import NFT
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups
-from saccade.tasks import DrawingTask, pictures_of
+from saccade.tasks import DrawingTask, drawing
 from saccade.training import distributed
 from saccade.training.claims import Claim, Other, gain
 from saccade.training.feeds import OnPolicy
@@ -131,14 +131,7 @@ def kept(cfg: Settings, taken: int) -> float:
     return min(cfg.decay_slope * max(taken - cfg.decay_after, 0), cfg.decay_most)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
-    """Rewards of held-out prompts, without noise but the first; the same prompts and noise each time."""
-    return cfg.task.score(policies["policy"].best)
-
-
-def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One picture for each prompt."""
-    return pictures_of(policies["policy"].best, prompts, seeds_B)
+evaluate, sample = drawing.evaluate, drawing.sample
 
 
 _CHECK = Settings(task=DrawingTask(held_out_size=192), steps=36, evaluate_every=18)

@@ -12,16 +12,14 @@ differs: No regression to pairs of noise and picture (DMD), no adversarial loss 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.tasks import DrawingTask, pictures_of
+from saccade.tasks import DrawingTask, drawing
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
@@ -138,14 +136,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
-    """Rewards of kept-back prompts; the same prompts and noise each time."""
-    return cfg.task.score(policies["policy"].best)
-
-
-def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One picture for each prompt."""
-    return pictures_of(policies["policy"].best, prompts, seeds_B)
+evaluate, sample = drawing.evaluate, drawing.sample
 
 
 ARMS = {"dmd": PRESETS["dmd"], "diff-instruct": PRESETS["diff-instruct"], "four steps": PRESETS["four-steps"]}

@@ -12,7 +12,7 @@ differs: The embedded default trains the weights themselves (no LoRA), a window 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +24,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups, random_window, sliding_window
-from saccade.tasks import DrawingTask, pictures_of
+from saccade.tasks import DrawingTask, drawing
 from saccade.training import distributed
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
@@ -163,14 +163,7 @@ def steps_to_draw(cfg: Settings, step: int) -> tuple[int, ...]:
     raise ValueError(f"unknown schedule '{cfg.schedule}': one of first, random, sliding")
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
-    """Rewards of held-out prompts, sampled without noise; the same prompts and noise each time."""
-    return cfg.task.score(policies["policy"].best)
-
-
-def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One picture for each prompt."""
-    return pictures_of(policies["policy"].best, prompts, seeds_B)
+evaluate, sample = drawing.evaluate, drawing.sample
 
 
 _CHECK = Settings(task=DrawingTask(held_out_size=192))

@@ -14,7 +14,7 @@ differs: Right answers earn 1 and wrong ones 0, where DAPO's earn 1 and -1; its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -24,14 +24,14 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout, spawn
 from saccade.math import surrogates
-from saccade.math.credit import group_advantage, shuffled, leave_one_out
+from saccade.math.credit import group_advantage, leave_one_out, shuffled
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.length import Overlong
 from saccade.sampling.filtering import until_telling
 from saccade.sampling.layout import in_groups
-from saccade.tasks import AnsweringTask, answers_to
+from saccade.tasks import AnsweringTask, answering
 from saccade.tasks.templates import Template, asking
 from saccade.training import distributed
 from saccade.training.claims import Claim, gain
@@ -181,14 +181,7 @@ def credit(cfg: Settings, rollout: Rollout) -> Tensor:
     return group_advantage(reward, group_B, scale=cfg.credit, unbiased=True, all_sum=distributed.all_sum)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
-    """Rewards of held-out questions, answered greedily."""
-    return cfg.task.score(policies["policy"].greedy().rollout)
-
-
-def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One answer to each prompt, which may begin with picture files."""
-    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
+evaluate, sample = answering.evaluate, answering.sample
 
 
 KIN = ("dr-grpo", "dapo", "gspo", "rloo", "cispo")

@@ -11,15 +11,12 @@ differs: The defaults are those of stable-baselines3. An episode cut off by time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor
-
 from saccade.core import Rollout
 from saccade.policies.control import ActorCritic, ActorCriticModel, build
-from saccade.tasks import stable_baselines
+from saccade.tasks import control, stable_baselines
 from saccade.tasks.control import ControlTask, returns
 from saccade.tasks.proximal import Proximal, feed, learner
 from saccade.training.claims import Claim, gain, level
@@ -100,14 +97,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, ActorCritic]) -> dict[str, float]:
-    """Scores of test episodes, always the same ones, acted greedily."""
-    return cfg.task.score(policies["policy"])
-
-
-def sample(cfg: Settings, policies: Mapping[str, ActorCritic], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+evaluate, sample = control.evaluate, control.sample
 
 
 _POLE, _REACH = PRESETS["tiny"], PRESETS["reach"]

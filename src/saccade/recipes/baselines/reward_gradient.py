@@ -14,7 +14,7 @@ differs: ReFL has no second loss on a data set's pictures, and its reward is not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.reward_gradient import RewardGradient
 from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.tasks import DrawingTask, pictures_of
+from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
 from saccade.training.claims import Claim, Following, gain
@@ -39,7 +39,7 @@ from saccade.training.run import Run
 class Settings:
     """ReFL; the defaults are the embedded miniature's."""
 
-    flow: FlowModel = FlowModel(guidance=2.0)
+    flow: FlowModel = FlowModel()
     task: DrawingTask = DrawingTask()
     criticism: Criticism = Criticism()
     scorer: str = "critic"
@@ -59,7 +59,7 @@ class Settings:
     """ReFL: a random one of so many last steps is left for the picture predicted there; 0 walks to the end."""
     copies: int = 0
     """DRaFT-LV: times that the last step is taken, each from fresh noise on the picture that was made; 0 switches it off."""
-    lr: float = 5e-5
+    lr: float = 3e-5
     """Learning rate of AdamW."""
     warmup: int = 5
     """Optimiser steps over which the learning rate rises."""
@@ -140,14 +140,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
-    """Rewards of kept-back prompts; the same prompts and noise each time."""
-    return cfg.task.score(policies["policy"].best)
-
-
-def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One picture for each prompt."""
-    return pictures_of(policies["policy"].best, prompts, seeds_B)
+evaluate, sample = drawing.evaluate, drawing.sample
 
 
 ARMS = {

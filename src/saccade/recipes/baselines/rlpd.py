@@ -11,13 +11,10 @@ differs: The embedded check has four critics of 64 units for ten of 256, two gra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from saccade.objectives.off_policy import RLPD
-from saccade.tasks import replaying
+from saccade.tasks import control, replaying
 from saccade.tasks.cloning import Demonstrations
 from saccade.tasks.control import ControlTask
 from saccade.tasks.replaying import Agent, Course, Replaying, Scaled, agent, recorded
@@ -70,14 +67,7 @@ def remembered(cfg: Settings, own: Agent, run: Run) -> Buffer | None:
     return recorded(episodes, own.range, cfg.seed)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
-    """Scores of test episodes, always the same ones, acted without noise."""
-    return cfg.task.score(policies["policy"])
-
-
-def sample(cfg: Settings, policies: Mapping[str, Scaled], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+evaluate, sample = control.evaluate, control.sample
 
 
 _ALONE = replace(Settings().learning, how=replace(_SPARSE, offline_share=0.0))

@@ -12,14 +12,11 @@ differs: The target entropy is -1 for each dimension of the action. On vectors t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor
-
 from saccade.objectives.off_policy import REDQ
-from saccade.tasks import replaying, replaying_oracle
+from saccade.tasks import control, replaying, replaying_oracle
 from saccade.tasks.control import ControlTask
 from saccade.tasks.replaying import Course, Replaying, Scaled, agent
 from saccade.training.claims import Claim, level
@@ -70,14 +67,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
-    """Scores of test episodes, always the same ones, acted without noise."""
-    return cfg.task.score(policies["policy"])
-
-
-def sample(cfg: Settings, policies: Mapping[str, Scaled], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+evaluate, sample = control.evaluate, control.sample
 
 
 _SMALL = replace(_TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=Course(env_steps=1000, evaluate_every=300))

@@ -10,7 +10,7 @@ differs: A batch holds each question once, with its answer, where GRPO has a gro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from saccade.core import Problem, Rollout, generator
 from saccade.objectives.supervised import Supervised
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.tasks import AnsweringTask, answers_to
+from saccade.tasks import AnsweringTask, answering
 from saccade.tasks.gold import gold_rollout
 from saccade.tasks.templates import Template, around, asking
 from saccade.training.claims import Claim, gain
@@ -102,14 +102,7 @@ def shuffled(problems: Sequence[Problem], seeds_P: Tensor) -> list[Problem]:
     return [replace(problem, answer=problems[i].answer) for problem, i in zip(problems, order)]
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
-    """Rewards of held-out questions, answered greedily."""
-    return cfg.task.score(policies["policy"].greedy().rollout)
-
-
-def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One answer to each prompt, which may begin with picture files."""
-    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
+evaluate, sample = answering.evaluate, answering.sample
 
 
 _CHECK = Settings(steps=240, evaluate_every=240)

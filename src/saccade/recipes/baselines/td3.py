@@ -10,14 +10,11 @@ differs: The slow critics follow at each of their steps and the slow actor at ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from saccade.objectives.off_policy import TD3
-from saccade.tasks import replaying, replaying_oracle
+from saccade.tasks import control, replaying, replaying_oracle
 from saccade.tasks.control import ControlTask
 from saccade.tasks.replaying import Course, Replaying, Scaled, agent
 from saccade.training.claims import Claim, level
@@ -59,14 +56,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, Scaled]) -> dict[str, float]:
-    """Scores of test episodes, always the same ones, acted without noise."""
-    return cfg.task.score(policies["policy"])
-
-
-def sample(cfg: Settings, policies: Mapping[str, Scaled], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+evaluate, sample = control.evaluate, control.sample
 
 
 ARMS = {"td3": Settings(), "td3, sb3": Settings(method="sb3")}

@@ -17,18 +17,16 @@ differs: SDXL's network, which predicts noise, is not among our backbones: the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.tasks import DrawingTask, pictures_of
+from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
 from saccade.training.claims import Arms, Claim, Following, Scores, level
@@ -181,14 +179,7 @@ def alternation(
     return feed, Updates([teach, follow], micro_rows=cfg.micro_rows), {"policy": policy, "score": fake, "average": average}
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
-    """Rewards of kept-back prompts; the same prompts and noise each time."""
-    return cfg.task.score(policies["policy"].best)
-
-
-def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One picture for each prompt."""
-    return pictures_of(policies["policy"].best, prompts, seeds_B)
+evaluate, sample = drawing.evaluate, drawing.sample
 
 
 _KL = dict(divergence="integral_kl", through_scores=False)
