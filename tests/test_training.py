@@ -20,7 +20,7 @@ from saccade.sampling.layout import in_groups, random_window, sliding_window
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
-from saccade.training.learner import Update, Updates, minibatch
+from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
 from saccade.training.loop import train
 from saccade.training.run import Interrupted, Run, RunFailed
 
@@ -220,6 +220,11 @@ class _Any:
 
     def load_state_dict(self, state):
         pass
+
+
+def test_rates_rise_and_fall():
+    rate = rise_and_fall(100, 5, 0.1)
+    assert rate(0) == 0.2 and rate(5) == pytest.approx(0.95) and rate(99) == 0.1 and rise_and_fall(4, 0)(4) == 0
 
 
 def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):

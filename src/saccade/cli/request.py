@@ -29,7 +29,7 @@ class Options:
     stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
     """A run with the same recipe and seed whose stages are taken as they are; what comes after them is trained here."""
     keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
-    """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: the checkpoint that did best stays in RUN/best."""
+    """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: what did best stays in RUN/best."""
     sink: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="S", help_behavior_hint="")] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
     json: Flag = False

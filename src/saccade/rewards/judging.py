@@ -2,8 +2,8 @@
 
 A reward that raises is asked row by row, so that one broken sample costs one verdict; NaN = no verdict. A reward that can
 judge nothing at all ends the run with its own error. A call may take PATIENCE seconds, or as many as the reward's attribute
-``patience`` says; where it took longer the rows, one by one, are given as much in all. One that returns several verdicts by name counts as their mean, and
-each of them is kept beside it, as "reward.name".
+``patience`` says; where it took longer the rows, one by one, are given as much in all. One that returns several verdicts by
+name counts as their mean, and each of them is kept beside it, as "reward.name".
 """
 
 from __future__ import annotations

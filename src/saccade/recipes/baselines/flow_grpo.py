@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,15 +50,15 @@ class Settings:
     """Attempts of each prompt, compared with one another."""
     window: int = 2
     """Denoising steps that are stochastic and trained."""
-    schedule: str = "first"
+    schedule: Literal["first", "random", "sliding"] = "first"
     """Where the window lies: first, random (Flow-GRPO-Fast) or sliding (MixGRPO)."""
     clip: float = 1e-4
     """Range of the probability ratio; small since log-probs are means over latent dimensions."""
     beta: float = 0.0
     """Weight of the distance to the reference."""
-    kl: str = "drift"
+    kl: Literal["drift", "variance"] = "drift"
     """Denominator of that distance: drift 2 S^2 / |dt| (Flow-GRPO) or variance 2 S^2 (PromptRL)."""
-    spread: str = "batch"
+    spread: Literal["batch", "group"] = "batch"
     """Where the standard deviation of rewards is taken: batch or group."""
     lr: float = 1e-4
     """Learning rate of AdamW."""
