@@ -14,15 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
-from saccade.models.snapshot import Snapshot
-from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
+from saccade.objectives.distillation import ScoreDistillation
+from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.tasks import DrawingTask, drawing
+from saccade.tasks.turns import Turns
 from saccade.training.claims import Claim, gain
-from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
@@ -33,36 +29,13 @@ class Settings:
 
     flow: FlowModel = FlowModel(sampling_steps=1)
     task: DrawingTask = DrawingTask()
-    reference: str = ""
-    """The diffusion that is distilled; empty: where the generator begins."""
-    reference_guidance: float = 3.0
-    """Scale of the diffusion's classifier-free guidance."""
-    reference_steps: int = 20
-    """Denoising steps of the diffusion when it is measured itself."""
+    turns: Turns = Turns(score_updates=2)
     seed: int = 0
     """Seed of prompts and noise."""
     steps: int = 300
-    """Training steps; each teaches the score network, every ``n_psi``-th the generator too."""
-    prompts_per_step: int = 32
-    """Prompts in a batch, one attempt at each, over all processes."""
-    n_psi: int = 2
-    """Updates of the score network for each of the generator."""
+    """Training steps; each teaches the score network, every ``score_updates``-th the generator too."""
     normalised: bool = True
     """Weigh rows by how far the diffusion's picture lies from the generator's (DMD)."""
-    earliest: float = 0.02
-    """Least noise at which scores are compared and learned (1 is noise alone)."""
-    latest: float = 0.98
-    """Most noise at which scores are compared and learned."""
-    lr: float = 1e-4
-    """Learning rate of AdamW for the generator."""
-    fake_lr: float = 3e-4
-    """Learning rate of AdamW for the score network."""
-    warmup: int = 5
-    """Optimiser steps over which the learning rates rise."""
-    ema: float = 0.95
-    """Decay of the averaged weights that are evaluated; 0 evaluates the trained ones."""
-    micro_rows: int = 64
-    """Attempts that go through the networks at once in an update."""
     evaluate_every: int = 150
     save_every: int = 150
 
@@ -74,12 +47,15 @@ _REAL = Settings(
         precision="bfloat16", checkpointing=True, sharded=True, at_once=4,
     ),
     task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
-    reference_guidance=4.5, reference_steps=40, steps=100_000, prompts_per_step=64, n_psi=5,
-    lr=5e-7, fake_lr=5e-7, warmup=500, ema=0.999, micro_rows=1, evaluate_every=1000, save_every=500,
+    turns=Turns(
+        reference_guidance=4.5, reference_steps=40, prompts_per_step=64, score_updates=5, lr=5e-7, score_lr=5e-7,
+        warmup=500, ema=0.999, micro_rows=1,
+    ),
+    steps=100_000, evaluate_every=1000, save_every=500,
 )  # fmt: skip
 PRESETS = {
     "dmd": _TINY,
-    "diff-instruct": replace(_TINY, normalised=False, n_psi=1),
+    "diff-instruct": replace(_TINY, normalised=False, turns=Turns()),
     "four-steps": replace(_TINY, flow=FlowModel(sampling_steps=4, kernel="renoise")),
     "sd35-medium": _REAL,
     "sd35-medium-four-steps": replace(_REAL, flow=replace(_REAL.flow, sampling_steps=4, kernel="renoise")),
@@ -94,45 +70,21 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of kept-back prompts before and after."""
     policy = policies(cfg)["policy"]
-    diffusion = replace(
-        cfg.flow, model=cfg.reference or cfg.flow.model, kernel="flow_sde", sampling_steps=cfg.reference_steps
-    )
-    fake = build(diffusion, (), cfg.seed, beside=policy)
-    reference = frozen(replace(diffusion, sharded=False, guidance=cfg.reference_guidance), beside=policy)
-    average, rise = Snapshot(policy.trained), warmup(cfg.warmup)
-    # As in Diff-Instruct without momentum: what the other network taught a step ago no longer holds.
-    adam = lambda part, lr: torch.optim.AdamW(part.trained, lr=lr, betas=(0.0, 0.999), weight_decay=0.0)
-    teach = Update(
-        "score", ScoreMatching(fake, cfg.earliest, cfg.latest), fake.trained, adam(fake, cfg.fake_lr), schedule=rise
-    )
-    follow = Update(
-        "generator",
-        ScoreDistillation(
-            policy, fake, reference, "integral_kl", through_scores=False, normalised=cfg.normalised,
-            guidance=cfg.reference_guidance, low=cfg.earliest, high=cfg.latest,
-        ),
-        policy.trained,
-        adam(policy, cfg.lr),
-        every=cfg.n_psi,
-        schedule=rise,
-        after=average.average(cfg.ema),
+    fake, reference = cfg.turns.networks(cfg.flow, policy, cfg.seed)
+    loss = ScoreDistillation(
+        policy, fake, reference, "integral_kl", through_scores=False, normalised=cfg.normalised,
+        guidance=cfg.turns.reference_guidance,
     )  # fmt: skip
+    feed, learner, state = cfg.turns.parts(cfg.task.training(cfg.seed), loss, cfg.seed)
 
     def look(step: int) -> dict[str, float]:
-        with average:
+        with state["average"]:
             found = cfg.task.score(policy.best, run.show(step))
         whole = cfg.task.score(reference.best) if step == 0 else {}
         return found | {f"reference, {name}": value for name, value in whole.items()}
 
     return run_loop(
-        OnPolicy(cfg.task.training(cfg.seed), fresh(policy), cfg.prompts_per_step, cfg.seed),
-        Updates([teach, follow], micro_rows=cfg.micro_rows),
-        run,
-        cfg.steps,
-        state={"policy": policy, "score": fake, "average": average},
-        evaluate=look,
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.save_every,
+        feed, learner, run, cfg.steps, state=state, evaluate=look, evaluate_every=cfg.evaluate_every, save_every=cfg.save_every
     )
 
 

@@ -21,17 +21,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 
-from saccade.models.snapshot import Snapshot
-from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
+from saccade.objectives.distillation import ScoreDistillation
+from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
+from saccade.tasks.turns import Turns
 from saccade.training.claims import Arms, Claim, Following, Scores, level
-from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
@@ -43,8 +40,7 @@ class Settings:
     flow: FlowModel = FlowModel(sampling_steps=1)
     task: DrawingTask = DrawingTask()
     criticism: Criticism = Criticism()
-    reference: str = ""
-    """The diffusion that the generator is held to, and whose score network is its own at first; empty: where it began."""
+    turns: Turns = Turns(score_lr=2e-4)
     scorer: str = "critic"
     """The differentiable reward: critic (taught in the first stage), text_image, or FILE.py:FUNCTION."""
     scorer_model: str = ""
@@ -56,9 +52,7 @@ class Settings:
     distil_lr: float = 3e-4
     """Learning rate of that stage, of both networks."""
     steps: int = 120
-    """Training steps; each teaches the score network, every ``n_psi``-th the generator too."""
-    prompts_per_step: int = 32
-    """Prompts in a batch, one attempt at each, over all processes."""
+    """Training steps; each teaches the score network, every ``score_updates``-th the generator too."""
     divergence: Literal["pseudo_huber", "integral_kl", "squared"] = "pseudo_huber"
     """Norm of the difference of scores; integral_kl (Diff-Instruct++) needs through_scores off."""
     kappa: float = 0.03
@@ -68,31 +62,11 @@ class Settings:
     normalised: bool = False
     """Weigh rows by how far the reference's picture lies from the generator's, as DMD does."""
     guide: Literal["in", "out", "none"] = "in"
-    """Classifier-free guidance in the reference, as a term of its own, or not at all."""
-    alpha_cfg: float = 3.0
-    """Scale of that guidance."""
-    alpha_rew: float = 0.2
-    """Weight of the reward."""
-    alpha_div: float = 1.0
+    """The reference's classifier-free guidance (the paper's alpha_cfg) in it, as a term of its own, or not at all."""
+    reward_weight: float = 0.2
+    """Weight of the reward (the paper's alpha_rew)."""
+    divergence_weight: float = 1.0
     """Weight of the divergence; 0 leaves the reward alone."""
-    earliest: float = 0.02
-    """Least noise at which scores are compared and learned (1 is noise alone)."""
-    latest: float = 0.98
-    """Most noise at which scores are compared and learned."""
-    n_psi: int = 1
-    """Updates of the score network for each of the generator."""
-    lr: float = 1e-4
-    """Learning rate of AdamW for the generator."""
-    fake_lr: float = 2e-4
-    """Learning rate of AdamW for the score network."""
-    warmup: int = 5
-    """Optimiser steps over which the learning rates rise."""
-    ema: float = 0.95
-    """Decay of the averaged weights that are evaluated; 0 evaluates the trained ones."""
-    micro_rows: int = 64
-    """Attempts that go through the networks at once in an update."""
-    reference_steps: int = 20
-    """Denoising steps of the diffusion when it is measured itself."""
     evaluate_every: int = 60
     save_every: int = 60
 
@@ -107,8 +81,10 @@ PRESETS = {
         task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
         criticism=Criticism(critic_steps=0),
         scorer="text_image", scorer_model="yuvalkirstain/PickScore_v1",
-        distil_steps=20_000, distil_lr=1e-5, steps=20_000, prompts_per_step=128, alpha_cfg=7.5, alpha_rew=0.4,
-        lr=1e-6, fake_lr=1e-6, warmup=500, ema=0.999, micro_rows=1, evaluate_every=500, save_every=500,
+        turns=Turns(
+            reference_guidance=7.5, prompts_per_step=128, lr=1e-6, score_lr=1e-6, warmup=500, ema=0.999, micro_rows=1
+        ),
+        distil_steps=20_000, distil_lr=1e-5, steps=20_000, reward_weight=0.4, evaluate_every=500, save_every=500,
     ),
 }  # fmt: skip
 
@@ -118,32 +94,27 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     return {"policy": build(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
 
 
-def score_networks(cfg: Settings, beside: FlowPolicy) -> tuple[FlowPolicy, FlowPolicy]:
-    """The network that learns the generator's score and the frozen diffusion, equal at first."""
-    diffusion = replace(cfg.flow, model=cfg.reference or cfg.flow.model, kernel="flow_sde", sampling_steps=cfg.reference_steps)
-    return build(diffusion, (), cfg.seed, beside), frozen(replace(diffusion, sharded=False, guidance=cfg.alpha_cfg), beside)
-
-
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Teach the critic, distil the start, then train on reward and divergence. Returns the scores before and after."""
     policy = policies(cfg)["policy"]
-    fake, reference = score_networks(cfg, policy)
+    fake, reference = cfg.turns.networks(cfg.flow, policy, cfg.seed)
     critic = cfg.criticism.taught(cfg.task, policy, run, cfg.seed)
+    problems = cfg.task.training(cfg.seed)
     plain = ScoreDistillation(
-        policy, fake, reference, "integral_kl", cfg.kappa, through_scores=False, normalised=True, guidance=cfg.alpha_cfg,
-        low=cfg.earliest, high=cfg.latest,
+        policy, fake, reference, "integral_kl", cfg.kappa, through_scores=False, normalised=True,
+        guidance=cfg.turns.reference_guidance,
     )  # fmt: skip
     if cfg.distil_steps:
-        first = run.stage("distil")
-        feed, learner, state = alternation(cfg, plain, cfg.distil_lr, cfg.distil_lr, cfg.seed + 1)
-        run_loop(feed, learner, first, cfg.distil_steps, state=state, save_every=cfg.save_every)
+        distil = replace(cfg.turns, lr=cfg.distil_lr, score_lr=cfg.distil_lr)
+        feed, learner, state = distil.parts(problems, plain, cfg.seed + 1)
+        run_loop(feed, learner, run.stage("distil"), cfg.distil_steps, state=state, save_every=cfg.save_every)
         policy.load_state_dict(state["average"].state_dict())
     judge = scorer(cfg.scorer, critic, cfg.scorer_model, str(policy.device))
     chosen = replace(
         plain, divergence=cfg.divergence, through_scores=cfg.through_scores, normalised=cfg.normalised, guide=cfg.guide,
-        weight=cfg.alpha_div, reward=judge, reward_weight=cfg.alpha_rew,
+        weight=cfg.divergence_weight, reward=judge, reward_weight=cfg.reward_weight,
     )  # fmt: skip
-    feed, learner, state = alternation(cfg, chosen, cfg.lr, cfg.fake_lr, cfg.seed)
+    feed, learner, state = cfg.turns.parts(problems, chosen, cfg.seed)
     survey = Survey(critic, cfg.task, cfg.flow.size) if critic else None
 
     def look(step: int) -> dict[str, float]:
@@ -159,37 +130,17 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def alternation(
-    cfg: Settings, loss: ScoreDistillation, lr: float, fake_lr: float, seed: int
-) -> tuple[OnPolicy, Updates, dict]:
-    """The two networks taking turns on fresh samples: feed, learner, and what a checkpoint holds."""
-    policy, fake = loss.generator, loss.fake
-    average = Snapshot(policy.trained)
-    # As in SiD and Diff-Instruct without momentum: what the other network taught a step ago no longer holds.
-    adam = lambda part, lr: torch.optim.AdamW(part.trained, lr=lr, betas=(0.0, 0.999), weight_decay=0.0)
-    rise = warmup(cfg.warmup)
-    teach = Update(
-        "score", ScoreMatching(fake, cfg.earliest, cfg.latest), fake.trained, adam(fake, fake_lr), schedule=rise
-    )
-    follow = Update(
-        "generator", loss, policy.trained, adam(policy, lr), every=cfg.n_psi, schedule=rise,
-        after=average.average(cfg.ema),
-    )  # fmt: skip
-    feed = OnPolicy(cfg.task.training(cfg.seed), fresh(policy), cfg.prompts_per_step, seed)
-    return feed, Updates([teach, follow], micro_rows=cfg.micro_rows), {"policy": policy, "score": fake, "average": average}
-
-
 evaluate, sample = drawing.evaluate, drawing.sample
 
 
 _KL = dict(divergence="integral_kl", through_scores=False)
-_HARD = 3 * PRESETS["tiny"].alpha_rew
+_HARD = 3 * PRESETS["tiny"].reward_weight
 ARMS = {
     "DI*": PRESETS["tiny"],
-    "DI*, more reward": Following("DI*", Settings(alpha_rew=_HARD)),
+    "DI*, more reward": Following("DI*", Settings(reward_weight=_HARD)),
     "DI++": Following("DI*", Settings(**_KL)),
-    "DI++, more reward": Following("DI*", Settings(alpha_rew=_HARD, **_KL)),
-    "reward only": Following("DI*", Settings(alpha_rew=_HARD, alpha_div=0.0)),
+    "DI++, more reward": Following("DI*", Settings(reward_weight=_HARD, **_KL)),
+    "reward only": Following("DI*", Settings(reward_weight=_HARD, divergence_weight=0.0)),
 }
 
 def curve(arm: Arms, method: str) -> list[tuple[float, float, float]]:
