@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.math.pixels import to_bytes, to_unit
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _GAP = 2
 
@@ -32,7 +34,7 @@ def read(file: Path) -> Tensor:
             pixels = np.array(picture.convert("RGB"))
     except Exception as error:  # damaged files make every kind of error in the decoders
         raise ValueError(f"{file} is not a readable picture: {error}") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return to_unit(pixels)
 
 
 def write_grid(rows: Sequence[Sequence[Tensor]], file: Path) -> None:
@@ -47,6 +49,5 @@ def write_grid(rows: Sequence[Sequence[Tensor]], file: Path) -> None:
         for c, picture in enumerate(row):
             top, left = r * (height + _GAP), c * (width + _GAP)
             sheet[:, top : top + height, left : left + width] = picture
-    pixels = (sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
+    Image.fromarray(to_bytes(sheet)).save(file)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.math.pixels import to_unit
+from saccade.models.device import device_of
 from saccade.models.locate import description, locate, quiet, reading
 
 INITIAL = 0.06
@@ -82,7 +84,7 @@ class Captioner:
     def pixels(self, pictures: np.ndarray) -> Tensor:
         """Pictures as the model takes them, in the size, mean and spread of its processor: ``[n, 3, size, size]``."""
         own = self.processor.image_processor
-        x = torch.as_tensor(pictures).to(self.model.device).permute(0, 3, 1, 2).float() / 255
+        x = to_unit(torch.as_tensor(pictures).to(self.model.device))
         size = (own.size["height"], own.size["width"])
         if tuple(x.shape[2:]) != size:
             x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
@@ -122,7 +124,7 @@ def load(
     beams: int = 1,
     no_repeat: int = 0,
     dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: str = "cpu",
 ) -> Captioner:
     """A captioner from the hub or a folder, frozen. ValueError with one line if it is none or cannot be had."""
     import transformers
@@ -137,7 +139,7 @@ def load(
         processor = _processor(transformers.AutoTokenizer.from_pretrained(place), place)
     if found["missing_keys"]:
         raise ValueError(f"model '{name}': {place} lacks the weight {min(found['missing_keys'])}")
-    words = Captioner(model.to(device).eval().requires_grad_(False), processor, length, prompt, beams, no_repeat)
+    words = Captioner(model.to(device_of(device)).eval().requires_grad_(False), processor, length, prompt, beams, no_repeat)
     room = model.config.text_config.max_position_embeddings
     if len(words.begun) + length > room:
         raise ValueError(f"model '{name}': a prompt of {len(words.begun)} ids and captions of {length} do not fit into its {room} places")

@@ -13,6 +13,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from saccade.math.pixels import to_unit
+
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
 CONVOLUTIONS = {
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
@@ -71,7 +73,7 @@ class Pixels(nn.Module):
         self.features = nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(height * width * below, features)), nn.ReLU())
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.features(self.convolutions(picture_N.permute(0, 3, 1, 2).float() / 255))
+        return self.features(self.convolutions(to_unit(picture_N)))
 
 
 class Standardise(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from saccade.math.pixels import to_unit
 from saccade.models.control import orthogonal
 
 EMBEDDING = 32
@@ -56,7 +57,7 @@ class Sight(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.layers(picture_N.permute(0, 3, 1, 2).float() / 255).flatten(1)
+        return self.layers(to_unit(picture_N)).flatten(1)
 
 
 def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -> tuple[nn.Module, int]:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saccade.models.device import device_of
+
 _GRID = 2
 """Features are averaged over so many cells a side, at any canvas: what is where still shows."""
 _LIBRARIES = ("torchvision", "timm")
@@ -54,8 +56,7 @@ def embedder(name: str, dim: int, seed: int = 0, device: str = "cpu") -> Embedde
     Ours begin at weights that follow from ``seed``; ``device`` "auto" is the GPU where there is one. ValueError for an unknown
     name, or where the library is missing.
     """
-    place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return _built(name, dim, seed).to(place)
+    return _built(name, dim, seed).to(device_of(device))
 
 
 def _built(name: str, dim: int, seed: int) -> Embedder:

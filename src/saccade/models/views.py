@@ -8,6 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from saccade.math.pixels import to_unit
+
 
 class Patches(nn.Module):
     """Pictures uint8 ``[B, H, W, C]`` to tokens ``[B, N, width]``, N patches; ValueError for sides that patches do not fill."""
@@ -24,7 +26,7 @@ class Patches(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, picture: Tensor) -> Tensor:
-        pixels = picture.movedim(-1, 1).float() / 255 - 0.5
+        pixels = to_unit(picture) - 0.5
         tokens = self.cut(pixels).flatten(2).transpose(1, 2) + self.place
         for one in self.layers:
             tokens = one(tokens)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.models.device import device_of
 from saccade.models.differentiable import Preparation
 from saccade.models.language import LanguageModel, load
 from saccade.models.passages import Passage, Sight, beside
@@ -87,8 +88,7 @@ def reader(
     model: str, precision: str = "float32", device: str = "cpu", min_pixels: int | None = None, max_pixels: int | None = None
 ) -> YesNo:
     """The model by hub id, folder or miniature's name, loaded once. ValueError with one line if it cannot serve."""
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    language = load(model, getattr(torch, precision), device, min_pixels, max_pixels)
+    language = load(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
     # Eyes whose weights count as trained let gradients through and keep nothing; the weights themselves are frozen.
     eyes = Eyes(language.model, list(parameters(language.model)))
     return YesNo(language, Preparation.of(language), eyes, tokens_of("yes", language), tokens_of("no", language))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Rollout
 from saccade.models.control import MLP, Encoder
+from saccade.models.device import device_of
 from saccade.models.twin import Twin, fits
 from saccade.policies.heads import Categorical, Gaussian, Head
 
@@ -165,17 +166,18 @@ def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def build(
-    model: ActorCriticModel, seen: spaces.Dict, action: spaces.Space, seed: int, device: torch.device | str = "cpu"
+    model: ActorCriticModel, seen: spaces.Dict, action: spaces.Space, seed: int, device: str = "cpu"
 ) -> ActorCritic:
     """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other spaces or settings."""
     if model.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
+    place = device_of(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = Encoder(seen, model.width, model.features, model.convolutions, model.standardise)
         head = _head(action, model.log_std)
         nets = [_net(model, trunk.size, size, gain) for size, gain in ((head.outputs, 0.01), (1, 1.0))]
-    return ActorCritic(trunk.to(device), nets[0].to(device), nets[1].to(device), head.to(device), model)
+    return ActorCritic(trunk.to(place), nets[0].to(place), nets[1].to(place), head.to(place), model)
 
 
 def _net(model: ActorCriticModel, size: int, outputs: int, gain: float) -> MLP:

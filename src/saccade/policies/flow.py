@@ -21,6 +21,7 @@ from saccade.math.guidance import guided
 from saccade.math.kernels import flow_kernel, gaussian_logp, ode
 from saccade.math.paths import to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.device import device_of
 from saccade.models.diffusion import Backbone, Conditioning, Prompt, PromptCache, load
 from saccade.models.sharding import shard
 from saccade.policies.flow_models import FlowModel
@@ -318,7 +319,7 @@ def frozen(cfg: FlowModel, beside: FlowPolicy) -> FlowPolicy:
 
 
 def _backbone(cfg: FlowModel, resting: torch.dtype, beside: FlowPolicy | None) -> Backbone:
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(cfg.device)
     lender = beside.backbone if beside else None
     backbone = load(cfg.model, text_length=cfg.text_length, dtype=resting, device=device, beside=lender)
     if cfg.checkpointing:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from saccade.core import Likelihood, Problem, Rollout, generator
 from saccade.math.guidance import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.device import device_of
 from saccade.models.head import weigh
 from saccade.models.janus import Painter, load, paint
 from saccade.models.language import save
@@ -232,7 +233,7 @@ def build(
     cfg: ImageTokenModel, prompt: Callable[[Problem], Prompt] = inputs_as_wish, seed: int = 0
 ) -> ImageTokenPolicy:
     """Load the model and open its trained weights. ValueError with one line if it cannot be had."""
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
     painter = load(cfg.model, precision if cfg.lora_rank else torch.float32, device)
     trained = trainable(nn.ModuleList(painter.path), cfg.lora_rank, seed=seed)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.device import device_of
 from saccade.models.drafts import Draft, Manner
 from saccade.models.head import weigh
 from saccade.models.language import LanguageModel, load, save
@@ -198,7 +199,7 @@ def build(
 ) -> TokenPolicy:
     """Load the model and open its trained weights. ValueError with one line if it cannot be had."""
     cfg = cfg.plain() if isinstance(cfg, WriterModel) else cfg
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
     language = load(cfg.model, precision if cfg.lora_rank else torch.float32, device, cfg.min_pixels, cfg.max_pixels)
     model = language.model

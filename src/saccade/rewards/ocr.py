@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Rollout
+from saccade.math.pixels import to_bytes
 from saccade.rewards.text import edit_distance
 
 
@@ -39,8 +40,7 @@ def likeness(seen: str, asked: str) -> float:
 
 def read(picture: Tensor) -> str:
     """All words that rapidocr finds in a picture ``[3, H, W]`` in [0, 1], one after another."""
-    pixels = (picture.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return "".join(_reader()(pixels[..., ::-1].copy()).txts or ())  # it takes blue first
+    return "".join(_reader()(to_bytes(picture)[..., ::-1].copy()).txts or ())  # it takes blue first
 
 
 def _asked(answer: Any) -> str:

@@ -10,7 +10,7 @@ long a program is judges `rewards.imitation`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Rollout
+from saccade.math.pixels import to_unit
 from saccade.rewards import likeness
 from saccade.rewards.reading import said
 from saccade.tools.render import STATUSES, Box, Refused, Render, Request, canvas, find, render_batch
@@ -97,7 +98,7 @@ def compared(rollout: Rollout, like: Likeness, failed: float | None) -> Tensor:
         rows = [i for i, picture in enumerate(wanted) if picture is not None and picture.shape == shape]
         blank = np.full(shape, 255, np.uint8)
         seen = [blank if renders[i].picture is None else renders[i].picture for i in rows]
-        scores = like(_floats(seen), _floats([wanted[i] for i in rows])).float()
+        scores = like(to_unit(seen), to_unit([wanted[i] for i in rows])).float()
         missing = torch.tensor([renders[i].picture is None for i in rows])
         score_B[rows] = scores if failed is None else scores.masked_fill(missing, failed)
     return score_B
@@ -126,8 +127,3 @@ def _answer(problem: Problem) -> dict[str, Any]:
 
 def _lang(problem: Problem) -> str:
     return _answer(problem).get("lang", "svg")
-
-
-def _floats(pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 ``[S, S, 3]`` each -> float ``[B, 3, S, S]`` in [0, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.core import Rollout
+from saccade.math.pixels import to_unit
 from saccade.models.yes_no import Pictures, reader
 
 
@@ -76,7 +77,7 @@ class Verdict:
 
     def _shown(self, rollout: Rollout, row: int) -> Pictures:
         sources = rollout.problems[row].inputs.pictures if self.compare else ()
-        turned = [torch.tensor(source).permute(2, 0, 1).to(rollout.outputs) / 255 for source in sources]
+        turned = [to_unit(source).to(rollout.outputs) for source in sources]
         return (*turned, rollout.outputs[row])
 
 

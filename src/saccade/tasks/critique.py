@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout, seeds, spawn
 from saccade.math.paths import add_noise
+from saccade.math.pixels import to_unit
 from saccade.models.critic import Critic
 from saccade.objectives.distillation import noised_at
 from saccade.objectives.recognition import Recognition
@@ -110,7 +111,7 @@ class Criticism:
         pictures = shapes.render(corruption.spoiled(scenes[:half], rng) + scenes[half:], size)
         pictures[::2] = corruption.smeared(pictures[::2], rng)
         lesson = unmade(asked, seeds(seed, len(asked)))
-        lesson.outputs = seen(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+        lesson.outputs = seen(to_unit(pictures))
         present_BK = kinds.present(lesson.outputs)
         astray_B = torch.from_numpy(rng.random(len(asked)) < self.critic_wrong)
         other_BK = present_BK[torch.from_numpy(rng.permutation(len(asked)))]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Sampler
+from saccade.math.pixels import to_unit
 from saccade.rewards.judging import judge
 from saccade.rewards.towers import Lessons
 from saccade.tasks.names import reward
@@ -78,7 +79,7 @@ def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Call
     rng = np.random.default_rng([seed, 7])
     inside = shapes.meanings_of(count // 2 if both else count, rng, INSIDE, "train")
     meanings = inside + (shapes.meanings_of(count - len(inside), rng, OUTSIDE) if both else [])
-    pixels = torch.from_numpy(shapes.render(shapes.depict(meanings, rng), size)).permute(0, 3, 1, 2).float() / 255
+    pixels = to_unit(shapes.render(shapes.depict(meanings, rng), size))
     pictures, number = seen(pixels), {}
     same = torch.tensor([number.setdefault(repr(meaning), len(number)) for meaning in meanings])
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout, Sampler
+from saccade.math.pixels import to_unit
 from saccade.rewards.judging import judge, weighted
 from saccade.rewards.pictures import diversity, sharpness
 from saccade.rewards.verdict import Verdict
@@ -109,8 +109,8 @@ def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[
     items = []
     for problem, picture, value in zip(rollout.problems[:count], rollout.outputs, rewards_B.tolist()):
         target = problem.answer.get("picture") if isinstance(problem.answer, dict) else None
-        shown = {"source": _shown(problem.inputs.pictures[0]), "image": picture, "score": value}
-        items.append({"prompt": problem.inputs.text, **shown} | ({} if target is None else {"target": _shown(target)}))
+        shown = {"source": to_unit(problem.inputs.pictures[0]), "image": picture, "score": value}
+        items.append({"prompt": problem.inputs.text, **shown} | ({} if target is None else {"target": to_unit(target)}))
     return items
 
 
@@ -124,8 +124,3 @@ def edited(edit: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[
         if len(problem.inputs.pictures) != 1:
             raise ValueError(f"{prompt!r} must begin with one picture file, then say what to change")
     return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, edit(problems, seeds_B).outputs)]
-
-
-def _shown(picture: np.ndarray) -> Tensor:
-    """A picture uint8 [H, W, 3] as ``[3, H, W]`` in [0, 1]."""
-    return torch.tensor(picture).permute(2, 0, 1) / 255

@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d
 
 from saccade.core import Environment, Rollout, seeds
 from saccade.math.regression import explained
+from saccade.models.device import device_of
 from saccade.models.rssm import Sizes, as_input, as_picture
 from saccade.policies.dreamer import DreamerPolicy, Remembered
 from saccade.sampling.running import tensors
@@ -89,7 +90,7 @@ def build(task: ControlTask, sizes: Sizes, std: float, seed: int, device: str = 
     box = world.action_space
     if not hasattr(box, "low") or not (np.allclose(box.low, -1) and np.allclose(box.high, 1)) or len(box.shape) != 1:
         raise ValueError(f"{world.name}: actions are {box}; a world model takes numbers in [-1, 1]")
-    return DreamerPolicy(sizes, box.shape[0], pictures[0], std, seed).to(device)
+    return DreamerPolicy(sizes, box.shape[0], pictures[0], std, seed).to(device_of(device))
 
 
 def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) -> dict[str, float]:

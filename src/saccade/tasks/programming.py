@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Question, Reward, Rollout, Sampler
+from saccade.math.pixels import to_unit
 from saccade.rewards.judging import gated, judge, weighted
 from saccade.rewards.rendering import drawn
 from saccade.rewards.wordless import wordless
@@ -131,7 +132,7 @@ def wish(caption: str) -> Question:
 def drawings(rollout: Rollout, total_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
     """The first attempts of a rollout as a run shows them: the wanted picture, the drawn one, program, score."""
     return [
-        {"prompt": p.inputs.text, "target": pixels(p.answer["picture"]), "image": picture, "text": text, "score": float(r)}
+        {"prompt": p.inputs.text, "target": to_unit(p.answer["picture"]), "image": picture, "text": text, "score": float(r)}
         for p, picture, text, r in zip(rollout.problems[:count], painted(rollout), rollout.outputs, total_B)
     ]
 
@@ -141,12 +142,7 @@ def painted(rollout: Rollout) -> list[Tensor]:
     renders = drawn(wordless(rollout))
     size = next((len(one.picture) for one in renders if one.picture is not None), 0)
     sides = [len(p.answer["picture"]) if "picture" in p.answer else size or 64 for p in rollout.problems]
-    return [torch.ones(3, s, s) if one.picture is None else pixels(one.picture) for s, one in zip(sides, renders)]
-
-
-def pixels(picture: Any) -> Tensor:
-    """A stored picture uint8 ``[H, W, 3]`` as ``[3, H, W]`` in [0, 1]."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
+    return [torch.ones(3, s, s) if one.picture is None else to_unit(one.picture) for s, one in zip(sides, renders)]
 
 
 def square(picture: Any, size: int) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saccade.core import Reward, Rollout, Sampler, seeds
 from saccade.math.frechet import frechet
+from saccade.math.pixels import to_unit
 from saccade.rewards.critic import CriticReward
 from saccade.sampling.layout import spread
 from saccade.tasks.drawing import DrawingTask
@@ -56,4 +57,4 @@ class Survey:
 
     def _real(self) -> Tensor:
         scenes, _ = shapes.sample(self.real, np.random.default_rng(54_321), self.task.tags, "held_out")
-        return torch.from_numpy(shapes.render(scenes, self.size)).permute(0, 3, 1, 2).float() / 255
+        return to_unit(shapes.render(scenes, self.size))

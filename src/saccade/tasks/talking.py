@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.frames import Box, Frame
+from saccade.math.pixels import to_unit
 from saccade.models.language import Message, Prompt
 from saccade.models.passages import digest
 from saccade.rewards.reading import boxes
@@ -86,4 +86,4 @@ def _shown(pixels: np.ndarray, frame: Frame) -> Tensor:
     image = Image.fromarray(pixels)
     if image.size != (frame.width, frame.height):
         image = image.resize((frame.width, frame.height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return to_unit(image)

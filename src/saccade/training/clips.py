@@ -6,8 +6,9 @@ import io
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from saccade.math.pixels import to_unit
 
 FRAMES = 96
 """Most frames of a clip; longer episodes are shown faster, first and last frame always."""
@@ -53,7 +54,7 @@ def strip(clip: Any) -> Tensor:
     frames = small(clip, STRIP)
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for frame in frames for part in (gap, frame)][1:]
-    return torch.from_numpy(np.concatenate(parts, 1)).permute(2, 0, 1).float() / 255
+    return to_unit(np.concatenate(parts, 1))
 
 
 def _animated(frames: np.ndarray, kind: str, **options: Any) -> bytes:

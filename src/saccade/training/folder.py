@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from saccade.math.pixels import to_bytes
 from saccade.training import clips, files
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
@@ -110,9 +111,8 @@ def png(image: Tensor) -> bytes:
 
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a sample's image must be [3, H, W], not {list(image.shape)}")
-    pixels = (image.detach().float().cpu().nan_to_num(0, 1, 0).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.contiguous().numpy()).save(buffer, "PNG")
+    Image.fromarray(to_bytes(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -14,8 +14,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Protocol
 
-from torch import Tensor
-
+from saccade.math.pixels import to_bytes
 from saccade.training import clips
 
 NAMES = ("tensorboard", "trackio", "wandb")
@@ -101,7 +100,7 @@ class Trackio:
     def _media(self, item: Mapping[str, Any]) -> Any:
         """A picture, or a clip as a file, since trackio encodes no clips by itself where there is no ffmpeg."""
         if item.get("clip") is None:
-            return self._trackio.Image(_array(item["image"]), caption=_caption(item))
+            return self._trackio.Image(to_bytes(item["image"]), caption=_caption(item))
         self._scratch = self._scratch or TemporaryDirectory()
         path = Path(self._scratch.name) / f"{self._made:06d}.gif"
         path.write_bytes(clips.gif(item["clip"]))
@@ -139,7 +138,7 @@ class Wandb:
 
     def _media(self, item: Mapping[str, Any]) -> Any:
         if item.get("clip") is None:
-            return self._wandb.Image(_array(item["image"]), caption=_caption(item))
+            return self._wandb.Image(to_bytes(item["image"]), caption=_caption(item))
         return self._wandb.Video(io.BytesIO(clips.gif(item["clip"])), caption=_caption(item), format="gif")
 
     def stage(self, name: str, folder: Path, step: int) -> Sink:
@@ -173,10 +172,6 @@ def _package(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
-
-
-def _array(image: Tensor) -> Any:
-    return (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def _caption(item: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem
+from saccade.math.pixels import to_unit
 from saccade.worlds.lines import entry_of, need, read
 from saccade.worlds.pictures import open_picture
 
@@ -45,5 +46,5 @@ def _square(picture: np.ndarray, size: int) -> Tensor:
     """The middle of a picture, resized."""
     edge = min(picture.shape[:2])
     top, left = ((side - edge) // 2 for side in picture.shape[:2])
-    middle = torch.from_numpy(picture[top : top + edge, left : left + edge]).permute(2, 0, 1)[None].float() / 255
+    middle = to_unit(picture[top : top + edge, left : left + edge])[None]
     return torch.nn.functional.interpolate(middle, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)

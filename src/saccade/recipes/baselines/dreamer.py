@@ -54,7 +54,7 @@ class Settings:
     std: float = 1.0
     """Spread of the actor at the start, before tanh."""
     device: str = "cpu"
-    """Where it is trained: cpu or cuda."""
+    """Where networks are: cpu, cuda or auto."""
     evaluate_every: int = 1500
     log_every: int = 50
     save_every: int = 1500

@@ -40,7 +40,7 @@ class Settings:
     method: Literal["own", "sb3"] = "own"
     """Who trains: we, or stable-baselines3 where it is installed."""
     device: str = "cpu"
-    """Where networks are: cpu or cuda."""
+    """Where networks are: cpu, cuda or auto."""
     evaluate_every: int = 25
     save_every: int = 25
 

@@ -82,7 +82,7 @@ class Settings:
     pairs: int = 500
     """Frames seen in both domains."""
     device: str = "cpu"
-    """Where it is trained: cpu or cuda."""
+    """Where networks are: cpu, cuda or auto."""
     evaluate_every: int = 1500
     log_every: int = 50
     save_every: int = 1500

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from saccade.core import Problem
+from saccade.math.pixels import to_unit
 from saccade.worlds.draws import stream
 from saccade.worlds.sketches.drawing import sketches
 from saccade.worlds.sketches.objects import objects
@@ -33,8 +33,7 @@ class Pairs:
 
     def pixels(self, photo_B: Tensor) -> Tensor:
         """Photos by their numbers, in [0, 1] ``[B, 3, size, size]``."""
-        chosen = np.stack([self.photos[i] for i in photo_B.tolist()])
-        return torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255
+        return to_unit(np.stack([self.photos[i] for i in photo_B.tolist()]))
 
     def apart(self, count: int) -> tuple[Pairs, Pairs]:
         """All but the last ``count`` photos, and those, each with the sketches of them. ValueError where none would be left."""
