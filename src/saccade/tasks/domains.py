@@ -15,7 +15,7 @@ from torch import Tensor
 from saccade.core import Problem, Sampler
 from saccade.math.pixels import to_unit
 from saccade.rewards.judging import judge
-from saccade.rewards.towers import Lessons
+from saccade.rewards.towers import Lessons, Likeness, Towers, teach
 from saccade.tasks.names import reward
 from saccade.tasks.scoring import Show, exhibits, score
 from saccade.worlds import shapes
@@ -68,6 +68,15 @@ class DomainsTask:
             for name, (parts, verdict_B) in found.items():
                 show(name, exhibits(parts[0], verdict_B))
         return {name: float(verdict_B.nanmean()) for name, (_, verdict_B) in found.items()}
+
+
+def towers(both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Likeness:
+    """A small reward model for pictures of ``size`` px, taught with ``steps`` batches of `lessons`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        untaught = Towers(size, words())
+    teach(untaught, lessons(both, size, 4096, 128, seed, seen), steps)
+    return Likeness(untaught)
 
 
 def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Lessons:

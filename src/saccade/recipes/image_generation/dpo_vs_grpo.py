@@ -14,7 +14,7 @@ differs: The embedded policy writes 64 codes of a picture of 32 px. Prompts are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,11 +29,10 @@ from saccade.objectives.policy_gradient import PolicyGradient, remember_referenc
 from saccade.objectives.preference import Preference, pairs
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
 from saccade.rewards.judging import judge
-from saccade.rewards.towers import Likeness, Towers, teach
 from saccade.sampling.best import BestOf
 from saccade.sampling.layout import in_groups
-from saccade.tasks import pictures_of, reward
-from saccade.tasks.domains import DomainsTask, lessons, words
+from saccade.tasks import drawing, reward
+from saccade.tasks.domains import DomainsTask, towers
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy, Rounds, join, kept
@@ -66,10 +65,6 @@ class Settings:
     """Pairs are kept where the rewards differ by more than this."""
     pairs: str = ""
     """Folder in which DPO's pairs are kept, and taken from if they are there: pairs of an earlier run are learned from offline."""
-    preference: Literal["dpo", "ipo"] = "dpo"
-    """Loss of a pair."""
-    wrong: float = 0.0
-    """Rate at which DPO takes labels to be wrong."""
     beta_pairs: float = 0.1
     """DPO's beta, on log-probs summed over codes."""
     beta: float = 0.01
@@ -85,7 +80,7 @@ class Settings:
     candidates: int = 4
     """Pictures of which the one with the highest reward is scored too, before training; 1 for none."""
     tower_steps: int = 300
-    """Batches of 128 that towers are taught with."""
+    """Batches of pictures and captions that towers are taught with."""
     evaluate_every: int = 30
     save_every: int = 30
 
@@ -183,7 +178,7 @@ def preferred(
     again = lambda round: kept(Path(cfg.pairs), round, lambda: make(round)) if cfg.pairs else make(round)
     rows = len(distributed.share(range(cfg.prompts_per_step))) * cfg.group
     feed = Rounds(again, length, rows, cfg.seed, together=2)
-    return feed, Preference(policy, cfg.beta_pairs, cfg.preference, cfg.wrong)
+    return feed, Preference(policy, cfg.beta_pairs)
 
 
 def sampling_facts(policy: ImageTokenPolicy, drawn: Sequence[Rollout]) -> dict[str, float]:
@@ -199,16 +194,12 @@ def sampling_facts(policy: ImageTokenPolicy, drawn: Sequence[Rollout]) -> dict[s
 
 def reward_of(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
     """What pictures are judged by; towers are taught on pictures as they come out of the policy's codes."""
-    kinds = {"towers": True, "towers_in_domain": False}
-    if cfg.judged_by not in kinds:
+    everywhere = {"towers": True, "towers_in_domain": False}
+    if cfg.judged_by not in everywhere:
         return reward(cfg.judged_by)
     painter = policy.painter
     seen = lambda pictures: painter.pictures(painter.encode(pictures))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        towers = Towers(painter.size, words())
-    teach(towers, lessons(kinds[cfg.judged_by], painter.size, 4096, 128, cfg.seed, seen), cfg.tower_steps)
-    return Likeness(towers)
+    return towers(everywhere[cfg.judged_by], painter.size, cfg.tower_steps, cfg.seed, seen)
 
 
 def chosen_scores(cfg: Settings, policy: ImageTokenPolicy, wanted: Reward) -> dict[str, float]:
@@ -219,16 +210,7 @@ def chosen_scores(cfg: Settings, policy: ImageTokenPolicy, wanted: Reward) -> di
     return {f"{name}, best of {cfg.candidates}": value for name, value in found.items()}
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, ImageTokenPolicy]) -> dict[str, float]:
-    """Verdicts on prompts kept back, of both domains; the same prompts and codes' random numbers each time."""
-    return cfg.task.score(policies["policy"].rollout)
-
-
-def sample(
-    cfg: Settings, policies: Mapping[str, ImageTokenPolicy], prompts: Sequence[str], seeds_B: Tensor
-) -> list[dict]:
-    """One picture for each prompt."""
-    return pictures_of(policies["policy"].rollout, prompts, seeds_B)
+evaluate, sample = drawing.evaluate, drawing.sample
 
 
 _CHECK = Settings(evaluate_every=60)
