@@ -27,7 +27,7 @@ from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups, random_window, sliding_window
 from saccade.tasks import DrawingTask, drawing
 from saccade.training import distributed
-from saccade.training.claims import Claim, gain
+from saccade.training.claims import Claim, Scores, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
@@ -174,6 +174,12 @@ ARMS = {
     "all steps": replace(_CHECK, window=7, steps=60),
 }
 
+
+def pace(scores: Scores) -> float:
+    """Seconds to draw, judge and learn from a picture; evaluations are not in it, and batches are equally large."""
+    return scores["cost/training_seconds"] / scores["cost/images"]
+
+
 CLAIMS = (
     Claim(
         "rewards of held-out prompts rise by 0.10 over the untrained model in every seed",
@@ -191,6 +197,6 @@ CLAIMS = (
     ),
     Claim(
         "and takes at most 60 % of its time a batch",
-        lambda arm: 0.60 - (arm["grpo"]["seconds"] / 90) / (arm["all steps"]["seconds"] / 60),
+        lambda arm: 0.60 - pace(arm["grpo"]) / pace(arm["all steps"]),
     ),
 )
