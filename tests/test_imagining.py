@@ -53,7 +53,7 @@ def test_six_updates_equal_three_and_three_bit_for_bit(tmp_path):
 
 
 def test_adaptation_follows_the_first_stage_and_resumes_bit_for_bit(tmp_path):
-    cfg = repo.Settings(**SMALL, steps=2, adapt="align", adapt_steps=4, pairs=10)
+    cfg = repo.Settings(**SMALL, steps=2, adapt="align", adapt_steps=4, paired_frames=10)
     whole = run_for(repo, cfg, tmp_path / "whole")
     run_for(repo, replace(cfg, adapt_steps=2), tmp_path / "halves")
     assert run_for(repo, cfg, tmp_path / "halves")["after"] == whole["after"]

@@ -89,7 +89,7 @@ def test_both_methods_cost_the_same_and_move_the_weights_their_own_way(folder, b
 
 
 def test_pairs_that_are_kept_are_learned_from_without_drawing(folder, bright, tmp_path):
-    cfg = small(folder, bright, method="dpo", pairs=str(tmp_path / "pairs"))
+    cfg = small(folder, bright, method="dpo", kept_pairs=str(tmp_path / "pairs"))
     ran(cfg, tmp_path / "one")
     ran(cfg, tmp_path / "two")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -142,7 +142,7 @@ def test_samples_and_scores(folder, bright):
 
 def test_wrong_settings_are_named(folder, bright, tmp_path):
     with pytest.raises(RunFailed, match="there are no pairs"):
-        ran(small(folder, bright, method="dpo", least=9.0), tmp_path / "pairs")
+        ran(small(folder, bright, method="dpo", gap=9.0), tmp_path / "pairs")
     with pytest.raises(ValueError, match="3 rounds of equal length"):
         ran(small(folder, bright, rounds=3), tmp_path / "rounds")
     with pytest.raises(ValueError, match="nearest"):

@@ -72,7 +72,7 @@ def test_dapo_draws_again_until_groups_tell_and_counts_what_it_drew(folder, tmp_
     ran(small(folder, "dapo", steps=2), tmp_path / "run")
     lines = logged(tmp_path / "run")
     assert all(line["cost/generated"] >= 16 and line["health/silent_groups"] == 0 for line in lines)
-    with pytest.raises(ValueError, match="rounds 4: "):
+    with pytest.raises(ValueError, match="draws 4: "):
         ran(replace(small(folder, "dapo"), model=TokenModel(str(folder), sharded=True)), tmp_path / "sharded")
 
 

@@ -45,9 +45,9 @@ class Settings:
     """Seed of everything: weights, episodes, sequences, noise."""
     steps: int = 4500
     """Updates."""
-    reward: float = 1.0
+    reward_weight: float = 1.0
     """Weight of the reward's likelihood."""
-    divergence: float = 0.3
+    divergence_weight: float = 0.3
     """Weight of KL(posterior || prior)."""
     free_nats: float = 0.0
     """Nats of it at each moment that cost nothing."""
@@ -67,7 +67,7 @@ PRESETS = {
         sizes=Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
         learning=Learning(horizon=15, gamma=0.99, entropy=3e-4, model_lr=3e-4, actor_lr=8e-5, critic_lr=8e-5),
         memory=Memory(rows=1, warm_up=2500, hold=1, every=100, burst=250, capacity=250_000, batch=50, length=50),
-        steps=100_000, divergence=1.0, free_nats=3.0, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
+        steps=100_000, divergence_weight=1.0, free_nats=3.0, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
     ),
 }  # fmt: skip
 
@@ -81,8 +81,8 @@ def terms(cfg: Settings) -> Terms:
     """What the states of the world model are for."""
     found = {
         "reconstruction": Weighted(reconstruction),
-        "reward": Weighted(reward, cfg.reward),
-        "divergence": Weighted(divergence(free_nats=cfg.free_nats), cfg.divergence),
+        "reward": Weighted(reward, cfg.reward_weight),
+        "divergence": Weighted(divergence(free_nats=cfg.free_nats), cfg.divergence_weight),
     }
     return found | ({"ending": Weighted(ending)} if cfg.learning.ends else {})
 

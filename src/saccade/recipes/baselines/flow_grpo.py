@@ -58,8 +58,8 @@ class Settings:
     """Weight of the distance to the reference."""
     kl: Literal["drift", "variance"] = "drift"
     """Denominator of that distance: drift 2 S^2 / |dt| (Flow-GRPO) or variance 2 S^2 (PromptRL)."""
-    spread: Literal["batch", "group"] = "batch"
-    """Where the standard deviation of rewards is taken: batch or group."""
+    credit: Literal["batch", "group"] = "batch"
+    """Reward minus the group's mean, over the spread of the batch or of the group."""
     lr: float = 1e-4
     """Learning rate of AdamW."""
     warmup: int = 5
@@ -117,7 +117,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         reward = cfg.task.judge(rollout)
         rollout.rewards["total"] = shuffled(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
         credit = group_advantage(
-            rollout.rewards["total"], rollout.group_B, scale=cfg.spread, all_sum=distributed.all_sum
+            rollout.rewards["total"], rollout.group_B, scale=cfg.credit, all_sum=distributed.all_sum
         )
         rollout.advantage_BT = rollout.credit(credit)
         if cfg.beta:

@@ -74,7 +74,7 @@ class Settings:
     """Range upwards, where it differs."""
     beta: float = 0.04
     """Weight of the k3 distance to the reference; 0 needs none."""
-    rounds: int = 1
+    draws: int = 1
     """With more than 1, questions are drawn up to so many times until enough groups tell their attempts apart (DAPO)."""
     overlong: int = 0
     """Tokens before the longest answer from which length is punished, up to -1/2 (DAPO); 0 does not."""
@@ -96,7 +96,7 @@ _TINY = Settings()
 PRESETS = {
     "tiny": _TINY,
     "dr-grpo": replace(_TINY, credit="none", average="constant", beta=0.0),
-    "dapo": replace(_TINY, average="decisions", clip_high=0.28, beta=0.0, rounds=4, overlong=4),
+    "dapo": replace(_TINY, average="decisions", clip_high=0.28, beta=0.0, draws=4, overlong=4),
     "gspo": replace(_TINY, ratio="row", clip=3e-4, clip_high=4e-4, beta=0.0),
     "rloo": replace(_TINY, credit="leave_one_out", average="sum", beta=0.05),
     "cispo": replace(_TINY, surrogate="cispo", average="decisions", clip=1.0, clip_high=4.0, beta=0.0),
@@ -117,8 +117,8 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions before and after."""
-    if cfg.rounds > 1 and cfg.model.sharded:
-        raise ValueError(f"rounds {cfg.rounds}: processes draw until each has enough, but sharded networks must be called in step")
+    if cfg.draws > 1 and cfg.model.sharded:
+        raise ValueError(f"draws {cfg.draws}: processes draw until each has enough, but sharded networks must be called in step")
     policy = policies(cfg)["policy"]
     reference = Snapshot(policy.trained)
     questions = cfg.task.training(cfg.seed)
@@ -131,13 +131,13 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def rounds(problems: Sequence[Problem], seeds_P: Tensor) -> Iterator[tuple[Sequence[Problem], Tensor]]:
         yield problems, seeds_P
-        for again in range(1, cfg.rounds):
+        for again in range(1, cfg.draws):
             fresh_P = spawn(seeds_P, again)
             yield [questions[seed % len(questions)] for seed in fresh_P.tolist()], fresh_P
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         attempt = partial(in_groups, policy.rollout, group=cfg.group)
-        if cfg.rounds > 1:
+        if cfg.draws > 1:
             drawn = until_telling(attempt, judged, rounds(problems, seeds_P), len(problems))
             rollout = join(drawn.parts)
             run.log(step + 1, {"cost/generated": drawn.generated})

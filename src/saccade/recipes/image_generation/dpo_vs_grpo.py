@@ -61,9 +61,9 @@ class Settings:
     """Pictures of each prompt (the sampling axis)."""
     rounds: int = 1
     """How often the reference becomes the present policy, which then draws DPO's pairs (the axis of iterations)."""
-    least: float = 0.0
+    gap: float = 0.0
     """Pairs are kept where the rewards differ by more than this."""
-    pairs: str = ""
+    kept_pairs: str = ""
     """Folder in which DPO's pairs are kept, and taken from if they are there: pairs of an earlier run are learned from offline."""
     beta_pairs: float = 0.1
     """DPO's beta, on log-probs summed over codes."""
@@ -167,15 +167,15 @@ def preferred(
     def make(round: int) -> Rollout:
         with reference:
             drawn = [judge(source(step), {"total": wanted}) for step in range(round * length, (round + 1) * length)]
-        found = join([pairs(rollout, rollout.rewards["total"], cfg.least) for rollout in drawn])
+        found = join([pairs(rollout, rollout.rewards["total"], cfg.gap) for rollout in drawn])
         if not len(found):
-            raise NothingJudged(f"in no group do rewards '{cfg.judged_by}' differ by more than {cfg.least}: there are no pairs")
+            raise NothingJudged(f"in no group do rewards '{cfg.judged_by}' differ by more than {cfg.gap}: there are no pairs")
         found.extras["reference_logp_BT"] = found.logp_BT  # the reference drew them
         facts = {"cost/images": sum(map(len, drawn)), "health/pairs": len(found) / 2}
         run.log(round * length + 1, facts | sampling_facts(policy, drawn))
         return found
 
-    again = lambda round: kept(Path(cfg.pairs), round, lambda: make(round)) if cfg.pairs else make(round)
+    again = lambda round: kept(Path(cfg.kept_pairs), round, lambda: make(round)) if cfg.kept_pairs else make(round)
     rows = len(distributed.share(range(cfg.prompts_per_step))) * cfg.group
     feed = Rounds(again, length, rows, cfg.seed, together=2)
     return feed, Preference(policy, cfg.beta_pairs)
@@ -217,7 +217,7 @@ _CHECK = Settings(evaluate_every=60)
 _JUDGES = {"program": "geneval", "towers": "towers", "in domain": "towers_in_domain"}
 ARMS = {f"{m}, {name}": replace(_CHECK, method=m, judged_by=by) for m in ("dpo", "grpo") for name, by in _JUDGES.items()}
 
-def gap(arm: Arms, score: str) -> float:
+def lead(arm: Arms, score: str) -> float:
     """How far GRPO is ahead of DPO, in the mean over rewards."""
     return sum(arm[f"grpo, {name}"][score] - arm[f"dpo, {name}"][score] for name in _JUDGES) / len(_JUDGES)
 
@@ -233,12 +233,12 @@ def disorder(arm: Arms, method: str) -> float:
 CLAIMS = (
     Claim(
         "out of domain GRPO is ahead of DPO by 0.02, in the mean over rewards",
-        lambda arm: gap(arm, "out of domain"),
+        lambda arm: lead(arm, "out of domain"),
         least=0.02,
     ),
     Claim(
         "in domain DPO is not behind GRPO",
-        lambda arm: -gap(arm, "in domain"),
+        lambda arm: -lead(arm, "in domain"),
     ),
     Claim(
         "the better a reward chooses out of domain among the base's pictures, the better the policy that learned from it",

@@ -66,9 +66,9 @@ class Settings:
     """What the divergence weighs at the start."""
     dual: bool = True
     """Whether that weight is learned so that the limit holds; without, it stays (an ablation)."""
-    reward: float = 100.0
+    reward_weight: float = 100.0
     """Weight of the reward's likelihood."""
-    reconstruction: float = 0.0
+    reconstruction_weight: float = 0.0
     """Weight of drawing what was seen, with gradients (an ablation); at 0 the decoder only watches."""
     std: float = 1.0
     """Spread of the actor at the start, before tanh."""
@@ -79,7 +79,7 @@ class Settings:
     adapting: Adapting = Adapting()
     adapt_steps: int = 1000
     """Updates of the encoder."""
-    pairs: int = 500
+    paired_frames: int = 500
     """Frames seen in both domains."""
     device: str = "cpu"
     """Where networks are: cpu, cuda or auto."""
@@ -95,7 +95,7 @@ PRESETS = {
         sizes=Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
         learning=Learning(horizon=15, gamma=0.99, entropy=3e-4, model_lr=3e-4, actor_lr=8e-5, critic_lr=8e-5, dual_lr=1e-4),
         memory=Memory(rows=1, warm_up=2500, hold=1, every=100, burst=250, capacity=250_000, batch=50, length=50),
-        steps=100_000, eps=3.0, beta=1e-5, reward=1.0, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
+        steps=100_000, eps=3.0, beta=1e-5, reward_weight=1.0, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
     ),
 }  # fmt: skip
 
@@ -107,10 +107,10 @@ def policies(cfg: Settings) -> dict[str, DreamerPolicy]:
 
 def terms(cfg: Settings) -> Terms:
     """What the states of the world model are for."""
-    drawing = Weighted(reconstruction, cfg.reconstruction) if cfg.reconstruction else Weighted(watching(), WATCH)
+    drawing = Weighted(reconstruction, cfg.reconstruction_weight) if cfg.reconstruction_weight else Weighted(watching(), WATCH)
     apart = divergence(cfg.prior_share)
     limit = Limited(apart, cfg.eps, Multiplier(cfg.beta)) if cfg.dual else Weighted(apart, cfg.beta)
-    found = {"drawing": drawing, "reward": Weighted(reward, cfg.reward), "divergence": limit}
+    found = {"drawing": drawing, "reward": Weighted(reward, cfg.reward_weight), "divergence": limit}
     return found | ({"ending": Weighted(ending)} if cfg.learning.ends else {})
 
 
@@ -145,7 +145,7 @@ def adapt(cfg: Settings, policy: DreamerPolicy, source: Sequences, run: Run) -> 
             cfg.memory,
             source.buffer,
             Sequences(cfg.memory, task.make(cfg.memory.rows), policy, cfg.seed + 1),
-            paired(cfg.task, task, cfg.pairs, cfg.seed),
+            paired(cfg.task, task, cfg.paired_frames, cfg.seed),
         ),
         Adaptation(policy, cfg.adapting, cfg.seed),
         run,
@@ -179,7 +179,7 @@ def sample(cfg: Settings, policies: Mapping[str, DreamerPolicy], prompts: Sequen
 
 
 _STANDING = Settings(task=_STILL)
-_COMMON = ("task", "sizes", "learning", "memory", "steps", "reward", "std")
+_COMMON = ("task", "sizes", "learning", "memory", "steps", "reward_weight", "std")
 
 
 def drawn(cfg: Settings) -> Other:
