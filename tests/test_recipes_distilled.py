@@ -15,13 +15,13 @@ from test_recipes import brightness, run_recipe
 from saccade import catalog
 from saccade.tasks import DrawingTask
 from saccade.tasks.critique import Criticism
-from saccade.tasks.turns import Turns
+from saccade.tasks.distilling import Distilling
 from saccade.training import checkpoint
 from saccade.worlds import pairs
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
 CRITIC = Criticism(critic_lessons=32, critic_steps=2, critic_batch=8, critic_width=8)
-TURNS = Turns(reference_steps=2, prompts_per_step=4, warmup=1)
+DISTILLING = Distilling(reference_steps=2, prompts_per_step=4, warmup=1)
 
 
 def small(name: str, sd3_folder: Path, preset: str | None = None, **changes):
@@ -30,7 +30,7 @@ def small(name: str, sd3_folder: Path, preset: str | None = None, **changes):
     steps = settings.flow.sampling_steps
     cut = dict(
         flow=replace(settings.flow, model=str(sd3_folder), size=16, sampling_steps=min(steps, 4), text_length=2),
-        task=TASK, prompts_per_step=4, steps=2, evaluate_every=1, save_every=1, warmup=1, turns=TURNS,
+        task=TASK, prompts_per_step=4, steps=2, evaluate_every=1, save_every=1, warmup=1, distilling=DISTILLING,
         criticism=CRITIC, distil_steps=1, late=min(getattr(settings, "late", 0), 2), pool=8, group=4,
     )  # fmt: skip
     fields = type(settings).__dataclass_fields__
@@ -77,7 +77,7 @@ def test_a_reward_on_the_pixels_moves_the_generator_to_it(sd3_folder, tmp_path):
     cfg = small(
         "diff_instruct_star", sd3_folder, scorer=brightness(tmp_path), criticism=replace(CRITIC, critic_steps=0),
         distil_steps=0, steps=12, divergence_weight=0.1, reward_weight=10.0,
-        turns=replace(TURNS, lr=2e-3, ema=0.5), evaluate_every=12,
+        distilling=replace(DISTILLING, lr=2e-3, ema=0.5), evaluate_every=12,
     )  # fmt: skip
     result = run_recipe("diff_instruct_star", cfg, tmp_path / "run")
     assert result["after"]["scorer"] > result["before"]["scorer"] + 0.01
@@ -87,7 +87,7 @@ def test_a_reward_on_the_pixels_moves_the_generator_to_it(sd3_folder, tmp_path):
 
 
 def test_the_score_is_taught_more_often_than_the_generator(sd3_folder, tmp_path):
-    run_recipe("dmd", small("dmd", sd3_folder, steps=4, turns=replace(TURNS, score_updates=3)), tmp_path / "run")
+    run_recipe("dmd", small("dmd", sd3_folder, steps=4, distilling=replace(DISTILLING, score_updates=3)), tmp_path / "run")
     trained = [("loss/score" in line, "loss/generator" in line) for line in lines(tmp_path / "run") if "loss/score" in line]
     assert trained == [(True, True), (True, False), (True, False), (True, True)]
 
@@ -155,8 +155,8 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, eye
         task=replace(cfg.task, prompts=file, held_out=file, rewards=(brightness(tmp_path),)),
         prompts_per_step=2, steps=1, distil_steps=1, scorer_model=str(eyes), pairs=str(preferences) if "off" in preset else "",
     )  # fmt: skip
-    if "turns" in type(cfg).__dataclass_fields__:
-        changes["turns"] = replace(cfg.turns, prompts_per_step=2, reference_steps=2)
+    if "distilling" in type(cfg).__dataclass_fields__:
+        changes["distilling"] = replace(cfg.distilling, prompts_per_step=2, reference_steps=2)
     cfg = replace(cfg, **{k: v for k, v in changes.items() if k in type(cfg).__dataclass_fields__})
     result = run_recipe(name, cfg, tmp_path / "run")
     assert "held out" in result["after"] and all(v.isfinite().all() for v in state(tmp_path / "run").values())

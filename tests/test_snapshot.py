@@ -30,8 +30,8 @@ def test_it_takes_the_weights_place_and_gives_it_back():
     with torch.no_grad():
         weight.fill_(5.0)
     with kept:
-        assert float(weight) == 1.0 and weight.data_ptr() == before
-    assert float(weight) == 5.0 and float(kept.values[0]) == 1.0
+        assert weight.item() == 1.0 and weight.data_ptr() == before
+    assert weight.item() == 5.0 and (kept.values[0]) == 1.0
     again = Snapshot([weight])
     again.load_state_dict(kept.state_dict())
-    assert float(again.values[0]) == 1.0
+    assert (again.values[0]) == 1.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.models.adapters import merged
 from saccade.models.diffusion import Backbone, Conditioning, Prompt, PromptCache, wordless
-from saccade.models.kernels import fused
+from saccade.models.fused import fused
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from saccade.objectives.distillation import ScoreDistillation
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.turns import Turns
+from saccade.tasks.distilling import Distilling
 from saccade.training.claims import Claim, gain
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
@@ -29,7 +29,7 @@ class Settings:
 
     flow: FlowModel = FlowModel(sampling_steps=1)
     task: DrawingTask = DrawingTask()
-    turns: Turns = Turns(score_updates=2)
+    distilling: Distilling = Distilling(score_updates=2)
     seed: int = 0
     """Seed of prompts and noise."""
     steps: int = 300
@@ -47,7 +47,7 @@ _REAL = Settings(
         precision="bfloat16", checkpointing=True, sharded=True, at_once=4,
     ),
     task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
-    turns=Turns(
+    distilling=Distilling(
         reference_guidance=4.5, reference_steps=40, prompts_per_step=64, score_updates=5, lr=5e-7, score_lr=5e-7,
         warmup=500, ema=0.999, micro_rows=1,
     ),
@@ -55,7 +55,7 @@ _REAL = Settings(
 )  # fmt: skip
 PRESETS = {
     "dmd": _TINY,
-    "diff-instruct": replace(_TINY, normalised=False, turns=Turns()),
+    "diff-instruct": replace(_TINY, normalised=False, distilling=Distilling()),
     "four-steps": replace(_TINY, flow=FlowModel(sampling_steps=4, kernel="renoise")),
     "sd35-medium": _REAL,
     "sd35-medium-four-steps": replace(_REAL, flow=replace(_REAL.flow, sampling_steps=4, kernel="renoise")),
@@ -70,12 +70,12 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of kept-back prompts before and after."""
     policy = policies(cfg)["policy"]
-    fake, reference = cfg.turns.networks(cfg.flow, policy, cfg.seed)
+    fake, reference = cfg.distilling.networks(cfg.flow, policy, cfg.seed)
     loss = ScoreDistillation(
         policy, fake, reference, "integral_kl", through_scores=False, normalised=cfg.normalised,
-        guidance=cfg.turns.reference_guidance,
+        guidance=cfg.distilling.reference_guidance,
     )  # fmt: skip
-    feed, learner, state = cfg.turns.parts(cfg.task.training(cfg.seed), loss, cfg.seed)
+    feed, learner, state = cfg.distilling.parts(cfg.task.training(cfg.seed), loss, cfg.seed)
 
     def look(step: int) -> dict[str, float]:
         with state["average"]:

@@ -26,9 +26,9 @@ from saccade.objectives.distillation import ScoreDistillation
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.critique import Criticism, scorer
+from saccade.tasks.distilling import Distilling
 from saccade.tasks.survey import Survey, measured
-from saccade.tasks.turns import Turns
-from saccade.training.claims import Arms, Claim, Following, Scores, level
+from saccade.training.claims import Arms, Claim, Following, Scores
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
 
@@ -40,7 +40,7 @@ class Settings:
     flow: FlowModel = FlowModel(sampling_steps=1)
     task: DrawingTask = DrawingTask()
     criticism: Criticism = Criticism()
-    turns: Turns = Turns(score_lr=2e-4)
+    distilling: Distilling = Distilling(score_lr=2e-4)
     scorer: str = "critic"
     """The differentiable reward: critic (taught in the first stage), text_image, or FILE.py:FUNCTION."""
     scorer_model: str = ""
@@ -81,7 +81,7 @@ PRESETS = {
         task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
         criticism=Criticism(critic_steps=0),
         scorer="text_image", scorer_model="yuvalkirstain/PickScore_v1",
-        turns=Turns(
+        distilling=Distilling(
             reference_guidance=7.5, prompts_per_step=128, lr=1e-6, score_lr=1e-6, warmup=500, ema=0.999, micro_rows=1
         ),
         distil_steps=20_000, distil_lr=1e-5, steps=20_000, reward_weight=0.4, evaluate_every=500, save_every=500,
@@ -97,15 +97,15 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Teach the critic, distil the start, then train on reward and divergence. Returns the scores before and after."""
     policy = policies(cfg)["policy"]
-    fake, reference = cfg.turns.networks(cfg.flow, policy, cfg.seed)
+    fake, reference = cfg.distilling.networks(cfg.flow, policy, cfg.seed)
     critic = cfg.criticism.taught(cfg.task, policy, run, cfg.seed)
     problems = cfg.task.training(cfg.seed)
     plain = ScoreDistillation(
         policy, fake, reference, "integral_kl", cfg.kappa, through_scores=False, normalised=True,
-        guidance=cfg.turns.reference_guidance,
+        guidance=cfg.distilling.reference_guidance,
     )  # fmt: skip
     if cfg.distil_steps:
-        distil = replace(cfg.turns, lr=cfg.distil_lr, score_lr=cfg.distil_lr)
+        distil = replace(cfg.distilling, lr=cfg.distil_lr, score_lr=cfg.distil_lr)
         feed, learner, state = distil.parts(problems, plain, cfg.seed + 1)
         run_loop(feed, learner, run.stage("distil"), cfg.distil_steps, state=state, save_every=cfg.save_every)
         policy.load_state_dict(state["average"].state_dict())
@@ -114,7 +114,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         plain, divergence=cfg.divergence, through_scores=cfg.through_scores, normalised=cfg.normalised, guide=cfg.guide,
         weight=cfg.divergence_weight, reward=judge, reward_weight=cfg.reward_weight,
     )  # fmt: skip
-    feed, learner, state = cfg.turns.parts(problems, chosen, cfg.seed)
+    feed, learner, state = cfg.distilling.parts(problems, chosen, cfg.seed)
     survey = Survey(critic, cfg.task, cfg.flow.size) if critic else None
 
     def look(step: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Turns: a network learns the scores of what a generator draws, the generator follows a diffusion by them."""
+"""Distilling by turns: a network learns the scores of what a generator draws, the generator follows a diffusion by them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saccade.training.learner import Update, Updates, warmup
 
 
 @dataclass(frozen=True)
-class Turns:
+class Distilling:
     """Generator and score network side by side on the generator's fresh samples, so that no picture of a data set is needed."""
 
     reference: str = ""
