@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from saccade.core import Likelihood, Problem, Rollout, generator
 from saccade.math.guidance import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
-from saccade.models.device import device_of
+from saccade.models.device import device_of, lowered
 from saccade.models.head import weigh
 from saccade.models.janus import Painter, load, paint
 from saccade.models.language import save
@@ -134,7 +134,7 @@ class ImageTokenPolicy:
     def likelihood(self, rollout: Rollout) -> Likelihood:
         """The stored codes under the present weights, teacher-forced; rows and decisions can be cut freely."""
         shape = rollout.decisions["position_BT"].shape
-        with self._numerics():
+        with lowered(self.painter.network, self.precision):
             logp_N, entropy_N = within(self.painter.network, lambda: self._weigh(rollout.decisions))
         return Likelihood(logp_BT=logp_N.view(shape), entropy_BT=entropy_N.view(shape))
 
@@ -161,13 +161,8 @@ class ImageTokenPolicy:
     def _acting(self) -> Iterator[None]:
         """No gradients, shards whole, LoRA folded in."""
         network = self.painter.network
-        with torch.no_grad(), gathered(network), merged(network) if self.merge else contextlib.nullcontext(), self._numerics():
+        with torch.no_grad(), gathered(network), merged(network) if self.merge else contextlib.nullcontext(), lowered(network, self.precision):
             yield
-
-    def _numerics(self) -> torch.autocast:
-        network = self.painter.network
-        lower = self.precision != torch.float32 and network.dtype == torch.float32
-        return torch.autocast(network.device.type, self.precision, enabled=lower)
 
     # -- weights --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.models.adapters import merged
+from saccade.models.device import lowered
 from saccade.models.diffusion import Backbone, Conditioning, Prompt, PromptCache, wordless
 from saccade.models.fused import fused
 
@@ -79,8 +80,7 @@ class Network:
         return self._call(x, t_B, said, guidance)
 
     def _call(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
-        weights = self.backbone.transformer.dtype
-        said = Conditioning(*(part.to(weights) for part in said.parts))
-        lower = self.precision != torch.float32 and weights == torch.float32
-        with torch.autocast(x.device.type, self.precision, enabled=lower):
-            return self.backbone.velocity(x.to(weights), t_B, said, guidance).float()
+        network = self.backbone.transformer
+        said = Conditioning(*(part.to(network.dtype) for part in said.parts))
+        with lowered(network, self.precision):
+            return self.backbone.velocity(x.to(network.dtype), t_B, said, guidance).float()

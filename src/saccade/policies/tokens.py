@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
-from saccade.models.device import device_of
+from saccade.models.device import device_of, lowered
 from saccade.models.drafts import Draft, Manner
 from saccade.models.head import weigh
 from saccade.models.language import LanguageModel, load, save
@@ -89,7 +89,7 @@ class TokenPolicy:
     def acting(self) -> Iterator[None]:
         """The state of the model in which a draft is written: no gradients, LoRA folded in."""
         model = self.language.model
-        with torch.no_grad(), gathered(model), merged(model) if self.merge else contextlib.nullcontext(), self._numerics():
+        with torch.no_grad(), gathered(model), merged(model) if self.merge else contextlib.nullcontext(), lowered(model, self.precision):
             yield
 
     def draft(self, problems: Sequence[Problem], seeds_B: Tensor) -> Draft:
@@ -151,7 +151,7 @@ class TokenPolicy:
         logp_BT, entropy_BT = torch.zeros(2, *position_BT.shape, device=position_BT.device)
         own_BT = position_BT > 0
         if own_BT.any():
-            with self._numerics():
+            with lowered(self.language.model, self.precision):
                 weighed = within(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
             logp_BT, entropy_BT = (logp_BT.to(x.dtype).masked_scatter(own_BT, x) for x in weighed)
         return Likelihood(logp_BT=logp_BT, entropy_BT=entropy_BT)
@@ -163,11 +163,6 @@ class TokenPolicy:
         hidden_ND = states(self.language, self.eyes, rows)[row_N, column_N - rows.begin]
         token_N = decisions["ids_BL"][row_N, at_N]
         return weigh(self.language.head, hidden_ND, token_N, self.temperature, self.language.banned)
-
-    def _numerics(self) -> torch.autocast:
-        model = self.language.model
-        lower = self.precision != torch.float32 and model.dtype == torch.float32
-        return torch.autocast(model.device.type, self.precision, enabled=lower)
 
     # -- weights --------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class DomainsTask:
     """A file of prompts like those that are kept back; the embedded world has its own."""
     out_of_domain: str = ""
     """A file of prompts of the other domain."""
-    verdict: str = "geneval_strict"
+    verdict: str = "geneval"
     """What the kept-back prompts are scored by: a reward by name or FILE.py:FUNCTION."""
     train_size: int = 4096
     """Training prompts drawn from the embedded world."""

@@ -45,7 +45,7 @@ from saccade.training.run import Run
 class Settings:
     """DPO and GRPO on image tokens; the defaults are the embedded miniature's."""
 
-    model: ImageTokenModel = ImageTokenModel()
+    model: ImageTokenModel = ImageTokenModel(guidance=1.0)
     task: DomainsTask = DomainsTask()
     method: Literal["grpo", "dpo"] = "grpo"
     """What learns from the pictures: all of them as they come, or pairs of the best and the worst, made in advance."""
