@@ -16,7 +16,7 @@ from saccade.math.credit import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.rewards.judging import ask, gated, judge, per_tag, weighted
-from saccade.sampling.layout import in_groups, random_window, sliding_window
+from saccade.sampling.layout import in_groups, random_window, sliding_window, spread
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
@@ -277,6 +277,8 @@ def test_infinite_and_misshapen_verdicts_are_none():
     assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
     with pytest.raises(NothingJudged, match="one verdict a row"):
         judge(rollout, {"r": lambda r: torch.ones(5)})
+    with pytest.raises(NothingJudged, match="a reward must return a tensor with one verdict a row, not list"):
+        judge(rollout, {"r": lambda r: [1.0, 1.0]})
 
 
 def test_a_reward_may_name_several_verdicts():
@@ -333,6 +335,16 @@ def test_replay_resumes_with_its_memory(tmp_path):
     run_for(3, tmp_path / "run", halves, feed=replay(halves))
     run_for(6, tmp_path / "run", again, resume=True, feed=replay(again))
     assert torch.equal(again.mean, whole.mean)
+
+
+def test_a_step_a_group_and_a_rhythm_of_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a step takes 1 problem or more, not 0"):
+        OnPolicy(PROBLEMS, lambda *_: None, 0, 0)
+    with pytest.raises(ValueError, match="a group is of 1 attempt or more, not 0"):
+        spread(PROBLEMS[:2], seeds(0, 2), 0)
+    with Run.start(tmp_path / "run", {}, display=False) as run:
+        with pytest.raises(ValueError, match="save_every must be 1 or more, not 0"):
+            train(lambda step: None, None, run, 2, state={}, save_every=0)
 
 
 def test_feeds_hand_out_every_problem_once_a_pass_and_mix():

@@ -62,6 +62,8 @@ def _ask(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Te
 
 
 def _checked(said: Tensor, rollout: Rollout) -> Tensor:
+    if not isinstance(said, Tensor):
+        raise ValueError(f"a reward must return a tensor with one verdict a row, not {type(said).__name__}")
     values = said.float()
     if values.shape[:1] != (len(rollout),):
         raise ValueError(f"a reward must return one verdict a row, not shape {tuple(values.shape)}")

@@ -25,6 +25,8 @@ def in_groups(attempt: Attempt, problems: Sequence[Problem], seeds_P: Tensor, gr
 
 def spread(problems: Sequence[Problem], seeds_P: Tensor, group: int) -> tuple[list[Problem], Tensor, Tensor]:
     """Rows for ``group`` attempts of each problem: problems, their own seeds ``[B]`` and group numbers ``[B]``."""
+    if group < 1:
+        raise ValueError(f"a group is of 1 attempt or more, not {group}")
     seeds_B = torch.stack([spawn(seeds_P, k) for k in range(group)], 1).flatten()
     return [p for p in problems for _ in range(group)], seeds_B, torch.arange(len(problems)).repeat_interleave(group)
 

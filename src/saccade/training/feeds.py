@@ -27,6 +27,8 @@ class OnPolicy:
     def __init__(self, problems: Sequence[Problem], collect: Collect, per_step: int, seed: int):
         if not len(problems):
             raise ValueError("there are no problems to train on")
+        if per_step < 1:
+            raise ValueError(f"a step takes 1 problem or more, not {per_step}")
         self.problems, self.collect, self.per_step, self.seed = problems, collect, per_step, seed
 
     def __call__(self, step: int) -> Batch:

@@ -22,7 +22,8 @@ def read(path: Path, parse: Callable[[str], Made], what: str) -> tuple[tuple[int
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold other ends of lines in a text
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise ValueError(f"{path}: cannot be read: {why}") from None
     found = []
     for number, line in enumerate(lines, 1):
         if line.strip():
