@@ -83,9 +83,9 @@ def _run(words: list[str]) -> int:
         say_error(error)
         return 2
     except Exception as error:
-        from saccade.core import EnvironmentFailed  # loads torch, which was loaded if it is one
+        from saccade.core import EnvironmentFailed, NothingJudged  # loads torch, which was loaded if it is one of them
 
-        if not isinstance(error, EnvironmentFailed):
+        if not isinstance(error, (EnvironmentFailed, NothingJudged)):
             raise
         say_error(error)
         return 1

@@ -36,6 +36,9 @@ def train(
     saved, and RunFailed, with what to do, if a batch cannot be collected or learned from.
     Where steps are as small as one gradient, a line is logged for ``log_every`` of them: means, and sums of ``cost/…``.
     """
+    for name, every in {"evaluate_every": evaluate_every, "save_every": save_every, "log_every": log_every}.items():
+        if every < 1:
+            raise ValueError(f"{name} must be 1 or more, not {every}")
     kept = {**state, "learner": learner} | ({"feed": feed} if hasattr(feed, "state_dict") else {})
     scores = _Scores(evaluate, run)
     kept["scores"] = scores
@@ -121,7 +124,7 @@ def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> 
         with _advised(f"evaluation at step {step}"):
             scores.take(step)
             run.keep_best(step, scores.last, kept)
-    except EnvironmentFailed as error:
+    except (NothingJudged, EnvironmentFailed) as error:
         if step:
             run.save(step, kept)  # without these scores, which a resumed run makes up for
         raise RunFailed(f"evaluation at step {step}: {error}") from error
