@@ -58,7 +58,8 @@ def open_run(path: str) -> TrainedRun:
     places = [run / kind, *sorted(run.glob(f"*/{kind}"), key=lambda p: -p.stat().st_mtime)]
     saved = next((found for place in places if (found := checkpoint.latest(place))), None)
     if saved is None:
-        raise ValueError(f"the run in {path} has no checkpoint yet")
+        none = "has no checkpoint yet" if kind == "checkpoints" else "kept no best checkpoint, as --keep-best SCORE would"
+        raise ValueError(f"the run in {run} {none}")
     _, state = checkpoint.read(saved)
     policies = recipe.policies(settings)
     for name, policy in policies.items():

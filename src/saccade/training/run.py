@@ -6,6 +6,7 @@ amounts of that one step. After a kill, ``resume`` and ``load`` take the folder 
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import time
@@ -188,14 +189,16 @@ class Run:
     def keep_best(self, step: int, scores: Mapping[str, float], state: Mapping[str, Stateful]) -> None:
         """Write a checkpoint to ``best`` where the score that the config's "keep_best" names is the best so far.
 
-        RunFailed if there is no such score; a stage may have others.
+        ValueError, with the nearest name, if there is no such score; a stage may have others.
         """
         name, _, least = str(self.config.get("keep_best", "")).partition(":")
         if not name or (self._outer and name not in scores):
             return
         if name not in scores or least not in ("", "min"):
-            known = f"there are {', '.join(scores)}, each with :min where less is better"
-            raise RunFailed(f"--keep-best {self.config['keep_best']}: no such score; {known}")
+            known = [score for score in scores if not score.endswith(on_disk.ERROR)]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            advice = f"nearest: {near} (of {', '.join(known)}, each with :min where less is better)"
+            raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
         told = files.records(self.folder / "metrics.jsonl") if self._writes else []
         before = [sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None]
