@@ -59,6 +59,8 @@ def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)).save("a.png")
     assert saccade("sample", "./editor", "a.png Make the ring red.", "-o", "edited.png").status == 0
     assert saccade("sample", "./editor", "Make the ring red.", "-o", "drawn.png").status == 0
+    refused = saccade("sample", "./editor", "b.png Make the ring red.").refused()
+    assert "there is no picture 'b.png', with which the prompt 'b.png Make the ring red.' begins" in refused
     edited, drawn = (np.array(Image.open(name)) for name in ("edited.png", "drawn.png"))
     assert edited.shape == (32, 32, 3) and not (edited == drawn).all()
     monkeypatch.setattr(editing, "EditingTask", partial(editing.EditingTask, held_out_size=7))

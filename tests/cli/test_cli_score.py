@@ -55,7 +55,7 @@ def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gol
     Path("own.py").write_text("def shy(r):\n    if (r.outputs.sum((1, 2, 3)) == 0).any(): raise OSError('dark')\n    return r.outputs.mean((1, 2, 3))\n")
     Image.new("RGB", (64, 64)).save(gold / "a.png")
     said = saccade("score", "--reward", "own.py:shy", "--images", gold, "--json")
-    assert json.loads(said.out)["items"][-1]["own.py:shy"] is None and "failed on 1 of 7 pictures: dark" in said.err
+    assert json.loads(said.out)["items"][-1]["own.py:shy"] is None and "failed on 1 of 7 pictures: OSError: dark" in said.err
 
 
 def test_what_does_not_fit_is_one_line(saccade, gold):

@@ -84,6 +84,42 @@ def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_pat
     assert said.status == 1 and said.err.startswith("saccade: evaluation at step 0: environment 'arm': gone; resume with: ")
 
 
+def test_a_reward_that_judges_nothing_when_scores_are_taken_is_one_line(saccade, tmp_path):
+    saccade(*GREY, "--out", "r")
+    source = (tmp_path / "grey.py").read_text()
+    begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
+    (tmp_path / "grey.py").write_text(source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n"))
+    said = saccade("eval", "r")
+    assert (said.status, said.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
+    said = saccade(*GREY, "--out", "other")
+    assert said.status == 1 and said.err.startswith("saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: ")
+
+
+def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_path):
+    assert "--steps must be a whole number, not 'two'" in saccade(*GREY, "--steps", "two", "--out", "r").refused()
+    assert "--share must be a number, not 'half'" in saccade(*GREY, "--share", "half", "--out", "r").refused()
+    assert "--steps must be 0 or more, not -1" in saccade(*GREY, "--steps", "-1", "--out", "r").refused()
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "file").write_text("")
+    assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
+
+
+def test_a_device_that_is_not_here_is_told():
+    from dataclasses import dataclass
+
+    from saccade.cli.request import _refuse_impossible
+
+    @dataclass(frozen=True)
+    class Settings:
+        device: str = "auto"
+
+    for device in ("auto", "cpu", "cpu:0"):
+        _refuse_impossible(Settings(device), Settings())
+    for device in ("cuda:99", "cud", "ipu"):
+        with pytest.raises(ValueError, match=rf"--device {device} is not here; nearest: .* \(of auto, cpu"):
+            _refuse_impossible(Settings(device), Settings())
+
+
 def test_two_settings_of_one_name_are_refused(saccade, tmp_path):
     source = (tmp_path / "grey.py").read_text()
     (tmp_path / "grey.py").write_text(source.replace("    share: float", "    kind: str = ''\n    share: float"))
@@ -112,7 +148,8 @@ def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
 
 def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
     refused = saccade(*GREY, "--out", "r", "--keep-best", "lightness")
-    assert refused.status == 1 and "--keep-best lightness: no such score; there are level" in refused.err.splitlines()[-1]
+    line = "--keep-best lightness: no such score; nearest: level (of level, from seed, each with :min where less is better)"
+    assert refused.status == 2 and refused.err.splitlines()[-1] == f"saccade: {line}"
     assert saccade(*GREY, "--out", "low", "--keep-best", "level:min").status == 0
     lines = [json.loads(line) for line in (tmp_path / "low/metrics.jsonl").read_text().splitlines()]
     seen = {line["step"]: line["eval/level"] for line in lines if "eval/level" in line}
@@ -191,6 +228,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
     assert "no whole checkpoint" in saccade("eval", "r").refused()
     subprocess.run(["rm", "-r", str(tmp_path / "r/checkpoints")], check=True)
     assert "the run in r has no checkpoint yet" in saccade("sample", "r", "x").refused()
+    assert "the run in r kept no best checkpoint, as --keep-best SCORE would" in saccade("eval", "r/best").refused()
 
 
 def test_settings_survive_json():

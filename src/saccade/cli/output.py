@@ -77,7 +77,9 @@ def console(width: int = 100) -> Any:
 
 
 def say_error(message: object) -> None:
-    """Print ``saccade: <message>`` as one line to standard error."""
+    """Print ``saccade: <message>`` as one line to standard error; of an OSError the file and the reason."""
+    if isinstance(message, OSError) and message.filename is not None:
+        message = f"{message.filename}: {message.strerror}"
     rank = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE") or 1) > 1 else ""
     print(f"saccade: {rank}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
 

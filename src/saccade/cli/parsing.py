@@ -78,8 +78,11 @@ def _one_line(box: str) -> str:
     missing = re.match(r"Missing from [^:]*: (\S+)", message)
     choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message)
     bare = re.match(r"Missing value for argument [^\w-]*([\w-]+)", message)
+    number = re.match(r"Error parsing ([\w-]+): (invalid literal for int|could not convert string to float)[^:]*: '(.*)'", message)
     if missing:
         return f"missing {missing[1]}"
+    if number:
+        return f"{number[1]} must be a {'whole ' if 'int' in number[2] else ''}number, not '{number[3]}'"
     if bare:
         return f"{bare[1]} needs a value"
     if choice:

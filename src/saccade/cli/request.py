@@ -14,7 +14,7 @@ import tyro
 
 from saccade import catalog
 from saccade.cli.parsing import Flag, parse
-from saccade.cli.settings import contradiction
+from saccade.cli.settings import contradiction, flat
 from saccade.cli.subjects import settings_of
 
 
@@ -62,6 +62,7 @@ def understand(name: str, words: Sequence[str]) -> Request:
         default = _settings_to_resume(recipe, kept, asked)
     whole = _command_line(recipe)
     given = parse(whole, words, f"saccade train {name}", whole(default, Options()))
+    _refuse_impossible(given.recipe, default)
     if kept:
         _refuse_contradiction(given.recipe, default, asked["--out"])
         if given.run.stages_of not in ("", kept.get("stages_of")):
@@ -117,6 +118,29 @@ def _settings_to_resume(recipe: ModuleType, kept: Mapping[str, Any], asked: Mapp
     if asked["--preset"] not in ("", kept.get("preset")):
         raise ValueError(f"the run in {asked['--out']} began with --preset {kept.get('preset')}, not {asked['--preset']}")
     return settings_of(recipe, kept, asked["--out"])
+
+
+def _refuse_impossible(given: Any, default: Any) -> None:
+    """ValueError for a device that is not here, and for a count below 0."""
+    usual = flat(default)
+    for name, value in flat(given).items():
+        if name.endswith("device") and value != usual[name] and not _has(value):
+            found = dict.fromkeys([usual[name], *filter(_has, ("cpu", "cuda", "mps"))])
+            raise ValueError(f"{name} {value} is not here; nearest: {catalog.nearest(value, list(found))} (of {', '.join(found)})")
+        if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
+            raise ValueError(f"{name} must be 0 or more, not {value}")
+
+
+def _has(device: str) -> bool:
+    """Whether this machine has a device; nothing is begun on it."""
+    import torch
+
+    try:
+        place = torch.device(device)
+        kind = torch.get_device_module(place)
+    except (RuntimeError, AttributeError):
+        return False
+    return kind.is_available() and (place.index or 0) < kind.device_count()
 
 
 def _refuse_contradiction(given: Any, kept: Any, folder: str) -> None:

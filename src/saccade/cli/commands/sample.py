@@ -61,6 +61,10 @@ def _refuse(options: Options) -> None:
         raise ValueError('missing PROMPT: what to draw, such as "a red ring above two blue squares"')
     if options.count < 1:
         raise ValueError(f"--count must be 1 or more, not {options.count}")
+    for prompt in options.prompts:
+        word = next(iter(prompt.split()), "")
+        if Path(word).suffix.lower() in SUFFIXES and not Path(word).is_file():
+            raise ValueError(f"there is no picture '{word}', with which the prompt '{prompt}' begins")
     suffix = Path(options.out).suffix
     if suffix.lower() not in SUFFIXES:
         raise ValueError(f"'{options.out}' is no kind of picture; nearest: {nearest(suffix, SUFFIXES)} (of {', '.join(SUFFIXES)})")

@@ -89,7 +89,7 @@ def _ask(name: str, reward: Any, images: Sequence[Tensor], problems: Sequence[Pr
     verdicts, failure = torch.full((len(images),), float("nan")), None
     for rows in _by_size(images):
         verdicts[rows], error = ask(reward, _rollout([images[i] for i in rows], [problems[i] for i in rows]))
-        failure = failure or error
+        failure = failure or (error and f"{type(error).__name__}: {error}")
     if not verdicts.isfinite().any():
         advice = "" if prompts else "; it may need --prompts"
         raise ValueError(f"reward '{name}' judged none of {len(images)} pictures: {failure or f'it gave no verdict{advice}'}")
