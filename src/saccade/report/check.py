@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from saccade.report.tables import Row, text
+from saccade.training.claims import final
 from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
@@ -45,7 +46,7 @@ def _by_score(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
     """Values of an arm's seeds under each score; evaluations on the way ("<score>@<step>") and standard errors are left out."""
     found: dict[str, list[float]] = {}
     for row in seeds.values():
-        for score, value in row.items():
-            if "@" not in score and not score.endswith(ERROR) and isinstance(value, (int, float)):
-                found.setdefault(score, []).append(value)
+        for score in final(row):
+            if not score.endswith(ERROR) and isinstance(row[score], (int, float)):
+                found.setdefault(score, []).append(row[score])
     return found

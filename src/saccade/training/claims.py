@@ -7,6 +7,7 @@ thirds of them makes a claim hold.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,11 @@ class Following:
 
     arm: str
     settings: Any
+
+
+def final(scores: Mapping[str, Any]) -> list[str]:
+    """The names of scores after training, without those on the way ("acc@1@0"); "acc@1" is itself no step of an "acc"."""
+    return [name for name in scores if not re.search(r"@\d+$", name) or f"{name}@0" in scores]
 
 
 def gain(scores: Scores, name: str) -> float:

@@ -13,6 +13,7 @@ import tyro
 from saccade import catalog
 from saccade.cli.output import VERDICTS, figure, say_error, show_claims, show_json, show_table
 from saccade.cli.parsing import Flag, parse
+from saccade.training.claims import final
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _compared(scores: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[s
     """Final scores and costs that all arms have; the evaluations on the way stay in the file."""
     every = [set(found) for seeds in scores.values() for found in seeds.values()]
     first = next(iter(next(iter(scores.values())).values()))
-    return [name for name in first if "@" not in name and all(name in found for found in every)]
+    return [name for name in final(first) if all(name in found for found in every)]
 
 
 def _spread(values: Sequence[float]) -> str:
