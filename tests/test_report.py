@@ -13,11 +13,12 @@ import report_fixture as fixture
 from browser import PROGRAM, browser
 from PIL import Image
 
+from saccade.report import check
 from saccade.report.curves import POINTS, charts
 from saccade.report.page import write
 from saccade.report.record import read_all
 from saccade.report.spread import interval, over_seeds
-from saccade.report.tables import exact, text
+from saccade.report.tables import Change, exact, text
 from saccade.training.clips import small
 from saccade.training.run import Run
 
@@ -289,6 +290,18 @@ def test_numbers_for_people():
         "–", "yes", "0.500", "1\u202f234\u202f567", "12.35", "1e-05", "1, –", "a 1",
     ]  # fmt: skip
     assert [exact(x) for x in (0.2, 3e-4, 123456, False, "x")] == ["0.2", "0.0003", "123456", "no", "x"]
+
+
+def test_a_change_that_rounding_made_is_none():
+    assert Change(0.29166666, 0.29166669).delta == 0 and Change(0.25, 0.26).delta == pytest.approx(0.01)
+    assert Change(None, 0.5).delta is None and Change(0.0, 0.0).delta == 0
+
+
+def test_a_check_shows_scores_after_training_whatever_their_names(tmp_path):
+    row = {"acc@1": 0.5, "acc@5, teacher": 0.9, "acc@1@0": 0.1, "acc@1@20": 0.5, "first/acc@1@20": 0.2, "loss@0": 2.0, "seconds": 3.0}
+    result = {"scores": {"arm": {"0": row}}, "claims": [], "seeds": [0], "seconds": 3.0}
+    (tmp_path / "found.json").write_text(json.dumps(result))
+    assert check.read(tmp_path / "found.json")["scores"] == ["acc@1", "acc@5, teacher", "seconds"]
 
 
 def test_the_recipe_of_a_run_is_read_not_run(tmp_path):

@@ -44,7 +44,15 @@
     return chart.traces.flatMap((t) => (t.smooth ? [line(t, t.y, true), line(t, t.smooth, false)] : [line(t, t.y, false)]));
   }
 
-  function layout(small) {
+  // A curve that only rounding moves is shown as level, near its height.
+  function reach(chart) {
+    const all = chart.traces.flatMap((t) => [...t.y, ...(t.low || []), ...(t.high || [])]);
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    return high - low > 1e-6 * size ? {} : { range: [low - (size / 2 || 1), high + (size / 2 || 1)] };
+  }
+
+  function layout({ chart, small }) {
     const scale = {
       gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, fixedrange: true, automargin: true,
       nticks: small ? 4 : 5, tickfont: { size: 11, color: color("--quiet") },
@@ -54,12 +62,12 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false, hovermode: "x unified",
       margin: { l: 34, r: 8, t: 6, b: 24 }, hoverlabel: hover, font: { family: getComputedStyle(document.body).fontFamily },
       xaxis: { ...scale, showgrid: false, ticksuffix: axis === "seconds" ? ` ${unit}` : "", hoverformat: axis === "seconds" ? ".1f" : ".4~s" },
-      yaxis: { ...scale, rangemode: "normal" },
+      yaxis: { ...scale, rangemode: "normal", ...reach(chart) },
     };
   }
 
   const draw = () => figures.forEach((f) =>
-    Plotly.react(f.plot, traces(f.chart), layout(f.small), { displayModeBar: false, responsive: true }));
+    Plotly.react(f.plot, traces(f.chart), layout(f), { displayModeBar: false, responsive: true }));
 
   const hasImages = figures.some((f) => f.chart.traces.some((t) => t.images[t.images.length - 1] > 0));
   document.querySelectorAll(".switch button").forEach((button) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ class Change:
 
     @property
     def delta(self) -> float | None:
-        return None if self.before is None or self.after is None else self.after - self.before
+        if self.before is None or self.after is None:
+            return None
+        return 0.0 if math.isclose(self.before, self.after, rel_tol=1e-6) else self.after - self.before  # what rounding left
 
     @property
     def track(self) -> tuple[float, float] | None:
