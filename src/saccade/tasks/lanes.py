@@ -12,18 +12,18 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import Environment
+from saccade.core import Environment, Rollout
 from saccade.models.captioner import Captioner
 from saccade.sampling.mirroring import Flips
 from saccade.sampling.running import Episode
 from saccade.tasks.control import films, played, scores
 from saccade.tasks.scoring import Show
 from saccade.training import distributed
+from saccade.training.run import Run
 from saccade.worlds.control.hints import Hint
 from saccade.worlds.control.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.worlds.control.lane.scenes import scenes
 from saccade.worlds.control.semantics import Control, Semantics, constant, shuffled
-
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,17 @@ def kept(episodes: Sequence[Episode]) -> dict[str, float]:
     asked = sum(e.info.get("captions", 0.0) for e in episodes) / sum(e.length for e in episodes)
     by_weather = {f"rmse, {WEATHERS[int(w)]}": math.sqrt(square[weather == w].mean()) for w in np.unique(weather)}
     return found | {"captions a step": asked} | by_weather
+
+
+def driven(run: Run) -> Callable[[int, Rollout], None]:
+    """Tells a run, after a training step, how the episodes went that ended in its segment."""
+
+    def tell(step: int, rollout: Rollout) -> None:
+        ended = [episode for row in rollout.outputs for episode in row]
+        if ended:
+            run.log(step + 1, {f"train/{name}": value for name, value in kept(ended).items() if ", " not in name})
+
+    return tell
 
 
 def bank(words: Captioner, task: LaneTask, seed: int, size: int = 1024, rows: int = 64) -> np.ndarray:

@@ -5,8 +5,8 @@ paper: BLIP-FusePPO: A Vision-Language Deep Reinforcement Learning Framework for
 idea: Words of a vision-language model belong into the state, not into the reward. Every few steps BLIP says what the front
     camera sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, for PPO to learn from.
 claims: The lateral error is at most 0.9 times that of picture and LiDAR alone, with the PID's hint it is not larger, and the
-    words lower it further: below that without them, and below that with captions of other times. The captioner is asked
-    once in ten steps.
+    words lower it further: below that without them, with captions of other times, and with random words that never
+    change. The captioner is asked once in ten steps.
 differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far part. Hint and
     reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded BLIP is pre-trained on
     true captions of training roads in the first stage. Mirrored decisions are made in the segment, not in the simulator, with
@@ -24,55 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Environment, Loss, Problem, Rollout, seeds
-from saccade.models.captioner import Captioner, Sizes, fresh, load
+from saccade.models.captioner import Captioner
 from saccade.models.control import MLP
 from saccade.models.fusion import Fusion
 from saccade.policies.control import ActorCritic
 from saccade.policies.heads import Gaussian
-from saccade.sampling.decisions import Credited, RewardScale
-from saccade.sampling.episodes import Segments
-from saccade.sampling.mirroring import Flips, mirrored
-from saccade.tasks.lanes import LaneTask, accuracy, kept
-from saccade.tasks.proximal import Proximal, learner
+from saccade.tasks import mirroring, proximal
+from saccade.tasks.lanes import LaneTask, driven
+from saccade.tasks.proximal import Proximal
+from saccade.tasks.speaking import Speaker, teach
 from saccade.training.claims import Claim, Following
-from saccade.training.feeds import join
-from saccade.training.learner import Update, Updates, rise_and_fall
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-from saccade.worlds.control.lane import LENGTH, WORDS
-from saccade.worlds.control.lane.scenes import scenes
-
-
-PLACES = 4
-"""Pictures of one road in a batch of the first stage: drawing a road takes longer than a picture."""
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """Who says what lies ahead."""
-
-    model: str = ""
-    """A BLIP by hub id or folder; empty for a small one that is pre-trained in the first stage."""
-    prompt: str = ""
-    """How every caption begins."""
-    caption_length: int = LENGTH + 1
-    """Token ids of a caption that the policy is shown."""
-    beams: int = 1
-    """Captions that are followed side by side while one is written."""
-    no_repeat: int = 0
-    """Runs of so many words come once at most; 0 allows all."""
-    precision: str = "float32"
-    """Of the weights: float32, float16 or bfloat16."""
-    device: str = "cpu"
-    speaker_steps: int = 600
-    """Training steps of the first stage."""
-    speaker_batch: int = 128
-    """Pictures with captions in each, four of a road."""
-    speaker_lr: float = 1e-3
-    """Highest learning rate of the first stage; it falls in a line to a twentieth."""
-    tests: int = 256
-    """Pictures on which the small one is tested."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +82,8 @@ def policies(cfg: Settings) -> dict[str, Any]:
 
 
 def captioner(cfg: Settings) -> Captioner | None:
-    """Who writes captions, if captions are shown: the one that is named, or a small one with random weights."""
-    who = cfg.speaker
-    if cfg.task.caption == "none":
-        return None
-    if not who.model:
-        return fresh(WORDS, who.caption_length, Sizes(), cfg.seed)
-    return load(who.model, who.caption_length, who.prompt, who.beams, who.no_repeat, getattr(torch, who.precision), who.device)
+    """Who writes captions, if captions are shown."""
+    return None if cfg.task.caption == "none" else cfg.speaker.captioner(cfg.seed)
 
 
 def driver(cfg: Settings, words: Captioner | None) -> ActorCritic:
@@ -143,77 +101,21 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     own = policies(cfg)
     policy, words = own["policy"], own.get("captioner") or captioner(cfg)
     if "captioner" in own and cfg.task.caption != "constant":
-        teach(cfg, words, run.stage("captioner"))
+        teach(cfg.speaker, words, cfg.task, cfg.seed, run.stage("captioner"))
     world = cfg.task.make(cfg.rows, words, cfg.seed)
-
+    if cfg.mirror:
+        decisions = mirroring.feed(cfg.ppo, world, policy, cfg.seed, cfg.task.flips(words), driven(run))
+    else:
+        decisions = proximal.feed(cfg.ppo, world, policy, cfg.seed, driven(run))
     return run_loop(
-        decisions(cfg, world, policy, words, run),
-        learner(cfg.ppo, policy, cfg.rows * (1 + cfg.mirror), cfg.steps, cfg.seed),
+        decisions,
+        proximal.learner(cfg.ppo, policy, cfg.rows * (1 + cfg.mirror), cfg.steps, cfg.seed),
         run,
         cfg.steps,
         state=own,
         evaluate=lambda step: cfg.task.score(policy, words, cfg.seed, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
-    )
-
-
-def decisions(cfg: Settings, world: Environment, policy: ActorCritic, words: Captioner | None, run: Run) -> Credited:
-    """A feed of driven segments and their mirror images, as decisions with credit."""
-    driven, flips = Segments(world, policy, cfg.ppo.length, cfg.seed), cfg.task.flips(words)
-
-    def tell(step: int, rollout: Rollout) -> None:
-        ended = [episode for row in rollout.outputs for episode in row]
-        if ended:
-            run.log(step + 1, {f"train/{name}": value for name, value in kept(ended).items() if ", " not in name})
-
-    scale = RewardScale(cfg.rows * (1 + cfg.mirror), cfg.ppo.gamma) if cfg.ppo.scale_rewards else None
-    return Credited(Mirroring(driven, policy, flips) if cfg.mirror else driven, cfg.ppo.gamma, cfg.ppo.lam, scale, tell)
-
-
-class Mirroring:
-    """A feed of segments and of what they are in the mirror."""
-
-    def __init__(self, segments: Segments, policy: ActorCritic, flips: Flips):
-        self.segments, self.policy, self.flips = segments, policy, flips
-
-    def __call__(self, step: int) -> Rollout:
-        rollout = self.segments(step)
-        return join([rollout, mirrored(rollout, self.policy, self.flips)])
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return self.segments.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.segments.load_state_dict(state)
-
-
-def teach(cfg: Settings, words: Captioner, stage: Run) -> None:
-    """Train the captioner on pictures and true captions from anywhere on training roads, new ones in each step."""
-    who = cfg.speaker
-    lane, tests = cfg.task.world(who.speaker_batch // PLACES), cfg.task.world(who.tests)
-
-    def pairs(step: int) -> Rollout:
-        pictures, told = scenes(lane, int(seeds(cfg.seed, 1, key=step)), places=PLACES)
-        problems = [Problem(i, "what lies ahead", caption) for i, caption in enumerate(told)]
-        logp_BT, mask_BT = torch.zeros(len(told), 1), torch.ones(len(told), 1)
-        return Rollout(problems, {"picture_B": torch.from_numpy(pictures)}, None, logp_BT, mask_BT, torch.arange(len(told)))
-
-    def loss(rollout: Rollout) -> Loss:
-        total, count = words.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
-        return Loss(total, count.float())
-
-    optimizer = torch.optim.AdamW(words.parameters(), lr=who.speaker_lr, weight_decay=0.01)
-    fall = rise_and_fall(who.speaker_steps, who.speaker_steps // 15, 0.05)
-    run_loop(
-        pairs,
-        Updates([Update("captions", loss, words.parameters(), optimizer, schedule=fall)]),
-        stage,
-        who.speaker_steps,
-        state={"captioner": words},
-        evaluate=lambda step: accuracy(words, tests),
-        evaluate_every=who.speaker_steps,
-        save_every=100,
     )
 
 
@@ -253,6 +155,10 @@ CLAIMS = (
     Claim(
         "and than with captions of other times",
         lambda arm: arm["shuffled captions"]["rmse"] - arm["BLIP-FusePPO"]["rmse"],
+    ),
+    Claim(
+        "and than with random words that never change",
+        lambda arm: arm["random tokens"]["rmse"] - arm["BLIP-FusePPO"]["rmse"],
     ),
     Claim(
         "the captioner is asked at most 1 / 10 + 0.02 times a step, never by the reward",
