@@ -13,7 +13,7 @@ import torch
 
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.math.credit import group_advantage
+from saccade.math.credit import coins, group_advantage
 from saccade.sampling.layout import in_groups
 from saccade.tasks.puzzling import KINDS, PuzzlingTask
 from saccade.tasks.templates import ADDED
@@ -99,9 +99,9 @@ def test_the_model_is_shown_every_picture_and_asked_in_its_template():
 
 
 def test_coins_are_fair_and_follow_from_the_attempts_seeds():
-    flips = SSL.coins(seeds(0, 400), 5)
+    flips = coins(seeds(0, 400), 5)
     assert flips.shape == (2000,) and set(flips.tolist()) == {0, 1} and abs(flips.mean() - 0.5) < 0.05
-    assert torch.equal(SSL.coins(seeds(0, 400)[7:9], 5), flips[35:45])
+    assert torch.equal(coins(seeds(0, 400)[7:9], 5), flips[35:45])
 
 
 def test_a_training_puzzle_follows_from_its_number_and_kinds_come_in_equal_parts():
@@ -156,7 +156,7 @@ def test_photographs_train_a_step_towards_what_was_rewarded(folder, tmp_path):
     cfg = tiny(folder, task=task, steps=1, random_rewards=True, beta=0.0, lr=1e-3)
     policy, own = SSL.policies(cfg)["policy"], seeds(cfg.seed, 4, key=0)
     attempts = in_groups(policy.rollout, OnPolicy(task.training(cfg.seed), None, 4, cfg.seed).draw(0), own, cfg.group)
-    credit_B = group_advantage(SSL.coins(own, cfg.group), attempts.group_B)
+    credit_B = group_advantage(coins(own, cfg.group), attempts.group_B)
     result = run(cfg, tmp_path / "run")
     policy.load_state_dict(weights(tmp_path / "run"))
     likelier_BT = (policy.likelihood(attempts).logp_BT - attempts.logp_BT) * attempts.mask_BT

@@ -12,10 +12,13 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from saccade.core import generator
+from saccade.core import generator, noise, spawn
 
 AllSum = Callable[[Tensor], Tensor]
 """Adds a tensor over all processes; the identity where there is one."""
+
+_COINS = 1 << 20
+"""A key that no attempt's seed has."""
 
 
 def group_advantage(
@@ -136,3 +139,8 @@ def _spread(squares: Tensor, count: Tensor, unbiased: bool) -> Tensor:
 def shuffled(reward_B: Tensor, seed: int) -> Tensor:
     """The same rewards dealt out at random: the control with which nothing can be learned."""
     return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
+
+
+def coins(seeds_P: Tensor, group: int) -> Tensor:
+    """0 or 1 for each of ``group`` attempts at each problem ``[B]``: the control that rewards nothing but sharper habits."""
+    return (noise(spawn(seeds_P, _COINS), (group,)) > 0).float().flatten()

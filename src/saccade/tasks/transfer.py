@@ -1,11 +1,20 @@
-"""Questions that nobody trains on: one half chooses between trainings, the other judges the chosen one."""
+"""Questions that nobody trains on: one half chooses between trainings, the other judges the chosen one.
+
+Beside the puzzles that were trained on they show whether what was learned there carries over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.core import Problem
+from torch import Tensor
+
+from saccade.core import Problem, Rollout, Sampler
+from saccade.tasks.answering import by_source
+from saccade.tasks.scoring import Show
+from saccade.tasks.scoring import score as attempted
+from saccade.tasks.talking import conversations
 from saccade.worlds import questions
 from saccade.worlds.pictures import Part
 
@@ -44,3 +53,27 @@ def _aspect(problem: Problem) -> str:
     if problem.source == "relation":
         return "left or right" if problem.answer["text"] in ("left", "right") else "above or below"
     return _ASPECTS[problem.source]
+
+
+def score(
+    sets: Mapping[str, Sequence[Problem]], attempt: Sampler, judge: Callable[[Rollout], Tensor], show: Show | None = None
+) -> dict[str, float]:
+    """Of "puzzles", "validation" and "test": the mean verdict of each kind of puzzle, "puzzle <name>", the share of puzzles
+    "solved" in full, that of the test questions by what they ask, and the mean of these as "downstream"; "downstream,
+    validation" is that of the other half."""
+    scores: dict[str, float] = {}
+    for name, (parts, right_P) in attempted(sets, attempt, judge).items():
+        problems = [problem for part in parts for problem in part.problems]
+        each = by_source(problems, right_P) or {problems[0].source: float(right_P.nanmean())}
+        mean = sum(each.values()) / len(each)
+        match name:
+            case "puzzles":
+                scores |= {f"puzzle {kind}": value for kind, value in each.items()}
+                scores["solved"] = float((right_P == 1).float().mean())
+            case "validation":
+                scores["downstream, validation"] = mean
+            case "test":
+                scores |= {"downstream": mean, **each}
+        if show and name != "validation":
+            show(name, conversations(parts[0], right_P))
+    return scores

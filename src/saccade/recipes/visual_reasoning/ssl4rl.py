@@ -25,8 +25,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, noise, spawn
-from saccade.math.credit import group_advantage
+from saccade.core import Problem, Rollout
+from saccade.math.credit import coins, group_advantage
 from saccade.math.surrogates import dual_clipped
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
@@ -34,22 +34,16 @@ from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.answers import ByKind
 from saccade.rewards.judging import judge
 from saccade.sampling.layout import in_groups
-from saccade.tasks import Show, answers_to
-from saccade.tasks.answering import by_source
+from saccade.tasks import answering
 from saccade.tasks.puzzling import KINDS, PuzzlingTask
-from saccade.tasks.scoring import score as attempted
-from saccade.tasks.talking import conversations
 from saccade.tasks.templates import Template, asking, tagged
-from saccade.tasks.transfer import TransferTask
+from saccade.tasks.transfer import TransferTask, score
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, Scores
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-
-_COINS = 1 << 20
-"""A key that no attempt's seed has."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
         right_B = judged(cfg, rollout)
-        reward_B = coins(seeds_P, cfg.group) if cfg.random_rewards else right_B
-        rollout.rewards["total"] = reward_B
+        reward_B = rollout.rewards["total"] = coins(seeds_P, cfg.group) if cfg.random_rewards else right_B
         credit_B = group_advantage(reward_B, rollout.group_B, eps=1e-6, unbiased=True, all_sum=distributed.all_sum)
         rollout.advantage_BT = rollout.credit(credit_B)
         if cfg.beta:
@@ -136,7 +129,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "reference": reference},
-        evaluate=lambda step: score(cfg, sets, policy.greedy().rollout, run.show(step)),
+        evaluate=lambda step: score(sets, policy.greedy().rollout, partial(judged, cfg), run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
@@ -147,47 +140,17 @@ def judged(cfg: Settings, rollout: Rollout) -> Tensor:
     return judge(rollout, {"right": ByKind(tagged(cfg.template))}).rewards["right"]
 
 
-def coins(seeds_P: Tensor, group: int) -> Tensor:
-    """0 or 1 for each of ``group`` attempts at each problem ``[B]``."""
-    return (noise(spawn(seeds_P, _COINS), (group,)) > 0).float().flatten()
-
-
 def kept_back(cfg: Settings) -> dict[str, Sequence[Problem]]:
     """What is never trained on: puzzles about other pictures, and both halves of the questions."""
     return {"puzzles": cfg.task.kept_back()} | cfg.transfer.halves()
 
 
-def score(
-    cfg: Settings, sets: Mapping[str, Sequence[Problem]], attempt: Sampler, show: Show | None = None
-) -> dict[str, float]:
-    """Mean verdict of each kind of puzzle, "puzzle <name>", share of puzzles "solved" in full, of the test questions by
-    what they ask, and the mean of these as "downstream"; "downstream, validation" is that of the other half."""
-    found, scores = attempted(sets, attempt, partial(judged, cfg)), {}
-    for name, (parts, right_P) in found.items():
-        problems = [problem for part in parts for problem in part.problems]
-        each = by_source(problems, right_P) or {problems[0].source: float(right_P.nanmean())}
-        mean = sum(each.values()) / len(each)
-        match name:
-            case "puzzles":
-                scores |= {f"puzzle {kind}": value for kind, value in each.items()}
-                scores["solved"] = float((right_P == 1).float().mean())
-            case "validation":
-                scores["downstream, validation"] = mean
-            case "test":
-                scores |= {"downstream": mean, **each}
-        if show and name != "validation":
-            show(name, conversations(parts[0], right_P))
-    return scores
-
-
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """The scores of puzzles and questions kept back, answered greedily."""
-    return score(cfg, kept_back(cfg), policies["policy"].greedy().rollout)
+    return score(kept_back(cfg), policies["policy"].greedy().rollout, partial(judged, cfg))
 
 
-def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One answer to each prompt, which may begin with picture files."""
-    return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
+sample = answering.sample
 
 
 def _on(*kinds: str, **knobs) -> Settings:
@@ -202,7 +165,6 @@ ARMS = {
     "jigsaw2": _on("jigsaw"),
     "jigsaw3": _on("jigsaw", grid=3),
     "contrast": _on("contrast"),
-    "trivial": _on("rotation", angles=2, marked=True),
     "mixed": _on(*KINDS),
     "random rewards": replace(_on(*KINDS), random_rewards=True),
 }
