@@ -18,7 +18,7 @@ from saccade.sampling import looking
 from saccade.sampling.layout import in_groups
 from saccade.sampling.looking import Looking, look, view
 from saccade.sampling.turns import Talk, Turn
-from saccade.tasks.searching import SearchingTask, parts
+from saccade.tasks.searching import SearchingTask, answerer, from_crops, parts
 from saccade.tasks.talking import conversations
 from saccade.tools.crop import crop
 from saccade.training import checkpoint
@@ -119,7 +119,7 @@ def test_both_turns_share_the_credit_of_the_answer_and_nothing_told_is_trained(f
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
     rollout = in_groups(RECIPE.dialogue(cfg, policy), PROBLEMS, seeds(0, 4), 4)
-    rewards = RECIPE.judged(cfg, rollout)
+    rewards = cfg.task.judge(rollout)
     assert rollout.extras["turns_B"].tolist() == [2] * 16 and rollout.extras["failures_B"].sum() == 0
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
@@ -161,9 +161,9 @@ def test_the_control_shows_crops_of_another_question(folder, pointing):
 def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     cfg = settings(folder, closing=" Now.")
     policy = RECIPE.policies(cfg)["policy"]
-    base = RECIPE.answerer(cfg, policy)
+    base = answerer(policy, cfg.closing)
     rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(1, 4))
-    RECIPE.from_crops(cfg, base, rollout)
+    from_crops(cfg.task.right, base, rollout)
     first = base(PROBLEMS, seeds(0, 4)).outputs
     with torch.no_grad():
         for p in policy.trained:
@@ -174,7 +174,7 @@ def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
     for talk in rollout.extras["talk_B"].values:
         talk.memory["looks"] = [None]
-    assert RECIPE.from_crops(cfg, base, rollout).tolist() == [0] * 4
+    assert from_crops(cfg.task.right, base, rollout).tolist() == [0] * 4
 
 
 def test_what_is_shown_is_what_the_model_saw(folder, pointing):

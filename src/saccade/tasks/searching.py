@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, seeds
+from saccade.core import Problem, Question, Reward, Rollout, Sampler, seeds
+from saccade.models.snapshot import Snapshot
+from saccade.policies.tokens import TokenPolicy
+from saccade.sampling.looking import box_areas, looks
+from saccade.tasks.answering import by_source
 from saccade.tasks.names import TEXTS
+from saccade.tasks.scoring import Show
+from saccade.tasks.talking import conversations
+from saccade.tasks.templates import asking
 from saccade.worlds import canvases, questions
 
 
@@ -47,6 +54,40 @@ class SearchingTask:
         """1 for the right letter, or for the digit itself where no choices are given."""
         return TEXTS["choice" if self.choices or self.questions != "canvases" else "exact"]
 
+    def judge(self, rollout: Rollout) -> Tensor:
+        """1 for a right answer ``[B]``, the only reward; beside it stands what the boxes were like, which nobody trains on."""
+        found = looks(rollout)
+        windows = [None if one is None else one.frame.window for one in found]
+        right_B = self.right(rollout)
+        rollout.rewards |= {
+            "valid box": torch.tensor([float(one is not None) for one in found]),
+            "box area": box_areas(found),
+            "sufficient box": sufficient(windows, rollout.problems),
+        }
+        return right_B
+
+    def score(
+        self, drawn: Sampler, likeliest: Sampler, base: Sampler, show: Show | None = None, rows: int = 128
+    ) -> dict[str, float]:
+        """Questions kept back in conversations as ``drawn`` has them: answers, boxes, and what ``base`` reads off their crops.
+
+        "accuracy, greedy" is that of the conversations ``likeliest``.
+        """
+        said: dict[str, list[Tensor]] = {}
+        sources: list[Problem] = []
+        for name, problems in self.kept_back().items():
+            for number, (asked, seeds_B) in enumerate(batches(problems, rows)):
+                rollout = drawn(asked, seeds_B)
+                found = {"accuracy": self.judge(rollout), "accuracy, greedy": self.right(likeliest(asked, seeds_B))}
+                found |= rollout.rewards | {"answer from the crop alone": from_crops(self.right, base, rollout)}
+                said = {key: [*said.get(key, []), value_B] for key, value_B in found.items()}
+                sources += [replace(problem, inputs=None) for problem in asked]
+                if show and number == 0:
+                    show(name, conversations(rollout, found["accuracy"]))
+        whole = {key: torch.cat(parts_B) for key, parts_B in said.items()}
+        each = by_source(sources, whole["accuracy"]) if whole else {}
+        return {key: float(value_B.nanmean()) for key, value_B in whole.items()} | each
+
     def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
         return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
@@ -80,3 +121,26 @@ def sufficient(windows: Sequence[Sequence[float] | None], problems: Sequence[Pro
     known = lambda problem: bool(problem.answer.get("boxes"))
     verdicts = [float(canvases.sufficient(w, p)) if known(p) else float("nan") for w, p in zip(windows, problems)]
     return torch.tensor(verdicts)
+
+
+def answerer(policy: TokenPolicy, closing: str) -> Sampler:
+    """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest words."""
+    untrained, plain = Snapshot(policy.trained), replace(policy, prompt=asking("plain", closing)).greedy()
+
+    def answer(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+        with untrained:
+            return plain.rollout(problems, seeds_B)
+
+    return answer
+
+
+def from_crops(right: Reward, base: Sampler, rollout: Rollout) -> Tensor:
+    """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not enough."""
+    found = looks(rollout)
+    rows = [row for row, one in enumerate(found) if one is not None]
+    right_B = torch.zeros(len(rollout))
+    if rows:
+        asked = [rollout.problems[row] for row in rows]
+        alone = [replace(p, inputs=Question(p.inputs.text, (found[row].pixels,))) for p, row in zip(asked, rows)]
+        right_B[rows] = right(base(alone, torch.zeros(len(rows), dtype=torch.int64)))
+    return right_B

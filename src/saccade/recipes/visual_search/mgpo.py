@@ -24,19 +24,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Rollout, Sampler
+from saccade.core import Problem, Rollout, Sampler
 from saccade.math.credit import group_advantage
 from saccade.math.surrogates import dual_clipped
-from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import Looking, box_areas, looks
-from saccade.tasks.answering import answers_to, by_source
+from saccade.sampling.looking import Looking
+from saccade.tasks.answering import answers_to
 from saccade.tasks.scoring import Show
-from saccade.tasks.searching import SearchingTask, batches, parts, sufficient
-from saccade.tasks.talking import conversations
-from saccade.tasks.templates import asking
+from saccade.tasks.searching import SearchingTask, answerer, parts
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
@@ -127,14 +124,13 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions before and after."""
     policy = policies(cfg)["policy"]
-    attempt, base = dialogue(cfg, policy), answerer(cfg, policy)
+    attempt, base = dialogue(cfg, policy), answerer(policy, cfg.closing)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = in_groups(attempt, problems, seeds_P, cfg.group)
-        rollout.rewards["total"] = judged(cfg, rollout)
-        advantage_B = group_advantage(
-            rollout.rewards["total"], rollout.group_B, scale=cfg.credit, eps=1e-6, unbiased=True, all_sum=distributed.all_sum
-        )
+        right_B = rollout.rewards["total"] = cfg.task.judge(rollout)
+        all_sum = distributed.all_sum
+        advantage_B = group_advantage(right_B, rollout.group_B, scale=cfg.credit, eps=1e-6, unbiased=True, all_sum=all_sum)
         rollout.advantage_BT = rollout.credit(advantage_B)
         return rollout
 
@@ -157,68 +153,15 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def judged(cfg: Settings, rollout: Rollout) -> Tensor:
-    """1 for a right answer ``[B]``, the only reward; beside it stands what the boxes were like, which nobody trains on."""
-    found = looks(rollout)
-    windows = [None if one is None else one.frame.window for one in found]
-    right_B = cfg.task.right(rollout)
-    rollout.rewards |= {
-        "valid box": torch.tensor([float(one is not None) for one in found]),
-        "box area": box_areas(found),
-        "sufficient box": sufficient(windows, rollout.problems),
-    }
-    return right_B
-
-
-def answerer(cfg: Settings, policy: TokenPolicy) -> Sampler:
-    """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest words."""
-    untrained, plain = Snapshot(policy.trained), replace(policy, prompt=asking("plain", cfg.closing)).greedy()
-
-    def answer(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        with untrained:
-            return plain.rollout(problems, seeds_B)
-
-    return answer
-
-
-def from_crops(cfg: Settings, base: Sampler, rollout: Rollout) -> Tensor:
-    """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not enough."""
-    found = looks(rollout)
-    rows = [row for row, one in enumerate(found) if one is not None]
-    right_B = torch.zeros(len(rollout))
-    if rows:
-        asked = [rollout.problems[row] for row in rows]
-        alone = [replace(p, inputs=Question(p.inputs.text, (found[row].pixels,))) for p, row in zip(asked, rows)]
-        right_B[rows] = cfg.task.right(base(alone, torch.zeros(len(rows), dtype=torch.int64)))
-    return right_B
-
-
 def score(cfg: Settings, policy: TokenPolicy, base: Sampler, show: Show | None = None) -> dict[str, float]:
-    """Held-out questions in conversations drawn as in training: answers, boxes, and what the base reads off their crops.
-
-    "accuracy, greedy" is that of the likeliest words.
-    """
+    """Held-out questions in conversations drawn as in training: answers, boxes, and what the base reads off their crops."""
     drawn, likeliest = (dialogue(cfg, one, cfg.test_turns) for one in (policy, policy.greedy()))
-    said: dict[str, list[Tensor]] = {}
-    sources: list[Problem] = []
-    for name, problems in cfg.task.kept_back().items():
-        for number, (asked, seeds_B) in enumerate(batches(problems, cfg.micro_rows)):
-            rollout = drawn(asked, seeds_B)
-            found = {"accuracy": judged(cfg, rollout), "accuracy, greedy": cfg.task.right(likeliest(asked, seeds_B))}
-            found |= rollout.rewards | {"answer from the crop alone": from_crops(cfg, base, rollout)}
-            said = {key: [*said.get(key, []), value_B] for key, value_B in found.items()}
-            sources += [replace(problem, inputs=None) for problem in asked]
-            if show and number == 0:
-                show(name, conversations(rollout, found["accuracy"]))
-    whole = {key: torch.cat(parts_B) for key, parts_B in said.items()}
-    each = by_source(sources, whole["accuracy"]) if whole else {}
-    return {key: float(value_B.nanmean()) for key, value_B in whole.items()} | each
+    return cfg.task.score(drawn, likeliest, base, show, cfg.micro_rows)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """Scores of held-out questions, always the same ones with the same words to draw."""
-    untrained = build(cfg.model, seed=cfg.seed)
-    return score(cfg, policies["policy"], answerer(cfg, untrained))
+    return score(cfg, policies["policy"], answerer(build(cfg.model, seed=cfg.seed), cfg.closing))
 
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
