@@ -148,7 +148,7 @@ def test_form_is_that_of_the_template_and_of_the_task():
     whole, bare = "<think>two</think><answer>[1,2,3,4]</answer>", "<answer>[1,2,3,4]</answer>"
     texts = said(whole, bare, "[1,2,3,4]", "<think>two</think><answer>None</answer>", "None", "<answer>none of it</answer>")
     task = lambda none: GroundingTask("detection" if none else "expression")
-    form = lambda template, none: VLM_R1.form(VLM_R1.Settings(task=task(none)), template)(texts).tolist()
+    form = lambda template, none: task(none).form(template)(texts).tolist()
     assert form("think", True) == [1, 0, 0, 1, 0, 0] and form("think", False) == [1, 0, 0, 0, 0, 0]
     assert form("answer", False) == [1, 1, 0, 0, 0, 0] and form("plain", True) == [1, 1, 1, 1, 1, 0]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout, Sampler
-from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
+from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.reading import boxes, each_row
 from saccade.tasks.scoring import Show, score
 from saccade.tasks.talking import conversations
+from saccade.tasks.templates import Template, kept
+from saccade.tasks.templates import tagged as with_tags
 from saccade.worlds import questions
 
 SKILLS = {"expression": ("grounding", "grounding_relation"), "detection": ("detection", "detection_classes")}
@@ -86,6 +89,24 @@ class GroundingTask:
                 show(name, conversations(parts[0], verdict_B))
         return scores
 
+    def score_by_template(
+        self, asked: Callable[[Template], Sampler], templates: Sequence[Template], show: Show | None = None
+    ) -> dict[str, float]:
+        """Measures of each set kept back as asked in the first template, and "(template)" behind those of the others.
+
+        Beside them, how many answers keep to the template, "format", and how long they are, "tokens".
+        """
+        found: dict[str, float] = {}
+        for template in dict.fromkeys(templates):
+            own, more = template == templates[0], {"format": self.form(template), "tokens": length}
+            each = self.score(asked(template), show if own else None, more, with_tags(template))
+            found |= {name if own else f"{name} ({template})": value for name, value in each.items()}
+        return found
+
+    def form(self, template: Template) -> Reward:
+        """1 where an answer keeps to a template and holds a box; in detection "None" will do too."""
+        return BoxFormat(partial(kept, template), with_tags(template), none=self.kind == "detection")
+
     def _load(self, file: str) -> Sequence[Problem]:
         found = questions.load(file, self.images or None)
         without = next((line for line, record in found.records if "boxes" not in record.answer), None)
@@ -121,3 +142,8 @@ def f1(rollout: Rollout, tagged: bool = False) -> Tensor:
     right, written, targets = tally(rollout, tagged).unbind(1)
     none = each_row(rollout, lambda problem, text: boxes(text, tagged) == [])
     return torch.where(written + targets > 0, 2 * right / (written + targets).clamp(min=1), none)
+
+
+def length(rollout: Rollout) -> Tensor:
+    """Tokens of each answer, thoughts among them ``[B]``."""
+    return rollout.extras["length_B"]

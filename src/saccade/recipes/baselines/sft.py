@@ -109,12 +109,12 @@ _CHECK = Settings(steps=240, evaluate_every=240)
 ARMS = {"sft": _CHECK, "shuffled answers": replace(_CHECK, shuffle_answers=True)}
 CLAIMS = (
     Claim(
-        "held-out answers are right more often than the untrained model's",
+        "held-out answers are right 3 points more often than the untrained model's",
         lambda arm: gain(arm["sft"], "held out, exact"),
         least=0.03,
     ),
     Claim(
-        "right answers teach what answers dealt out at random do not",
+        "right answers teach 3 points more than answers dealt out at random",
         lambda arm: arm["sft"]["held out, exact"] - arm["shuffled answers"]["held out, exact"],
         least=0.03,
     ),
