@@ -87,13 +87,14 @@ def test_promptrl_modes_switch_the_right_updates_off(sd3_folder, lm_folder, tmp_
 def test_format_of_retained_pictures_is_the_mean_of_their_group():
     from toy import PROBLEMS, Toy
 
-    promptrl = catalog.load("promptrl")
+    from saccade.tasks.rewriting import format_of_all
+
     group_B = torch.tensor([0, 0, 0, 1, 1, 1])
     refined = torch.tensor([0, 1, 3, 4])
     rewrites = Toy.new().rollout(PROBLEMS[:4], seeds(0, 4))
     rewrites.group_B = group_B[refined]
     rewrites.rewards["format"] = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    assert promptrl.format_of_all(rewrites, refined, group_B).tolist() == [1, 0, 0.5, 1, 1, 1]
+    assert format_of_all(rewrites, refined, group_B).tolist() == [1, 0, 0.5, 1, 1, 1]
 
 
 def test_reward_tagging_gives_every_group_one_reward(sd3_folder):

@@ -92,6 +92,10 @@ class DrawingTask:
         return [w for w in known if self.wordings in ("all", shapes.style(w))]
 
 
+OCR = DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",))
+"""Files of prompts that ask for words in a picture, judged by what is read there."""
+
+
 def pictures_of(draw: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt, as `saccade sample` shows them: prompt, image."""
     drawn = draw([Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)

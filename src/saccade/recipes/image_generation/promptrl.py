@@ -16,7 +16,7 @@ differs: Retained attempts exist in every mode (the release has them for editing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +32,9 @@ from saccade.policies.tokens import TokenPolicy, WriterModel
 from saccade.rewards.judging import judge
 from saccade.rewards.text import answer, has_answer
 from saccade.sampling.layout import spread
-from saccade.tasks import DrawingTask, Show, pictures_of
+from saccade.tasks.drawing import OCR, DrawingTask, pictures_of
+from saccade.tasks.rewriting import format_of_all, instructed, redrawn, score_rewritten
+from saccade.tasks.scoring import Show
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, rank_in_group, warmup
@@ -91,44 +93,31 @@ class Settings:
     save_every: int = 30
 
 
+_REAL = Settings(
+    flow=FlowModel(
+        "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=20, guidance=4.5, noise=0.8, text_length=256,
+        precision="bfloat16", checkpointing=True,
+    ),
+    writer=WriterModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16"),
+    task=OCR, instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1,
+    micro_decisions=4,
+)  # fmt: skip
 PRESETS = {
     "tiny": Settings(),
-    "flux1-dev": Settings(
-        flow=FlowModel(
-            "black-forest-labs/FLUX.1-dev", size=512, sampling_steps=20, guidance=3.5, noise=0.8, text_length=512,
-            precision="bfloat16", checkpointing=True,
-        ),
-        writer=WriterModel(
-            "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16",
-        ),
-        task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
-        instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1, micro_decisions=4,
+    "flux1-dev": replace(
+        _REAL, flow=replace(_REAL.flow, model="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)
     ),
-    "sd35-medium": Settings(
-        flow=FlowModel(
-            "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=20, guidance=4.5, noise=0.8,
-            text_length=256, precision="bfloat16", checkpointing=True,
-        ),
-        writer=WriterModel(
-            "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16",
-        ),
-        task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
-        instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1, micro_decisions=4,
-    ),
+    "sd35-medium": _REAL,
 }  # fmt: skip
+
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
     """The model that draws and the model that rewrites."""
     drawn = range(cfg.window) if cfg.train_flow else ()
     return {
         "policy": flow.build(cfg.flow, stochastic=drawn, seed=cfg.seed),
-        "rewriter": tokens.build(cfg.writer, chat(cfg), seed=cfg.seed),
+        "rewriter": tokens.build(cfg.writer, instructed(cfg.instruction), seed=cfg.seed),
     }
-
-
-def chat(cfg: Settings) -> Callable[[Problem], list[dict[str, str]]]:
-    """Problem -> the chat messages that the language model answers."""
-    return lambda problem: [{"role": "user", "content": cfg.instruction + str(problem.inputs)}]
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -140,15 +129,14 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> dict[str, Rollout]:
         wishes, seeds_B, group_B = spread(problems, seeds_P, cfg.group)
         refined = torch.nonzero(rank_in_group(group_B) < cfg.group - cfg.retained).flatten()
-        asked = list(wishes)
-        batch = {}
+        asked, batch = list(wishes), {}
         if len(refined):
             rewrites = rewriter.rollout([wishes[i] for i in refined.tolist()], spawn(seeds_B[refined], 7))
             rewrites.group_B = group_B[refined]
             for i, text in zip(refined.tolist(), rewrites.outputs):
                 asked[i] = replace(wishes[i], inputs=answer(text) or wishes[i].inputs)
             batch["rewrites"] = judge(rewrites, {"format": has_answer})
-        images = policy.rollout(asked, seeds_B)
+        images = batch["images"] = policy.rollout(asked, seeds_B)
         images.group_B = group_B
         reward = cfg.task.judge(images)
         if len(refined):
@@ -162,7 +150,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
                 remember_reference(rewriter, first_words, rewrites, cfg.micro_rows)
         if cfg.train_flow and cfg.beta:
             remember_reference(policy, reference, images, cfg.micro_rows)
-        return batch | {"images": images}
+        return batch
 
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
@@ -197,42 +185,12 @@ def updates(cfg: Settings, policy: FlowPolicy, rewriter: TokenPolicy) -> list[Up
     return [words] * (cfg.retained < cfg.group) + [pictures] * cfg.train_flow
 
 
-def format_of_all(rewrites: Rollout, refined: Tensor, group_B: Tensor) -> Tensor:
-    """Format reward of every picture; retained ones get their group's mean, so that format cannot favour either."""
-    format_B = torch.zeros(len(group_B))
-    format_B[refined] = rewrites.rewards["format"]
-    for g in group_B.unique():
-        own = rewrites.group_B == g
-        kept = group_B == g
-        kept[refined] = False
-        format_B[kept] = rewrites.rewards["format"][own].mean()
-    return format_B
-
-
-def redraw(both: Mapping, problems: Sequence[Problem], seeds_B: Tensor) -> tuple[Rollout, list[str]]:
-    """Pictures of greedily rewritten prompts, as attempts at the original problems; and the rewrites."""
-    writer = replace(both["rewriter"], temperature=0.0)
-    texts = [answer(t) or str(p.inputs) for t, p in zip(writer.rollout(problems, seeds_B).outputs, problems)]
-    drawn = both["policy"].best([replace(p, inputs=text) for p, text in zip(problems, texts)], seeds_B)
-    return replace(drawn, problems=list(problems)), texts
-
-
 def score(cfg: Settings, both: Mapping, show: Show | None = None) -> dict[str, float]:
     """Rewards of held-out prompts as worded and, where there is a rewriter, rewritten."""
     scores = cfg.task.score(both["policy"].best, show)
     if cfg.retained == cfg.group:
         return scores
-    texts: dict[str, str] = {}
-
-    def draw(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        drawn, rewrites = redraw(both, problems, seeds_B)
-        texts.update(zip((p.inputs for p in problems), rewrites))
-        return drawn
-
-    def shown(name: str, items: list[dict]) -> None:
-        show(f"{name}, rewritten", [item | {"text": texts[item["prompt"]]} for item in items])
-
-    rewritten = cfg.task.score(draw, shown if show else None)
+    rewritten = score_rewritten(cfg.task, both["rewriter"], both["policy"].best, show)
     return scores | {f"{name}, rewritten": value for name, value in rewritten.items()}
 
 
@@ -245,7 +203,8 @@ def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Te
     """One picture for each prompt, rewritten first where there is a rewriter."""
     if "rewriter" not in policies or cfg.retained == cfg.group:
         return pictures_of(policies["policy"].best, prompts, seeds_B)
-    drawn, texts = redraw(policies, [Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
+    problems = [Problem(i, prompt) for i, prompt in enumerate(prompts)]
+    drawn, texts = redrawn(policies["rewriter"], policies["policy"].best, problems, seeds_B)
     return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, drawn.outputs)]
 
 
