@@ -16,9 +16,11 @@ from test_recipes import run_recipe, weights
 from saccade import catalog
 from saccade.checks.runner import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
+from saccade.policies.dictation import cut
 from saccade.policies.tokens import TokenModel
 from saccade.rewards.imitation import LengthRatio, TokenOverlap
 from saccade.rewards.redrawing import Redrawing
+from saccade.rewards.rendering import nearness
 from saccade.rewards.wordless import without_text, wordless
 from saccade.sampling.best import BestOf
 from saccade.tasks.programming import ProgramTask, painted
@@ -165,13 +167,13 @@ def test_words_in_a_program_are_not_drawn_but_count_as_length(rlrf):
     assert rollout.rewards["l2"].tolist() == [1, 1] and rollout.rewards["length"].tolist() == [0.75, -1]
 
 
-def test_without_a_reference_a_program_is_drawn_on_its_own_canvas(rlrf):
+def test_without_a_reference_a_program_is_drawn_on_its_own_canvas():
     half = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 512 512"><rect width="256" height="512" fill="red"/></svg>'
     picture = np.full((32, 32, 3), 255, np.uint8)
     picture[:, :16] = (255, 0, 0)
     asked = Problem(0, Question("?", (picture,)), {"picture": picture, "box": "own"})
     rollout = attempts([asked] * 3, [half, "<svg/>", "no program"])
-    near = rlrf.nearness(rollout)
+    near = nearness(rollout)
     assert near[0] == 0 and near[1:].isnan().all(), "what draws nothing is not the best of several"
     assert (painted(rollout)[0][:, :, :16].mean((1, 2)) == torch.tensor([1.0, 0, 0])).all()
 
@@ -187,7 +189,7 @@ def test_programs_end_soon_after_the_longest_reference_of_their_batch(rlrf, vl, 
     with Run.start(tmp_path / "run", {"recipe": "rlrf"}, display=False) as run:
         feed, _ = rlrf.reinforcement(cfg, policy, cfg.task.training(0), Redrawing(), run)
         rollout = feed(0)
-    longest = max(len(rlrf.tokens(policy, p.answer["code"])) for p in rollout.problems)
+    longest = max(len(cut(policy, p.answer["code"])) for p in rollout.problems)
     assert longest < rollout.extras["length_B"].max() <= longest + 3
     per_group = rollout.advantage_BT[:, 0].view(2, 3)
     reward = rollout.rewards["total"].view(2, 3)

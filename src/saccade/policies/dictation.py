@@ -52,6 +52,11 @@ def shown(policy: TokenPolicy, problems: Sequence[Problem]) -> list[tuple[Frame,
     return [passages[i].frames for i in index]
 
 
+def cut(policy: TokenPolicy, text: str) -> tuple[int, ...]:
+    """A text as the policy's tokenizer cuts it, without an end."""
+    return tuple(_cut(policy.language, text))
+
+
 def closing(policy: TokenPolicy, problem: Problem) -> int:
     """The token that ends a text: the one that closes a turn in the chat template, after a plain prompt the tokenizer's."""
     language, prompt = policy.language, policy.prompt(problem)
@@ -70,7 +75,7 @@ def _read(policy: TokenPolicy, problems: Sequence[Problem]) -> tuple[list[Passag
 
 def _tokens(language: LanguageModel, text: str, end: int, before: int) -> Tensor:
     """The tokens of a text and the one that ends it."""
-    ids = language.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = _cut(language, text)
     wrong = {*language.ends, *language.banned} & set(ids)
     if wrong:
         raise ValueError(f"the text {text[:60]!r} holds {language.tokenizer.decode([min(wrong)])!r}, which no text may")
@@ -78,6 +83,10 @@ def _tokens(language: LanguageModel, text: str, end: int, before: int) -> Tensor
         many = f"a prompt of {before} tokens and a text of {len(ids) + 1}"
         raise ValueError(f"{many} exceed the model's {language.room} positions")
     return torch.tensor([*ids, end])
+
+
+def _cut(language: LanguageModel, text: str) -> list[int]:
+    return language.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _side_by_side(language: LanguageModel, prompts: Sequence[Passage], written: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -86,6 +86,11 @@ def error(rollout: Rollout) -> Tensor:
     return compared(rollout, likeness.mean_squared_error, None)
 
 
+def nearness(rollout: Rollout) -> Tensor:
+    """Minus the error in pixels ``[B]``, NaN for what draws nothing: a blank picture may be nearer than a poor one."""
+    return torch.where(validity(rollout) > 0, -error(rollout), torch.nan)
+
+
 def compared(rollout: Rollout, like: Likeness, failed: float | None) -> Tensor:
     """``like`` of what is drawn and what was wanted ``[B]``, one call for each size of picture; NaN where none was wanted.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,20 @@ from torch import Tensor
 
 from saccade.core import Problem, Question, Reward, Rollout, Sampler
 from saccade.math.pixels import to_unit
+from saccade.policies.dictation import cut
+from saccade.policies.tokens import TokenPolicy
+from saccade.rewards.alignment import Alignment
+from saccade.rewards.features import FeatureLikeness
+from saccade.rewards.imitation import LengthRatio, RelativeLength, TokenOverlap
 from saccade.rewards.judging import gated, judge, weighted
-from saccade.rewards.rendering import drawn
+from saccade.rewards.rendering import drawn, program
 from saccade.rewards.wordless import wordless
+from saccade.tasks.answering import asked
 from saccade.tasks.names import PROGRAMS, reward
 from saccade.tasks.scoring import Show, score
 from saccade.tools.render import find
 from saccade.worlds import lines, programs
+from saccade.worlds.programs.problems import TEXT
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
 """Always measured; none but `validity` is trained on unless asked for."""
@@ -94,9 +101,33 @@ class ProgramTask:
                 show(name, drawings(parts[0], total_B))
         return scores
 
+    def wanted(self, number: int, prompt: str) -> Problem:
+        """A prompt of `saccade sample` as a problem: words, or a picture's file, which is its own reference."""
+        pictures = asked(f"{prompt} {TEXT}").pictures[:1]
+        if not pictures:
+            return Problem(number, wish(prompt), {"caption": prompt, "box": "own"})
+        question = Question(TEXT, pictures)
+        return Problem(number, question, {"picture": square(pictures[0], self.size), "box": "own"})
+
     def _load(self, path: str) -> Sequence[Problem]:
         found = programs.load(path, self.size)
         return found if self.asked == "picture" else captioned(found, captions(path), path)
+
+
+def in_tokens(policy: TokenPolicy, encoder: str = "") -> dict[str, Reward]:
+    """All rewards by name, lengths in the policy's own tokens; with an ``encoder`` also `features` and `alignment`."""
+    tokens = lru_cache(maxsize=4096)(partial(cut, policy))
+    own = {"length": RelativeLength(tokens), "length_ratio": LengthRatio(tokens), "overlap": TokenOverlap(tokens)}
+    device = str(policy.language.model.device)
+    seen = {"features": FeatureLikeness(encoder, device), "alignment": Alignment(encoder, device)} if encoder else {}
+    return PROGRAMS | own | seen
+
+
+def programs_for(task: ProgramTask, attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
+    """A program for each prompt, as `saccade sample` shows them: prompt, text (the program), image (what it draws)."""
+    rollout = attempt([task.wanted(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
+    rows = zip(prompts, rollout.outputs, painted(rollout))
+    return [{"prompt": prompt, "text": program(text), "image": picture} for prompt, text, picture in rows]
 
 
 @lru_cache(maxsize=8)

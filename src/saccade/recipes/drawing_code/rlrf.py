@@ -20,36 +20,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Reward, Rollout, Sampler
+from saccade.core import Problem, Rollout, Sampler
 from saccade.math.credit import group_advantage
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.objectives.supervised import Supervised
-from saccade.policies.dictation import dictated
+from saccade.policies.dictation import cut, dictated
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards import rendering
-from saccade.rewards.alignment import Alignment
-from saccade.rewards.features import FeatureLikeness
-from saccade.rewards.imitation import LengthRatio, RelativeLength, TokenOverlap
 from saccade.rewards.redrawing import Redrawing
 from saccade.rewards.wordless import wordless
 from saccade.sampling.best import BestOf
 from saccade.sampling.layout import in_groups
-from saccade.tasks.answering import asked
-from saccade.tasks.names import PROGRAMS
-from saccade.tasks.programming import ProgramTask, painted, square, wish
+from saccade.tasks.programming import ProgramTask, in_tokens, programs_for
 from saccade.tasks.scoring import Show
 from saccade.training.claims import Claim, Following
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, rise_and_fall
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-from saccade.worlds.programs.problems import TEXT
 
 
 @dataclass(frozen=True)
@@ -179,17 +172,17 @@ def reinforcement(
     cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], redrawing: Redrawing, run: Run
 ) -> tuple[OnPolicy, Updates]:
     """GRPO on what programs draw, without a reference policy: feed and learner."""
-    known, count = rewards(cfg, policy), lambda problem: len(tokens(policy, problem.answer["code"]))
+    known, count = in_tokens(policy, cfg.encoder), lambda problem: len(cut(policy, problem.answer["code"]))
     long = [problem for problem in problems if not cfg.least_tokens or count(problem) >= cfg.least_tokens]
 
     def collect(drawn: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         longest = min(max(map(count, drawn)) + cfg.margin, cfg.model.max_new_tokens)
         rollout = in_groups(replace(policy, max_new_tokens=longest).rollout, drawn, seeds_P, cfg.group)
-        rollout.rewards["total"] = cfg.task.judge(rollout, known)
+        reward_B = rollout.rewards["total"] = cfg.task.judge(rollout, known)
         seen = wordless(rollout)
         run.log(step + 1, rendering.status_shares(seen))
         redrawing.keep(seen)
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, scale="none"))
+        rollout.advantage_BT = rollout.credit(group_advantage(reward_B, rollout.group_B, scale="none"))
         return rollout
 
     update = Update(
@@ -203,23 +196,9 @@ def reinforcement(
     return feed, Updates([update], minibatches=cfg.minibatches, micro_rows=cfg.micro_rows)
 
 
-def rewards(cfg: Settings, policy: TokenPolicy) -> dict[str, Reward]:
-    """All rewards by name, with lengths in the policy's own tokens."""
-    cut = lru_cache(maxsize=4096)(partial(tokens, policy))
-    own = {"length": RelativeLength(cut), "length_ratio": LengthRatio(cut), "overlap": TokenOverlap(cut)}
-    device = str(policy.language.model.device)
-    seen = {"features": FeatureLikeness(cfg.encoder, device), "alignment": Alignment(cfg.encoder, device)} if cfg.encoder else {}
-    return PROGRAMS | own | seen
-
-
-def tokens(policy: TokenPolicy, text: str) -> tuple[int, ...]:
-    """A text as the policy's tokenizer cuts it."""
-    return tuple(policy.language.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: bool = True) -> dict[str, float]:
     """Rewards and monitors of programs kept back: of the likeliest and, of the usual number of shapes, of the best of several."""
-    known = rewards(cfg, policy)
+    known = in_tokens(policy, cfg.encoder)
     found = cfg.task.score(policy.greedy().rollout, known, show)
     if not best or cfg.candidates == 1:
         return found
@@ -229,14 +208,9 @@ def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: b
 
 def inference(cfg: Settings, policy: TokenPolicy) -> Sampler:
     """The best of several cooler attempts: by the pixels of the picture that is to be drawn again, or by the text."""
-    by_text = rewards(cfg, policy).get("alignment", rendering.validity)
-    prefer = by_text if cfg.task.asked == "text" else nearness
+    by_text = in_tokens(policy, cfg.encoder).get("alignment", rendering.validity)
+    prefer = by_text if cfg.task.asked == "text" else rendering.nearness
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, prefer, cfg.candidates)
-
-
-def nearness(rollout: Rollout) -> Tensor:
-    """Minus the error in pixels ``[B]``, NaN for what draws nothing: a blank picture may be nearer than a poor one."""
-    return torch.where(rendering.validity(rollout) > 0, -rendering.error(rollout), torch.nan)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
@@ -246,18 +220,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, fl
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """A program and its drawing for each prompt: a picture's file to be drawn again, or words."""
-    problems = [wanted(cfg, i, prompt) for i, prompt in enumerate(prompts)]
-    rollout = inference(cfg, policies["policy"])(problems, seeds_B)
-    rows = zip(prompts, rollout.outputs, painted(rollout))
-    return [{"prompt": prompt, "text": rendering.program(text), "image": picture} for prompt, text, picture in rows]
-
-
-def wanted(cfg: Settings, number: int, prompt: str) -> Problem:
-    """A prompt of `sample` as a problem; a picture is its own reference."""
-    pictures = asked(f"{prompt} {TEXT}").pictures[:1]
-    if not pictures:
-        return Problem(number, wish(prompt), {"caption": prompt, "box": "own"})
-    return Problem(number, Question(TEXT, pictures), {"picture": square(pictures[0], cfg.task.size), "box": "own"})
+    return programs_for(cfg.task, inference(cfg, policies["policy"]), prompts, seeds_B)
 
 
 # A step on 128 programs takes as long as about five on 32 references: the arms of the check have equal time.
