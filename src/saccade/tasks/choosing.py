@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from saccade.policies.menu import MenuPolicy
 from saccade.rewards.compute import Search
 from saccade.tasks.retrieving import RetrievalTask, choosing, found
 from saccade.training.run import Run
-from saccade.worlds.sketches import Pairs
+from saccade.worlds.sketches import Pairs, read_sketch
 
 
 def blank(canvas: int) -> Tensor:
@@ -67,6 +68,38 @@ class Choosing:
             columns = ("pixels", "MFLOPs of the student", "acc@1 with it alone", "share of the choices")
             run.table("Canvases", columns, by_canvas(scores, self.task.canvases))
         return scores
+
+
+def beside_teacher(
+    task: RetrievalTask, policy: MenuPolicy, student: Embedder, teacher: Embedder, run: Run
+) -> Callable[[int], dict[str, float]] | None:
+    """An evaluation of the choices, with the teacher's score and cost beside them; None where nothing is kept back."""
+    pairs, full = task.kept_back(), task.full
+    if pairs is None:
+        return None
+    choices, whole = Choosing(task, policy, student, pairs), fixed(task.search(teacher, pairs, (full,)))
+    taught = {"acc@1, teacher": whole["acc@1"], "MFLOPs, teacher": Meter(teacher, blank)(full) / 1e6}
+    return lambda step: choices.scores(run, step) | taught
+
+
+def photos_for(
+    task: RetrievalTask, policy: MenuPolicy, student: Embedder, sketches: Sequence[str], seeds_B: Tensor
+) -> list[dict[str, Any]]:
+    """For each sketch's file the canvas picked and the nearest photo of those kept back, as `saccade sample` shows them.
+
+    ValueError where nothing is kept back.
+    """
+    pairs = task.kept_back()
+    if pairs is None:
+        raise ValueError("there are no photos to look through: set held_out to a file of pairs")
+    problems = [Problem(i, read_sketch(Path(sketch)), source=sketch) for i, sketch in enumerate(sketches)]
+    rollout = policy.greedy().rollout(problems, seeds_B)
+    gallery_MD, items = task.gallery(student, pairs), []
+    for problem, canvas in zip(problems, rollout.outputs):
+        with torch.no_grad():
+            nearest = distances(student(task.draw([problem], canvas)).cpu(), gallery_MD).argmin(1)
+        items.append(beside(task, problem, canvas, pairs.pixels(nearest)[0]) | {"prompt": problem.source})
+    return items
 
 
 def by_canvas(scores: Mapping[str, float], canvases: Sequence[int]) -> list[list[float]]:

@@ -20,32 +20,30 @@ differs: A made world of objects and sketches; the embedders are learnt from scr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout
+from saccade.core import Collect, Problem, Rollout
 from saccade.math.credit import group_advantage
-from saccade.math.retrieval import distances
 from saccade.models.retrieval import Embedder, Meter, embedder
 from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.objectives.relational import Matching, examples
+from saccade.objectives.relational import Matching
 from saccade.policies.menu import MenuPolicy, Reader
 from saccade.rewards.compute import Outlay, Search, surprise
 from saccade.rewards.judging import judge, weighted
 from saccade.sampling.layout import in_groups
-from saccade.tasks.choosing import Choosing, beside, blank, fixed
+from saccade.tasks.choosing import Choosing, beside_teacher, blank, photos_for
+from saccade.tasks.embedding import embedding
 from saccade.tasks.retrieving import RetrievalTask
 from saccade.training.claims import Claim, Following, Scores
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, rise_and_fall
+from saccade.training.learner import Update, Updates
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-from saccade.worlds.sketches import Pairs, read_sketch
 
 
 @dataclass(frozen=True)
@@ -136,14 +134,19 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy, student = made["policy"], made["student"]
     learnt, choice = cfg.task.training(cfg.seed)
     teacher = embedder(cfg.teacher, cfg.dim, cfg.seed, cfg.device)
-    embedding(cfg, teacher, learnt, run.stage("teacher"), (cfg.task.full,), cfg.teacher_steps, cfg.teacher_lr, 1.0, None)
-    taught, balance = None, 1.0
+    alone = Matching(teacher, cfg.task.draw, learnt.pixels, (cfg.task.full,), cfg.margin)
+    stage = run.stage("teacher")
+    embedding(cfg.task, teacher, alone, learnt, stage, cfg.teacher_steps, cfg.teacher_lr, cfg.batch, cfg.seed)
+
+    matched = replace(alone, embed=student, canvases=cfg.task.canvases)
     if cfg.method == "distilled":
-        taught, balance = (cfg.task.queries(teacher, learnt, cfg.task.full), cfg.task.gallery(teacher, learnt)), cfg.balance
+        taught = cfg.task.queries(teacher, learnt, cfg.task.full), cfg.task.gallery(teacher, learnt)
+        matched = replace(matched, balance=cfg.balance, teacher=taught)
     stage = run.stage(cfg.method)
-    embedding(cfg, student, learnt, stage, cfg.task.canvases, cfg.student_steps, cfg.student_lr, balance, taught)
+    embedding(cfg.task, student, matched, learnt, stage, cfg.student_steps, cfg.student_lr, cfg.batch, cfg.seed)
+
     search = cfg.task.search(student, choice, others=cfg.others, margin=cfg.margin)
-    look = looker(cfg, policy, student, teacher, run)
+    look = beside_teacher(cfg.task, policy, student, teacher, run)
     update = Update("choices", PolicyGradient(policy, clip=math.inf), policy.trained, torch.optim.Adam(policy.trained, lr=cfg.lr))
     return run_loop(
         OnPolicy(choice.problems(), collector(cfg, policy, student, search), cfg.sketches_per_step, cfg.seed),
@@ -158,65 +161,18 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def embedding(
-    cfg: Settings,
-    network: Embedder,
-    pairs: Pairs,
-    stage: Run,
-    canvases: tuple[int, ...],
-    steps: int,
-    lr: float,
-    balance: float,
-    taught: tuple[Tensor, Tensor] | None,
-) -> None:
-    """One stage: a network learns to place sketches, drawn on ``canvases``, near their photos."""
-    loss = Matching(network, cfg.task.draw, pairs.pixels, canvases, cfg.margin, balance, taught)
-    params = list(network.parameters())
-    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.01)
-    update = Update("embedding", loss, params, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.05))
-    kept_back = cfg.task.kept_back()
-
-    def look(step: int) -> dict[str, float]:
-        return fixed(cfg.task.search(network, kept_back, canvases)) if kept_back else {}
-
-    run_loop(
-        OnPolicy(pairs.problems(), lambda problems, seeds_P, step: examples(problems), cfg.batch, cfg.seed),
-        Updates([update]),
-        stage,
-        steps,
-        state={"network": network},
-        evaluate=look,
-        evaluate_every=steps,
-        save_every=max(steps // 4, 1),
-        log_every=10,
-    )
-
-
-def looker(
-    cfg: Settings, policy: MenuPolicy, student: Embedder, teacher: Embedder, run: Run
-) -> Callable[[int], dict[str, float]] | None:
-    """The evaluation of the last stage, with the teacher's score and cost beside it; None where nothing is kept back."""
-    pairs, full = cfg.task.kept_back(), cfg.task.full
-    if pairs is None:
-        return None
-    choices = Choosing(cfg.task, policy, student, pairs)
-    whole = fixed(cfg.task.search(teacher, pairs, (full,)))
-    taught = {"acc@1, teacher": whole["acc@1"], "MFLOPs, teacher": Meter(teacher, blank)(full) / 1e6}
-    return lambda step: choices.scores(run, step) | taught
-
-
-def collector(
-    cfg: Settings, policy: MenuPolicy, student: Embedder, search: Search
-) -> Callable[[Sequence[Problem], Tensor, int], Rollout]:
+def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Search) -> Collect:
     """What a step of the bandit does: choose, judge against the frozen search, give credit."""
-    cost = Meter(student, blank)
-    rewards = {"found": search.found, "clear": search.clear, "outlay": Outlay({c: cost(c) for c in cfg.task.canvases})}
-    bring = 1 - cfg.compute_weight
-    weights = {"found": bring * cfg.rank_weight, "clear": bring * cfg.margin_weight, "outlay": cfg.compute_weight}
+    cost, bring = Meter(student, blank), 1 - cfg.compute_weight
+    outlay = Outlay({canvas: cost(canvas) for canvas in cfg.task.canvases})
+    rewards = {"found": search.found, "clear": search.clear, "outlay": outlay, "surprise": surprise}
+    weights = {
+        "found": bring * cfg.rank_weight, "clear": bring * cfg.margin_weight, "outlay": cfg.compute_weight,
+        "surprise": cfg.surprise_weight,
+    }  # fmt: skip
 
     def judged(rollout: Rollout) -> Tensor:
-        judge(rollout, {**rewards, "surprise": surprise})
-        return weighted(rollout.rewards, {**weights, "surprise": cfg.surprise_weight})
+        return weighted(judge(rollout, rewards).rewards, weights)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
@@ -244,17 +200,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
 
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """For each sketch file (.npy or .svg) the canvas picked, and the nearest photo of those kept back."""
-    pairs, policy, student = cfg.task.kept_back(), policies["policy"], policies["student"]
-    if pairs is None:
-        raise ValueError("there are no photos to look through: set held_out to a file of pairs")
-    problems = [Problem(i, read_sketch(Path(prompt)), source=prompt) for i, prompt in enumerate(prompts)]
-    rollout = policy.greedy().rollout(problems, seeds_B)
-    gallery_MD, items = cfg.task.gallery(student, pairs), []
-    for problem, canvas in zip(problems, rollout.outputs):
-        with torch.no_grad():
-            nearest = distances(student(cfg.task.draw([problem], canvas)).cpu(), gallery_MD).argmin(1)
-        items.append(beside(cfg.task, problem, canvas, pairs.pixels(nearest)[0]) | {"prompt": problem.source})
-    return items
+    return photos_for(cfg.task, policies["policy"], policies["student"], prompts, seeds_B)
 
 
 ARMS = {
