@@ -19,12 +19,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from saccade.core import Environment, Rollout, seeds
+from saccade.core import Environment, seeds
 from saccade.models.control import Encoder
 from saccade.models.ensemble import Critics, Target
 from saccade.models.views import Views
@@ -32,7 +33,6 @@ from saccade.objectives.off_policy import ActorLoss, CriticLoss, OffPolicy
 from saccade.objectives.residual import Across, EnsembleError
 from saccade.policies.chunked import Cloned, Proposer, nothing
 from saccade.policies.residual import Perturbed, ResidualActor, residual
-
 from saccade.sampling.experience import Experience
 from saccade.sampling.proposals import Proposing, Ranged
 from saccade.tasks.cloning import Cloning, Demonstrations, clone, cloning, in_units_of_their_range, planner, range_of
@@ -98,6 +98,8 @@ class Settings:
     """Learning rate of AdamW."""
     actor_lr: float = 5e-5
     """Learning rate of AdamW."""
+    max_norm: float = 1.0
+    """Largest norm of the critics' gradient, and of the actor's."""
     refresh: int = 2000
     """Steps in the environment after which filtered cloning takes its successes in and acts with its new weights."""
     evaluations: int = 8
@@ -160,62 +162,58 @@ def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
 
 def correct(cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run) -> dict:
     """Off-policy learning of corrections, after a stage for the critics alone."""
-    shown, online = relabelled(episodes, proposer(cfg, base, 1), 2 * cfg.seed + 1), Buffer(cfg.memory, 2 * cfg.seed)
-    memory = Mixture([(shown, cfg.how.offline_share), (online, 1 - cfg.how.offline_share)])
-    experience = Experience(environment(cfg, cfg.task, base, cfg.rows), Perturbed(cfg.reach), online, _seed(cfg))
+    experience = warming(cfg, base, Perturbed(cfg.reach))
+    shown = relabelled(episodes, proposer(cfg, base, 1), 2 * cfg.seed + 1)
+    memory = Mixture([(shown, cfg.how.offline_share), (experience.buffer, 1 - cfg.how.offline_share)])
     target, slow = Target(critics, cfg.how.tau), Target(actor.head, cfg.how.tau)
     error = EnsembleError(CriticLoss(actor.slow(slow.net), critics, target.net, cfg.how), cfg.across, cfg.bounds)
-    critic = _update("critic", error, list(critics.parameters()), cfg.critic_lr, target)
-    corrector = _update("actor", ActorLoss(actor, critics, cfg.how), actor.trained, cfg.actor_lr, slow, cfg.how.actor_every)
+    critic = _update(cfg, "critic", error, list(critics.parameters()), cfg.critic_lr, target)
+    corrector = _update(cfg, "actor", ActorLoss(actor, critics, cfg.how), actor.trained, cfg.actor_lr, slow, cfg.how.actor_every)
     state = {"base": base, "policy": actor, "critics": critics, "target": target, "slow": slow}
 
     def feed(every: int, first: int) -> Replayed:
         gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Replayed(gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, _shifts(cfg.shift), first)
+        return Replayed(gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, partial(shifted, pad=cfg.shift), first)
 
     if cfg.env_steps:
-        stage = run.stage(f"{cfg.method} critic")
-        times = {"save_every": cfg.critic_steps, "log_every": cfg.log_every}
-        run_loop(feed(0, 0), Updates([critic]), stage, cfg.critic_steps, state=state, **times)
+        alone(cfg, feed(0, 0), critic, state, run.stage(f"{cfg.method} critic"))
     experience.policy = actor
-    return run_loop(
-        feed(cfg.rows * cfg.how.updates, cfg.critic_steps),
-        Updates([critic, corrector]),
-        run,
-        gradient_steps(cfg),
-        state=state,
-        evaluate=lambda step: score(cfg, cfg.task, base, actor, run.show(step)),
-        **_times(cfg, gradient_steps(cfg)),
-    )
+    return beside_experience(cfg, feed(cfg.rows * cfg.how.updates, cfg.critic_steps), [critic, corrector], state, base, actor, run)
 
 
 def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> dict:
     """Filtered cloning: as many gradient steps as ``correct`` takes, on demonstrations and own successes."""
-    acting, online = copy.deepcopy(base), Buffer(cfg.memory, 2 * cfg.seed)
-    experience = Experience(environment(cfg, cfg.task, acting, cfg.rows), Perturbed(cfg.noise), online, _seed(cfg))
-    update, state = cloning(cfg.clone, base), {"base": base, "acting": acting}
+    acting = copy.deepcopy(base)
+    experience, update = warming(cfg, acting, Perturbed(cfg.noise)), cloning(cfg.clone, base)
+    state = {"base": base, "acting": acting}
 
     def feed(every: int) -> Refreshed:
         gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
         return Refreshed(gathering, base, acting, episodes, cfg.refresh, cfg.clone.clone_batch, cfg.seed)
 
-    stage = run.stage("filtered bc")
+    alone(cfg, feed(0), update, state, run.stage("filtered bc"))
+    return beside_experience(cfg, feed(cfg.rows * cfg.how.updates), [update], state, base, Perturbed(0.0), run)
+
+
+def warming(cfg: Settings, base: Cloned, perturbed: Perturbed) -> Experience:
+    """Experience of what a policy proposes, moved a little, in a memory that is still empty."""
+    world, memory = environment(cfg, cfg.task, base, cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
+    return Experience(world, perturbed, memory, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
+
+
+def alone(cfg: Settings, feed: Any, update: Update, state: dict, stage: Run) -> None:
+    """One update alone, on the experience of the warm-up."""
     times = {"save_every": cfg.critic_steps, "log_every": cfg.log_every}
-    run_loop(feed(0), Updates([update]), stage, cfg.critic_steps, state=state, **times)
-    return run_loop(
-        feed(cfg.rows * cfg.how.updates),
-        Updates([update]),
-        run,
-        gradient_steps(cfg),
-        state=state,
-        evaluate=lambda step: score(cfg, cfg.task, base, Perturbed(0.0), run.show(step)),
-        **_times(cfg, gradient_steps(cfg)),
-    )
+    run_loop(feed, Updates([update]), stage, cfg.critic_steps, state=state, **times)
 
 
-def gradient_steps(cfg: Settings) -> int:
-    """Gradient steps of critics and corrections together."""
-    return max(cfg.env_steps - cfg.warm_up, 0) * cfg.how.updates
+def beside_experience(cfg: Settings, feed: Any, updates: list, state: dict, base: Cloned, actor: Any, run: Run) -> dict:
+    """All updates, several for each step in the environment."""
+    steps = max(cfg.env_steps - cfg.warm_up, 0) * cfg.how.updates
+    each = max(steps // cfg.evaluations, 1)
+    times = {"evaluate_every": each, "save_every": each, "log_every": cfg.log_every}
+    look = lambda step: score(cfg, cfg.task, base, actor, run.show(step))
+    return run_loop(feed, Updates(updates), run, steps, state=state, evaluate=look, **times)
 
 
 def proposer(cfg: Settings, base: Cloned, count: int) -> Proposer:
@@ -243,22 +241,9 @@ def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], s
     return films(environment(cfg, cfg.task, policies["base"], len(seeds_B)), policies["policy"], seeds_B, cfg.task.place)
 
 
-def _update(name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
+def _update(cfg: Settings, name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=1e-4, fused=True)
-    return Update(name, loss, weights, optimizer, every=every, after=lambda taken: slow.follow())
-
-
-def _times(cfg: Settings, steps: int) -> dict[str, int]:
-    each = max(steps // cfg.evaluations, 1)
-    return {"evaluate_every": each, "save_every": each, "log_every": cfg.log_every}
-
-
-def _shifts(pixels: int) -> Callable[[Rollout], Rollout]:
-    return (lambda rollout: shifted(rollout, pixels)) if pixels else (lambda rollout: rollout)
-
-
-def _seed(cfg: Settings) -> int:
-    return int(seeds(cfg.seed, 1, key=_EXPERIENCE))
+    return Update(name, loss, weights, optimizer, every=every, max_norm=cfg.max_norm, after=lambda taken: slow.follow())
 
 
 _CHECK = Settings()
