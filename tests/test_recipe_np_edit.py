@@ -16,7 +16,7 @@ from saccade.core import Problem, Question, noise, seeds, spawn
 from saccade.math.paths import add_noise, to_data
 from saccade.models.locate import MINIATURES
 from saccade.objectives.distillation import noised_at
-from saccade.objectives.unpaired_editing import UnpairedEditing, lengths, two_steps
+from saccade.objectives.unpaired_editing import UnpairedEditing, drawers, lengths, two_steps
 from saccade.objectives.unrolling import late_steps, unmade
 from saccade.policies.flow import FlowModel, FlowPolicy
 from saccade.tasks.editing import EditingTask
@@ -38,7 +38,7 @@ def trio(folder, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
     """Editor, score network and model that draws, told apart."""
     cfg = small(folder, **changes)
     editor = RECIPE.policies(cfg)["policy"]
-    fake, real = RECIPE.drawers(cfg, editor)
+    fake, real = drawers(cfg.flow, cfg.matching_guidance, editor, cfg.seed)
     with torch.no_grad():
         for k, part in enumerate((editor, fake)):
             for p in part.trained:

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from saccade.core import Collect, Loss, Problem, Rollout, noise, spawn
+from saccade.core import Collect, Loss, Problem, Question, Rollout, noise, spawn
 from saccade.math.distillation import normaliser
 from saccade.math.paths import add_noise, to_data
 from saccade.objectives.distillation import noised_at
 from saccade.objectives.unrolling import late_steps, unmade
-from saccade.policies.flow import FlowPolicy
+from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
 
 _MATCHED = 1 << 25
 """Key of the noise under which distributions are compared."""
@@ -119,6 +120,31 @@ def edited(editor: FlowPolicy) -> Collect:
             return unmade(problems, seeds_P, x0_B=two_steps(editor, problems, seeds_P))
 
     return collect
+
+
+def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
+    """Pictures that problems know, uint8 ``[H, W, 3]``, as the latents that an editor is to give back."""
+
+    def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
+        shown = [Question("", (picture(problem),)) for problem in problems]
+        return unmade(problems, seeds_P, x0_B=editor.said(shown, editor.size).source.float())
+
+    return collect
+
+
+def drawers(flow: FlowModel, guidance: float, editor: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
+    """The network that learns what the editor makes, and the frozen model that draws: told the result, shown nothing."""
+    plain = replace(flow, guidance=1.0)
+    fake, real = build(plain, (), seed, beside=editor), frozen(replace(plain, guidance=guidance), beside=editor)
+    return replace(fake, prompt=result), replace(real, prompt=result)
+
+
+def result(problem: Problem) -> str:
+    """What the edited picture shall show. ValueError where nobody has told it."""
+    caption = problem.answer["caption_after"]
+    if not caption:
+        raise ValueError(f"problem {problem.id} has no caption_after, by which its result could be drawn")
+    return caption
 
 
 def lengths(gradient: Tensor) -> Tensor:
