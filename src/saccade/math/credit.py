@@ -17,6 +17,9 @@ from saccade.core import generator, noise, spawn
 AllSum = Callable[[Tensor], Tensor]
 """Adds a tensor over all processes; the identity where there is one."""
 
+LARGEST = 5.0
+"""Where advantages are cut off on both sides: in spreads or, where they are not divided by one, in units of the reward."""
+
 _COINS = 1 << 20
 """A key that no attempt's seed has."""
 
@@ -28,10 +31,10 @@ def group_advantage(
     scale: str = "group",
     eps: float = 1e-4,
     unbiased: bool = False,
-    clip: float = 5.0,
+    clip: float = LARGEST,
     all_sum: AllSum = lambda x: x,
 ) -> Tensor:
-    """(r - mean of the group) / (spread + eps), clipped to ``+-clip``: ``[B]``.
+    """(r - mean of the group) / (spread + eps), cut off at ``+-clip``, which is `LARGEST` = 5 unless told: ``[B]``.
 
     ``scale`` is where the spread is taken: "group", "batch" (one for all rows, over all processes; Flow-GRPO's
     global std) or "none" (Dr. GRPO). ``unbiased`` takes the sample standard deviation (n - 1).
