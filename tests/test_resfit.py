@@ -224,7 +224,7 @@ def test_before_the_first_correction_the_episodes_are_those_of_the_base_policy(t
         base, actor, critics = resfit.networks(SMALL, SMALL.task.make(1))
         episodes = resfit.begin(SMALL, base, run.stage("bc"))
     assert 1 <= len(episodes) <= 6 and max(np.abs(e["action"]).max() for e in episodes) <= 1 / 1.2 + 1e-6
-    world, plain = resfit.environment(SMALL, SMALL.task, base, 4), base.proposer(4)
+    world, plain = resfit.correcting(SMALL, base).make(4), base.proposer(4)
     seen = world.begin(range(4), range(4))
     for _ in range(10):
         action = actor.act({name: torch.from_numpy(value) for name, value in seen.items()}, None).action_B

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.policies.chunked import Cloned, Proposer, lessons, proposals
-from saccade.sampling.running import Episode
+from saccade.policies.chunked import Cloned, Proposer, lessons, nothing, proposals
 from saccade.sampling.experience import Experience
-from saccade.sampling.proposals import PROPOSED
+from saccade.sampling.proposals import PROPOSED, Proposing, Ranged
+from saccade.sampling.running import Episode
+from saccade.tasks.cloning import range_of
+from saccade.tasks.control import ControlTask, films, scores
+from saccade.tasks.scoring import Show
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.feeds import Stored
 from saccade.worlds.recordings import Recorded, into
@@ -22,6 +27,34 @@ def relabelled(episodes: Sequence[Recorded], base: Proposer, seed: int) -> Buffe
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
     into(buffer, ({**episode, f"seen.{PROPOSED}": proposals(base, episode)} for episode in episodes))
     return buffer
+
+
+@dataclass(frozen=True)
+class Correcting:
+    """A task whose episodes also show what ``base`` proposes, with actions in units of those that were demonstrated.
+
+    With ``scratch`` nothing is proposed: the same task without a base policy.
+    """
+
+    task: ControlTask
+    base: Cloned
+    scratch: bool = False
+
+    def proposer(self, count: int) -> Proposer:
+        """What proposes in ``count`` rows."""
+        return nothing(self.base.actions, count) if self.scratch else self.base.proposer(count)
+
+    def make(self, count: int) -> Proposing:
+        """``count`` episodes side by side."""
+        return Proposing(Ranged(self.task.make(count), range_of(self.base)), self.proposer(count))
+
+    def score(self, actor: Any, show: Show | None = None) -> dict[str, float]:
+        """How test episodes went, acted without noise: "success", "return", "length"."""
+        return scores(self.task.played(self.make(min(self.task.test_rows, self.task.test_episodes)), actor, show))
+
+    def filmed(self, actor: Any, seeds_B: Tensor) -> list[dict[str, Any]]:
+        """One filmed episode for each seed."""
+        return films(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
 
 
 class Gathering:

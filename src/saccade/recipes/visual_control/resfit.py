@@ -17,7 +17,7 @@ differs: The check is an embedded world seen as eight numbers, with small networ
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -31,13 +31,12 @@ from saccade.models.ensemble import Critics, Target
 from saccade.models.views import Views
 from saccade.objectives.off_policy import ActorLoss, CriticLoss, OffPolicy
 from saccade.objectives.residual import Across, EnsembleError
-from saccade.policies.chunked import Cloned, Proposer, nothing
+from saccade.policies.chunked import Cloned
 from saccade.policies.residual import Perturbed, ResidualActor, residual
 from saccade.sampling.experience import Experience
-from saccade.sampling.proposals import Proposing, Ranged
-from saccade.tasks.cloning import Cloning, Demonstrations, clone, cloning, in_units_of_their_range, planner, range_of
-from saccade.tasks.control import ControlTask, films, scores
-from saccade.tasks.correcting import Gathering, Refreshed, Replayed, relabelled
+from saccade.tasks.cloning import Cloning, Demonstrations, clone, cloning, in_units_of_their_range, planner
+from saccade.tasks.control import ControlTask
+from saccade.tasks.correcting import Correcting, Gathering, Refreshed, Replayed, relabelled
 from saccade.training.augment import shifted
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.claims import Claim, Following
@@ -155,15 +154,15 @@ def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
     shown = cfg.shown.recorded(cfg.task.make(cfg.rows), cfg.seed, stage.folder / "demonstrations")
     episodes = in_units_of_their_range(base, shown, cfg.scale, cfg.least_range)
     # The best weights are chosen on other episodes than those by which they are judged.
-    others = replace(cfg.task, test_seed=cfg.task.test_seed + 1)
-    clone(cfg.clone, base, episodes, stage, cfg.seed, lambda: score(cfg, others, base, Perturbed(0.0)))
+    others = replace(correcting(cfg, base), task=replace(cfg.task, test_seed=cfg.task.test_seed + 1))
+    clone(cfg.clone, base, episodes, stage, cfg.seed, lambda: others.score(Perturbed(0.0)))
     return episodes
 
 
 def correct(cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run) -> dict:
     """Off-policy learning of corrections, after a stage for the critics alone."""
     experience = warming(cfg, base, Perturbed(cfg.reach))
-    shown = relabelled(episodes, proposer(cfg, base, 1), 2 * cfg.seed + 1)
+    shown = relabelled(episodes, correcting(cfg, base).proposer(1), 2 * cfg.seed + 1)
     memory = Mixture([(shown, cfg.how.offline_share), (experience.buffer, 1 - cfg.how.offline_share)])
     target, slow = Target(critics, cfg.how.tau), Target(actor.head, cfg.how.tau)
     error = EnsembleError(CriticLoss(actor.slow(slow.net), critics, target.net, cfg.how), cfg.across, cfg.bounds)
@@ -197,7 +196,7 @@ def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> 
 
 def warming(cfg: Settings, base: Cloned, perturbed: Perturbed) -> Experience:
     """Experience of what a policy proposes, moved a little, in a memory that is still empty."""
-    world, memory = environment(cfg, cfg.task, base, cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
+    world, memory = correcting(cfg, base).make(cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
     return Experience(world, perturbed, memory, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
 
 
@@ -212,33 +211,23 @@ def beside_experience(cfg: Settings, feed: Any, updates: list, state: dict, base
     steps = max(cfg.env_steps - cfg.warm_up, 0) * cfg.how.updates
     each = max(steps // cfg.evaluations, 1)
     times = {"evaluate_every": each, "save_every": each, "log_every": cfg.log_every}
-    look = lambda step: score(cfg, cfg.task, base, actor, run.show(step))
+    look = lambda step: correcting(cfg, base).score(actor, run.show(step))
     return run_loop(feed, Updates(updates), run, steps, state=state, evaluate=look, **times)
 
 
-def proposer(cfg: Settings, base: Cloned, count: int) -> Proposer:
-    """What proposes in ``count`` rows: the base policy or, from scratch, nothing."""
-    return nothing(base.actions, count) if cfg.method == "scratch" else base.proposer(count)
-
-
-def environment(cfg: Settings, task: ControlTask, base: Cloned, count: int) -> Proposing:
-    """The task's environment in units of the demonstrated actions, which also shows what the base policy proposes."""
-    return Proposing(Ranged(task.make(count), range_of(base)), proposer(cfg, base, count))
-
-
-def score(cfg: Settings, task: ControlTask, base: Cloned, actor: Any, show: Callable | None = None) -> dict[str, float]:
-    """How test episodes went, acted without noise: "success", "return", "length"."""
-    return scores(task.played(environment(cfg, task, base, min(task.test_rows, task.test_episodes)), actor, show))
+def correcting(cfg: Settings, base: Cloned) -> Correcting:
+    """The task as corrections see it."""
+    return Correcting(cfg.task, base, cfg.method == "scratch")
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     """How test episodes went, acted without noise."""
-    return score(cfg, cfg.task, policies["base"], policies["policy"])
+    return correcting(cfg, policies["base"]).score(policies["policy"])
 
 
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    return films(environment(cfg, cfg.task, policies["base"], len(seeds_B)), policies["policy"], seeds_B, cfg.task.place)
+    return correcting(cfg, policies["base"]).filmed(policies["policy"], seeds_B)
 
 
 def _update(cfg: Settings, name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
