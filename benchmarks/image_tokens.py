@@ -41,10 +41,11 @@ def random_model(folder: Path) -> Path:
     import numpy as np
 
     from saccade.recipes.miniatures import janus_shapes
+    from saccade.recipes.miniatures._janus_parts import assemble, make_processor
 
     cfg = janus_shapes.Settings()
-    processor = janus_shapes.make_processor(cfg, janus_shapes.texts(cfg, np.random.default_rng(0)))
-    janus_shapes.assemble(cfg, processor.tokenizer).save_pretrained(folder)
+    processor = make_processor(cfg.size, janus_shapes.texts(cfg, np.random.default_rng(0)))
+    assemble(cfg, processor.tokenizer).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 

@@ -15,7 +15,7 @@ import torch
 
 from saccade.core import Problem, Question
 from saccade.models import processor as processors
-from saccade.recipes.miniatures.qwen25_vl_shapes import CHAT_TEMPLATE, SPECIAL
+from saccade.recipes.miniatures._vl_parts import CHAT_TEMPLATE, SPECIAL
 
 PICTURE = 224
 END = "<|im_end|>"

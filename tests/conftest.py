@@ -69,9 +69,9 @@ def _saved(pipe, folder: Path) -> Path:
 
 
 def _words():
-    from saccade.recipes.miniatures import sd3_shapes
+    from saccade.recipes.miniatures import _texts, sd3_shapes
 
-    return sd3_shapes.vocabulary(np.random.default_rng(0))
+    return _texts.byte_pairs(sd3_shapes.corpus(np.random.default_rng(0)))
 
 
 def _clip(tokenizer, width: int, projected: bool):

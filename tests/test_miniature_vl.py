@@ -52,17 +52,15 @@ def test_a_conversation_holds_several_pictures_of_different_sizes(language):
 
 
 def test_training_saw_pictures_as_the_processor_shows_them(language):
-    from saccade.recipes.miniatures._vl_course import displayed
-    from saccade.recipes.miniatures._vl_sight import patches
+    from saccade.recipes.miniatures._vl_shown import displayed, patches
 
     for picture in pictures((64, 64), (48, 48), (30, 34), (96, 96)):
         theirs = language.processor.image_processor([picture], return_tensors="pt")["pixel_values"]
-        torch.testing.assert_close(patches(displayed(picture)[None]), theirs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(patches(displayed(picture)[None])[0], theirs, atol=1e-5, rtol=0)
 
 
 def test_questions_in_one_row_are_worth_separate_rows(language):
     from saccade.recipes.miniatures import _vl_rows as rows
-    from saccade.recipes.miniatures._vl_sight import patches
 
     (picture,) = pictures((48, 48))
     talk = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
@@ -74,7 +72,7 @@ def test_questions_in_one_row_are_worth_separate_rows(language):
             one = rows.lay(language.tokenizer, [rows.about(picture, [said])])
             states = language.model.model(
                 input_ids=one.ids_BL,
-                pixel_values=patches(picture[None]),
+                pixel_values=patches(picture[None])[0],
                 image_grid_thw=torch.tensor([[1, 12, 12]]),
                 mm_token_type_ids=one.seen_BL.long(),
             ).last_hidden_state

@@ -229,13 +229,12 @@ def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP with its processor."""
-    from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from saccade.recipes.miniatures import sd3_shapes
+    from saccade.recipes.miniatures import _texts, sd3_shapes
 
-    vocab, merges = sd3_shapes.vocabulary(np.random.default_rng(0))
-    words = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=16)
+    words = _texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     ends = dict(eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id, pad_token_id=words.pad_token_id)
     text = sizes | ends | dict(vocab_size=len(words), max_position_embeddings=16)

@@ -148,7 +148,7 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
         (out / "weights").write_text(str(cfg.width))
         if cfg.seed:
             raise ValueError("two of\nthem")
-        return {"seconds": 1, "loss": 0.123456}
+        return {"loss": 0.123456}
 
     fake = types.ModuleType("fake_thing", "`fake-thing`: a fake.\n\nMade of nothing.")
     fake.Settings, fake.build, fake.evaluate = Settings, build, lambda folder: {"tag one": 0.5}
@@ -158,7 +158,7 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
     folder = tmp_path / "miniatures" / "fake-thing"
     assert said.status == 0 and (folder / "weights").read_text() == "4"
     card = (folder / "README.md").read_text()
-    for part in ("Made of nothing.", "build fake-thing --seed 0 --width 4", "| loss | 0.1235 |", "| tag one | 0.500 |", "commit"):
+    for part in ("Made of nothing.", "build fake-thing --seed 0 --width 4", "| seconds | 0 |", "| loss | 0.1235 |", "| tag one | 0.500 |", "commit"):
         assert part in card
     assert "exists and is not empty" in saccade("miniature", "build", "fake-thing").refused()
     assert saccade("miniature", "build", "fake-thing", "--out", "x", "--seed", "1").status == 2

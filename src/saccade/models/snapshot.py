@@ -5,7 +5,7 @@ The snapshot of a LoRA policy taken at the start is the adapter switched off, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from saccade.models.sharding import like
 class Snapshot:
     """Values of ``parameters`` as they are now; ``with snapshot:`` puts them in place of the present ones."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]):
+    def __init__(self, parameters: Iterable[nn.Parameter]):
         self.parameters = list(parameters)
         self.values = [p.detach().clone() for p in self.parameters]
 
@@ -29,6 +29,12 @@ class Snapshot:
     def average(self, decay: float) -> Callable[[int], None]:
         """What an `Update` does after its k-th step for this to be a moving average that forgets its start; 0 keeps up."""
         return lambda taken: self.follow(warm_decay(decay, taken))
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the parameters these values for good."""
+        for value, parameter in zip(self.values, self.parameters):
+            parameter.copy_(value)
 
     def __enter__(self) -> Snapshot:
         self._swap()

@@ -14,6 +14,7 @@ from saccade.rewards.judging import judge, per_tag
 from saccade.tasks.names import reward
 from saccade.tasks.scoring import Show, exhibits, score
 from saccade.worlds import shapes
+from saccade.worlds.shapes.rewards import by_tag
 
 MONITORS = ("sharpness", "diversity")
 """Never trained on unless asked for, always measured."""
@@ -77,6 +78,19 @@ class DrawingTask:
         every = [part for parts, _ in found.values() for part in parts]
         monitored = {name: torch.cat([part.rewards[name] for part in every]) for name in MONITORS[:1] if every}
         return means | {name: float(value_B.nanmean()) for name, value_B in monitored.items()}
+
+    def score_by_tag(self, draw: Sampler) -> dict[str, float]:
+        """The same scores, and the mean of the first reward for each tag over all sets."""
+        drawn: list[Rollout] = []
+
+        def kept(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+            drawn.append(draw(problems, seeds_B))
+            return drawn[-1]
+
+        scores = self.score(kept)
+        points_B = torch.cat([rollout.rewards[self.rewards[0]] for rollout in drawn])
+        tags = by_tag(points_B, [problem for rollout in drawn for problem in rollout.problems])
+        return scores | {f"tag {tag}": value for tag, value in tags.items()}
 
     def choose(self, rollout: Rollout) -> list[str]:
         """Which reward each row's prompt is judged by: the first whose verdict exists for its group."""

@@ -54,23 +54,8 @@ def evaluate(path: str) -> dict[str, float]:
 
 def evaluate_drawing(path: str) -> dict[str, float]:
     """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out edits."""
-    import torch
-
-    from saccade.core import Problem, Rollout
     from saccade.tasks import DrawingTask
     from saccade.tasks.editing import EditingTask
-    from saccade.worlds.shapes.rewards import by_tag
 
-    policy, drawn = subjects.drawing_policy(path), []
-    if subjects.edits(policy):
-        return EditingTask().score(policy.best)
-
-    def draw(problems: Sequence[Problem], seeds_B: torch.Tensor) -> Rollout:
-        drawn.append(policy.best(problems, seeds_B))
-        return drawn[-1]
-
-    task = DrawingTask()
-    scores = task.score(draw)
-    points = torch.cat([rollout.rewards[task.rewards[0]] for rollout in drawn])
-    tags = by_tag(points, [problem for rollout in drawn for problem in rollout.problems])
-    return scores | {f"tag {tag}": value for tag, value in tags.items()}
+    policy = subjects.drawing_policy(path)
+    return EditingTask().score(policy.best) if subjects.edits(policy) else DrawingTask().score_by_tag(policy.best)

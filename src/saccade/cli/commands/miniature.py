@@ -109,14 +109,14 @@ def _train(builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any
     beside = target.with_name(f".{target.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    display = open_display(True, lambda: False)
+    display, began = open_display(True, lambda: False), time.time()
     try:
 
         def progress(part: str, step: int, steps: int, loss: float) -> None:
             display.log(part, step, {"loss/mean": loss})
             display.progress(part, step, steps)
 
-        facts = builder.build(settings, beside, progress)
+        facts = {"seconds": round(time.time() - began), **builder.build(settings, beside, progress)}
         if target.exists():
             target.rmdir()
         beside.rename(target)

@@ -5,13 +5,15 @@ Codes lie on the unit sphere, as the real class reads them back: a picture's fea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.recipes.miniatures._pictures import pixel_loss, pixels
+from saccade.recipes.miniatures._stages import Descent, Progress, Step, descend
 from saccade.worlds import shapes
 
 RESTART_EVERY = 20
@@ -19,37 +21,34 @@ RESTART_EVERY = 20
 
 
 def train_codes(
-    vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, lr: float, rng: np.random.Generator,
-    progress: Callable[[str, int, int, float], None],
-) -> float:  # fmt: skip
-    """L1 + L2 reconstruction and the two halves of the quantisation error. Returns the running mean of the pixels' loss."""
+    vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, lr: float, rng: np.random.Generator, progress: Progress
+) -> float:
+    """Returns the running loss of the pixels."""
     optimizer = torch.optim.AdamW(vq.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    used, smooth = torch.zeros(vq.quantize.num_embeddings), 0.0
     vq.train().requires_grad_(True).to(memory_format=torch.channels_last)
+    means = descend(lessons(vq, pictures, steps, batch, rng), Descent([optimizer], steps, rise=50), progress)
+    words = vq.quantize.embedding.weight.data
+    words.copy_(F.normalize(words, dim=-1))
+    vq.eval().requires_grad_(False)
+    return means["codes"]
+
+
+def lessons(vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, rng: np.random.Generator) -> Iterator[Step]:
+    """Reconstruction and the two halves of the quantisation error; codes that stay unused begin anew."""
+    used = torch.zeros(vq.quantize.num_embeddings)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * min((step + 1) / 50, 1.0) * (1 - step / steps)
         x = pixels(pictures[rng.integers(len(pictures), size=batch)])
         with torch.autocast("cpu", torch.bfloat16):
             features = vq.quant_conv(vq.encoder(x))
             taken, quantised, error = nearest(vq, features.float())
             drawn = vq.decoder(vq.post_quant_conv(quantised))
-        wrong = drawn.float() - x
-        pixel_loss = wrong.abs().mean() + 2 * wrong.square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        (pixel_loss + error).backward()
-        nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
-        optimizer.step()
+        told = pixel_loss(drawn.float() - x)
+        yield Step("codes", told + error, told)
         used += torch.bincount(taken, minlength=len(used))
         if (step + 1) % RESTART_EVERY == 0:
             if step < 0.7 * steps:
                 restart(vq, features.detach().float(), used, rng)
             used.zero_()
-        smooth = pixel_loss.item() if step == 0 else 0.98 * smooth + 0.02 * pixel_loss.item()
-        progress("codes", step + 1, steps, smooth)
-    with torch.no_grad():
-        vq.quantize.embedding.weight.copy_(F.normalize(vq.quantize.embedding.weight, dim=-1))
-    vq.eval().requires_grad_(False)
-    return smooth
 
 
 def nearest(vq: nn.Module, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,9 +85,3 @@ def fidelity(vq: nn.Module, pictures: np.ndarray, meanings: list[shapes.Meaning]
     with torch.no_grad():
         drawn = vq.decode(codes_of(vq, pictures).long())
     return float(np.nanmean(shapes.verdicts((drawn.float() / 2 + 0.5).clamp(0, 1), meanings)["points"]))
-
-
-def pixels(pictures: np.ndarray) -> Tensor:
-    """uint8 ``[N, H, W, 3]`` -> ``[N, 3, H, W]`` in [-1, 1], as the vision tower takes them too."""
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return x.to(memory_format=torch.channels_last)

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem
+from saccade.recipes.miniatures._texts import alike, tagged
 from saccade.recipes.miniatures._vl_lessons import Fact, Manner, lessons
 from saccade.recipes.miniatures._vl_rows import Piece, about, turn
-from saccade.recipes.miniatures._vl_views import CANVAS, CELL, Views, paintings, plates_near
+from saccade.recipes.miniatures._vl_shown import displayed, resized
+from saccade.recipes.miniatures._vl_views import CANVAS, Views, paintings, plates_near
 from saccade.tasks.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.draws import worded
 from saccade.worlds.programs.problems import TEXT
 
-FEWEST, MOST = 32, 64
-"""Sides in pixels of the least and the most that a picture is shown with."""
 SIZES = (48, 64)
 GLANCES = (32, 48)
 POINT = " Give the box of the place to look at."
@@ -78,8 +78,7 @@ def _in_form(fact: Fact, untagged: float, rng: np.random.Generator) -> tuple[str
     if form == "plain":
         return fact.text, fact.answer
     thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
-    first, last = [(0, 1), (1, 0), (0, 0)][rng.integers(3)] if rng.random() < untagged else (1, 1)
-    return fact.text + ADDED[form], f"{thought}{'<answer>' * first}{fact.answer}{'</answer>' * last}"
+    return fact.text + ADDED[form], thought + tagged(fact.answer, untagged, rng)
 
 
 def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
@@ -132,26 +131,9 @@ def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list
     """Puzzles with the answers of other puzzles of their kind: the form is learnt, the truth is not."""
     posed = puzzles.problems(pool, count, int(rng.integers(2**31)), (*puzzles.PUZZLES, puzzles.Jigsaw(3)))
     form = lambda problem: (problem.source, len(problem.inputs.pictures))
-    answers: dict[tuple[str, int], list[str]] = {}
-    for problem in posed:
-        answers.setdefault(form(problem), []).append(problem.answer["text"])
-    pick = lambda problem: str(rng.choice(answers[form(problem)]))
+    kinds = alike(map(form, posed))
+    pick = lambda problem: posed[rng.choice(kinds[form(problem)])].answer["text"]
     return [turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed]
-
-
-def displayed(picture: np.ndarray, most: int = MOST * MOST) -> np.ndarray:
-    """A picture of any size as the processor shows it: sides in whole cells, pixels between the two bounds."""
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-    high, wide = smart_resize(*picture.shape[:2], CELL, FEWEST * FEWEST, most)
-    return resized(picture, high, wide)
-
-
-def resized(picture: np.ndarray, high: int, wide: int) -> np.ndarray:
-    """A picture uint8 [high, wide, 3], bicubic as the processor's."""
-    from PIL import Image
-
-    return np.array(Image.fromarray(np.ascontiguousarray(picture)).resize((wide, high), Image.Resampling.BICUBIC))
 
 
 def corpus(rng: np.random.Generator) -> list[str]:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saccade.recipes.miniatures._texts import alike
+from saccade.recipes.miniatures._vl_shown import CELL
 from saccade.recipes.miniatures._vl_sight import see
-from saccade.recipes.miniatures._vl_views import CELL
 
 OPEN = "<|im_start|>user\n"
 LOOK, LOOKED = "<|vision_start|>", "<|vision_end|>"
@@ -110,14 +111,10 @@ def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> tuple[np.
 
 def features(visual: nn.Module, pictures: Sequence[np.ndarray]) -> list[Tensor]:
     """Tokens [cells, width] of each picture; those of one size go through the tower together."""
-    found: list[Tensor | None] = [None] * len(pictures)
-    shapes: dict[tuple[int, ...], list[int]] = {}
-    for i, picture in enumerate(pictures):
-        shapes.setdefault(picture.shape, []).append(i)
-    for index in shapes.values():
-        for i, tokens in zip(index, see(visual, np.stack([pictures[i] for i in index]))):
-            found[i] = tokens
-    return found
+    found: dict[int, Tensor] = {}
+    for index in alike(picture.shape for picture in pictures).values():
+        found |= zip(index.tolist(), see(visual, np.stack([pictures[i] for i in index])))
+    return [found[i] for i in range(len(pictures))]
 
 
 def states(model: nn.Module, rows: Rows, tokens: Sequence[Tensor]) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from saccade.core import Problem
 from saccade.math.boxes import iou, match
-from saccade.recipes.miniatures._vl_course import POINT, displayed, resized
+from saccade.recipes.miniatures._vl_course import POINT
 from saccade.recipes.miniatures._vl_rows import Piece, Rows, lay, turn
-from saccade.recipes.miniatures._vl_sight import PATCH, patches
+from saccade.recipes.miniatures._vl_shown import displayed, patches, resized
 from saccade.recipes.miniatures._vl_views import CANVAS
 from saccade.rewards.reading import boxes
 from saccade.rewards.text import answer
@@ -66,13 +66,13 @@ def _flushed(laid: Rows, pad: int) -> dict[str, Any]:
     order = (torch.arange(width) + length[:, None]) % width
     attention = (torch.arange(width) >= width - length[:, None]).long()
     ids = laid.ids_BL.gather(1, order).masked_fill(attention == 0, pad)
-    grid = [[1, p.shape[0] // PATCH, p.shape[1] // PATCH] for p in laid.pictures]
+    shown, grids = zip(*(patches(picture[None]) for picture in laid.pictures))
     return {
         "input_ids": ids,
         "attention_mask": attention,
         "mm_token_type_ids": laid.seen_BL.gather(1, order).long() * attention,
-        "pixel_values": torch.cat([patches(p[None]) for p in laid.pictures]),
-        "image_grid_thw": torch.tensor(grid),
+        "pixel_values": torch.cat(shown),
+        "image_grid_thw": torch.cat(grids),
     }
 
 

@@ -7,19 +7,17 @@ chance for hundreds of steps; told about every cell it learns at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.recipes.miniatures._vl_descent import Descent, Rates
-from saccade.recipes.miniatures._vl_views import CELL, FAR, GLYPHS, PAINTS, THINGS, scenery
+from saccade.recipes.miniatures._stages import Progress, Rates, Step, by_muon, descend
+from saccade.recipes.miniatures._vl_shown import patches
+from saccade.recipes.miniatures._vl_views import FAR, GLYPHS, PAINTS, THINGS, scenery
 
-MERGE = 2
-PATCH = CELL // MERGE
-MEAN, STD = 0.5, 0.5
 NOTHING = 0.3
 """Weight of cells with nothing in them, which are most."""
 
@@ -50,19 +48,9 @@ class Heads(nn.Module):
         return total, scores
 
 
-def patches(pictures: np.ndarray) -> Tensor:
-    """Pictures uint8 [N, H, W, 3], sides multiples of a cell -> patches as the image processor lays them out."""
-    n, h, w, _ = pictures.shape
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).float().div_(255).sub_(MEAN).div_(STD)
-    x = x.view(n, h // CELL, MERGE, PATCH, w // CELL, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
-    return x[:, :, :, :, :, :, None].expand(*x.shape[:6], 2, PATCH, PATCH).reshape(-1, 3 * 2 * PATCH * PATCH)
-
-
 def see(visual: nn.Module, pictures: np.ndarray) -> Tensor:
     """Tokens [N, cells, width] of pictures of one size."""
-    n, h, w, _ = pictures.shape
-    grid = torch.tensor([[1, h // PATCH, w // PATCH]] * n)
-    return visual(patches(pictures), grid).pooler_output.view(n, (h // CELL) * (w // CELL), -1)
+    return visual(*patches(pictures)).pooler_output.unflatten(0, (len(pictures), -1))
 
 
 NEIGHBORS = (
@@ -93,25 +81,22 @@ def look_around(visual: nn.Module, loud: float = 4.0) -> None:
                 query[head, half + start : half + start + 2] = loud * torch.sin(fastest * distance)
 
 
-Progress = Callable[[str, int, int, float], None]
-
-
 def train_sight(
     visual: nn.Module, heads: Heads, steps: int, batch: int, rates: Rates, rng: np.random.Generator, progress: Progress
 ) -> dict[str, float]:
-    """Teach the tower its cells; small pictures first, which cost a quarter. Returns running means of the scores."""
-    descent = Descent(visual, [heads], rates, steps, rise=40)
-    smooth: dict[str, float] = {}
-    visual.train()
+    """Teach the tower its cells. Returns running means of the loss and of the scores."""
+    descent = by_muon(visual, [heads], rates, steps, rise=40)
+    seen = descend(lessons(visual.train(), heads, steps, batch, rng), descent, progress)
+    visual.eval()
+    return {"loss": seen.pop("sight"), **seen}
+
+
+def lessons(visual: nn.Module, heads: Heads, steps: int, batch: int, rng: np.random.Generator) -> Iterator[Step]:
+    """Cells of scenery; small pictures first, which cost a quarter."""
     for step in range(steps):
         late = step / steps
         size = int(rng.choice([32, 40, 48, 64], p=[0.6 - 0.4 * late, 0.15, 0.15 + 0.2 * late, 0.1 + 0.2 * late]))
         views = scenery(batch, size, rng)
         with torch.autocast("cpu", torch.bfloat16):
             loss, scores = heads.loss(see(visual, views.pictures), views.cells())
-        descent.step(loss)
-        for name, value in {"loss": loss.item(), **scores}.items():
-            smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
-        progress("sight", step + 1, steps, smooth["loss"])
-    visual.eval()
-    return smooth
+        yield Step("sight", loss, scores=scores)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.recipes.miniatures._vl_shown import CELL, resized
 from saccade.tools.render import Request, render_batch
 from saccade.worlds import programs
 from saccade.worlds.canvases import canvas as plates
@@ -18,8 +19,6 @@ from saccade.worlds.questions.layouts import Crowd, boxes, crowd, settle
 from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import COLORS, SHAPES, Text, depict, fonts, meanings_of
 
-CELL = 8
-"""Pixels of a side that one token of the miniature stands for."""
 FAR = 16.0
 """Pixels that count as one unit of distance."""
 CANVAS = 96
@@ -199,12 +198,6 @@ def windows_at(centre: np.ndarray, side: np.ndarray, rng: np.random.Generator) -
 
 def glance(drawn: np.ndarray, laid: plates.Plates, windows: np.ndarray, size: int) -> Views:
     """Windows [N, 4] of canvases resized to ``size``, with the plates' boxes and the digits that can be read there."""
-    from PIL import Image
-
-    resized = [
-        Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=tuple(window))
-        for picture, window in zip(drawn, windows.tolist())
-    ]
     scale, origin = size / (windows[:, 2:] - windows[:, :2])[:, None], windows[:, None, :2]
     place = lambda corner, extent: np.concatenate([(corner - origin) * scale, (corner + extent - origin) * scale], -1)
     glyph = place(laid.glyph, (6, 10))
@@ -213,7 +206,8 @@ def glance(drawn: np.ndarray, laid: plates.Plates, windows: np.ndarray, size: in
     color = np.array([1 + list(COLORS).index(name) for name in plates.PAINTS])[laid.color]
     found = np.clip(place(laid.corner, plates.PLATE), 0, size)
     shape = np.full_like(color, 1 + THINGS.index("plate"))
-    return Views(np.stack([np.asarray(p) for p in resized]), found, shape, color, np.where(whole, letter, 0))
+    pictures = np.stack([resized(picture, size, size, window) for picture, window in zip(drawn, windows.tolist())])
+    return Views(pictures, found, shape, color, np.where(whole, letter, 0))
 
 
 def _turned(views: Views, quarters: int) -> Views:

@@ -8,25 +8,23 @@ captions but never a pair, so they can be learned without pairs. Where nothing i
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.core import Problem, seeds
-from saccade.models.diffusion import Conditioning, Flux
+from saccade.models.diffusion import Flux
 from saccade.policies.flow import FlowModel, FlowPolicy
 from saccade.policies.flow import build as open_policy
 from saccade.recipes.miniatures._kontext_parts import assemble
-from saccade.recipes.miniatures._vl_descent import Descent, Rates
-from saccade.recipes.miniatures.sd3_shapes import encode
+from saccade.recipes.miniatures._pictures import encode, flow_loss
+from saccade.recipes.miniatures._stages import Progress, Rates, Step, averaged, by_muon, descend, size_of, stage
 from saccade.tasks.editing import EditingTask
 from saccade.worlds import edits, shapes
 
@@ -67,9 +65,6 @@ class Settings:
     ema: float = 0.998
 
 
-Progress = Callable[[str, int, int, float], None]
-
-
 @dataclass(frozen=True)
 class Lessons:
     """Edits as tensors: latents before and after, captions of both, what is asked, and which rows are taught."""
@@ -82,21 +77,18 @@ class Lessons:
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
-    """Train the miniature and write it to ``out``. Returns facts for its card (parameters, seconds, losses)."""
-    began = time.time()
-    torch.manual_seed(cfg.seed)
-    rng = np.random.default_rng(cfg.seed)
+    """Train the miniature and write it to ``out``. Returns facts for its card."""
+    rng = stage(cfg.seed)
     problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
-    losses = train(cfg, pipe, lessons(cfg, pipe.vae, problems), rng, progress)
+    means = train(cfg, pipe, lessons(cfg, pipe.vae, problems), rng, progress)
     pipe.save_pretrained(out)
     opened(out).export(out)
     pipe.transformer.half().save_pretrained(out / "transformer")
     return {
-        "seconds": round(time.time() - began),
-        "transformer parameters": sum(p.numel() for p in pipe.transformer.parameters()),
-        "velocity loss from captions": losses[0],
-        "velocity loss of edits": losses[1],
+        "transformer parameters": size_of(pipe.transformer),
+        "velocity loss from captions": means.get("drawing", nan),
+        "velocity loss of edits": means.get("editing", nan),
     }
 
 
@@ -118,41 +110,28 @@ def lessons(cfg: Settings, vae: nn.Module, problems: list[Problem]) -> Lessons:
     latents = torch.stack([encode(vae, np.stack(half)) for half in pictures])
     captions = tuple([p.answer[name] for p in problems] for name in ("caption_before", "caption_after"))
     taught = np.flatnonzero([p.source in cfg.taught for p in problems])
-    normal = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-    return Lessons(normal, captions, [p.inputs.text for p in problems], taught)
+    return Lessons(latents, captions, [p.inputs.text for p in problems], taught)
 
 
-def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, progress: Progress) -> tuple[float, float]:
-    """Flow matching with t shifted towards noise; the averaged weights are kept. Returns both running losses."""
+def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+    """Flow matching; the averaged weights are kept. Returns the running losses of drawing and of editing."""
     readers = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
-    modules = nn.ModuleList([pipe.transformer, *readers]).train()
-    averaged = copy.deepcopy(modules).requires_grad_(False)
-    descent = Descent(pipe.transformer, readers, cfg.rates, cfg.steps, 100)
-    smooth = [1.0, 1.0]
+    trained = nn.ModuleList([pipe.transformer, *readers]).train()
+    descent = by_muon(pipe.transformer, readers, cfg.rates, cfg.steps, rise=100)
+    means = descend(averaged(course(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
+    trained.eval()
+    return means
+
+
+def course(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator) -> Iterator[Step]:
+    """Pictures from captions, later edits among them."""
+    model = Flux(pipe, TEXT_LENGTH)
     for step in range(cfg.steps):
         edit = step >= cfg.drawing * cfg.steps and rng.random() < cfg.editing
         texts, source, x0 = _edits(cfg, data, rng) if edit else _drawings(cfg, data, rng)
-        loss = flow_loss(pipe, texts, source, x0)
-        descent.step(loss)
-        decay = min(cfg.ema, (1 + step) / (10 + step))
-        for slow, fast in zip(averaged.parameters(), modules.parameters()):
-            slow.lerp_(fast.detach(), 1 - decay)
-        smooth[edit] += 0.02 * (loss.item() - smooth[edit])
-        progress("editing" if edit else "drawing", step + 1, cfg.steps, smooth[edit])
-    modules.load_state_dict(averaged.state_dict())
-    modules.eval()
-    return smooth[0], smooth[1]
-
-
-def flow_loss(pipe: Any, texts: list[str], source: Tensor | None, x0: Tensor) -> Tensor:
-    """E |v(x_t, t, text, source) - (noise - x0)|^2 with more times at the noisy end, where it is decided what is drawn."""
-    u = torch.rand(len(x0))
-    t = 2 * u / (1 + u)
-    noise = torch.randn_like(x0)
-    x_t = torch.lerp(x0, noise, t[:, None, None, None])
-    tokens, pooled, _ = pipe.encode_prompt(texts, None, max_sequence_length=TEXT_LENGTH)
-    v = Flux(pipe, TEXT_LENGTH).velocity(x_t, t, Conditioning(tokens, pooled, source), 1.0)
-    return F.mse_loss(v, noise - x0)
+        said = replace(model.encode(texts), source=source)
+        loss = flow_loss(x0, lambda x, t_B: model.velocity(x, t_B, said, 1.0))
+        yield Step("editing" if edit else "drawing", loss)
 
 
 def _drawings(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], None, Tensor]:

@@ -8,10 +8,8 @@ for reinforcement learning. It saw training wordings and training meanings alone
 
 from __future__ import annotations
 
-import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from saccade.core import Problem, seeds
 from saccade.models.language import load
 from saccade.policies.tokens import TokenPolicy
+from saccade.recipes.miniatures._stages import Descent, Progress, Step, descend, size_of, stage
+from saccade.recipes.miniatures._texts import TAGS, alike, ends, qwen2_tokenizer, tagged, writer
 from saccade.rewards.text import answer
 from saccade.worlds import shapes
-from saccade.worlds.shapes.scene import Meaning, meanings_of
+from saccade.worlds.shapes import Meaning, meanings_of
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TAGS = ("<answer>", "</answer>")
 ALIKE = 8
 """Batches that are drawn together and sorted by length, so that little is padding."""
 
@@ -56,98 +56,46 @@ class Settings:
     """Share of examples whose answer lacks the first tag, the last, or both."""
 
 
-Progress = Callable[[str, int, int, float], None]
 Kind = tuple[np.ndarray, np.ndarray]
 """Numbers of meanings, ascending, and their numbered words: ``[N]`` and ``[N, words]``."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
-    """Train the miniature and write it to ``out``. Returns facts for its card (parameters, seconds, losses)."""
-    torch.manual_seed(cfg.seed)
-    rng = np.random.default_rng(cfg.seed)
-    began = time.time()
+    """Train the miniature and write it to ``out``. Returns facts for its card."""
+    rng = stage(cfg.seed)
     meanings = meanings_of(cfg.meanings, rng, split="train")
-    tokenizer = learn_tokenizer(cfg, meanings, rng)
-    model = assemble(cfg, tokenizer)
-    loss = train(cfg, model, tokenizer, meanings, rng, progress)
-    model.save_pretrained(out)
+    tokenizer = qwen2_tokenizer(corpus(meanings, rng), 1_000, ["<|im_start|>"], TAGS, CHAT_TEMPLATE)
+    model = assemble(cfg, tokenizer).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.1)
+    means = descend(lessons(cfg, model, tokenizer, meanings, rng), Descent([optimizer], cfg.steps, rise=100), progress)
+    model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {
-        "seconds": round(time.time() - began),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "loss per token": loss,
-    }
+    return {"parameters": size_of(model), "loss per token": means["rewriter"]}
 
 
-def learn_tokenizer(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -> Any:
-    """A Qwen2Tokenizer whose merges come from captions; quoted words stay letter by letter."""
-    from tokenizers import AddedToken, pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
-
+def corpus(meanings: list[Meaning], rng: np.random.Generator) -> list[str]:
+    """What the tokenizer learns its merges from: captions, whose quoted words stay letter by letter."""
     texts = [shapes.caption(m, int(rng.choice(shapes.TRAIN_WORDINGS))) for m in meanings[:8_000]]
-    learner = Qwen2Tokenizer(vocab={}, merges=[]).backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=1_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    learner.train_from_iterator(["user\nassistant\n"] * 9 + [re.sub('"[A-Z]+"', '""', t) for t in texts], trainer)
-    learned = json.loads(learner.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=learned["vocab"],
-        merges=[tuple(pair) for pair in learned["merges"]],
-        eos_token="<|im_end|>",
-        extra_special_tokens=["<|im_start|>"],
-    )
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return ["user\nassistant\n"] * 9 + [re.sub('"[A-Z]+"', '""', text) for text in texts]
 
 
 def assemble(cfg: Settings, tokenizer: Any) -> nn.Module:
     """The untrained model."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=cfg.width,
-            intermediate_size=3 * cfg.width,
-            num_hidden_layers=cfg.layers,
-            num_attention_heads=cfg.heads,
-            num_key_value_heads=cfg.heads,
-            max_position_embeddings=512,
-            initializer_range=0.06,  # at this width 0.02 needs twice the steps
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
+    model = Qwen2ForCausalLM(Qwen2Config(**writer(tokenizer, cfg.width, cfg.layers, cfg.heads)))
+    model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
     return model
 
 
-def train(
-    cfg: Settings, model: nn.Module, tokenizer: Any, meanings: list[Meaning], rng: np.random.Generator, progress: Progress
-) -> float:
-    """Cross-entropy of the answers' tokens. Returns its running mean."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.1)
-    model.train()
-    smooth = 0.0
-    for step, pairs in enumerate(examples(cfg, meanings, rng)):
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * min((step + 1) / 100, 1.0) * (1 - step / cfg.steps)
+def lessons(
+    cfg: Settings, model: nn.Module, tokenizer: Any, meanings: list[Meaning], rng: np.random.Generator
+) -> Iterator[Step]:
+    """Cross-entropy of the answers' tokens."""
+    for pairs in examples(cfg, meanings, rng):
         ids_BL, answer_BL = collate(tokenizer, pairs)
         hidden = model.model(ids_BL).last_hidden_state[:, :-1][answer_BL[:, 1:]]
-        loss = F.cross_entropy(model.lm_head(hidden), ids_BL[:, 1:][answer_BL[:, 1:]])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-        progress("rewriter", step + 1, cfg.steps, smooth)
-    model.eval()
-    return smooth
+        yield Step("rewriter", F.cross_entropy(model.lm_head(hidden), ids_BL[:, 1:][answer_BL[:, 1:]]))
 
 
 def examples(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -> Iterator[list[tuple[str, str]]]:
@@ -168,18 +116,15 @@ def _example(
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
     told = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
-    first, last = [(0, 1), (1, 0), (0, 0)][rng.integers(3)] if rng.random() < cfg.untagged else (1, 1)
-    return shapes.caption(meanings[i], one), TAGS[0] * first + shapes.caption(told, other) + TAGS[1] * last
+    return shapes.caption(meanings[i], one), tagged(shapes.caption(told, other), cfg.untagged, rng)
 
 
 def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
     """For every meaning the numbers and the words of all meanings that are said in as many words, with the same tag."""
-    groups: dict[tuple[str, int], list[int]] = {}
     number: dict[str, int] = {}
     said = [[number.setdefault(word, len(number)) for word in shapes.caption(m, 1).split()] for m in meanings]
-    for i, meaning in enumerate(meanings):
-        groups.setdefault((meaning["tag"], len(said[i])), []).append(i)
-    kinds = [(np.array(group), np.array([said[i] for i in group])) for group in groups.values()]
+    groups = alike((meaning["tag"], len(words)) for meaning, words in zip(meanings, said))
+    kinds = [(group, np.array([said[i] for i in group])) for group in groups.values()]
     return {int(i): kind for kind in kinds for i in kind[0]}
 
 
@@ -198,13 +143,9 @@ def collate(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tenso
     asked = [as_messages(caption) for caption, _ in pairs]
     heads = tokenizer(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))["input_ids"]
     tails = tokenizer([answer + tokenizer.eos_token for _, answer in pairs])["input_ids"]
-    length = max(len(head) + len(tail) for head, tail in zip(heads, tails))
-    ids_BL = torch.full((len(pairs), length), tokenizer.pad_token_id)
-    answer_BL = torch.zeros(len(pairs), length, dtype=torch.bool)
-    for i, (head, tail) in enumerate(zip(heads, tails)):
-        ids_BL[i, : len(head) + len(tail)] = torch.tensor(head + tail)
-        answer_BL[i, len(head) : len(head) + len(tail)] = True
-    return ids_BL, answer_BL
+    rows = [torch.tensor(head + tail) for head, tail in zip(heads, tails)]
+    own = [torch.arange(len(row)) >= len(head) for row, head in zip(rows, heads)]
+    return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(own, True, False)
 
 
 def as_messages(caption: str) -> list[dict[str, str]]:
