@@ -61,6 +61,7 @@ def test_training_saw_pictures_as_the_processor_shows_them(language):
 
 def test_questions_in_one_row_are_worth_separate_rows(language):
     from saccade.recipes.miniatures import _vl_rows as rows
+    from saccade.recipes.miniatures._vl_shown import patches
 
     (picture,) = pictures((48, 48))
     talk = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from saccade.core import Problem
 from saccade.recipes.miniatures._texts import alike, tagged
-from saccade.recipes.miniatures._vl_lessons import Fact, Manner, lessons
+from saccade.recipes.miniatures._vl_facts import ASK, Fact, Manner, Teller, Thing
 from saccade.recipes.miniatures._vl_rows import Piece, about, turn
 from saccade.recipes.miniatures._vl_shown import displayed, resized
-from saccade.recipes.miniatures._vl_views import CANVAS, Views, paintings, plates_near
+from saccade.recipes.miniatures._vl_views import CANVAS, Views, paintings, plates_near, style, views_of, views_of_lines
 from saccade.tasks.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.draws import worded
 from saccade.worlds.programs.problems import TEXT
+from saccade.worlds.questions import HELD_OUT_SKILLS, SKILLS
+from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, Crowd, settle
+from saccade.worlds.questions.skills import NEEDS
+from saccade.worlds.questions.styles import draw
+from saccade.worlds.shapes import SHAPES
 
 SIZES = (48, 64)
 GLANCES = (32, 48)
 POINT = " Give the box of the place to look at."
 """What a first turn about a canvas adds: the answer is a box in the pixels of the glance."""
 SVG = tuple(piece for piece in programs.vocabulary() if len(piece) > 2 and not piece.isalnum())
+_BINDING = (*("count", "relation", "relation", "verdict_relation", "grounding_relation") * 3, "verdict", "grounding")
+_STAGED = (*SKILLS, "count", "count", "relation", "grounding_relation")
+"""For which skills pictures are staged: only there are many numbers and all sides as likely."""
 _FORMS = ((0.6, "plain"), (0.8, "answer"), (1.0, "think"))
 
 
@@ -58,10 +67,45 @@ def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
 
 
 def scenes(cfg: Any, most: int, manner: Manner, rng: np.random.Generator) -> Lesson:
-    """Scenes of at most so many shapes, several questions about each."""
-    views, told = lessons(cfg.batch, int(rng.choice(SIZES, p=[0.6, 0.4])), most, cfg.asked, manner, rng)
-    talks = [[_in_form(fact, manner.untagged, rng) for fact in facts] for facts in told]
+    """Scenes of at most so many shapes, of one size and style, staged for one skill; several questions about each."""
+    size = int(rng.choice(SIZES, p=[0.6, 0.4]))
+    skill = str(rng.choice([name for name in _STAGED if NEEDS.get(name, 1) <= most]))
+    what = {**SKILLS, **HELD_OUT_SKILLS}[skill](cfg.batch, (1, most), rng)
+    places, unit = settle(what.crowd, RADIUS, rng)
+    pictures = draw(what.crowd, places, what.lines or [None] * cfg.batch, size, style(0.4, rng))
+    tell = Teller(manner, rng)
+    if what.lines:
+        views = views_of_lines(what.lines, pictures)
+        told = [[tell.fact("text", answer)] for answer in what.answers]
+    else:
+        views = views_of(what.crowd, unit, pictures)
+        told = [_some(_things(views, what.crowd, row), cfg.asked, tell) for row in range(cfg.batch)]
+        for facts, answer, slots in zip(told, what.answers or (), what.slots):
+            facts[0] = tell.fact(skill, answer, **slots)
+    talks = [[_in_form(fact, tell) for fact in facts] for facts in told]
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
+
+
+def _things(views: Views, seen: Crowd, row: int) -> list[Thing]:
+    rows = zip(seen.shape[row].tolist(), seen.color[row].tolist(), seen.cell[row].tolist(), views.boxes[row].tolist())
+    listed = [Thing(SHAPES[s], COLOR_NAMES[c], k, tuple(b)) for (s, c, k, b), here in zip(rows, seen.here[row]) if here]
+    return sorted(listed, key=lambda thing: thing.cell)
+
+
+def _some(things: list[Thing], asked: int, tell: Teller) -> list[Fact]:
+    """Questions of different skills, as far as the scene allows them; those that bind words to several things more often."""
+    told = (ASK[str(name)](things, tell) for name in tell.rng.permutation([*ASK, *_BINDING]))
+    return list(islice((fact for fact in told if fact is not None), asked))
+
+
+def _in_form(fact: Fact, tell: Teller) -> tuple[str, str]:
+    """Question and answer: plain, in tags, or with a thought before, some with a tag missing."""
+    chance = tell.rng.random()
+    form = next(form for share, form in _FORMS if chance < share)
+    if form == "plain":
+        return fact.text, fact.answer
+    thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
+    return fact.text + ADDED[form], thought + tagged(fact.answer, tell.manner.untagged, tell.rng)
 
 
 def closeups(cfg: Any, rng: np.random.Generator) -> Lesson:
@@ -69,16 +113,6 @@ def closeups(cfg: Any, rng: np.random.Generator) -> Lesson:
     views, colors, digits = plates_near(cfg.batch * 2, int(rng.choice(GLANCES)), rng)
     asked = worded(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
     return Lesson([turn([picture], text, digit) for picture, text, digit in zip(views.pictures, asked, digits)], views)
-
-
-def _in_form(fact: Fact, untagged: float, rng: np.random.Generator) -> tuple[str, str]:
-    """Question and answer: plain, in tags, or with a thought before, some with a tag missing."""
-    chance = rng.random()
-    form = next(form for share, form in _FORMS if chance < share)
-    if form == "plain":
-        return fact.text, fact.answer
-    thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
-    return fact.text + ADDED[form], thought + tagged(fact.answer, untagged, rng)
 
 
 def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
@@ -92,11 +126,10 @@ def zoom(manner: Manner, problem: Problem, rng: np.random.Generator) -> list[Pie
     Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do. A crop has no more pixels than
     the glance.
     """
-    text, lines = canvases.parts(problem.inputs.text)
+    full, pointed = problem.inputs.text, canvases.parts(problem.inputs.text)[0] + POINT
     picture, answer = problem.inputs.pictures[0], problem.answer["text"]
     side = int(rng.choice(GLANCES))
     glance = resized(picture, side, side)
-    full = text + ("\n" + lines if lines else "")
     kind = rng.random()
     if kind < 0.2 or problem.source == "quarter":
         return turn([glance], full, answer)
@@ -105,10 +138,10 @@ def zoom(manner: Manner, problem: Problem, rng: np.random.Generator) -> list[Pie
     window = _window(problem.answer["boxes"][0], good, rng)
     box = questions.box_text(window * side / CANVAS)
     if pointing:
-        return turn([glance], text + POINT, box)
+        return turn([glance], pointed, box)
     x1, y1, x2, y2 = window.astype(int)
     second = turn([displayed(picture[y1:y2, x1:x2], side * side)], full, answer, first=False)
-    return turn([glance], text + POINT, box, learnt=False) + second
+    return turn([glance], pointed, box, learnt=False) + second
 
 
 def _window(box: Sequence[float], good: bool, rng: np.random.Generator) -> np.ndarray:

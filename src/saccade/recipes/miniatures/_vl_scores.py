@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from saccade.recipes.miniatures._vl_shown import displayed, patches, resized
 from saccade.recipes.miniatures._vl_views import CANVAS
 from saccade.rewards.reading import boxes
 from saccade.rewards.text import answer
+from saccade.tasks.grounding import measures
 from saccade.tasks.templates import ADDED
 from saccade.tools.render import Request, find, render_batch
 from saccade.worlds import canvases, programs, questions
 
 GLANCE = 48
+Say = Callable[..., list[str]]
+"""`write` with a model: conversations to what is said next."""
 
 
 def scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, float]:
@@ -30,20 +34,22 @@ def scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, float]:
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    say = partial(write, model, AutoTokenizer.from_pretrained(folder))
+    pose = lambda *skills: questions.problems(count, seed, skills, "held_out")
     found: dict[str, float] = {}
     for skill in (*questions.SKILLS, *questions.HELD_OUT_SKILLS):
         if skill.startswith("detection"):
             continue
-        problems = questions.problems(count, seed, (skill,), "held_out")
-        replies = write(model, tokenizer, [_asked(p) for p in problems])
-        found[skill] = float(np.mean([_right(p, reply) for p, reply in zip(problems, replies)]))
+        problems = pose(skill)
+        talks = [_asked(p) for p in problems]
+        replies = say(talks)
+        found[skill] = _mean(_right, problems, replies)
         if skill == "grounding":
-            sampled = write(model, tokenizer, [_asked(p) for p in problems], sampled=True)
-            found["grounding, sampled"] = float(np.mean([_right(p, reply) for p, reply in zip(problems, sampled)]))
-            found["grounding, mean overlap"] = float(np.mean([_overlap(p, reply) for p, reply in zip(problems, replies)]))
-    found |= _detection(model, tokenizer, count, seed) | _tags(model, tokenizer, count, seed)
-    return found | _canvases(model, tokenizer, count, seed) | _programs(model, tokenizer, count, seed)
+            found["grounding, sampled"] = _mean(_right, problems, say(talks, sampled=True))
+            found["grounding, mean overlap"] = _mean(_overlap, problems, replies)
+    found |= _detection(say, pose("detection")) | _tags(say, pose("color", "relation", "verdict"))
+    found |= _canvases(say, canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS), np.random.default_rng(seed))
+    return found | _programs(say, programs.problems(count, seed, split="held_out", size=32))
 
 
 @torch.no_grad()
@@ -82,7 +88,11 @@ def _asked(problem: Problem, added: str = "") -> list[Piece]:
 
 def _right(problem: Problem, reply: str) -> bool:
     """The exact answer, or a box that overlaps the right one by half or more."""
-    return _overlap(problem, reply) >= 0.5 if "boxes" in problem.answer else reply.strip() == problem.answer["text"]
+    return _overlap(problem, reply) >= 0.5 if "boxes" in problem.answer else _exact(problem, reply)
+
+
+def _exact(problem: Problem, reply: str) -> bool:
+    return reply.strip() == problem.answer["text"]
 
 
 def _overlap(problem: Problem, reply: str) -> float:
@@ -96,54 +106,54 @@ def _boxes(reply: str) -> Tensor:
     return torch.tensor([box.corners for box in boxes(reply) or ()]).reshape(-1, 4)
 
 
-def _detection(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+def _mean(measure: Callable[[Problem, str], float], problems: Sequence[Problem], replies: Sequence[str]) -> float:
+    return float(np.mean([measure(problem, reply) for problem, reply in zip(problems, replies)]))
+
+
+def _detection(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Right boxes (overlap of half, each target once) over boxes written, and over targets."""
-    problems = questions.problems(count, seed, ("detection",), "held_out")
-    hits = written = targets = 0
-    for problem, reply in zip(problems, write(model, tokenizer, [_asked(p) for p in problems])):
+    tally = []
+    for problem, reply in zip(problems, say([_asked(p) for p in problems])):
         found, right = _boxes(reply), torch.tensor(problem.answer["boxes"]).reshape(-1, 4)
-        written, targets = written + len(found), targets + len(right)
-        if len(found) and len(right):
-            hits += int((match(iou(found, right)) >= 0).sum())
-    return {"detection, precision": hits / max(written, 1), "detection, recall": hits / max(targets, 1)}
+        hits = int((match(iou(found, right)) >= 0).sum()) if len(found) and len(right) else 0
+        tally.append((hits, len(found), len(right)))
+    found = measures(torch.tensor(tally))
+    return {f"detection, {name}": found[name] for name in ("precision", "recall")}
 
 
-def _tags(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+def _tags(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Sampled answers in tags where they are asked for, of questions with words as answers."""
-    problems = questions.problems(count, seed, ("color", "relation", "verdict"), "held_out")
-    replies = write(model, tokenizer, [_asked(p, ADDED["answer"]) for p in problems], sampled=True)
+    replies = say([_asked(p, ADDED["answer"]) for p in problems], sampled=True)
     return {"answer tags, sampled": float(np.mean([answer(reply) is not None for reply in replies]))}
 
 
-def _canvases(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+def _canvases(say: Say, problems: Sequence[Problem], rng: np.random.Generator) -> dict[str, float]:
     """Digits at a first glance, whether sampled boxes hold them, and digits read off a good crop."""
-    problems = canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS)
-    glances = [resized(p.inputs.pictures[0], GLANCE, GLANCE) for p in problems]
-    first = [turn([glance], p.inputs.text + POINT, "") for p, glance in zip(problems, glances)]
-    pointed = [_boxes(reply) * CANVAS / GLANCE for reply in write(model, tokenizer, [t[:-1] for t in first], sampled=True)]
-    enough = [len(box) == 1 and canvases.sufficient(box[0].tolist(), p) for box, p in zip(pointed, problems)]
-    rng, talks = np.random.default_rng(seed), []
-    for problem, glance in zip(problems, glances):
+    first, direct, second = [], [], []
+    for problem in problems:
+        (picture,), text = problem.inputs.pictures, problem.inputs.text
+        glance = resized(picture, GLANCE, GLANCE)
         margin = np.concatenate([rng.integers(-14, -5, 2), rng.integers(6, 15, 2)])
         window = np.clip(np.array(problem.answer["boxes"][0]) + margin, 0, CANVAS).astype(int)
-        box, (x1, y1, x2, y2) = questions.box_text(window * GLANCE / CANVAS), window
-        crop = displayed(problem.inputs.pictures[0][y1:y2, x1:x2], GLANCE * GLANCE)
-        talks.append(turn([glance], problem.inputs.text + POINT, box) + turn([crop], problem.inputs.text, "", first=False)[:-1])
-    read = write(model, tokenizer, talks)
-    direct = write(model, tokenizer, [turn([glance], p.inputs.text, "")[:-1] for p, glance in zip(problems, glances)])
-    right = lambda replies: float(np.mean([r.strip() == p.answer["text"] for p, r in zip(problems, replies)]))
+        x1, y1, x2, y2 = window
+        crop = displayed(picture[y1:y2, x1:x2], GLANCE * GLANCE)
+        pointed = turn([glance], text + POINT, questions.box_text(window * GLANCE / CANVAS))
+        first.append(pointed[:-1])
+        direct.append(turn([glance], text, "")[:-1])
+        second.append(pointed + turn([crop], text, "", first=False)[:-1])
+    found = [_boxes(reply) * CANVAS / GLANCE for reply in say(first, sampled=True)]
+    enough = [len(box) == 1 and canvases.sufficient(box[0].tolist(), p) for box, p in zip(found, problems)]
     return {
-        "digit at a glance": right(direct),
+        "digit at a glance": _mean(_exact, problems, say(direct)),
         "box holds the digit, sampled": float(np.mean(enough)),
-        "digit from a good crop": right(read),
+        "digit from a good crop": _mean(_exact, problems, say(second)),
     }
 
 
-def _programs(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+def _programs(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Whether greedy programs draw anything, and how far their pixels are from those that were shown, in [0, 1]."""
-    problems = programs.problems(count, seed, split="held_out", size=32)
-    replies = write(model, tokenizer, [_asked(p) for p in problems], most=160)
+    replies = say([_asked(p) for p in problems], most=160)
     drawn = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
     near = [(p, one) for p, one in zip(problems, drawn) if one.status == "ok"]
     error = [np.abs(one.picture.astype(float) - p.answer["picture"]).mean() / 255 for p, one in near]
-    return {"programs that draw": len(near) / count, "their error in pixels": float(np.mean(error)) if near else float("nan")}
+    return {"programs that draw": len(near) / len(problems), "their error in pixels": float(np.mean(error)) if near else float("nan")}

@@ -15,7 +15,7 @@ from saccade.worlds import programs
 from saccade.worlds.canvases import canvas as plates
 from saccade.worlds.canvases.glyphs import DIGITS
 from saccade.worlds.programs.primitives import SIDE, Shapes, masks
-from saccade.worlds.questions.layouts import Crowd, boxes, crowd, settle
+from saccade.worlds.questions.layouts import RADIUS, Crowd, boxes, crowd, settle
 from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import COLORS, SHAPES, Text, depict, fonts, meanings_of
 
@@ -77,14 +77,19 @@ def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
         return paintings(count, rng)[0]
     if kind < 0.5:
         return _lines(count, size, rng) if kind < 0.12 else _plates(count, size, rng)
-    style = "gravity" if rng.random() < 0.4 else "plain"
+    looks = style(0.4, rng)
     if kind < 0.86 and size >= LEAST_SCENE:
         things = crowd(count, (1, 6), rng)
-        places, unit = settle(things, (0.095, 0.13), rng)
+        places, unit = settle(things, RADIUS, rng)
     else:
         things, places, unit = _scattered(count, rng)
-    views = views_of(things, unit, draw(things, places, [None] * count, size, style))
-    return _turned(views, int(rng.integers(4)) if style == "gravity" else 0)
+    views = views_of(things, unit, draw(things, places, [None] * count, size, looks))
+    return _turned(views, int(rng.integers(4)) if looks == "gravity" else 0)
+
+
+def style(share: float, rng: np.random.Generator) -> str:
+    """How a batch is drawn; a share of them with light and ground."""
+    return "gravity" if rng.random() < share else "plain"
 
 
 def views_of(things: Crowd, unit: np.ndarray, pictures: np.ndarray) -> Views:
@@ -112,8 +117,7 @@ def _lines(count: int, size: int, rng: np.random.Generator) -> Views:
     texts = [scene.text for scene in depict(meanings_of(count, rng, ["text"]), rng)]
     nothing = np.zeros((count, 1), int)
     empty = Crowd(nothing, nothing, nothing, nothing > 0)
-    style = "gravity" if rng.random() < 0.3 else "plain"
-    return views_of_lines(texts, draw(empty, np.zeros((count, 1, 4)), texts, size, style))
+    return views_of_lines(texts, draw(empty, np.zeros((count, 1, 4)), texts, size, style(0.3, rng)))
 
 
 def views_of_lines(texts: Sequence[Text], pictures: np.ndarray) -> Views:
