@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,6 @@ def _programs(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Whether greedy programs draw anything, and how far their pixels are from those that were shown, in [0, 1]."""
     replies = say([_asked(p) for p in problems], most=160)
     drawn = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
-    near = [(p, one) for p, one in zip(problems, drawn) if one.status == "ok"]
-    error = [np.abs(one.picture.astype(float) - p.answer["picture"]).mean() / 255 for p, one in near]
-    return {"programs that draw": len(near) / len(problems), "their error in pixels": float(np.mean(error)) if near else float("nan")}
+    pairs = [(p.answer["picture"], one.picture) for p, one in zip(problems, drawn) if one.status == "ok"]
+    error = [np.abs(found.astype(float) - right).mean() / 255 for right, found in pairs]
+    return {"programs that draw": len(pairs) / len(problems), "their error in pixels": float(np.mean(error)) if pairs else nan}

@@ -17,23 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.core import Problem, seeds
+from saccade.core import seeds
 from saccade.models.janus import CodeModel, Painter, load
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.recipes.miniatures._janus_codes import codes_of, fidelity, train_codes
-from saccade.recipes.miniatures._janus_parts import SPECIAL, assemble, make_processor
-from saccade.recipes.miniatures._pictures import pixels
+from saccade.recipes.miniatures._janus_course import Course, answer_loss, code_loss
+from saccade.recipes.miniatures._janus_parts import assemble, make_processor
 from saccade.recipes.miniatures._stages import Progress, Rates, Step, by_muon, descend, size_of, stage
-from saccade.recipes.miniatures._texts import alike
 from saccade.tasks import DrawingTask
 from saccade.tasks.answering import by_source
 from saccade.worlds import questions, shapes
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
+LOOK = {"objects": (1, 3), "radius": (0.11, 0.13)}
+"""How many things pictures show that are asked about, and how large."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,18 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
     processor = make_processor(cfg.size, texts(cfg, stage(cfg.seed, 0)))
     model = assemble(cfg, processor.tokenizer)
-    vq, rng = model.model.vqmodel, stage(cfg.seed, 1)
-    if cfg.codebook:
-        vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
-        made = {"codes": "those of an earlier build"}
-    else:
-        pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
-        made = {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
+    vq = model.model.vqmodel
+    made = learn_codes(cfg, vq, stage(cfg.seed, 1), progress)
     rng = stage(cfg.seed, 2)
-    scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
-    codes = codes_of(vq, shapes.render(scenes, cfg.size))
-    means = train(cfg, model, processor, codes, meanings, rng, progress)
-    kept_scenes, kept = shapes.sample(500, rng, cfg.tags)
+    means = train(cfg, model, processor, rng, progress)
+    scenes, meanings = shapes.sample(500, rng, cfg.tags)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
     return {
         "parameters": size_of(model),
         "parameters of the decoder": size_of(model.model.language_model),
         **made,
-        "points of pictures through the codes": fidelity(vq.float(), shapes.render(kept_scenes, cfg.size), kept),
+        "points of pictures through the codes": fidelity(vq.float(), shapes.render(scenes, cfg.size), meanings),
         "loss per code": means["codes of captions"],
         "loss per answer's token": means.get("answers", nan),
     }
@@ -111,15 +104,20 @@ def texts(cfg: Settings, rng: np.random.Generator) -> list[str]:
     return captions + [" ".join(questions.vocabulary())] * 20
 
 
-# -- training ---------------------------------------------------------------------------------------------------
+def learn_codes(cfg: Settings, vq: nn.Module, rng: np.random.Generator, progress: Progress) -> dict[str, Any]:
+    """Train what turns pictures into codes, or take the weights of an earlier build's. Returns what the card says of it."""
+    if cfg.codebook:
+        vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
+        return {"codes": "those of an earlier build"}
+    pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
+    return {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
 
 
-def train(
-    cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, meanings: list[shapes.Meaning],
-    rng: np.random.Generator, progress: Progress,
-) -> dict[str, float]:  # fmt: skip
-    """Cross-entropy of pictures' codes given captions and of answers given pictures; the running means of both."""
+def train(cfg: Settings, model: nn.Module, processor: Any, rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+    """Pictures' codes given captions and answers given pictures; the running losses of both."""
     inner = model.model
+    scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
+    codes = codes_of(inner.vqmodel, shapes.render(scenes, cfg.size))
     beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
     network = nn.ModuleList([inner.language_model, inner.vision_model])
     descent = by_muon(network, beside, cfg.rates, cfg.steps, rise=60)
@@ -130,7 +128,7 @@ def lessons(
     cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, course: Course, rng: np.random.Generator
 ) -> Iterator[Step]:
     """Captions and, where the course says so, questions."""
-    school = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, (1, 3), radius=(0.11, 0.13))
+    school = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **LOOK)
     painter = CodeModel(model)
     for step in range(cfg.steps):
         with torch.autocast("cpu", torch.bfloat16):
@@ -142,69 +140,6 @@ def lessons(
                 blotted = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
                 lesson = Step("codes of captions", code_loss(painter, processor, prompts, blotted, codes[index].long()))
         yield lesson
-
-
-class Course:
-    """What is learned at a step: which scenes, in which wordings, with which share of captions of another scene; or questions."""
-
-    def __init__(self, cfg: Settings, meanings: list[shapes.Meaning]):
-        self.cfg, self.meanings = cfg, meanings
-        self.single = np.array([i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")])
-        self.alike = alike(meaning["tag"] for meaning in meanings)
-
-    def asks(self, step: int) -> bool:
-        """Whether this step is one of questions."""
-        return not self._plain(step) and self.cfg.ask_every > 0 and step % self.cfg.ask_every == self.cfg.ask_every - 1
-
-    def captions(self, step: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        """Scenes by their numbers ``[batch]``, and what is said of each."""
-        shown = self.single if step < self.cfg.single * self.cfg.steps else np.arange(len(self.meanings))
-        index = rng.choice(shown, self.cfg.batch)
-        if self._plain(step):
-            return index, [shapes.caption(self.meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
-        told = [rng.choice(self.alike[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong else i for i in index]
-        return index, [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in told]
-
-    def _plain(self, step: int) -> bool:
-        return step < self.cfg.plain * self.cfg.steps
-
-
-def code_loss(painter: CodeModel, processor: Any, captions: Sequence[str], blotted_B: Tensor, codes_BM: Tensor) -> Tensor:
-    """Mean -log p of codes ``[B, M]`` after captions; the words of blotted ones are padding, as in plain generation."""
-    ids_BL, attention_BL = encoded(processor, [f"<|User|>{caption}<|Assistant|><boi>" for caption in captions])
-    words = ids_BL > SPECIAL.index("<boi>")
-    ids_BL = ids_BL.masked_fill(words & blotted_B[:, None], processor.tokenizer.pad_token_id)
-    begin = ids_BL.shape[1]
-    ids_BL = torch.cat([ids_BL, codes_BM[:, :-1] + painter.words], 1)
-    attention_BL = torch.cat([attention_BL, torch.ones_like(codes_BM[:, 1:])], 1)
-    place_BL = (attention_BL.cumsum(1) - 1).clamp(min=0)
-    hidden = painter.base_model(ids_BL, attention_mask=attention_BL, position_ids=place_BL, use_cache=False)
-    logits = painter.head(hidden.last_hidden_state[:, begin - 1 :])
-    return F.cross_entropy(logits.float().flatten(0, 1), codes_BM.flatten())
-
-
-def answer_loss(model: nn.Module, processor: Any, problems: Sequence[Problem]) -> Tensor:
-    """Mean -log p of the answers' tokens and their ends after pictures and questions."""
-    shown = "<boi>" + "<image>" * processor.num_image_tokens + "<eoi>"
-    asked = [f"<|User|>{shown}{problem.inputs.text}<|Assistant|>" for problem in problems]
-    told = [problem.answer["text"] + "<eos>" for problem in problems]
-    ids_BL, attention_BL = encoded(processor, [a + b for a, b in zip(asked, told)])
-    length_B = torch.tensor([len(ids) for ids in processor.tokenizer(told, add_special_tokens=False)["input_ids"]])
-    own_BL = torch.arange(ids_BL.shape[1]) >= ids_BL.shape[1] - length_B[:, None]
-    seen = pixels(np.concatenate([problem.inputs.pictures[0][None] for problem in problems])).contiguous()
-    place_BL = (attention_BL.cumsum(1) - 1).clamp(min=0)
-    hidden = model.model(ids_BL, seen, attention_BL, place_BL, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][own_BL[:, 1:]])
-    return F.cross_entropy(logits.float(), ids_BL[own_BL])
-
-
-def encoded(processor: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention ``[B, L]``, padded on the left."""
-    made = processor.tokenizer(list(texts), padding=True, padding_side="left", return_tensors="pt")
-    return made["input_ids"], made["attention_mask"]
-
-
-# -- scores -----------------------------------------------------------------------------------------------------
 
 
 def evaluate(folder: Path) -> dict[str, float]:
@@ -223,7 +158,7 @@ def drawing_scores(painter: Painter, guidances: Sequence[float] = (1.0, 3.0), co
 def answer_scores(painter: Painter, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""
     policy = TokenPolicy(painter.language, [], max_new_tokens=24, temperature=0.0)
-    asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, (1, 3), radius=(0.11, 0.13))
+    asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)
     told = policy.rollout(asked, seeds(0, count)).outputs
     right = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(told, asked)]).double()
     found = by_source(asked, right)

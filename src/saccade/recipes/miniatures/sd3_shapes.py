@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,6 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
-# -- data and networks --------------------------------------------------------------------------------------------
-
-
 def corpus(rng: np.random.Generator) -> list[str]:
     """Captions in all wordings; quoted words are left out of them, so that they stay letter by letter."""
     _, meanings = shapes.sample(4_000, rng)
@@ -110,14 +108,11 @@ def assemble(cfg: Settings, texts: list[str]) -> Any:
     )  # fmt: skip
 
 
-# -- stages -------------------------------------------------------------------------------------------------------
-
-
 def train_autoencoder(cfg: Settings, vae: nn.Module, rng: np.random.Generator, progress: Progress) -> float:
     """Train it, or take the weights of an earlier build's. Returns the running loss."""
     if cfg.autoencoder:
         vae.load_state_dict(type(vae).from_pretrained(cfg.autoencoder).state_dict())
-        return float("nan")
+        return nan
     optimizer = torch.optim.AdamW(vae.parameters(), lr=cfg.vae_lr, weight_decay=1e-4)
     vae.train().to(memory_format=torch.channels_last)
     return descend(pictures(cfg, vae, rng), Descent([optimizer], cfg.vae_steps, rise=100), progress)["autoencoder"]
@@ -167,8 +162,7 @@ def captions(
         texts, length = [told(i) for i in index], cfg.text_length
         if rng.random() < cfg.plain_share:
             index, texts, length = index[::4], texts[::4], 256
-        said, _, pooled, _ = pipe.encode_prompt(
-            texts, None, None, do_classifier_free_guidance=False, max_sequence_length=length
-        )
+        lengths = {"do_classifier_free_guidance": False, "max_sequence_length": length}
+        said, _, pooled, _ = pipe.encode_prompt(texts, None, None, **lengths)
         velocity = lambda x, t_B: pipe.transformer(x, said, pooled, 1000 * t_B, return_dict=False)[0]
         yield Step("flow", flow_loss(latents[index], velocity))
