@@ -88,7 +88,7 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
         (("train", "./none.py"), "there is no recipe file './none.py'"),
         (("train", "./grey.py", "--stpes", "3"), "unknown option '--stpes'; nearest: --steps"),
         (("train", "./grey.py", "--modle=x"), "unknown option '--modle'; nearest: --model"),
-        (("train", "./grey.py", "--steps", "x"), "--steps: invalid literal"),
+        (("train", "./grey.py", "--steps", "x"), "--steps must be a whole number, not 'x'"),
         (("train", "./grey.py", "--steps"), "--steps needs a value"),
         (("train", "./grey.py", "--kind", "fancie"), "--kind cannot be 'fancie'; nearest: fancy (of plain, fancy)"),
         (("train", "./grey.py", "--preset", "lage"), "unknown preset 'lage'; nearest: large"),
