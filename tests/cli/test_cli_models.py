@@ -41,7 +41,7 @@ def test_eval_judges_a_pipeline_by_wording_and_tag(saccade, sd3_folder, monkeypa
 
 def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
     (tmp_path / "hollow").mkdir()
-    assert "hollow" in saccade("eval", "./hollow").refused()
+    assert "./hollow is neither a run nor a model" in saccade("eval", "./hollow").refused()
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "model_index.json").write_text('{"_class_name": "OddPipeline"}')
     assert "OddPipeline" in saccade("sample", "./odd", "x").refused()

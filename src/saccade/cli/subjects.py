@@ -77,6 +77,8 @@ def draws(name: str) -> bool:
     place = Path(locate(name))
     if not place.is_dir() and "/" not in name:
         raise ValueError(f"'{name}' is no run, model folder or miniature; nearest: {catalog.nearest(name, miniatures())}")
+    if place.is_dir() and not any((place / file).is_file() for file in ("config.json", "model_index.json")):
+        raise ValueError(f"{name} is neither a run nor a model: it holds no config.json and no model_index.json")
     if _config(place).get("model_type") == "janus":
         return True
     return not place.is_dir() or (place / "model_index.json").is_file() or not (place / "config.json").is_file()
