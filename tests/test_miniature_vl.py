@@ -107,10 +107,11 @@ def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
 def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
     from PIL import ImageColor
 
-    from saccade.recipes.miniatures import _vl_views as views
+    from saccade.recipes.miniatures._vl_scenery import paintings
+    from saccade.recipes.miniatures._vl_views import PAINTS
     from saccade.tools.render import render
 
-    seen, codes = views.paintings(8, np.random.default_rng(3))
+    seen, codes = paintings(8, np.random.default_rng(3))
     cells = seen.cells()
     for i, code in enumerate(codes):
         np.testing.assert_array_equal(render(code, "svg", 32).picture, seen.pictures[i])
@@ -118,7 +119,7 @@ def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
         middle = seen.pictures[i][4::8, 4::8]
         assert (middle[~here.numpy()] > 100).all(), "where nothing is said to be seen most of the ground is white"
         for y, x in here.nonzero().tolist():
-            color = views.PAINTS[cells["color"][i].view(4, 4)[y, x] - 1]
+            color = PAINTS[cells["color"][i].view(4, 4)[y, x] - 1]
             paint = np.array(ImageColor.getrgb(color))
             assert abs(paint - middle[y, x]).max() < 130, (code, y, x)
     boxes = seen.boxes[seen.shape > 0]

@@ -13,8 +13,9 @@ from saccade.core import Problem
 from saccade.recipes.miniatures._texts import alike, tagged
 from saccade.recipes.miniatures._vl_facts import ASK, Fact, Manner, Teller, Thing
 from saccade.recipes.miniatures._vl_rows import Piece, about, turn
+from saccade.recipes.miniatures._vl_scenery import CANVAS, paintings, plates_near, style
 from saccade.recipes.miniatures._vl_shown import displayed, resized
-from saccade.recipes.miniatures._vl_views import CANVAS, Views, paintings, plates_near, style, views_of, views_of_lines
+from saccade.recipes.miniatures._vl_views import Views, views_of, views_of_lines
 from saccade.tasks.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.draws import worded

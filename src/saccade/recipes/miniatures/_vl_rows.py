@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from saccade.recipes.miniatures._texts import alike
 from saccade.recipes.miniatures._vl_shown import CELL
@@ -71,42 +72,33 @@ def lay(tokenizer: Any, rows: Sequence[Sequence[Piece]]) -> Rows:
     words = list({piece.words for row in rows for piece in row if piece.picture is None})
     ids = dict(zip(words, tokenizer(words, add_special_tokens=False)["input_ids"]))
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    laid = [_row(row, ids, pad) for row in rows]
-    longest = max(len(row[0]) for row in laid)
-    stack = lambda k, fill: np.stack([np.pad(row[k], (0, longest - len(row[0])), constant_values=fill) for row in laid])
-    ids_BL, weight_BL, branch_BL = stack(0, tokenizer.pad_token_id), stack(1, 0), torch.from_numpy(stack(2, -1))
-    places = [np.pad(row[3], ((0, 0), (0, longest - len(row[0])))) for row in laid]
-    before_LL = torch.ones(longest, longest, dtype=torch.bool).tril()
+    fills = (tokenizer.pad_token_id, 0, -1, 0)
+    columns = zip(*(_row(row, ids, pad) for row in rows))
+    ids_BL, weight_BL, branch_BL, place_BL3 = (pad_sequence(column, True, fill) for column, fill in zip(columns, fills))
+    before_LL = torch.ones(ids_BL.shape[1], ids_BL.shape[1], dtype=torch.bool).tril()
     shared = (branch_BL[:, None, :] == 0) | (branch_BL[:, None, :] == branch_BL[:, :, None])
     pictures = [piece.picture for row in rows for piece in row if piece.picture is not None]
-    ids_BL = torch.from_numpy(ids_BL)
-    return Rows(
-        ids_BL,
-        torch.from_numpy(weight_BL).float(),
-        ids_BL == pad,
-        torch.from_numpy(np.stack(places, 1)),
-        (shared & before_LL)[:, None],
-        pictures,
-    )
+    return Rows(ids_BL, weight_BL.float(), ids_BL == pad, place_BL3.movedim(-1, 0), (shared & before_LL)[:, None], pictures)
 
 
-def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> tuple[np.ndarray, ...]:
-    """Tokens, weights, branches [L] and positions [3, L] of one row."""
+def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> list[Tensor]:
+    """Tokens, weights, branches [L] and positions [L, 3] of one row."""
     parts, after = [], {0: 0}
     for piece in row:
         start = after.get(piece.branch, after[0])
         if piece.picture is None:
             tokens = np.array(ids[piece.words])
-            place = np.tile(start + np.arange(len(tokens)), (3, 1))
+            place = np.arange(len(tokens))[:, None].repeat(3, 1)
             after[piece.branch] = start + len(tokens)
         else:
             high, wide = (side // CELL for side in piece.picture.shape[:2])
             tokens = np.full(high * wide, pad)
             down, across = np.divmod(np.arange(high * wide), wide)
-            place = start + np.stack([0 * down, down, across])
+            place = np.stack([0 * down, down, across], -1)
             after[piece.branch] = start + max(high, wide)
-        parts.append((tokens, np.full(len(tokens), piece.learnt / len(tokens) ** 0.5), np.full(len(tokens), piece.branch), place))
-    return tuple(np.concatenate(column, -1) for column in zip(*parts))
+        counts = np.full(len(tokens), piece.learnt / len(tokens) ** 0.5)
+        parts.append((tokens, counts, np.full(len(tokens), piece.branch), start + place))
+    return [torch.from_numpy(np.concatenate(column)) for column in zip(*parts)]
 
 
 def features(visual: nn.Module, pictures: Sequence[np.ndarray]) -> list[Tensor]:

@@ -16,8 +16,8 @@ from saccade.core import Problem
 from saccade.math.boxes import iou, match
 from saccade.recipes.miniatures._vl_course import POINT
 from saccade.recipes.miniatures._vl_rows import Piece, Rows, lay, turn
+from saccade.recipes.miniatures._vl_scenery import CANVAS
 from saccade.recipes.miniatures._vl_shown import displayed, patches, resized
-from saccade.recipes.miniatures._vl_views import CANVAS
 from saccade.rewards.reading import boxes
 from saccade.rewards.text import answer
 from saccade.tasks.grounding import measures

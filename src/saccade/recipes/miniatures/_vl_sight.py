@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.recipes.miniatures._stages import Progress, Rates, Step, by_muon, descend
+from saccade.recipes.miniatures._vl_scenery import scenery
 from saccade.recipes.miniatures._vl_shown import patches
-from saccade.recipes.miniatures._vl_views import FAR, GLYPHS, PAINTS, THINGS, scenery
+from saccade.recipes.miniatures._vl_views import FAR, GLYPHS, PAINTS, THINGS
 
 NOTHING = 0.3
 """Weight of cells with nothing in them, which are most."""
