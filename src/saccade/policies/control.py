@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from saccade.core import Likelihood, Rollout
 from saccade.models.control import MLP, Encoder
 from saccade.models.device import device_of
+from saccade.models.fusion import Fusion
 from saccade.models.twin import Twin, fits
 from saccade.policies.heads import Categorical, Gaussian, Head
 
@@ -178,6 +179,15 @@ def build(
         head = _head(action, model.log_std)
         nets = [_net(model, trunk.size, size, gain) for size, gain in ((head.outputs, 0.01), (1, 1.0))]
     return ActorCritic(trunk.to(place), nets[0].to(place), nets[1].to(place), head.to(place), model)
+
+
+def fused(seen: spaces.Dict, action: spaces.Box, channels: tuple[int, ...], log_std: float, seed: int) -> ActorCritic:
+    """An actor-critic of one layer each on a fusion of all that an environment shows, its weights drawn from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk, head = Fusion(seen, channels=channels), Gaussian(action.shape[0], log_std)
+        actor, critic = MLP((trunk.size, head.outputs), gain=0.01), MLP((trunk.size, 1))
+    return ActorCritic(trunk, actor, critic, head)
 
 
 def _net(model: ActorCriticModel, size: int, outputs: int, gain: float) -> MLP:

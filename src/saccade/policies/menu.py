@@ -96,6 +96,14 @@ class MenuPolicy:
         return self.reader(sequence_BLF.to(device), length_B).float().log_softmax(1)
 
 
+def build(options: tuple[Any, ...], read: Callable[[Any], Tensor], features: int, width: int, seed: int) -> MenuPolicy:
+    """A policy that has no preference yet, for sequences of ``features`` numbers, its weights drawn from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reader = Reader(features, width, len(options))
+    return MenuPolicy(reader, options, read)
+
+
 def drawn(logp_BK: Tensor, seeds_B: Tensor) -> Tensor:
     """An option for each row by one uniform of its own seed, whatever else is in the batch: ``[B]`` int64."""
     uniform_B = torch.stack([torch.rand((), generator=generator(seed), dtype=torch.float64) for seed in seeds_B.tolist()])

@@ -7,8 +7,8 @@ idea: Words of a vision-language model belong into the state, not into the rewar
 claims: The lateral error is at most 0.9 times that of picture and LiDAR alone, with the PID's hint it is not larger, and the
     words lower it further: below that without them, with captions of other times, and with random words that never
     change. The captioner is asked once in ten steps.
-differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far part. Hint and
-    reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded BLIP is pre-trained on
+differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far part. Hint
+    and reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded BLIP is pre-trained on
     true captions of training roads in the first stage. Mirrored decisions are made in the segment, not in the simulator, with
     log-probs and values of their own; of the caption of the flipped picture only left and right are exchanged. The hint is shown
     in tenths of a radian. A crash earns -3 + T / 50 with the time of the episode; hitting something and the end of the road end
@@ -21,14 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saccade.models.captioner import Captioner
-from saccade.models.control import MLP
-from saccade.models.fusion import Fusion
-from saccade.policies.control import ActorCritic
-from saccade.policies.heads import Gaussian
+from saccade.policies.control import ActorCritic, fused
 from saccade.tasks import mirroring, proximal
 from saccade.tasks.lanes import LaneTask, driven
 from saccade.tasks.proximal import Proximal
@@ -67,8 +63,8 @@ PRESETS = {
     "blip-large": Settings(
         task=LaneTask(image=(224, 244), far=(160, 700), rays=180, road=500.0, error="vision"),
         speaker=Speaker(
-            "Salesforce/blip-image-captioning-large", prompt="a photo of the road, its condition and surroundings:", caption_length=50,
-            beams=5, no_repeat=2, precision="float16", device="cuda",
+            "Salesforce/blip-image-captioning-large", prompt="a photo of the road, its condition and surroundings:",
+            caption_length=50, beams=5, no_repeat=2, precision="float16", device="cuda",
         ),
         ppo=Proximal(length=2048), channels=(32, 64, 64), log_std=0.0, rows=1, steps=49, evaluate_every=10,
     ),
@@ -89,11 +85,7 @@ def captioner(cfg: Settings) -> Captioner | None:
 def driver(cfg: Settings, words: Captioner | None) -> ActorCritic:
     """The policy for what the task shows, its weights from the seed."""
     world = cfg.task.make(1, words, cfg.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        trunk, head = Fusion(world.observation_space, channels=cfg.channels), Gaussian(world.action_space.shape[0], cfg.log_std)
-        actor, critic = MLP((trunk.size, head.outputs), gain=0.01), MLP((trunk.size, 1))
-    return ActorCritic(trunk, actor, critic, head)
+    return fused(world.observation_space, world.action_space, cfg.channels, cfg.log_std, cfg.seed)
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:

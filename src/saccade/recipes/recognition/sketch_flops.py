@@ -32,7 +32,7 @@ from saccade.math.credit import group_advantage
 from saccade.models.retrieval import Embedder, Meter, embedder
 from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.objectives.relational import Matching
-from saccade.policies.menu import MenuPolicy, Reader
+from saccade.policies.menu import MenuPolicy, build
 from saccade.rewards.compute import Outlay, Search, surprise
 from saccade.rewards.judging import judge, weighted
 from saccade.sampling.layout import in_groups
@@ -121,11 +121,8 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, Any]:
     """The selector of canvases, and the student that embeds what is drawn on them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        reader = Reader(5, cfg.width, len(cfg.task.canvases))
-    student = embedder(cfg.student, cfg.dim, cfg.seed, cfg.device)
-    return {"policy": MenuPolicy(reader, cfg.task.canvases, cfg.task.strokes), "student": student}
+    selector = build(cfg.task.canvases, cfg.task.strokes, 5, cfg.width, cfg.seed)
+    return {"policy": selector, "student": embedder(cfg.student, cfg.dim, cfg.seed, cfg.device)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
