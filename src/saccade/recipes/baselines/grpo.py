@@ -190,7 +190,11 @@ ARMS = {"grpo": _TINY, "shuffled rewards": replace(_TINY, shuffle_rewards=True)}
 
 RIGHT = "held out, exact"
 CLAIMS = (
-    Claim("held-out answers are right 3 points more often than the untrained model's", lambda arm: gain(arm["grpo"], RIGHT), least=0.03),
+    Claim(
+        "held-out answers are right 3 points more often than the untrained model's",
+        lambda arm: gain(arm["grpo"], RIGHT),
+        least=0.03,
+    ),
     Claim(
         "with shuffled rewards they gain less than half of that",
         lambda arm: gain(arm["grpo"], RIGHT) / 2 - gain(arm["shuffled rewards"], RIGHT),
