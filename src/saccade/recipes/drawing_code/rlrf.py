@@ -144,16 +144,8 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         found = scores(cfg, policy, run.show(step), step in (0, cfg.steps))
         return found | ({"drawn again alike": redrawing.alike()} if redrawing.kept and step == cfg.steps else {})
 
-    return run_loop(
-        feed,
-        learner,
-        run,
-        cfg.steps,
-        state={"policy": policy, "redrawing": redrawing},
-        evaluate=look,
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.save_every,
-    )
+    times = {"evaluate_every": cfg.evaluate_every, "save_every": cfg.save_every}
+    return run_loop(feed, learner, run, cfg.steps, state={"policy": policy, "redrawing": redrawing}, evaluate=look, **times)
 
 
 def imitation(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], steps: int) -> tuple[OnPolicy, Updates]:
