@@ -94,7 +94,7 @@ def test_first_episodes_are_shown_as_clips_with_paths(task, tmp_path):
 def test_settings_are_read_and_wrong_ones_named(task):
     world = ControlTask("line", ("steps=3",)).make(2)
     assert (world.count, world.steps) == (2, 3) and len(set(task.seeds())) == 7
-    wrong = {"steps": "must be name=value", "step=3": "nearest is 'steps'", "steps=.5": "steps is a number such as 9, not '.5'"}
+    wrong = {"steps": "must be name=value", "step=3": "nearest: steps", "steps=.5": "steps is a number such as 9, not '.5'"}
     for setting, why in wrong.items():
         with pytest.raises(ValueError, match=why):
             ControlTask("line", (setting,)).make(2)

@@ -9,7 +9,7 @@ import saccade
 
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
-    {"core"},
+    {"core", "naming"},
     {"math"},
     {"models", "tools"},
     {"policies"},

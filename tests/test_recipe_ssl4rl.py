@@ -142,7 +142,7 @@ def test_nothing_kept_back_is_trained_on(tmp_path):
 
 
 def test_mistakes_name_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match="unknown puzzle 'jigsow'; the nearest is 'jigsaw'"):
+    with pytest.raises(ValueError, match="unknown puzzle 'jigsow'; nearest: jigsaw"):
         replace(TASK, puzzles=("jigsow",)).kept_back()
     with pytest.raises(ValueError, match="jigsaw would show 3 px"):
         replace(TASK, puzzles=("jigsaw",), grid=6, gap=1, least=4).kept_back()

@@ -329,7 +329,7 @@ def test_the_cache_forgets_the_oldest():
 
 
 @pytest.mark.parametrize(("given", "words"), [
-    (("x", "svgg"), "unknown language 'svgg'; the nearest is 'svg'"),
+    (("x", "svgg"), "unknown language 'svgg'; nearest: svg"),
     ((b"x", "svg"), "a program must be a text, not bytes"),
     (("x", "svg", 0), "size is 0"),
     (("x", "svg", 8, "white"), "background 'white' must be"),

@@ -93,7 +93,7 @@ def test_config_says_where_numbers_come_from(tmp_path):
         (lambda run: run.stage(".."), "nearest that can is 'main'"),
         (lambda run: [run.stage("x"), run.stage("x")], "stage 'x' .* is taken"),
         (lambda run: Run.start(run.folder, CONFIG), "exists and is not empty"),
-        (lambda run: Run.resume(run.folder.parent / "rr"), r"there is no run in .*rr; the nearest is .*/r$"),
+        (lambda run: Run.resume(run.folder.parent / "rr"), r"there is no run in .*rr; nearest: .*/r$"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, act, message):

@@ -116,6 +116,6 @@ def test_an_absent_package_and_an_unknown_name_are_one_line_and_leave_no_folder(
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]' \(.*wandb.*\)$"):
         Run.start(tmp_path / "r", CONFIG, sinks=["wandb"])
-    with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; the nearest is 'tensorboard'[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; nearest: tensorboard[^\n]*$"):
         Run.start(tmp_path / "r", CONFIG, sinks=["Tensorbord"])
     assert not (tmp_path / "r").exists() and open_sinks([], tmp_path, {}) == []

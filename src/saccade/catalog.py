@@ -6,17 +6,17 @@ A recipe is found by its file's name, ``recipes/<family>/<name>.py``; nothing he
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from saccade.naming import nearest
 
 PACKAGE = Path(__file__).resolve().parent
 FIELDS = ("paper", "idea", "claims", "differs")
@@ -192,9 +192,3 @@ def result(name: str) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
         raise ValueError(f"{path} is not the result of a check") from None
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The most similar of the known names."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return close[0] if close else "none"

@@ -92,7 +92,7 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
         (("train", "./grey.py", "--steps"), "--steps needs a value"),
         (("train", "./grey.py", "--kind", "fancie"), "--kind cannot be 'fancie'; nearest: fancy (of plain, fancy)"),
         (("train", "./grey.py", "--preset", "lage"), "unknown preset 'lage'; nearest: large"),
-        (("train", "./grey.py", "--sink", "tensorbord"), "nearest is 'tensorboard'"),
+        (("train", "./grey.py", "--sink", "tensorbord"), "nearest: tensorboard"),
         (("check", "./grey.py", "--seeds", "0"), "--seeds must be 1 or more, not 0"),
         (("check", "promptlr"), "unknown recipe 'promptlr'; nearest: promptrl"),
         (("eval", "nowhere"), "'nowhere' is no run, model folder or miniature"),

@@ -128,7 +128,7 @@ def test_a_large_canvas_keeps_its_small_digits() -> None:
         ({"size": 48, "plates": 5}, "plates is 5; a canvas of 48 px holds 1 to 4"),
         ({"choices": 1}, "choices is 1; it must be 0 (none) or 2 to 6"),
         ({"choices": 5, "skills": SKILLS}, "choices is 5; it must be 0 (none) or 2 to 4"),
-        ({"skills": ["digits"]}, "unknown skill 'digits'; the nearest is 'digit'"),
+        ({"skills": ["digits"]}, "unknown skill 'digits'; nearest: digit"),
         ({"split": "dev"}, "unknown split 'dev'"),
     ],
 )

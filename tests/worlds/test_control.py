@@ -268,14 +268,14 @@ def test_an_action_that_is_no_number_is_said():
 @pytest.mark.parametrize(
     "name, settings, says",
     [
-        ("CartPol-v1", {}, "nearest is 'CartPole-v1'"),
-        ("reech", {}, "nearest is 'reach'"),
-        ("reach", {"distrct": 1}, "nearest is 'distract'"),
+        ("CartPol-v1", {}, "nearest: CartPole-v1"),
+        ("reech", {}, "nearest: reach"),
+        ("reach", {"distrct": 1}, "nearest: distract"),
         ("reach", {"palette": "dusk"}, "palette 'dusk'"),
         ("reach", {"distract": 2.0}, "distract from 0 to 1"),
         ("reach", {"soft": -1.0}, "soft and progress 0 or more"),
         ("reach", {"progress": ".5"}, "progress is a number such as 0.0, not '.5'"),
-        ("CartPole-v1", {"stak": 2}, "nearest is 'stack'"),
+        ("CartPole-v1", {"stak": 2}, "nearest: stack"),
         ("CartPole-v1", {"stack": 0}, "stack 0"),
         ("Hostile-v0", {"patience": -1.0}, "patience -1"),
         ("Blackjack-v1", {}, "'state' is a Tuple"),

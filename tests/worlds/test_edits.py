@@ -114,7 +114,7 @@ def test_instructions_fit_the_miniature_that_draws():
 @pytest.mark.parametrize(
     ("named", "why"),
     [
-        (dict(kinds=("recolour",)), "the nearest is 'recolor'"), (dict(split="test"), "unknown split"),
+        (dict(kinds=("recolour",)), "nearest: recolor"), (dict(split="test"), "unknown split"),
         (dict(words="all"), "unknown words"), (dict(kinds=()), "no kind of edit is chosen"), (dict(size=20), "need 25"),
     ],
 )  # fmt: skip

@@ -125,7 +125,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, text, words):
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown split 'heldout'; the nearest is 'held_out'"):
+    with pytest.raises(ValueError, match="unknown split 'heldout'; nearest: held_out"):
         programs.problems(1, 0, split="heldout")
     with pytest.raises(ValueError, match=r"primitives are \(5, 9\)"):
         programs.problems(1, 0, primitives=(5, 9))

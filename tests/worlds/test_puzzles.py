@@ -163,7 +163,7 @@ def test_what_is_in_doubt_is_passed_over_or_named() -> None:
         (lambda: Jigsaw(2, -1), "jigsaw has gap -1"),
         (lambda: Position((0.5, 1.2)), "position has share (0.5, 1.2)"),
         (lambda: Contrast(2.0), "contrast has strength 2.0"),
-        (lambda: photographs(["chelsee"]), "unknown photograph 'chelsee'; the nearest is 'chelsea'"),
+        (lambda: photographs(["chelsee"]), "unknown photograph 'chelsee'; nearest: chelsea"),
     ],
 )
 def test_what_makes_no_sense_is_named(call, why: str) -> None:

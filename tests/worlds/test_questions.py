@@ -210,10 +210,10 @@ def test_boxes_can_be_written_in_a_displayed_picture() -> None:
 @pytest.mark.parametrize(
     "settings, why",
     [
-        ({"skills": ["colour"]}, "unknown skill 'colour'; the nearest is 'color'"),
+        ({"skills": ["colour"]}, "unknown skill 'colour'; nearest: color"),
         ({"skills": []}, "no skill is chosen; known: count"),
-        ({"split": "test"}, "unknown split 'test'; the nearest is"),
-        ({"style": "plan"}, "unknown style 'plan'; the nearest is 'plain'"),
+        ({"split": "test"}, "unknown split 'test'; nearest: "),
+        ({"style": "plan"}, "unknown style 'plan'; nearest: plain"),
         ({"size": 16}, "size is 16; objects of radius 0.095 need 32"),
         ({"objects": (0, 3)}, "objects are (0, 3)"),
         ({"objects": (4, 2)}, "objects are (4, 2)"),

@@ -81,13 +81,13 @@ def test_problems_are_reproducible_and_carry_their_meaning() -> None:
 @pytest.mark.parametrize(
     "call, why",
     [
-        (lambda: problems(1, 0, tags=["colour"]), "unknown tag 'colour'; the nearest is 'colors'"),
-        (lambda: problems(1, 0, split="hold_out"), "unknown split 'hold_out'; the nearest is 'held_out'"),
+        (lambda: problems(1, 0, tags=["colour"]), "unknown tag 'colour'; nearest: colors"),
+        (lambda: problems(1, 0, split="hold_out"), "unknown split 'hold_out'; nearest: held_out"),
         (lambda: problems(1, 0, wordings=[12]), "unknown wording 12"),
         (lambda: problems(1, 0, wordings=[]), "wordings is empty"),
         (lambda: problems(1, 0, tags=[]), "tags is empty"),
         (lambda: problems(1, 0, most=9), "most is 9"),
-        (lambda: render([Scene((Object("sqare", "red", 0.5, 0.5, 0.1),))]), "unknown shape 'sqare'; the nearest is 'square'"),
+        (lambda: render([Scene((Object("sqare", "red", 0.5, 0.5, 0.1),))]), "unknown shape 'sqare'; nearest: square"),
     ],
 )
 def test_unknown_options_are_named(call, why: str) -> None:

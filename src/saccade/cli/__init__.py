@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from saccade.catalog import nearest
 from saccade.cli.output import say_error
+from saccade.naming import nearest
 
 COMMANDS = {
     "list": "the systems: number, name, family, what was measured",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import itertools
 import re
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from typing import Annotated, TypeVar, get_type_hints
 
 import tyro
+
+from saccade.naming import nearest
 
 T = TypeVar("T")
 
@@ -65,8 +66,7 @@ def _unknown(left: Sequence[str], kind: type) -> str:
     word = next((w for w in left if w.startswith("-")), left[0]).partition("=")[0]
     if not word.startswith("-"):
         return f"unexpected argument '{word}'"
-    near = difflib.get_close_matches(word, [*flags(kind), "--help"], n=1, cutoff=0.0)[0]
-    return f"unknown option '{word}'; nearest: {near}"
+    return f"unknown option '{word}'; nearest: {nearest(word, [*flags(kind), '--help'])}"
 
 
 def _one_line(box: str) -> str:
@@ -87,7 +87,7 @@ def _one_line(box: str) -> str:
         return f"{bare[1]} needs a value"
     if choice:
         options = re.findall(r"'([^']*)'", choice[3])
-        near = difflib.get_close_matches(choice[1], options, n=1, cutoff=0.0)[0]
+        near = nearest(choice[1], options)
         return f"{choice[2]} cannot be '{choice[1]}'; nearest: {near} (of {', '.join(options)})"
     return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"
 

@@ -16,6 +16,7 @@ from saccade import catalog
 from saccade.cli.parsing import Flag, parse
 from saccade.cli.settings import contradiction, flat
 from saccade.cli.subjects import settings_of
+from saccade.naming import nearest
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def understand(name: str, words: Sequence[str]) -> Request:
     kept = _resumable(Path(asked["--out"]), name) if asked["--out"] else None
     preset = asked["--preset"] or (kept or {}).get("preset") or next(iter(recipe.PRESETS))
     if preset not in recipe.PRESETS:
-        near = catalog.nearest(preset, recipe.PRESETS)
+        near = nearest(preset, recipe.PRESETS)
         raise ValueError(f"unknown preset '{preset}'; nearest: {near} (of {', '.join(recipe.PRESETS)})")
     default = recipe.PRESETS[preset]
     if kept:
@@ -126,7 +127,7 @@ def _refuse_impossible(given: Any, default: Any) -> None:
     for name, value in flat(given).items():
         if name.endswith("device") and value != usual[name] and not _has(value):
             found = dict.fromkeys([usual[name], *filter(_has, ("cpu", "cuda", "mps"))])
-            raise ValueError(f"{name} {value} is not here; nearest: {catalog.nearest(value, list(found))} (of {', '.join(found)})")
+            raise ValueError(f"{name} {value} is not here; nearest: {nearest(value, list(found))} (of {', '.join(found)})")
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"{name} must be 0 or more, not {value}")
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from saccade.catalog import nearest
+from saccade.naming import nearest
 
 T = TypeVar("T")
 

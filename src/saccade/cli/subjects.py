@@ -11,6 +11,7 @@ from typing import Any
 
 from saccade import catalog
 from saccade.cli.settings import revive
+from saccade.naming import nearest
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def draws(name: str) -> bool:
 
     place = Path(locate(name))
     if not place.is_dir() and "/" not in name:
-        raise ValueError(f"'{name}' is no run, model folder or miniature; nearest: {catalog.nearest(name, miniatures())}")
+        raise ValueError(f"'{name}' is no run, model folder or miniature; nearest: {nearest(name, miniatures())}")
     if place.is_dir() and not any((place / file).is_file() for file in ("config.json", "model_index.json")):
         raise ValueError(f"{name} is neither a run nor a model: it holds no config.json and no model_index.json")
     if _config(place).get("model_type") == "janus":

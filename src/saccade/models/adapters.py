@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from saccade.models.sharding import like
+from saccade.naming import nearest
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "c_attn", "query_key_value", "qkv_proj", "qkv") + (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
@@ -101,8 +101,7 @@ def _matches(module: nn.Module, targets: Sequence[str]) -> list[str]:
     for target in targets:
         if not any(_ends(name, target) for name in names):
             ends = sorted({".".join(name.split(".")[-1 - target.count(".") :]) for name in names if name})
-            close = difflib.get_close_matches(target, ends, n=1, cutoff=0.0)
-            raise ValueError(f"{type(module).__name__} has no module '{target}'; nearest: {', '.join(close) or 'none'}")
+            raise ValueError(f"{type(module).__name__} has no module '{target}'; nearest: {nearest(target, ends)}")
     return [name for name in names if any(_ends(name, target) for target in targets)]
 
 

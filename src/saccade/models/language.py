@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from saccade.models.adapters import merged
 from saccade.models.locate import description, first_line, locate, quiet, reading
 from saccade.models.messages import Message, Prompt, as_pil, in_parts, in_words, pictures
 from saccade.models.passages import Passage, Sight, beside, digest
+from saccade.naming import nearest
 
 _BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 _TOKENS = ("_token_id", "_token_ids", "_token_index")
@@ -205,7 +205,7 @@ def _auto_class(name: str, config: dict[str, Any]) -> Any:
     writers, seers = _known("CAUSAL_LM"), _known("IMAGE_TEXT_TO_TEXT")
     writer, seer = writers.get(kind), seers.get(kind)
     if writer is None and seer is None:
-        close = difflib.get_close_matches(str(kind), [*writers, *seers], n=1, cutoff=0.0)[0]
+        close = nearest(kind, [*writers, *seers])
         raise ValueError(f"model '{name}': its model_type {kind!r} is not a language model's; nearest: {close}")
     if built not in (None, writer, seer):
         raise ValueError(f"model '{name}': its config.json names the class {built}, not {writer or seer}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from saccade.naming import nearest
 
 MINIATURES = Path(__file__).parent.parent / "miniatures"
 
@@ -101,8 +102,7 @@ def _download(name: str, place: str, file: str) -> Path:
 
 
 def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, miniatures(), n=1)
-    return f"nearest miniature: {close[0]}" if close else f"miniatures: {_known()}"
+    return f"nearest miniature: {nearest(name, miniatures())} (of {_known()})"
 
 
 def _known() -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 from saccade.core import Reward
+from saccade.naming import nearest
 from saccade.rewards import answers, boxes, imitation, ocr, pictures, rendering
 from saccade.worlds.shapes import rewards as shape_rewards
 
@@ -61,8 +61,9 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
         return _from_file(Path(file), function)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise ValueError(f"unknown reward '{name}'; nearest: {close[0]}; any other is FILE.py:FUNCTION")
+    if name.endswith(".py"):
+        raise ValueError(f"reward '{name}' names no function in its file: {name}:FUNCTION")
+    raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
 
 
 def _from_file(file: Path, function: str) -> Reward:

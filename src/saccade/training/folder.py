@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import re
@@ -15,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from saccade.math.pixels import to_bytes
+from saccade.naming import nearest
 from saccade.training import clips, files
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
@@ -38,8 +38,8 @@ def config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         beside = [p.parent.name for p in folder.parent.glob("*/config.json")]
-        near = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0)
-        raise ValueError(f"there is no run in {folder}" + (f"; the nearest is {folder.parent / near[0]}" if near else ""))
+        near = f"; nearest: {folder.parent / nearest(folder.name, beside)}" if beside else ""
+        raise ValueError(f"there is no run in {folder}{near}")
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
@@ -162,6 +162,5 @@ def _box(box: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"a sample's box must have four finite corners, not {box['corners']}")
     kind = str(box.get("kind", BOXES[0]))
     if kind not in BOXES:
-        near = difflib.get_close_matches(kind, BOXES, n=1, cutoff=0)[0]
-        raise ValueError(f"a sample's box is of kind {kind!r}; the nearest is {near!r}")
+        raise ValueError(f"a sample's box is of kind '{kind}'; nearest: {nearest(kind, BOXES)}")
     return {"corners": corners, "label": str(box.get("label", "")), "kind": kind}

@@ -6,7 +6,6 @@ amounts of that one step. After a kill, ``resume`` and ``load`` take the folder 
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saccade.models.sharding import whole
+from saccade.naming import nearest
 from saccade.training import checkpoint, clips, distributed, files, folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
@@ -196,8 +196,7 @@ class Run:
             return
         if name not in scores or least not in ("", "min"):
             known = [score for score in scores if not score.endswith(on_disk.ERROR)]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            advice = f"nearest: {near} (of {', '.join(known)}, each with :min where less is better)"
+            advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
         told = files.records(self.folder / "metrics.jsonl") if self._writes else []

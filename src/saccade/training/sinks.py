@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 import sys
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from saccade.math.pixels import to_bytes
+from saccade.naming import nearest
 from saccade.training import clips
 
 NAMES = ("tensorboard", "trackio", "wandb")
@@ -47,8 +47,8 @@ def check(names: Sequence[str]) -> None:
     """A name that is unknown, or whose package is not installed, is a ValueError; nothing is opened."""
     for name in names:
         if name not in NAMES:
-            near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0)[0]
-            raise ValueError(f"there is no sink {name!r}; the nearest is {near!r} (of {', '.join(NAMES)})")
+            near = nearest(name.lower(), NAMES)
+            raise ValueError(f"there is no sink '{name}'; nearest: {near} (of {', '.join(NAMES)})")
         _package(name)
 
 

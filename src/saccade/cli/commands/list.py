@@ -12,6 +12,7 @@ from saccade import catalog
 from saccade.catalog import System
 from saccade.cli.output import figure, show_json, show_table
 from saccade.cli.parsing import Flag, parse
+from saccade.naming import nearest
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def main(words: Sequence[str]) -> int:
     systems, baselines = catalog.systems(), catalog.baselines()
     families = dict.fromkeys(s.family for s in (*systems, *baselines))
     if options.family and options.family not in families:
-        near = catalog.nearest(options.family, families)
+        near = nearest(options.family, families)
         raise ValueError(f"unknown family '{options.family}'; nearest: {near} (of {', '.join(families)})")
     chosen = lambda group: [s for s in group if options.family in ("", s.family)]
     if options.json:

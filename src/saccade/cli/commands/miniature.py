@@ -17,6 +17,7 @@ import tyro
 from saccade import catalog
 from saccade.cli.output import figure, show_scores, show_table
 from saccade.cli.parsing import parse
+from saccade.naming import nearest
 
 _USAGE = """usage: saccade miniature list
        saccade miniature build NAME [--out DIR] [--FIELD VALUE …]
@@ -53,7 +54,7 @@ def main(words: Sequence[str]) -> int:
         _list()
         return 0
     if words[0] != "build":
-        near = catalog.nearest(words[0], ("list", "build"))
+        near = nearest(words[0], ("list", "build"))
         raise ValueError(f"unknown command 'miniature {words[0]}'; nearest: miniature {near}")
     if len(words) == 1 or (words[1].startswith("-") and words[1] not in ("-h", "--help")):
         raise ValueError(f"missing NAME: saccade miniature build NAME, one of {', '.join(builders())}")
@@ -86,7 +87,7 @@ def _build(name: str, words: Sequence[str]) -> int:
         print(_USAGE.format(names=", ".join(builders())), end="")
         return 0
     if name not in builders():
-        raise ValueError(f"unknown miniature '{name}'; nearest: {catalog.nearest(name, list(builders()))}")
+        raise ValueError(f"unknown miniature '{name}'; nearest: {nearest(name, list(builders()))}")
     builder = importlib.import_module(f"saccade.recipes.miniatures.{builders()[name]}")
     made = dataclasses.make_dataclass("CommandLine", [("recipe", builder.Settings), ("place", Options)], frozen=True)
     made.__doc__ = (builder.__doc__ or name).partition("\n")[0]

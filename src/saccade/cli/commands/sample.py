@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from saccade.catalog import nearest
 from saccade.cli import subjects
 from saccade.cli.parsing import Flag, parse
+from saccade.naming import nearest
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
+
+from saccade.naming import nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +40,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.lang not in LANGUAGES:
-            near = get_close_matches(str(self.lang), LANGUAGES, 1, cutoff=0)[0]
-            raise ValueError(f"unknown language {self.lang!r}; the nearest is {near!r}")
+            raise ValueError(f"unknown language '{self.lang}'; nearest: {nearest(self.lang, LANGUAGES)}")
         if not isinstance(self.code, str):
             raise ValueError(f"a program must be a text, not {type(self.code).__name__}")
         if type(self.size) is not int or not 1 <= self.size <= LARGEST:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 from saccade.core import Environment
+from saccade.naming import nearest
 from saccade.worlds.control import gym
 from saccade.worlds.control.backdrop import backdrop
 from saccade.worlds.control.lane import Lane
@@ -36,8 +36,7 @@ def environment(name: str, count: int, **settings: Any) -> Environment:
     _, *known = parameters = inspect.signature(make).parameters
     for setting, value in settings.items():
         if setting not in known:
-            near = get_close_matches(setting, known, 1, cutoff=0)
-            raise ValueError(f"{name} has no setting {setting!r}" + (f"; the nearest is {near[0]!r}" if near else ""))
+            raise ValueError(f"{name} has no setting '{setting}'; nearest: {nearest(setting, known)}")
         if isinstance(parameters[setting].default, int | float) and not isinstance(value, int | float):
             raise ValueError(f"{name}: {setting} is a number such as {parameters[setting].default}, not {value!r}")
     return make(count, **settings)

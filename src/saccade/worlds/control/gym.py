@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import gymnasium
@@ -15,6 +14,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from saccade.core import Observation, Step
 from saccade.models.locate import first_line
+from saccade.naming import nearest
 from saccade.worlds.control import mujoco_fast
 from saccade.worlds.control.checks import Flaw, guarded, verdict
 from saccade.worlds.control.dressing import Dress, Paint, dressed
@@ -40,8 +40,8 @@ def find(name: str, others: Iterable[str] = ()) -> None:
     try:
         gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError):
-        near = get_close_matches(name, [*others, *gymnasium.registry], 1, cutoff=0)
-        raise ValueError(f"there is no environment {name!r}; the nearest is {near[0]!r}") from None
+        near = nearest(name, [*others, *gymnasium.registry])
+        raise ValueError(f"there is no environment '{name}'; nearest: {near}") from None
 
 
 def _import(name: str, package: str, extra: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
+from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
 from saccade.worlds.lines import entry_of, need, read
 from saccade.worlds.programs.scenes import Scene, sample
@@ -39,8 +39,7 @@ def problems(
     ``size`` the pixels on a side. ValueError for an unknown split or impossible numbers.
     """
     if split not in (None, "train", "held_out"):
-        near = get_close_matches(str(split), ("train", "held_out"), 1, cutoff=0)[0]
-        raise ValueError(f"unknown split {split!r}; the nearest is {near!r}")
+        raise ValueError(f"unknown split '{split}'; nearest: {nearest(split, ('train', 'held_out'))}")
     codes: list[str] = []
     for chunk in _chunks(seed, primitives):
         if len(codes) >= count:

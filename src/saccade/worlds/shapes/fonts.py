@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+
+from saccade.naming import nearest
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CELL = 96
@@ -61,8 +62,7 @@ def indices(string: str) -> np.ndarray:
 def font_index(font: str) -> int:
     """Position of a font in FONTS; ValueError for an unknown one."""
     if font not in FONTS:
-        near = get_close_matches(font, FONTS, 1, cutoff=0)[0]
-        raise ValueError(f"unknown font {font!r}; the nearest is {near!r}")
+        raise ValueError(f"unknown font '{font}'; nearest: {nearest(font, FONTS)}")
     return FONTS.index(font)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from saccade.naming import nearest
 from saccade.worlds.shapes.fonts import LETTERS
 
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
@@ -61,8 +61,7 @@ def meanings_of(
 def require(name: str, value: str, known: Sequence[str]) -> None:
     """ValueError that names the nearest known value where ``value`` is none of them."""
     if value not in known:
-        near = get_close_matches(str(value), known, 1, cutoff=0) or ["nothing"]
-        raise ValueError(f"unknown {name} {value!r}; the nearest is {near[0]!r}")
+        raise ValueError(f"unknown {name} '{value}'; nearest: {nearest(value, known)}")
 
 
 def split_of(meaning: Meaning) -> str:

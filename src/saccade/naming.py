@@ -1,0 +1,11 @@
+"""What a wrong name was meant to be: the one voice of all messages that end in "nearest: …"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The most similar of the known names; "none" where there are none."""
+    return next(iter(get_close_matches(str(name), list(known), n=1, cutoff=0.0)), "none")
