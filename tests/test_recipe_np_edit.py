@@ -38,7 +38,7 @@ def trio(folder, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
     """Editor, score network and model that draws, told apart."""
     cfg = small(folder, **changes)
     editor = RECIPE.policies(cfg)["policy"]
-    fake, real = drawers(cfg.flow, cfg.matching_guidance, editor, cfg.seed)
+    fake, real = drawers(cfg.flow, cfg.reference_guidance, editor, cfg.seed)
     with torch.no_grad():
         for k, part in enumerate((editor, fake)):
             for p in part.trained:
@@ -228,7 +228,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
                 preset, flow=replace(preset.flow, model=str(tmp_path / "model"), size=32, lora_rank=2, text_length=6),
                 task=replace(preset.task, edits=str(tmp_path / "edits.jsonl"), held_out=str(tmp_path / "edits.jsonl"),
                              verdict_model="qwen2.5-vl-shapes", side=32),
-                steps=1, copy_steps=min(preset.copy_steps, 1), edits_per_step=2, group=2, n_aux=1, evaluate_every=1,
+                steps=1, copy_steps=min(preset.copy_steps, 1), edits_per_step=2, group=2, score_updates=1, evaluate_every=1,
             )  # fmt: skip
             assert set(ran(cfg, tmp_path / name)["after"]) == {"held out, sharpness", "scorer"}, name
 

@@ -84,9 +84,9 @@ def test_claims_read_scores_that_a_run_has(recipe, tmp_path):
     assert recipe.CLAIMS[-1].margin({"SketchyNet": collapsed}) < recipe.CLAIMS[-1].least
 
 
-@pytest.mark.parametrize("advantage", ["group", "batch", "greedy", "none"])
-def test_credit_is_what_the_setting_says(recipe, advantage):
-    cfg = tiny(recipe, advantage=advantage)
+@pytest.mark.parametrize("credit_of", ["group", "batch", "greedy", "none"])
+def test_credit_is_what_the_setting_says(recipe, credit_of):
+    cfg = tiny(recipe, credit=credit_of)
     made = recipe.policies(cfg)
     torch.nn.init.normal_(made["policy"].reader.head.weight)
     _, choice = cfg.task.training(0)
@@ -97,7 +97,7 @@ def test_credit_is_what_the_setting_says(recipe, advantage):
     share = cfg.compute_weight
     by_hand = (1 - share) * (named["found"] + 0.1 * named["clear"]) + share * named["outlay"] + 0.01 * named["surprise"]
     assert torch.allclose(total, by_hand, atol=1e-5)
-    match advantage:
+    match credit_of:
         case "none":
             assert torch.equal(credit, total)
         case "batch":

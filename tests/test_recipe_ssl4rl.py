@@ -24,7 +24,7 @@ from saccade.training.feeds import OnPolicy
 from saccade.training.run import Run
 
 SSL = catalog.load("ssl4rl")
-TASK = PuzzlingTask(size=32, least=3, pool=12, train_size=16, held_out_size=8)
+TASK = PuzzlingTask(size=32, least_side=3, pool=12, train_size=16, held_out_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,14 @@ def test_mistakes_name_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="unknown puzzle 'jigsow'; nearest: jigsaw"):
         replace(TASK, puzzles=("jigsow",)).kept_back()
     with pytest.raises(ValueError, match="jigsaw would show 3 px"):
-        replace(TASK, puzzles=("jigsaw",), grid=6, gap=1, least=4).kept_back()
+        replace(TASK, puzzles=("jigsaw",), grid=6, gap=1, least_side=4).kept_back()
     (tmp_path / "one.jsonl").write_text(_question(tmp_path, "a.png", "B"))
     with pytest.raises(ValueError, match="2 are needed"):
         TransferTask(str(tmp_path / "one.jsonl")).halves()
 
 
 def test_photographs_train_a_step_towards_what_was_rewarded(folder, tmp_path):
-    task = PuzzlingTask(images="photographs", size=32, least=3, crop=0.6, train_size=64, held_out_size=4)
+    task = PuzzlingTask(images="photographs", size=32, least_side=3, crop=0.6, train_size=64, held_out_size=4)
     cfg = tiny(folder, task=task, steps=1, random_rewards=True, beta=0.0, lr=1e-3)
     policy, own = SSL.policies(cfg)["policy"], seeds(cfg.seed, 4, key=0)
     attempts = in_groups(policy.rollout, OnPolicy(task.training(cfg.seed), None, 4, cfg.seed).draw(0), own, cfg.group)

@@ -6,7 +6,8 @@ The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -227,6 +228,14 @@ def seeds(seed: int, count: int, key: int = 0) -> Tensor:
 def generator(seed: int) -> torch.Generator:
     """A CPU generator, so that noise does not depend on the device."""
     return torch.Generator().manual_seed(int(seed))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, weights that are initialised follow from ``seed`` alone; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

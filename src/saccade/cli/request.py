@@ -125,9 +125,9 @@ def _refuse_impossible(given: Any, default: Any) -> None:
     """ValueError for a device that is not here, and for a count below 0."""
     usual = flat(default)
     for name, value in flat(given).items():
-        if name.endswith("device") and value != usual[name] and not _has(value):
-            found = dict.fromkeys([usual[name], *filter(_has, ("cpu", "cuda", "mps"))])
-            raise ValueError(f"{name} {value} is not here; nearest: {nearest(value, list(found))} (of {', '.join(found)})")
+        if name.endswith("device") and value not in ("auto", usual[name]) and not _has(value):
+            found = ["auto", *filter(_has, ("cpu", "cuda", "mps"))]
+            raise ValueError(f"{name} {value} is not here; nearest: {nearest(value, found)} (of {', '.join(found)})")
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"{name} must be 0 or more, not {value}")
 

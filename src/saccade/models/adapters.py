@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from saccade.core import seeded
 from saccade.models.sharding import like
 from saccade.naming import nearest
 
@@ -88,8 +89,7 @@ def _inject(module: nn.Module, rank: int, alpha: float, targets: Sequence[str] |
         if not targets:
             raise ValueError(f"{type(module).__name__} has no known attention projections; name the layers in `targets`")
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_matches(module, targets), lora_dropout=0.0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # peft draws A from the global generator
+    with seeded(seed):  # peft draws A from the global generator
         inject_adapter_in_model(config, module)
     for p in module.parameters():
         if p.requires_grad:

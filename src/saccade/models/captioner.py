@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.core import seeded
 from saccade.math.pixels import to_unit
 from saccade.models.device import device_of
 from saccade.models.locate import description, locate, quiet, reading
@@ -175,8 +176,7 @@ def fresh(words: Sequence[str], length: int, sizes: Sizes = Sizes(), seed: int =
         eos_token_id=vocabulary.index("[SEP]"), **both,
     )  # fmt: skip
     vision = BlipVisionConfig(image_size=sizes.picture, patch_size=sizes.patch, num_hidden_layers=sizes.layers, **both)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
     return Captioner(model.eval(), _processor(tokenizer, size={"height": sizes.picture, "width": sizes.picture}), length)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saccade.core import seeded
 from saccade.models.device import device_of
 
 _GRID = 2
@@ -60,8 +61,7 @@ def embedder(name: str, dim: int, seed: int = 0, device: str = "cpu") -> Embedde
 
 
 def _built(name: str, dim: int, seed: int) -> Embedder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if name in _OWN:
             features, channels = _OWN[name]()
             return Embedder(features.to(memory_format=torch.channels_last), channels, dim)

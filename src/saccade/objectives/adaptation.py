@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from saccade.core import Rollout, generator, seeds
+from saccade.core import Rollout, generator, seeded, seeds
 from saccade.models.discriminator import Discriminator
 from saccade.models.rssm import Observed, mlp
 from saccade.objectives.descent import Descent
@@ -60,8 +60,7 @@ class Adaptation:
         policy.actor.requires_grad_(False)
         model.requires_grad_(False)
         model.encoder.requires_grad_(True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             nets = {
                 "discriminator": Discriminator(model.encoder.width, sizes.hidden),
                 "density": mlp([model.encoder.width, sizes.hidden, 1]),

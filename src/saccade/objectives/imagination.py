@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Rollout, generator, seeds
+from saccade.core import Rollout, generator, seeded, seeds
 from saccade.math.gaussians import log_squashed
 from saccade.math.values import lambda_return
 from saccade.models.rssm import RSSM, State, mlp
@@ -161,8 +161,7 @@ class Dreamer:
 def critic_of(policy: DreamerPolicy, seed: int) -> nn.Module:
     """A critic of the policy's states: features ``[..., F]`` -> values ``[..., 1]``."""
     sizes = policy.sizes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         critic = mlp([sizes.belief + sizes.latent, sizes.hidden, sizes.hidden, 1])
     return critic.to(policy.device)
 

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Rollout
+from saccade.core import Likelihood, Rollout, seeded
 from saccade.models.control import MLP, Encoder
 from saccade.models.device import device_of
 from saccade.models.fusion import Fusion
@@ -173,8 +173,7 @@ def build(
     if model.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
     place = device_of(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         trunk = Encoder(seen, model.width, model.features, model.convolutions, model.standardise)
         head = _head(action, model.log_std)
         nets = [_net(model, trunk.size, size, gain) for size, gain in ((head.outputs, 0.01), (1, 1.0))]
@@ -183,8 +182,7 @@ def build(
 
 def fused(seen: spaces.Dict, action: spaces.Box, channels: tuple[int, ...], log_std: float, seed: int) -> ActorCritic:
     """An actor-critic of one layer each on a fusion of all that an environment shows, its weights drawn from ``seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         trunk, head = Fusion(seen, channels=channels), Gaussian(action.shape[0], log_std)
         actor, critic = MLP((trunk.size, head.outputs), gain=0.01), MLP((trunk.size, 1))
     return ActorCritic(trunk, actor, critic, head)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from saccade.core import Environment, Observation, Step
+from saccade.core import Environment, Observation, Step, seeded
 from saccade.math.gaussians import Gaussian, log_squashed
 from saccade.models.rssm import RSSM, Sizes, State, mlp
 from saccade.policies.actors import Acted
@@ -44,8 +44,7 @@ class DreamerPolicy:
     """A world model and the actor that was trained inside it; acts on the picture that is called ``seen``."""
 
     def __init__(self, sizes: Sizes, actions: int, seen: str = "image", std: float = 1.0, seed: int = 0):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model = RSSM(sizes, actions)
             self.actor = SquashedGaussian(sizes.belief + sizes.latent, actions, sizes.hidden, std)
         self.sizes, self.actions, self.seen = sizes, actions, seen

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Rollout, generator
+from saccade.core import Likelihood, Problem, Rollout, generator, seeded
 
 
 class Reader(nn.Module):
@@ -98,8 +98,7 @@ class MenuPolicy:
 
 def build(options: tuple[Any, ...], read: Callable[[Any], Tensor], features: int, width: int, seed: int) -> MenuPolicy:
     """A policy that has no preference yet, for sequences of ``features`` numbers, its weights drawn from ``seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         reader = Reader(features, width, len(options))
     return MenuPolicy(reader, options, read)
 

@@ -96,7 +96,7 @@ def asked(prompt: str) -> Question:
         try:
             pictures.append(np.asarray(Image.open(words.pop(0)).convert("RGB")))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{prompt.split()[len(pictures)]} is no picture: {error}") from error
+            raise ValueError(f"{prompt.split()[len(pictures)]} is not a readable picture: {error}") from error
     return Question(prompt.split(maxsplit=len(pictures))[-1] if pictures else prompt, tuple(pictures))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, seeds, spawn
+from saccade.core import Problem, Reward, Rollout, seeded, seeds, spawn
 from saccade.math.paths import add_noise
 from saccade.math.pixels import to_unit
 from saccade.models.critic import Critic
@@ -83,8 +83,7 @@ class Criticism:
         return CriticReward(self._critic(seed, 3), wanted)
 
     def _critic(self, seed: int, channels: int) -> Critic:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return Critic(len(kinds.KINDS), self.critic_width, channels)
 
     def _learned(self, critic: Taught, feed: Feed, stage: Run) -> Taught:

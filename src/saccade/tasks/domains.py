@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Sampler
+from saccade.core import Problem, Sampler, seeded
 from saccade.math.pixels import to_unit
 from saccade.rewards.judging import judge
 from saccade.rewards.towers import Lessons, Likeness, Towers, teach
@@ -72,8 +72,7 @@ class DomainsTask:
 
 def towers(both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Likeness:
     """A small reward model for pictures of ``size`` px, taught with ``steps`` batches of `lessons`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         untaught = Towers(size, words())
     teach(untaught, lessons(both, size, 4096, 128, seed, seen), steps)
     return Likeness(untaught)

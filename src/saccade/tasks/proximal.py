@@ -15,9 +15,15 @@ from saccade.objectives.actor_critic_by_hand import ByHand, fits
 from saccade.policies.control import ActorCritic
 from saccade.sampling.decisions import Credited, RewardScale
 from saccade.sampling.episodes import Segments
+from saccade.sampling.mirroring import Flips, mirrored
 from saccade.training import distributed
+from saccade.training.feeds import join
 from saccade.training.flat import FlatUpdates
 from saccade.training.learner import Update, Updates
+
+
+Tell = Callable[[int, Rollout], None]
+"""Is given the training step and a segment, with the episodes that ended in it."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,32 @@ class Following:
 
 
 def feed(
-    cfg: Proximal, environment: Environment, policy: ActorCritic, seed: int, tell: Callable[[int, Rollout], None] = lambda s, r: None
+    cfg: Proximal, environment: Environment, policy: ActorCritic, seed: int, tell: Tell = lambda s, r: None, flips: Flips = {}
 ) -> Credited:
-    """Segments of what the policy does in the environment, as decisions with advantages and returns."""
-    scale = RewardScale(environment.count, cfg.gamma) if cfg.scale_rewards else None
-    return Credited(Segments(environment, policy, cfg.length, seed), cfg.gamma, cfg.lam, scale, tell)
+    """Segments of what the policy does in the environment, as decisions with advantages and returns.
+
+    With ``flips`` each segment is followed by its mirror image, as so many rows more.
+    """
+    segments = Segments(environment, policy, cfg.length, seed)
+    scale = RewardScale(environment.count * (1 + bool(flips)), cfg.gamma) if cfg.scale_rewards else None
+    return Credited(Mirroring(segments, policy, flips) if flips else segments, cfg.gamma, cfg.lam, scale, tell)
+
+
+class Mirroring:
+    """A feed of segments and of what they are in the mirror."""
+
+    def __init__(self, segments: Segments, policy: ActorCritic, flips: Flips):
+        self.segments, self.policy, self.flips = segments, policy, flips
+
+    def __call__(self, step: int) -> Rollout:
+        rollout = self.segments(step)
+        return join([rollout, mirrored(rollout, self.policy, self.flips)])
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.segments.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.segments.load_state_dict(state)
 
 
 def learner(cfg: Proximal, policy: ActorCritic, rows: int, steps: int, seed: int) -> Learner:

@@ -32,7 +32,7 @@ class PuzzlingTask:
     """Side in pixels of the square that a picture is brought to; None leaves it as large as it is."""
     crop: float = 1.0
     """A picture is cut to a square whose side is drawn from this share of the shorter side to all of it."""
-    least: int = 4
+    least_side: int = 4
     """Least side in pixels of anything that is shown; a model may not see less than one of its patches."""
     angles: Literal[2, 4, 8] = 4
     """Rotation: 0 or 180 degrees, right angles, or every 45 degrees."""
@@ -60,7 +60,7 @@ class PuzzlingTask:
     def kept_back(self) -> list[Problem]:
         """Puzzles about pictures that are never trained on, in wordings of their own."""
         kept = self.sources(0)[1]
-        return puzzles.problems(kept, self.held_out_size, _KEPT_BACK, self.posers(), "held_out", self.size, self.crop, self.least)
+        return puzzles.problems(kept, self.held_out_size, _KEPT_BACK, self.posers(), "held_out", self.size, self.crop, self.least_side)
 
     def posers(self) -> list[puzzles.Puzzle]:
         """The puzzles, as hard as they are set. ValueError for an unknown kind."""
@@ -100,7 +100,7 @@ class Posed:
         index = range(len(self))[index]
         posers = self.task.posers()
         own, chosen = int(seeds(self.seed, 1, key=index)), (posers[index % len(posers)],)
-        made = puzzles.problems(self.pictures, 1, own, chosen, "train", self.task.size, self.task.crop, self.task.least)
+        made = puzzles.problems(self.pictures, 1, own, chosen, "train", self.task.size, self.task.crop, self.task.least_side)
         return replace(made[0], id=index)
 
 

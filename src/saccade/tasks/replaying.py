@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import Environment, Loss, Objective, Rollout, seeds
+from saccade.core import Environment, Loss, Objective, Rollout, seeded, seeds
 from saccade.models.control import MLP, Encoder
 from saccade.models.ensemble import Critics, Target
 from saccade.objectives.lagrange import Multiplier
@@ -129,8 +129,7 @@ def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool 
     if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not box.is_bounded():
         raise ValueError(f"{environment.name}: actions are {box}; off-policy learning needs a vector with bounds")
     actions, how = box.shape[0], cfg.how
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seeds(seed, 1, key=_WEIGHTS)))
+    with seeded(int(seeds(seed, 1, key=_WEIGHTS))):
         encoder = Encoder(environment.observation_space, convolutions=cfg.convolutions)
         critics = Critics(encoder, encoder.size, actions, how.critics, cfg.hidden, how.critic_norm)
         trunk = MLP((encoder.size, *cfg.hidden, 2 * actions if stochastic else actions), "relu", gain=0.01)

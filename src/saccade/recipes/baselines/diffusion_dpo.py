@@ -29,6 +29,7 @@ from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups
 from saccade.tasks import DrawingTask, drawing
+from saccade.tasks.drawing import OCR
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import Feed, OnPolicy, Stored
 from saccade.training.learner import Update, Updates, warmup
@@ -77,7 +78,7 @@ _REAL = Settings(
         "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=20, text_length=256,
         lora_rank=64, lora_alpha=128.0, precision="bfloat16", checkpointing=True,
     ),
-    task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
+    task=OCR,
     steps=2000, prompts_per_step=48, group=8, beta=500.0, lr=1e-5, warmup=100, micro_rows=4,
     evaluate_every=100, save_every=100,
 )  # fmt: skip

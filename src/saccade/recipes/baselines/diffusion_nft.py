@@ -25,6 +25,7 @@ from saccade.objectives.forward_process import NFT
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.sampling.layout import in_groups
 from saccade.tasks import DrawingTask, drawing
+from saccade.tasks.drawing import OCR
 from saccade.training import distributed
 from saccade.training.claims import Claim, Other, gain
 from saccade.training.feeds import OnPolicy
@@ -77,7 +78,7 @@ PRESETS = {
             "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=10, guidance=1.0, text_length=256,
             lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
         ),
-        task=DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",)),
+        task=OCR,
         steps=2000, prompts_per_step=48, group=24, beta=0.1, beta_reference=1e-4, times=10,
         decay_after=75, decay_slope=0.0075, decay_most=0.999, lr=3e-4, warmup=1,
         micro_rows=4, evaluate_every=30,

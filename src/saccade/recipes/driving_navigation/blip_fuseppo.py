@@ -26,7 +26,7 @@ from torch import Tensor
 
 from saccade.models.captioner import Captioner
 from saccade.policies.control import ActorCritic, fused
-from saccade.tasks import mirroring, proximal
+from saccade.tasks import proximal
 from saccade.tasks.lanes import LaneTask, driven
 from saccade.tasks.proximal import Proximal
 from saccade.tasks.speaking import Speaker, teach
@@ -96,12 +96,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     if "captioner" in own and cfg.task.caption != "constant":
         teach(cfg.speaker, words, cfg.task, cfg.seed, run.stage("captioner"))
     world = cfg.task.make(cfg.rows, words, cfg.seed)
-    if cfg.mirror:
-        decisions = mirroring.feed(cfg.ppo, world, policy, cfg.seed, cfg.task.flips(words), driven(run))
-    else:
-        decisions = proximal.feed(cfg.ppo, world, policy, cfg.seed, driven(run))
+    flips = cfg.task.flips(words) if cfg.mirror else {}
     return run_loop(
-        decisions,
+        proximal.feed(cfg.ppo, world, policy, cfg.seed, driven(run), flips),
         proximal.learner(cfg.ppo, policy, cfg.rows * (1 + cfg.mirror), cfg.steps, cfg.seed),
         run,
         cfg.steps,

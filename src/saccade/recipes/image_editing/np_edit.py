@@ -74,17 +74,13 @@ class Settings:
     """Let gradients through the second of the two steps alone."""
     fresh_noise: bool = False
     """Noise the first step's picture anew, in training and when it is sampled, instead of with the noise it came from."""
-    matching_guidance: float = 3.0
+    reference_guidance: float = 3.0
     """Classifier-free guidance of the text-to-image model in distribution matching."""
-    n_aux: int = 1
+    score_updates: int = 1
     """Updates of the score network for each of the editor."""
-    earliest: float = 0.02
-    """Least noise at which distributions are compared (1 is noise alone)."""
-    latest: float = 0.98
-    """Most noise at which distributions are compared."""
     lr: float = 1e-3
     """Learning rate of AdamW for the editor."""
-    aux_lr: float = 1e-3
+    score_lr: float = 1e-3
     """Learning rate of AdamW for the score network."""
     warmup: int = 5
     """Optimiser steps over which learning rates rise."""
@@ -112,8 +108,8 @@ _REAL = Settings(
         "edits_train.jsonl", "edits_test.jsonl", rewards=("sharpness",), verdict_model="Qwen/Qwen2.5-VL-7B-Instruct",
         compare=True, side=512,
     ),
-    judge_precision="bfloat16", copy_steps=2000, copy_lr=1e-5, steps=20_000, edits_per_step=32, n_aux=5, lr=1e-5,
-    aux_lr=1e-5, warmup=500, ema=0.999, micro_rows=1, evaluate_every=500, save_every=500,
+    judge_precision="bfloat16", copy_steps=2000, copy_lr=1e-5, steps=20_000, edits_per_step=32, score_updates=5, lr=1e-5,
+    score_lr=1e-5, warmup=500, ema=0.999, micro_rows=1, evaluate_every=500, save_every=500,
 )  # fmt: skip
 PRESETS = {
     "tiny": _TINY,
@@ -159,17 +155,16 @@ Method = tuple[OnPolicy, Updates, dict[str, Any]]
 def unpaired(cfg: Settings, policy: FlowPolicy) -> Method:
     """The paper's: judge and distribution matching, and a network that learns what the editor itself makes."""
     problems = cfg.task.training(cfg.seed)
-    fake, real = drawers(cfg.flow, cfg.matching_guidance, policy, cfg.seed)
+    fake, real = drawers(cfg.flow, cfg.reference_guidance, policy, cfg.seed)
     loss = UnpairedEditing(
         policy, fake, real, judge(cfg, cfg.identity).loglikelihood, cfg.judge_weight, cfg.matching_weight,
-        guidance=cfg.matching_guidance, detach_first=cfg.detach_first, low=cfg.earliest, high=cfg.latest,
+        guidance=cfg.reference_guidance, detach_first=cfg.detach_first,
     )  # fmt: skip
     if cfg.judge_weight:
         few = [problems[i] for i in range(min(cfg.edits_per_step, len(problems)))]
         loss = replace(loss, judge_weight=cfg.judge_weight * loss.balance(unmade(few, seeds(cfg.seed, len(few))), cfg.micro_rows))
-    matching = ScoreMatching(fake, cfg.earliest, cfg.latest)
-    learn = Update("score", matching, fake.trained, adam(fake, cfg.aux_lr), schedule=warmup(cfg.warmup))
-    edit, average = moved(cfg, policy, loss, cfg.lr, every=cfg.n_aux)
+    learn = Update("score", ScoreMatching(fake), fake.trained, adam(fake, cfg.score_lr), schedule=warmup(cfg.warmup))
+    edit, average = moved(cfg, policy, loss, cfg.lr, every=cfg.score_updates)
     feed = OnPolicy(problems, edited(policy), cfg.edits_per_step, cfg.seed)
     return feed, Updates([learn, edit], micro_rows=cfg.micro_rows), {"policy": policy, "score": fake, "average": average}
 

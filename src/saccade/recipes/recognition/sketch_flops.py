@@ -87,7 +87,7 @@ class Settings:
     """Numbers in the selector's memory."""
     lr: float = 3e-3
     """Learning rate of Adam for the selector."""
-    advantage: Literal["group", "batch", "greedy", "none"] = "group"
+    credit: Literal["group", "batch", "greedy", "none"] = "group"
     """What a choice's reward is compared with: the mean of the sketch's choices or the batch's, the likeliest choice's reward, or
     nothing (the paper)."""
     compute_weight: float = 0.2
@@ -174,7 +174,7 @@ def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Sear
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
         reward_B = rollout.rewards["total"] = judged(rollout)
-        match cfg.advantage:
+        match cfg.credit:
             case "group":
                 reward_B = group_advantage(reward_B, rollout.group_B, scale="none")
             case "batch":

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Environment, seeds
+from saccade.core import Environment, seeded, seeds
 from saccade.models.control import Encoder
 from saccade.models.ensemble import Critics, Target
 from saccade.models.views import Views
@@ -131,8 +131,7 @@ def policies(cfg: Settings) -> dict[str, Any]:
 def networks(cfg: Settings, environment: Environment) -> tuple[Cloned, ResidualActor, Critics]:
     """Base policy, actor and critics for what an environment shows, their weights from the seed."""
     space, actions = environment.observation_space, environment.action_space.shape[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seeds(cfg.seed, 1, key=_WEIGHTS)))
+    with seeded(int(seeds(cfg.seed, 1, key=_WEIGHTS))):
         base = planner(cfg.clone, space, actions)
         encoder = Views(space) if cfg.encoder == "vit" else Encoder(space, convolutions="small")
         critics = Critics(encoder, encoder.size, actions, cfg.how.critics, cfg.hidden, cfg.how.critic_norm)
