@@ -168,7 +168,7 @@ def test_photographs_train_a_step_towards_what_was_rewarded(folder, tmp_path):
 def test_the_real_preset_takes_a_step_at_reduced_depth(folder, tmp_path):
     _pictures(tmp_path / "pictures", 6)
     (tmp_path / "asked.jsonl").write_text("".join(_question(tmp_path, f"{k}.png", "AB"[k % 2]) for k in range(5)))
-    task = replace(SSL.PRESETS["qwen25-vl-3b-mixed"].task, images=str(tmp_path / "pictures"), size=56, least=5, held_out_size=4)
+    task = replace(SSL.PRESETS["qwen25-vl-3b-mixed"].task, images=str(tmp_path / "pictures"), size=56, least_side=5, held_out_size=4)
     cfg = tiny(folder, "qwen25-vl-3b-mixed", task=task, transfer=TransferTask(str(tmp_path / "asked.jsonl")), steps=1)
     assert (cfg.minibatches, cfg.group, cfg.beta, cfg.template) == (4, 5, 0.01, "think")
     result = run(cfg, tmp_path / "run")
