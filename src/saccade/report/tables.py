@@ -80,18 +80,18 @@ def provenance(records: Sequence[Record]) -> list[Row]:
 
 
 def text(value: Any) -> str:
-    """A value for people: four digits, groups of three in long integers, lists and dicts in JSON."""
+    """A value for people: four digits, a true minus, groups of three in long integers, lists and dicts in JSON."""
     match value:
         case None:
             return "–"
         case bool():
             return "yes" if value else "no"
         case int():
-            return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
+            return _signed(f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value))
         case float() if value.is_integer() and abs(value) < 1e15:
             return text(int(value))
         case float():
-            return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.4g}"
+            return _signed(f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.4g}")
         case list() if all(v is None or isinstance(v, (str, int, float)) for v in value):
             return ", ".join(text(v) for v in value)
         case dict():
@@ -99,6 +99,10 @@ def text(value: Any) -> str:
         case list():
             return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def _signed(number: str) -> str:
+    return f"−{number[1:]}" if number.startswith("-") else number
 
 
 def exact(value: Any) -> str:

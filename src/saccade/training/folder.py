@@ -47,11 +47,13 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def lender(folder: Path, new: Mapping[str, Any]) -> Path:
-    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if it is of another kind."""
+    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if it has none."""
     kept = config(folder)
     for name in ("recipe", "seed"):
         if kept.get(name) != new.get(name):
             raise ValueError(f"the stages of {folder} are of {name} {kept.get(name)}; those of {name} {new.get(name)} are wanted")
+    if not any(folder.glob("*/config.json")):
+        raise ValueError(f"the run in {folder} has no stages to take")
     return folder
 
 

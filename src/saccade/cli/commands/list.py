@@ -10,7 +10,7 @@ import tyro
 
 from saccade import catalog
 from saccade.catalog import System
-from saccade.cli.output import figure, show_json, show_table
+from saccade.cli.output import show_json, show_table
 from saccade.cli.parsing import Flag, parse
 from saccade.naming import nearest
 
@@ -60,9 +60,10 @@ def described(system: System) -> dict[str, Any]:
 
 
 def measured(system: System) -> str:
-    """The mean margin of every claim against what it must reach, "" before a check."""
+    """How many of its claims hold, "" before a check; `saccade show` has the figures."""
     claims = (catalog.result(system.name) or {}).get("claims", [])
-    return ", ".join(f"{figure(claim['mean'])} (≥ {claim['least']:g})" for claim in claims)
+    held = sum(claim["holds"] is True for claim in claims)
+    return f"{held} of {len(claims)} claims hold" if claims else ""
 
 
 def _show(systems: Sequence[System], title: str) -> None:

@@ -8,6 +8,8 @@ claims: One step of the generator is worth more than one step of the diffusion, 
     that it was made of.
 differs: No regression to pairs of noise and picture (DMD), no adversarial loss on real pictures (DMD2), so no data at all.
     Times are drawn evenly. DMD and Diff-Instruct differ here in the weight of a row and in how often the score is taught.
+    In the check one step of the diffusion earns 0.05, one of the generator 0.29 and four 0.38, the diffusion 0.50 in 20
+    guided ones; of learning rates 3e-4 and 1e-4 (200 and 300 steps) the lower one was better, and was still rising.
 """
 
 from __future__ import annotations
