@@ -304,6 +304,23 @@ def test_a_check_shows_scores_after_training_whatever_their_names(tmp_path):
     assert check.read(tmp_path / "found.json")["scores"] == ["acc@1", "acc@5, teacher", "seconds"]
 
 
+def test_what_was_measured_once_is_a_score_and_no_curve_and_many_scores_are_a_table(tmp_path):
+    def shown(scores: dict[str, float], name: str) -> tuple[str, str]:
+        with Run.start(tmp_path / name, {"recipe": "x", "settings": {}, "seed": 0}, display=False) as run:
+            run.log(0, scores | {"eval/reference, points": 0.75})
+            run.log(5, {key: value - 1 for key, value in scores.items()})
+            once = {"reference, points": 0.75} if len(scores) < 3 else {}
+            before = {key.removeprefix("eval/"): value for key, value in scores.items()}
+            run.finish({"before": before | once, "after": {key: value - 1 for key, value in before.items()}})
+        parsed, html = page([tmp_path / name], tmp_path / f"{name}.html")
+        return " ".join(" ".join(parsed.words).split()), html
+
+    words, html = shown({"eval/points": 0.25}, "few")
+    assert "0.750 before" in words and "−0.750" in words and '<figcaption>eval/reference, points' not in html
+    words, html = shown({f"eval/score {i}": i / 16 for i in range(13)}, "many")
+    assert "score before after change" in words and "score 4 0.250 −0.750 −1" in words and 'class="score"' not in html
+
+
 def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text('"""Mine: a test.\n\npaper: A paper,\n    in two lines.\nclaims: It works: always.\n"""\nraise SystemExit')

@@ -39,7 +39,7 @@ def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds."""
     if not values:
         return "–"
-    return text(mean(values)) + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+    return text(mean(values)) + (f" ± {text(stdev(values))}" if len(values) > 1 else "")
 
 
 def _by_score(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -30,7 +30,8 @@ def charts(records: Sequence[Record], section: str, families: Sequence[str], oth
         family = name.partition("/")[0] if "/" in name else ""
         if name not in ("step", "time") and not name.endswith(ERROR) and (family in families or (others and family not in _KNOWN)):
             traces = [trace | {"run": i} for i, part in parts if (trace := _trace(part, name))]
-            found += [{"name": name, "traces": traces}] if traces else []
+            # What was measured once, such as a reference beforehand, stands among the scores; it is no curve.
+            found += [{"name": name, "traces": traces}] if any(len(trace["y"]) > 1 for trace in traces) else []
     return sorted(found, key=lambda chart: _rank(chart["name"], families))
 
 
