@@ -161,6 +161,21 @@ def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
     assert "began without --keep-best level" in saccade(*GREY, "--out", "low", "--keep-best", "level").refused()
 
 
+def test_a_run_ends_when_no_better_score_is_to_be_waited_for(saccade, tmp_path):
+    said = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
+    assert said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+    result = json.loads((tmp_path / "low/result.json").read_text())
+    assert result["steps"] == 3 + 4 and sorted(p.name for p in (tmp_path / "low/best").iterdir()) == ["step-000000"]
+    assert sorted(p.name for p in (tmp_path / "low/checkpoints").iterdir())[-1] == "step-000004"
+    high = saccade(*GREY, "--out", "high", "--keep-best", "level", "--patience", "1")
+    assert high.status == 0 and "without a better" not in high.out
+    assert json.loads((tmp_path / "high/result.json").read_text())["steps"] == 6
+    refused = saccade(*GREY, "--out", "c", "--patience", "2").refused()
+    assert "--patience 2 counts evaluations without a better score: name it by --keep-best SCORE" in refused
+    (tmp_path / "high/result.json").unlink()
+    assert "began without --patience 3" in saccade(*GREY, "--out", "high", "--patience", "3").refused()
+
+
 def test_a_run_takes_the_stages_of_another(saccade, tmp_path):
     assert saccade(*GREY, "--out", "a", "--first-steps", "3", "--frozen").status == 0
     assert saccade(*GREY, "--out", "b", "--first-steps", "3", "--stages-of", "a").status == 0

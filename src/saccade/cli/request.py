@@ -31,6 +31,8 @@ class Options:
     """A run with the same recipe and seed whose stages are taken as they are; what comes after them is trained here."""
     keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
     """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: what did best stays in RUN/best."""
+    patience: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")] = 0
+    """Evaluations in a row without a better --keep-best score that end the run; 0 goes on to the last step."""
     sink: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="S", help_behavior_hint="")] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
     json: Flag = False
@@ -70,6 +72,10 @@ def understand(name: str, words: Sequence[str]) -> Request:
             raise ValueError(f"the run in {asked['--out']} began without --stages-of {given.run.stages_of}: name a new folder")
         if given.run.keep_best not in ("", kept.get("keep_best")):
             raise ValueError(f"the run in {asked['--out']} began without --keep-best {given.run.keep_best}: name a new folder")
+        if given.run.patience not in (0, kept.get("patience")):
+            raise ValueError(f"the run in {asked['--out']} began without --patience {given.run.patience}: name a new folder")
+    elif given.run.patience < 0 or (given.run.patience and not given.run.keep_best):
+        raise ValueError(f"--patience {given.run.patience} counts evaluations without a better score: name it by --keep-best SCORE")
     return Request(name, recipe, preset, given.recipe, given.run, kept is not None)
 
 

@@ -34,6 +34,7 @@ def train(
     ``state`` names everything else that a checkpoint must hold (policies, averages, rolling baselines). Returns the first
     and the last evaluation as {"before": …, "after": …}. Raises Interrupted after a first Ctrl-C, with a checkpoint
     saved, and RunFailed, with what to do, if a batch cannot be collected or learned from.
+    It ends before its last step where the run says that no better score is to be waited for (`Run.keep_best`).
     Where steps are as small as one gradient, a line is logged for ``log_every`` of them: means, and sums of ``cost/…``.
     """
     for name, every in {"evaluate_every": evaluate_every, "save_every": save_every, "log_every": log_every}.items():
@@ -61,10 +62,11 @@ def train(
         if done % log_every == 0 or saving:
             run.log(done, window.take())
             run.progress(done, steps)
-        if due(done):
-            _evaluate(scores, done, run, kept)
-        if saving:
+        enough = due(done) and _evaluate(scores, done, run, kept)
+        if saving or enough:
             run.save(done, kept)
+        if enough:
+            break
         if stopping and done < steps:
             raise Interrupted(done)
     return {"before": scores.first, "after": scores.last}
@@ -119,11 +121,12 @@ def _collect(feed: Callable[[int], Batch], step: int, run: Run, kept: Mapping[st
         raise RunFailed(f"step {step + 1}: {error}") from error
 
 
-def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> None:
+def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> bool:
+    """Take the scores; whether nothing better is to be waited for."""
     try:
         with _advised(f"evaluation at step {step}"):
             scores.take(step)
-            run.keep_best(step, scores.last, kept)
+            return run.keep_best(step, scores.last, kept)
     except (NothingJudged, EnvironmentFailed) as error:
         if step:
             run.save(step, kept)  # without these scores, which a resumed run makes up for

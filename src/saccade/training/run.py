@@ -52,6 +52,7 @@ class Run:
         self.folder, self.config = folder, config
         self._writes, self._outer, self._stages = _writes(), outer, {}
         self._begun, self._steps = time.monotonic(), 0
+        self.settled = False  # whether no better score is waited for
         last = checkpoint.latest(folder / "checkpoints") if resumed else None
         if resumed:
             self._cut(math.inf if last else -1)
@@ -186,14 +187,15 @@ class Run:
             with self._saying_how_to_resume():
                 on_disk.table(self.folder, title, columns, rows)
 
-    def keep_best(self, step: int, scores: Mapping[str, float], state: Mapping[str, Stateful]) -> None:
+    def keep_best(self, step: int, scores: Mapping[str, float], state: Mapping[str, Stateful]) -> bool:
         """Write a checkpoint to ``best`` where the score that the config's "keep_best" names is the best so far.
 
+        True once the config's "patience" evaluations in a row brought nothing better; stages have all their steps.
         ValueError, with the nearest name, if there is no such score; a stage may have others.
         """
         name, _, least = str(self.config.get("keep_best", "")).partition(":")
         if not name or (self._outer and name not in scores):
-            return
+            return False
         if name not in scores or least not in ("", "min"):
             known = [score for score in scores if not score.endswith(on_disk.ERROR)]
             advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
@@ -201,8 +203,13 @@ class Run:
         sign = -1 if least else 1
         told = files.records(self.folder / "metrics.jsonl") if self._writes else []
         before = [sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None]
-        if distributed.any_true(self._writes and sign * scores[name] > max(before, default=-math.inf)):
+        values = [value if value == value else -math.inf for value in (*before, sign * scores[name])]
+        since = len(values) - 1 - values.index(max(values))
+        if distributed.any_true(self._writes and not since):
             self.save(step, state, "best")
+        patience = 0 if self._outer else self.config.get("patience", 0)
+        self.settled = distributed.any_true(self._writes and bool(patience) and since >= patience)
+        return self.settled
 
     def save(self, step: int, state: Mapping[str, Stateful], folder: str = "checkpoints") -> Path:
         """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""

@@ -16,7 +16,8 @@ from saccade.cli.together import alone, together
 if TYPE_CHECKING:
     from saccade.training.run import Run
 
-_USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--keep-best SCORE] [--sink S] [--json] [--FIELD VALUE …]
+_USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--keep-best SCORE [--patience N]]
+                     [--sink S] [--json] [--FIELD VALUE …]
 
 Run a recipe. NAME is a recipe's name or a file such as ./my_paper.py; the fields are its settings:
   saccade train NAME --help
@@ -45,6 +46,9 @@ def _train(request: Request) -> int:
             return _ended(error, run)
     if first():
         _tell(run.folder, result, request.options.json)
+        if run.settled and not request.options.json:
+            score, evaluations = run.config["keep_best"], run.config["patience"]
+            print(f"ended   after {run.steps} steps: {evaluations} evaluations without a better {score}; the best is {run.folder}/best")
     return 0
 
 
@@ -82,7 +86,7 @@ def _open(request: Request) -> Run:
     if request.resumed:
         return Run.resume(folder, options.sink)
     config = {"preset": request.preset, "settings": request.settings, "seed": request.settings.seed}
-    config |= {"keep_best": options.keep_best} if options.keep_best else {}
+    config |= {name: value for name in ("keep_best", "patience") if (value := getattr(options, name))}
     first = Path(options.stages_of) if options.stages_of else None
     return Run.start(folder, catalog.identity(request.name) | config, options.sink, stages_of=first)
 
