@@ -20,8 +20,8 @@ def test_bytes_come_back_from_numbers():
 
 
 def test_what_is_no_colour_is_clipped_and_nan_is_black():
-    odd = torch.tensor([-1.0, 0.4999, float("inf"), float("nan")]).reshape(1, 1, 4).expand(3, 1, 4)
-    assert to_bytes(odd)[0, :, 0].tolist() == [0, 127, 255, 0]
+    odd = torch.tensor([-1.0, 0.5, float("inf"), float("nan")]).reshape(1, 1, 4).expand(3, 1, 4)
+    assert to_bytes(odd)[0, :, 0].tolist() == [0, 128, 255, 0]
 
 
 def test_a_device_that_is_not_there_is_told_in_one_line():

@@ -29,9 +29,9 @@ class Takes(Protocol):
 class Experience:
     """The running episodes of an environment whose actions are a Box, and the buffer that their transitions go to.
 
-    The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are numbered as they begin, and the
-    i-th has the i-th seed that follows from ``seed``. Transitions have the fields of `training.buffers.Buffer`. A step that
-    fails adds nothing. What the buffer holds is saved by whoever owns it.
+    The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are numbered
+    as they begin, and the i-th has the i-th seed that follows from ``seed``. Transitions have the fields of
+    `training.buffers.Buffer`. A step that fails adds nothing. What the buffer holds is saved by whoever owns it.
     """
 
     def __init__(self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1):

@@ -48,11 +48,13 @@ def built(environment: Environment, model: ActorCriticModel, ppo: Proximal, seed
         raise ValueError("method 'sb3' has the convolutions 'nature', and neither standardise nor scale_rewards")
     picture = len(next(iter(environment.observation_space.values())).shape) == 3
     sizes: dict[str, Any] = {"net_arch": list(model.hidden), "log_std_init": model.log_std}
-    sizes |= {"activation_fn": ACTIVATIONS[model.activation]} | ({"features_extractor_kwargs": {"features_dim": model.features}} if picture else {})
+    sizes["activation_fn"] = ACTIVATIONS[model.activation]
+    if picture:
+        sizes["features_extractor_kwargs"] = {"features_dim": model.features}
     rate = (lambda left: ppo.lr * left) if ppo.anneal else ppo.lr
     return sb3.PPO(
-        "CnnPolicy" if picture else "MlpPolicy", rows_of(environment, seed), policy_kwargs=sizes, learning_rate=rate, n_steps=ppo.length,
-        batch_size=ppo.minibatch, n_epochs=ppo.epochs, gamma=ppo.gamma, gae_lambda=ppo.lam, clip_range=ppo.clip,
+        "CnnPolicy" if picture else "MlpPolicy", rows_of(environment, seed), policy_kwargs=sizes, learning_rate=rate,
+        n_steps=ppo.length, batch_size=ppo.minibatch, n_epochs=ppo.epochs, gamma=ppo.gamma, gae_lambda=ppo.lam, clip_range=ppo.clip,
         clip_range_vf=ppo.clip_value, ent_coef=ppo.entropy, vf_coef=ppo.value, max_grad_norm=ppo.max_norm, seed=seed, device="cpu",
     )  # fmt: skip
 

@@ -70,9 +70,8 @@ def _extras() -> list[Row]:
 def _models() -> list[Row]:
     from saccade.cli.commands.miniature import builders, present
 
-    there = {name: present(name) for name in builders()}
-    rows = [(f"miniature {n}", "ok", str(f)) if f else (f"miniature {n}", "missing", f"saccade miniature build {n}") for n, f in there.items()]
-    return [*rows, *_fonts()]
+    told = lambda name, folder: ("ok", str(folder)) if folder else ("missing", f"saccade miniature build {name}")
+    return [*((f"miniature {name}", *told(name, present(name))) for name in builders()), *_fonts()]
 
 
 def _fonts() -> list[Row]:
