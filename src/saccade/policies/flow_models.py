@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -42,3 +42,10 @@ class FlowModel:
     """Take the unconditional velocities of sampling for an update; exact for the first optimiser step of a batch."""
     at_once: int = 64
     """Rows in one call of the network where no gradients are needed (guidance doubles the attempts)."""
+
+
+SD35_MEDIUM = FlowModel(
+    "stabilityai/stable-diffusion-3.5-medium", size=512, text_length=256, precision="bfloat16", checkpointing=True
+)
+"""A checkpoint as recipes train it; they say with how many steps, which guidance and which LoRA."""
+FLUX1_DEV = replace(SD35_MEDIUM, model="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)

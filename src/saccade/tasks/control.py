@@ -67,6 +67,10 @@ class ControlTask:
         return films(self.make(len(seeds)), policy, seeds, self.place)
 
 
+PENDULUM = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
+HALF_CHEETAH = ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1)
+
+
 def played(
     world: Environment, policy: Any, seeds: Sequence[int], place: str, shown: int, show: Show | None = None
 ) -> list[Episode]:

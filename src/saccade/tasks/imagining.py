@@ -15,9 +15,10 @@ from saccade.core import Environment, Rollout, seeds
 from saccade.math.regression import explained
 from saccade.models.device import device_of
 from saccade.models.rssm import Sizes, as_input, as_picture
+from saccade.objectives.imagination import Learning
 from saccade.policies.dreamer import DreamerPolicy, Remembered
-from saccade.sampling.running import tensors
 from saccade.sampling.experience import Experience
+from saccade.sampling.running import tensors
 from saccade.tasks.control import ControlTask, films, scores
 from saccade.tasks.scoring import Show
 from saccade.training.buffers import Buffer
@@ -48,6 +49,16 @@ class Memory:
     """Sequences in a batch."""
     length: int = 12
     """Moments of a sequence."""
+
+REAL = {
+    "task": ControlTask("backdrop", ('world="HalfCheetah-v5"', "repeat=2"), test_episodes=10, test_rows=10),
+    "sizes": Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
+    "learning": Learning(horizon=15, gamma=0.99, entropy=3e-4, model_lr=3e-4, actor_lr=8e-5, critic_lr=8e-5),
+    "memory": Memory(rows=1, warm_up=2500, hold=1, every=100, burst=250, capacity=250_000, batch=50, length=50),
+    "steps": 100_000, "std": 5.0, "device": "cuda", "evaluate_every": 2000, "save_every": 5000,
+}  # fmt: skip
+"""What recipes have in common at the papers' scale."""
+
 
 
 class Sequences:

@@ -81,6 +81,9 @@ class Course:
     """Gradient steps that share a line of metrics."""
 
 
+MILLION = Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000)
+
+
 @dataclass(eq=False)
 class Agent:
     """The networks of a run; ``temperature`` where the actor is drawn from a distribution, ``slow`` (its target) where it is not."""

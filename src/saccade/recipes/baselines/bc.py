@@ -25,7 +25,7 @@ from saccade.policies.chunked import lessons
 from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
 from saccade.tasks import control
 from saccade.tasks.cloning import Demonstrations
-from saccade.tasks.control import ControlTask
+from saccade.tasks.control import HALF_CHEETAH, ControlTask
 from saccade.training.claims import Claim
 from saccade.training.feeds import Stored
 from saccade.training.learner import Update, Updates
@@ -65,7 +65,7 @@ PRESETS = {
         shown=Demonstrations(episodes=100),
     ),
     "half-cheetah": Settings(
-        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1),
+        task=HALF_CHEETAH,
         shown=Demonstrations("minari:mujoco/halfcheetah/expert-v0"),
         model=ActorCriticModel(hidden=(256, 256), activation="relu", standardise=True), steps=100_000, batch=256, lr=3e-4,
         evaluate_every=10_000, save_every=10_000,

@@ -27,6 +27,7 @@ from saccade.objectives.forward_process import DiffusionDPO
 from saccade.objectives.preference import pairs
 from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow_models import SD35_MEDIUM
 from saccade.sampling.layout import in_groups
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.drawing import OCR
@@ -74,10 +75,7 @@ class Settings:
 
 _TINY = Settings()
 _REAL = Settings(
-    flow=FlowModel(
-        "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=20, text_length=256,
-        lora_rank=64, lora_alpha=128.0, precision="bfloat16", checkpointing=True,
-    ),
+    flow=replace(SD35_MEDIUM, sampling_steps=20, lora_rank=64, lora_alpha=128.0),
     task=OCR,
     steps=2000, prompts_per_step=48, group=8, beta=500.0, lr=1e-5, warmup=100, micro_rows=4,
     evaluate_every=100, save_every=100,

@@ -23,6 +23,7 @@ from saccade.math.credit import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.forward_process import NFT
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow_models import SD35_MEDIUM
 from saccade.sampling.layout import in_groups
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.drawing import OCR
@@ -74,10 +75,7 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "sd35-medium": Settings(
-        flow=FlowModel(
-            "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=10, guidance=1.0, text_length=256,
-            lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
-        ),
+        flow=replace(SD35_MEDIUM, sampling_steps=10, lora_rank=32, lora_alpha=64.0),
         task=OCR,
         steps=2000, prompts_per_step=48, group=24, beta=0.1, beta_reference=1e-4, times=10,
         decay_after=75, decay_slope=0.0075, decay_most=0.999, lr=3e-4, warmup=1,

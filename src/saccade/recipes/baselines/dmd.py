@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from saccade.objectives.distillation import ScoreDistillation
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow_models import SD35_MEDIUM
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.distilling import Distilling
 from saccade.training.claims import Claim, gain
@@ -44,10 +45,7 @@ class Settings:
 
 _TINY = Settings()
 _REAL = Settings(
-    flow=FlowModel(
-        "stabilityai/stable-diffusion-3.5-medium", size=1024, sampling_steps=1, text_length=256,
-        precision="bfloat16", checkpointing=True, sharded=True, at_once=4,
-    ),
+    flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
     task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
     distilling=Distilling(
         reference_guidance=4.5, reference_steps=40, prompts_per_step=64, score_updates=5, lr=5e-7, score_lr=5e-7,

@@ -23,7 +23,7 @@ from saccade.objectives.imagination import Dreamer, Learning
 from saccade.objectives.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
 from saccade.policies.dreamer import DreamerPolicy
 from saccade.tasks.control import ControlTask
-from saccade.tasks.imagining import Memory, Sequences, build, filmed, score
+from saccade.tasks.imagining import REAL, Memory, Sequences, build, filmed, score
 from saccade.training.claims import Claim
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
@@ -62,14 +62,8 @@ class Settings:
 
 PRESETS = {
     "tiny": Settings(),
-    "half-cheetah": Settings(
-        task=ControlTask("backdrop", ('world="HalfCheetah-v5"', "repeat=2"), test_episodes=10, test_rows=10),
-        sizes=Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
-        learning=Learning(horizon=15, gamma=0.99, entropy=3e-4, model_lr=3e-4, actor_lr=8e-5, critic_lr=8e-5),
-        memory=Memory(rows=1, warm_up=2500, hold=1, every=100, burst=250, capacity=250_000, batch=50, length=50),
-        steps=100_000, divergence_weight=1.0, free_nats=3.0, std=5.0, device="cuda", evaluate_every=2000, save_every=5000,
-    ),
-}  # fmt: skip
+    "half-cheetah": Settings(**REAL, divergence_weight=1.0, free_nats=3.0),
+}
 
 
 def policies(cfg: Settings) -> dict[str, DreamerPolicy]:

@@ -24,6 +24,7 @@ from saccade.math.credit import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow_models import FLUX1_DEV, SD35_MEDIUM
 from saccade.sampling.layout import in_groups, random_window, sliding_window
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.drawing import OCR
@@ -82,19 +83,13 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "sd35-medium": Settings(
-        flow=FlowModel(
-            "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=10, guidance=4.5, text_length=256,
-            lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
-        ),
+        flow=replace(SD35_MEDIUM, sampling_steps=10, guidance=4.5, lora_rank=32, lora_alpha=64.0),
         task=OCR,
         steps=5000, prompts_per_step=48, group=24, window=9, beta=0.04, lr=3e-4, warmup=1, minibatches=2,
         micro_rows=8, micro_decisions=1, ema=0.9, evaluate_every=30,
     ),
     "flux1-dev": Settings(
-        flow=FlowModel(
-            "black-forest-labs/FLUX.1-dev", size=512, sampling_steps=6, guidance=3.5, text_length=512,
-            lora_rank=64, lora_alpha=128.0, noise=0.8, precision="bfloat16", checkpointing=True,
-        ),
+        flow=replace(FLUX1_DEV, sampling_steps=6, lora_rank=64, lora_alpha=128.0, noise=0.8),
         task=OCR,
         steps=5000, prompts_per_step=48, group=24, window=3, beta=0.01, lr=3e-4, warmup=1, minibatches=2,
         micro_rows=4, micro_decisions=1, ema=0.9, evaluate_every=30,

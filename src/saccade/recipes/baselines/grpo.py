@@ -27,6 +27,7 @@ from saccade.math import surrogates
 from saccade.math.credit import group_advantage, leave_one_out, shuffled
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
+from saccade.policies.token_models import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.length import Overlong
 from saccade.sampling.filtering import until_telling
@@ -101,9 +102,7 @@ PRESETS = {
     "rloo": replace(_TINY, credit="leave_one_out", average="sum", beta=0.05),
     "cispo": replace(_TINY, surrogate="cispo", average="decisions", clip=1.0, clip_high=4.0, beta=0.0),
     "qwen25-vl-3b": Settings(
-        model=TokenModel(
-            "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, lora_rank=64, precision="bfloat16", max_pixels=1_003_520,
-        ),
+        model=replace(QWEN25_VL_3B, max_new_tokens=512, lora_rank=64, max_pixels=1_003_520),
         task=AnsweringTask(questions="train.jsonl", held_out="test.jsonl"), template="think",
         steps=1000, prompts_per_step=64, lr=1e-5, warmup=1, micro_rows=8, evaluate_every=100, save_every=100,
     ),

@@ -17,7 +17,7 @@ from typing import Literal
 from saccade.core import Rollout
 from saccade.policies.control import ActorCritic, ActorCriticModel, build
 from saccade.tasks import control, stable_baselines
-from saccade.tasks.control import ControlTask, returns
+from saccade.tasks.control import HALF_CHEETAH, ControlTask, returns
 from saccade.tasks.proximal import Proximal, feed, learner
 from saccade.training.claims import Claim, gain, level
 from saccade.training.loop import train as run_loop
@@ -56,7 +56,7 @@ PRESETS = {
         task=ControlTask("Pendulum-v1", test_rows=8), ppo=Proximal(length=1024, gamma=0.9, lr=1e-3), rows=4, steps=25,
     ),
     "half-cheetah": Settings(
-        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), model=ActorCriticModel(standardise=True),
+        task=HALF_CHEETAH, model=ActorCriticModel(standardise=True),
         ppo=Proximal(anneal=True, scale_rewards=True), steps=488, evaluate_every=61, save_every=61,
     ),
     "pong": Settings(

@@ -30,6 +30,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.reward_gradient import RewardGradient
 from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow_models import SD35_MEDIUM
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.survey import Survey, measured
@@ -77,10 +78,7 @@ class Settings:
 
 
 _REAL = Settings(
-    flow=FlowModel(
-        "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=20, guidance=4.5, text_length=256,
-        lora_rank=32, lora_alpha=64.0, precision="bfloat16", checkpointing=True,
-    ),
+    flow=replace(SD35_MEDIUM, sampling_steps=20, guidance=4.5, lora_rank=32, lora_alpha=64.0),
     task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
     criticism=Criticism(critic_steps=0),
     scorer="text_image", scorer_model="yuvalkirstain/PickScore_v1",

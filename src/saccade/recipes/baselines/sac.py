@@ -17,8 +17,8 @@ from typing import Literal
 
 from saccade.objectives.off_policy import REDQ
 from saccade.tasks import control, replaying, replaying_oracle
-from saccade.tasks.control import ControlTask
-from saccade.tasks.replaying import Course, Replaying, Scaled, agent
+from saccade.tasks.control import HALF_CHEETAH, PENDULUM, ControlTask
+from saccade.tasks.replaying import MILLION, Course, Replaying, Scaled, agent
 from saccade.training.claims import Claim, level
 from saccade.training.run import Run
 
@@ -27,7 +27,7 @@ from saccade.training.run import Run
 class Settings:
     """SAC; the defaults swing a pendulum up."""
 
-    task: ControlTask = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
+    task: ControlTask = PENDULUM
     learning: Replaying = Replaying(memory=100_000)
     course: Course = Course()
     seed: int = 0
@@ -40,15 +40,12 @@ _TINY = Settings()
 PRESETS = {
     "tiny": _TINY,
     "pendulum": _TINY,
-    "half-cheetah": Settings(
-        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), learning=Replaying(warm_up=10_000),
-        course=Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000),
-    ),
+    "half-cheetah": Settings(task=HALF_CHEETAH, learning=Replaying(warm_up=10_000), course=MILLION),
     "redq": replace(
         _TINY, learning=Replaying(REDQ, memory=100_000), course=Course(env_steps=2000, evaluate_every=250, save_every=1000)
     ),
     "redq-half-cheetah": Settings(
-        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), learning=Replaying(REDQ, warm_up=5000),
+        task=HALF_CHEETAH, learning=Replaying(REDQ, warm_up=5000),
         course=Course(env_steps=300_000, evaluate_every=10_000, save_every=10_000, log_every=10_000),
     ),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout, generator
 from saccade.objectives.supervised import Supervised
+from saccade.policies.token_models import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.tasks import AnsweringTask, answering
 from saccade.tasks.gold import gold_rollout
@@ -61,9 +62,7 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "qwen25-vl-3b": Settings(
-        model=TokenModel(
-            "Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, lora_rank=64, precision="bfloat16", max_pixels=1_003_520,
-        ),
+        model=replace(QWEN25_VL_3B, max_new_tokens=512, lora_rank=64, max_pixels=1_003_520),
         task=AnsweringTask(questions="train.jsonl", held_out="test.jsonl"),
         steps=1000, prompts_per_step=64, lr=1e-5, warmup=1, micro_rows=8, evaluate_every=100, save_every=100,
     ),

@@ -15,8 +15,8 @@ from typing import Literal
 
 from saccade.objectives.off_policy import TD3
 from saccade.tasks import control, replaying, replaying_oracle
-from saccade.tasks.control import ControlTask
-from saccade.tasks.replaying import Course, Replaying, Scaled, agent
+from saccade.tasks.control import HALF_CHEETAH, PENDULUM, ControlTask
+from saccade.tasks.replaying import MILLION, Course, Replaying, Scaled, agent
 from saccade.training.claims import Claim, level
 from saccade.training.run import Run
 
@@ -25,7 +25,7 @@ from saccade.training.run import Run
 class Settings:
     """TD3; the defaults swing a pendulum up."""
 
-    task: ControlTask = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
+    task: ControlTask = PENDULUM
     learning: Replaying = Replaying(TD3, memory=100_000)
     course: Course = Course()
     seed: int = 0
@@ -36,10 +36,7 @@ class Settings:
 
 PRESETS = {
     "tiny": Settings(),
-    "half-cheetah": Settings(
-        task=ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1), learning=Replaying(TD3, warm_up=10_000),
-        course=Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000),
-    ),
+    "half-cheetah": Settings(task=HALF_CHEETAH, learning=Replaying(TD3, warm_up=10_000), course=MILLION),
 }  # fmt: skip
 
 

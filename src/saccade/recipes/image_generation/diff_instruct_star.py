@@ -24,6 +24,7 @@ import numpy as np
 
 from saccade.objectives.distillation import ScoreDistillation
 from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow_models import SD35_MEDIUM
 from saccade.tasks import DrawingTask, drawing
 from saccade.tasks.critique import Criticism, scorer
 from saccade.tasks.distilling import Distilling
@@ -74,10 +75,7 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "sd35-medium": Settings(
-        flow=FlowModel(
-            "stabilityai/stable-diffusion-3.5-medium", size=1024, sampling_steps=1, text_length=256,
-            precision="bfloat16", checkpointing=True, sharded=True, at_once=4,
-        ),
+        flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
         task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
         criticism=Criticism(critic_steps=0),
         scorer="text_image", scorer_model="yuvalkirstain/PickScore_v1",

@@ -28,6 +28,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies import flow, tokens
 from saccade.policies.flow import FlowModel, FlowPolicy
+from saccade.policies.flow_models import FLUX1_DEV, SD35_MEDIUM
 from saccade.policies.tokens import TokenPolicy, WriterModel
 from saccade.rewards.judging import judge
 from saccade.rewards.text import answer, has_answer
@@ -94,19 +95,14 @@ class Settings:
 
 
 _REAL = Settings(
-    flow=FlowModel(
-        "stabilityai/stable-diffusion-3.5-medium", size=512, sampling_steps=20, guidance=4.5, noise=0.8, text_length=256,
-        precision="bfloat16", checkpointing=True,
-    ),
+    flow=replace(SD35_MEDIUM, sampling_steps=20, guidance=4.5, noise=0.8),
     writer=WriterModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16"),
     task=OCR, instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1,
     micro_decisions=4,
 )  # fmt: skip
 PRESETS = {
     "tiny": Settings(),
-    "flux1-dev": replace(
-        _REAL, flow=replace(_REAL.flow, model="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)
-    ),
+    "flux1-dev": replace(_REAL, flow=replace(FLUX1_DEV, sampling_steps=20, noise=0.8)),
     "sd35-medium": _REAL,
 }  # fmt: skip
 

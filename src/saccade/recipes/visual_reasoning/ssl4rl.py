@@ -30,6 +30,7 @@ from saccade.math.credit import coins, group_advantage
 from saccade.math.surrogates import dual_clipped
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
+from saccade.policies.token_models import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.answers import ByKind
 from saccade.rewards.judging import judge
@@ -83,7 +84,7 @@ class Settings:
 
 _TINY = Settings()
 _REAL = Settings(
-    model=TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=2048, precision="bfloat16", train_vision=True),
+    model=replace(QWEN25_VL_3B, max_new_tokens=2048, train_vision=True),
     task=PuzzlingTask(("rotation",), images="images", size=448, least_side=28, train_size=8192, held_out_size=512),
     transfer=TransferTask("benchmark.jsonl"), template="think", steps=300, prompts_per_step=512, lr=1e-6, warmup=1, minibatches=4,
     micro_rows=8, evaluate_every=50, save_every=50,

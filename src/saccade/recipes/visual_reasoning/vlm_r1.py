@@ -31,6 +31,7 @@ from saccade.math.credit import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.objectives.supervised import Supervised
+from saccade.policies.token_models import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.judging import judge, weighted
@@ -109,7 +110,7 @@ _DETECTION = replace(
 _BOX = " Give its box as [x1, y1, x2, y2] in pixels."
 _BOXES = " Give their boxes as JSON, a list of objects with bbox_2d in pixels and label, or None if there are none."
 _REAL = Settings(
-    model=TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=2048, precision="bfloat16", train_vision=True),
+    model=replace(QWEN25_VL_3B, max_new_tokens=2048, train_vision=True),
     task=GroundingTask(questions="refcoco_train.jsonl", held_out="refcoco_val.jsonl", out_of_domain="lisa_test.jsonl"),
     other_templates=("answer", "plain"), instruction=_BOX, steps=500, lr=1e-6, warmup=1, micro_rows=8,
     evaluate_every=100, save_every=100,

@@ -28,6 +28,7 @@ from saccade.core import Problem, Rollout, Sampler
 from saccade.math.credit import group_advantage
 from saccade.math.surrogates import dual_clipped
 from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.policies.token_models import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.sampling.layout import in_groups
 from saccade.sampling.looking import Looking
@@ -101,7 +102,7 @@ _REAL = Settings(
 PRESETS = {
     "tiny": Settings(),
     "qwen25-vl-7b": _REAL,
-    "qwen25-vl-3b": replace(_REAL, model=replace(_REAL.model, model="Qwen/Qwen2.5-VL-3B-Instruct")),
+    "qwen25-vl-3b": replace(_REAL, model=replace(_REAL.model, model=QWEN25_VL_3B.model)),
 }
 
 
