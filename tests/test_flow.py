@@ -197,3 +197,22 @@ def _gradient(policy: FlowPolicy, parts: list[Rollout]) -> torch.Tensor:
     for part in parts:
         policy.likelihood(part).logp_BT.sum().backward()
     return torch.cat([p.grad.flatten() for p in policy.trained if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"size": 0}, "size 0 is not a multiple of "),
+        ({"size": 17}, "size 17 is not a multiple of "),
+        ({"sampling_steps": 0}, "a picture takes 1 denoising step or more, not 0"),
+    ],
+)
+def test_sizes_and_steps_that_draw_nothing_are_refused(sd3_folder, changes, why):
+    with pytest.raises(ValueError, match=why):
+        sd3(sd3_folder, **changes)
+
+
+def test_what_has_no_stochastic_step_cannot_be_weighed(sd3_folder):
+    policy = sd3(sd3_folder)
+    with pytest.raises(ValueError, match="no denoising step of these attempts was stochastic"):
+        policy.likelihood(policy.best(PROBLEMS, seeds(0, 3)))

@@ -24,6 +24,11 @@ def test_a_moving_average_forgets_its_start():
     assert [warm_decay(0.9, k) for k in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 0.5]) and warm_decay(0.9, 1000) == 0.9
 
 
+def test_a_decay_that_is_no_share_is_refused():
+    with pytest.raises(ValueError, match="an average keeps a share of 0 to 1 of itself, not 2"):
+        Snapshot([]).average(2)
+
+
 def test_it_takes_the_weights_place_and_gives_it_back():
     weight = nn.Parameter(torch.tensor([1.0]))
     kept, before = Snapshot([weight]), weight.data_ptr()

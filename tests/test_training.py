@@ -17,6 +17,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.rewards.judging import ask, gated, judge, per_tag, weighted
 from saccade.sampling.layout import in_groups, random_window, sliding_window, spread
+from saccade.tasks.scoring import score
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
@@ -396,3 +397,13 @@ def test_claims_need_the_mean_and_two_thirds_of_the_seeds():
     assert not judge_claim(Claim("always", claim.margin, every_seed=True), results)["holds"]
     results["a"][0]["x"] = math.nan
     assert judge_claim(claim, results)["holds"] is None
+
+
+@pytest.mark.parametrize("name", ["epochs", "minibatches", "micro_rows", "micro_decisions"])
+def test_a_learner_cut_into_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, not 0"):
+        Updates([], **{name: 0})
+
+
+def test_a_set_without_problems_has_no_scores():
+    assert score({"none": []}, lambda problems, seeds_B: 1 / 0, lambda rollout: rollout) == {}

@@ -71,6 +71,11 @@ class FlowPolicy:
     network: Network = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        grain = 2 * self.backbone.pipe.vae_scale_factor  # a token is 2 x 2 latents
+        if self.size < grain or self.size % grain:
+            raise ValueError(f"size {self.size} is not a multiple of {grain}, the pixels of a token's edge")
+        if self.steps < 1:
+            raise ValueError(f"a picture takes 1 denoising step or more, not {self.steps}")
         outside = [i for i in self.stochastic if not 0 <= i < self.steps]
         if outside:
             raise ValueError(f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})")
@@ -216,6 +221,8 @@ class FlowPolicy:
     def likelihood(self, rollout: Rollout) -> Likelihood:
         """The stored steps under the present weights; all rows and decisions in one call."""
         rows, decisions = rollout.logp_BT.shape
+        if "x_BT" not in rollout.decisions:
+            raise ValueError("no denoising step of these attempts was stochastic, so there is nothing to be weighed")
         x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_BT"))
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)

@@ -17,9 +17,14 @@ Show = Callable[[str, list[dict]], None]
 def score(
     sets: Mapping[str, Sequence[Problem]], attempt: Sampler, judge: Callable[[Rollout], Tensor], rows: int = 128
 ) -> dict[str, tuple[list[Rollout], Tensor]]:
-    """One attempt at each problem of each set, ``rows`` at once: the rollouts, judged, and the verdicts ``[P]``."""
+    """One attempt at each problem of each set, ``rows`` at once: the rollouts, judged, and the verdicts ``[P]``.
+
+    A set without problems has no scores.
+    """
     found = {}
     for name, problems in sets.items():
+        if not len(problems):
+            continue
         own = seeds(54_321, len(problems))
         cuts = torch.arange(len(problems)).split(rows)  # what is read from disk late is asked for one by one
         parts = [attempt([problems[i] for i in cut.tolist()], own[cut]) for cut in cuts]

@@ -64,6 +64,10 @@ class Updates:
         micro_decisions: int | None = None,
         shuffle: int | None = None,
     ):
+        counts = {"epochs": epochs, "minibatches": minibatches, "micro_rows": micro_rows, "micro_decisions": micro_decisions}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be 1 or more, not {count}")
         self.updates, self.epochs, self.minibatches = list(updates), epochs, minibatches
         self.micro_rows, self.micro_decisions, self.shuffle = micro_rows, micro_decisions, shuffle
         self.batches = 0
