@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from saccade.cli.commands import miniature
 from saccade.core import seeds
 from saccade.models.locate import MINIATURES
 from saccade.worlds import shapes
@@ -138,3 +140,21 @@ def test_every_miniature_has_a_card_and_is_small(name):
     for word in ("saccade miniature build", "seed", "commit"):
         assert word in card.lower(), word
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 12e6
+
+
+def test_no_configuration_tells_where_it_was_made():
+    for file in MINIATURES.rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(encoding="utf-8"), file
+
+
+def test_a_build_tells_its_time_and_leaves_its_places_behind(tmp_path):
+    class Builder:
+        @staticmethod
+        def build(settings, out, progress):
+            (out / "config.json").write_text('{\n  "_class_name": "X",\n  "_name_or_path": "/somewhere/else",\n  "a": 1\n}')
+            time.sleep(1.1)
+            return {"parameters": 3}
+
+    facts = miniature._train(Builder, None, tmp_path / "made")
+    assert facts["seconds"] >= 1 and facts["parameters"] == 3
+    assert json.loads((tmp_path / "made/config.json").read_text()) == {"_class_name": "X", "a": 1}

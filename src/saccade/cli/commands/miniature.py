@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,9 @@ def _train(builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any
             display.log(part, step, {"loss/mean": loss})
             display.progress(part, step, steps)
 
-        facts = {"seconds": round(time.time() - began), **builder.build(settings, beside, progress)}
+        facts = builder.build(settings, beside, progress)
+        facts = {"seconds": round(time.time() - began), **facts}
+        _without_places(beside)
         if target.exists():
             target.rmdir()
         beside.rename(target)
@@ -125,6 +128,13 @@ def _train(builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any
         display.close()
         shutil.rmtree(beside, ignore_errors=True)
     return facts
+
+
+def _without_places(folder: Path) -> None:
+    """Take out of configurations where on the builder's machine a part came from."""
+    for file in folder.rglob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub(r'\n *"_name_or_path": "[^"]*",', "", text), encoding="utf-8")
 
 
 def _scores(builder: ModuleType, target: Path) -> dict[str, float]:
