@@ -91,3 +91,5 @@ if __name__ == "__main__":
     else:
         steps(kind, out, *rest)
     distributed.stop()
+    sys.stdout.flush()
+    os._exit(0)  # as the command does: threads of the group that are still being put away can abort an orderly end
