@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from importlib.util import find_spec
 
 import gymnasium
 import numpy as np
@@ -158,6 +161,14 @@ def test_what_mujoco_warns_of_is_said_once_and_not_in_a_file(pixels, tmp_path, m
         data.qvel[0] = np.nan
         mujoco.mj_step(model, data)
     assert sum("MuJoCo: Nan" in line for line in caplog.messages) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="this torch brings no triton")
+def test_triton_can_be_loaded_after_a_picture_was_drawn(pixels):
+    program = "import numpy as np; from saccade.worlds.control import environment as e; w = e('HalfCheetah-v5', 1);"
+    program += " w.begin([0], [1]); w.render([0]); import triton"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_with_osmesa_one_renderer_lives_at_a_time(pixels, monkeypatch):

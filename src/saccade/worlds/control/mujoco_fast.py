@@ -6,6 +6,7 @@ Such OpenGL spends its time on all that and not on the few pixels of a small pic
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import sys
@@ -93,8 +94,16 @@ class Camera:
                 for other in list(_LIVE):
                     other.close()
                 _LIVE.append(self)
+            _triton_first()
             self.renderer = _renderer(self.model, self.size)
         return self.renderer
+
+
+@functools.cache
+def _triton_first() -> None:
+    """Load the triton that some builds of torch bring: once Mesa's OpenGL has loaded an LLVM of its own, triton's crashes."""
+    if importlib.util.find_spec("triton"):
+        importlib.import_module("triton")
 
 
 def _renderer(model: Any, size: int) -> Any:
