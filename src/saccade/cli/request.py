@@ -131,23 +131,12 @@ def _refuse_impossible(given: Any, default: Any) -> None:
     """ValueError for a device that is not here, and for a count below 0."""
     usual = flat(default)
     for name, value in flat(given).items():
-        if name.endswith("device") and value not in ("auto", usual[name]) and not _has(value):
-            found = ["auto", *filter(_has, ("cpu", "cuda", "mps"))]
-            raise ValueError(f"{name} {value} is not here; nearest: {nearest(value, found)} (of {', '.join(found)})")
+        if name.endswith("device") and value != usual[name]:
+            from saccade.models.device import device_of  # loads torch
+
+            device_of(value)
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"{name} must be 0 or more, not {value}")
-
-
-def _has(device: str) -> bool:
-    """Whether this machine has a device; nothing is begun on it."""
-    import torch
-
-    try:
-        place = torch.device(device)
-        kind = torch.get_device_module(place)
-    except (RuntimeError, AttributeError):
-        return False
-    return kind.is_available() and (place.index or 0) < kind.device_count()
 
 
 def _refuse_contradiction(given: Any, kept: Any, folder: str) -> None:

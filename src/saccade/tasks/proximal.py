@@ -87,7 +87,7 @@ class Following:
 
 
 def feed(
-    cfg: Proximal, environment: Environment, policy: ActorCritic, seed: int, tell: Tell = lambda s, r: None, flips: Flips = {}
+    cfg: Proximal, environment: Environment, policy: ActorCritic, seed: int, tell: Tell = lambda s, r: None, flips: Flips | None = None
 ) -> Credited:
     """Segments of what the policy does in the environment, as decisions with advantages and returns.
 

@@ -36,6 +36,7 @@ class Speaker:
     precision: str = "float32"
     """Of the weights: float32, float16 or bfloat16."""
     device: str = "cpu"
+    """cpu, cuda or auto."""
     speaker_steps: int = 600
     """Training steps of the first stage."""
     speaker_batch: int = 128

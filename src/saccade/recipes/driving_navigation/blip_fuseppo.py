@@ -96,7 +96,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     if "captioner" in own and cfg.task.caption != "constant":
         teach(cfg.speaker, words, cfg.task, cfg.seed, run.stage("captioner"))
     world = cfg.task.make(cfg.rows, words, cfg.seed)
-    flips = cfg.task.flips(words) if cfg.mirror else {}
+    flips = cfg.task.flips(words) if cfg.mirror else None
     return run_loop(
         proximal.feed(cfg.ppo, world, policy, cfg.seed, driven(run), flips),
         proximal.learner(cfg.ppo, policy, cfg.rows * (1 + cfg.mirror), cfg.steps, cfg.seed),
