@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from measure import Timing, interleaved, load, ratio
 
+from saccade.algorithms.ppo import feed, learner
 from saccade.core import Rollout
-from saccade.policies.control import build
+from saccade.oracles import stable_baselines3
+from saccade.policies.actor_critic import build
 from saccade.recipes.baselines.ppo import PRESETS, Settings
-from saccade.tasks import stable_baselines
-from saccade.tasks.proximal import feed, learner
 from saccade.training.provenance import commit, machine, now, versions
 
 AIMS = {"pole": ("float32", 5.0), "pong": ("bfloat16", 1.7)}
@@ -70,7 +70,7 @@ class Theirs:
         from stable_baselines3.common.vec_env import VecMonitor
 
         self.decisions = cfg.rows * cfg.ppo.length
-        self.model = stable_baselines.built(cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed)
+        self.model = stable_baselines3.ppo_of(cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed)
         rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.env, cfg.rows, cfg.seed)
         self.model.set_env(rows)
 

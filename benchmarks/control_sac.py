@@ -28,10 +28,11 @@ import torch
 from flow import rounded
 from measure import flops, interleaved, load, matmul_rate, ratio
 
-from saccade.objectives import off_policy_by_hand
-from saccade.tasks import replaying, replaying_oracle
-from saccade.tasks.control import ControlTask
-from saccade.tasks.replaying import Replaying, agent, feed, learner
+from saccade.algorithms import off_policy
+from saccade.algorithms.fast import off_policy
+from saccade.algorithms.off_policy import Replaying, agent, feed, learner
+from saccade.envs.task import ControlTask
+from saccade.oracles import stable_baselines3
 from saccade.training.provenance import commit, machine, now, versions
 
 AIM = 1.8
@@ -46,7 +47,7 @@ class Ours:
     def __init__(self, cfg: Replaying, by_hand: bool):
         world = TASK.make(1)
         own = agent(cfg, world, 0)
-        replaying.fits_by_hand = off_policy_by_hand.fits_by_hand if by_hand else (lambda *_: False)
+        off_policy.fits_by_hand = off_policy.fits_by_hand if by_hand else (lambda *_: False)
         self.feed, self.learner, self.done = feed(cfg, world, own, 0), learner(cfg, own), 0
 
     def step(self) -> dict[str, float]:
@@ -61,7 +62,7 @@ class Ours:
 
 def oracle(cfg: Replaying) -> Callable[[], None]:
     """Steps of stable-baselines3's own loop."""
-    model = replaying_oracle.built("SAC", TASK, cfg, 1, 0)
+    model = stable_baselines3.off_policy_of("SAC", TASK, cfg, 1, 0)
     model.learn(cfg.warm_up + STEPS)
     return lambda: model.learn(STEPS, reset_num_timesteps=False)
 

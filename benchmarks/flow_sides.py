@@ -12,9 +12,9 @@ from flow_models import SMALL, TINY, Shape
 from flow_plain import PlainLoop
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient, remember_reference
 from saccade.core import Problem, Rollout
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.training.learner import Update, Updates
 

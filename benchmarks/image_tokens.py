@@ -28,10 +28,10 @@ from flow import rounded
 from measure import flops, interleaved, load, ratio
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Rollout, seeds
-from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 from saccade.training.provenance import commit, machine, now, versions
 from saccade.worlds import shapes
 
@@ -40,11 +40,11 @@ def random_model(folder: Path) -> Path:
     """The miniature without its training."""
     import numpy as np
 
-    from saccade.recipes.miniatures import janus_shapes
-    from saccade.recipes.miniatures._janus_parts import assemble, make_processor
+    from saccade.builders.janus_shapes import build
+    from saccade.builders.janus_shapes.parts import assemble, make_processor
 
-    cfg = janus_shapes.Settings()
-    processor = make_processor(cfg.size, janus_shapes.texts(cfg, np.random.default_rng(0)))
+    cfg = build.Settings()
+    processor = make_processor(cfg.size, build.texts(cfg, np.random.default_rng(0)))
     assemble(cfg, processor.tokenizer).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

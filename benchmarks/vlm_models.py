@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from saccade.builders.qwen25_vl_shapes.parts import CHAT_TEMPLATE, SPECIAL
 from saccade.core import Problem, Question
-from saccade.models import processor as processors
-from saccade.recipes.miniatures._vl_parts import CHAT_TEMPLATE, SPECIAL
+from saccade.models.language import processor as processors
 
 PICTURE = 224
 END = "<|im_end|>"

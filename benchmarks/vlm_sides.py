@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from vlm_models import problems
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Rollout, seeds
-from saccade.math.credit import group_advantage
-from saccade.models.language import load
-from saccade.models.messages import as_pil
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.policies.token_models import TokenModel
+from saccade.math.advantages import group_advantage
+from saccade.models.language.messages import as_pil
+from saccade.models.language.model import load
+from saccade.policies.token_presets import TokenModel
 from saccade.policies.tokens import TokenPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 GROUP, MOST, CLIP = 8, 64, 0.2

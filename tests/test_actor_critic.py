@@ -10,15 +10,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from saccade.algorithms.fast.flat import FlatUpdates
+from saccade.algorithms.fast.ppo import ByHand, fits
+from saccade.algorithms.ppo import ActorCriticLoss, Proximal, RewardScale, credited, each_decision, learner, normalised
 from saccade.core import Problem, Rollout, generator
-from saccade.models.control import MLP, Encoder, Pixels, Standardise
-from saccade.objectives.actor_critic import ActorCriticLoss, normalised
-from saccade.objectives.actor_critic_by_hand import ByHand, fits
-from saccade.policies.control import ActorCritic, ActorCriticModel, build
-from saccade.policies.heads import Categorical
-from saccade.sampling.decisions import RewardScale, credited, each_decision
-from saccade.tasks.proximal import Proximal, learner
-from saccade.training.flat import FlatUpdates
+from saccade.models.control.networks import MLP, Encoder, Pixels, Standardise
+from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, Categorical, build
 from saccade.training.learner import Update, Updates
 
 SEEN = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (3,), np.float32)})

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.core import Problem, Question, Rollout
-from saccade.rewards.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
-from saccade.rewards.imitation import RelativeLength
-from saccade.rewards.judging import NothingJudged, ask, judge
-from saccade.rewards.length import CosineLength, Overlong, Repetition
-from saccade.rewards.reading import boxes, in_form, said
+from saccade.rewards.rubric import NothingJudged, ask, judge
+from saccade.rewards.text.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
+from saccade.rewards.text.length import CosineLength, Overlong, Repetition
+from saccade.rewards.text.reading import boxes, in_form, said
+from saccade.rewards.text.reference import RelativeLength
 
 COMPARISONS = {
     "exact": exact,

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from saccade.core import Problem, Question, Rollout
 from saccade.math.boxes import area, average_precision, iou, match
 from saccade.math.frames import Frame
-from saccade.models.passages import PerRow
+from saccade.models.language.prompts import PerRow
 from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
-from saccade.rewards.judging import ask
-from saccade.rewards.reading import Written, boxes
+from saccade.rewards.rubric import ask
+from saccade.rewards.text.reading import Written, boxes
 
 REWARDS = {
     "rec": BoxOverlap(),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from saccade import random
+from saccade.algorithms.replay import shifted
 from saccade.core import generator
-from saccade.math import draws
-from saccade.training.augment import shifted
 from saccade.training.buffers import Buffer, Mixture
 
 
@@ -191,8 +191,8 @@ def test_what_cannot_be_sampled_is_said():
 
 def test_draws_of_a_row_depend_on_its_seed_alone():
     seeds_B = torch.randint(1 << 62, (4000,), generator=generator(0))
-    normal, uniform = draws.normal(seeds_B, (5,), 1), draws.uniform(seeds_B, (2, 2), 1)
-    assert torch.equal(draws.normal(seeds_B[7:9], (5,), 1), normal[7:9]) and uniform.shape == (4000, 2, 2)
-    assert not torch.equal(draws.normal(seeds_B, (5,), 2), normal) and 0 <= uniform.min() and uniform.max() < 1
-    together = torch.cat([normal, draws.normal(seeds_B, (5,), 2)], 1)
+    normal, uniform = random.normal(seeds_B, (5,), 1), random.uniform(seeds_B, (2, 2), 1)
+    assert torch.equal(random.normal(seeds_B[7:9], (5,), 1), normal[7:9]) and uniform.shape == (4000, 2, 2)
+    assert not torch.equal(random.normal(seeds_B, (5,), 2), normal) and 0 <= uniform.min() and uniform.max() < 1
+    together = torch.cat([normal, random.normal(seeds_B, (5,), 2)], 1)
     assert together.mean(0).abs().max() < 0.06 and (together.T.cov() - torch.eye(10)).abs().max() < 0.09

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.models.captioner import Captioner, Sizes, fresh, load
+from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner, Sizes, fresh, load
 
 WORDS = "a photo of the road left right straight".split()
 TINY = Sizes(picture=16, patch=8, width=16, heads=2, layers=1, writing_layers=1)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from saccade import envs
 from saccade.core import Step
-from saccade.tasks.control import ControlTask
+from saccade.envs.task import ControlTask
 from saccade.training.run import Run
-from saccade.worlds import control
 
 
 class Line:
@@ -61,7 +61,7 @@ class Right:
 
 @pytest.fixture
 def task(monkeypatch):
-    monkeypatch.setitem(control.WORLDS, "line", Line)
+    monkeypatch.setitem(envs.WORLDS, "line", Line)
     return ControlTask("line", ("steps=9", "side=right"), test_episodes=7, test_rows=3, shown=2)
 
 

@@ -7,20 +7,18 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
+import torch
+
 import tiny_language
 import tiny_vision
-import torch
-from tiny_vision import picture
-
+from saccade.algorithms.sft import Supervised, closing, dictated, gold, gold_rollout, shown
 from saccade.core import Problem, Question, seeds
 from saccade.models.adapters import trainable
-from saccade.models.language import load
-from saccade.objectives.supervised import Supervised
-from saccade.policies.dictation import closing, dictated, shown
+from saccade.models.language.model import load
 from saccade.policies.tokens import TokenPolicy, inputs_as_prompt
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision
-from saccade.tasks.gold import gold, gold_rollout
 from saccade.training.feeds import join
+from tiny_vision import picture
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),

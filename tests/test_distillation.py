@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from saccade.algorithms import dmd as d
+from saccade.algorithms.dmd import ScoreDistillation, ScoreMatching, fresh, noised_at, samples
 from saccade.core import Problem, seeds
-from saccade.math import distillation as d
-from saccade.math.frechet import frechet
-from saccade.math.kernels import cps, flow_kernel
-from saccade.math.paths import add_noise, to_data, to_noise
-from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh, noised_at, samples
-from saccade.objectives.unrolling import unmade
+from saccade.math.flow import add_noise, cps, flow_kernel, to_data, to_noise
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
+from saccade.policies.unrolling import unmade
 from saccade.training.learner import Update, Updates
+from saccade.worlds.shapes.sample_metrics import frechet
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]

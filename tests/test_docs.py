@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from browser import PROGRAM, browser
 from PIL import Image
 
+from browser import PROGRAM, browser
 from saccade.core import NothingJudged, Rollout, seeds
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 from saccade.report.page import write
-from saccade.tasks.editing import MONITORS, EditingTask, edited, exhibits
 from saccade.training.run import Run
+from saccade.worlds.edits.task import MONITORS, EditingTask, edited, exhibits
 
 SMALL = EditingTask(held_out_size=14, train_size=20)
 

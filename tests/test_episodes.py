@@ -12,10 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from saccade.core import EnvironmentFailed, Step, seeds
-from saccade.sampling.draws import AHEAD, Draws
-from saccade.sampling.episodes import Segments, whole
+from saccade.envs import environment
+from saccade.envs.action_noise import AHEAD, Draws
+from saccade.envs.rollout import Segments, whole
 from saccade.training.checkpoint import read, write
-from saccade.worlds.control import environment
 
 
 class Acted(NamedTuple):

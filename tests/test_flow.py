@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saccade.algorithms.dpo import DiffusionDPO
 from saccade.core import Problem, Rollout, seeds
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.forward_process import DiffusionDPO
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_janus
 import torch
 
+import tiny_janus
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Question, seeds
-from saccade.models.janus import Painter, load
-from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.models.language.janus import Painter, load
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 
 WISHES = ("a red circle", "a green star above a ring", "three small crosses in pink")
 PROBLEMS = [Problem(i, wish) for i, wish in enumerate(WISHES)]
@@ -220,7 +220,8 @@ def test_pictures_go_through_codes_and_back(painter):
 
 
 def test_the_same_folder_reads_pictures_and_writes_words(folder):
-    from saccade.policies.tokens import TokenModel, build as build_words
+    from saccade.policies.tokens import TokenModel
+    from saccade.policies.tokens import build as build_words
 
     policy = build_words(TokenModel(str(folder), max_new_tokens=5))
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from saccade.core import Problem, Question, Rollout, noise, seeds, spawn
-from saccade.models.kept import Kept
-from saccade.models.sources import source_latents
+from saccade.models.diffusion.lru import Kept
+from saccade.models.loading import source_latents
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
 
 RNG = np.random.default_rng(0)

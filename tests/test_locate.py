@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny_language
 
-from saccade.models import locate as places
-from saccade.models.language import load
-from saccade.models.locate import locate, miniatures
+import tiny_language
+from saccade.models import loading as places
+from saccade.models.language.model import load
+from saccade.models.loading import locate, miniatures
 
 
 @pytest.fixture

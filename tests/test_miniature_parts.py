@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from saccade.recipes.miniatures._stages import Descent, Rates, Step, averaged, by_muon, descend, size_of, stage
-from saccade.recipes.miniatures._texts import alike, qwen2_tokenizer, tagged
+from saccade.builders.parts.stages import Descent, Rates, Step, averaged, by_muon, descend, size_of, stage
+from saccade.builders.parts.texts import alike, qwen2_tokenizer, tagged
 
 
 def test_rates_rise_then_fall_to_their_least_share():
@@ -76,7 +76,7 @@ def test_words_that_must_be_tokens_are():
 def test_the_rewriter_is_built(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from saccade.recipes.miniatures import qwen2_rewriter
+    from saccade.builders import qwen2_rewriter
 
     cfg = qwen2_rewriter.Settings(width=16, layers=1, heads=2, meanings=40, steps=3, batch=4, wrong=1.0, untagged=0.5)
     parts: list[tuple[str, int, int]] = []
@@ -87,7 +87,7 @@ def test_the_rewriter_is_built(tmp_path):
 
 
 def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path, monkeypatch):
-    from saccade.recipes.miniatures import sd3_shapes
+    from saccade.builders import sd3_shapes
     from saccade.worlds.shapes import sample
 
     monkeypatch.setattr(sd3_shapes.shapes, "sample", lambda count, *how: sample(min(count, 200), *how))
@@ -104,15 +104,15 @@ def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path,
 
 
 def test_the_model_that_sees_is_built_and_grown(tmp_path):
-    from saccade.recipes.miniatures import qwen25_vl_shapes
+    from saccade.builders.qwen25_vl_shapes import build
 
-    cfg = qwen25_vl_shapes.Settings(
+    cfg = build.Settings(
         width=24, layers=3, heads=2, sight_width=32, sight_layers=1, sight_steps=1, steps=4, batch=2, asked=2
     )
     parts: list[str] = []
-    facts = qwen25_vl_shapes.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))
+    facts = build.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))
     assert parts == ["sight"] + ["answers"] * 4 and {"tower, loss", "parameters that see"} <= set(facts)
     grown = replace(cfg, start=str(tmp_path / "one"), layers=4, sight_steps=1, steps=1)
-    assert qwen25_vl_shapes.build(grown, tmp_path / "two", lambda *words: None)["parameters"] > facts["parameters"]
+    assert build.build(grown, tmp_path / "two", lambda *words: None)["parameters"] > facts["parameters"]
     with pytest.raises(ValueError, match="it can get more layers, but not be made to 2"):
-        qwen25_vl_shapes.build(replace(grown, layers=2), tmp_path / "three", lambda *words: None)
+        build.build(replace(grown, layers=2), tmp_path / "three", lambda *words: None)

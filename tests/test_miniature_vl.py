@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 
 FOLDER = MINIATURES / "qwen2.5-vl-shapes"
 pytestmark = pytest.mark.skipif(not (FOLDER / "config.json").is_file(), reason="qwen2.5-vl-shapes is not built here")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not (FOLDER / "config.json").is_file(), reason="
 
 @pytest.fixture(scope="module")
 def language():
-    from saccade.models.language import load
+    from saccade.models.language.model import load
 
     return load(FOLDER)
 
@@ -52,7 +52,7 @@ def test_a_conversation_holds_several_pictures_of_different_sizes(language):
 
 
 def test_training_saw_pictures_as_the_processor_shows_them(language):
-    from saccade.recipes.miniatures._vl_shown import displayed, patches
+    from saccade.builders.qwen25_vl_shapes.shown import displayed, patches
 
     for picture in pictures((64, 64), (48, 48), (30, 34), (96, 96)):
         theirs = language.processor.image_processor([picture], return_tensors="pt")["pixel_values"]
@@ -60,8 +60,8 @@ def test_training_saw_pictures_as_the_processor_shows_them(language):
 
 
 def test_questions_in_one_row_are_worth_separate_rows(language):
-    from saccade.recipes.miniatures import _vl_rows as rows
-    from saccade.recipes.miniatures._vl_shown import patches
+    from saccade.builders.qwen25_vl_shapes import rows
+    from saccade.builders.qwen25_vl_shapes.shown import patches
 
     (picture,) = pictures((48, 48))
     talk = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
@@ -82,9 +82,9 @@ def test_questions_in_one_row_are_worth_separate_rows(language):
 
 
 def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
-    from saccade.recipes.miniatures import _vl_rows as rows
-    from saccade.recipes.miniatures._vl_views import Views
-    from saccade.recipes.miniatures._vl_where import Where
+    from saccade.builders.qwen25_vl_shapes import rows
+    from saccade.builders.qwen25_vl_shapes.views import Views
+    from saccade.builders.qwen25_vl_shapes.where import Where
     from saccade.worlds.shapes import COLORS, SHAPES
 
     red, blue = (1 + list(COLORS).index(name) for name in ("red", "blue"))
@@ -107,8 +107,8 @@ def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
 def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
     from PIL import ImageColor
 
-    from saccade.recipes.miniatures._vl_scenery import paintings
-    from saccade.recipes.miniatures._vl_views import PAINTS
+    from saccade.builders.qwen25_vl_shapes.scenery import paintings
+    from saccade.builders.qwen25_vl_shapes.views import PAINTS
     from saccade.tools.render import render
 
     seen, codes = paintings(8, np.random.default_rng(3))
@@ -128,7 +128,7 @@ def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
 
 def test_the_base_has_room_above_it_and_ground_below():
     """Better than chance where it must be, and not yet right where reinforcement learning is to help."""
-    from saccade.recipes.miniatures._vl_scores import scores
+    from saccade.builders.qwen25_vl_shapes.scores import scores
 
     found = scores(FOLDER, count=32)
     assert found["verdict"] > 0.5 and found["color_at"] > 0.3, found

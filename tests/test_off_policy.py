@@ -14,16 +14,27 @@ from gymnasium import spaces
 from torch.nn.functional import layer_norm, linear, relu
 
 from saccade import catalog
+from saccade.algorithms.fast.off_policy import OffPolicyByHand, fits_by_hand
+from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.off_policy import (
+    REDQ,
+    RLPD,
+    SAC,
+    TD3,
+    ActorLoss,
+    CriticLoss,
+    Replaying,
+    agent,
+    learner,
+    members,
+    noise,
+)
 from saccade.core import Step, generator
+from saccade.envs.collector import Experience
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control import MLP, Encoder
-from saccade.models.ensemble import Critics, Ensemble, Target
-from saccade.objectives.lagrange import Multiplier
-from saccade.objectives.off_policy import REDQ, RLPD, SAC, TD3, ActorLoss, CriticLoss, members, noise
-from saccade.objectives.off_policy_by_hand import OffPolicyByHand, fits_by_hand
+from saccade.models.control.critics import Critics, Ensemble, Target
+from saccade.models.control.networks import MLP, Encoder
 from saccade.policies.actors import DeterministicActor, SquashedActor
-from saccade.sampling.experience import Experience
-from saccade.tasks.replaying import Replaying, agent, learner
 from saccade.training import checkpoint
 from saccade.training.buffers import Buffer
 from saccade.training.learner import Update, Updates
@@ -311,8 +322,8 @@ def test_a_resumed_recipe_ends_where_the_whole_one_does(name, tmp_path):
 
 
 def test_pictures_are_learned_from_and_only_critics_train_what_sees_them():
-    from saccade.tasks.replaying import feed
-    from saccade.worlds.control import environment
+    from saccade.algorithms.off_policy import feed
+    from saccade.envs import environment
 
     world = environment("push", 2, observe="image", steps=5)
     cfg = Replaying(replace(RLPD, critics=2, offline_share=0.0, actor_every=1), hidden=(8,), batch=8, warm_up=10, shift=2, memory=50)

@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy import PROBLEMS, Toy, height
 
+from saccade.algorithms.dpo import Preference, dpo, extremes, ipo, pairs
+from saccade.algorithms.grpo import remember_reference
 from saccade.core import Problem, seeds
-from saccade.math.preferences import dpo, extremes, ipo
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import remember_reference
-from saccade.objectives.preference import Preference, pairs
-from saccade.sampling.layout import in_groups
 from saccade.training.feeds import Rounds, Stored, join, kept
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
+from toy import PROBLEMS, Toy, height
 
 
 def test_losses_have_their_golden_values():
@@ -181,7 +180,6 @@ def test_a_round_with_fewer_pairs_than_a_batch_is_handed_out_whole():
 def test_words_can_be_preferred_as_well():
     """Rows of different lengths with an end token each: one step makes the preferred ones likelier, the others less so."""
     import tiny_language
-
     from saccade.policies.tokens import TokenPolicy
 
     language = tiny_language.qwen2()

@@ -12,10 +12,10 @@ import torch
 
 from saccade import catalog
 from saccade.core import seeds
-from saccade.models.captioner import Sizes, fresh
-from saccade.sampling.episodes import Segments
-from saccade.sampling.mirroring import mirrored
-from saccade.tasks.lanes import accuracy, mirror_ids
+from saccade.envs.rollout import Segments
+from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Sizes, fresh
+from saccade.recipes.driving_navigation.blip_fuseppo.mirror import mirrored
+from saccade.recipes.driving_navigation.blip_fuseppo.task import accuracy, mirror_ids
 from saccade.training import checkpoint
 from saccade.training.run import Run
 

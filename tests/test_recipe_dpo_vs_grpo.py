@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
-import tiny_janus
 import torch
 
+import tiny_janus
 from saccade import catalog
 from saccade.core import Problem, Rollout, seeds
 from saccade.policies.image_tokens import ImageTokenModel
-from saccade.rewards.towers import Likeness, Towers, teach
-from saccade.tasks.domains import DomainsTask, lessons, words
+from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, lessons, words
+from saccade.recipes.image_generation.dpo_vs_grpo.towers import Likeness, Towers, teach
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run, RunFailed
 

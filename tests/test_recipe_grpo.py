@@ -6,16 +6,16 @@ import json
 from dataclasses import replace
 
 import pytest
-import tiny_vision
 import torch
 
+import tiny_vision
 from saccade import catalog
 from saccade.core import seeds
-from saccade.math.credit import shuffled
+from saccade.math.advantages import shuffled
 from saccade.policies.tokens import TokenModel
-from saccade.tasks import AnsweringTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
+from saccade.worlds.questions.task import AnsweringTask
 
 GRPO = catalog.load("grpo")
 TASK = AnsweringTask(train_size=16, held_out_size=8, size=32, objects=(1, 2), skills=("verdict",), rewards=("similar",))

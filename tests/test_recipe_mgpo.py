@@ -7,23 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from PIL import Image
 
+import tiny_vision
 from saccade import catalog
 from saccade.core import Problem, Question, seeds
+from saccade.evaluation.transcripts import conversations
 from saccade.math.frames import Frame
-from saccade.sampling import looking
-from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import Looking, look, view
-from saccade.sampling.turns import Talk, Turn
-from saccade.tasks.searching import SearchingTask, answerer, from_crops, parts
-from saccade.tasks.talking import conversations
-from saccade.tools.crop import crop
+from saccade.policies import zoom
+from saccade.policies.multi_turn import Talk, Turn
+from saccade.policies.zoom import Looking, crop, look, view
 from saccade.training import checkpoint
+from saccade.training.groups import in_groups
 from saccade.training.run import Run
 from saccade.worlds import canvases, questions
+from saccade.worlds.canvases.task import SearchingTask, answerer, from_crops, parts
 
 RECIPE = catalog.load("mgpo")
 TASK = SearchingTask(train_size=8, held_out_size=6)
@@ -43,7 +42,7 @@ def pointing(monkeypatch):
         side = 2 + sum(text.encode()) % 12
         return None if side % 4 == 0 else crop(f"[0, 0, {side}, {side / 2}]", original, shown)
 
-    monkeypatch.setattr(looking, "look", made_of_letters)
+    monkeypatch.setattr(zoom, "look", made_of_letters)
     odd = lambda rollout: torch.tensor([float(sum(text.encode()) % 2) for text in rollout.outputs])
     monkeypatch.setattr(SearchingTask, "right", property(lambda self: odd))
 
@@ -146,14 +145,14 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
 def test_the_control_shows_crops_of_another_question(folder, pointing):
     cfg = settings(folder, back="swapped")
     rollout = in_groups(RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    talks, found = rollout.extras["talk_B"].values, looking.looks(rollout)
+    talks, found = rollout.extras["talk_B"].values, zoom.looks(rollout)
     plain = in_groups(RECIPE.dialogue(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
     assert [t.turns[0].said for t in talks] == [t.turns[0].said for t in plain.extras["talk_B"].values]
     for row, talk in enumerate(talks):
         other = found[(row + 4) % 16]
         told = talk.turns[0].told[0]
         assert words(told).endswith(rollout.problems[row].inputs.text)
-        assert pixels(told).shape == (16, 16, 3) if other is None else np.array_equal(pixels(told), looking.view(other.pixels, cfg.view_pixels)["image"])
+        assert pixels(told).shape == (16, 16, 3) if other is None else np.array_equal(pixels(told), zoom.view(other.pixels, cfg.view_pixels)["image"])
     with pytest.raises(ValueError, match="only one"):
         RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
 

@@ -12,17 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from saccade import catalog
+from saccade.algorithms.dmd import noised_at
 from saccade.core import Problem, Question, noise, seeds, spawn
-from saccade.math.paths import add_noise, to_data
-from saccade.models.locate import MINIATURES
-from saccade.objectives.distillation import noised_at
-from saccade.objectives.unpaired_editing import UnpairedEditing, drawers, lengths, two_steps
-from saccade.objectives.unrolling import late_steps, unmade
+from saccade.math.flow import add_noise, to_data
+from saccade.models.loading import MINIATURES
 from saccade.policies.flow import FlowModel, FlowPolicy
-from saccade.tasks.editing import EditingTask
+from saccade.policies.unrolling import late_steps, unmade
+from saccade.recipes.image_editing.np_edit.unpaired import UnpairedEditing, drawers, lengths, two_steps
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run
 from saccade.worlds import edits
+from saccade.worlds.edits.task import EditingTask
 
 RECIPE = catalog.load("np_edit")
 TASK = EditingTask(kinds=("recolor", "replace"), train_size=8, held_out_size=4)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saccade.algorithms.ppo import Proximal
 from saccade.core import EnvironmentFailed
+from saccade.envs.rollout import Segments
+from saccade.envs.task import ControlTask
 from saccade.recipes.baselines import bc, ppo
-from saccade.tasks.control import ControlTask
-from saccade.tasks.proximal import Proximal
 from saccade.training.run import Run, RunFailed
 
 VECTORS = replace(
@@ -78,14 +79,14 @@ def test_the_presets_build_and_learn_at_a_reduced_size(tmp_path):
         cfg = ppo.PRESETS[name]
         small = replace(cfg.ppo, length=8, minibatch=8, epochs=1)
         policy = ppo.policies(cfg)["policy"]
-        batch = ppo.feed(small, cfg.task.make(1), policy, 0)(0)
+        batch = ppo.feed(small, Segments(cfg.task.make(1), policy, small.length, 0), 1)(0)
         assert ppo.learner(small, policy, 1, 1, 0).update(batch)["health/ppo_kl"] < 1e-4, name
 
 
 def test_half_precision_of_pictures_replays_within_its_rounding():
     cfg = replace(PICTURES, model=replace(PICTURES.model, precision="bfloat16"))
     policy = ppo.policies(cfg)["policy"]
-    rollout = ppo.feed(cfg.ppo, cfg.task.make(2), policy, 0)(0)
+    rollout = ppo.feed(cfg.ppo, Segments(cfg.task.make(2), policy, cfg.ppo.length, 0), 2)(0)
     gap = (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max()
     assert 0 < gap < 0.02
 

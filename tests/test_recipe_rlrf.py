@@ -8,26 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from PIL import Image
-from test_recipes import run_recipe, weights
 
+import tiny_vision
 from saccade import catalog
+from saccade.algorithms.sft import cut
 from saccade.checks.runner import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.policies.dictation import cut
+from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel
-from saccade.rewards.imitation import LengthRatio, TokenOverlap
-from saccade.rewards.redrawing import Redrawing
-from saccade.rewards.rendering import nearness
-from saccade.rewards.wordless import without_text, wordless
-from saccade.sampling.best import BestOf
-from saccade.tasks.programming import ProgramTask, painted
+from saccade.recipes.drawing_code.rlrf.determinism import Redrawing
+from saccade.rewards.render.rendering import nearness
+from saccade.rewards.render.strip_text import without_text, wordless
+from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
 from saccade.training import claims
 from saccade.training.run import Run
 from saccade.worlds import programs
+from saccade.worlds.programs.task import ProgramTask, painted
+from test_recipes import run_recipe, weights
 
 SHORT = '<svg viewBox="0 0 32 32"><rect width="{}" height="9" fill="{}"/></svg>'
 
@@ -232,9 +232,10 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from saccade.recipes.miniatures import _texts, sd3_shapes
+    from saccade.builders import sd3_shapes
+    from saccade.builders.parts import texts
 
-    words = _texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
+    words = texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     ends = dict(eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id, pad_token_id=words.pad_token_id)
     text = sizes | ends | dict(vocab_size=len(words), max_position_embeddings=16)
@@ -248,7 +249,7 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_alignment_is_lowest_for_what_does_not_draw_and_silent_without_a_caption(eyes):
-    from saccade.rewards.alignment import Alignment
+    from saccade.recipes.drawing_code.rlrf.encoders import Alignment
 
     named = Problem(0, Question("?"), {"caption": "a red circle"})
     code = SHORT.format(9, "red")

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 
+import tiny_vision
 from saccade import catalog
 from saccade.core import seeds
 from saccade.policies.tokens import TokenModel
-from saccade.tasks import AnsweringTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
+from saccade.worlds.questions.task import AnsweringTask
 
 SFT = catalog.load("sft")
 TASK = AnsweringTask(train_size=16, held_out_size=8, size=32, objects=(1, 2), skills=("color", "verdict"))

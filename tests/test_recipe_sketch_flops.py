@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_recipes import run_recipe
 
 from saccade import catalog
 from saccade.checks.runner import read_scores
 from saccade.core import seeds
-from saccade.tasks.retrieving import RetrievalTask
+from saccade.recipes.recognition.sketch_flops.task import RetrievalTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
 from saccade.worlds import sketches
+from test_recipes import run_recipe
 
 TASK = RetrievalTask(size=32, canvases=(16, 32), train_size=10, selector_size=4, held_out_size=6, sketches_each=2)
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 
+import tiny_vision
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.math.credit import coins, group_advantage
-from saccade.sampling.layout import in_groups
-from saccade.tasks.puzzling import KINDS, PuzzlingTask
-from saccade.tasks.templates import ADDED
-from saccade.tasks.transfer import TransferTask
+from saccade.evaluation.templates import ADDED
+from saccade.math.advantages import coins, group_advantage
+from saccade.recipes.visual_reasoning.ssl4rl.transfer import TransferTask
 from saccade.training import checkpoint
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.run import Run
+from saccade.worlds.puzzles.task import KINDS, PuzzlingTask
 
 SSL = catalog.load("ssl4rl")
 TASK = PuzzlingTask(size=32, least_side=3, pool=12, train_size=16, held_out_size=8)

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 
+import tiny_vision
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.policies.tokens import TokenModel
-from saccade.rewards.answers import Answer, similar
-from saccade.tasks.grounding import GroundingTask, f1, measures, tally
+from saccade.rewards.text.answers import Answer, similar
 from saccade.training import checkpoint
 from saccade.training.run import Run
+from saccade.worlds.questions.grounding import GroundingTask, f1, measures, tally
 
 VLM_R1 = catalog.load("vlm_r1")
 TASK = GroundingTask(train_size=8, held_out_size=4, size=32, objects=(3, 4))

@@ -12,8 +12,9 @@ import torch
 from saccade import catalog
 from saccade.core import seeds
 from saccade.policies.flow import FlowModel
-from saccade.tasks import DrawingTask
+from saccade.rewards.registry import reward
 from saccade.training.run import Run
+from saccade.worlds.shapes.task import DrawingTask
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
 SMALL = dict(task=TASK, prompts_per_step=2, group=4, evaluate_every=1, save_every=1, warmup=1)
@@ -85,9 +86,8 @@ def test_promptrl_modes_switch_the_right_updates_off(sd3_folder, lm_folder, tmp_
 
 
 def test_format_of_retained_pictures_is_the_mean_of_their_group():
+    from saccade.recipes.image_generation.promptrl.rewriting import format_of_all
     from toy import PROBLEMS, Toy
-
-    from saccade.tasks.rewriting import format_of_all
 
     group_B = torch.tensor([0, 0, 0, 1, 1, 1])
     refined = torch.tensor([0, 1, 3, 4])
@@ -99,7 +99,7 @@ def test_format_of_retained_pictures_is_the_mean_of_their_group():
 
 def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
     from saccade.policies.flow import build
-    from saccade.sampling.layout import in_groups
+    from saccade.training.groups import in_groups
     from saccade.worlds import shapes
 
     task = DrawingTask(rewards=("ocr", "geneval"))
@@ -130,10 +130,9 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
 
 
 def test_unknown_choices_name_the_known_ones(sd3_folder, lm_folder, tmp_path):
-    from saccade import tasks
 
     with pytest.raises(ValueError, match="unknown reward 'genevla'; nearest: geneval"):
-        tasks.reward("genevla")
+        reward("genevla")
     with pytest.raises(ValueError, match="unknown wordings 'short'"):
         DrawingTask(wordings="short").training(0)
     cfg = tiny("flow_grpo", sd3_folder, lm_folder, schedule="firts")
@@ -142,7 +141,6 @@ def test_unknown_choices_name_the_known_ones(sd3_folder, lm_folder, tmp_path):
 
 
 def test_a_reward_of_ones_own_comes_from_a_file(tmp_path, sd3_folder, lm_folder):
-    from saccade import tasks
 
     name = brightness(tmp_path)
     cfg = tiny("flow_grpo", sd3_folder, lm_folder, steps=1, task=replace(TASK, rewards=(name,)))
@@ -150,4 +148,4 @@ def test_a_reward_of_ones_own_comes_from_a_file(tmp_path, sd3_folder, lm_folder)
     assert 0 < result["after"]["train wording"] < 1
     for bad, why in ((f"{tmp_path / 'no.py'}:f", "does not exist"), (name + "er", "has no function 'brighter'")):
         with pytest.raises(ValueError, match=why):
-            tasks.reward(bad)
+            reward(bad)

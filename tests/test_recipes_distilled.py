@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_recipe_rlrf import eyes  # noqa: F401  a fixture
-from test_recipes import brightness, run_recipe
 
 from saccade import catalog
-from saccade.tasks import DrawingTask
-from saccade.tasks.critique import Criticism
-from saccade.tasks.distilling import Distilling
+from saccade.algorithms.dmd import Distilling
+from saccade.algorithms.reward_model import Criticism
+from saccade.recipes.baselines.diffusion_dpo import preferences as preference_file
+from saccade.recipes.baselines.diffusion_dpo import preferences as preference_file
 from saccade.training import checkpoint
-from saccade.worlds import pairs
+from saccade.worlds.shapes.task import DrawingTask
+from test_recipe_rlrf import eyes  # noqa: F401  a fixture
+from test_recipes import brightness, run_recipe
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
 CRITIC = Criticism(critic_lessons=32, critic_steps=2, critic_batch=8, critic_width=8)
@@ -116,8 +117,8 @@ def preferences(tmp_path: Path) -> Path:
 
 
 def test_preferences_of_people_come_from_a_file(sd3_folder, preferences, tmp_path):
-    problems = pairs.load(preferences)
-    seen = pairs.pictures(problems[:2], 16)
+    problems = preference_file.load(preferences)
+    seen = preference_file.pictures(problems[:2], 16)
     assert seen.shape == (4, 3, 16, 16) and seen[0].mean() > 0.8 > 0.2 > seen[1].mean()
     cfg = small("diffusion_dpo", sd3_folder, "offline", pairs=str(preferences), prompts_per_step=2, steps=3, lr=1e-3)
     run_recipe("diffusion_dpo", cfg, tmp_path / "run")
@@ -126,7 +127,7 @@ def test_preferences_of_people_come_from_a_file(sd3_folder, preferences, tmp_pat
     for text, why in (('{"prompt": "x"}', r":1: no text 'chosen'"), ("{", ":1: not JSON"), ("", "no preferences")):
         preferences.write_text(text)
         with pytest.raises(ValueError, match=why):
-            pairs.load(preferences)
+            preference_file.load(preferences)
     with pytest.raises(ValueError, match="micro_rows 3 would cut pairs apart"):
         run_recipe("diffusion_dpo", replace(cfg, micro_rows=3), tmp_path / "odd")
 
@@ -164,13 +165,14 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, eye
 
 def test_encoders_see_pictures_as_their_own_processor_does_and_let_gradients_through(eyes):
     from saccade.core import Problem, seeds
-    from saccade.objectives.unrolling import unmade
-    from saccade.rewards import text_image
+    from saccade.models.loading import encoder
+    from saccade.policies.unrolling import unmade
+    from saccade.rewards.learned import text_image
 
     torch.manual_seed(0)
     pictures = torch.rand(3, 3, 20, 28).mul(255).round() / 255
     rollout = replace(unmade([Problem(i, f"a {c} ring") for i, c in enumerate(("red", "blue", "red"))], seeds(0, 3)), outputs=pictures)
-    processor, model = text_image._load(str(eyes), "cpu")
+    processor, model = encoder(str(eyes), "cpu", texts=True)
     theirs = processor(images=[p.permute(1, 2, 0).mul(255).round().byte().numpy() for p in pictures], return_tensors="pt")
     ours = text_image.prepared(pictures, processor.image_processor)
     torch.testing.assert_close(ours, theirs["pixel_values"], atol=2e-2, rtol=0)

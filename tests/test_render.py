@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.tools.render import Request, RendererBroken, canvas, find, render, render_batch
-from saccade.tools.render import guard
+from saccade.tools.render import RendererBroken, Request, canvas, find, guard, render, render_batch
 from saccade.tools.render.cache import Cache
 from saccade.tools.render.pool import Pool
 from saccade.tools.render.results import Render

@@ -9,18 +9,18 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-import report_fixture as fixture
-from browser import PROGRAM, browser
 from PIL import Image
 
+import report_fixture as fixture
+from browser import PROGRAM, browser
 from saccade.report import check
 from saccade.report.curves import POINTS, charts
 from saccade.report.page import write
 from saccade.report.record import read_all
 from saccade.report.spread import interval, over_seeds
 from saccade.report.tables import Change, exact, text
-from saccade.training.clips import small
 from saccade.training.run import Run
+from saccade.training.video import small
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, generator, seeds
-from saccade.math import retrieval
-from saccade.models.retrieval import Embedder, Meter, embedder, flops, large, small
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.objectives.relational import Matching, examples, relational, triplet
-from saccade.policies.menu import MenuPolicy, Reader, drawn
-from saccade.rewards.compute import Outlay, Search, surprise
-from saccade.sampling.layout import in_groups
+from saccade.recipes.recognition.sketch_flops import retrieval
+from saccade.recipes.recognition.sketch_flops.compute import Outlay, Search, surprise
+from saccade.recipes.recognition.sketch_flops.distillation import Matching, examples, relational, triplet
+from saccade.recipes.recognition.sketch_flops.embedder import Embedder, Meter, embedder, flops, large, small
+from saccade.recipes.recognition.sketch_flops.selector import MenuPolicy, Reader, drawn
 from saccade.training.feeds import join
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 D = torch.tensor([[0.1, 0.5, 0.9], [0.4, 0.4, 0.4], [0.9, 0.2, 0.3]])
@@ -289,7 +289,7 @@ def test_attempts_that_are_compared_look_through_one_gallery():
 def test_shuffled_choices_are_the_mean_over_all_ways_to_deal_them_out():
     from itertools import permutations
 
-    from saccade.tasks.retrieving import choosing
+    from saccade.recipes.recognition.sketch_flops.task import choosing
 
     rank_NK, choice_N = torch.tensor([[1, 2], [2, 1], [1, 1], [3, 1]]), torch.tensor([0, 1, 0, 1])
     scores = choosing(rank_NK, choice_N, (16, 64))

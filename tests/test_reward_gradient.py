@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from saccade.algorithms.reward_gradient import RewardGradient
+from saccade.algorithms.reward_model import Criticism, Recognition
 from saccade.core import Problem, Rollout, seeds
-from saccade.objectives.recognition import Recognition
-from saccade.objectives.reward_gradient import RewardGradient
-from saccade.objectives.unrolling import late_steps, unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.tasks import DrawingTask
-from saccade.rewards.critic import soft_points
-from saccade.tasks.critique import Criticism, scorer
-from saccade.tasks.survey import Survey
+from saccade.policies.unrolling import late_steps, unmade
+from saccade.rewards.learned.reward_model import soft_points
+from saccade.rewards.registry import scorer
 from saccade.training.learner import Update, Updates
 from saccade.training.run import Run
 from saccade.worlds import shapes
 from saccade.worlds.shapes import kinds, modes
+from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.task import DrawingTask
 
 PROBLEMS = [Problem(i, p) for i, p in enumerate(["a red ring", "two blue squares", "a red ring"])]
 

@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.training import checkpoint, files, folder as on_disk
+from saccade.training import checkpoint, files
+from saccade.training import folder as on_disk
 from saccade.training.display import Lines, Live, Silent, open_display
 from saccade.training.meter import Meter, duration
 from saccade.training.run import Run, RunFailed

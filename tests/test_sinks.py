@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from saccade.training.loggers import open_sinks
 from saccade.training.run import Run
-from saccade.training.sinks import open_sinks
 
 CONFIG = {"recipe": "points", "settings": {"lr": 0.1}, "command": "saccade train points"}
 ITEMS = [{"prompt": "a red ring", "image": torch.rand(3, 8, 8), "text": "one ring, red", "score": torch.tensor(0.5)}]

@@ -8,17 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import PROBLEMS, Toy, height
 
+from saccade.algorithms.grpo import PolicyGradient, until_telling
 from saccade.core import seeds
-from saccade.math.credit import group_advantage, leave_one_out, silent_groups, telling, whitened
-from saccade.math.divergence import k3
+from saccade.math.advantages import group_advantage, leave_one_out, silent_groups, telling, whitened
+from saccade.math.kl import k3
 from saccade.math.surrogates import at_level, cispo, clipped, clipped_share, decision_weight, dual_clipped, mean_weight
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.sampling.filtering import until_telling
-from saccade.sampling.layout import in_groups
 from saccade.training.feeds import join
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
+from toy import PROBLEMS, Toy, height
 
 MASK = torch.tensor([[1.0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.float64)
 LENGTH = MASK.sum(1)

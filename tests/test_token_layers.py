@@ -1,13 +1,13 @@
 """The quick decoder writes what the model writes: prompts shared or not, padded, with rows that end early or are told more."""
 
 import pytest
-import tiny_language
 import torch
 
-from saccade.models import decoding
+import tiny_language
 from saccade.models.adapters import merged, trainable
-from saccade.models.decoding import positions, read, write
-from saccade.models.token_layers import token_decoder
+from saccade.models.language import decoding
+from saccade.models.language.decoding import positions, read, write
+from saccade.models.language.layers import token_decoder
 
 
 def model(kind: str):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_language
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_language
 from saccade.core import Problem, seeds
 from saccade.models.adapters import merged, trainable
-from saccade.models.decoding import choose, decode, nucleus
-from saccade.models.language import load
-from saccade.models.locate import MINIATURES
+from saccade.models.language.decoding import choose, decode, nucleus
+from saccade.models.language.model import load
+from saccade.models.loading import MINIATURES
 from saccade.policies.tokens import TokenPolicy
 
 PROMPTS = ["a red circle", "two blue squares above a ring", "the word", "a"]

@@ -8,24 +8,24 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import tiny_language
-import tiny_vision
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_vision import picture
 
+import tiny_language
+import tiny_vision
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.math.frames import Frame
-from saccade.models import vision
 from saccade.models.adapters import trainable
-from saccade.models.head import weigh
-from saccade.models.language import LanguageModel, load
-from saccade.models.passages import PerRow
-from saccade.models.states import Rows, states
+from saccade.models.language.head import weigh
+from saccade.models.language.model import LanguageModel, load
+from saccade.models.language.prompts import PerRow
+from saccade.models.language.states import Rows, states
+from saccade.models.vision import encoder
 from saccade.policies.tokens import TokenModel, TokenPolicy, WriterModel, build, inputs_as_prompt
-from saccade.sampling.layout import in_groups
 from saccade.training.feeds import join
+from saccade.training.groups import in_groups
+from tiny_vision import picture
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),
@@ -119,7 +119,7 @@ def test_a_shared_prefix_has_the_gradient_of_the_unshared(kind, language):
         unshared = gradient(one, [rollout])
     scale = float(unshared.abs().max())
     torch.testing.assert_close(shared, unshared, rtol=0, atol=2e-6 * scale)
-    assert max(float(p.grad.abs().max()) for p in vision.parameters(one.language.model) if p.grad is not None) > 1e-4 * scale
+    assert max(float(p.grad.abs().max()) for p in encoder.parameters(one.language.model) if p.grad is not None) > 1e-4 * scale
 
 
 @pytest.mark.parametrize("kind", tiny_vision.KINDS)

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import PROBLEMS, Toy, height
 
+from saccade.algorithms.grpo import PolicyGradient, random_window, remember_reference, sliding_window
 from saccade.core import Loss, NothingJudged, Rollout, generator, noise, seeds, spawn
-from saccade.math.credit import group_advantage
+from saccade.evaluation.scoring import score
+from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.rewards.judging import ask, gated, judge, per_tag, weighted
-from saccade.sampling.layout import in_groups, random_window, sliding_window, spread
-from saccade.tasks.scoring import score
+from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
+from saccade.training.groups import in_groups, spread
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
 from saccade.training.loop import train
 from saccade.training.run import Interrupted, Run, RunFailed
+from toy import PROBLEMS, Toy, height
 
 
 def collect_with(policy: Toy, reward=height):

@@ -7,29 +7,28 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_vision import picture
 
+import tiny_vision
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.math.credit import group_advantage
+from saccade.math.advantages import group_advantage
 from saccade.math.frames import Frame
-from saccade.models import cache
 from saccade.models.adapters import trainable
-from saccade.models.language import load
-from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.models.language import cache
+from saccade.models.language.model import load
+from saccade.policies.multi_turn import Talk, Turns
 from saccade.policies.tokens import TokenPolicy
-from saccade.rewards.judging import judge
-from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import view
-from saccade.sampling.turns import Talk, Turns
-from saccade.tools.crop import box_in, crop
+from saccade.policies.zoom import box_in, crop, view
+from saccade.rewards.rubric import judge
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train
 from saccade.training.run import Run
+from tiny_vision import picture
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),

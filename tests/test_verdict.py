@@ -7,15 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 
+import tiny_vision
 from saccade.core import Problem, Question, Rollout
-from saccade.models.differentiable import Preparation
-from saccade.models.locate import MINIATURES
-from saccade.models.vision import Eyes, parameters
-from saccade.models.yes_no import YesNo, reader, tokens_of
-from saccade.rewards.verdict import Verdict
+from saccade.models.loading import MINIATURES
+from saccade.models.vision.differentiable import Preparation
+from saccade.models.vision.encoder import Eyes, parameters
+from saccade.rewards.learned.vqa_judge import Verdict, YesNo, reader, tokens_of
 from saccade.worlds import edits, questions
 
 needs_miniature = pytest.mark.skipif(not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here")

@@ -7,15 +7,10 @@ import math
 import pytest
 import torch
 
-from saccade.core import Problem, Rollout, generator
-from saccade.math.gaussians import Gaussian, kl, log_normal, log_squashed
-from saccade.math.regression import explained
-from saccade.math.values import lambda_return
-from saccade.models.rssm import RSSM, Observed, PictureDecoder, Sizes, State, as_input, mlp
-from saccade.objectives.descent import closed
-from saccade.objectives.imagination import Dreamer, Imagined, Learning, actor_loss, critic_loss, imagine, look
-from saccade.objectives.lagrange import Multiplier
-from saccade.objectives.world_model import (
+from saccade.algorithms.descent import closed
+from saccade.algorithms.dreamer import Dreamer, Imagined, Learning, actor_loss, critic_loss, imagine, look
+from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.world_model import (
     Limited,
     View,
     Weighted,
@@ -28,6 +23,11 @@ from saccade.objectives.world_model import (
     values_of,
     watching,
 )
+from saccade.core import Problem, Rollout, generator
+from saccade.evaluation.world_model import explained
+from saccade.math.gaussians import Gaussian, kl, log_normal, log_squashed
+from saccade.math.values import lambda_return
+from saccade.models.world_model.rssm import RSSM, Observed, PictureDecoder, Sizes, State, as_input, mlp
 from saccade.policies.dreamer import Acting, DreamerPolicy
 
 SIZES = Sizes(depth=2, belief=6, latent=3, hidden=8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from saccade.models.language import LanguageModel
+from saccade.models.language.model import LanguageModel
 
 TEXTS = ["a red circle", "two blue squares", "a green star above a ring", "three small crosses in pink", "the word"]
 CHAT_TEMPLATE = (

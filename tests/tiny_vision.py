@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiny_language
 import torch
 
-from saccade.models import processor as processors
-from saccade.models.language import LanguageModel, load
+import tiny_language
+from saccade.models.language import processor as processors
+from saccade.models.language.model import LanguageModel, load
 
 PARTS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

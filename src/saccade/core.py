@@ -28,14 +28,12 @@ class Problem:
     answer: Any = None
     source: str = ""
 
-
 @dataclass(frozen=True, eq=False)
 class Question:
     """What a model that sees is asked: a text and the pictures it is about, each uint8 ``[H, W, 3]`` of its own size."""
 
     text: str
     pictures: tuple[Any, ...] = ()
-
 
 @dataclass
 class Rollout:
@@ -99,10 +97,8 @@ class Rollout:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
         return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
-
 Batch = Rollout | Mapping[str, Rollout]
 """What a feed hands out: one rollout, or a record of several that share their groups (rewrite, then draw)."""
-
 
 @dataclass
 class Likelihood:
@@ -113,7 +109,6 @@ class Likelihood:
     std_BT: Tensor | None = None
     entropy_BT: Tensor | None = None
     value_BT: Tensor | None = None
-
 
 @dataclass
 class Loss:
@@ -131,14 +126,12 @@ class Loss:
         """The loss as one number: ``total / count``."""
         return self.total / self.count.clamp(min=1e-12)
 
-
 class Policy(Protocol):
     """Makes decisions, and can say how likely its stored decisions are."""
 
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
 
     def likelihood(self, rollout: Rollout) -> Likelihood: ...
-
 
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
 """Problems and one seed for each -> attempts, with their groups numbered."""
@@ -147,17 +140,17 @@ Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
 
 Advantage = Callable[[Rollout], Tensor]
+
 Objective = Callable[[Any], Loss]
+
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """x, v, t, t' -> mean and standard deviation of the next state; time runs from noise t = 1 to data t = 0."""
 
 Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
 """Problems, a seed for each, the training step -> a batch with rewards and credit."""
 
-
 Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
-
 
 class Step(NamedTuple):
     """What became of one action in each of B episodes.
@@ -171,7 +164,6 @@ class Step(NamedTuple):
     terminated_B: np.ndarray
     truncated_B: np.ndarray
     info: Mapping[str, np.ndarray]
-
 
 class Environment(Protocol):
     """``count`` episodes side by side. An episode follows from its own seed and the actions taken in it, and from nothing else."""
@@ -193,17 +185,13 @@ class Environment(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
-
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
-
 
 class NothingJudged(Exception):
     """A reward gave no verdict on any row; its own error is the cause."""
 
-
 _MASK = (1 << 63) - 1
-
 
 def spawn(seeds_B: Tensor, key: int) -> Tensor:
     """Seeds derived from seeds: the same pair always gives the same result, different keys independent ones.
@@ -218,17 +206,14 @@ def spawn(seeds_B: Tensor, key: int) -> Tensor:
         derived.append((z ^ (z >> 31)) & _MASK)
     return torch.tensor(derived, dtype=torch.int64)
 
-
 def seeds(seed: int, count: int, key: int = 0) -> Tensor:
     """``count`` independent seeds that follow from one: ``[count]`` int64."""
     start = spawn(torch.tensor([seed]), key)
     return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
 
-
 def generator(seed: int) -> torch.Generator:
     """A CPU generator, so that noise does not depend on the device."""
     return torch.Generator().manual_seed(int(seed))
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -237,18 +222,19 @@ def seeded(seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
-
 def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal ``[B, *shape]``, each row from its own seed."""
     rows = [torch.randn(*shape, generator=generator(s)) for s in seeds_B.tolist()]
     return torch.stack(rows).to(device)
 
-
 def _take(named: dict[str, Tensor], index_B: Tensor) -> dict[str, Tensor]:
     return {name: value[index_B] for name, value in named.items()}
-
 
 def _take_any(values: Any, index_B: Tensor) -> Any:
     if values is None or isinstance(values, Tensor):
         return None if values is None else values[index_B]
     return [values[i] for i in index_B.tolist()]
+
+
+Show = Callable[[str, list[dict]], None]
+"""A set's name and some of its attempts, as `Run.samples` takes them."""

@@ -152,7 +152,7 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
 
     fake = types.ModuleType("fake_thing", "`fake-thing`: a fake.\n\nMade of nothing.")
     fake.Settings, fake.build, fake.evaluate = Settings, build, lambda folder: {"tag one": 0.5}
-    monkeypatch.setitem(sys.modules, "saccade.recipes.miniatures.fake_thing", fake)
+    monkeypatch.setitem(sys.modules, "saccade.builders.fake_thing", fake)
     monkeypatch.setattr(miniature, "builders", lambda: {"fake-thing": "fake_thing"})
     said = saccade("miniature", "build", "fake-thing", "--width", "4")
     folder = tmp_path / "miniatures" / "fake-thing"

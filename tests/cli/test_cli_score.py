@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from saccade.core import Problem, Rollout
-from saccade.rewards import ocr
+from saccade.rewards.image import ocr
 from saccade.worlds import shapes
 
 torch.set_num_threads(1)

@@ -9,8 +9,8 @@ import pytest
 from saccade.core import Problem
 from saccade.worlds.canvases import DIGITS, SKILLS, WORDINGS, parts, problems, sufficient
 from saccade.worlds.canvases.canvas import PAINTS
-from saccade.worlds.draws import QUARTERS, wordings_of
 from saccade.worlds.shapes import COLORS
+from saccade.worlds.splits import QUARTERS, wordings_of
 
 BARS = {
     "0": "###### ##  ## ##  ## ##  ## ######", "2": "######     ## ###### ##     ######",

@@ -15,10 +15,10 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from saccade.core import EnvironmentFailed
+from saccade.envs import WORLDS, environment, mujoco_fast, single
+from saccade.envs.gym import Gym
+from saccade.envs.reach import Reach, expert
 from saccade.training.state import pack, unpack
-from saccade.worlds.control import WORLDS, environment, mujoco_fast, single
-from saccade.worlds.control.gym import Gym
-from saccade.worlds.control.reach import Reach, expert
 
 
 def actions(world, steps: int, seed: int = 0) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_what_mujoco_warns_of_is_said_once_and_not_in_a_file(pixels, tmp_path, m
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="this torch brings no triton")
 def test_triton_can_be_loaded_after_a_picture_was_drawn(pixels):
-    program = "import numpy as np; from saccade.worlds.control import environment as e; w = e('HalfCheetah-v5', 1);"
+    program = "import numpy as np; from saccade.envs import environment as e; w = e('HalfCheetah-v5', 1);"
     program += " w.begin([0], [1]); w.render([0]); import triton"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -12,14 +12,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Rollout
-from saccade.models.locate import MINIATURES
-from saccade.worlds.draws import CELLS
+from saccade.models.loading import MINIATURES
 from saccade.worlds.edits import INSTRUCTIONS, KINDS, PHOTOGRAPHS, VERDICTS, load, photographs, problems, verdicts
 from saccade.worlds.edits.rewards import judge
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render
 from saccade.worlds.shapes import verdicts as scene_verdicts
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
+from saccade.worlds.splits import CELLS
 
 
 def sources(made: list[Problem]) -> np.ndarray:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from saccade.worlds.control import environment
-from saccade.worlds.control.hints import PID, Hint
-from saccade.worlds.control.lane import HELD_OUT, LENGTH, SWAPPED, WORDS, Lane, Weights, captions, lidar, rewards, roads, vision
-from saccade.worlds.control.lane.driving import MOST_STEER, TIME, WHEELBASE, Cars, drive
-from saccade.worlds.control.lane.scenes import scenes
-from saccade.worlds.control.semantics import Semantics, constant, shuffled
+from saccade.envs import environment
+from saccade.envs.lane import HELD_OUT, LENGTH, SWAPPED, WORDS, Lane, Weights, captions, lidar, rewards, roads, vision
+from saccade.envs.lane.driving import MOST_STEER, TIME, WHEELBASE, Cars, drive
+from saccade.envs.lane.scenes import scenes
+from saccade.recipes.driving_navigation.blip_fuseppo.hints import PID, Hint
+from saccade.recipes.driving_navigation.blip_fuseppo.semantics import Semantics, constant, shuffled
 
 FULL = np.array([0.0, 1.0])
 

@@ -15,7 +15,6 @@ from saccade.worlds import programs
 from saccade.worlds.programs import COLORS, KINDS, OOD, TRAIN, Scene, concise, sample, verbose, vocabulary
 from saccade.worlds.programs.problems import split_of
 
-
 DOT = '<svg viewBox="0 0 9 9"><rect width="5" height="5"/></svg>'
 
 

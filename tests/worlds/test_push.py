@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saccade.worlds.control.push import BLOCK, DEPTH, PEG, SPACE, SPEED, TOP, Push, moved
+from saccade.envs.push import BLOCK, DEPTH, PEG, SPACE, SPEED, TOP, Push, moved
 
 
 def place(x=0.0, y=0.5, block=0.5, hole=-0.5) -> np.ndarray:

@@ -10,10 +10,20 @@ import pytest
 from PIL import Image
 
 from saccade.core import Problem
-from saccade.worlds.draws import QUARTERS, wordings_of
 from saccade.worlds.puzzles import (
-    PHOTOGRAPHS, PUZZLES, UPRIGHT, Contrast, Jigsaw, Position, Rotation, folder, photographs, problems, scenes,
+    PHOTOGRAPHS,
+    PUZZLES,
+    UPRIGHT,
+    Contrast,
+    Jigsaw,
+    Position,
+    Rotation,
+    folder,
+    photographs,
+    problems,
+    scenes,
 )  # fmt: skip
+from saccade.worlds.splits import QUARTERS, wordings_of
 
 POOL = scenes(120, 0)
 KNOWN = {picture.tobytes() for picture in POOL}

@@ -10,15 +10,24 @@ import pytest
 from PIL import Image
 
 from saccade.core import Problem
-from saccade.worlds.draws import CELLS, wordings_of
 from saccade.worlds.questions import (
-    HELD_OUT_SKILLS, NOTHING, SKILLS, STYLES, WORDINGS, box_text, load, pictures, problems, vocabulary,
+    HELD_OUT_SKILLS,
+    NOTHING,
+    SKILLS,
+    STYLES,
+    WORDINGS,
+    box_text,
+    load,
+    pictures,
+    problems,
+    vocabulary,
 )  # fmt: skip
 from saccade.worlds.questions.layouts import COLOR_NAMES, crowd, settle
 from saccade.worlds.questions.styles import background, draw
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read, render
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
+from saccade.worlds.splits import CELLS, wordings_of
 
 SINGULAR = {**{plural(shape): shape for shape in SHAPES}, **{shape: shape for shape in SHAPES}}
 SIDES = {"left of": "left", "right of": "right", "above": "above", "below": "below"}

@@ -12,8 +12,8 @@ import torch
 from gymnasium import spaces
 
 from saccade.core import Step
+from saccade.envs.recordings import Recorder, Recording, into, record, source, transitions
 from saccade.training.buffers import Buffer
-from saccade.worlds.recordings import Recorder, Recording, into, record, source, transitions
 
 LENGTH = 6
 

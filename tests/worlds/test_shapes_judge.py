@@ -8,8 +8,21 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Rollout
-from saccade.worlds.shapes import COLORS, SHAPES, TAGS, Scene, Text, depict, geneval, ocr_score, parse, read, render
-from saccade.worlds.shapes import rewards, sample
+from saccade.worlds.shapes import (
+    COLORS,
+    SHAPES,
+    TAGS,
+    Scene,
+    Text,
+    depict,
+    geneval,
+    ocr_score,
+    parse,
+    read,
+    render,
+    rewards,
+    sample,
+)
 from saccade.worlds.shapes.fonts import LETTERS
 from saccade.worlds.shapes.judge import verdicts
 

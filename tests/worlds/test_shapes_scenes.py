@@ -10,8 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.worlds.shapes import (
-    HELD_OUT_WORDINGS, TAGS, TRAIN_WORDINGS, WORDINGS, Object, Scene, caption, interpret, load, meanings_of, problems,
-    render, sample, split_of, style,
+    HELD_OUT_WORDINGS,
+    TAGS,
+    TRAIN_WORDINGS,
+    WORDINGS,
+    Object,
+    Scene,
+    caption,
+    interpret,
+    load,
+    meanings_of,
+    problems,
+    render,
+    sample,
+    split_of,
+    style,
 )  # fmt: skip
 from saccade.worlds.shapes.captions import vocabulary
 from saccade.worlds.shapes.judge import relations

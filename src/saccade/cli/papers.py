@@ -88,7 +88,7 @@ def _name(system: System) -> str:
 
 
 def _link(system: System) -> str:
-    return f"[`{system.name}`](src/saccade/recipes/{system.family}/{system.name}.py)" if system.file else f"`{system.name}`"
+    return f"[`{system.name}`](src/saccade/{system.file.relative_to(catalog.PACKAGE)})" if system.file else f"`{system.name}`"
 
 
 _HEAD = """# The systems

@@ -48,7 +48,8 @@ def settings_of(recipe: ModuleType, config: Mapping[str, Any], place: object) ->
 
 def open_run(path: str) -> TrainedRun:
     """A run as it was at its newest whole checkpoint, or RUN/best. ValueError if it is no run or has saved nothing yet."""
-    from saccade.training import checkpoint, folder as on_disk
+    from saccade.training import checkpoint
+    from saccade.training import folder as on_disk
 
     run, kind = _run_of(path)
     config = on_disk.config(run)
@@ -73,7 +74,7 @@ def open_run(path: str) -> TrainedRun:
 
 def draws(name: str) -> bool:
     """Whether a model is a diffusers pipeline or writes pictures (else words); a hub id is taken for a pipeline."""
-    from saccade.models.locate import locate, miniatures
+    from saccade.models.loading import locate, miniatures
 
     place = Path(locate(name))
     if not place.is_dir() and "/" not in name:
@@ -91,7 +92,7 @@ def drawing_policy(name: str, **options: Any) -> Any:
     ``options`` are fields of FlowModel or ImageTokenModel. The size of pictures is the one that the pipeline was made for,
     where its folder tells it.
     """
-    from saccade.models.locate import locate
+    from saccade.models.loading import locate
     from saccade.policies import flow, image_tokens
 
     if _config(Path(locate(name))).get("model_type") == "janus":
@@ -102,7 +103,7 @@ def drawing_policy(name: str, **options: Any) -> Any:
 
 def edits(policy: Any) -> bool:
     """Whether a model that draws can be shown a picture that it shall edit."""
-    from saccade.models.sources import EDITORS
+    from saccade.models.loading import EDITORS
     from saccade.policies.flow import FlowPolicy
 
     return isinstance(policy, FlowPolicy) and type(policy.backbone.pipe).__name__ in EDITORS
@@ -121,9 +122,9 @@ def native(folder: Path) -> dict[str, int]:
 
 def writing_policy(name: str) -> Any:
     """A TokenPolicy over a language model that rewrites prompts as the miniature was taught to."""
-    from saccade.models.language import load
+    from saccade.builders.qwen2_rewriter import as_messages
+    from saccade.models.language.model import load
     from saccade.policies.tokens import TokenPolicy
-    from saccade.recipes.miniatures.qwen2_rewriter import as_messages
 
     return TokenPolicy(load(name), [], prompt=lambda problem: as_messages(problem.inputs), max_new_tokens=40)
 

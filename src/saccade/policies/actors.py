@@ -2,7 +2,7 @@
 
     a = tanh(u), u ~ N(m, s),   log pi(a) = log N(u) - sum 2 (log 2 - u - softplus(-2 u))
 
-`sampling.proposals.Ranged` gives an environment whose actions have other bounds in units of -1 to 1.
+`envs.rescale.Ranged` gives an environment whose actions have other bounds in units of -1 to 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control import MLP
+from saccade.models.control.networks import MLP
 
 LOG_STD = (-20.0, 2.0)
 """Bounds of the logarithm of a spread."""

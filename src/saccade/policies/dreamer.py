@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 
 from saccade.core import Environment, Observation, Step, seeded
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.rssm import RSSM, Sizes, State, mlp
+from saccade.models.world_model.rssm import RSSM, Sizes, State, mlp
 from saccade.policies.actors import Acted
 
 REACH = 5.0

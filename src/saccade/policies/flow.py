@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
-from saccade.math.guidance import guided
-from saccade.math.kernels import flow_kernel, gaussian_logp, ode
-from saccade.math.paths import to_data
+from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of
-from saccade.models.diffusion import Backbone, Conditioning, Prompt, PromptCache, load
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load
 from saccade.models.sharding import shard
-from saccade.policies.flow_models import FlowModel
-from saccade.policies.network import Network
+from saccade.policies.flow_network import Network
+from saccade.policies.flow_presets import FlowModel
 
 LATENT_DIMS = 3
 

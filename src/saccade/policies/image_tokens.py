@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from saccade.core import Likelihood, Problem, Rollout, generator
-from saccade.math.guidance import guided
+from saccade.math.flow import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of, lowered
-from saccade.models.head import weigh
-from saccade.models.janus import Painter, load, paint
-from saccade.models.language import save
-from saccade.models.messages import Prompt
-from saccade.models.passages import PerRow, beside
+from saccade.models.language.head import weigh
+from saccade.models.language.janus import Painter, load, paint
+from saccade.models.language.messages import Prompt
+from saccade.models.language.model import save
+from saccade.models.language.prompts import PerRow, beside
+from saccade.models.language.states import Rows, states
 from saccade.models.sharding import gathered, shard, within
-from saccade.models.states import Rows, states
-from saccade.models.vision import Eyes
+from saccade.models.vision.encoder import Eyes
 from saccade.policies.tokens import distinct
 
 

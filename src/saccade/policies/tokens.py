@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of, lowered
-from saccade.models.drafts import Draft, Manner
-from saccade.models.head import weigh
-from saccade.models.language import LanguageModel, load, save
-from saccade.models.messages import Prompt
-from saccade.models.passages import Names, PerRow, content
+from saccade.models.language.generation import Draft, Manner
+from saccade.models.language.head import weigh
+from saccade.models.language.messages import Prompt
+from saccade.models.language.model import LanguageModel, load, save
+from saccade.models.language.prompts import Names, PerRow, content
+from saccade.models.language.states import Rows, states
 from saccade.models.sharding import gathered, shard, within
-from saccade.models.states import Rows, states
-from saccade.models.vision import Eyes
-from saccade.policies.token_models import TokenModel, WriterModel
+from saccade.models.vision.encoder import Eyes
+from saccade.policies.token_presets import TokenModel, WriterModel
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:

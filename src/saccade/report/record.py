@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saccade.training import files, folder as on_disk
+from saccade.training import files
+from saccade.training import folder as on_disk
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from saccade.core import Problem, Rollout
 from saccade.math.boxes import COCO_THRESHOLDS, average_precision, iou, match
 from saccade.math.frames import Box, Frame
-from saccade.rewards.reading import Written, boxes, each_row, in_form
+from saccade.rewards.text.reading import Written, boxes, each_row, in_form
 
 Shown = Callable[[Rollout], Sequence[Frame | None]]
 """The frame of each row in whose pixels the model wrote; None = that of the targets, the original."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saccade.math.pixels import to_bytes
 from saccade.naming import nearest
-from saccade.training import clips, files
+from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
 BOXES = ("said", "true")
@@ -139,8 +139,8 @@ def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) 
 
 def _clip(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     """The files of a clip, its strip where the item has no picture of its own, and its path."""
-    pictures[f"{place}.webp"] = clips.webp(item["clip"])
-    still = {} if "image" in item else _picture({"image": clips.strip(item["clip"])}, place, pictures)
+    pictures[f"{place}.webp"] = video.webp(item["clip"])
+    still = {} if "image" in item else _picture({"image": video.strip(item["clip"])}, place, pictures)
     path = np.asarray(item["path"], float) if item.get("path") is not None else np.zeros((0, 2))
     if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
         raise ValueError(f"a sample's path must be finite places [T, 2], not {list(path.shape)}")

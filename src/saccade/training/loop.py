@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saccade.core import Batch, EnvironmentFailed, NothingJudged, Rollout
-from saccade.math.credit import silent_groups
+from saccade.math.advantages import silent_groups
 from saccade.training import distributed
 from saccade.training.run import Interrupted, Run, RunFailed
 

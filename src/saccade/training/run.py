@@ -17,11 +17,12 @@ from typing import Any, Protocol
 
 from saccade.models.sharding import whole
 from saccade.naming import nearest
-from saccade.training import checkpoint, clips, distributed, files, folder as on_disk
+from saccade.training import checkpoint, distributed, files, video
+from saccade.training import folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
+from saccade.training.loggers import check, open_sinks
 from saccade.training.provenance import now, provenance
-from saccade.training.sinks import check, open_sinks
 
 
 class Interrupted(Exception):
@@ -294,4 +295,4 @@ def _pictures(item: Mapping[str, Any]) -> list[Any]:
     told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
     if "image" in item:
         return [item["image"]]
-    return [clips.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]
+    return [video.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]

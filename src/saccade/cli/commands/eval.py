@@ -46,16 +46,16 @@ def evaluate(path: str) -> dict[str, float]:
         return {name: float(value) for name, value in trained.recipe.evaluate(trained.settings, trained.policies).items()}
     if subjects.draws(path):
         return evaluate_drawing(path)
-    from saccade.models.locate import locate
-    from saccade.recipes.miniatures import qwen2_rewriter
+    from saccade.builders import qwen2_rewriter
+    from saccade.models.loading import locate
 
     return qwen2_rewriter.evaluate(Path(locate(path)))
 
 
 def evaluate_drawing(path: str) -> dict[str, float]:
     """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out edits."""
-    from saccade.tasks import DrawingTask
-    from saccade.tasks.editing import EditingTask
+    from saccade.worlds.edits.task import EditingTask
+    from saccade.worlds.shapes.task import DrawingTask
 
     policy = subjects.drawing_policy(path)
     return EditingTask().score(policy.best) if subjects.edits(policy) else DrawingTask().score_by_tag(policy.best)

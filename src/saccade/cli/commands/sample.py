@@ -73,7 +73,7 @@ def _refuse(options: Options) -> None:
 def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
     """Items with prompt, image or text, or both."""
     from saccade.core import Problem, seeds
-    from saccade.tasks.answering import asked
+    from saccade.worlds.questions.task import asked
 
     seeds_B = seeds(options.seed, len(prompts))
     if subjects.is_run(options.path):

@@ -11,6 +11,7 @@ import tyro
 
 from saccade.cli.output import figure, say_error, show_json, show_table
 from saccade.cli.parsing import Flag, parse
+from saccade.rewards.registry import PICTURES, reward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +51,11 @@ def main(words: Sequence[str]) -> int:
 
 def score(names: Sequence[str], folder: Path, prompts: Path | None) -> dict[str, Any]:
     """Verdicts of rewards on the pictures of a folder. ValueError if files do not fit, or a reward judges nothing."""
-    from saccade import tasks
     from saccade.cli import pictures
 
     if not names:
-        raise ValueError(f"--reward names no reward; there are {', '.join(tasks.PICTURES)}, and FILE.py:FUNCTION")
-    rewards = {name: tasks.reward(name) for name in names}
+        raise ValueError(f"--reward names no reward; there are {', '.join(PICTURES)}, and FILE.py:FUNCTION")
+    rewards = {name: reward(name) for name in names}
     files = pictures.find(folder)
     problems = _problems(prompts, len(files), folder)
     images = [pictures.read(file) for file in files]
@@ -84,7 +84,7 @@ def _ask(name: str, reward: Any, images: Sequence[Tensor], problems: Sequence[Pr
     """One reward's verdicts ``[N]``, NaN where it has none; pictures of one size are judged together."""
     import torch
 
-    from saccade.rewards.judging import ask
+    from saccade.rewards.rubric import ask
 
     verdicts, failure = torch.full((len(images),), float("nan")), None
     for rows in _by_size(images):

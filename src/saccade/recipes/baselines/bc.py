@@ -19,19 +19,19 @@ from typing import Literal
 import torch
 from torch import nn
 
+from saccade.algorithms.bc import lessons
+from saccade.algorithms.sft import Supervised
 from saccade.core import Rollout, generator
-from saccade.objectives.supervised import Supervised
-from saccade.policies.chunked import lessons
-from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
-from saccade.tasks import control
-from saccade.tasks.cloning import Demonstrations
-from saccade.tasks.control import HALF_CHEETAH, ControlTask
+from saccade.envs import task
+from saccade.envs.demonstrations import Demonstrations
+from saccade.envs.recordings import Recorded
+from saccade.envs.task import HALF_CHEETAH, ControlTask
+from saccade.policies.actor_critic import SEEN, ActorCritic, ActorCriticModel, build
 from saccade.training.claims import Claim
 from saccade.training.feeds import Stored
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-from saccade.worlds.recordings import Recorded
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def imitating(policy: ActorCritic, spread: str) -> list[nn.Parameter]:
     return [*policy.trunk.parameters(), *policy.actor.parameters(), *(policy.head.parameters() if spread == "learned" else ())]
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {

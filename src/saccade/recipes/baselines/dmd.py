@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from saccade.objectives.distillation import ScoreDistillation
+from saccade.algorithms.dmd import Distilling, ScoreDistillation
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.distilling import Distilling
+from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training.claims import Claim, gain
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {"dmd": PRESETS["dmd"], "diff-instruct": PRESETS["diff-instruct"], "four steps": PRESETS["four-steps"]}

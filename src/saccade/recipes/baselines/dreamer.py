@@ -18,16 +18,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saccade.models.rssm import Sizes
-from saccade.objectives.imagination import Dreamer, Learning
-from saccade.objectives.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
+from saccade.algorithms.dreamer import REAL, Dreamer, Learning, Memory, Sequences, build
+from saccade.algorithms.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
+from saccade.envs.task import ControlTask
+from saccade.evaluation.world_model import filmed, score
+from saccade.models.world_model.rssm import Sizes
 from saccade.policies.dreamer import DreamerPolicy
-from saccade.tasks.control import ControlTask
-from saccade.tasks.imagining import REAL, Memory, Sequences, build, filmed, score
 from saccade.training.claims import Claim
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-
 
 RANDOM, EXPERT = 10.7, 46.0
 """Mean returns of random and of scripted actions in the embedded world."""

@@ -20,21 +20,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient, random_window, remember_reference, sliding_window
 from saccade.core import Problem, Rollout
-from saccade.math.credit import group_advantage, shuffled
+from saccade.math.advantages import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import FLUX1_DEV, SD35_MEDIUM
-from saccade.sampling.layout import in_groups, random_window, sliding_window
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.drawing import OCR
+from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
 from saccade.training import distributed
 from saccade.training.claims import Claim, Scores, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.task import OCR, DrawingTask
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def steps_to_draw(cfg: Settings, step: int) -> tuple[int, ...]:
     raise ValueError(f"unknown schedule '{cfg.schedule}': one of first, random, sliding")
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _CHECK = Settings(task=DrawingTask(held_out_size=192))

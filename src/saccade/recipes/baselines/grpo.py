@@ -22,24 +22,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient, remember_reference, until_telling
 from saccade.core import Problem, Rollout, spawn
+from saccade.evaluation.templates import Template, asking
 from saccade.math import surrogates
-from saccade.math.credit import group_advantage, leave_one_out, shuffled
+from saccade.math.advantages import group_advantage, leave_one_out, shuffled
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.rewards.length import Overlong
-from saccade.sampling.filtering import until_telling
-from saccade.sampling.layout import in_groups
-from saccade.tasks import AnsweringTask, answering
-from saccade.tasks.templates import Template, asking
+from saccade.rewards.text.length import Overlong
 from saccade.training import distributed
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy, join
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.questions import task
+from saccade.worlds.questions.task import AnsweringTask
 
 SURROGATES = {"clipped": surrogates.clipped, "dual_clipped": surrogates.dual_clipped, "cispo": surrogates.cispo}
 
@@ -180,7 +180,7 @@ def credit(cfg: Settings, rollout: Rollout) -> Tensor:
     return group_advantage(reward, group_B, scale=cfg.credit, unbiased=True, all_sum=distributed.all_sum)
 
 
-evaluate, sample = answering.evaluate, answering.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 KIN = ("dr-grpo", "dapo", "gspo", "rloo", "cispo")

@@ -25,20 +25,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saccade.algorithms.reward_gradient import RewardGradient
+from saccade.algorithms.reward_model import Criticism
 from saccade.core import Problem, Rollout
+from saccade.evaluation.scoring import measured
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.reward_gradient import RewardGradient
-from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.critique import Criticism, scorer
-from saccade.tasks.survey import Survey, measured
+from saccade.policies.flow_presets import SD35_MEDIUM
+from saccade.policies.unrolling import unmade
+from saccade.rewards.registry import scorer
 from saccade.training.claims import Claim, Following, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {

@@ -15,10 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from saccade.objectives.off_policy import REDQ
-from saccade.tasks import control, replaying, replaying_oracle
-from saccade.tasks.control import HALF_CHEETAH, PENDULUM, ControlTask
-from saccade.tasks.replaying import MILLION, Course, Replaying, Scaled, agent
+from saccade.algorithms import off_policy
+from saccade.algorithms.off_policy import MILLION, REDQ, Course, Replaying, Scaled, agent
+from saccade.envs import task
+from saccade.envs.task import HALF_CHEETAH, PENDULUM, ControlTask
+from saccade.oracles import stable_baselines3
 from saccade.training.claims import Claim, level
 from saccade.training.run import Run
 
@@ -59,12 +60,12 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
-        return replaying_oracle.train("SAC", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
+        return stable_baselines3.train_off_policy("SAC", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
     own = agent(cfg.learning, cfg.task.make(1), cfg.seed)
-    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
+    return off_policy.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _SMALL = replace(_TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=Course(env_steps=1000, evaluate_every=300))

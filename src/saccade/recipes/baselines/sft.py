@@ -17,18 +17,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.algorithms.sft import Supervised, gold_rollout
 from saccade.core import Problem, Rollout, generator
-from saccade.objectives.supervised import Supervised
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.evaluation.templates import Template, around, asking
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.tasks import AnsweringTask, answering
-from saccade.tasks.gold import gold_rollout
-from saccade.tasks.templates import Template, around, asking
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.questions import task
+from saccade.worlds.questions.task import AnsweringTask
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def shuffled(problems: Sequence[Problem], seeds_P: Tensor) -> list[Problem]:
     return [replace(problem, answer=problems[i].answer) for problem, i in zip(problems, order)]
 
 
-evaluate, sample = answering.evaluate, answering.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _CHECK = Settings(steps=240, evaluate_every=240)

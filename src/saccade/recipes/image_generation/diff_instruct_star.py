@@ -22,16 +22,18 @@ from typing import Literal
 
 import numpy as np
 
-from saccade.objectives.distillation import ScoreDistillation
+from saccade.algorithms.dmd import Distilling, ScoreDistillation
+from saccade.algorithms.reward_model import Criticism
+from saccade.evaluation.scoring import measured
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.critique import Criticism, scorer
-from saccade.tasks.distilling import Distilling
-from saccade.tasks.survey import Survey, measured
+from saccade.policies.flow_presets import SD35_MEDIUM
+from saccade.rewards.registry import scorer
 from saccade.training.claims import Arms, Claim, Following, Scores
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _KL = dict(divergence="integral_kl", through_scores=False)

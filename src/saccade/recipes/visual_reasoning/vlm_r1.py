@@ -26,27 +26,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Collect, Objective, Problem, Reward, Rollout
-from saccade.math.credit import group_advantage
+from saccade.algorithms.grpo import PolicyGradient, remember_reference
+from saccade.algorithms.sft import Supervised, gold_rollout
+from saccade.core import Collect, Objective, Problem, Reward, Rollout, Show
+from saccade.evaluation.templates import Template, around, asking, tagged
+from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.objectives.supervised import Supervised
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
-from saccade.rewards.judging import judge, weighted
-from saccade.rewards.length import CosineLength, Repetition
-from saccade.rewards.reading import boxes
-from saccade.sampling.layout import in_groups
-from saccade.tasks import Show, answering
-from saccade.tasks.gold import gold_rollout
-from saccade.tasks.grounding import GroundingTask, f1
-from saccade.tasks.templates import Template, around, asking, tagged
+from saccade.rewards.rubric import judge, weighted
+from saccade.rewards.text.length import CosineLength, Repetition
+from saccade.rewards.text.reading import boxes
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.questions import task
+from saccade.worlds.questions.grounding import GroundingTask, f1
 
 REWARDS = {
     "iou": BoxOverlap(), "od_ap": DetectionPrecision(), "od_ap50": DetectionPrecision((0.5,)),
@@ -206,7 +205,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, fl
     return scores(cfg, policies["policy"])
 
 
-sample = answering.sample
+sample = task.sample
 
 
 _FINDER = replace(_DETECTION, steps=60, evaluate_every=60, other_templates=())

@@ -24,23 +24,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler
-from saccade.math.credit import group_advantage
+from saccade.algorithms.grpo import PolicyGradient
+from saccade.core import Problem, Rollout, Sampler, Show
+from saccade.math.advantages import group_advantage
 from saccade.math.surrogates import dual_clipped
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import Looking
-from saccade.tasks.answering import answers_to
-from saccade.tasks.scoring import Show
-from saccade.tasks.searching import SearchingTask, answerer, parts
+from saccade.policies.zoom import Looking
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.canvases.task import SearchingTask, answerer, parts
+from saccade.worlds.questions.task import answers_to
 
 NARROW, WIDE = 32 * 32, 48 * 48
 """Pixels of a view in which the digits of a whole canvas of the embedded world cannot be read, and in which some can."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.worlds.canvases.glyphs import DIGITS, GLYPHS, HEIGHT, WIDTH
+from saccade.worlds.canvases.glyphs import GLYPHS, HEIGHT, WIDTH
 from saccade.worlds.shapes import COLORS
 from saccade.worlds.shapes.scene import BACKGROUND, INK
 

@@ -10,7 +10,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.canvases.canvas import CELL, PAINTS, Plates, boxes, draw, lay
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.draws import QUARTERS, balanced, shares, stream, worded
+from saccade.worlds.splits import QUARTERS, balanced, shares, stream, worded
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"

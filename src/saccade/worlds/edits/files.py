@@ -14,8 +14,8 @@ from typing import Any
 
 from saccade.core import Problem, Question
 from saccade.worlds.edits.asking import Asked
-from saccade.worlds.lines import Problems, entry_of, file_of, need, read, text_of
-from saccade.worlds.pictures import open_picture
+from saccade.worlds.images import open_picture
+from saccade.worlds.text_files import Problems, entry_of, file_of, need, read, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 

@@ -14,14 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from saccade.worlds.draws import CELLS
 from saccade.worlds.edits.staging import (
-    MOVES, alike, apart, article, changed, name, one_or_two, pair, pick, point, related, spread, told, upright,
+    MOVES,
+    alike,
+    apart,
+    article,
+    changed,
+    name,
+    one_or_two,
+    pair,
+    pick,
+    point,
+    related,
+    spread,
+    told,
+    upright,
 )  # fmt: skip
 from saccade.worlds.shapes import COLORS, RELATIONS, SHAPES, Meaning, Scene, Text, depict, fonts, meanings_of
 from saccade.worlds.shapes.captions import NUMBERS, plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.shapes.layout import GRID
+from saccade.worlds.splits import CELLS
 
 _MOST = 4
 """Most things alike that an edit asks for."""

@@ -13,11 +13,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import QUARTERS, stream, wordings_of
+from saccade.naming import require
 from saccade.worlds.edits.staging import pick
 from saccade.worlds.edits.wordings import ASKED, PHOTOGRAPHS
-from saccade.worlds.pictures import photographs
-from saccade.worlds.shapes.meanings import require
+from saccade.worlds.images import photographs
+from saccade.worlds.splits import QUARTERS, stream, wordings_of
 
 TRAINED = ("astronaut", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry", "stereo_motorcycle")
 HELD_OUT = ("coffee", "retina")

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import stream, wordings_of
+from saccade.naming import require
 from saccade.worlds.edits.asking import Asked, questions
 from saccade.worlds.edits.kinds import KINDS, Edit, split_of
 from saccade.worlds.edits.staging import pick
 from saccade.worlds.edits.wordings import INSTRUCTIONS
 from saccade.worlds.shapes import SIZES, TRAIN_WORDINGS, caption, render, style
-from saccade.worlds.shapes.meanings import require
+from saccade.worlds.splits import stream, wordings_of
 
 Words = Literal["split", "train", "held_out"]
 _CAPTIONS = [wording for wording in TRAIN_WORDINGS if style(wording) == "descriptive"]

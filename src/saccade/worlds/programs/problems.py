@@ -18,9 +18,9 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
-from saccade.worlds.lines import entry_of, need, read
 from saccade.worlds.programs.scenes import Scene, sample
 from saccade.worlds.programs.writing import verbose
+from saccade.worlds.text_files import entry_of, need, read
 
 TRAIN = (2, 5)
 OOD = (6, 8)

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import balanced, stream, worded
 from saccade.worlds.puzzles.contrast import Contrast
 from saccade.worlds.puzzles.jigsaw import Jigsaw
 from saccade.worlds.puzzles.position import Position
 from saccade.worlds.puzzles.puzzle import Puzzle, Shown
 from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.puzzles.views import resized, square
+from saccade.worlds.splits import balanced, stream, worded
 
 PUZZLES: tuple[Puzzle, ...] = (Rotation(), Position(), Jigsaw(), Contrast())
 

@@ -11,7 +11,7 @@ import re
 from string import ascii_uppercase as LETTERS
 from typing import Any
 
-from saccade.worlds.lines import need
+from saccade.worlds.text_files import need
 
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.:)])\s+")
 """The letter before a choice: "(A) ", "A. ", "A) " or "A: "."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.lines import Problems, entry_of, need, read
-from saccade.worlds.pictures import open_picture
+from saccade.worlds.images import open_picture
 from saccade.worlds.questions.answers import NOTHING, detection_text
 from saccade.worlds.questions.choices import chosen, has_choices
 from saccade.worlds.questions.lines import pictures_of, told
+from saccade.worlds.text_files import Problems, entry_of, need, read
 
 _SLACK = 1.0
 """Pixels by which annotations may reach beyond the picture."""

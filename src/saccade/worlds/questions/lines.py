@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from saccade.worlds.lines import need
 from saccade.worlds.questions.answers import NOTHING
+from saccade.worlds.text_files import need
 
 _MARK = "<image>"
 _WRAPPING = re.compile(r"</?answer>|^```(json)?|```$", re.MULTILINE)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import CELLS, shares, stream, worded
 from saccade.worlds.questions.answers import NOTHING, box_text, detection_text
 from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, ROOM, crowd, settle
 from saccade.worlds.questions.skills import HELD_OUT_SKILLS, NEEDS, SKILLS, Asked
@@ -18,6 +17,7 @@ from saccade.worlds.questions.styles import draw
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import RELATIONS, SHAPES
 from saccade.worlds.shapes.captions import plural
+from saccade.worlds.splits import CELLS, shares, stream, worded
 
 _ALL = {**SKILLS, **HELD_OUT_SKILLS}
 _LEAST_PIXELS = 3

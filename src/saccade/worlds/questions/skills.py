@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.worlds.draws import CELLS, balanced
 from saccade.worlds.questions.answers import listing
 from saccade.worlds.questions.layouts import COLOR_NAMES, Crowd, crowd, other, seats
 from saccade.worlds.questions.staging import ELSEWHERE, first, one, pair, some, tell_apart
 from saccade.worlds.shapes import RELATIONS, SHAPES, Text, depict, meanings_of
 from saccade.worlds.shapes.captions import plural
+from saccade.worlds.splits import CELLS, balanced
 
 Slots = dict[str, str]
 _C, _S = len(COLOR_NAMES), len(SHAPES)

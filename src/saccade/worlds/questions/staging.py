@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from saccade.worlds.draws import balanced
 from saccade.worlds.questions.layouts import COLOR_NAMES, Crowd, crowd, other, seats
 from saccade.worlds.shapes import RELATIONS, SHAPES
+from saccade.worlds.splits import balanced
 
 _C, _S, _R = len(COLOR_NAMES), len(SHAPES), len(RELATIONS)
 

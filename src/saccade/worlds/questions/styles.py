@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from saccade.naming import require
 from saccade.worlds.questions.layouts import REACH, Crowd
 from saccade.worlds.shapes import COLORS, SHAPES, Scene, Text, render
-from saccade.worlds.shapes.meanings import require
 from saccade.worlds.shapes.render import coverage
 from saccade.worlds.shapes.scene import BACKGROUND, INK
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning, require
+from saccade.naming import require
+from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning
 from saccade.worlds.shapes.wordings import RELATION_PHRASES, TEMPLATES
 
 WORDINGS = tuple(range(12))

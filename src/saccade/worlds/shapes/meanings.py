@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from saccade.naming import nearest
+from saccade.naming import require
 from saccade.worlds.shapes.fonts import LETTERS
 
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
+
 COLORS = {
     "red": (220, 30, 35),
     "orange": (250, 140, 15),
@@ -23,19 +24,22 @@ COLORS = {
     "purple": (130, 45, 170),
     "pink": (255, 105, 185),
 }
+
 RELATIONS = ("left of", "right of", "above", "below")
+
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "text")
+
 WORDS = (
     "A I GO UP NO YES CAT DOG SUN SKY SEA RED ICE EGG FOX OWL BEE ANT COW PIG HEN BAT CAR BUS BOX CUP HAT MAP PEN KEY "
     "JAM TEA TOP WIN NEW OLD BIG HOT LOVE HOME TREE BIRD FISH STAR MOON RAIN SNOW WIND FIRE LAKE ROAD SHIP BOOK GAME "
     "PLAY OPEN STOP EXIT JAZZ QUIZ ZERO KIWI VOTE HI OK"
 ).split()
+
 _SALT = 3
 """Chosen so that every tag has training and held-out meanings (there are only six meanings "a <shape>")."""
 
 Meaning = dict[str, Any]
 """What a caption says, in GenEval's metadata format: tag, include, exclude; ``text`` for the tag "text"."""
-
 
 def meanings_of(
     count: int, rng: np.random.Generator, tags: Sequence[str] = TAGS, split: str | None = None, most: int = 5
@@ -57,13 +61,6 @@ def meanings_of(
             drawn.append(meaning)
     return drawn
 
-
-def require(name: str, value: str, known: Sequence[str]) -> None:
-    """ValueError that names the nearest known value where ``value`` is none of them."""
-    if value not in known:
-        raise ValueError(f"unknown {name} '{value}'; nearest: {nearest(value, known)}")
-
-
 def split_of(meaning: Meaning) -> str:
     """"held_out" for a fixed fifth of all meanings, by a hash of the meaning, else "train".
 
@@ -71,7 +68,6 @@ def split_of(meaning: Meaning) -> str:
     """
     key = json.dumps([_SALT, meaning["tag"], _facts(meaning["include"]), meaning.get("text")])
     return "held_out" if int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") % 5 == 0 else "train"
-
 
 def _facts(include: list[dict]) -> list[list]:
     """The things that are named, in an order that does not depend on which of them was named first."""
@@ -82,7 +78,6 @@ def _facts(include: list[dict]) -> list[list]:
     mirrored = {"right of": "left of", "below": "above"}
     ordered = bare if relation in mirrored else bare[::-1]
     return [*ordered, [mirrored.get(relation, relation)]]
-
 
 def _meaning(tag: str, rng: np.random.Generator, most: int) -> Meaning:
     first, second = (str(s) for s in rng.choice(SHAPES, 2, replace=False))
@@ -103,7 +98,6 @@ def _meaning(tag: str, rng: np.random.Generator, most: int) -> Meaning:
         "color_attr": [{"class": first, "count": 1, "color": color}, {"class": second, "count": 1, "color": other}],
     }[tag]
     return {"tag": tag, "include": include}
-
 
 def _word(rng: np.random.Generator) -> str:
     if rng.random() < 0.6:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from saccade.worlds.lines import at, entry_of, file_of, need, read
-from saccade.worlds.pictures import open_picture
+from saccade.worlds.images import open_picture
 from saccade.worlds.sketches.pairs import Pairs
 from saccade.worlds.sketches.paths import read_svg
 from saccade.worlds.sketches.strokes import Sketch, fitted, from_stroke5
+from saccade.worlds.text_files import at, entry_of, file_of, need, read
 
 COORDINATES = ("offsets", "absolute")
 

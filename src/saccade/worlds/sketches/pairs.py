@@ -10,11 +10,11 @@ from torch import Tensor
 
 from saccade.core import Problem
 from saccade.math.pixels import to_unit
-from saccade.worlds.draws import stream
 from saccade.worlds.sketches.drawing import sketches
 from saccade.worlds.sketches.objects import objects
 from saccade.worlds.sketches.photos import photos
 from saccade.worlds.sketches.strokes import Sketch
+from saccade.worlds.splits import stream
 
 
 @dataclass(frozen=True, eq=False)
