@@ -1,11 +1,11 @@
 # make setup: .venv with the `saccade` command. make demo: train a picture model and a prompt writer. make test: the tests.
-# make docs: the pages of docs/ and the reference as a site, in site/.
+# make lint: ruff and the type checker. make docs: the pages of docs/ and the reference as a site, in site/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test docs clean
+.PHONY: setup demo lint test docs clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,11 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 
 demo: setup
 	$(BIN)/saccade train promptrl
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
