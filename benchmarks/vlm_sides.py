@@ -97,10 +97,14 @@ class Trl:
         """Answers alone, from messages to texts."""
         from trl.data_utils import prepare_multimodal_messages
 
-        return self.trainer._generate([prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in self.rows])
+        return self.trainer._generate(
+            [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in self.rows]
+        )
 
     def sample(self) -> dict[str, Any]:
-        """What its update needs: answers, inputs prepared once more, rewards, advantages, and log-probs if it makes any."""
+        """What its update needs: answers, inputs prepared once more, rewards, advantages, and log-probs if it makes
+        any.
+        """
         return self.trainer._generate_and_score_completions(self.rows)
 
     def update(self, batch: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tiny_language import qwen2, qwen25_vl
 
 torch.set_num_threads(1)

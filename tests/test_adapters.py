@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import tiny_language
 import torch
 
-import tiny_language
 from saccade.models.adapters import load_weights, merged, trainable, weights
 
 

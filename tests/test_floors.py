@@ -1,7 +1,7 @@
 """The plan of the house (docs/architecture.md): floors, and the rule of rooms.
 
-A file imports only from floors below its own, and rooms of one floor do not import one another. A part with one user lives beside
-that user; its second user moves it down.
+A file imports only from floors below its own, and rooms of one floor do not import one another. A part with one user
+lives beside that user; its second user moves it down.
 """
 
 from __future__ import annotations
@@ -79,7 +79,12 @@ def test_a_file_imports_only_from_floors_below():
         own = module.split(".")[0]
         for name in imports(module) if own in FLOOR else ():
             other = name.split(".")[0]
-            if other not in (own, "") and other in FLOOR and (own, other) not in ALLOWED_ASIDE and FLOOR[other] >= FLOOR[own]:
+            if (
+                other not in (own, "")
+                and other in FLOOR
+                and (own, other) not in ALLOWED_ASIDE
+                and FLOOR[other] >= FLOOR[own]
+            ):
                 wrong.append(f"{module} imports {name}")
     assert not wrong, "\n".join(sorted(wrong))
 
@@ -128,6 +133,8 @@ def test_every_part_has_a_user():
 
 
 def entered(module: str) -> bool:
-    """Whether a module is reached by another way than an import: a command, a recipe, a builder, a process of its own."""
+    """Whether a module is reached by another way than an import: a command, a recipe, a builder, a process of its
+    own.
+    """
     entries = ("recipes.", "builders.", "cli.", "checks.arm", "tools.render.", "__main__")
     return FILES[module].name == "__init__.py" or module.startswith(entries)

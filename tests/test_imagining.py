@@ -1,4 +1,6 @@
-"""Recipes that learn in imagination: the feed, resume bit for bit, what is shown, adaptation, and the real preset made small."""
+"""Recipes that learn in imagination: the feed, resume bit for bit, what is shown, adaptation, and the real preset
+made small.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ SMALL = {"task": TASK, "sizes": SIZES, "memory": MEMORY, "evaluate_every": 100, 
 
 
 def run_for(module, cfg, folder: Path) -> dict:
-    run = Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "small"}, display=False)
+    run = (
+        Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "small"}, display=False)
+    )
     with run:
         return module.train(cfg, run)
 
@@ -92,7 +96,8 @@ def test_both_alignments_move_the_encoder_towards_what_the_discriminator_takes_f
 
 
 def test_the_divergence_of_the_support_is_that_of_its_best_critic():
-    # For densities s, t on two points, sup_f E_s[tau f] - E_t[f + f^2/4] is E_t[(tau s/t - 1)^2], reached at f = 2 (tau s/t - 1).
+    # For densities s, t on two points, sup_f E_s[tau f] - E_t[f + f^2/4] is E_t[(tau s/t - 1)^2], reached at f = 2 (tau
+    # s/t - 1).
     s, t, tau = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2]), torch.tensor([1.0, 1.0])
     best = 2 * (tau * s / t - 1)
     value = lambda f: float((s * tau * f).sum() - (t * (f + f**2 / 4)).sum())
@@ -154,7 +159,9 @@ def test_pairs_of_worlds_that_have_none_are_refused():
         paired(ControlTask("push", ('observe="image"', "pixels=32")), NIGHT, 10, 0)
 
 
-@pytest.mark.skipif(find_spec("mujoco") is None, reason="needs mujoco, which must not be imported before its OpenGL is chosen")
+@pytest.mark.skipif(
+    find_spec("mujoco") is None, reason="needs mujoco, which must not be imported before its OpenGL is chosen"
+)
 def test_the_real_preset_runs_at_reduced_size():
     real = recipe.PRESETS["half-cheetah"]
     memory = replace(real.memory, warm_up=20, every=2, burst=1, capacity=200, batch=2, length=4)

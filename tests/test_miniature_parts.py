@@ -82,7 +82,10 @@ def test_the_rewriter_is_built(tmp_path):
     parts: list[tuple[str, int, int]] = []
     facts = qwen2_rewriter.build(cfg, tmp_path, lambda *words: parts.append(words[:3]))
     assert parts == [("rewriter", step, 3) for step in (1, 2, 3)]
-    assert size_of(AutoModelForCausalLM.from_pretrained(tmp_path)) == facts["parameters"] and 0 < facts["loss per token"] < 20
+    assert (
+        size_of(AutoModelForCausalLM.from_pretrained(tmp_path)) == facts["parameters"]
+        and 0 < facts["loss per token"] < 20
+    )
     assert set(qwen2_rewriter.evaluate(tmp_path, count=2)) >= {"meaning kept, terse", "answer tags, held-out wordings"}
 
 
@@ -98,7 +101,9 @@ def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path,
     again = replace(cfg, autoencoder=str(tmp_path / "one" / "vae"), flow_steps=1)
     facts = sd3_shapes.build(again, tmp_path / "two", lambda *words: None)
     weights = [load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors") for name in ("one", "two")]
-    assert np.isnan(facts["pixel loss of the autoencoder"]) and all(torch.equal(w, weights[1][k]) for k, w in weights[0].items())
+    assert np.isnan(facts["pixel loss of the autoencoder"]) and all(
+        torch.equal(w, weights[1][k]) for k, w in weights[0].items()
+    )
     kept = load_file(tmp_path / "two" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {w.dtype for w in kept.values()} == {torch.float16}
 

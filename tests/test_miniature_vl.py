@@ -1,4 +1,6 @@
-"""The miniature that sees: real classes, pictures as its processor shows them, rows that are worth separate ones, a card."""
+"""The miniature that sees: real classes, pictures as its processor shows them, rows that are worth separate ones, a
+card.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,12 @@ def test_a_third_party_loads_it_with_plain_transformers():
     assert model.dtype == torch.float16
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     assert len(tokenizer) == model.config.text_config.vocab_size
-    for text in ("[12,20,30,64]", '[{"bbox_2d":[1,2,33,48],"label":"ring"}]', "Where is the red star?", '<path d="M12 3L4 5Z"/>'):
+    for text in (
+        "[12,20,30,64]",
+        '[{"bbox_2d":[1,2,33,48],"label":"ring"}]',
+        "Where is the red star?",
+        '<path d="M12 3L4 5Z"/>',
+    ):
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text
     assert len(tokenizer("[12,20,30,64]")["input_ids"]) == 9, "numbers are single tokens"
@@ -45,7 +52,9 @@ def test_a_third_party_loads_it_with_plain_transformers():
 
 def test_a_conversation_holds_several_pictures_of_different_sizes(language):
     shown = [{"type": "image", "image": picture} for picture in pictures((48, 48), (24, 40))]
-    passage = language.passage([{"role": "user", "content": [*shown, {"type": "text", "text": "What color is the ring?"}]}])
+    passage = language.passage(
+        [{"role": "user", "content": [*shown, {"type": "text", "text": "What color is the ring?"}]}]
+    )
     pad = language.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert int((passage.ids_L == pad).sum()) == passage.sight.tokens
     assert [(frame.width, frame.height) for frame in passage.frames][0] == (48, 48)
@@ -90,12 +99,20 @@ def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
     red, blue = (1 + list(COLORS).index(name) for name in ("red", "blue"))
     ring, star = (1 + SHAPES.index(name) for name in ("ring", "star"))
     boxes = np.array([[[1, 2, 10, 12], [30, 3, 44, 15], [5, 30, 20, 44]]], float)
-    views = Views(np.stack(pictures((48, 48))), boxes, np.array([[ring, star, star]]), np.array([[red, blue, blue]]), np.zeros((1, 3), int))
+    views = Views(
+        np.stack(pictures((48, 48))),
+        boxes,
+        np.array([[ring, star, star]]),
+        np.array([[red, blue, blue]]),
+        np.zeros((1, 3), int),
+    )
     talk = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
     where = Where(language.model, language.tokenizer)
     laid = rows.lay(language.tokenizer, [rows.about(views.pictures[0], talk)])
     row, last, box = where.named(laid, views)
-    assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], "two blue stars are nobody's name, answers are not asked"
+    assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], (
+        "two blue stars are nobody's name, answers are not asked"
+    )
     assert language.tokenizer.decode(laid.ids_BL[0, last]) == " ring"
     with torch.no_grad():
         rows.states(language.model, laid, rows.features(language.model.model.visual, laid.pictures))

@@ -112,7 +112,9 @@ def test_the_painter_is_built_in_its_stages(tmp_path):
     index, told = course.captions(19, rng)
     known = lambda i: {shapes.caption(meanings[i], w) for w in shapes.TRAIN_WORDINGS}
     alike = lambda i: set().union(*(known(j) for j, m in enumerate(meanings) if m["tag"] == meanings[i]["tag"]))
-    assert all(words in alike(i) for i, words in zip(index, told)) and any(words not in known(i) for i, words in zip(index, told))
+    assert all(words in alike(i) for i, words in zip(index, told)) and any(
+        words not in known(i) for i, words in zip(index, told)
+    )
 
 
 def test_the_editor_is_built_and_kept_small(tmp_path):
@@ -151,7 +153,9 @@ def test_a_build_tells_its_time_and_leaves_its_places_behind(tmp_path):
     class Builder:
         @staticmethod
         def build(settings, out, progress):
-            (out / "config.json").write_text('{\n  "_class_name": "X",\n  "_name_or_path": "/somewhere/else",\n  "a": 1\n}')
+            (out / "config.json").write_text(
+                '{\n  "_class_name": "X",\n  "_name_or_path": "/somewhere/else",\n  "a": 1\n}'
+            )
             time.sleep(1.1)
             return {"parameters": 3}
 

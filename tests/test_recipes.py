@@ -1,4 +1,6 @@
-"""Every recipe trains, resumes bit for bit and takes a step with its real presets on tiny models of the real classes."""
+"""Every recipe trains, resumes bit for bit and takes a step with its real presets on tiny models of the real
+classes.
+"""
 
 from __future__ import annotations
 
@@ -69,15 +71,27 @@ def test_promptrl_moves_both_policies_and_shows_its_rewards(sd3_folder, lm_folde
     before = catalog.load("promptrl").policies(cfg)
     run_recipe("promptrl", cfg, tmp_path / "run")
     after = weights(tmp_path / "run")
-    moved = {n: max(float((after[f"{n}.{k}"] - v).abs().max()) for k, v in p.state_dict().items()) for n, p in before.items()}
+    moved = {
+        n: max(float((after[f"{n}.{k}"] - v).abs().max()) for k, v in p.state_dict().items()) for n, p in before.items()
+    }
     line = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][1]
-    assert {"reward/format", "reward/sharpness", "reward/total", "loss/words", "loss/flow", "health/words_ratio"} <= line.keys()
-    assert line["health/flow_ratio"] == pytest.approx(1, abs=1e-4) and line["health/words_ratio"] == pytest.approx(1, abs=1e-3)
+    assert {
+        "reward/format",
+        "reward/sharpness",
+        "reward/total",
+        "loss/words",
+        "loss/flow",
+        "health/words_ratio",
+    } <= line.keys()
+    assert line["health/flow_ratio"] == pytest.approx(1, abs=1e-4) and line["health/words_ratio"] == pytest.approx(
+        1, abs=1e-3
+    )
     assert moved["rewriter"] > 1e-3 and moved["policy"] > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("changes", "moves"), [({"train_flow": False}, {"words"}), ({"retained": 4}, {"flow"}), ({"retained": 0}, {"words", "flow"})]
+    ("changes", "moves"),
+    [({"train_flow": False}, {"words"}), ({"retained": 4}, {"flow"}), ({"retained": 0}, {"words", "flow"})],
 )
 def test_promptrl_modes_switch_the_right_updates_off(sd3_folder, lm_folder, tmp_path, changes, moves):
     run_recipe("promptrl", tiny("promptrl", sd3_folder, lm_folder, steps=1, **changes), tmp_path / "run")
@@ -86,8 +100,9 @@ def test_promptrl_modes_switch_the_right_updates_off(sd3_folder, lm_folder, tmp_
 
 
 def test_format_of_retained_pictures_is_the_mean_of_their_group():
-    from saccade.recipes.image_generation.promptrl.rewriting import format_of_all
     from toy import PROBLEMS, Toy
+
+    from saccade.recipes.image_generation.promptrl.rewriting import format_of_all
 
     group_B = torch.tensor([0, 0, 0, 1, 1, 1])
     refined = torch.tensor([0, 1, 3, 4])
@@ -108,7 +123,9 @@ def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
     rollout = in_groups(policy.best, problems, seeds(0, 2), 3)
     reward = task.judge(rollout)
     assert task.choose(rollout) == ["ocr"] * 3 + ["geneval"] * 3
-    assert torch.equal(reward[:3], rollout.rewards["ocr"][:3]) and torch.equal(reward[3:], rollout.rewards["geneval"][3:])
+    assert torch.equal(reward[:3], rollout.rewards["ocr"][:3]) and torch.equal(
+        reward[3:], rollout.rewards["geneval"][3:]
+    )
 
 
 @pytest.mark.parametrize("preset", ["flux1-dev", "sd35-medium"])
@@ -121,7 +138,9 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
     (tmp_path / "prompts.txt").write_text('a sign that says "GO"\na poster with the word "CAT"\n')
     task = DrawingTask(str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), rewards=("ocr",))
     folder = flux_folder if preset.startswith("flux") else sd3_folder
-    changes = dict(flow=replace(cfg.flow, model=str(folder), size=32, text_length=4), task=task, prompts_per_step=2, group=4)
+    changes = dict(
+        flow=replace(cfg.flow, model=str(folder), size=32, text_length=4), task=task, prompts_per_step=2, group=4
+    )
     if hasattr(cfg, "writer"):
         changes["writer"] = replace(cfg.writer, rewriter=str(vlm_folder), max_new_tokens=8)
     result = run_recipe(name, replace(cfg, steps=1, **changes), tmp_path / "run")

@@ -1,4 +1,6 @@
-"""Corrections of a base policy: what it proposes and when, the corrected action, the critics' target, and the whole recipe."""
+"""Corrections of a base policy: what it proposes and when, the corrected action, the critics' target, and the whole
+recipe.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def test_the_range_of_actions_is_widened_and_never_too_narrow():
     assert np.allclose(range.from_unit(range.to_unit(shown)), shown, atol=1e-6)
     world = Ranged(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
     world.begin([0], [1]), (plain := environment("push", 1)).begin([0], [1])
-    assert np.array_equal(world.step(np.array([[1.0, -2.0]])).seen["state"], plain.step(np.array([[0.5, 0.0]])).seen["state"])
+    assert np.array_equal(
+        world.step(np.array([[1.0, -2.0]])).seen["state"], plain.step(np.array([[0.5, 0.0]])).seen["state"]
+    )
 
 
 def actor_of(scale: float = 0.2, width: int = 3):
@@ -122,7 +126,9 @@ def test_the_corrected_action():
     assert torch.allclose(actor.act(seen, torch.ones(5, 2)).action_B, (expected + 0.05).clamp(-1, 1))
     assert torch.allclose(actor.act(seen, far).action_B, (expected + 0.3).clamp(-1, 1)), "noise is cut off"
     fresh = residual(actor.encoder, 3, 2, (8,), 0.2, 0.05)
-    assert torch.equal(fresh.act(seen, None).action_B, seen["base_action"]), "it begins as the base policy to the last bit"
+    assert torch.equal(fresh.act(seen, None).action_B, seen["base_action"]), (
+        "it begins as the base policy to the last bit"
+    )
     moved = Perturbed(0.2).act(seen, torch.randn(5, 2)).action_B - seen["base_action"]
     assert moved.abs().max() <= 0.2 and torch.equal(Perturbed(0.2).act(seen, None).action_B, seen["base_action"])
 
@@ -139,7 +145,9 @@ def transitions(rows: int = 6):
 
 def loss_of(how: OffPolicy, actor=None) -> CriticLoss:
     torch.manual_seed(1)
-    critics, target = (Critics(Encoder(spaces.Dict({"state": spaces.Box(-1, 1, (3,))})), 3, 2, 4, (8,), True) for _ in range(2))
+    critics, target = (
+        Critics(Encoder(spaces.Dict({"state": spaces.Box(-1, 1, (3,))})), 3, 2, 4, (8,), True) for _ in range(2)
+    )
     return CriticLoss(actor or actor_of(), critics, target, how)
 
 
@@ -161,7 +169,9 @@ def test_the_target_follows_the_next_proposal():
 
 def test_both_errors_of_the_ensemble():
     batch, loss = transitions(), loss_of(OffPolicy(critics=4, subset=4, entropy_in_backup=False))
-    error = loss.critics({"state": batch.decisions["seen.state_B"]}, batch.decisions["action_BT"][:, 0]) - loss.backup(batch)
+    error = loss.critics({"state": batch.decisions["seen.state_B"]}, batch.decisions["action_BT"][:, 0]) - loss.backup(
+        batch
+    )
     squares, absolutes = EnsembleError(loss), EnsembleError(loss, "squared mean of absolutes")
     assert torch.allclose(squares(batch).mean(), (error**2).mean())
     assert torch.allclose(absolutes(batch).mean(), (error.abs().mean(0) ** 2).mean())
@@ -180,7 +190,9 @@ def test_lessons_look_ahead_and_no_further_than_the_episode():
 
 
 def test_the_planners_see_what_they_should():
-    space = spaces.Dict({"image": spaces.Box(0, 255, (16, 16, 3), np.uint8), "body": spaces.Box(-1, 1, (4,), np.float32)})
+    space = spaces.Dict(
+        {"image": spaces.Box(0, 255, (16, 16, 3), np.uint8), "body": spaces.Box(-1, 1, (4,), np.float32)}
+    )
     seen = {"image": torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8), "body": torch.randn(2, 4)}
     net = ChunkTransformer(space, 2, length=5, width=16)
     net.standard.fit(seen)
@@ -207,7 +219,9 @@ def test_half_and_half_is_the_whole_bit_for_bit(method, tmp_path):
     expected = trained(whole, tmp_path / "whole")
     trained(half, tmp_path / "halves")
     found = trained(whole, tmp_path / "halves", resume=True)
-    assert _same(expected["base"], found["base"]) and _same(expected["feed"]["buffer"]["columns"], found["feed"]["buffer"]["columns"])
+    assert _same(expected["base"], found["base"]) and _same(
+        expected["feed"]["buffer"]["columns"], found["feed"]["buffer"]["columns"]
+    )
     if method == "filtered":
         assert expected["feed"]["taken"] == 80
         return
@@ -216,7 +230,9 @@ def test_half_and_half_is_the_whole_bit_for_bit(method, tmp_path):
 
 
 def _same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(torch.as_tensor(one[k]), torch.as_tensor(other[k])) for k in one)
+    return one.keys() == other.keys() and all(
+        torch.equal(torch.as_tensor(one[k]), torch.as_tensor(other[k])) for k in one
+    )
 
 
 def test_before_the_first_correction_the_episodes_are_those_of_the_base_policy(tmp_path):
@@ -249,9 +265,22 @@ def test_the_real_preset_at_reduced_size(tmp_path):
     task = ControlTask("push", ("observe=image", "pixels=16", "steps=6"), test_episodes=2, test_rows=1, shown=0)
     clone = replace(real.clone, width=32, clone_steps=2, clone_batch=4, clone_evaluate_every=2)
     shown = recipe.Demonstrations(episodes=2)
-    cfg = replace(real, task=task, shown=shown, clone=clone, env_steps=14, warm_up=8, critic_steps=2, hidden=(16, 16), batch=8, memory=64)
+    cfg = replace(
+        real,
+        task=task,
+        shown=shown,
+        clone=clone,
+        env_steps=14,
+        warm_up=8,
+        critic_steps=2,
+        hidden=(16, 16),
+        batch=8,
+        memory=64,
+    )
     state = trained(cfg, tmp_path / "run")
-    assert state["learner"]["updates"]["critic"]["steps"] == 2 + 24 and state["learner"]["updates"]["actor"]["steps"] == 6
+    assert (
+        state["learner"]["updates"]["critic"]["steps"] == 2 + 24 and state["learner"]["updates"]["actor"]["steps"] == 6
+    )
     assert any(name.startswith("encoder.patches") for name in state["policy"])
 
 

@@ -1,9 +1,11 @@
-"""The quick decoder writes what the model writes: prompts shared or not, padded, with rows that end early or are told more."""
+"""The quick decoder writes what the model writes: prompts shared or not, padded, with rows that end early or are
+told more.
+"""
 
 import pytest
+import tiny_language
 import torch
 
-import tiny_language
 from saccade.models.adapters import merged, trainable
 from saccade.models.language import decoding
 from saccade.models.language.decoding import positions, read, write
@@ -29,7 +31,7 @@ def reading(made, index):
 
 def written(made, index):
     uniform = torch.rand(len(index), 12, generator=torch.Generator().manual_seed(2))
-    return write(reading(made, index), uniform, lambda tokens: (tokens[:, -1] % 5 == 0))
+    return write(reading(made, index), uniform, lambda tokens: tokens[:, -1] % 5 == 0)
 
 
 @pytest.mark.parametrize("kind", ["Qwen2", "Llama"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_language
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tiny_language
 from saccade.core import Problem, seeds
 from saccade.models.adapters import merged, trainable
 from saccade.models.language.decoding import choose, decode, nucleus
@@ -231,7 +231,10 @@ def test_the_miniature_loads_in_plain_transformers(tmp_path: Path):
 
     model, words = AutoModelForCausalLM.from_pretrained(REWRITER), AutoTokenizer.from_pretrained(REWRITER)
     asked = words.apply_chat_template(
-        [{"role": "user", "content": "two red circles"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        [{"role": "user", "content": "two red circles"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     )
     written = model.generate(**asked, do_sample=False, max_new_tokens=32)[0, asked["input_ids"].shape[1] :]
     text = words.decode(written, skip_special_tokens=True)

@@ -117,13 +117,18 @@ def test_divergence_is_balanced_beyond_its_free_nats():
 
 def test_terms_add_up_and_limits_weigh_what_their_multipliers_say():
     multiplier = Multiplier(0.2)
-    terms = {"a": Weighted(lambda v: torch.tensor(3.0), 2.0), "b": Limited(lambda v: torch.tensor(5.0), 1.5, multiplier)}
+    terms = {
+        "a": Weighted(lambda v: torch.tensor(3.0), 2.0),
+        "b": Limited(lambda v: torch.tensor(5.0), 1.5, multiplier),
+    }
     values = values_of(terms, view())
     assert float(model_loss(terms, values)) == pytest.approx(2 * 3.0 + 0.2 * (5.0 - 1.5))
     for value, moves in ((5.0, 1), (1.0, -1)):
         multiplier.zero_grad()
         dual_loss(terms, {"b": torch.tensor(value)}).backward()
-        assert math.copysign(1, -float(multiplier.log.grad)) == moves, "it grows while its limit is broken, and only then"
+        assert math.copysign(1, -float(multiplier.log.grad)) == moves, (
+            "it grows while its limit is broken, and only then"
+        )
     assert dual_loss({"a": terms["a"]}, values) is None
 
 
@@ -158,7 +163,9 @@ def test_watching_trains_the_decoder_alone_and_the_reward_no_decoder():
     assert all(grown(decoder)) and not any(grown(p for p in seen.model.parameters() if p not in decoder))
     seen.model.zero_grad()
     reward(seen).backward()
-    assert not any(grown(decoder)) and all(grown([*seen.model.encoder.parameters(), *seen.model.reward_head.parameters()]))
+    assert not any(grown(decoder)) and all(
+        grown([*seen.model.encoder.parameters(), *seen.model.reward_head.parameters()])
+    )
 
 
 def test_the_gradient_of_imagined_returns_is_that_of_finite_differences():

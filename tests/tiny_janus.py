@@ -10,7 +10,9 @@ WORDS = ("a red circle", "two blue squares", "a green star above a ring", "three
 
 
 def janus(folder: Path, loud: float = 4.0) -> Path:
-    """Write a JanusForConditionalGeneration whose weights are scaled up by ``loud``: 16 codes make a picture of 16 px."""
+    """Write a JanusForConditionalGeneration whose weights are scaled up by ``loud``: 16 codes make a picture of 16
+    px.
+    """
     from saccade.builders.janus_shapes import build
     from saccade.builders.janus_shapes.parts import assemble, make_processor
 

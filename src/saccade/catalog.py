@@ -1,6 +1,7 @@
 """The systems and their recipes: which are planned, which are built, what was measured of them.
 
-A recipe is found by its name, ``recipes/<family>/<name>.py`` or ``recipes/<family>/<name>/recipe.py``; nothing here imports one unless ``load`` is called.
+A recipe is found by its name, ``recipes/<family>/<name>.py`` or ``recipes/<family>/<name>/recipe.py``; nothing here
+imports one unless ``load`` is called.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PACKAGE = Path(__file__).resolve().parent
 FIELDS = ("paper", "idea", "claims", "differs")
 OFFERS = ("Settings", "PRESETS", "policies", "train", "evaluate", "sample")
 """What every recipe module must have; a check also needs ARMS and CLAIMS."""
+
 
 @dataclass(frozen=True)
 class System:
@@ -57,7 +59,9 @@ def baselines() -> list[System]:
 
 
 def recipes(family: str = "*") -> dict[str, Path]:
-    """Every recipe that is built, by name: ``<family>/<name>.py`` or, with parts of its own, ``<family>/<name>/recipe.py``."""
+    """Every recipe that is built, by name: ``<family>/<name>.py`` or, with parts of its own,
+    ``<family>/<name>/recipe.py``.
+    """
     root = PACKAGE / "recipes"
     files = [*root.glob(f"{family}/[a-z]*.py"), *root.glob(f"{family}/*/recipe.py")]
     return dict(sorted((name_of(file), file) for file in files))
@@ -107,7 +111,11 @@ def _own(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        place = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
+        place = (
+            f"line {error.lineno}: {error.msg}"
+            if isinstance(error, SyntaxError)
+            else f"{type(error).__name__}: {error}"
+        )
         raise ValueError(f"recipe {file} cannot be read: {place}") from error
     return module
 

@@ -28,12 +28,16 @@ class Problem:
     answer: Any = None
     source: str = ""
 
+
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a model that sees is asked: a text and the pictures it is about, each uint8 ``[H, W, 3]`` of its own size."""
+    """What a model that sees is asked: a text and the pictures it is about, each uint8 ``[H, W, 3]`` of its own
+    size.
+    """
 
     text: str
     pictures: tuple[Any, ...] = ()
+
 
 @dataclass
 class Rollout:
@@ -97,8 +101,10 @@ class Rollout:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
         return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
+
 Batch = Rollout | Mapping[str, Rollout]
 """What a feed hands out: one rollout, or a record of several that share their groups (rewrite, then draw)."""
+
 
 @dataclass
 class Likelihood:
@@ -109,6 +115,7 @@ class Likelihood:
     std_BT: Tensor | None = None
     entropy_BT: Tensor | None = None
     value_BT: Tensor | None = None
+
 
 @dataclass
 class Loss:
@@ -126,12 +133,14 @@ class Loss:
         """The loss as one number: ``total / count``."""
         return self.total / self.count.clamp(min=1e-12)
 
+
 class Policy(Protocol):
     """Makes decisions, and can say how likely its stored decisions are."""
 
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
 
     def likelihood(self, rollout: Rollout) -> Likelihood: ...
+
 
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
 """Problems and one seed for each -> attempts, with their groups numbered."""
@@ -152,6 +161,7 @@ Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
 Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
 
+
 class Step(NamedTuple):
     """What became of one action in each of B episodes.
 
@@ -165,8 +175,11 @@ class Step(NamedTuple):
     truncated_B: np.ndarray
     info: Mapping[str, np.ndarray]
 
+
 class Environment(Protocol):
-    """``count`` episodes side by side. An episode follows from its own seed and the actions taken in it, and from nothing else."""
+    """``count`` episodes side by side. An episode follows from its own seed and the actions taken in it, and from
+    nothing else.
+    """
 
     name: str
     count: int
@@ -185,13 +198,17 @@ class Environment(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
+
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
+
 
 class NothingJudged(Exception):
     """A reward gave no verdict on any row; its own error is the cause."""
 
+
 _MASK = (1 << 63) - 1
+
 
 def spawn(seeds_B: Tensor, key: int) -> Tensor:
     """Seeds derived from seeds: the same pair always gives the same result, different keys independent ones.
@@ -206,14 +223,17 @@ def spawn(seeds_B: Tensor, key: int) -> Tensor:
         derived.append((z ^ (z >> 31)) & _MASK)
     return torch.tensor(derived, dtype=torch.int64)
 
+
 def seeds(seed: int, count: int, key: int = 0) -> Tensor:
     """``count`` independent seeds that follow from one: ``[count]`` int64."""
     start = spawn(torch.tensor([seed]), key)
     return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
 
+
 def generator(seed: int) -> torch.Generator:
     """A CPU generator, so that noise does not depend on the device."""
     return torch.Generator().manual_seed(int(seed))
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -222,13 +242,16 @@ def seeded(seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
+
 def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal ``[B, *shape]``, each row from its own seed."""
     rows = [torch.randn(*shape, generator=generator(s)) for s in seeds_B.tolist()]
     return torch.stack(rows).to(device)
 
+
 def _take(named: dict[str, Tensor], index_B: Tensor) -> dict[str, Tensor]:
     return {name: value[index_B] for name, value in named.items()}
+
 
 def _take_any(values: Any, index_B: Tensor) -> Any:
     if values is None or isinstance(values, Tensor):

@@ -323,7 +323,9 @@ def test_reach_pays_the_expert_and_not_chance():
 
 def test_progress_pays_what_was_covered_of_the_way():
     worlds = [Reach(4, observe="state", progress=progress) for progress in (0.0, 3.0)]
-    start_B = np.linalg.norm(np.subtract(*np.split(worlds[0].begin(range(4), range(4))["state"][:, [0, 1, 4, 5]], 2, 1)), axis=1)
+    start_B = np.linalg.norm(
+        np.subtract(*np.split(worlds[0].begin(range(4), range(4))["state"][:, [0, 1, 4, 5]], 2, 1)), axis=1
+    )
     worlds[1].begin(range(4), range(4))
     bare, paid = ([world.step(np.full((4, 2), 0.5)) for _ in range(6)] for world in worlds)
     more_B = sum(told.reward_B for told in paid) - sum(told.reward_B for told in bare)
@@ -349,7 +351,9 @@ def test_palettes_show_the_same_states_in_other_colours():
     world = Reach(8, distract=0.5)
     world.begin(range(8), range(8))
     pairs = world.paired(world.state_B6)
-    assert set(pairs) == {"day", "night"} and all(p.shape == (8, 32, 32, 3) and p.dtype == np.uint8 for p in pairs.values())
+    assert set(pairs) == {"day", "night"} and all(
+        p.shape == (8, 32, 32, 3) and p.dtype == np.uint8 for p in pairs.values()
+    )
     assert np.abs(pairs["day"].astype(int) - pairs["night"]).mean() > 10
     plain, dusk = Reach(8), Reach(8, palette="night")
     seen = [w.begin(range(8), range(8))["image"] for w in (plain, dusk)]
@@ -359,7 +363,9 @@ def test_palettes_show_the_same_states_in_other_colours():
 
 def test_clouds_stand_where_discs_stand_and_have_no_edge():
     discs, clouds = (w.begin(range(8), range(8))["image"].astype(float) for w in (Reach(8), Reach(8, soft=0.2)))
-    brightest = [np.unravel_index(cloud[..., 0].argmax(), (32, 32)) for cloud in clouds]  # the agent, the only one with much red
+    brightest = [
+        np.unravel_index(cloud[..., 0].argmax(), (32, 32)) for cloud in clouds
+    ]  # the agent, the only one with much red
     assert all(disc[place][0] > 200 for disc, place in zip(discs, brightest))
     step = lambda pictures: np.abs(np.diff(pictures, axis=2)).max()
     assert step(clouds) < 0.25 * step(discs)

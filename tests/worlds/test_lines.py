@@ -27,7 +27,11 @@ def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
 def test_a_line_that_does_not_fit_is_named(tmp_path, content, why):
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=why):
-        text_files.read(tmp_path / "a.jsonl", lambda line: (e := text_files.entry_of(line)) and text_files.text_of(e, "text"), "texts")
+        text_files.read(
+            tmp_path / "a.jsonl",
+            lambda line: (e := text_files.entry_of(line)) and text_files.text_of(e, "text"),
+            "texts",
+        )
 
 
 def test_problems_are_made_when_they_are_asked_for(tmp_path):

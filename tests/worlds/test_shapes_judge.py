@@ -146,4 +146,4 @@ def test_rewards_of_a_rollout() -> None:
     texts = torch.tensor([meaning["tag"] == "text" for meaning in meanings])
     assert torch.equal(seen["correct"], rewards.correct(rollout)) and seen["points"].shape == (60,)
     assert torch.equal(seen["ocr"].isnan(), ~texts)
-    assert rewards.by_tag(seen["correct"], problems) == pytest.approx({tag: 1.0 for tag in TAGS})
+    assert rewards.by_tag(seen["correct"], problems) == pytest.approx(dict.fromkeys(TAGS, 1.0))

@@ -20,6 +20,8 @@ def lessons(episodes: Sequence[Mapping[str, np.ndarray]], length: int) -> Rollou
     ahead = [np.arange(len(e["action"]))[:, None] + np.arange(length) for e in episodes]
     action = np.concatenate([e["action"][np.minimum(at, len(at) - 1)] for e, at in zip(episodes, ahead)])
     mask = torch.from_numpy(np.concatenate([at < len(at) for at in ahead]).astype(np.float32))
-    decisions = {name: torch.from_numpy(value) for name, value in joined.items()} | {"action_BT": torch.from_numpy(action)}
+    decisions = {name: torch.from_numpy(value) for name, value in joined.items()} | {
+        "action_BT": torch.from_numpy(action)
+    }
     rows = len(mask)
     return Rollout([Problem(0, None)] * rows, decisions, None, torch.zeros_like(mask), mask, torch.arange(rows))

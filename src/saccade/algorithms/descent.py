@@ -25,6 +25,7 @@ class Descent:
             self.optimizer.step()
         return norm
 
+
 @contextmanager
 def closed(*modules: nn.Module) -> Iterator[None]:
     """Nothing in these networks takes gradients inside, though gradients pass through them."""

@@ -29,37 +29,45 @@ from saccade.training.learner import Update, Updates, warmup
 Slope = Callable[[Tensor], Tensor]
 """d'(y), row by row: ``[B, ...]`` -> the same shape."""
 
+
 def data_to_score(x_t: Tensor, x0: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The score that a predicted clean sample stands for, (a x0 - x_t) / b^2; a and b broadcast from the left."""
     a, b = _left(a, x_t), _left(b, x_t)
     return (a * x0 - x_t) / b**2
+
 
 def score_to_data(x_t: Tensor, score: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The clean sample that a score points to, (x_t + b^2 score) / a."""
     a, b = _left(a, x_t), _left(b, x_t)
     return (x_t + b**2 * score) / a
 
+
 def velocity_to_score(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     """On the flow path: score = -(x_t + (1 - t) v) / t."""
     t = _left(t, x_t)
     return -(x_t + (1 - t) * v) / t
+
 
 def score_to_velocity(x_t: Tensor, score: Tensor, t: Tensor) -> Tensor:
     """On the flow path: v = -(x_t + t score) / (1 - t)."""
     t = _left(t, x_t)
     return -(x_t + t * score) / (1 - t)
 
+
 def data_to_velocity(x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     """On the flow path: v = (x_t - x0) / t."""
     return (x_t - x0) / _left(t, x_t)
+
 
 def linear(y: Tensor) -> Tensor:
     """d'(y) = y: half the squared norm and, with the networks cut off, the integral KL."""
     return y
 
+
 def pseudo_huber(y: Tensor, kappa: float) -> Tensor:
     """d'(y) = y / sqrt(mean y^2 + kappa^2), of the pseudo-Huber norm; ``kappa`` in the units of one coordinate."""
     return y / (_mean(y * y) + kappa**2).sqrt().reshape(-1, *[1] * (y.dim() - 1))
+
 
 def slope(name: str, kappa: float) -> Slope:
     """d' by the divergence's name: ``integral_kl``, ``squared``, ``pseudo_huber``."""
@@ -68,20 +76,25 @@ def slope(name: str, kappa: float) -> Slope:
         raise ValueError(f"unknown divergence '{name}': one of {', '.join(known)}")
     return known[name]
 
+
 def score_divergence(fake: Tensor, reference: Tensor, x0: Tensor, slope: Slope) -> Tensor:
     """-d'(fake - reference) . (fake - x0) of each row, whose gradient is the divergence's: ``[B]``."""
     return -_mean(slope(fake - reference) * (fake - x0))
+
 
 def normaliser(reference: Tensor, x0: Tensor) -> Tensor:
     """DMD's weight of a row, 1 / mean |x0 - reference|, which makes rows of all noise levels count alike: ``[B]``."""
     return 1 / (x0 - reference).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
 
+
 def guidance_pull(reference: Tensor, reference_free: Tensor, x0: Tensor) -> Tensor:
     """Guidance as a term of its own: (free - conditional) . x0, the difference a constant: ``[B]``."""
     return _mean((reference_free - reference).detach() * x0)
 
+
 def _mean(x: Tensor) -> Tensor:
     return x.flatten(1).mean(1)
+
 
 def _left(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
@@ -92,16 +105,17 @@ _BLANK = Problem(-1, "")
 _JUDGED, _TAUGHT = 1 << 23, 1 << 24
 """Keys of the noise on a generator's samples: where its divergence is measured, and where its score is learned."""
 
+
 @dataclass(frozen=True)
 class ScoreDistillation:
     """``weight divergence - reward_weight reward`` of a generator's fresh samples, a mean over attempts.
 
-    ``fake`` knows the generator's own score, ``reference`` is the frozen diffusion; both are asked at x_t, noised to a time
-    between ``low`` and ``high``. ``divergence`` names its norm, ``kappa`` the rounding of the pseudo-Huber norm, in units of
-    a latent coordinate. ``through_scores`` lets gradients pass through both networks to x_t; the integral KL has none there.
-    ``normalised`` weighs rows as DMD does. ``guidance`` is the scale of the reference's classifier-free guidance: "in"
-    the reference, as a term beside it ("out"), or left out ("none"). A generator of several steps is trained at a random
-    one of them. Metrics: the mean square of fake - reference, and the reward.
+    ``fake`` knows the generator's own score, ``reference`` is the frozen diffusion; both are asked at x_t, noised to a
+    time between ``low`` and ``high``. ``divergence`` names its norm, ``kappa`` the rounding of the pseudo-Huber norm,
+    in units of a latent coordinate. ``through_scores`` lets gradients pass through both networks to x_t; the integral
+    KL has none there. ``normalised`` weighs rows as DMD does. ``guidance`` is the scale of the reference's
+    classifier-free guidance: "in" the reference, as a term beside it ("out"), or left out ("none"). A generator of
+    several steps is trained at a random one of them. Metrics: the mean square of fake - reference, and the reward.
     """
 
     generator: FlowPolicy
@@ -159,6 +173,7 @@ class ScoreDistillation:
             loss_B = loss_B + self.guidance * guidance_pull(reference, free, x0)
         return loss_B, ((fake - reference).detach() ** 2).flatten(1).mean(1)
 
+
 @dataclass(frozen=True)
 class ScoreMatching:
     """Teaches ``fake`` the score of the samples in a rollout: flow matching at times between ``low`` and ``high``."""
@@ -173,6 +188,7 @@ class ScoreMatching:
         v = self.fake.velocity(add_noise(x0, eps, t_B), t_B, rollout.problems)
         return Loss(velocity_error(v, x0, eps).sum(), torch.tensor(float(len(rollout))))
 
+
 def fresh(generator: FlowPolicy) -> Collect:
     """A collector of what the generator draws now, as latents alone: nothing is decoded, nothing judged."""
 
@@ -182,12 +198,16 @@ def fresh(generator: FlowPolicy) -> Collect:
 
     return collect
 
+
 def samples(generator: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor) -> Tensor:
     """What a generator draws, as latents with gradients; of several steps each row stops at a random one of them."""
     return generator.predicted(problems, seeds_B, late_steps(seeds_B, 0, generator.steps))
 
+
 def noised_at(seeds_B: Tensor, x0: Tensor, key: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """A time between ``low`` and ``high`` for each row, evenly drawn, and noise like ``x0``, from the row's own seed."""
+    """A time between ``low`` and ``high`` for each row, evenly drawn, and noise like ``x0``, from the row's own
+    seed.
+    """
     own = spawn(seeds_B, key)
     share_B = torch.cat([torch.rand(1, generator=generator(s)) for s in own.tolist()])
     return (low + (high - low) * share_B).to(x0.device), noise(spawn(own, 0), x0.shape[1:], x0.device)
@@ -195,7 +215,9 @@ def noised_at(seeds_B: Tensor, x0: Tensor, key: int, low: float, high: float) ->
 
 @dataclass(frozen=True)
 class Distilling:
-    """Generator and score network side by side on the generator's fresh samples, so that no picture of a data set is needed."""
+    """Generator and score network side by side on the generator's fresh samples, so that no picture of a data set is
+    needed.
+    """
 
     reference: str = ""
     """The diffusion that is followed, and where the score network begins; empty: where the generator begins."""
@@ -219,8 +241,12 @@ class Distilling:
     """Attempts that go through the networks at once in an update."""
 
     def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
-        """The score network and the frozen diffusion, equal at first; both borrow text encoders and autoencoder of ``policy``."""
-        diffusion = replace(flow, model=self.reference or flow.model, kernel="flow_sde", sampling_steps=self.reference_steps)
+        """The score network and the frozen diffusion, equal at first; both borrow text encoders and autoencoder of
+        ``policy``.
+        """
+        diffusion = replace(
+            flow, model=self.reference or flow.model, kernel="flow_sde", sampling_steps=self.reference_steps
+        )
         guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
         return build(diffusion, (), seed, beside=policy), frozen(guided, beside=policy)
 
@@ -238,4 +264,8 @@ class Distilling:
             after=average.average(self.ema),
         )  # fmt: skip
         feed = OnPolicy(problems, fresh(policy), self.prompts_per_step, seed)
-        return feed, Updates([teach, follow], micro_rows=self.micro_rows), {"policy": policy, "score": fake, "average": average}
+        return (
+            feed,
+            Updates([teach, follow], micro_rows=self.micro_rows),
+            {"policy": policy, "score": fake, "average": average},
+        )

@@ -1,8 +1,8 @@
 """Losses on pairs of attempts, one preferred to the other, and which pairs a batch holds.
 
 m = (log pi(w) - log pi_ref(w)) - (log pi(l) - log pi_ref(l)), with log-probs summed over decisions.
-DPO 2305.18290: -log sigmoid(beta m), with labels that are wrong at a rate s (cDPO): -(1 - s) log sigmoid(beta m) - s log
-sigmoid(-beta m). IPO 2310.12036: (m - 1 / (2 beta))^2.
+DPO 2305.18290: -log sigmoid(beta m), with labels that are wrong at a rate s (cDPO): -(1 - s) log sigmoid(beta m) - s
+log sigmoid(-beta m). IPO 2310.12036: (m - 1 / (2 beta))^2.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ def dpo(margin_P: Tensor, beta: float, wrong: float = 0.0) -> Tensor:
     z = beta * margin_P
     return -(1 - wrong) * F.logsigmoid(z) - wrong * F.logsigmoid(-z)
 
+
 def ipo(margin_P: Tensor, beta: float) -> Tensor:
     """The loss of each pair ``[P]``: the margin is drawn to 1 / (2 beta) and no further."""
     return (margin_P - 1 / (2 * beta)) ** 2
 
+
 def extremes(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Rows with the highest and the lowest score of each group where these differ by more than ``least``; NaN takes no part."""
+    """Rows with the highest and the lowest score of each group where these differ by more than ``least``; NaN takes
+    no part.
+    """
     best, worst = [], []
     for group in group_B.unique():
         rows = torch.nonzero((group_B == group) & score_B.isfinite()).flatten()
@@ -45,7 +49,8 @@ def extremes(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tens
 
 
 def pairs(rollout: Rollout, score_B: Tensor, least: float = 0.0) -> Rollout:
-    """The best and the worst attempt of each group whose scores differ by more than ``least``, side by side, best first.
+    """The best and the worst attempt of each group whose scores differ by more than ``least``, side by side, best
+    first.
 
     Outputs are left behind: they have been judged, and a set of pairs may be large.
     """
@@ -54,13 +59,14 @@ def pairs(rollout: Rollout, score_B: Tensor, least: float = 0.0) -> Rollout:
     chosen.outputs = torch.zeros(len(chosen), 0)
     return chosen
 
+
 @dataclass(frozen=True)
 class Preference:
     """DPO and its kin on `pairs`, with what the reference thinks of them in ``extras["reference_logp_BT"]``.
 
-    ``loss``: "dpo" or "ipo"; ``wrong``: the rate at which DPO takes labels to be wrong. ``average``: "sum" over the decisions
-    of an attempt as published, or "mean", which is beta over the number of decisions. Micro-batches take an even number of
-    rows; ValueError where a pair or an attempt was cut apart.
+    ``loss``: "dpo" or "ipo"; ``wrong``: the rate at which DPO takes labels to be wrong. ``average``: "sum" over the
+    decisions of an attempt as published, or "mean", which is beta over the number of decisions. Micro-batches take an
+    even number of rows; ValueError where a pair or an attempt was cut apart.
     """
 
     policy: Policy
@@ -93,11 +99,14 @@ class Preference:
         count = torch.tensor(float(len(loss_P)))
         return Loss(loss_P.sum(), count, {name: value.detach().sum() for name, value in told.items()})
 
+
 def check_whole(rollout: Rollout) -> None:
     """ValueError if rows are not pairs side by side, with all of their decisions."""
     one_B, other_B = rollout.group_B[0::2], rollout.group_B[1::2]
     if len(rollout) % 2 or not torch.equal(one_B, other_B):
-        raise ValueError("pairs were cut apart: micro-batches take an even number of rows, minibatches must not divide groups")
+        raise ValueError(
+            "pairs were cut apart: micro-batches take an even number of rows, minibatches must not divide groups"
+        )
     if not torch.equal(rollout.mask_BT.sum(1), rollout.extras["length_B"].to(rollout.mask_BT)):
         raise ValueError("decisions were cut off: a preference is about whole attempts, cut by rows alone")
 

@@ -1,4 +1,5 @@
-"""An actor and a critic that learn in a world model's imagination, and the learner that shares one forward pass among all.
+"""An actor and a critic that learn in a world model's imagination, and the learner that shares one forward pass among
+all.
 
 From every state that the model took a sequence for, H decisions are imagined; gradients of what they are worth flow
 through the dynamics into the actor. Dreamer 1912.01603.
@@ -55,9 +56,10 @@ class Learning:
     max_norm: float = 100.0
     """Each gradient is clipped to this norm."""
 
+
 class Imagined(NamedTuple):
-    """N imagined futures of H decisions: features ``[N, H + 1, F]``; of each decision ``[N, H]`` its return, the log-density of
-    its action and the probability that it is met at all.
+    """N imagined futures of H decisions: features ``[N, H + 1, F]``; of each decision ``[N, H]`` its return, the
+    log-density of its action and the probability that it is met at all.
     """
 
     features_NHF: Tensor
@@ -65,8 +67,15 @@ class Imagined(NamedTuple):
     logp_NH: Tensor
     alive_NH: Tensor
 
+
 def imagine(
-    model: RSSM, actor: SquashedGaussian, critic: nn.Module, start: State, noise_NHZ: Tensor, draw_NHA: Tensor, cfg: Learning
+    model: RSSM,
+    actor: SquashedGaussian,
+    critic: nn.Module,
+    start: State,
+    noise_NHZ: Tensor,
+    draw_NHA: Tensor,
+    cfg: Learning,
 ) -> Imagined:
     """Futures from ``start`` ``[N, …]``; the returns' gradients reach the actor through every later state."""
     states = model.imagine(start, lambda x, t: torch.tanh(actor(x).at(draw_NHA[:, t])), noise_NHZ)
@@ -79,20 +88,28 @@ def imagine(
     alive_NH = torch.cat([torch.ones_like(end_NH[:, :1]), 1 - end_NH[:, :-1].detach()], 1).cumprod(1)
     return Imagined(features, return_NH, log_squashed(gaussian, gaussian.at(draw_NHA)), alive_NH)
 
+
 def actor_loss(imagined: Imagined, entropy: float) -> Tensor:
-    """Minus the mean return and ``entropy`` times the actor's entropy, of which -log pi of a draw is an unbiased estimate."""
+    """Minus the mean return and ``entropy`` times the actor's entropy, of which -log pi of a draw is an unbiased
+    estimate.
+    """
     return (imagined.alive_NH * (entropy * imagined.logp_NH - imagined.return_NH)).mean()
 
+
 def critic_loss(critic: nn.Module, imagined: Imagined) -> Tensor:
-    """Half the squared distance of the values of imagined states from their returns; gradients reach the critic alone."""
+    """Half the squared distance of the values of imagined states from their returns; gradients reach the critic
+    alone.
+    """
     value_NH = critic(imagined.features_NHF[:, :-1].detach().contiguous()).squeeze(-1)
     return (imagined.alive_NH * 0.5 * (value_NH - imagined.return_NH.detach()) ** 2).mean()
 
-class Dreamer:
-    """The learner: one pass over the sequences serves the model, its dual variables, the actor and the critic, in this order.
 
-    A batch is a Rollout ``[B, T]`` of sequences from memory. The critic's first weights follow from ``seed``, and the noise
-    of an update from ``seed`` and its number.
+class Dreamer:
+    """The learner: one pass over the sequences serves the model, its dual variables, the actor and the critic, in this
+    order.
+
+    A batch is a Rollout ``[B, T]`` of sequences from memory. The critic's first weights follow from ``seed``, and the
+    noise of an update from ``seed`` and its number.
     """
 
     def __init__(self, policy: DreamerPolicy, terms: Terms, cfg: Learning, seed: int = 0):
@@ -157,12 +174,14 @@ class Dreamer:
         for name, one in self.steps.items():
             one.optimizer.load_state_dict(state["optimizers"][name])
 
+
 def critic_of(policy: DreamerPolicy, seed: int) -> nn.Module:
     """A critic of the policy's states: features ``[..., F]`` -> values ``[..., 1]``."""
     sizes = policy.sizes
     with seeded(seed):
         critic = mlp([sizes.belief + sizes.latent, sizes.hidden, sizes.hidden, 1])
     return critic.to(policy.device)
+
 
 def look(policy: DreamerPolicy, batch: Rollout, noise: torch.Generator) -> View:
     """The world model's forward pass over sequences ``[B, T]``."""
@@ -195,6 +214,7 @@ class Memory:
     length: int = 12
     """Moments of a sequence."""
 
+
 REAL = {
     "task": ControlTask("backdrop", ('world="HalfCheetah-v5"', "repeat=2"), test_episodes=10, test_rows=10),
     "sizes": Sizes(pixels=64, depth=32, belief=200, latent=30, hidden=200),
@@ -204,13 +224,16 @@ REAL = {
 }  # fmt: skip
 """What recipes have in common at the papers' scale."""
 
+
 class Sequences:
     """A feed: acts in the environment on schedule, then hands out sequences from memory."""
 
     def __init__(self, cfg: Memory, environment: Environment, policy: DreamerPolicy, seed: int):
         self.cfg, self.acting = cfg, policy.acting(environment.count)
         self.buffer = Buffer(cfg.capacity, seed)
-        self.experience = Experience(Remembered(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up, cfg.hold)
+        self.experience = Experience(
+            Remembered(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up, cfg.hold
+        )
 
     def __call__(self, step: int) -> Rollout:
         wanted = self.cfg.warm_up + (1 + step // self.cfg.every) * self.cfg.burst
@@ -233,13 +256,22 @@ class Sequences:
         self.experience.load_state_dict(state["experience"])
         self.buffer.load_state_dict(state["buffer"])
 
+
 def build(task: ControlTask, sizes: Sizes, std: float, seed: int, device: str = "cpu") -> DreamerPolicy:
-    """A world model and an actor for an environment. ValueError if it shows no picture, or if actions are not in [-1, 1]."""
+    """A world model and an actor for an environment. ValueError if it shows no picture, or if actions are not in
+    [-1, 1].
+    """
     world = task.make(1)
     shape = (sizes.pixels, sizes.pixels, 3)
-    pictures = [name for name, space in world.observation_space.spaces.items() if (space.dtype, space.shape) == (np.uint8, shape)]
+    pictures = [
+        name
+        for name, space in world.observation_space.spaces.items()
+        if (space.dtype, space.shape) == (np.uint8, shape)
+    ]
     if len(pictures) != 1:
-        raise ValueError(f"{world.name} shows {world.observation_space}; a world model sees one picture uint8 {list(shape)}")
+        raise ValueError(
+            f"{world.name} shows {world.observation_space}; a world model sees one picture uint8 {list(shape)}"
+        )
     box = world.action_space
     if not hasattr(box, "low") or not (np.allclose(box.low, -1) and np.allclose(box.high, 1)) or len(box.shape) != 1:
         raise ValueError(f"{world.name}: actions are {box}; a world model takes numbers in [-1, 1]")

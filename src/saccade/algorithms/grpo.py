@@ -33,6 +33,7 @@ class Kept:
     generated: int
     """Attempts made, dropped ones too: budgets are compared by these."""
 
+
 def until_telling(
     attempt: Sampler,
     judge: Callable[[Rollout], Tensor],
@@ -90,9 +91,7 @@ class PolicyGradient:
         mask, length_B = rollout.mask_BT, rollout.extras["length_B"].to(seen.logp_BT.device)
         # What is masked may hold anything, infinities too: it is cut out on the way in, not multiplied by zero.
         own = mask > 0
-        logp, old, advantage = (
-            torch.where(own, x, 0.0) for x in (seen.logp_BT, rollout.logp_BT, rollout.advantage_BT)
-        )
+        logp, old, advantage = (torch.where(own, x, 0.0) for x in (seen.logp_BT, rollout.logp_BT, rollout.advantage_BT))
         compared = at_level(logp, old, mask, length_B, self.ratio)
         term = self.surrogate(*compared, advantage, self.clip, self.clip_high)
         metrics = {
@@ -107,6 +106,7 @@ class PolicyGradient:
         share = mean_weight(mask, length_B, self.average)
         return Loss((weight * term).sum(), share.sum(), {k: (share * m.detach()).sum() for k, m in metrics.items()})
 
+
 def distance(seen: Likelihood, rollout: Rollout, kind: str) -> Tensor:
     """Distance of each decision from the reference that ``remember_reference`` stored: ``[B, T]``."""
     if kind in ("k1", "k2", "k3"):
@@ -119,6 +119,7 @@ def distance(seen: Likelihood, rollout: Rollout, kind: str) -> Tensor:
     dims = reference.dim() - 2
     variance = seen.std_BT**2 if kind == "variance" else seen.std_BT**2 / rollout.extras["span_BT"]
     return kl.gaussian(seen.mean_BTD, reference, variance.reshape(*variance.shape, *[1] * dims), dims)
+
 
 @torch.no_grad()
 def remember_reference(policy: Policy, reference: Snapshot, rollout: Rollout, rows: int = 64) -> None:
@@ -135,6 +136,7 @@ def sliding_window(step: int, width: int, steps: int, every: int = 25, stride: i
     places = max(steps - width + 1, 1)
     start = (step // every * stride) % places
     return tuple(range(start, min(start + width, steps)))
+
 
 def random_window(seed: int, step: int, width: int, steps: int) -> tuple[int, ...]:
     """Flow-GRPO-Fast: ``width`` neighbouring ones of ``steps`` steps, that begin at a random one of the first half."""

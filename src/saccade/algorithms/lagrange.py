@@ -1,7 +1,7 @@
 """Dual variables: what a limit weighs in a loss, learned so that the limit holds.
 
-Minimise f where E[x] <= c: the Lagrangian is f + lambda (x - c), descended in the weights and ascended in lambda. SAC's temperature
-is the dual of a least entropy (1812.05905), RePo's beta that of a most divergence.
+Minimise f where E[x] <= c: the Lagrangian is f + lambda (x - c), descended in the weights and ascended in lambda. SAC's
+temperature is the dual of a least entropy (1812.05905), RePo's beta that of a most divergence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 
 class Multiplier(nn.Module):
-    """A positive number by its logarithm, which grows while what it limits is in excess and shrinks while there is room.
+    """A positive number by its logarithm, which grows while what it limits is in excess and shrinks while there is
+    room.
 
     ``ascent`` says of what the excess is a gradient: of "log" lambda, whose steps do not shrink with lambda (what SAC's
     implementations do), or of lambda itself ("value", the Lagrangian to the letter).
@@ -35,5 +36,7 @@ class Multiplier(nn.Module):
         return self.log.exp()
 
     def loss(self, excess: Tensor) -> Tensor:
-        """What descending raises lambda by where ``excess`` = x - c is above 0: its shape; no gradient reaches ``excess``."""
+        """What descending raises lambda by where ``excess`` = x - c is above 0: its shape; no gradient reaches
+        ``excess``.
+        """
         return -(self.log if self.ascent == "log" else self.value) * excess.detach()

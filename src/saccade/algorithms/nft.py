@@ -61,15 +61,17 @@ def optimality(advantage: Tensor, clip: float = 5.0) -> Tensor:
     """NFT's r in [0, 1]: 1/2 + clip(A, +-clip) / (2 clip)."""
     return (0.5 + advantage.clamp(-clip, clip) / (2 * clip)).clamp(0, 1)
 
+
 def nft(v: Tensor, v_old: Tensor, x_t: Tensor, x0: Tensor, t_B: Tensor, r_B: Tensor, beta: float) -> Tensor:
     """DiffusionNFT: the new velocity, mirrored about the old one, must explain bad samples: ``[B]``.
 
-    v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v; [r |x0(v+) - x0|^2 / q+ + (1 - r) |x0(v-) - x0|^2 / q-]
-    / beta with q the detached mean absolute error (at least 1e-5), means over the latent.
+    v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v; [r |x0(v+) - x0|^2 / q+ + (1 - r) |x0(v-) - x0|^2 /
+    q-] / beta with q the detached mean absolute error (at least 1e-5), means over the latent.
     """
     positive = to_data(x_t, beta * v + (1 - beta) * v_old, t_B)
     negative = to_data(x_t, (1 + beta) * v_old - beta * v, t_B)
     return (r_B * _scaled_error(positive, x0) + (1 - r_B) * _scaled_error(negative, x0)) / beta
+
 
 def _scaled_error(estimate: Tensor, x0: Tensor) -> Tensor:
     with torch.no_grad():

@@ -42,6 +42,7 @@ from saccade.training.run import Run
 _NOISE, _MEMBERS = 1, 2
 """Streams of a row's random numbers."""
 
+
 @dataclass(frozen=True)
 class OffPolicy:
     """What the members of the family differ in; the defaults are SAC's."""
@@ -74,6 +75,7 @@ class OffPolicy:
     offline_share: float = 0.0
     """Part of every batch that is from recorded data."""
 
+
 SAC = OffPolicy()
 
 TD3 = OffPolicy(actor_value="first", entropy_in_backup=False, smoothing=0.2, actor_every=2)
@@ -90,11 +92,14 @@ REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
     "first": lambda value_NB: value_NB[0],
 }
 
+
 @dataclass(frozen=True, eq=False)
 class CriticLoss:
-    """L_Q on transitions as `Buffer.sample` gives them; ``target`` are the slow critics, ``temperature`` None is alpha = 0.
+    """L_Q on transitions as `Buffer.sample` gives them; ``target`` are the slow critics, ``temperature`` None is alpha
+    = 0.
 
-    Members of the subset are drawn from the seed of the first row: with a subset, rows are not to be cut into micro-batches.
+    Members of the subset are drawn from the seed of the first row: with a subset, rows are not to be cut into
+    micro-batches.
     """
 
     actor: Actor
@@ -124,11 +129,13 @@ class CriticLoss:
             value_B = value_B - self.temperature.value * logp_B
         return reward_B + rollout.extras["discount_B"] * value_B
 
+
 @dataclass(frozen=True, eq=False)
 class ActorLoss:
     """L_pi and, with a ``temperature``, L_alpha of the same actions: neither's gradient reaches the other's weights.
 
-    No gradient is meant for the critics: the `Update` that has this loss names the weights of actor and temperature alone.
+    No gradient is meant for the critics: the `Update` that has this loss names the weights of actor and temperature
+    alone.
     """
 
     actor: Actor
@@ -148,25 +155,30 @@ class ActorLoss:
         total = (alpha * logp_B - value_B).sum() + self.temperature.loss(excess_B).sum()
         return Loss(total, count, {"entropy": entropy, "temperature": alpha * count})
 
+
 def seen(rollout: Rollout, when: Literal["seen", "next"] = "seen") -> dict[str, Tensor]:
     """What is seen at a transition, or after it, by name: ``[B, ...]``."""
     start = f"{when}."
     return {k.removeprefix(start).removesuffix("_B"): v for k, v in rollout.decisions.items() if k.startswith(start)}
 
+
 def action(rollout: Rollout) -> Tensor:
     """The action that was taken: ``[B, A]``."""
     return rollout.decisions["action_BT"][:, 0]
+
 
 def noise(rollout: Rollout) -> Tensor:
     """Standard normal draws of the present actions and of the next ones: ``[2, B, A]``, each row's from its seed."""
     taken = action(rollout)
     return random.normal(rollout.extras["seed_B"], (2, *taken.shape[1:]), _NOISE).transpose(0, 1).to(taken)
 
+
 def members(rollout: Rollout, how: OffPolicy) -> Tensor | None:
     """The critics whose least value is the target ``[M]``, from the first row's seed; None if all are."""
     if how.subset >= how.critics:
         return None
     return random.uniform(rollout.extras["seed_B"][:1], (how.critics,), _MEMBERS)[0].argsort()[: how.subset]
+
 
 def _count(rollout: Rollout, like_B: Tensor) -> Tensor:
     return like_B.new_tensor(float(len(rollout)))
@@ -184,7 +196,9 @@ class Replaying:
     hidden: tuple[int, ...] = (256, 256)
     """Layers of actor and critics."""
     convolutions: str = "small"
-    """Of pictures: nature for 84 pixels, small for 20 to 64; actor and critics share them, and the critics alone train them."""
+    """Of pictures: nature for 84 pixels, small for 20 to 64; actor and critics share them, and the critics alone
+    train them.
+    """
     shift: int = 0
     """Pixels by which pictures of a batch are shifted at random."""
     batch: int = 256
@@ -198,9 +212,12 @@ class Replaying:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the update's products; bfloat16 keeps weights in float32 and is faster where the CPU has it."""
     temperature: float = 1.0
-    """Weight of a drawn action's entropy at the start; it moves slowly, so where returns are small and steps few it must begin small."""
+    """Weight of a drawn action's entropy at the start; it moves slowly, so where returns are small and steps few it
+    must begin small.
+    """
     exploration: float = 0.1
     """Spread of the noise with which a deterministic actor explores."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -217,11 +234,15 @@ class Course:
     log_every: int = 200
     """Gradient steps that share a line of metrics."""
 
+
 MILLION = Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000)
+
 
 @dataclass(eq=False)
 class Agent:
-    """The networks of a run; ``temperature`` where the actor is drawn from a distribution, ``slow`` (its target) where it is not."""
+    """The networks of a run; ``temperature`` where the actor is drawn from a distribution, ``slow`` (its target)
+    where it is not.
+    """
 
     actor: Actor
     critics: Critics
@@ -239,6 +260,7 @@ class Agent:
         """What a checkpoint holds of it, by name."""
         parts = {"policy": self.policy, "critics": self.critics, "target": self.target}
         return parts | {k: v for k, v in (("temperature", self.temperature), ("slow", self.slow)) if v is not None}
+
 
 class Scaled:
     """An actor whose actions, from -1 to 1, are told in units of the environment."""
@@ -259,6 +281,7 @@ class Scaled:
     def export(self, folder: Path) -> None:
         self.actor.export(folder)
 
+
 def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool = True) -> Agent:
     """Networks for what an environment shows, their weights from the seed. ValueError for actions without bounds."""
     box = environment.action_space
@@ -269,10 +292,13 @@ def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool 
         encoder = Encoder(environment.observation_space, convolutions=cfg.convolutions)
         critics = Critics(encoder, encoder.size, actions, how.critics, cfg.hidden, how.critic_norm)
         trunk = MLP((encoder.size, *cfg.hidden, 2 * actions if stochastic else actions), "relu", gain=0.01)
-    actor = SquashedActor(encoder, trunk, True) if stochastic else DeterministicActor(encoder, trunk, True, cfg.exploration)
+    actor = (
+        SquashedActor(encoder, trunk, True) if stochastic else DeterministicActor(encoder, trunk, True, cfg.exploration)
+    )
     temperature, slow = (Multiplier(cfg.temperature), None) if stochastic else (None, Target(trunk, how.tau))
     reach = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
     return Agent(actor, critics, Target(critics, how.tau), temperature, slow, reach)
+
 
 def learner(cfg: Replaying, agent: Agent) -> Any:
     """Critics, then actor and temperature; written out where the networks allow it, the same steps within rounding."""
@@ -290,12 +316,17 @@ def learner(cfg: Replaying, agent: Agent) -> Any:
     follow, trail = agent.target.follow, agent.slow.follow if agent.slow else None
     critic = Update("critic", judged, trained, adam(trained), max_norm=float("inf"), after=lambda taken: follow())
     moved = None if trail is None else (lambda taken: trail())
-    return Updates([critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)])
+    return Updates(
+        [critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)]
+    )
+
 
 def train(
     task: ControlTask, cfg: Replaying, course: Course, own: Agent, seed: int, run: Run, shown: Buffer | None = None
 ) -> dict[str, dict[str, float]]:
-    """Act, remember, learn, evaluate, save; ``shown`` is recorded data. Returns the scores of test episodes before and after."""
+    """Act, remember, learn, evaluate, save; ``shown`` is recorded data. Returns the scores of test episodes before
+    and after.
+    """
     return run_loop(
         feed(cfg, task.make(course.rows), own, seed, returns(run), shown),
         learner(cfg, own),
@@ -308,6 +339,7 @@ def train(
         log_every=course.log_every,
     )
 
+
 def feed(
     cfg: Replaying,
     environment: Environment,
@@ -316,23 +348,31 @@ def feed(
     tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
     shown: Buffer | None = None,
 ) -> Replayed:
-    """Batches of transitions, of what the agent does in the environment and, for ``how.offline_share`` of them, of ``shown``."""
+    """Batches of transitions, of what the agent does in the environment and, for ``how.offline_share`` of them, of
+    ``shown``.
+    """
     rows, how = environment.count, cfg.how
     if (shown is None) != (how.offline_share == 0):
-        raise ValueError(f"offline_share {how.offline_share} and {'no' if shown is None else 'some'} recorded data do not go together")
+        raise ValueError(
+            f"offline_share {how.offline_share} and {'no' if shown is None else 'some'} recorded data do not go together"
+        )
     online = Buffer(cfg.memory, 2 * seed)
     memory = online if shown is None else Mixture([(shown, how.offline_share), (online, 1 - how.offline_share)])
     warm_up = -(-cfg.warm_up // rows)
     own = int(seeds(seed, 1, key=_EXPERIENCE))
     experience = Experience(Ranged(environment, agent.range), agent.actor, online, own, warm_up)
     change = partial(shifted, pad=cfg.shift) if cfg.shift else (lambda rollout: rollout)
-    return Replayed(Gathering(experience, warm_up, rows * how.updates, tell), memory, cfg.batch, how.n_step, how.gamma, change)
+    return Replayed(
+        Gathering(experience, warm_up, rows * how.updates, tell), memory, cfg.batch, how.n_step, how.gamma, change
+    )
+
 
 def recorded(episodes: list[Mapping[str, np.ndarray]], range: ActionRange, seed: int) -> Buffer:
     """A buffer of recorded episodes, their actions in units of the range."""
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
     into(buffer, ({**episode, "action": range.to_unit(episode["action"])} for episode in episodes))
     return buffer
+
 
 def _rounded(loss: Objective, low: bool) -> Objective:
     """The loss with its networks' products in bfloat16, if ``low``."""
@@ -342,6 +382,7 @@ def _rounded(loss: Objective, low: bool) -> Objective:
             return loss(rollout)
 
     return rounded if low else loss
+
 
 def _slow_actor(agent: Agent) -> DeterministicActor:
     return DeterministicActor(agent.actor.encoder, agent.slow.net, agent.actor.shared)

@@ -22,9 +22,11 @@ from saccade.training.learner import Update, Updates
 
 
 class Credited:
-    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one decision.
+    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
+    decision.
 
-    ``tell`` is called with the training step and each segment, before its rows come apart: that is where finished episodes are told of.
+    ``tell`` is called with the training step and each segment, before its rows come apart: that is where finished
+    episodes are told of.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Credited:
         if self.scale:
             self.scale.load_state_dict(state["scale"])
 
+
 class RewardScale:
     """Divides rewards by the running spread of the discounted return of ``rows`` rows, and clips them to +-10."""
 
@@ -75,28 +78,39 @@ class RewardScale:
         self.return_B = state["return_B"]
         self.spread.load_state_dict({name: x for name, x in state.items() if name != "return_B"})
 
+
 def credited(rollout: Rollout, reward_BT: Tensor, gamma: float, lam: float) -> Rollout:
-    """The segment with the advantage of each decision and, as ``extras["return_BT"]``, what its state was worth after all."""
+    """The segment with the advantage of each decision and, as ``extras["return_BT"]``, what its state was worth
+    after all.
+    """
     extras = rollout.extras
     value_BT, terminated_BT = extras["value_BT"], extras["terminated_BT"]
     advantage_BT = gae(reward_BT, value_BT, extras["next_value_BT"], terminated_BT, ended(rollout), gamma, lam)
     return replace(rollout, advantage_BT=advantage_BT, extras=extras | {"return_BT": advantage_BT + value_BT})
 
+
 def ended(rollout: Rollout) -> Tensor:
     """Where an episode ended, one way or the other: bool ``[B, T]``."""
     return (rollout.extras["terminated_BT"] > 0) | (rollout.extras["truncated_BT"] > 0)
 
+
 def each_decision(rollout: Rollout) -> Rollout:
-    """B rows of T decisions as B T rows of one, row after row; what belonged to a row now belongs to each of its decisions."""
+    """B rows of T decisions as B T rows of one, row after row; what belonged to a row now belongs to each of its
+    decisions.
+    """
     rows, width = rollout.logp_BT.shape
     apart = lambda x: x.reshape(rows * width, 1, *x.shape[2:])
-    spread = lambda named: {k: apart(x) if k.endswith("_BT") else x.repeat_interleave(width, 0) for k, x in named.items()}
+    spread = lambda named: {
+        k: apart(x) if k.endswith("_BT") else x.repeat_interleave(width, 0) for k, x in named.items()
+    }
     reward = lambda x: x.reshape(-1) if x.dim() > 1 else x.repeat_interleave(width)
     repeated = lambda values: [value for value in values for _ in range(width)]
     return Rollout(
         problems=repeated(rollout.problems),
         decisions=spread(rollout.decisions),
-        outputs=rollout.outputs.repeat_interleave(width, 0) if isinstance(rollout.outputs, Tensor) else repeated(rollout.outputs),
+        outputs=rollout.outputs.repeat_interleave(width, 0)
+        if isinstance(rollout.outputs, Tensor)
+        else repeated(rollout.outputs),
         logp_BT=apart(rollout.logp_BT),
         mask_BT=apart(rollout.mask_BT),
         group_B=rollout.group_B.repeat_interleave(width),
@@ -110,8 +124,8 @@ def each_decision(rollout: Rollout) -> Rollout:
 class ActorCriticLoss:
     """Mean over decisions of ``surrogate + value (V - R)^2 - entropy H``; reads ``extras["return_BT"]``.
 
-    ``clip_value`` bounds how far a value may move from the stored ``extras["value_BT"]``: the larger error of the two counts.
-    Micro-batches may cut rows and decisions.
+    ``clip_value`` bounds how far a value may move from the stored ``extras["value_BT"]``: the larger error of the two
+    counts. Micro-batches may cut rows and decisions.
     """
 
     policy: Policy
@@ -130,8 +144,15 @@ class ActorCriticLoss:
         logp_BT, old_BT, advantage_BT, error_BT, entropy_BT = (torch.where(mask_BT > 0, x, 0.0) for x in parts)
         compared = logp_BT, old_BT, advantage_BT, self.clip, self.clip_high
         term_BT = self.surrogate(*compared) + self.value * error_BT - self.entropy * entropy_BT
-        metrics = {"clipped": clipped_share(*compared), "kl": k3(old_BT, logp_BT), "entropy": entropy_BT, "value_error": error_BT}
-        return Loss((mask_BT * term_BT).sum(), mask_BT.sum(), {k: (mask_BT * m.detach()).sum() for k, m in metrics.items()})
+        metrics = {
+            "clipped": clipped_share(*compared),
+            "kl": k3(old_BT, logp_BT),
+            "entropy": entropy_BT,
+            "value_error": error_BT,
+        }
+        return Loss(
+            (mask_BT * term_BT).sum(), mask_BT.sum(), {k: (mask_BT * m.detach()).sum() for k, m in metrics.items()}
+        )
 
     def error(self, seen: Likelihood, rollout: Rollout) -> Tensor:
         """Squared error of each value: ``[B, T]``."""
@@ -143,8 +164,11 @@ class ActorCriticLoss:
         near_BT = old_BT + (value_BT - old_BT).clamp(-self.clip_value, self.clip_value)
         return torch.maximum(error_BT, (near_BT - return_BT) ** 2)
 
+
 def normalised(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] = lambda x: x) -> Rollout:
-    """The same decisions with advantages of mean 0 and spread 1 (n - 1) over those whose mask is 1, in all processes."""
+    """The same decisions with advantages of mean 0 and spread 1 (n - 1) over those whose mask is 1, in all
+    processes.
+    """
     mask_BT = rollout.mask_BT
     advantage_BT = torch.where(mask_BT > 0, rollout.advantage_BT, 0.0)
     count = all_sum(mask_BT.sum())
@@ -155,6 +179,7 @@ def normalised(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] = lambda x:
 
 Tell = Callable[[int, Rollout], None]
 """Is given the training step and a segment, with the episodes that ended in it."""
+
 
 @dataclass(frozen=True)
 class Proximal:
@@ -187,6 +212,7 @@ class Proximal:
     scale_rewards: bool = False
     """Whether rewards are divided by the running spread of the discounted return."""
 
+
 class Learner(Protocol):
     """What the loop needs of a learner."""
 
@@ -196,8 +222,11 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
+
 class Following:
-    """A learner after which the policy takes what was seen into its running means, so that acting and replay see the same."""
+    """A learner after which the policy takes what was seen into its running means, so that acting and replay see the
+    same.
+    """
 
     def __init__(self, learner: Learner, policy: ActorCritic):
         self.learner, self.policy = learner, policy
@@ -213,6 +242,7 @@ class Following:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.learner.load_state_dict(state)
 
+
 def feed(cfg: Proximal, segments: Feed, rows: int, tell: Tell = lambda s, r: None) -> Credited:
     """Segments of ``rows`` rows, which another feed hands out, as decisions with advantages and returns."""
     scale = RewardScale(rows, cfg.gamma) if cfg.scale_rewards else None
@@ -220,7 +250,9 @@ def feed(cfg: Proximal, segments: Feed, rows: int, tell: Tell = lambda s, r: Non
 
 
 def learner(cfg: Proximal, policy: ActorCritic, rows: int, steps: int, seed: int) -> Learner:
-    """Learns from ``steps`` segments of ``rows`` rows; written out where the networks allow it, the same steps within rounding."""
+    """Learns from ``steps`` segments of ``rows`` rows; written out where the networks allow it, the same steps
+    within rounding.
+    """
     from saccade.algorithms.fast.flat import FlatUpdates
     from saccade.algorithms.fast.ppo import ByHand, fits
 
@@ -240,8 +272,11 @@ def learner(cfg: Proximal, policy: ActorCritic, rows: int, steps: int, seed: int
         made = Updates([update], epochs=cfg.epochs, minibatches=parts, shuffle=seed)
     return Following(made, policy) if policy.model.standardise else made
 
+
 def minibatches(cfg: Proximal, rows: int) -> int:
     """Minibatches of an epoch. ValueError if a segment does not fill one."""
     if cfg.minibatch < 2 or rows * cfg.length < cfg.minibatch:
-        raise ValueError(f"a minibatch of {cfg.minibatch} is asked of {rows} rows x {cfg.length} decisions: 2 to {rows * cfg.length}")
+        raise ValueError(
+            f"a minibatch of {cfg.minibatch} is asked of {rows} rows x {cfg.length} decisions: 2 to {rows * cfg.length}"
+        )
     return rows * cfg.length // cfg.minibatch

@@ -17,16 +17,20 @@ from saccade.training.buffers import Buffer, Mixture
 
 _KEYS = {"seen": 11, "next": 12}
 
+
 def shifted(rollout: Rollout, pad: int = 4) -> Rollout:
-    """The rollout with every picture ("seen.…" and "next.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``) moved by up to
-    ``pad`` pixels; by how much follows from the row's ``seed_B``, apart for "seen" and "next", alike for all moments of a row.
+    """The rollout with every picture ("seen.…" and "next.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``) moved by up
+    to ``pad`` pixels; by how much follows from the row's ``seed_B``, apart for "seen" and "next", alike for all moments
+    of a row.
     """
     seeds_B = rollout.extras["seed_B"]
     moved = {k: _shift(v, seeds_B, pad, k.split(".")[0]) for k, v in rollout.decisions.items() if _is_picture(k, v)}
     return replace(rollout, decisions=rollout.decisions | moved)
 
+
 def _is_picture(name: str, value: Tensor) -> bool:
     return name.split(".")[0] in _KEYS and value.dtype == torch.uint8 and value.dim() >= 4
+
 
 def _shift(pictures: Tensor, seeds_B: Tensor, pad: int, when: str) -> Tensor:
     rows, height, width, channels = len(pictures), *pictures.shape[-3:]
@@ -39,7 +43,8 @@ def _shift(pictures: Tensor, seeds_B: Tensor, pad: int, when: str) -> Tensor:
 
 
 class Gathering:
-    """Experience that keeps pace with training: ``warm_up`` steps of all rows first, then one before every ``every``-th batch.
+    """Experience that keeps pace with training: ``warm_up`` steps of all rows first, then one before every ``every``-th
+    batch.
 
     With ``every`` 0 there is the warm-up alone. ``tell`` is given the training step and the episodes that end.
     """
@@ -66,8 +71,10 @@ class Gathering:
         self.experience.load_state_dict(state["experience"])
         self.experience.buffer.load_state_dict(state["buffer"])
 
+
 class Replayed:
-    """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a batch.
+    """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a
+    batch.
 
     ``first`` is the number of batches that an earlier stage took of the same memory, so that none is drawn again.
     """

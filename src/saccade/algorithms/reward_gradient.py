@@ -1,8 +1,9 @@
-"""A differentiable reward, back-propagated into a sampler; which part of the walk carries the gradient tells methods apart.
+"""A differentiable reward, back-propagated into a sampler; which part of the walk carries the gradient tells methods
+apart.
 
-    ReFL      2304.05977   ``late`` = m: one step, a random one of the last m, and straight to the x0 predicted there
-    DRaFT-K   2309.17400   ``through`` = K: the last K steps of a whole walk (None: all, which is DRaFT itself)
-    DRaFT-LV  2309.17400   ``copies`` = n: the last step alone, n times from fresh noise on the picture that was made
+ReFL      2304.05977   ``late`` = m: one step, a random one of the last m, and straight to the x0 predicted there
+DRaFT-K   2309.17400   ``through`` = K: the last K steps of a whole walk (None: all, which is DRaFT itself)
+DRaFT-LV  2309.17400   ``copies`` = n: the last step alone, n times from fresh noise on the picture that was made
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from saccade.policies.unrolling import judged, late_steps
 
 _COPY = 1 << 22
 """Key of the noise that DRaFT-LV puts on its own pictures."""
+
 
 @dataclass(frozen=True)
 class RewardGradient:

@@ -29,7 +29,8 @@ from saccade.worlds.shapes.task import DrawingTask
 
 @dataclass(frozen=True)
 class Recognition:
-    """-sum_k [y_k log p_k + (1 - y_k) log(1 - p_k)], p = sigmoid of ``critic(pictures)``, y = ``rollout.extras["present_B"]``.
+    """-sum_k [y_k log p_k + (1 - y_k) log(1 - p_k)], p = sigmoid of ``critic(pictures)``, y =
+    ``rollout.extras["present_B"]``.
 
     A mean over pictures. Metric: the share of kinds present that have p > 1/2, "found".
     """
@@ -42,11 +43,15 @@ class Recognition:
         found_B = ((logit_BK.detach() > 0) * present_BK).sum(1) / present_BK.sum(1).clamp(min=1)
         return Loss(loss, torch.tensor(float(len(rollout))), {"found": found_B.sum()})
 
+
 Taught = TypeVar("Taught", CriticReward, LatentReward)
+
 
 @dataclass(frozen=True)
 class Criticism:
-    """A small critic of the embedded world: it is shown rendered scenes, half of them spoiled, and told what is there."""
+    """A small critic of the embedded world: it is shown rendered scenes, half of them spoiled, and told what is
+    there.
+    """
 
     critic_lessons: int = 3072
     """Rendered pictures that the critic learns from."""
@@ -69,14 +74,18 @@ class Criticism:
         if not self.critic_steps:
             return None
         if task.prompts != "shapes":
-            raise ValueError(f"the critic is taught on the embedded world, not on {task.prompts}: critic_steps 0, another scorer")
+            raise ValueError(
+                f"the critic is taught on the embedded world, not on {task.prompts}: critic_steps 0, another scorer"
+            )
         lesson = self.lesson(task, policy.size, seed, lambda pictures: policy.decode(policy.encode(pictures)))
         return self._learned(self.new(seed), Stored(lesson, self.critic_batch, seed), run.stage("critic"))
 
     def taught_latents(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> LatentReward:
         """A second critic after a stage of its own, which sees latents under noise. ValueError as with `taught`."""
         if not self.critic_steps or task.prompts != "shapes":
-            raise ValueError("the scorer latents is taught on the embedded world: it needs critic_steps and its prompts")
+            raise ValueError(
+                "the scorer latents is taught on the embedded world: it needs critic_steps and its prompts"
+            )
         lesson = self.lesson(task, policy.size, seed, lambda pictures: pictures)
         lesson.outputs = policy.encode(lesson.outputs)
         clean = Stored(lesson, self.critic_batch, seed)
@@ -112,7 +121,9 @@ class Criticism:
         return critic
 
     def lesson(self, task: DrawingTask, size: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Rollout:
-        """Pictures, and what the exact judge sees in them. ``seen`` is how pictures come out of the generator's own codes."""
+        """Pictures, and what the exact judge sees in them. ``seen`` is how pictures come out of the generator's own
+        codes.
+        """
         rng = np.random.default_rng([seed, 23])
         problems = task.training(seed)
         asked = [problems[i] for i in rng.integers(len(problems), size=self.critic_lessons)]
@@ -127,6 +138,7 @@ class Criticism:
         other_BK = present_BK[torch.from_numpy(rng.permutation(len(asked)))]
         lesson.extras["present_B"] = torch.where(astray_B[:, None], other_BK, present_BK)
         return lesson
+
 
 def wanted(problem: Problem) -> Tensor:
     """The kinds of things that a problem's meaning asks for."""

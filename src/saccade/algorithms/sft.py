@@ -22,9 +22,9 @@ from saccade.worlds.questions import box_text, detection_text
 def dictated(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
     """One given text for each problem, closed by an end token, for `TokenPolicy.likelihood` to weigh.
 
-    Nothing goes through the network. Only the text and its end are decisions, prompt and pictures are not. ``logp_BT`` is
-    NaN at decisions, since nobody drew them. ValueError with one line for a text that holds tokens which end a text or
-    stand for pictures, and for one that is too long for the model's positions.
+    Nothing goes through the network. Only the text and its end are decisions, prompt and pictures are not. ``logp_BT``
+    is NaN at decisions, since nobody drew them. ValueError with one line for a text that holds tokens which end a text
+    or stand for pictures, and for one that is too long for the model's positions.
     """
     if len(problems) != len(texts) or not problems:
         raise ValueError(f"{len(texts)} texts are given for {len(problems)} problems; there must be one for each")
@@ -48,17 +48,22 @@ def dictated(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[s
         },
     )
 
+
 def shown(policy: TokenPolicy, problems: Sequence[Problem]) -> list[tuple[Frame, ...]]:
     """The frames of each problem's pictures as the model is shown them: boxes in its text are in these pixels."""
     passages, index = _read(policy, problems)
     return [passages[i].frames for i in index]
 
+
 def cut(policy: TokenPolicy, text: str) -> tuple[int, ...]:
     """A text as the policy's tokenizer cuts it, without an end."""
     return tuple(_cut(policy.language, text))
 
+
 def closing(policy: TokenPolicy, problem: Problem) -> int:
-    """The token that ends a text: the one that closes a turn in the chat template, after a plain prompt the tokenizer's."""
+    """The token that ends a text: the one that closes a turn in the chat template, after a plain prompt the
+    tokenizer's.
+    """
     language, prompt = policy.language, policy.prompt(problem)
     after = [] if isinstance(prompt, str) else language.reply(prompt, ()).ids_L[:1].tolist()
     end = after[0] if set(after) & set(language.ends) else language.tokenizer.eos_token_id
@@ -66,10 +71,12 @@ def closing(policy: TokenPolicy, problem: Problem) -> int:
         raise ValueError(f"the tokenizer of {language.model.name_or_path} has no token that ends a text")
     return end
 
+
 def _read(policy: TokenPolicy, problems: Sequence[Problem]) -> tuple[list[Passage], list[int]]:
     """Each different prompt once, and for each problem the number of its own."""
     prompts, index = distinct([policy.prompt(problem) for problem in problems])
     return [policy.language.passage(prompt) for prompt in prompts], index
+
 
 def _tokens(language: LanguageModel, text: str, end: int, before: int) -> Tensor:
     """The tokens of a text and the one that ends it."""
@@ -82,8 +89,10 @@ def _tokens(language: LanguageModel, text: str, end: int, before: int) -> Tensor
         raise ValueError(f"{many} exceed the model's {language.room} positions")
     return torch.tensor([*ids, end])
 
+
 def _cut(language: LanguageModel, text: str) -> list[int]:
     return language.tokenizer(text, add_special_tokens=False)["input_ids"]
+
 
 def _side_by_side(language: LanguageModel, prompts: Sequence[Passage], written: Sequence[Tensor]) -> dict[str, Tensor]:
     """Prompts that end in one column and what follows them; keys as `TokenPolicy.likelihood` reads them."""
@@ -105,8 +114,9 @@ def _side_by_side(language: LanguageModel, prompts: Sequence[Passage], written: 
 class Supervised:
     """Mean of -log pi over the decisions whose mask is 1; neither the stored log-probs nor any credit is read.
 
-    ``average``: "decisions" (each token alike, the usual one), "rows" (each answer alike), "constant" (over ``longest``) or
-    "sum". Micro-batches may cut rows and decisions. Metrics: the mean probability of a token, and the entropy.
+    ``average``: "decisions" (each token alike, the usual one), "rows" (each answer alike), "constant" (over
+    ``longest``) or "sum". Micro-batches may cut rows and decisions. Metrics: the mean probability of a token, and the
+    entropy.
     """
 
     policy: Policy
@@ -130,10 +140,12 @@ def gold_rollout(policy: TokenPolicy, problems: Sequence[Problem], around: str =
     texts = [gold(problem, frames) for problem, frames in zip(problems, shown(policy, problems))]
     return dictated(policy, problems, [around.replace("{}", text) for text in texts])
 
+
 def gold(problem: Problem, frames: Sequence[Frame]) -> str:
     """The expected answer; boxes are carried into the first of ``frames``. ValueError for a problem without an answer.
 
-    One box is ``[x1,y1,x2,y2]``; where the expected text names labels, or there are none or several, it is a labelled list.
+    One box is ``[x1,y1,x2,y2]``; where the expected text names labels, or there are none or several, it is a labelled
+    list.
     """
     answer = problem.answer if isinstance(problem.answer, dict) else {}
     if not isinstance(answer.get("text"), str):

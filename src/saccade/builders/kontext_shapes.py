@@ -1,9 +1,10 @@
 """`kontext-shapes`: a FluxKontextPipeline in miniature that draws scenes of shapes, and edits them a little.
 
 The classes are the real ones (FluxTransformer2DModel, AutoencoderKL, CLIPTextModel and T5EncoderModel with their
-tokenizers, FlowMatchEulerDiscreteScheduler); only their sizes are small. First it learns to draw what captions tell, then
-to edit besides: from pictures before and after, of some kinds of edits alone. Of the others it has seen scenes and their
-captions but never a pair, so they can be learned without pairs. Where nothing is asked, the picture stays as it is.
+tokenizers, FlowMatchEulerDiscreteScheduler); only their sizes are small. First it learns to draw what captions tell,
+then to edit besides: from pictures before and after, of some kinds of edits alone. Of the others it has seen scenes and
+their captions but never a pair, so they can be learned without pairs. Where nothing is asked, the picture stays as it
+is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from saccade.worlds import edits, shapes
 from saccade.worlds.edits.task import EditingTask
 
 TEXT_LENGTH = 20
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -64,6 +66,7 @@ class Settings:
     rates: Rates = Rates(4e-3, 2e-3)
     ema: float = 0.998
 
+
 @dataclass(frozen=True)
 class Lessons:
     """Edits as tensors: latents before and after, captions of both, what is asked, and which rows are taught."""
@@ -73,6 +76,7 @@ class Lessons:
     captions: tuple[list[str], list[str]]
     asked: list[str]
     taught: np.ndarray
+
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
@@ -89,15 +93,18 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
         "velocity loss of edits": means.get("editing", nan),
     }
 
+
 def opened(folder: Path) -> FlowPolicy:
     """The miniature as a policy that edits, or draws where it is given no picture."""
     return open_policy(FlowModel(str(folder), text_length=TEXT_LENGTH), stochastic=())
+
 
 def corpus(cfg: Settings) -> list[str]:
     """Texts with every word that captions and instructions use, those kept back too."""
     made = edits.problems(3_000, cfg.seed + 1, split=None)
     captions = [problem.answer[name] for problem in made for name in ("caption_before", "caption_after")]
     return captions + [problem.inputs.text for problem in made]
+
 
 def lessons(cfg: Settings, vae: nn.Module, problems: list[Problem]) -> Lessons:
     """What is learned from, encoded."""
@@ -107,6 +114,7 @@ def lessons(cfg: Settings, vae: nn.Module, problems: list[Problem]) -> Lessons:
     taught = np.flatnonzero([p.source in cfg.taught for p in problems])
     return Lessons(latents, captions, [p.inputs.text for p in problems], taught)
 
+
 def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, progress: Progress) -> dict[str, float]:
     """Flow matching; the averaged weights are kept. Returns the running losses of drawing and of editing."""
     readers = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
@@ -115,6 +123,7 @@ def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, pro
     means = descend(averaged(course(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
     trained.eval()
     return means
+
 
 def course(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator) -> Iterator[Step]:
     """Pictures from captions, later edits among them."""
@@ -126,6 +135,7 @@ def course(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator) ->
         loss = flow_loss(x0, lambda x, t_B: model.velocity(x, t_B, said, 1.0))
         yield Step("editing" if edit else "drawing", loss)
 
+
 def _drawings(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], None, Tensor]:
     """Captions, some dropped, and what they tell."""
     half, row = rng.integers(2, size=cfg.batch), rng.integers(len(data.asked), size=cfg.batch)
@@ -133,12 +143,14 @@ def _drawings(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[l
     texts = ["" if drop else data.captions[h][r] for h, r, drop in zip(half, row, dropped)]
     return texts, None, data.latents[half, row]
 
+
 def _edits(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], Tensor, Tensor]:
     """What is asked, the picture before and the picture after."""
     row = rng.choice(data.taught, size=cfg.batch)
     still = rng.random(cfg.batch) < cfg.still
     texts = ["" if stays else data.asked[r] for r, stays in zip(row, still)]
     return texts, data.latents[0, row], data.latents[np.where(still, 0, 1), row]
+
 
 def evaluate(folder: Path) -> dict[str, float]:
     """Scores of edits kept back, by wording and by kind, and the points of pictures drawn from captions."""
@@ -152,7 +164,9 @@ def evaluate(folder: Path) -> dict[str, float]:
 
 
 def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, single: int, text_length: int) -> Any:
-    """The untrained FluxKontextPipeline, whose tokenizers know ``texts``; ``autoencoder`` names a pipeline that has one."""
+    """The untrained FluxKontextPipeline, whose tokenizers know ``texts``; ``autoencoder`` names a pipeline that has
+    one.
+    """
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
     from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
@@ -160,7 +174,13 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
     pieces = T5Tokenizer(vocab=scored(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length)
     vae = AutoencoderKL.from_pretrained(Path(locate(autoencoder)) / "vae")
     t5 = T5Config(
-        vocab_size=len(pieces), d_model=width, d_kv=32, d_ff=2 * width, num_layers=2, num_heads=width // 32, dropout_rate=0.0
+        vocab_size=len(pieces),
+        d_model=width,
+        d_kv=32,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=width // 32,
+        dropout_rate=0.0,
     )
     pipe = FluxKontextPipeline(
         transformer=FluxTransformer2DModel(

@@ -37,6 +37,7 @@ CHAT_TEMPLATE = (
 ALIKE = 8
 """Batches that are drawn together and sorted by length, so that little is padding."""
 
+
 @dataclass(frozen=True)
 class Settings:
     """How the miniature is trained; the defaults made the one that is shipped."""
@@ -55,8 +56,10 @@ class Settings:
     untagged: float = 0.05
     """Share of examples whose answer lacks the first tag, the last, or both."""
 
+
 Kind = tuple[np.ndarray, np.ndarray]
 """Numbers of meanings, ascending, and their numbered words: ``[N]`` and ``[N, words]``."""
+
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
@@ -70,10 +73,12 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     tokenizer.save_pretrained(out)
     return {"parameters": size_of(model), "loss per token": means["rewriter"]}
 
+
 def corpus(meanings: list[Meaning], rng: np.random.Generator) -> list[str]:
     """What the tokenizer learns its merges from: captions, whose quoted words stay letter by letter."""
     texts = [shapes.caption(m, int(rng.choice(shapes.TRAIN_WORDINGS))) for m in meanings[:8_000]]
     return ["user\nassistant\n"] * 9 + [re.sub('"[A-Z]+"', '""', text) for text in texts]
+
 
 def assemble(cfg: Settings, tokenizer: Any) -> nn.Module:
     """The untrained model."""
@@ -83,6 +88,7 @@ def assemble(cfg: Settings, tokenizer: Any) -> nn.Module:
     model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
     return model
 
+
 def lessons(
     cfg: Settings, model: nn.Module, tokenizer: Any, meanings: list[Meaning], rng: np.random.Generator
 ) -> Iterator[Step]:
@@ -91,6 +97,7 @@ def lessons(
         ids_BL, answer_BL = collate(tokenizer, pairs)
         hidden = model.model(ids_BL).last_hidden_state[:, :-1][answer_BL[:, 1:]]
         yield Step("rewriter", F.cross_entropy(model.lm_head(hidden), ids_BL[:, 1:][answer_BL[:, 1:]]))
+
 
 def examples(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -> Iterator[list[tuple[str, str]]]:
     """Batches of (caption, answer), alike in length, with the wrong and the untagged ones among them."""
@@ -104,12 +111,14 @@ def examples(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -
         start = int(order[step % ALIKE]) * cfg.batch
         yield drawn[start : start + cfg.batch]
 
+
 def _example(
     cfg: Settings, meanings: list[Meaning], kinds: dict[int, Kind], i: int, rng: np.random.Generator
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
     told = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
     return shapes.caption(meanings[i], one), tagged(shapes.caption(told, other), cfg.untagged, rng)
+
 
 def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
     """For every meaning the numbers and the words of all meanings that are said in as many words, with the same tag."""
@@ -118,6 +127,7 @@ def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
     groups = alike((meaning["tag"], len(words)) for meaning, words in zip(meanings, said))
     kinds = [(group, np.array([said[i] for i in group])) for group in groups.values()]
     return {int(i): kind for kind in kinds for i in kind[0]}
+
 
 def near_miss(kinds: dict[int, Kind], i: int, rng: np.random.Generator) -> int:
     """The number of another meaning that differs from meaning ``i`` in as few words as possible, mostly one.
@@ -128,6 +138,7 @@ def near_miss(kinds: dict[int, Kind], i: int, rng: np.random.Generator) -> int:
     different = (said != said[np.searchsorted(group, i)]).sum(1)
     return int(rng.choice(group[different == different[different > 0].min()]))
 
+
 def collate(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
     """Token ids ``[B, L]``, padded on the right, and where the answer's own tokens (its end included) stand."""
     asked = [as_messages(caption) for caption, _ in pairs]
@@ -137,9 +148,11 @@ def collate(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tenso
     own = [torch.arange(len(row)) >= len(head) for row, head in zip(rows, heads)]
     return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(own, True, False)
 
+
 def as_messages(caption: str) -> list[dict[str, str]]:
     """The chat that the miniature was trained on: the caption alone, as the user's message."""
     return [{"role": "user", "content": caption}]
+
 
 def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float]:
     """Sampled rewrites of held-out meanings: share with both tags, share that keeps the meaning, by kind of input."""

@@ -28,6 +28,7 @@ LATENT_SCALE = 4  # pixels per latent, so that a 32 px picture is 8 x 8 latents 
 
 TEXT_LENGTH = 22
 
+
 @dataclass(frozen=True)
 class Settings:
     """How the miniature is trained; the defaults made the one that is shipped."""
@@ -58,6 +59,7 @@ class Settings:
     plain_share: float = 0.03
     """Share of steps with 256 such tokens, diffusers' default, on a quarter of the batch."""
 
+
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
     pipe = assemble(cfg, corpus(stage(cfg.seed, 0)))
@@ -72,10 +74,12 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
         "velocity loss": velocity_error,
     }
 
+
 def corpus(rng: np.random.Generator) -> list[str]:
     """Captions in all wordings; quoted words are left out of them, so that they stay letter by letter."""
     _, meanings = shapes.sample(4_000, rng)
     return [re.sub('"[A-Z]*"', "", shapes.caption(m, w)) for m in meanings for w in shapes.WORDINGS]
+
 
 def assemble(cfg: Settings, texts: list[str]) -> Any:
     """The untrained pipeline, whose tokenizer knows ``texts``."""
@@ -109,6 +113,7 @@ def assemble(cfg: Settings, texts: list[str]) -> Any:
         text_encoder_3=None, tokenizer_3=None,
     )  # fmt: skip
 
+
 def train_autoencoder(cfg: Settings, vae: nn.Module, rng: np.random.Generator, progress: Progress) -> float:
     """Train it, or take the weights of an earlier build's. Returns the running loss."""
     if cfg.autoencoder:
@@ -117,6 +122,7 @@ def train_autoencoder(cfg: Settings, vae: nn.Module, rng: np.random.Generator, p
     optimizer = torch.optim.AdamW(vae.parameters(), lr=cfg.vae_lr, weight_decay=1e-4)
     vae.train().to(memory_format=torch.channels_last)
     return descend(pictures(cfg, vae, rng), Descent([optimizer], cfg.vae_steps, rise=100), progress)["autoencoder"]
+
 
 def pictures(cfg: Settings, vae: nn.Module, rng: np.random.Generator) -> Iterator[Step]:
     """Reconstruction with a slight pull of the latents to a unit Gaussian."""
@@ -127,10 +133,12 @@ def pictures(cfg: Settings, vae: nn.Module, rng: np.random.Generator) -> Iterato
         error = vae.decode(posterior.sample()).sample - x
         yield Step("autoencoder", pixel_loss(error) + 1e-4 * posterior.kl().mean() / x[0].numel())
 
+
 def set_scale(cfg: Settings, vae: nn.Module, rng: np.random.Generator) -> None:
     """Write the shift and scale that give latents mean 0 and spread 1 into the autoencoder's configuration."""
     sample = encode(vae.eval(), shapes.render(shapes.sample(2_000, rng, cfg.tags)[0], cfg.size))
     vae.register_to_config(scaling_factor=float(1 / sample.std()), shift_factor=float(sample.mean()))
+
 
 def train_flow(cfg: Settings, pipe: Any, rng: np.random.Generator, progress: Progress) -> float:
     """Flow matching; the averaged weights are kept. Returns the running loss."""
@@ -141,6 +149,7 @@ def train_flow(cfg: Settings, pipe: Any, rng: np.random.Generator, progress: Pro
     means = descend(averaged(lessons, trained, cfg.ema), Descent([optimizer], cfg.flow_steps, rise=100), progress)
     trained.eval()
     return means["flow"]
+
 
 def captions(
     cfg: Settings, pipe: Any, latents: Tensor, meanings: list[shapes.Meaning], rng: np.random.Generator

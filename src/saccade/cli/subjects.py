@@ -1,4 +1,6 @@
-"""What a path on the command line names: a run with its recipe and trained policies, or a model that draws or writes."""
+"""What a path on the command line names: a run with its recipe and trained policies, or a model that draws or
+writes.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def settings_of(recipe: ModuleType, config: Mapping[str, Any], place: object) ->
 
 
 def open_run(path: str) -> TrainedRun:
-    """A run as it was at its newest whole checkpoint, or RUN/best. ValueError if it is no run or has saved nothing yet."""
+    """A run as it was at its newest whole checkpoint, or RUN/best. ValueError if it is no run or has saved nothing
+    yet.
+    """
     from saccade.training import checkpoint
     from saccade.training import folder as on_disk
 
@@ -60,7 +64,9 @@ def open_run(path: str) -> TrainedRun:
     places = [run / kind, *sorted(run.glob(f"*/{kind}"), key=lambda p: -p.stat().st_mtime)]
     saved = next((found for place in places if (found := checkpoint.latest(place))), None)
     if saved is None:
-        none = "has no checkpoint yet" if kind == "checkpoints" else "kept no best checkpoint, as --keep-best SCORE would"
+        none = (
+            "has no checkpoint yet" if kind == "checkpoints" else "kept no best checkpoint, as --keep-best SCORE would"
+        )
         raise ValueError(f"the run in {run} {none}")
     _, state = checkpoint.read(saved)
     policies = recipe.policies(settings)
@@ -89,8 +95,8 @@ def draws(name: str) -> bool:
 def drawing_policy(name: str, **options: Any) -> Any:
     """A policy that draws by name, folder or hub id: a FlowPolicy over a diffusers pipeline, or one over a Janus model.
 
-    ``options`` are fields of FlowModel or ImageTokenModel. The size of pictures is the one that the pipeline was made for,
-    where its folder tells it.
+    ``options`` are fields of FlowModel or ImageTokenModel. The size of pictures is the one that the pipeline was made
+    for, where its folder tells it.
     """
     from saccade.models.loading import locate
     from saccade.policies import flow, image_tokens
@@ -117,7 +123,9 @@ def native(folder: Path) -> dict[str, int]:
     levels = _config(folder / "vae").get("block_out_channels")
     if not edge or not levels:
         return {}
-    return {"size": edge * 2 ** (len(levels) - 1)} | ({"text_length": 256} if (folder / "text_encoder_3").is_dir() else {})
+    return {"size": edge * 2 ** (len(levels) - 1)} | (
+        {"text_length": 256} if (folder / "text_encoder_3").is_dir() else {}
+    )
 
 
 def writing_policy(name: str) -> Any:

@@ -23,11 +23,14 @@ WORLDS: dict[str, Callable[..., Environment]] = {
 }
 """Own worlds by name: each is called with ``count`` and its settings."""
 
+
 def environment(name: str, count: int, **settings: Any) -> Environment:
-    """``count`` episodes of an environment side by side: an own world, or whatever ``gymnasium.make`` knows by ``name``.
+    """``count`` episodes of an environment side by side: an own world, or whatever ``gymnasium.make`` knows by
+    ``name``.
 
     ``settings`` are those of the world's own function, or of ``gym.Gym.of``. ValueError, with the nearest name, for an
-    unknown environment or setting, for a word where a number belongs, and for one that needs a package that is not installed.
+    unknown environment or setting, for a word where a number belongs, and for one that needs a package that is not
+    installed.
     """
     if count < 1:
         raise ValueError(f"{name}: count {count} is less than 1")
@@ -39,6 +42,7 @@ def environment(name: str, count: int, **settings: Any) -> Environment:
         if isinstance(parameters[setting].default, int | float) and not isinstance(value, int | float):
             raise ValueError(f"{name}: {setting} is a number such as {parameters[setting].default}, not {value!r}")
     return make(count, **settings)
+
 
 def _by_gymnasium(name: str) -> Callable[..., Environment]:
     gym.find(name, WORLDS)

@@ -12,6 +12,7 @@ from torch import Tensor
 AHEAD = 64
 """Steps that are drawn at once: counter-based streams start anywhere, but starting one costs."""
 
+
 class Draws:
     """``width`` numbers a step for each row: standard normal, or ``uniform`` in [0, 1).
 

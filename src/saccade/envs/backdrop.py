@@ -1,4 +1,6 @@
-"""A moving video behind what MuJoCo draws: black pixels, of which its fast pictures have nothing but background, show it."""
+"""A moving video behind what MuJoCo draws: black pixels, of which its fast pictures have nothing but background,
+show it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ def backdrop(
     find(world)
     return Backdrop(Gym.of(world, count, pixels=pixels, repeat=repeat), strength)
 
+
 class Backdrop:
-    """``world`` with a video in the black pixels of "image": a row's follows from its episode's seed and the step in it."""
+    """``world`` with a video in the black pixels of "image": a row's follows from its episode's seed and the step in
+    it.
+    """
 
     def __init__(self, world: Environment, strength: float):
         self.world, self.strength, self.name, self.count = world, strength, f"{world.name}, backdrop", world.count

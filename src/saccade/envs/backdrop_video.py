@@ -1,4 +1,6 @@
-"""A video that says nothing about the task: coloured waves drift at speeds without a common period; it never repeats."""
+"""A video that says nothing about the task: coloured waves drift at speeds without a common period; it never
+repeats.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 WAVES = 6
+
 
 class Video:
     """One video per row, each from its own seed; a frame follows from the seed and the step alone.

@@ -17,8 +17,10 @@ from saccade.tools.timeout import Late, limited
 class Flaw(Exception):
     """What an environment returned cannot be learned from; the message says what."""
 
+
 class guarded:
-    """Turns any error inside, and more than ``patience`` seconds of work, into EnvironmentFailed beginning with ``where()``.
+    """Turns any error inside, and more than ``patience`` seconds of work, into EnvironmentFailed beginning with
+    ``where()``.
 
     Where no alarm can end the wait (`tools.timeout`), slowness is found afterwards.
     """
@@ -42,11 +44,15 @@ class guarded:
         if isinstance(error, Exception):
             raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error
 
+
 def shown(seen: Any, space: spaces.Dict) -> dict[str, np.ndarray]:
-    """What an environment shows, by the names of ``space``, each an array of its shape. Flaw where it is not as declared."""
+    """What an environment shows, by the names of ``space``, each an array of its shape. Flaw where it is not as
+    declared.
+    """
     if not isinstance(seen, Mapping):
         raise Flaw(f"shows a {type(seen).__name__} where a dict was declared")
     return {name: _as_declared(name, seen, part) for name, part in space.spaces.items()}
+
 
 def _as_declared(name: str, seen: Mapping[str, Any], space: spaces.Space) -> np.ndarray:
     if name not in seen:
@@ -60,13 +66,17 @@ def _as_declared(name: str, seen: Mapping[str, Any], space: spaces.Space) -> np.
         raise Flaw(f"observation {name!r} is {value.dtype}, declared was {space.dtype}")
     return _finite(name, value)
 
+
 def _finite(name: str, value: np.ndarray) -> np.ndarray:
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise Flaw(f"observation {name!r} is not finite")
     return value
 
+
 def verdict(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
-    """The three as plain values. Flaw for a reward that is no finite number, or an end that is neither true nor false."""
+    """The three as plain values. Flaw for a reward that is no finite number, or an end that is neither true nor
+    false.
+    """
     if np.ndim(reward) or not isinstance(reward, (int, float, np.number, np.bool_, np.ndarray)):
         raise Flaw(f"the reward is {reward!r}, not a number")
     if not np.isfinite(reward):

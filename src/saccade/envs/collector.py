@@ -19,22 +19,28 @@ from saccade.envs.episodes import Actor, Episode, Running
 _WARM = 1
 """What is added to an episode's seed for its random actions."""
 
+
 class Takes(Protocol):
     """A buffer: takes transitions by name, each array ``[n, ...]``."""
 
     def add(self, fields: Mapping[str, np.ndarray]) -> Any: ...
 
+
 class Experience:
     """The running episodes of an environment whose actions are a Box, and the buffer that their transitions go to.
 
-    The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are numbered
-    as they begin, and the i-th has the i-th seed that follows from ``seed``. Transitions have the fields of
+    The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are
+    numbered as they begin, and the i-th has the i-th seed that follows from ``seed``. Transitions have the fields of
     `training.buffers.Buffer`. A step that fails adds nothing. What the buffer holds is saved by whoever owns it.
     """
 
-    def __init__(self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1):
+    def __init__(
+        self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1
+    ):
         if not hasattr(environment.action_space, "low"):
-            raise ValueError(f"{environment.name}: actions are {environment.action_space}, but off-policy learning needs a Box")
+            raise ValueError(
+                f"{environment.name}: actions are {environment.action_space}, but off-policy learning needs a Box"
+            )
         if hold < 1:
             raise ValueError(f"random actions are held for {hold} steps; it must be 1 or more")
         self.environment, self.policy, self.buffer, self.seed, self.warm_up = environment, policy, buffer, seed, warm_up
@@ -69,7 +75,9 @@ class Experience:
     def _action(self) -> Tensor:
         if self.steps >= self.warm_up:
             return self.running.acted(self.policy).action_B
-        low, high = (torch.from_numpy(x) for x in (self.environment.action_space.low, self.environment.action_space.high))
+        low, high = (
+            torch.from_numpy(x) for x in (self.environment.action_space.low, self.environment.action_space.high)
+        )
         drawn = self.running.step_B - self.running.step_B % self.hold
         share = self.chance.at(drawn).reshape(-1, *low.shape)
         return low + share * (high - low)
@@ -81,7 +89,10 @@ class Experience:
         self.chance.begin(rows, [seed + _WARM for seed in own])
         self.begun += len(rows)
 
-def transitions(seen: Mapping[str, np.ndarray], action_B: Tensor, told: Step, number_B: np.ndarray) -> dict[str, np.ndarray]:
+
+def transitions(
+    seen: Mapping[str, np.ndarray], action_B: Tensor, told: Step, number_B: np.ndarray
+) -> dict[str, np.ndarray]:
     """What one step of all rows taught, by name."""
     fields = {f"seen.{name}": value for name, value in seen.items()}
     fields |= {f"next.{name}": value for name, value in told.seen.items()}

@@ -16,6 +16,7 @@ from saccade.envs.recordings import Recorded, record, source
 _DEMONSTRATED = -4
 """Stream of the seeds of demonstrations."""
 
+
 @dataclass(frozen=True)
 class Demonstrations:
     """Who shows how it is done."""
@@ -36,8 +37,14 @@ class Demonstrations:
             return list(source(self.demonstrations))
         if not hasattr(environment, "expert"):
             raise ValueError(f"{environment.name} has no scripted expert: name a recording of demonstrations")
-        record(environment, noisy(environment, self.expert_noise), seeds(seed, self.episodes, key=_DEMONSTRATED).tolist(), folder)
+        record(
+            environment,
+            noisy(environment, self.expert_noise),
+            seeds(seed, self.episodes, key=_DEMONSTRATED).tolist(),
+            folder,
+        )
         return list(source(folder))
+
 
 def noisy(environment: Any, noise: float) -> Callable[..., np.ndarray]:
     """The expert with Gaussian noise that follows from an episode's seed and the step in it."""

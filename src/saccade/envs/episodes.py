@@ -15,6 +15,7 @@ from saccade.envs.action_noise import Draws
 
 Seen = dict[str, Tensor]
 
+
 class Acted(Protocol):
     """One action a row, how likely it was, and what the policy expects from here on."""
 
@@ -22,12 +23,14 @@ class Acted(Protocol):
     logp_B: Tensor
     value_B: Tensor
 
+
 class Actor(Protocol):
     """What episodes need of a policy; ``draw_BD`` None asks for the greedy action."""
 
     def act(self, seen: Seen, draw_BD: Tensor | None) -> Acted: ...
 
     def value(self, seen: Seen) -> Tensor: ...
+
 
 @dataclass(frozen=True, eq=False)
 class Episode:
@@ -39,6 +42,7 @@ class Episode:
     info: dict[str, Any]
     frames: np.ndarray | None = None
     """uint8 ``[length + 1, H, W, 3]``."""
+
 
 class Running:
     """The episodes that run in the rows of an environment; ``seen`` is what the policy acts on next."""
@@ -86,9 +90,11 @@ class Running:
         self.seed_B, self.step_B, self.total_B = (state[k].numpy().copy() for k in ("seed_B", "step_B", "total_B"))
         self.draws = Draws.of(self.environment.action_space, self.seed_B)
 
+
 def tensors(arrays: Mapping[str, np.ndarray]) -> Seen:
     """Arrays by name as tensors, sharing their memory where they can."""
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+
 
 def _with_rows(known: np.ndarray, rows: Sequence[int], fresh: np.ndarray) -> np.ndarray:
     """A copy of ``known`` with these rows replaced."""

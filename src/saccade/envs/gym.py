@@ -31,8 +31,11 @@ PACKAGES = {
 _FILM = 128
 """Size of a MuJoCo picture where the policy sees none."""
 
+
 def find(name: str, others: Iterable[str] = ()) -> None:
-    """ValueError, with the nearest name of Gymnasium's and ``others``, where ``gymnasium.make`` does not know ``name``."""
+    """ValueError, with the nearest name of Gymnasium's and ``others``, where ``gymnasium.make`` does not know
+    ``name``.
+    """
     mujoco_fast.headless()
     for start, (package, extra) in PACKAGES.items():
         if name.startswith(start):
@@ -43,18 +46,20 @@ def find(name: str, others: Iterable[str] = ()) -> None:
         near = nearest(name, [*others, *gymnasium.registry])
         raise ValueError(f"there is no environment '{name}'; nearest: {near}") from None
 
+
 def _import(name: str, package: str, extra: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError:
         raise ValueError(f"{name} needs the package {package}: pip install 'saccade[{extra}]'") from None
 
+
 class Gym:
     """Episodes of environments that follow from the seed they are reset with and the actions taken.
 
-    Observations are a dict (a plain one is called "state"): float64 becomes float32, pictures stay uint8. Box actions are
-    clipped to their space. A state is the seeds and actions of the running episodes, which are played again. ``facts``
-    names what is kept of ``info``: float32, NaN where it is not told.
+    Observations are a dict (a plain one is called "state"): float64 becomes float32, pictures stay uint8. Box actions
+    are clipped to their space. A state is the seeds and actions of the running episodes, which are played again.
+    ``facts`` names what is kept of ``info``: float32, NaN where it is not told.
     """
 
     def __init__(self, name: str, envs: Sequence[gymnasium.Env], paint: Paint, facts: Sequence[str], patience: float):
@@ -82,8 +87,8 @@ class Gym:
     ) -> Gym:
         """``count`` environments by a name that ``gymnasium.make`` knows, which is given ``options``.
 
-        What is shown: see ``Dress``. One step of all of them, or their reset, may take ``patience`` seconds. ValueError if
-        they cannot be made, or take or show what no policy here knows.
+        What is shown: see ``Dress``. One step of all of them, or their reset, may take ``patience`` seconds. ValueError
+        if they cannot be made, or take or show what no policy here knows.
         """
         if not patience > 0:
             raise ValueError(f"{name}: patience {patience:g} is not above 0 seconds")
@@ -159,6 +164,7 @@ class Gym:
         steps = len(self.actions[self.row])
         return f"environment {self.name!r} (row {self.row}, seed {self.seeds[self.row]}, step {steps})"
 
+
 def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """One environment, told to draw pictures if it can; its own checks are off, since ours are stricter."""
     try:
@@ -171,11 +177,13 @@ def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     except Exception as error:
         raise ValueError(f"environment {name!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
 
+
 def _drawn(env: gymnasium.Env) -> np.ndarray:
     picture = env.render()
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
         raise Flaw("draws no picture uint8 [H, W, 3]")
     return picture
+
 
 def _joined(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.array([one[name] for one in seen]) for name in seen[0]}  # half the time of np.stack

@@ -17,23 +17,31 @@ import numpy as np
 _LIVE: list[Camera] = []
 """With OSMesa, the one camera that holds a renderer: two live ones return uninitialised memory without an error."""
 
+
 def headless() -> None:
-    """Choose EGL, and no window for pygame, where there is no display and nothing was chosen; before either is imported."""
+    """Choose EGL, and no window for pygame, where there is no display and nothing was chosen; before either is
+    imported.
+    """
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         if "mujoco" not in sys.modules:
             os.environ.setdefault("MUJOCO_GL", "egl")
 
+
 def quiet() -> None:
-    """Where MuJoCo is imported, let it log what it warns of, each line once, and not into a file in the working folder."""
+    """Where MuJoCo is imported, let it log what it warns of, each line once, and not into a file in the working
+    folder.
+    """
     if "mujoco" in sys.modules:
         sys.modules["mujoco"].set_mju_user_warning(heard)
+
 
 @functools.cache
 def heard(warning: str) -> None:
     """Log a warning of MuJoCo's that was not heard before."""
     logging.getLogger(__name__).warning("MuJoCo: %s", warning)
+
 
 def fast_gl(model: Any, size: int) -> None:
     """Set a compiled MjModel to coarse, cheap drawing at ``size`` pixels a side; before its renderer is made.
@@ -45,10 +53,12 @@ def fast_gl(model: Any, size: int) -> None:
     quality.numslices, quality.numstacks, quality.numquads = 8, 4, 1
     model.vis.global_.offwidth = model.vis.global_.offheight = size
 
+
 def is_mujoco(env: Any) -> bool:
     """Whether a Gymnasium environment holds a MuJoCo model and its data, as its own do and those of dm_control."""
     mujoco = sys.modules.get("mujoco")
     return mujoco is not None and isinstance(_simulated(env)[0], mujoco.MjModel)
+
 
 def _simulated(env: Any) -> tuple[Any, Any]:
     """Model and data, None where there are none."""
@@ -58,8 +68,11 @@ def _simulated(env: Any) -> tuple[Any, Any]:
         return physics.model.ptr, physics.data.ptr
     return getattr(inner, "model", None), getattr(inner, "data", None)
 
+
 class Camera:
-    """Draws environments that share a model, through its camera "track", else as the environment places its own, else its first."""
+    """Draws environments that share a model, through its camera "track", else as the environment places its own,
+    else its first.
+    """
 
     def __init__(self, env: Any, size: int):
         self.size, (self.model, _) = size, _simulated(env)
@@ -91,11 +104,15 @@ class Camera:
             self.renderer = _renderer(self.model, self.size)
         return self.renderer
 
+
 @functools.cache
 def _triton_first() -> None:
-    """Load the triton that some builds of torch bring: once Mesa's OpenGL has loaded an LLVM of its own, triton's crashes."""
+    """Load the triton that some builds of torch bring: once Mesa's OpenGL has loaded an LLVM of its own, triton's
+    crashes.
+    """
     if importlib.util.find_spec("triton"):
         importlib.import_module("triton")
+
 
 def _renderer(model: Any, size: int) -> Any:
     import mujoco
@@ -104,11 +121,14 @@ def _renderer(model: Any, size: int) -> Any:
         renderer = mujoco.Renderer(model, size, size)
     except Exception as error:
         chosen = os.environ.get("MUJOCO_GL", "")
-        raise RuntimeError(f"no OpenGL for MuJoCo (MUJOCO_GL={chosen!r}; egl and osmesa need no display): {error}") from error
+        raise RuntimeError(
+            f"no OpenGL for MuJoCo (MUJOCO_GL={chosen!r}; egl and osmesa need no display): {error}"
+        ) from error
     flags = mujoco.mjtRndFlag
     for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE):
         renderer.scene.flags[flag] = 0
     return renderer
+
 
 def _eye(unwrapped: Any, model: Any) -> Any:
     import mujoco

@@ -17,15 +17,16 @@ from saccade.envs.checks import shown
 Paint = Callable[[gymnasium.Env], np.ndarray]
 """A picture uint8 [H, W, 3] of an environment as it stands."""
 
+
 @dataclass(frozen=True)
 class Dress:
     """What is shown of an environment.
 
     ``pixels`` > 0 shows a drawn picture of that size as "image", with ``state`` beside what it shows itself, without it
-    alone. Pictures are then made gray (``grey``, one channel), resized to ``size`` (0: as they are) and the last ``stack``
-    ones put side by side as channels, oldest first. An action is taken ``repeat`` times, rewards added; of two last
-    pictures the brighter pixels are kept, since old consoles draw a thing in every other frame. ``leave_out`` names
-    observations that are not wanted.
+    alone. Pictures are then made gray (``grey``, one channel), resized to ``size`` (0: as they are) and the last
+    ``stack`` ones put side by side as channels, oldest first. An action is taken ``repeat`` times, rewards added; of
+    two last pictures the brighter pixels are kept, since old consoles draw a thing in every other frame. ``leave_out``
+    names observations that are not wanted.
     """
 
     pixels: int = 0
@@ -41,8 +42,11 @@ class Dress:
             wrong = f"pixels {self.pixels}, size {self.size}, stack {self.stack}, repeat {self.repeat}"
             raise ValueError(f"{wrong}: pixels and size are 0 or more, stack and repeat 1 or more")
 
+
 def dressed(env: gymnasium.Env, dress: Dress, paint: Paint) -> gymnasium.Env:
-    """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space that no network here reads."""
+    """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space that no network here
+    reads.
+    """
     raw = _named(env.observation_space)
     kept = {k: v for k, v in raw.spaces.items() if k not in dress.leave_out} if dress.state or not dress.pixels else {}
     plain = not isinstance(env.observation_space, spaces.Dict)
@@ -62,8 +66,11 @@ def dressed(env: gymnasium.Env, dress: Dress, paint: Paint) -> gymnasium.Env:
     env = TransformObservation(env, look, spaces.Dict(out))
     return _stacked(env, dress.stack) if dress.stack > 1 else env
 
+
 def picture_of(picture: np.ndarray, size: int = 0, grey: bool = False) -> np.ndarray:
-    """A picture uint8 [H, W] or [H, W, 3], grey if wanted, ``size`` pixels a side, each the mean of the area it covers."""
+    """A picture uint8 [H, W] or [H, W, 3], grey if wanted, ``size`` pixels a side, each the mean of the area it
+    covers.
+    """
     fits = not size or picture.shape[:2] == (size, size)
     if fits and not grey:
         return picture
@@ -71,11 +78,14 @@ def picture_of(picture: np.ndarray, size: int = 0, grey: bool = False) -> np.nda
     image = image.convert("L") if grey else image
     return np.asarray(image if fits else image.resize((size, size), Image.Resampling.BOX))
 
+
 def _named(space: spaces.Space) -> spaces.Dict:
     return space if isinstance(space, spaces.Dict) else spaces.Dict({"state": space})
 
+
 def _is_picture(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+
 
 def _outgoing(name: str, space: spaces.Space, dress: Dress) -> spaces.Space:
     match space:
@@ -90,13 +100,17 @@ def _outgoing(name: str, space: spaces.Space, dress: Dress) -> spaces.Space:
         case spaces.MultiBinary():
             return spaces.Box(0, 1, space.shape, np.float32)
     kind = type(space).__name__
-    raise ValueError(f"observation {name!r} is a {kind}, which no network here reads; leave_out=({name!r},) leaves it out")
+    raise ValueError(
+        f"observation {name!r} is a {kind}, which no network here reads; leave_out=({name!r},) leaves it out"
+    )
+
 
 def _converted(value: np.ndarray, out: spaces.Space, dress: Dress) -> np.ndarray:
     if not _is_picture(out):
         return value.astype(out.dtype)
     flat = value[..., 0] if value.shape[2:] == (1,) else value
     return picture_of(flat, dress.size, grey=dress.grey and flat.ndim == 3).reshape(out.shape)
+
 
 def _stacked(env: gymnasium.Env, frames: int) -> gymnasium.Env:
     """The last ``frames`` pictures as channels of one; of all else the last is shown."""
@@ -109,8 +123,10 @@ def _stacked(env: gymnasium.Env, frames: int) -> gymnasium.Env:
     after = {k: wide(s) if _is_picture(s) else s for k, s in before.spaces.items()}
     return TransformObservation(FrameStackObservation(env, frames), merged, spaces.Dict(after))
 
+
 def _as_channels(frames: np.ndarray) -> np.ndarray:
     return np.concatenate(list(frames), axis=-1)
+
 
 class _Repeated(gymnasium.Wrapper):
     """An action is taken several times.

@@ -35,13 +35,14 @@ CLOSE = 0.1
 
 _FILM = 96
 
+
 class Push:
     """``count`` episodes of up to ``steps`` steps; actions ``[B, 2]`` drive the jaw; info: "success", "position".
 
-    ``observe`` says what is seen: "state" float32 ``[B, 8]`` (tip x, y, velocity x, y over SPEED, the ways in x to block and
-    hole, and both ways seen close up: over CLOSE, cut off at 1), or "image" uint8 ``[B, pixels, pixels, 3]`` and beside it
-    "body", the first four of these numbers. ``clearance`` is the room on each side of the peg in the hole. ValueError for a
-    setting that makes no world.
+    ``observe`` says what is seen: "state" float32 ``[B, 8]`` (tip x, y, velocity x, y over SPEED, the ways in x to
+    block and hole, and both ways seen close up: over CLOSE, cut off at 1), or "image" uint8 ``[B, pixels, pixels, 3]``
+    and beside it "body", the first four of these numbers. ``clearance`` is the room on each side of the peg in the
+    hole. ValueError for a setting that makes no world.
     """
 
     name = "push"
@@ -50,11 +51,15 @@ class Push:
         require("observe", observe, ("state", "image"))
         if count < 1 or steps < 1 or pixels < 8 or not 0 < clearance <= 0.1:
             wrong = f"count {count}, pixels {pixels}, clearance {clearance}, steps {steps}"
-            raise ValueError(f"push: {wrong}; count and steps are 1 or more, pixels 8 or more, clearance above 0 up to 0.1")
+            raise ValueError(
+                f"push: {wrong}; count and steps are 1 or more, pixels 8 or more, clearance above 0 up to 0.1"
+            )
         self.count, self.observe, self.pixels, self.clearance, self.steps = count, observe, pixels, clearance, steps
         numbers = lambda size: spaces.Box(-2.0, 2.0, (size,), np.float32)
         image = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
-        self.observation_space = spaces.Dict({"state": numbers(8)} if observe == "state" else {"image": image, "body": numbers(4)})
+        self.observation_space = spaces.Dict(
+            {"state": numbers(8)} if observe == "state" else {"image": image, "body": numbers(4)}
+        )
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.place_B6, self.time_B = np.zeros((count, 6)), np.zeros(count, np.int64)
 
@@ -101,6 +106,7 @@ class Push:
         body_B4 = np.stack([x, y, vx / SPEED, vy / SPEED], 1)
         return np.concatenate([body_B4, ways_B2, np.clip(ways_B2 / CLOSE, -1, 1)], 1).astype(np.float32)
 
+
 def moved(place_B6: np.ndarray, action_B2: np.ndarray, clearance: float) -> np.ndarray:
     """Where peg, velocity and block are one step later, ``[B, 6]``: first the move in x, then the move in y."""
     x, y, vx, vy, block, hole = place_B6.T
@@ -113,12 +119,16 @@ def moved(place_B6: np.ndarray, action_B2: np.ndarray, clearance: float) -> np.n
     y_new = np.clip(y + vy, _floor(x_new, block_new, hole, clearance), CEILING)
     return np.stack([x_new, y_new, x_new - x, y_new - y, block_new, hole], 1)
 
+
 def inserted(place_B6: np.ndarray) -> np.ndarray:
     """Whether the peg stands at the bottom of its hole, bool ``[B]``."""
     return place_B6[:, 1] <= -0.95 * DEPTH
 
+
 def scripted(place_B6: np.ndarray, clearance: float) -> np.ndarray:
-    """What the expert does at these places, ``[B, 2]``: down to the left of the block, push it away, align, into the hole."""
+    """What the expert does at these places, ``[B, 2]``: down to the left of the block, push it away, align, into the
+    hole.
+    """
     x, y, vx, vy, block, hole = place_B6.T
     clear = block - hole >= SPACE - 0.3 * clearance
     pushing = (block - x >= SPACE - 1e-6) & (y < TOP + 0.02)
@@ -131,9 +141,11 @@ def scripted(place_B6: np.ndarray, clearance: float) -> np.ndarray:
     action_B2 = np.stack([_towards(goal_x - x, vx), _towards(goal_y - y, vy)], 1)
     return np.clip(action_B2, -1.0, 1.0).astype(np.float32)
 
+
 def _towards(way: np.ndarray, velocity: np.ndarray) -> np.ndarray:
     """The action after which the next move is ``way``, unclipped."""
     return (way - LAG * velocity) / (1 - LAG) / SPEED
+
 
 def _start(seed: int) -> np.ndarray:
     """Peg in the air at rest, hole anywhere near the middle, block over it: ``[6]``."""
@@ -141,12 +153,14 @@ def _start(seed: int) -> np.ndarray:
     hole = rng.uniform(-0.5, 0.5)
     return np.array([rng.uniform(-0.8, 0.8), rng.uniform(0.5, 0.9), 0.0, 0.0, hole + rng.uniform(-0.12, 0.12), hole])
 
+
 def _floor(x: np.ndarray, block: np.ndarray, hole: np.ndarray, clearance: float) -> np.ndarray:
     """How far down the peg can go at ``x``: on the block, to the bottom of the hole, or on the bench."""
     # Touching is not overlapping, whichever way the last bit was rounded.
     on_block = np.abs(x - block) < SPACE - 1e-9
     in_hole = np.abs(x - hole) <= clearance + 1e-9
     return np.where(on_block, TOP, np.where(in_hole, -DEPTH, 0.0))
+
 
 def _pushed(x: np.ndarray, x_new: np.ndarray, y: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The peg at ``x_new`` with the block out of its way; at the bench's end the block stops it."""
@@ -157,6 +171,7 @@ def _pushed(x: np.ndarray, x_new: np.ndarray, y: np.ndarray, block: np.ndarray) 
 
 
 SKY, BENCH, WOOD, STEEL, JAW = (236, 240, 245), (92, 98, 110), (214, 140, 62), (40, 110, 190), (30, 34, 42)
+
 
 def draw(place_B6: np.ndarray, size: int, clearance: float) -> np.ndarray:
     """Pictures uint8 ``[B, size, size, 3]`` of x in [-1, 1] and y in [-0.5, 1.5], y upwards.
@@ -175,6 +190,7 @@ def draw(place_B6: np.ndarray, size: int, clearance: float) -> np.ndarray:
     _fill(picture_3B, (x - 0.1, x + 0.1, y + 0.3, y + 0.45), JAW)
     return np.ascontiguousarray((picture_3B + 0.5).astype(np.uint8).transpose(1, 2, 3, 0))
 
+
 def _fill(picture_3B: np.ndarray, box: tuple[np.ndarray, ...], color: tuple[int, int, int]) -> None:
     """Paint a rectangle (left, right, low, high; each ``[B]``) of each row over its picture, in place."""
     size = picture_3B.shape[-1]
@@ -186,6 +202,7 @@ def _fill(picture_3B: np.ndarray, box: tuple[np.ndarray, ...], color: tuple[int,
     share = down[:, part, None] * across[:, None, :]
     for channel, value in zip(picture_3B, color):
         channel[:, part] += share * (value - channel[:, part])
+
 
 def _cover(start_B: np.ndarray, end_B: np.ndarray, size: int) -> np.ndarray:
     """How much of each pixel of a line lies between start and end, in pixels: ``[B, size]`` float32."""

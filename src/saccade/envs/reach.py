@@ -23,15 +23,16 @@ NEAR = 0.15
 _FILM = 96
 """Size of a picture to be looked at."""
 
+
 class Reach:
     """``count`` episodes of ``steps`` steps; actions ``[B, 2]`` push the agent, reward is exp(-2 distance) in (0, 1].
 
-    ``observe`` says what is seen: "image" uint8 ``[B, pixels, pixels, 3]``, "state" float32 ``[B, 6]`` (position, velocity,
-    goal), or "both". ``distract`` in [0, 1] is the strength of the video behind, ``palette`` one of PALETTES: colours and
-    light. ``soft`` above 0 shows clouds of that spread in place of discs, which who learns to draw learns sooner. ``progress``
-    adds that many times the way by which a step came nearer to the goal, so that rewards tell where it lies. Info:
-    "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine of the video's strongest
-    wave. ValueError for a setting that makes no world.
+    ``observe`` says what is seen: "image" uint8 ``[B, pixels, pixels, 3]``, "state" float32 ``[B, 6]`` (position,
+    velocity, goal), or "both". ``distract`` in [0, 1] is the strength of the video behind, ``palette`` one of PALETTES:
+    colours and light. ``soft`` above 0 shows clouds of that spread in place of discs, which who learns to draw learns
+    sooner. ``progress`` adds that many times the way by which a step came nearer to the goal, so that rewards tell
+    where it lies. Info: "position", "goal" ``[B, 2]``, "distance", "success", and "phase" ``[B, 2]``, cosine and sine
+    of the video's strongest wave. ValueError for a setting that makes no world.
     """
 
     name = "reach"
@@ -50,8 +51,12 @@ class Reach:
         require("observe", observe, ("image", "state", "both"))
         require("palette", palette, tuple(PALETTES))
         if count < 1 or pixels < 8 or steps < 1 or not 0 <= distract <= 1 or not min(soft, progress) >= 0:
-            wrong = f"count {count}, pixels {pixels}, steps {steps}, distract {distract}, soft {soft}, progress {progress}"
-            allowed = "count and steps are 1 or more, pixels 8 or more, distract from 0 to 1, soft and progress 0 or more"
+            wrong = (
+                f"count {count}, pixels {pixels}, steps {steps}, distract {distract}, soft {soft}, progress {progress}"
+            )
+            allowed = (
+                "count and steps are 1 or more, pixels 8 or more, distract from 0 to 1, soft and progress 0 or more"
+            )
             raise ValueError(f"reach: {wrong}; {allowed}")
         self.count, self.observe, self.pixels, self.steps = count, observe, pixels, steps
         self.distract, self.palette, self.soft, self.progress = distract, palette, soft, progress
@@ -83,7 +88,10 @@ class Reach:
             "success": distance_B < NEAR,
             "phase": self.video.phase(self.time_B),
         }
-        seen, reward_B = self._seen(np.arange(self.count)), np.exp(-2 * distance_B) + self.progress * (before_B - distance_B)
+        seen, reward_B = (
+            self._seen(np.arange(self.count)),
+            np.exp(-2 * distance_B) + self.progress * (before_B - distance_B),
+        )
         return Step(seen, np.float32(reward_B), np.zeros(self.count, bool), self.time_B >= self.steps, info)
 
     def render(self, rows: Sequence[int]) -> np.ndarray:
@@ -91,10 +99,14 @@ class Reach:
         return self._pictures(np.asarray(rows, np.int64), _FILM)
 
     def paired(self, state_N6: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-        """The same states under every palette, uint8 ``[N, pixels, pixels, 3]`` by its name; ``seed`` draws their videos."""
+        """The same states under every palette, uint8 ``[N, pixels, pixels, 3]`` by its name; ``seed`` draws their
+        videos.
+        """
         rng = np.random.default_rng(seed)
         video = Video(rng.integers(2**62, size=len(state_N6)))
-        behind = video.frames(np.arange(len(state_N6)), rng.integers(1000, size=len(state_N6)), self.pixels, self.distract)
+        behind = video.frames(
+            np.arange(len(state_N6)), rng.integers(1000, size=len(state_N6)), self.pixels, self.distract
+        )
         return {name: draw(state_N6, self.pixels, name, behind, self.soft) for name in PALETTES}
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,10 +129,12 @@ class Reach:
         behind = self.video.frames(rows, self.time_B[rows], size, self.distract)
         return draw(self.state_B6[rows], size, self.palette, behind, self.soft)
 
+
 def starts(seeds: Sequence[int]) -> np.ndarray:
     """First states ``[B, 6]``: agent and goal anywhere, the agent at rest."""
     drawn = np.stack([np.random.default_rng(int(seed)).uniform(-0.85, 0.85, 4) for seed in seeds])
     return np.concatenate([drawn[:, :2], np.zeros((len(drawn), 2)), drawn[:, 2:]], 1)
+
 
 def moved(state_B6: np.ndarray, action_B2: np.ndarray) -> np.ndarray:
     """States one step later; a wall stops the agent."""
@@ -128,9 +142,11 @@ def moved(state_B6: np.ndarray, action_B2: np.ndarray) -> np.ndarray:
     there = np.clip(place + LAG * velocity + (1 - LAG) * SPEED * action_B2, -1.0, 1.0)
     return np.concatenate([there, there - place, goal], 1)
 
+
 def distance(state_B6: np.ndarray) -> np.ndarray:
     """How far each agent is from its goal: ``[B]``."""
     return np.linalg.norm(state_B6[:, :2] - state_B6[:, 4:], axis=1)
+
 
 def expert(state_B6: np.ndarray) -> np.ndarray:
     """The scripted action ``[B, 2]`` that goes straight to the goal and stops on it."""
@@ -148,6 +164,7 @@ class Palette:
     goal: tuple[int, int, int]
     light: tuple[float, float]
 
+
 PALETTES = {
     "day": Palette((0, 0, 0), (235, 235, 235), (60, 200, 80), (1.0, 1.0)),
     "night": Palette((24, 20, 72), (235, 235, 235), (60, 200, 80), (0.45, 0.8)),
@@ -156,11 +173,14 @@ PALETTES = {
 _AGENT, _GOAL = 0.14, 0.2
 """Radii."""
 
-def draw(state_B6: np.ndarray, size: int, palette: str, behind: np.ndarray | None = None, soft: float = 0.0) -> np.ndarray:
+
+def draw(
+    state_B6: np.ndarray, size: int, palette: str, behind: np.ndarray | None = None, soft: float = 0.0
+) -> np.ndarray:
     """Pictures uint8 ``[B, size, size, 3]`` of states; ``behind`` (float32, 0 to 255) is added to the palette's ground.
 
-    Edges cover a pixel in part, so places can be read finer than a pixel. With ``soft`` there are no edges: both are Gaussian
-    clouds of that spread. y points up.
+    Edges cover a pixel in part, so places can be read finer than a pixel. With ``soft`` there are no edges: both are
+    Gaussian clouds of that spread. y points up.
     """
     look = PALETTES[palette]
     picture = np.broadcast_to(np.float32(look.ground), (len(state_B6), size, size, 3))
@@ -171,13 +191,16 @@ def draw(state_B6: np.ndarray, size: int, palette: str, behind: np.ndarray | Non
     picture *= np.linspace(*look.light, size, dtype=np.float32)[:, None]
     return (picture + 0.5).astype(np.uint8)
 
+
 def _disc(place_B2: np.ndarray, radius: float, size: int) -> np.ndarray:
     """How much of each pixel a disc covers: ``[B, size, size]`` float32."""
     return np.clip((radius - np.sqrt(_square_distance(place_B2, size))) * (size / 2) + 0.5, 0.0, 1.0)
 
+
 def _cloud(place_B2: np.ndarray, spread: float, size: int) -> np.ndarray:
     """How dense a cloud is at each pixel, 1 in its middle: ``[B, size, size]`` float32."""
     return np.exp(_square_distance(place_B2, size) * np.float32(-0.5 / spread**2))
+
 
 def _square_distance(place_B2: np.ndarray, size: int) -> np.ndarray:
     """Of the middle of each pixel from a place, in units of the plane: ``[B, size, size]`` float32."""

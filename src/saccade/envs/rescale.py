@@ -40,12 +40,17 @@ class ActionRange:
         low, high = np.array(self.low), np.array(self.high)
         return ((low + high + unit * (high - low)) / 2).astype(np.float32)
 
+
 class Ranged:
     """An environment whose actions are given in units of a range."""
 
     def __init__(self, environment: Environment, range: ActionRange):
         self.environment, self.range = environment, range
-        self.name, self.count, self.observation_space = environment.name, environment.count, environment.observation_space
+        self.name, self.count, self.observation_space = (
+            environment.name,
+            environment.count,
+            environment.observation_space,
+        )
         self.action_space = spaces.Box(-1.0, 1.0, environment.action_space.shape, np.float32)
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:

@@ -21,10 +21,10 @@ from saccade.envs.episodes import Acted, Actor, Episode, Running, tensors
 class Segments:
     """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
 
-    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" and "action_BT", the
-    reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of what was seen after the step, at an end the true
-    last observation), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT"; ``outputs`` are the episodes
-    that ended, a list for each row. The i-th episode begun has the i-th seed that follows from ``seed``.
+    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" and "action_BT",
+    the reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of what was seen after the step, at an end
+    the true last observation), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT"; ``outputs`` are
+    the episodes that ended, a list for each row. The i-th episode begun has the i-th seed that follows from ``seed``.
     If a call fails, the state is that of before it, and the next call starts from there.
     """
 
@@ -77,6 +77,7 @@ class Segments:
     def _value(self, seen: Mapping[str, np.ndarray], rows: list[int]) -> Tensor | None:
         return self.policy.value(tensors({name: value[rows] for name, value in seen.items()})) if rows else None
 
+
 class _Kept:
     """What a segment stores."""
 
@@ -85,7 +86,9 @@ class _Kept:
         self.decisions, self.extras, self.judged = _Columns(length), _Columns(length), _Columns(length)
         self.last: list[tuple[int, list[int], Tensor]] = []
 
-    def add(self, step: int, seen: Mapping, acted: Acted, told: Step, finished: Mapping[int, Episode], last: Tensor | None) -> None:
+    def add(
+        self, step: int, seen: Mapping, acted: Acted, told: Step, finished: Mapping[int, Episode], last: Tensor | None
+    ) -> None:
         self.decisions.put(step, "seen.", seen)
         self.decisions.put(step, "", {"action": acted.action_B.cpu().numpy()})
         ends = {"terminated": told.terminated_B, "truncated": told.truncated_B, "value": acted.value_B.cpu().numpy()}
@@ -116,6 +119,7 @@ class _Kept:
             extras=extras,
         )
 
+
 class _Columns:
     """Arrays of T steps by name, ``[T, B, ...]``; a step is copied in, since a world may go on in what it told with."""
 
@@ -132,7 +136,11 @@ class _Columns:
 
     def side_by_side(self) -> dict[str, Tensor]:
         """All as ``"<name>_BT"``, ``[B, T, ...]``."""
-        return {f"{name}_BT": torch.from_numpy(np.ascontiguousarray(column.swapaxes(0, 1))) for name, column in self.of.items()}
+        return {
+            f"{name}_BT": torch.from_numpy(np.ascontiguousarray(column.swapaxes(0, 1)))
+            for name, column in self.of.items()
+        }
+
 
 @torch.no_grad()
 def whole(
@@ -166,6 +174,7 @@ def whole(
             running.begin(list(begun), [seed for _, seed in begun.values()])
             reel.shoot(place_of, begun)
     return [episodes[place] for place in range(len(wanted))]
+
 
 class _Reel:
     """Frames of the first ``film`` episodes, by their place."""

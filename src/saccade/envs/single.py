@@ -35,7 +35,13 @@ class Single(gymnasium.Env):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         told = self.world.step(np.asarray(action)[None])
         info = {name: value[0] for name, value in told.info.items()}
-        return self._shown(told.seen), float(told.reward_B[0]), bool(told.terminated_B[0]), bool(told.truncated_B[0]), info
+        return (
+            self._shown(told.seen),
+            float(told.reward_B[0]),
+            bool(told.terminated_B[0]),
+            bool(told.truncated_B[0]),
+            info,
+        )
 
     def render(self) -> np.ndarray:
         return self.world.render([0])[0]
@@ -43,11 +49,13 @@ class Single(gymnasium.Env):
     def _shown(self, seen: Any) -> Any:
         return seen[self.plain][0] if self.plain else {name: value[0] for name, value in seen.items()}
 
+
 def register() -> None:
     """Make every own world known to Gymnasium as "saccade/<Name>-v0"; settings go to ``gymnasium.make``."""
     for world in WORLDS:
         name = "saccade/" + "".join(part.capitalize() for part in world.split("_")) + "-v0"
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=Single, kwargs={"world": world})
+
 
 register()

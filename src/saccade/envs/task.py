@@ -1,4 +1,6 @@
-"""A task for a policy that acts: an environment, the test episodes in it, how well they went, and some of them to look at."""
+"""A task for a policy that acts: an environment, the test episodes in it, how well they went, and some of them to
+look at.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class ControlTask:
 
     def make(self, count: int) -> Environment:
         """``count`` episodes of the environment side by side. ValueError for an unknown environment or setting, or for
-        several processes, which would all act alike."""
+        several processes, which would all act alike.
+        """
         distributed.require_one(f"{self.env} is acted in")
         return environment(self.env, count, **dict(map(_setting, self.settings)))
 
@@ -51,7 +54,8 @@ class ControlTask:
         return seeds(self.test_seed, self.test_episodes).tolist()
 
     def score(self, policy: Any, show: Show | None = None) -> dict[str, float]:
-        """Over the test episodes, acted greedily: mean "return" and its standard error, "length", and all facts at the end.
+        """Over the test episodes, acted greedily: mean "return" and its standard error, "length", and all facts at the
+        end.
 
         ``policy`` acts as `envs.rollout.whole` asks. ``show`` is given the first episodes as clips.
         """
@@ -65,9 +69,11 @@ class ControlTask:
         """One whole episode for each seed, acted greedily, as `films`."""
         return films(self.make(len(seeds)), policy, seeds, self.place)
 
+
 PENDULUM = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
 
 HALF_CHEETAH = ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1)
+
 
 def played(
     world: Environment, policy: Any, seeds: Sequence[int], place: str, shown: int, show: Show | None = None
@@ -79,19 +85,27 @@ def played(
         show("episodes", exhibits(found[:shown], tracked.paths))
     return found
 
-def films(world: Environment, policy: Any, seeds: Sequence[int] | Tensor, place: str = "position") -> list[dict[str, Any]]:
-    """One whole episode for each seed, acted greedily: its clip, a few frames of it as the image, its path where there is one."""
+
+def films(
+    world: Environment, policy: Any, seeds: Sequence[int] | Tensor, place: str = "position"
+) -> list[dict[str, Any]]:
+    """One whole episode for each seed, acted greedily: its clip, a few frames of it as the image, its path where
+    there is one.
+    """
     tracked = Tracked(world, place)
     items = exhibits(whole(tracked, policy, seeds, film=len(seeds)), tracked.paths)
     return [item | {"image": strip(item["clip"])} for item in items]
+
 
 def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
     """Of a recipe: scores of test episodes, always the same ones, acted greedily."""
     return cfg.task.score(policies["policy"])
 
+
 def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """Of a recipe: one filmed episode for each seed; there is nothing to prompt."""
     return cfg.task.filmed(policies["policy"], seeds_B)
+
 
 def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
     """Tells a run, after a training step, of the episodes that it ended: their mean return, and how many there are."""
@@ -103,6 +117,7 @@ def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
 
     return tell
 
+
 def scores(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over episodes: "return" with its standard error, "length", and every fact at the end that is one number."""
     total = np.array([episode.total for episode in episodes], np.float64)
@@ -113,19 +128,31 @@ def scores(episodes: Sequence[Episode]) -> dict[str, float]:
     known = {name: np.array(values) for name, values in facts.items() if all(value.size == 1 for value in values)}
     return found | {name: float(np.nanmean(values)) for name, values in known.items() if not np.isnan(values).all()}
 
+
 def exhibits(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
-    """Episodes that were filmed as `Run.samples` takes them: prompt, clip, score (the return), note, path where there is one."""
+    """Episodes that were filmed as `Run.samples` takes them: prompt, clip, score (the return), note, path where
+    there is one.
+    """
     return [_exhibit(number, episode, paths.get(episode.seed, ())) for number, episode in enumerate(episodes, 1)]
+
 
 def _exhibit(number: int, episode: Episode, path: Sequence[np.ndarray]) -> dict[str, Any]:
     won = np.asarray(episode.info.get("success", np.nan), np.float64)
     verdict = ", success" if won.size == 1 and won > 0 else ""
-    item = {"prompt": f"episode {number}", "clip": episode.frames, "score": episode.total, "note": f"{episode.length} steps{verdict}"}
+    item = {
+        "prompt": f"episode {number}",
+        "clip": episode.frames,
+        "score": episode.total,
+        "note": f"{episode.length} steps{verdict}",
+    }
     return item | ({"path": np.array(path)} if len(path) > 1 else {})
+
 
 @dataclass
 class Tracked:
-    """An environment that also notes the places which one of its facts (``place``, ``[B, 2]``) tells: a path for each seed."""
+    """An environment that also notes the places which one of its facts (``place``, ``[B, 2]``) tells: a path for
+    each seed.
+    """
 
     world: Environment
     place: str
@@ -135,7 +162,11 @@ class Tracked:
     def __post_init__(self) -> None:
         self.name, self.count = self.world.name, self.world.count
         self.observation_space, self.action_space = self.world.observation_space, self.world.action_space
-        self.render, self.state_dict, self.load_state_dict = self.world.render, self.world.state_dict, self.world.load_state_dict
+        self.render, self.state_dict, self.load_state_dict = (
+            self.world.render,
+            self.world.state_dict,
+            self.world.load_state_dict,
+        )
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
         """Begin episodes; one whose seed has been seen before is not noted again."""
@@ -155,6 +186,7 @@ class Tracked:
         for row in np.flatnonzero(step.terminated_B | step.truncated_B).tolist():
             self.running.pop(row, None)
         return step
+
 
 def _setting(words: str) -> tuple[str, Any]:
     """``"size=84"`` as a name and a value. ValueError for words without "="."""

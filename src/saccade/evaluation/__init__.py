@@ -1,1 +1,3 @@
-"""How trained models are evaluated and shown: scores of held-out problems, transcripts, prompt templates, sample metrics."""
+"""How trained models are evaluated and shown: scores of held-out problems, transcripts, prompt templates, sample
+metrics.
+"""

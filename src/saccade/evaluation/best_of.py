@@ -14,7 +14,9 @@ from saccade.training.groups import in_groups
 
 @dataclass(frozen=True)
 class BestOf:
-    """``count`` attempts at each problem, of which the one that ``reward`` rates highest is kept; one without verdict is last."""
+    """``count`` attempts at each problem, of which the one that ``reward`` rates highest is kept; one without
+    verdict is last.
+    """
 
     attempt: Sampler
     reward: Reward

@@ -28,6 +28,7 @@ def score(
         found[name] = parts, torch.cat([judge(part) for part in parts])
     return found
 
+
 def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
     """The first pictures of a rollout as a run shows them: prompt, image, score."""
     return [

@@ -21,10 +21,12 @@ ADDED: dict[Template, str] = {
 }
 """What a template adds to a question."""
 
+
 def asking(template: Template, instruction: str = "") -> Callable[[Problem], Prompt]:
     """Problem -> the chat messages that ask it: its text, an instruction, and what the template adds."""
     added = instruction + ADDED[template]
     return lambda p: inputs_as_prompt(replace(p, inputs=replace(p.inputs, text=p.inputs.text + added)) if added else p)
+
 
 def around(template: Template) -> str:
     """How a right answer is written, in place of {}. ValueError for a template with thoughts."""
@@ -33,9 +35,11 @@ def around(template: Template) -> str:
         raise ValueError(f"template '{template}' has thoughts, which no data holds; supervised are {', '.join(known)}")
     return known[template]
 
+
 def tagged(template: Template) -> bool:
     """Whether answers stand between tags, outside of which there is none."""
     return template != "plain"
+
 
 def kept(template: Template, text: str) -> bool:
     """Whether an answer is in the template's form; plain ones always are."""

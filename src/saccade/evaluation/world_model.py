@@ -18,10 +18,11 @@ from saccade.policies.dreamer import DreamerPolicy, Remembered
 
 
 def explained(x_ND: Tensor, y_NK: Tensor, test_x_MD: Tensor, test_y_MK: Tensor, ridge: float = 1e-2) -> float:
-    """The share of the spread of ``test_y`` that a linear map fitted to (x, y) explains (R^2), the mean over its K numbers.
+    """The share of the spread of ``test_y`` that a linear map fitted to (x, y) explains (R^2), the mean over its K
+    numbers.
 
-    At most 1, and below 0 for a map that does worse than the mean. ``ridge`` is relative to the standardised x; numbers of
-    y that do not vary are left out (NaN if none does).
+    At most 1, and below 0 for a map that does worse than the mean. ``ridge`` is relative to the standardised x; numbers
+    of y that do not vary are left out (NaN if none does).
     """
     x, y, test_x, test_y = (t.double() for t in (x_ND, y_NK, test_x_MD, test_y_MK))
     middle, spread = x.mean(0), x.std(0).clamp(min=1e-6)
@@ -37,8 +38,11 @@ def explained(x_ND: Tensor, y_NK: Tensor, test_x_MD: Tensor, test_y_MK: Tensor, 
 WALKS, STEPS = 192, 16
 """Random walks and their steps: what an episode draws once, such as a goal, needs many of them to be read off."""
 
+
 def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) -> dict[str, float]:
-    """Test episodes acted greedily, as `ControlTask.score`, and what can be read off the model's states, as `readings`."""
+    """Test episodes acted greedily, as `ControlTask.score`, and what can be read off the model's states, as
+    `readings`.
+    """
     world = task.make(min(task.test_rows, task.test_episodes))
     acting = policy.acting(world.count)
     episodes = task.played(Remembered(world, acting), acting, show)
@@ -47,17 +51,22 @@ def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) ->
         show("reconstructions", reconstructions(policy, walk, task.shown))
     return scores(episodes) | readings(walk)
 
+
 def filmed(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
     """One filmed episode for each seed, acted greedily: its clip, and a few frames as "image"."""
     world, acting = task.make(len(seeds_B)), policy.acting(len(seeds_B))
     return films(Remembered(world, acting), acting, seeds_B, task.place)
 
+
 class Walk(NamedTuple):
-    """Episodes that a model followed: its features ``[B, T, F]``, pictures uint8 ``[B, T, H, W, 3]``, facts ``[B, T, ...]``."""
+    """Episodes that a model followed: its features ``[B, T, F]``, pictures uint8 ``[B, T, H, W, 3]``, facts ``[B, T,
+    ...]``.
+    """
 
     features_BTF: Tensor
     seen_BT: Tensor
     facts: dict[str, Tensor]
+
 
 @torch.no_grad()
 def wander(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walk:
@@ -80,11 +89,12 @@ def wander(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walk:
     together = {name: torch.stack([one[name] for one in facts], 1) for name in facts[0]}
     return Walk(torch.stack(features, 1), torch.stack(seen, 1), together)
 
+
 def readings(walk: Walk) -> dict[str, float]:
     """R^2 with which each fact that is a vector, and the "backdrop", can be read off the features in a line.
 
-    The backdrop is the picture in 2 x 2 patches of even colour, which hold little of what is small. The map is fitted to the
-    first half of the episodes and judged on the others.
+    The backdrop is the picture in 2 x 2 patches of even colour, which hold little of what is small. The map is fitted
+    to the first half of the episodes and judged on the others.
     """
     blurred = avg_pool2d(as_input(walk.seen_BT).flatten(0, 1), walk.seen_BT.shape[2] // 2)
     backdrop = blurred.unflatten(0, walk.seen_BT.shape[:2]).flatten(2)
@@ -98,11 +108,16 @@ def readings(walk: Walk) -> dict[str, float]:
         found[f"R2 {name}"] = explained(x, y, test_x, test_y)
     return found
 
+
 @torch.no_grad()
 def reconstructions(policy: DreamerPolicy, walk: Walk, count: int, moments: int = 8) -> list[dict[str, Any]]:
-    """Samples of random walks: above what was seen at some moments, below what the decoder makes of the states there."""
+    """Samples of random walks: above what was seen at some moments, below what the decoder makes of the states
+    there.
+    """
     picked = torch.linspace(0, walk.features_BTF.shape[1] - 1, moments).long()
     seen = as_picture(as_input(walk.seen_BT[:count, picked]))
     drawn = as_picture(policy.model.decoder(walk.features_BTF[:count, picked].to(policy.device))).cpu()
     strips = torch.cat([torch.cat(list(x.unbind(1)), -1) for x in (seen, drawn)], -2)
-    return [{"prompt": f"random walk {i + 1}, above seen, below decoded", "image": strip} for i, strip in enumerate(strips)]
+    return [
+        {"prompt": f"random walk {i + 1}, above seen, below decoded", "image": strip} for i, strip in enumerate(strips)
+    ]

@@ -18,10 +18,13 @@ AllSum = Callable[[Tensor], Tensor]
 """Adds a tensor over all processes; the identity where there is one."""
 
 LARGEST = 5.0
-"""Where advantages are cut off on both sides: in spreads or, where they are not divided by one, in units of the reward."""
+"""Where advantages are cut off on both sides: in spreads or, where they are not divided by one, in units of the
+reward.
+"""
 
 _COINS = 1 << 20
 """A key that no attempt's seed has."""
+
 
 def group_advantage(
     reward_B: Tensor,
@@ -54,6 +57,7 @@ def group_advantage(
         raise ValueError(f"unknown scale '{scale}': one of group, batch, none")
     return (centred / (spread + eps)).clamp(-clip, clip).to(reward_B.dtype)
 
+
 def leave_one_out(reward_B: Tensor, group_B: Tensor) -> Tensor:
     """RLOO: r minus the mean of the other attempts of the group, G / (G - 1) (r - mean): ``[B]``."""
     valid = reward_B.isfinite()
@@ -62,10 +66,12 @@ def leave_one_out(reward_B: Tensor, group_B: Tensor) -> Tensor:
     others = (total - r) / (count - 1).clamp(min=1)
     return torch.where(valid & (count > 1), r - others, torch.zeros_like(r))
 
+
 def per_reward(rewards_KB: Tensor, weights_K: Tensor, group_B: Tensor, eps: float = 1e-4) -> Tensor:
     """Several rewards, each normalised in its group before the weighted sum (GDPO, MixGRPO): ``[B]``."""
     each = torch.stack([group_advantage(r, group_B, eps=eps) for r in rewards_KB])
     return (weights_K[:, None] * each).sum(0)
+
 
 class RollingBaseline:
     """DDPO: mean and spread of the last ``size`` rewards of each prompt; of the batch until ``least`` were seen."""
@@ -95,22 +101,30 @@ class RollingBaseline:
     def load_state_dict(self, state: dict) -> None:
         self.seen = {key: deque(values, maxlen=self.size) for key, values in state.items()}
 
+
 def whitened(values_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8, all_sum: AllSum = lambda x: x) -> Tensor:
-    """(A - mean) / (spread + eps) over all own decisions of the batch, 0 elsewhere: ``[B, T]`` (REINFORCE++ 2501.03262)."""
+    """(A - mean) / (spread + eps) over all own decisions of the batch, 0 elsewhere: ``[B, T]`` (REINFORCE++
+    2501.03262).
+    """
     own = mask_BT > 0
     values = torch.where(own, values_BT, 0.0).double()
     count = all_sum(own.double().sum()).clamp(min=1)
     centred = (values - all_sum(values.sum()) / count) * own
     return (centred / (_spread(all_sum((centred**2).sum()), count, False) + eps)).to(values_BT.dtype)
 
+
 def telling(reward_B: Tensor, group_B: Tensor) -> Tensor:
-    """Whether the attempts of a row's group got different rewards, so that there is something to learn: bool ``[B]``."""
+    """Whether the attempts of a row's group got different rewards, so that there is something to learn: bool
+    ``[B]``.
+    """
     spread, inverse = _group_spread(reward_B, group_B)
     return (spread > 1e-8)[inverse]
+
 
 def silent_groups(reward_B: Tensor, group_B: Tensor) -> Tensor:
     """Share of groups whose attempts all got the same reward, hence no signal: a health metric."""
     return (_group_spread(reward_B, group_B)[0] <= 1e-8).float().mean()
+
 
 def _group_spread(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
     """Highest minus lowest reward of each group (-inf without a verdict), and the place of each row's group."""
@@ -119,19 +133,25 @@ def _group_spread(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
     top, bottom = (highest(torch.where(reward_B.isfinite(), x, -torch.inf)) for x in (reward_B, -reward_B))
     return top + bottom, inverse
 
+
 def _per_group(values_B: Tensor, group_B: Tensor) -> Tensor:
     """The sum over each row's group, given back to each row: ``[B]``."""
     _, inverse = group_B.unique(return_inverse=True)
     sums = torch.zeros(int(inverse.max()) + 1 if len(inverse) else 0, dtype=values_B.dtype, device=values_B.device)
     return sums.index_add(0, inverse, values_B)[inverse]
 
+
 def _spread(squares: Tensor, count: Tensor, unbiased: bool) -> Tensor:
     return (squares / (count - float(unbiased)).clamp(min=1)).clamp(min=0).sqrt()
+
 
 def shuffled(reward_B: Tensor, seed: int) -> Tensor:
     """The same rewards dealt out at random: the control with which nothing can be learned."""
     return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
 
+
 def coins(seeds_P: Tensor, group: int) -> Tensor:
-    """0 or 1 for each of ``group`` attempts at each problem ``[B]``: the control that rewards nothing but sharper habits."""
+    """0 or 1 for each of ``group`` attempts at each problem ``[B]``: the control that rewards nothing but sharper
+    habits.
+    """
     return (noise(spawn(seeds_P, _COINS), (group,)) > 0).float().flatten()

@@ -13,14 +13,17 @@ def k1(logp: Tensor, ref: Tensor) -> Tensor:
     """l - l_ref: unbiased, of either sign."""
     return logp - ref
 
+
 def k2(logp: Tensor, ref: Tensor) -> Tensor:
     """(l - l_ref)^2 / 2: biased value, on-policy gradient of the true KL."""
     return 0.5 * (logp - ref) ** 2
+
 
 def k3(logp: Tensor, ref: Tensor) -> Tensor:
     """exp(D) - D - 1 with D = l_ref - l: unbiased and never negative (GRPO)."""
     gap = ref - logp
     return gap.exp() - gap - 1
+
 
 def gaussian(mean: Tensor, ref: Tensor, variance: Tensor, dims: int) -> Tensor:
     """Mean over the last ``dims`` dimensions of (m - m_ref)^2 / (2 variance)."""

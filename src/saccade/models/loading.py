@@ -23,6 +23,7 @@ MINIATURES = Path(__file__).parent.parent / "miniatures"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
+
 def locate(name: str | Path) -> str:
     """The path of the miniature called ``name``, else ``name`` itself if it is a folder or can be a hub id.
 
@@ -40,10 +41,12 @@ def locate(name: str | Path) -> str:
         raise ValueError(f"model {text!r}: no such folder, and not a hub id (owner/name); {_nearest(text)}")
     return text
 
+
 def miniatures() -> list[str]:
     """Names of the embedded checkpoints, sorted."""
     folders = MINIATURES.iterdir() if MINIATURES.is_dir() else ()
     return sorted(f.name for f in folders if (f / "config.json").is_file() or (f / "model_index.json").is_file())
+
 
 def description(name: str, place: str, file: str) -> dict[str, Any]:
     """The JSON file (config.json, model_index.json) that says what the model at ``place`` is.
@@ -61,6 +64,7 @@ def description(name: str, place: str, file: str) -> dict[str, Any]:
         raise ValueError(f"model '{name}': {path} is broken (not a JSON object)")
     return content
 
+
 @contextlib.contextmanager
 def reading(name: str, place: str) -> Iterator[None]:
     """Turns what a model library throws while it reads ``place`` into a ValueError with one line."""
@@ -68,10 +72,20 @@ def reading(name: str, place: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         raise ValueError(
             f"model '{name}': could not be loaded from {place} ({type(error).__name__}: {first_line(error)})"
         ) from error
+
 
 def quiet(*libraries: ModuleType) -> None:
     """No progress bars and no chatter of the model libraries; ours are the only ones on the screen."""
@@ -79,10 +93,12 @@ def quiet(*libraries: ModuleType) -> None:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
 
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of an error's text, at most ``most`` letters."""
     lines = str(error).strip().splitlines()
     return lines[0].strip()[:most] if lines else type(error).__name__
+
 
 def _download(name: str, place: str, file: str) -> Path:
     import huggingface_hub as hub
@@ -99,14 +115,17 @@ def _download(name: str, place: str, file: str) -> Path:
             f" ({type(error).__name__}: {first_line(error)}); {_nearest(name)}"
         ) from error
 
+
 def _nearest(name: str) -> str:
     return f"nearest miniature: {nearest(name, miniatures())} (of {_known()})"
+
 
 def _known() -> str:
     return ", ".join(miniatures()) or "none"
 
 
 EDITORS = ("FluxKontextPipeline",)
+
 
 def source_latents(pipe: Any, pictures: Sequence[np.ndarray], size: int, rows: int = 64) -> Tensor:
     """Latents ``[B, C, h, w]`` of pictures uint8 [H, W, 3], each brought to ``size`` x ``size`` pixels.
@@ -117,9 +136,16 @@ def source_latents(pipe: Any, pictures: Sequence[np.ndarray], size: int, rows: i
     from PIL import Image
 
     if type(pipe).__name__ not in EDITORS:
-        raise ValueError(f"a {type(pipe).__name__} draws from words alone; a picture can be given to {', '.join(EDITORS)}")
+        raise ValueError(
+            f"a {type(pipe).__name__} draws from words alone; a picture can be given to {', '.join(EDITORS)}"
+        )
     for picture in pictures:
-        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3):
+        if not (
+            isinstance(picture, np.ndarray)
+            and picture.dtype == np.uint8
+            and picture.ndim == 3
+            and picture.shape[2] == 3
+        ):
             raise ValueError(f"a picture to be edited is an array uint8 [H, W, 3], not {_told(picture)}")
     vae, images = pipe.vae, pipe.image_processor
     # Resized before they are stacked, with Pillow's filter, as the pipeline resizes a picture that it is given.
@@ -128,10 +154,12 @@ def source_latents(pipe: Any, pictures: Sequence[np.ndarray], size: int, rows: i
     z = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(rows)])
     return (z - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
+
 def digest(picture: np.ndarray) -> bytes:
     """What tells a picture from all others."""
     pixels = np.ascontiguousarray(picture)
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()[:64]).digest()
+
 
 def _told(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
@@ -152,5 +180,7 @@ def encoder(place: str, device: str, texts: bool = False) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"model '{place}': {kind} ({first_line(error)})") from None
     if texts and not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
-        raise ValueError(f"model '{place}': {type(model).__name__} gives no features of texts and pictures; CLIP and SigLIP do")
+        raise ValueError(
+            f"model '{place}': {type(model).__name__} gives no features of texts and pictures; CLIP and SigLIP do"
+        )
     return processor, model.to(device).eval().requires_grad_(False)

@@ -1,4 +1,6 @@
-"""stable-baselines3's PPO, SAC and TD3 on our environments, with our settings, scored by our test episodes. Its runs cannot be resumed."""
+"""stable-baselines3's PPO, SAC and TD3 on our environments, with our settings, scored by our test episodes. Its runs
+cannot be resumed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from saccade.training.run import Run
 def train_off_policy(
     name: str, task: ControlTask, cfg: Replaying, course: Course, seed: int, run: Run
 ) -> dict[str, dict[str, float]]:
-    """Train its ``name`` ("SAC" or "TD3") for so many steps in the environment. The scores of test episodes before and after."""
+    """Train its ``name`` ("SAC" or "TD3") for so many steps in the environment. The scores of test episodes before
+    and after.
+    """
     oracle = off_policy_of(name, task, cfg, course.rows, seed)
     before = after = task.score(Oracle(oracle))
     run.log(0, {f"eval/{k}": v for k, v in before.items()})
@@ -33,18 +37,25 @@ def train_off_policy(
         run.log((done - cfg.warm_up) * cfg.how.updates, {f"eval/{k}": v for k, v in after.items()})
     return {"before": before, "after": after}
 
+
 def off_policy_of(name: str, task: ControlTask, cfg: Replaying, rows: int, seed: int) -> Any:
     """Its learner with the same networks and settings. ValueError for what it has not got."""
     sb3, how = required(), cfg.how
     if how.critics != 2 or how.critic_norm or how.n_step != 1 or how.offline_share or cfg.precision != "float32":
-        raise ValueError("method 'sb3' has two critics without LayerNorm, one-step returns, no recorded data and float32")
+        raise ValueError(
+            "method 'sb3' has two critics without LayerNorm, one-step returns, no recorded data and float32"
+        )
     world = task.make(rows)
     width = world.action_space.shape[0]
     more: dict[str, Any] = {"target_entropy": how.target_entropy * width}
     if name == "TD3":
         from stable_baselines3.common.noise import NormalActionNoise
 
-        more = {"policy_delay": how.actor_every, "target_policy_noise": how.smoothing, "target_noise_clip": how.smoothing_clip}
+        more = {
+            "policy_delay": how.actor_every,
+            "target_policy_noise": how.smoothing,
+            "target_noise_clip": how.smoothing_clip,
+        }
         more["action_noise"] = NormalActionNoise(np.zeros(width), np.full(width, cfg.exploration))
     return getattr(sb3, name)(
         "MlpPolicy", rows_of(world, seed), learning_rate=cfg.lr, buffer_size=cfg.memory, learning_starts=cfg.warm_up,
@@ -61,6 +72,7 @@ def required() -> Any:
         raise ValueError("method 'sb3' needs a development package: pip install stable-baselines3") from None
     return stable_baselines3
 
+
 def train_ppo(
     task: ControlTask, model: ActorCriticModel, ppo: Proximal, rows: int, steps: int, seed: int, run: Run
 ) -> dict[str, dict[str, float]]:
@@ -72,6 +84,7 @@ def train_ppo(
     after = task.score(Oracle(oracle), run.show(steps))
     run.log(steps, {f"eval/{name}": value for name, value in after.items()})
     return {"before": before, "after": after}
+
 
 def ppo_of(environment: Environment, model: ActorCriticModel, ppo: Proximal, seed: int) -> Any:
     """Its PPO with the same networks and settings. ValueError for what it has not got."""
@@ -90,6 +103,7 @@ def ppo_of(environment: Environment, model: ActorCriticModel, ppo: Proximal, see
         clip_range_vf=ppo.clip_value, ent_coef=ppo.entropy, vf_coef=ppo.value, max_grad_norm=ppo.max_norm, seed=seed, device="cpu",
     )  # fmt: skip
 
+
 class Oracle:
     """Its policy as one that `envs.rollout.whole` can ask; it acts greedily, and its values are not told."""
 
@@ -103,6 +117,7 @@ class Oracle:
 
     def value(self, seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.zeros(len(next(iter(seen.values()))))
+
 
 def rows_of(environment: Environment, seed: int) -> Any:
     """Our environment as its VecEnv: ended rows begin again at once, with the same seeds as `Segments` gives them."""

@@ -1,7 +1,7 @@
 """An actor and a critic that see what an environment shows: actions, their log-probs, and what the state is worth.
 
-Both may stand on one trunk (pictures) or on what is seen itself (vectors). Where they are small tanh networks on a CPU they
-share one vector of weights (`policies.twin`), which acts ten times as fast and is the same policy within rounding.
+Both may stand on one trunk (pictures) or on what is seen itself (vectors). Where they are small tanh networks on a CPU
+they share one vector of weights (`policies.twin`), which acts ten times as fast and is the same policy within rounding.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from saccade.policies.twin import Twin, fits
 
 SEEN = "seen."
 
+
 @dataclass(frozen=True)
 class ActorCriticModel:
     """Sizes of an actor-critic; the defaults suit vectors, ``hidden`` () and "nature" suit Atari."""
@@ -44,18 +45,26 @@ class ActorCriticModel:
     log_std: float = 0.0
     """Logarithm of the spread of Gaussian actions at the start."""
     precision: str = "float32"
-    """Of the update's products: float32, or bfloat16 with weights kept in float32, twice as fast for pictures where the CPU has it."""
+    """Of the update's products: float32, or bfloat16 with weights kept in float32, twice as fast for pictures where
+    the CPU has it.
+    """
+
 
 class Acted(NamedTuple):
-    """Actions ``[B]`` or ``[B, A]``, their log-probs and the states' values, both ``[B]``; on the CPU, without gradients."""
+    """Actions ``[B]`` or ``[B, A]``, their log-probs and the states' values, both ``[B]``; on the CPU, without
+    gradients.
+    """
 
     action_B: Tensor
     logp_B: Tensor
     value_B: Tensor
 
+
 @dataclass(eq=False)
 class ActorCritic:
-    """Observations by name -> features -> an action and a value; ``model`` is how it was built, told when it is exported."""
+    """Observations by name -> features -> an action and a value; ``model`` is how it was built, told when it is
+    exported.
+    """
 
     trunk: Encoder
     actor: MLP
@@ -69,12 +78,18 @@ class ActorCritic:
     def __post_init__(self) -> None:
         self.names = tuple(self.trunk.parts)
         plain = not list(self.trunk.parameters()) and self.model.precision == "float32"
-        self.twin = Twin(self.actor, self.critic, list(self.head.parameters())) if plain and fits(self.actor, self.critic) else None
+        self.twin = (
+            Twin(self.actor, self.critic, list(self.head.parameters()))
+            if plain and fits(self.actor, self.critic)
+            else None
+        )
 
     # -- acting ---------------------------------------------------------------------------------------------
 
     def act(self, seen: Mapping[str, Tensor], draw_BD: Tensor | None) -> Acted:
-        """One action for each row; ``draw_BD`` is standard normal ``[B, A]``, uniform ``[B, 1]`` for a choice, None for the likeliest."""
+        """One action for each row; ``draw_BD`` is standard normal ``[B, A]``, uniform ``[B, 1]`` for a choice, None
+        for the likeliest.
+        """
         out, value_B = self._outputs(seen)
         action_B, logp_B = self.head.act(out, None if draw_BD is None else draw_BD.numpy())
         return Acted(torch.from_numpy(action_B), torch.from_numpy(logp_B), torch.from_numpy(value_B))
@@ -118,7 +133,9 @@ class ActorCritic:
         return self._features(self.seen(rollout))
 
     def follow(self, rollout: Rollout) -> None:
-        """Take what was seen into the trunk's running means; log-probs stored before are no longer those of this policy."""
+        """Take what was seen into the trunk's running means; log-probs stored before are no longer those of this
+        policy.
+        """
         self.trunk.follow({name: x.to(self.device) for name, x in self.seen(rollout).items()})
 
     def seen(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -150,20 +167,29 @@ class ActorCritic:
         """Write the weights as policy.safetensors and the sizes as policy.json."""
         from safetensors.torch import save_file
 
-        save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, Path(folder) / "policy.safetensors")
-        (Path(folder) / "policy.json").write_text(json.dumps(asdict(self.model) | {"head": type(self.head).__name__}, indent=1))
+        save_file(
+            {name: value.cpu().contiguous() for name, value in self.state_dict().items()},
+            Path(folder) / "policy.safetensors",
+        )
+        (Path(folder) / "policy.json").write_text(
+            json.dumps(asdict(self.model) | {"head": type(self.head).__name__}, indent=1)
+        )
 
     def _modules(self) -> nn.ModuleDict:
         return nn.ModuleDict({"trunk": self.trunk, "actor": self.actor, "critic": self.critic, "head": self.head})
+
 
 def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
     flat = [part.reshape(len(part), -1) for part in parts]
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1)
 
+
 def build(
     model: ActorCriticModel, seen: spaces.Dict, action: spaces.Space, seed: int, device: str = "cpu"
 ) -> ActorCritic:
-    """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other spaces or settings."""
+    """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other
+    spaces or settings.
+    """
     if model.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
     place = device_of(device)
@@ -173,8 +199,10 @@ def build(
         nets = [_net(model, trunk.size, size, gain) for size, gain in ((head.outputs, 0.01), (1, 1.0))]
     return ActorCritic(trunk.to(place), nets[0].to(place), nets[1].to(place), head.to(place), model)
 
+
 def _net(model: ActorCriticModel, size: int, outputs: int, gain: float) -> MLP:
     return MLP((size, *model.hidden, outputs), model.activation, gain=gain)
+
 
 def _head(action: spaces.Space, log_std: float) -> Head:
     if isinstance(action, spaces.Discrete):
@@ -182,6 +210,7 @@ def _head(action: spaces.Space, log_std: float) -> Head:
     if isinstance(action, spaces.Box) and len(action.shape) == 1:
         return Gaussian(action.shape[0], log_std)
     raise ValueError(f"actions are {action}; known are Discrete ones and vectors (Box of one axis)")
+
 
 class Categorical(nn.Module):
     """One of K actions, from logits ``[N, K]``; actions int64 ``[N]``."""
@@ -191,7 +220,9 @@ class Categorical(nn.Module):
         self.outputs = actions
 
     def act(self, logits_NK: np.ndarray, uniform_N1: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The action at whose place of the cumulated probabilities the uniform number lies, and its log-prob ``[N]``."""
+        """The action at whose place of the cumulated probabilities the uniform number lies, and its log-prob
+        ``[N]``.
+        """
         logits_NK = logits_NK - logits_NK.max(1, keepdims=True)
         below_NK = np.exp(logits_NK).cumsum(1)
         total_N1 = below_NK[:, -1:]
@@ -205,8 +236,11 @@ class Categorical(nn.Module):
         logp_NK = logits_NK.log_softmax(-1)
         return -(logp_NK.exp() * logp_NK).sum(-1)
 
+
 class Gaussian(nn.Module):
-    """A vector of A numbers, not squashed, from means ``[N, A]``; the spread is the same in every state. Actions ``[N, A]``."""
+    """A vector of A numbers, not squashed, from means ``[N, A]``; the spread is the same in every state. Actions
+    ``[N, A]``.
+    """
 
     def __init__(self, actions: int, log_std: float = 0.0):
         super().__init__()
@@ -226,5 +260,6 @@ class Gaussian(nn.Module):
 
     def entropy(self, mean_NA: Tensor) -> Tensor:
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(len(mean_NA))
+
 
 Head = Categorical | Gaussian

@@ -1,4 +1,5 @@
-"""Acting on the state of a world model: what was seen since an episode began is in its belief, which each row carries along.
+"""Acting on the state of a world model: what was seen since an episode began is in its belief, which each row carries
+along.
 
 `DreamerPolicy` has the weights; `Acting` is it in so many episodes side by side, with their states. Several of these
 (one that gathers experience, one that is evaluated) share the weights and nothing else.
@@ -82,7 +83,9 @@ class DreamerPolicy:
 
 
 class Acting:
-    """A policy in B episodes: ``begin`` forgets, ``act`` looks and decides. A row that never began is at its beginning."""
+    """A policy in B episodes: ``begin`` forgets, ``act`` looks and decides. A row that never began is at its
+    beginning.
+    """
 
     def __init__(self, policy: DreamerPolicy, rows: int):
         self.policy = policy

@@ -1,4 +1,6 @@
-"""The network inside a flow policy: loaded from a pipeline, with or without LoRA, and its fast path where LoRA is folded into the weights."""
+"""The network inside a flow policy: loaded from a pipeline, with or without LoRA, and its fast path where LoRA is
+folded into the weights.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, P
 
 @contextlib.contextmanager
 def fused(network: nn.Module) -> Iterator[nn.Module]:
-    """Within it, the feed-forward layers of a diffusers transformer run fused, equal within rounding; without gradients.
+    """Within it, the feed-forward layers of a diffusers transformer run fused, equal within rounding; without
+    gradients.
 
     Nothing changes on other devices and where torch was built without oneDNN. Not for use under autocast.
     """
@@ -34,6 +37,7 @@ def fused(network: nn.Module) -> Iterator[nn.Module]:
     finally:
         for layer in chosen:
             del layer.forward
+
 
 def _linear_gelu(linear: Any, x: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], "tanh")
@@ -53,7 +57,9 @@ class Network:
     at_once: int
 
     def conditioning(self, prompts: Sequence[Prompt], guidance: float) -> tuple[Conditioning, Conditioning | None]:
-        """What the prompts say and, where guidance needs it, what no words say; a picture to be edited is seen by both."""
+        """What the prompts say and, where guidance needs it, what no words say; a picture to be edited is seen by
+        both.
+        """
         free = guidance != 1.0 and not self.backbone.embedded_guidance
         return self.said(prompts, self.size), self.said([*map(wordless, prompts)], self.size) if free else None
 

@@ -19,7 +19,9 @@ class FlowModel:
     guidance: float = 1.0
     """Classifier-free guidance (1 = off), or the embedded guidance of a distilled network."""
     kernel: Literal["flow_sde", "dance_sde", "cps", "renoise"] = "flow_sde"
-    """Transition of the stochastic steps; renoise (the predicted picture noised again) makes a generator of a few steps."""
+    """Transition of the stochastic steps; renoise (the predicted picture noised again) makes a generator of a few
+    steps.
+    """
     noise: float = 0.7
     """Scale of the kernel's noise."""
     text_length: int = 1
@@ -42,6 +44,7 @@ class FlowModel:
     """Take the unconditional velocities of sampling for an update; exact for the first optimiser step of a batch."""
     at_once: int = 64
     """Rows in one call of the network where no gradients are needed (guidance doubles the attempts)."""
+
 
 SD35_MEDIUM = FlowModel(
     "stabilityai/stable-diffusion-3.5-medium", size=512, text_length=256, precision="bfloat16", checkpointing=True

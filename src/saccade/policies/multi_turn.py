@@ -1,7 +1,8 @@
-"""Attempts that are conversations: after each turn of the model a plain function says what it is told, or that it is over.
+"""Attempts that are conversations: after each turn of the model a plain function says what it is told, or that it is
+over.
 
-The model's own tokens are decisions; what it is told is not, so nothing of it is trained. One `likelihood` weighs a whole
-conversation. Keys and values stay between turns, pictures may come in any size at any turn.
+The model's own tokens are decisions; what it is told is not, so nothing of it is trained. One `likelihood` weighs a
+whole conversation. Keys and values stay between turns, pictures may come in any size at any turn.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ class Turn:
     told: tuple[Message, ...] = ()
     failure: str = ""
 
+
 @dataclass(eq=False)
 class Talk:
     """A conversation as its environment sees it, and as it is kept.
 
     ``frames`` are those of all pictures so far as the model was shown them. A picture that is told may bring its frame
-    (``{"type": "image", "image": pixels, "frame": Frame}``), else it is an original. ``memory`` is the environment's own.
-    ``ended`` says why it is over: "answer", or for want of "turns" or "room".
+    (``{"type": "image", "image": pixels, "frame": Frame}``), else it is an original. ``memory`` is the environment's
+    own. ``ended`` says why it is over: "answer", or for want of "turns" or "room".
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -46,16 +48,19 @@ class Talk:
     memory: dict[str, Any] = field(default_factory=dict)
     ended: str = ""
 
+
 Reply = Callable[[Problem, Talk, str], Sequence[Message] | None]
 """What the model is told after it said a text: chat messages, pictures among them; None if there is nothing to add."""
+
 
 @dataclass(frozen=True, eq=False)
 class Turns:
     """``attempt(problems, seeds_B)`` with at most ``turns`` turns of the model and ``most_tokens`` in a conversation.
 
-    A reply that raises becomes a message that says so. A reply that would leave no room for a further turn is not given.
-    ``outputs`` are the texts of the last turns; ``extras`` hold the turn of each decision (``turn_BT``, from 0), how many
-    turns there were (``turns_B``), how many replies failed (``failures_B``) and all that was said (``talk_B``).
+    A reply that raises becomes a message that says so. A reply that would leave no room for a further turn is not
+    given. ``outputs`` are the texts of the last turns; ``extras`` hold the turn of each decision (``turn_BT``, from 0),
+    how many turns there were (``turns_B``), how many replies failed (``failures_B``) and all that was said
+    (``talk_B``).
     """
 
     policy: TokenPolicy

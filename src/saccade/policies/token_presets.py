@@ -33,8 +33,10 @@ class TokenModel:
     max_pixels: int | None = None
     """Pictures with more pixels are reduced to it; None leaves the model's own bound."""
 
+
 QWEN25_VL_3B = TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", precision="bfloat16")
 """A checkpoint as recipes train it; they say how long turns are and which weights move."""
+
 
 @dataclass(frozen=True)
 class WriterModel:

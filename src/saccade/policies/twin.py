@@ -1,7 +1,9 @@
-"""Two tanh perceptrons of one shape, an actor and a critic, whose weights lie in one vector and whose gradient is written out.
+"""Two tanh perceptrons of one shape, an actor and a critic, whose weights lie in one vector and whose gradient is
+written out.
 
-On a processor core a network of 64 units is all overhead: here a batch of 64 rows goes forwards and backwards through both
-networks in about twenty calls of numpy into buffers that are kept. The modules' own weights become views of the vector.
+On a processor core a network of 64 units is all overhead: here a batch of 64 rows goes forwards and backwards through
+both networks in about twenty calls of numpy into buffers that are kept. The modules' own weights become views of the
+vector.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from saccade.models.control.networks import MLP
 
 
 class Carved(NamedTuple):
-    """Views of one vector: weights ``[2, out, in]`` and biases ``[2, 1, out]`` of each hidden layer of both, then the last layers."""
+    """Views of one vector: weights ``[2, out, in]`` and biases ``[2, 1, out]`` of each hidden layer of both, then
+    the last layers.
+    """
 
     hidden: list[tuple[np.ndarray, np.ndarray]]
     actor: tuple[np.ndarray, np.ndarray]
     critic: tuple[np.ndarray, np.ndarray]
     more: list[np.ndarray]
+
 
 @dataclass
 class _Room:
@@ -34,6 +39,7 @@ class _Room:
     out: np.ndarray
     value: np.ndarray
 
+
 def fits(actor: nn.Module, critic: nn.Module) -> bool:
     """Whether a twin can hold both: tanh perceptrons of the same hidden layers, without norm, in float32 on a CPU."""
     both = isinstance(actor, MLP) and isinstance(critic, MLP)
@@ -43,11 +49,16 @@ def fits(actor: nn.Module, critic: nn.Module) -> bool:
         and actor.sizes[:-1] == critic.sizes[:-1]
         and critic.sizes[-1] == 1
         and all(net.activation == "tanh" and not net.norm for net in (actor, critic))
-        and all(p.dtype == torch.float32 and p.device.type == "cpu" for net in (actor, critic) for p in net.parameters())
+        and all(
+            p.dtype == torch.float32 and p.device.type == "cpu" for net in (actor, critic) for p in net.parameters()
+        )
     )
 
+
 class Twin:
-    """``flat`` holds the weights of ``actor``, ``critic`` and ``more``, ``slope`` the gradient that `backward` found."""
+    """``flat`` holds the weights of ``actor``, ``critic`` and ``more``, ``slope`` the gradient that `backward`
+    found.
+    """
 
     def __init__(self, actor: MLP, critic: MLP, more: Sequence[nn.Parameter] = ()):
         self.sizes, self.outputs = actor.sizes[:-1], actor.sizes[-1]
@@ -61,7 +72,9 @@ class Twin:
         self.rooms: dict[int, _Room] = {}
 
     def forward(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the actor ``[N, outputs]`` and the critic ``[N]`` say; both are overwritten by the next call with as many rows."""
+        """What the actor ``[N, outputs]`` and the critic ``[N]`` say; both are overwritten by the next call with as
+        many rows.
+        """
         room = self._room(len(x_NF))
         below = x_NF[None]
         for (weight, bias), units in zip(self.weights.hidden, room.units):
@@ -76,7 +89,9 @@ class Twin:
         return room.out, room.value
 
     def backward(self, x_NF: np.ndarray, out_NK: np.ndarray, value_N: np.ndarray) -> None:
-        """Write the gradient, given that of what `forward` last said of the same rows; it uses up what `forward` kept."""
+        """Write the gradient, given that of what `forward` last said of the same rows; it uses up what `forward`
+        kept.
+        """
         room = self._room(len(x_NF))
         self._last_layers(room, out_NK, value_N)
         for i in reversed(range(len(room.units))):
@@ -110,13 +125,21 @@ class Twin:
 
         hidden = [(take(2, wide, narrow), take(2, 1, wide)) for narrow, wide in zip(self.sizes, self.sizes[1:])]
         last = self.sizes[-1]
-        return Carved(hidden, (take(self.outputs, last), take(self.outputs)), (take(1, last), take(1)), [take(*s) for s in self.more])
+        return Carved(
+            hidden,
+            (take(self.outputs, last), take(self.outputs)),
+            (take(1, last), take(1)),
+            [take(*s) for s in self.more],
+        )
 
     def _room(self, rows: int) -> _Room:
         if rows not in self.rooms:
             units, slopes = ([np.empty((2, rows, width), np.float32) for width in self.sizes[1:]] for _ in range(2))
-            self.rooms[rows] = _Room(units, slopes, np.empty((rows, self.outputs), np.float32), np.empty(rows, np.float32))
+            self.rooms[rows] = _Room(
+                units, slopes, np.empty((rows, self.outputs), np.float32), np.empty(rows, np.float32)
+            )
         return self.rooms[rows]
+
 
 def _in_order(actor: MLP, critic: MLP) -> list[nn.Parameter]:
     """Layer by layer the weights of both, then their biases; then the last layers."""

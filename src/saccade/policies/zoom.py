@@ -1,4 +1,6 @@
-"""A model looks closer: a box that it writes, the part of the original picture there, and the scripted dialogue about both."""
+"""A model looks closer: a box that it writes, the part of the original picture there, and the scripted dialogue
+about both.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,22 @@ from saccade.policies.tokens import TokenPolicy
 SLENDER = 200
 """Processors refuse a picture whose one side is longer than so many times the other."""
 
+
 @dataclass(frozen=True, eq=False)
 class Looking:
     """What the model is told before each of ``turns`` turns; a box that cannot be used brings the whole view back.
 
     ``parts`` cuts a question's text into what is asked at once and the lines of choices that the last turn adds.
-    ``whole`` brings the whole view back whatever was written. ``others`` says for which problems (by `id`) another row's
-    crop is shown instead of the own one. What each box showed is kept in the conversation's memory as "looks".
+    ``whole`` brings the whole view back whatever was written. ``others`` says for which problems (by `id`) another
+    row's crop is shown instead of the own one. What each box showed is kept in the conversation's memory as "looks".
     """
 
     parts: Callable[[str], tuple[str, str]]
     turns: int = 2
     pixels: int | None = None
-    """Most pixels of a view, the first one and what a box shows of the original; None leaves it to the model's processor."""
+    """Most pixels of a view, the first one and what a box shows of the original; None leaves it to the model's
+    processor.
+    """
     point: str = " Give the box of the place to look at."
     """Ends a turn that asks for a box."""
     closing: str = ""
@@ -101,8 +106,10 @@ class Looking:
             raise ValueError(f"a question to look into has one picture, this one has {len(pictures)}: {asked!r}")
         return view(pictures[0], self.pixels)
 
+
 def view(picture: np.ndarray, pixels: int | None = None, frame: Frame | None = None) -> dict[str, Any]:
-    """A picture ``[H, W, 3]``, reduced to at most ``pixels``, as part of a message; its frame finds back to the original.
+    """A picture ``[H, W, 3]``, reduced to at most ``pixels``, as part of a message; its frame finds back to the
+    original.
 
     ``frame`` is the picture's own where it is a part of another.
     """
@@ -116,8 +123,11 @@ def view(picture: np.ndarray, pixels: int | None = None, frame: Frame | None = N
     small = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
     return {"type": "image", "image": small, "frame": frame.displayed(width, height)}
 
+
 def look(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
-    """What the last box of a text, written in the pixels of ``shown``, shows of the original; None if it cannot be used."""
+    """What the last box of a text, written in the pixels of ``shown``, shows of the original; None if it cannot be
+    used.
+    """
     try:
         box_in(text, shown)
     except ValueError:
@@ -126,14 +136,17 @@ def look(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
     long, short = max(found.pixels.shape[:2]), min(found.pixels.shape[:2])
     return found if long < SLENDER * short else None
 
+
 def looks(rollout: Rollout) -> list[Crop | None]:
     """What the last box of each conversation showed of its picture."""
     return [(talk.memory.get("looks") or [None])[-1] for talk in rollout.extras["talk_B"].values]
+
 
 def box_areas(found: Sequence[Crop | None]) -> Tensor:
     """Each box's share of its picture ``[B]``, NaN where there is none."""
     share = lambda one: one.frame.width * one.frame.height / (one.frame.original.width * one.frame.original.height)
     return torch.tensor([math.nan if one is None else share(one) for one in found])
+
 
 def _user(picture: Message, text: str) -> Message:
     return {"role": "user", "content": [picture, {"type": "text", "text": text}]}
@@ -143,6 +156,7 @@ _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
 
+
 @dataclass(frozen=True, eq=False)
 class Crop:
     """The pixels ``[h, w, 3]`` that a box touches, where they lie in the original, and the box as it was written."""
@@ -150,6 +164,7 @@ class Crop:
     pixels: np.ndarray
     frame: Frame
     box: Box
+
 
 def box_in(text: str, shown: Frame) -> Box:
     """The last ``[x1, y1, x2, y2]`` of a text, in the pixels of the picture as ``shown``.
@@ -163,8 +178,11 @@ def box_in(text: str, shown: Frame) -> Box:
     if not box.valid:
         near = box.clipped()
         nearest = list(near.corners if near.valid else shown.whole)
-        raise ValueError(f"box {list(box.corners)} is not inside {shown.width} x {shown.height} pixels; nearest: {nearest}")
+        raise ValueError(
+            f"box {list(box.corners)} is not inside {shown.width} x {shown.height} pixels; nearest: {nearest}"
+        )
     return box
+
 
 def crop(text: str, original: np.ndarray, shown: Frame) -> Crop:
     """Cut the box of a text, written in the picture as ``shown``, out of the ``original`` ``[H, W, 3]``.

@@ -74,6 +74,7 @@ PROGRAMS: dict[str, Reward] = {
 }
 """Rewards on programs that draw; lengths are those of letters, `error` is better the less it is."""
 
+
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
     """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
     if name in known:
@@ -84,6 +85,7 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
     if name.endswith(".py"):
         raise ValueError(f"reward '{name}' names no function in its file: {name}:FUNCTION")
     raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
+
 
 def _from_file(file: Path, function: str) -> Reward:
     if not file.is_file():
@@ -100,7 +102,9 @@ def _from_file(file: Path, function: str) -> Reward:
 
 
 def scorer(name: str, critic: CriticReward | None, model: str = "", device: str = "cpu") -> Reward:
-    """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or ``FILE.py:FUNCTION``."""
+    """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or
+    ``FILE.py:FUNCTION``.
+    """
     known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model, device=device)} if model else {})
     if not known and ".py:" not in name:
         raise ValueError(f"scorer '{name}': no critic is taught (critic_steps 0), no encoders are named (scorer_model)")

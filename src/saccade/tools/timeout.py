@@ -16,6 +16,7 @@ from typing import Any
 class Late(Exception):
     """Work took longer than it may; the message says how long that is."""
 
+
 class limited:
     """Ends what is inside with Late after so many seconds. Not to be nested."""
 
@@ -30,8 +31,10 @@ class limited:
         if isinstance(error, Late):
             raise Late(f"took longer than its patience of {self.seconds:.3g} s") from None
 
+
 class _Watch:
-    """An alarm that outlasts many short pieces of work: when it rings it looks whether the present one has gone on too long.
+    """An alarm that outlasts many short pieces of work: when it rings it looks whether the present one has gone on too
+    long.
 
     Setting an alarm costs as much as a step of a small environment; noting the time until which work may last does not.
     """
@@ -65,5 +68,6 @@ class _Watch:
         self.rings, self.former = math.inf, None
         if self.until:
             raise Late
+
 
 _WATCH = _Watch()

@@ -1,4 +1,6 @@
-"""The replay buffer: episodes linked by number, pictures stored once, n-step transitions and sequences drawn from a seed and a step."""
+"""The replay buffer: episodes linked by number, pictures stored once, n-step transitions and sequences drawn from a
+seed and a step.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,13 @@ _OWN = ("reward", "terminated", "truncated", "episode")
 
 _NOTHING = Problem(0, None)
 
+
 class Buffer:
     """The last ``capacity`` transitions, by name.
 
-    Fields: "seen.<name>", "next.<name>" (the true observation after it, at an end too), "action", "reward", "terminated",
-    "truncated", "episode" (an integer, the same for all transitions of one episode and of no other that is running), and
-    any more; those that begin with "next_" are, like "next.<name>", of what follows.
+    Fields: "seen.<name>", "next.<name>" (the true observation after it, at an end too), "action", "reward",
+    "terminated", "truncated", "episode" (an integer, the same for all transitions of one episode and of no other that
+    is running), and any more; those that begin with "next_" are, like "next.<name>", of what follows.
     """
 
     def __init__(self, capacity: int, seed: int = 0):
@@ -41,8 +44,8 @@ class Buffer:
     def add(self, fields: Mapping[str, Any]) -> None:
         """Store ``n`` transitions, each field ``[n, ...]``; those of one episode in their order.
 
-        ValueError for fields, shapes or kinds of numbers other than before, for numbers that are not finite, for more at
-        once than fit, and for an episode that goes on after its end; nothing of the call is stored then.
+        ValueError for fields, shapes or kinds of numbers other than before, for numbers that are not finite, for more
+        at once than fit, and for an episode that goes on after its end; nothing of the call is stored then.
         """
         rows = checked(fields, self._known(), self.capacity)
         found = links(rows["episode"], rows["terminated"] | rows["truncated"])
@@ -60,12 +63,13 @@ class Buffer:
         self._link(rows["episode"], number, found)
 
     def sample(self, rows: int, step: int, n_step: int = 1, gamma: float = 0.99) -> Rollout:
-        """``rows`` stored transitions drawn evenly, each with up to ``n_step`` rewards: fewer where its episode ends before.
+        """``rows`` stored transitions drawn evenly, each with up to ``n_step`` rewards: fewer where its episode ends
+        before.
 
-        Decisions "seen.<name>_B", "action_BT" and all else as ``_BT`` with T = 1; "next.<name>_B" and "next_…_BT" are of
-        the last transition that counted. Reward: the discounted sum ``[B]``. Extras: ``discount_B`` = gamma^n
-        (1 - terminated), with which the value of what came next counts (truncation ends rewards, not value); ``seed_B``,
-        a seed for each row.
+        Decisions "seen.<name>_B", "action_BT" and all else as ``_BT`` with T = 1; "next.<name>_B" and "next_…_BT" are
+        of the last transition that counted. Reward: the discounted sum ``[B]``. Extras: ``discount_B`` = gamma^n (1 -
+        terminated), with which the value of what came next counts (truncation ends rewards, not value); ``seed_B``, a
+        seed for each row.
         """
         self._ask(rows=rows, n_step=n_step)
         rng = self._rng(step, 0)
@@ -81,9 +85,9 @@ class Buffer:
     def sequences(self, rows: int, length: int, step: int) -> Rollout:
         """``rows`` sequences of ``length`` moments: what was seen, the action taken there, the reward that it earned.
 
-        Each begins at a stored transition drawn evenly. An episode's true last observation is a moment of its own, with mask,
-        action and reward 0; after it the row goes on at another transition. Extras: ``first_BT`` 1 where what came before
-        is unknown or another episode, ``terminated_BT``, ``truncated_BT``, ``seed_B``.
+        Each begins at a stored transition drawn evenly. An episode's true last observation is a moment of its own, with
+        mask, action and reward 0; after it the row goes on at another transition. Extras: ``first_BT`` 1 where what
+        came before is unknown or another episode, ``terminated_BT``, ``truncated_BT``, ``seed_B``.
         """
         self._ask(rows=rows, length=length)
         rng = self._rng(step, 1)
@@ -189,6 +193,7 @@ class Buffer:
         if not len(self):
             raise ValueError("the buffer is empty: nothing can be sampled from it")
 
+
 class Mixture:
     """Several buffers sampled side by side, each for its share of the rows."""
 
@@ -211,6 +216,7 @@ class Mixture:
         edges = np.rint(np.cumsum([0, *self.shares]) * rows).astype(int).tolist()
         return [(b, end - start) for b, (start, end) in zip(self.buffers, pairwise(edges)) if end > start]
 
+
 def _walk(following: np.ndarray, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places, whether the moment is what came after its place, and whether it is the first of a piece: each ``[B, T]``.
 
@@ -225,16 +231,20 @@ def _walk(following: np.ndarray, fresh: np.ndarray) -> tuple[np.ndarray, np.ndar
         place[:, t] = np.where(over, fresh[:, t], np.where(after < 0, before, after))
     return place, final, first
 
+
 def _is_picture(value: np.ndarray) -> bool:
     return value.dtype == np.uint8 and value.ndim == 4
+
 
 def _ring(capacity: int, rows: np.ndarray) -> np.ndarray:
     ring = np.zeros((capacity, *rows.shape[1:]), rows.dtype)
     ring[: len(rows)] = rows
     return ring
 
+
 def _seeds(rng: np.random.Generator, rows: int) -> np.ndarray:
     return rng.integers(1 << 63, size=rows, dtype=np.int64)
+
 
 def _rollout(decisions: Mapping, reward: np.ndarray, extras: Mapping, mask_BT: np.ndarray) -> Rollout:
     tensors = lambda named: {name: torch.from_numpy(value) for name, value in named.items()}
@@ -253,14 +263,17 @@ def _rollout(decisions: Mapping, reward: np.ndarray, extras: Mapping, mask_BT: n
 
 NEEDED = ("action", "reward", "terminated", "truncated", "episode")
 
+
 class Links(NamedTuple):
-    """Transitions of one call by their index: ``after[i]`` follows ``before[i]``; which begin what the call holds of their
-    episode, and which are the last of an episode that goes on."""
+    """Transitions of one call by their index: ``after[i]`` follows ``before[i]``; which begin what the call holds of
+    their episode, and which are the last of an episode that goes on.
+    """
 
     before: np.ndarray
     after: np.ndarray
     begins: list[int]
     goes_on: list[int]
+
 
 def links(episode: np.ndarray, ended: np.ndarray) -> Links:
     """How transitions ``[n]`` follow one another. ValueError for an episode that goes on after its end."""
@@ -272,6 +285,7 @@ def links(episode: np.ndarray, ended: np.ndarray) -> Links:
         raise ValueError(f"episode {number} goes on after its end")
     begins, lasts = order[np.append(True, ~same)], order[np.append(~same, True)]
     return Links(before, after, begins.tolist(), lasts[~ended[lasts]].tolist())
+
 
 def checked(fields: Mapping[str, Any], known: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
     """The fields as arrays of one length: floats as float32, marks as bool, integers as they are.
@@ -289,6 +303,7 @@ def checked(fields: Mapping[str, Any], known: Mapping[str, np.ndarray], most: in
             raise ValueError(f"{name} is {value.dtype} {list(value.shape[1:])}, but was {was} before")
     return rows
 
+
 def _array(name: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if name in ("terminated", "truncated"):
@@ -300,6 +315,7 @@ def _array(name: str, value: Any) -> np.ndarray:
     elif array.dtype.kind not in "iub":
         raise ValueError(f"{name} holds {array.dtype}, not numbers")
     return array.astype(np.float32) if name == "reward" else array
+
 
 def _whole(rows: Mapping[str, np.ndarray], most: int) -> None:
     """Nothing is missing and all have one length, between 1 and ``most``."""

@@ -1,6 +1,7 @@
 """Pictures of transitions in memory, each stored once: what follows a transition is what the next one sees.
 
-Only where no next one is stored (an episode's end, the newest transition) is the picture after it kept by itself, aside.
+Only where no next one is stored (an episode's end, the newest transition) is the picture after it kept by itself,
+aside.
 """
 
 from __future__ import annotations

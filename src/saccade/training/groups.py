@@ -14,12 +14,14 @@ from saccade.core import Problem, Rollout, spawn
 
 Attempt = Callable[[Sequence[Problem], Tensor], Rollout]
 
+
 def in_groups(attempt: Attempt, problems: Sequence[Problem], seeds_P: Tensor, group: int) -> Rollout:
     """``group`` independent attempts of each problem, rows of a problem side by side and numbered alike."""
     rows, seeds_B, group_B = spread(problems, seeds_P, group)
     rollout = attempt(rows, seeds_B)
     rollout.group_B = group_B
     return rollout
+
 
 def spread(problems: Sequence[Problem], seeds_P: Tensor, group: int) -> tuple[list[Problem], Tensor, Tensor]:
     """Rows for ``group`` attempts of each problem: problems, their own seeds ``[B]`` and group numbers ``[B]``."""

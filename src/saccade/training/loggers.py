@@ -19,8 +19,10 @@ from saccade.training import video
 
 NAMES = ("tensorboard", "trackio", "wandb")
 
+
 class Sink(Protocol):
-    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], clip? uint8 [T, H, W, 3], text?, score?.
+    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], clip? uint8 [T, H, W, 3],
+    text?, score?.
 
     Where a service shows moving pictures, a clip goes there in place of its image.
     ``stage`` gives the sink of a stage whose files lie in ``folder`` and that continues after ``step``.
@@ -34,11 +36,13 @@ class Sink(Protocol):
 
     def finish(self) -> None: ...
 
+
 def open_sinks(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Sink]:
     """Open sinks by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
     check(names)
     kinds = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
     return [kinds[name](folder, config, step) for name in names]
+
 
 def check(names: Sequence[str]) -> None:
     """A name that is unknown, or whose package is not installed, is a ValueError; nothing is opened."""
@@ -47,6 +51,7 @@ def check(names: Sequence[str]) -> None:
             near = nearest(name.lower(), NAMES)
             raise ValueError(f"there is no sink '{name}'; nearest: {near} (of {', '.join(NAMES)})")
         _package(name)
+
 
 class TensorBoard:
     """Event files in ``<run>/tensorboard``; what lies beyond ``step`` is hidden when a run is resumed."""
@@ -72,6 +77,7 @@ class TensorBoard:
 
     def finish(self) -> None:
         self._writer.close()
+
 
 class Trackio:
     """A trackio run of the project "saccade", grouped by recipe; trackio keeps one run open a process."""
@@ -111,6 +117,7 @@ class Trackio:
         if self._scratch:
             self._scratch.cleanup()
 
+
 class Wandb:
     """A Weights & Biases run of the project "saccade", grouped by recipe; files lie in the run folder."""
 
@@ -141,6 +148,7 @@ class Wandb:
     def finish(self) -> None:
         self._run.finish()
 
+
 class Stage:
     """A sink that several stages of a run share, with the stage's name before every other name."""
 
@@ -159,11 +167,13 @@ class Stage:
     def finish(self) -> None:
         """The run that holds the stage finishes the sink."""
 
+
 def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
         raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
+
 
 def _caption(item: Mapping[str, Any]) -> str:
     score = f"{float(item['score']):.3g}" if item.get("score") is not None else None

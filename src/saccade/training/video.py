@@ -1,4 +1,6 @@
-"""Episodes as small moving pictures: thinned, scaled, written as WebP or GIF, and laid out as a strip where nothing may move."""
+"""Episodes as small moving pictures: thinned, scaled, written as WebP or GIF, and laid out as a strip where nothing
+may move.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ _GAP = 2
 _TIME, _REST = 80, 1200
 """Milliseconds of a frame, and of the last one before the clip begins again."""
 
+
 def small(clip: Any, count: int = FRAMES) -> np.ndarray:
-    """At most ``count`` frames of a clip uint8 ``[T, H, W, 3]``, evenly spaced and not larger than SIDE. ValueError for other arrays."""
+    """At most ``count`` frames of a clip uint8 ``[T, H, W, 3]``, evenly spaced and not larger than SIDE. ValueError
+    for other arrays.
+    """
     from PIL import Image
 
     frames = np.asarray(clip)
@@ -41,14 +46,17 @@ def small(clip: Any, count: int = FRAMES) -> np.ndarray:
     size = max(round(width * scale), 1), max(round(height * scale), 1)
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in kept])
 
+
 def webp(clip: Any) -> bytes:
     """A clip uint8 ``[T, H, W, 3]`` as an animated WebP that begins again for ever; small pictures lose nothing."""
     frames = small(clip)
     return _animated(frames, "WEBP", lossless=max(frames.shape[1:3]) <= _LOSSLESS, quality=75, method=3)
 
+
 def gif(clip: Any) -> bytes:
     """The same as a GIF, for those who know nothing else."""
     return _animated(small(clip), "GIF")
+
 
 def strip(clip: Any) -> Tensor:
     """A few frames of a clip from its first to its last, side by side: ``[3, H, W]`` in [0, 1]."""
@@ -56,6 +64,7 @@ def strip(clip: Any) -> Tensor:
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for frame in frames for part in (gap, frame)][1:]
     return to_unit(np.concatenate(parts, 1))
+
 
 def _animated(frames: np.ndarray, kind: str, **options: Any) -> bytes:
     from PIL import Image

@@ -21,6 +21,7 @@ PHOTOGRAPHS = (
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
+
 def open_picture(path: str | Path) -> np.ndarray:
     """A picture file as uint8 [H, W, 3], turned as its EXIF says. ValueError "PATH: why" where it cannot be read."""
     from PIL import Image, ImageOps
@@ -31,9 +32,12 @@ def open_picture(path: str | Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a picture: {error}") from None
 
+
 @dataclass(frozen=True)
 class Folder:
-    """The pictures of a folder and all folders in it, in the order of their paths; each is read when it is asked for."""
+    """The pictures of a folder and all folders in it, in the order of their paths; each is read when it is asked
+    for.
+    """
 
     paths: tuple[Path, ...]
 
@@ -42,6 +46,7 @@ class Folder:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return open_picture(self.paths[index])
+
 
 def folder(path: str | Path) -> Folder:
     """The pictures below a folder. ValueError where it is no folder or holds none."""
@@ -52,6 +57,7 @@ def folder(path: str | Path) -> Folder:
     if not found:
         raise ValueError(f"picture folder '{path}' holds no pictures ({' '.join(_SUFFIXES)})")
     return Folder(found)
+
 
 def photographs(names: Sequence[str] = UPRIGHT) -> list[np.ndarray]:
     """Photographs uint8 [H, W, 3] of their own sizes, gray ones with three equal channels.
@@ -66,10 +72,12 @@ def photographs(names: Sequence[str] = UPRIGHT) -> list[np.ndarray]:
         raise ValueError("photographs need scikit-image: pip install scikit-image") from None
     return [_three_channels(getattr(data, name)()) for name in names]
 
+
 def _three_channels(found: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
     """The picture itself, or the left one of a stereo pair."""
     picture = found[0] if isinstance(found, tuple) else found
     return np.repeat(picture[..., None], 3, -1) if picture.ndim == 2 else picture
+
 
 @dataclass(frozen=True)
 class Part:

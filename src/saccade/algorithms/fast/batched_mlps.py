@@ -1,7 +1,8 @@
 """N ReLU perceptrons side by side whose weights lie in one vector and whose gradient is written out.
 
-For batches of a few hundred rows autograd, the allocator and the optimiser's bookkeeping cost as much as the products; here every
-product goes into a buffer that is kept. The weights of the module that it is made of become views of the vector.
+For batches of a few hundred rows autograd, the allocator and the optimiser's bookkeeping cost as much as the products;
+here every product goes into a buffer that is kept. The weights of the module that it is made of become views of the
+vector.
 """
 
 from __future__ import annotations
@@ -20,25 +21,35 @@ from saccade.models.control.networks import MLP
 LARGE = 1 << 20
 """Multiplications from which a product is worth rounding for."""
 
+
 @dataclass
 class _Room:
-    """Buffers for so many rows: units and slopes of each hidden layer ``[N, B, width]``, what comes out ``[N, B, K]``."""
+    """Buffers for so many rows: units and slopes of each hidden layer ``[N, B, width]``, what comes out ``[N, B,
+    K]``.
+    """
 
     units: list[Tensor]
     slopes: list[Tensor]
     out: Tensor
 
+
 def fits(module: nn.Module) -> bool:
-    """Whether a stack can be made of it: an ensemble or a ReLU perceptron with hidden layers, without norm, float32 on a CPU."""
+    """Whether a stack can be made of it: an ensemble or a ReLU perceptron with hidden layers, without norm, float32
+    on a CPU.
+    """
     plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in module.parameters())
     if isinstance(module, Ensemble):
         return plain and not module.norm and len(module.weights) > 1
-    return plain and isinstance(module, MLP) and module.activation == "relu" and not module.norm and len(module.sizes) > 2
+    return (
+        plain and isinstance(module, MLP) and module.activation == "relu" and not module.norm and len(module.sizes) > 2
+    )
+
 
 class Stack:
     """``flat`` are the weights, ``slope`` is where `backward` writes their gradient.
 
-    ``low``: large products are those of numbers rounded to bfloat16, twice as fast where the CPU has it; all else is float32.
+    ``low``: large products are those of numbers rounded to bfloat16, twice as fast where the CPU has it; all else is
+    float32.
     """
 
     def __init__(self, module: Ensemble | MLP, low: bool = False):
@@ -97,7 +108,9 @@ class Stack:
             self._product(below.transpose(1, 2), slope, out)
 
     def to_input(self, slope_NBK: Tensor, columns: int) -> Tensor:
-        """The gradient of the last ``columns`` inputs ``[B, columns]``, summed over the networks; no weight's is written."""
+        """The gradient of the last ``columns`` inputs ``[B, columns]``, summed over the networks; no weight's is
+        written.
+        """
         slope = slope_NBK
         for i in range(len(self.weights) - 1, 0, -1):
             slope = self._down(i, slope)
@@ -125,10 +138,13 @@ class Stack:
             self.rooms[rows] = _Room(units[:-1], slopes[:-1], units[-1])
         return self.rooms[rows]
 
+
 class FlatAdam:
     """Adam 1412.6980 on one vector ``flat`` with the gradient ``slope``, in place."""
 
-    def __init__(self, flat: Tensor, slope: Tensor, lr: float, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(
+        self, flat: Tensor, slope: Tensor, lr: float, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)
+    ):
         self.flat, self.slope, self.lr, self.eps, self.betas, self.steps = flat, slope, lr, eps, betas, 0
         self.mean, self.square, self._spare = (torch.zeros_like(flat) for _ in range(3))
 
@@ -150,12 +166,16 @@ class FlatAdam:
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])
 
+
 def _carved(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Views of ``vector``, one for each of ``like`` and of its shape."""
     return [part.view(p.shape) for part, p in zip(vector.split([p.numel() for p in like]), like)]
 
+
 def _layers(parts: list[Tensor], turned: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights ``[N, in, out]`` and biases ``[N, 1, out]`` of each layer, as views of ``parts`` in the order of the parameters."""
+    """Weights ``[N, in, out]`` and biases ``[N, 1, out]`` of each layer, as views of ``parts`` in the order of the
+    parameters.
+    """
     if turned:
         return [weight.T[None] for weight in parts[::2]], [bias[None, None] for bias in parts[1::2]]
     half = len(parts) // 2

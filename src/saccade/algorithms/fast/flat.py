@@ -1,4 +1,5 @@
-"""The learner of weights that lie in one vector and have their gradient written out: shuffled minibatches, clipping, Adam in place.
+"""The learner of weights that lie in one vector and have their gradient written out: shuffled minibatches, clipping,
+Adam in place.
 
 It takes the steps of `Updates` with one update, ``shuffle`` and torch's Adam, within rounding.
 """
@@ -17,19 +18,25 @@ from saccade.training.learner import shuffled
 
 
 class Flat(Protocol):
-    """``flat`` are the weights, ``slope`` is where a gradient of them is written: both ``[P]`` float32, for ever the same arrays."""
+    """``flat`` are the weights, ``slope`` is where a gradient of them is written: both ``[P]`` float32, for ever the
+    same arrays.
+    """
 
     flat: np.ndarray
     slope: np.ndarray
 
+
 class Written(Protocol):
-    """A loss whose gradient is written into ``twin.slope`` when it is called; it returns means, one of them named "loss"."""
+    """A loss whose gradient is written into ``twin.slope`` when it is called; it returns means, one of them named
+    "loss".
+    """
 
     twin: Flat
 
     def columns(self, rollout: Rollout) -> Mapping[str, np.ndarray]: ...
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, float]: ...
+
 
 class Adam:
     """Adam 1412.6980 on one vector, in place."""
@@ -56,8 +63,11 @@ class Adam:
         spare *= self.lr * factor / (1 - first**self.steps)
         weights -= spare
 
+
 class FlatUpdates:
-    """Epochs over a rollout in shuffled minibatches of decisions; ``schedule`` is a factor on ``lr`` for each step taken."""
+    """Epochs over a rollout in shuffled minibatches of decisions; ``schedule`` is a factor on ``lr`` for each step
+    taken.
+    """
 
     def __init__(
         self,
@@ -87,7 +97,9 @@ class FlatUpdates:
                 told.append(self._step({name: part[start:end] for name, part in mixed.items()}))
         self.batches += 1
         means = {name: float(np.mean([each[name] for each in told])) for name in told[0]}
-        return {f"loss/{self.name}": means.pop("loss")} | {f"health/{self.name}_{name}": mean for name, mean in means.items()}
+        return {f"loss/{self.name}": means.pop("loss")} | {
+            f"health/{self.name}_{name}": mean for name, mean in means.items()
+        }
 
     def _step(self, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
         with np.errstate(invalid="ignore", over="ignore"):  # the norm tells

@@ -1,8 +1,11 @@
-"""The learner of SAC and its kin on vectors, with their gradients written out: the steps of `CriticLoss` and `ActorLoss`.
+"""The learner of SAC and its kin on vectors, with their gradients written out: the steps of `CriticLoss` and
+`ActorLoss`.
 
-    u = m + s eps, a = tanh(u)        d log pi / d u = 2 a        d log pi / d log s = 2 a s eps - 1        d a / d u = 1 - a^2
+    u = m + s eps, a = tanh(u)        d log pi / d u = 2 a        d log pi / d log s = 2 a s eps - 1        d a / d u =
+    1 - a^2
 
-It takes the steps that `Updates` takes with these losses and torch's Adam, within rounding, in three quarters of the time on a CPU.
+It takes the steps that `Updates` takes with these losses and torch's Adam, within rounding, in three quarters of the
+time on a CPU.
 """
 
 from __future__ import annotations
@@ -32,17 +35,22 @@ class _Drawn(NamedTuple):
     bounded: Tensor
     """1 where the spread is within its bounds, so that it has a gradient."""
 
+
 def fits_by_hand(actor: Actor, critics: Critics, how: OffPolicy) -> bool:
-    """Whether the gradients are written out here: squashed Gaussians on vectors as they are, ReLU, no norm, float32 on a CPU."""
+    """Whether the gradients are written out here: squashed Gaussians on vectors as they are, ReLU, no norm, float32
+    on a CPU.
+    """
     bare = not list(critics.encoder.parameters()) and not list(actor.encoder.parameters())
     known = how.actor_value in ("min", "mean") and not how.smoothing
     return isinstance(actor, SquashedActor) and bare and known and fits(actor.trunk) and fits(critics.ensemble)
 
-class OffPolicyByHand:
-    """The critics' step, every ``how.actor_every`` batches that of actor and temperature, the target's: unclipped, by Adam.
 
-    The weights of ``actor``, ``critics`` and ``target`` become views of vectors that are changed in place. ``low``: products
-    in bfloat16.
+class OffPolicyByHand:
+    """The critics' step, every ``how.actor_every`` batches that of actor and temperature, the target's: unclipped, by
+    Adam.
+
+    The weights of ``actor``, ``critics`` and ``target`` become views of vectors that are changed in place. ``low``:
+    products in bfloat16.
     """
 
     def __init__(
@@ -50,8 +58,12 @@ class OffPolicyByHand:
         low: bool = False,
     ):  # fmt: skip
         self.encoder, self.how, self.ascent, self.batches = critics.encoder, how, temperature.ascent, 0
-        self.actor, self.critics, self.target = (Stack(net, low) for net in (actor.trunk, critics.ensemble, target.net.ensemble))
-        self.target.rooms = self.critics.rooms  # what one says is used before the other speaks: half the memory stays in cache
+        self.actor, self.critics, self.target = (
+            Stack(net, low) for net in (actor.trunk, critics.ensemble, target.net.ensemble)
+        )
+        self.target.rooms = (
+            self.critics.rooms
+        )  # what one says is used before the other speaks: half the memory stays in cache
         self.log, self.log_slope = temperature.log.detach().view(1), torch.zeros(1)
         self.adams = {
             "critic": FlatAdam(self.critics.flat, self.critics.slope, lr),
@@ -61,7 +73,9 @@ class OffPolicyByHand:
 
     @torch.no_grad()
     def update(self, batch: Rollout) -> dict[str, float]:
-        """One step of each on a batch of `Buffer.sample`; the metrics of `Updates`. FloatingPointError if a loss is not finite."""
+        """One step of each on a batch of `Buffer.sample`; the metrics of `Updates`. FloatingPointError if a loss is
+        not finite.
+        """
         acts, alpha, rows = self.batches % self.how.actor_every == 0, math.exp(float(self.log)), len(batch)
         now, after = self.encoder(seen(batch)), self.encoder(seen(batch, "next"))
         # The actor does not change before its own step, so one forward pass draws present and next actions.
@@ -80,7 +94,9 @@ class OffPolicyByHand:
         low, high = LOG_STD
         gaussian = Gaussian(mean, log_std.clamp(low, high).exp())
         before = gaussian.at(noise_NA)
-        return _Drawn(torch.tanh(before), log_squashed(gaussian, before), gaussian.std, (log_std >= low) & (log_std <= high))
+        return _Drawn(
+            torch.tanh(before), log_squashed(gaussian, before), gaussian.std, (log_std >= low) & (log_std <= high)
+        )
 
     def _backup(self, batch: Rollout, after: Tensor, drawn: _Drawn, alpha: float) -> Tensor:
         value_B = self.target.forward(torch.cat([after, drawn.action], 1), members(batch, self.how))[..., 0].amin(0)
@@ -95,7 +111,11 @@ class OffPolicyByHand:
         _require_finite("critic", loss)
         self.critics.backward(x_BF, error_NB1.div_(rows))
         self.adams["critic"].step()
-        return {"loss/critic": loss, "health/critic_value": float(value_NB1.mean()), "health/critic_target": float(target_B.mean())}
+        return {
+            "loss/critic": loss,
+            "health/critic_value": float(value_NB1.mean()),
+            "health/critic_target": float(target_B.mean()),
+        }
 
     def _actor_step(self, now: Tensor, drawn: _Drawn, noise_BA: Tensor, alpha: float) -> dict[str, float]:
         rows, width = drawn.action.shape
@@ -131,6 +151,7 @@ class OffPolicyByHand:
         self.batches = state["batches"]
         for name, adam in self.adams.items():
             adam.load_state_dict(state["adams"][name])
+
 
 def _require_finite(name: str, loss: float) -> None:
     if not math.isfinite(loss):

@@ -1,4 +1,6 @@
-"""The gradient of the PPO loss written out for twin networks: what `ActorCriticLoss` with `normalised` is worth, without autograd."""
+"""The gradient of the PPO loss written out for twin networks: what `ActorCriticLoss` with `normalised` is worth,
+without autograd.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ from saccade.policies.twin import Twin
 Columns = Mapping[str, np.ndarray]
 """Decisions as arrays by name, each ``[N, ...]``."""
 
+
 def fits(loss: ActorCriticLoss) -> bool:
     """Whether the gradient of this loss is written out here."""
     twin = isinstance(loss.policy, ActorCritic) and loss.policy.twin is not None
     return twin and loss.surrogate is clipped and loss.clip_value is None
 
+
 class ByHand:
-    """Writes the gradient of ``loss`` on some decisions into ``twin.slope``. ``normalise``: advantages are standardised first."""
+    """Writes the gradient of ``loss`` on some decisions into ``twin.slope``. ``normalise``: advantages are
+    standardised first.
+    """
 
     def __init__(self, loss: ActorCriticLoss, normalise: bool = True):
         self.loss, self.normalise, self.policy = loss, normalise, loss.policy
@@ -31,7 +37,12 @@ class ByHand:
 
     def columns(self, rollout: Rollout) -> dict[str, np.ndarray]:
         """All that the loss reads, each decision of the rollout a row."""
-        parts = {"old": rollout.logp_BT, "mask": rollout.mask_BT, "advantage": rollout.advantage_BT, "return": rollout.extras["return_BT"]}
+        parts = {
+            "old": rollout.logp_BT,
+            "mask": rollout.mask_BT,
+            "advantage": rollout.advantage_BT,
+            "return": rollout.extras["return_BT"],
+        }
         action = rollout.decisions["action_BT"].flatten(0, 1)
         if self.choice:
             action = np.eye(self.twin.outputs, dtype=np.float32)[action.numpy()]
@@ -41,7 +52,9 @@ class ByHand:
         return {name: _without(part, masked) for name, part in found.items()} if masked.any() else found
 
     def __call__(self, rows: Columns) -> dict[str, float]:
-        """Write the gradient of the mean over these decisions; the loss and the metrics of `ActorCriticLoss`, as means."""
+        """Write the gradient of the mean over these decisions; the loss and the metrics of `ActorCriticLoss`, as
+        means.
+        """
         x, weight = rows["features"], rows["mask"] / max(float(rows["mask"].sum()), 1e-12)
         out, value = self.twin.forward(x)
         parts = self._choice(out, rows["action"]) if self.choice else self._vector(out, rows["action"])
@@ -49,7 +62,9 @@ class ByHand:
         gain, metrics = self._surrogate(logp, rows, weight)
         error = value - rows["return"]
         metrics |= {"entropy": float(weight @ entropy), "value_error": float(weight @ (error * error))}
-        metrics["loss"] = metrics.pop("surrogate") + self.loss.value * metrics["value_error"] - self.loss.entropy * metrics["entropy"]
+        metrics["loss"] = (
+            metrics.pop("surrogate") + self.loss.value * metrics["value_error"] - self.loss.entropy * metrics["entropy"]
+        )
         slope = (self._choice_slope if self.choice else self._vector_slope)(gain, weight, parts)
         error *= weight
         error *= 2 * self.loss.value
@@ -100,11 +115,13 @@ class ByHand:
         self.twin.slopes.more[0][:] -= self.loss.entropy * weight.sum()
         return gain[:, None] * far * parts["narrow"]
 
+
 def _without(part: np.ndarray, masked: np.ndarray) -> np.ndarray:
     """Zeros in place of what is masked, which may hold anything."""
     part = part.copy()
     part[masked] = 0
     return part
+
 
 def _standardised(advantage: np.ndarray, mask: np.ndarray) -> np.ndarray:
     count = float(mask.sum())

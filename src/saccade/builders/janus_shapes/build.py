@@ -1,10 +1,12 @@
-"""`janus-shapes`: a JanusForConditionalGeneration in miniature that draws the world of shapes code by code, and looks at it.
+"""`janus-shapes`: a JanusForConditionalGeneration in miniature that draws the world of shapes code by code, and looks
+at it.
 
-The classes are the real ones (a Llama decoder, JanusVQVAE, the vision tower, JanusProcessor); only their sizes are small. A
-picture of 32 px is 64 codes. It begins with single objects, then learns all scenes in one wording, then in every wording of
-training. By then a share of the captions describes another scene of the same kind on purpose: the base knows the right
-pictures and mixes them up, which leaves room for reinforcement learning. Between them it learns to answer short questions
-about pictures. With everything at once from the start, captions did not come to decide what is drawn.
+The classes are the real ones (a Llama decoder, JanusVQVAE, the vision tower, JanusProcessor); only their sizes are
+small. A picture of 32 px is 64 codes. It begins with single objects, then learns all scenes in one wording, then in
+every wording of training. By then a share of the captions describes another scene of the same kind on purpose: the base
+knows the right pictures and mixes them up, which leaves room for reinforcement learning. Between them it learns to
+answer short questions about pictures. With everything at once from the start, captions did not come to decide what is
+drawn.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ SKILLS = ("color", "shape", "count", "verdict", "caption")
 
 LOOK = {"objects": (1, 3), "radius": (0.11, 0.13)}
 """How many things pictures show that are asked about, and how large."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -75,6 +78,7 @@ class Settings:
     tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
     """Kinds of scenes, drawn evenly; words are left out, since the model is too small for letters."""
 
+
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
     processor = make_processor(cfg.size, texts(cfg, stage(cfg.seed, 0)))
@@ -95,21 +99,28 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
         "loss per answer's token": means.get("answers", nan),
     }
 
+
 def texts(cfg: Settings, rng: np.random.Generator) -> list[str]:
     """What the tokenizer learns its merges from."""
     meanings = shapes.meanings_of(6_000, rng, cfg.tags)
     captions = [shapes.caption(meaning, int(rng.choice(shapes.WORDINGS))) for meaning in meanings]
     return captions + [" ".join(questions.vocabulary())] * 20
 
+
 def learn_codes(cfg: Settings, vq: nn.Module, rng: np.random.Generator, progress: Progress) -> dict[str, Any]:
-    """Train what turns pictures into codes, or take the weights of an earlier build's. Returns what the card says of it."""
+    """Train what turns pictures into codes, or take the weights of an earlier build's. Returns what the card says of
+    it.
+    """
     if cfg.codebook:
         vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
         return {"codes": "those of an earlier build"}
     pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
     return {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
 
-def train(cfg: Settings, model: nn.Module, processor: Any, rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+
+def train(
+    cfg: Settings, model: nn.Module, processor: Any, rng: np.random.Generator, progress: Progress
+) -> dict[str, float]:
     """Pictures' codes given captions and answers given pictures; the running losses of both."""
     inner = model.model
     scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
@@ -118,6 +129,7 @@ def train(cfg: Settings, model: nn.Module, processor: Any, rng: np.random.Genera
     network = nn.ModuleList([inner.language_model, inner.vision_model])
     descent = by_muon(network, beside, cfg.rates, cfg.steps, rise=60)
     return descend(lessons(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
+
 
 def lessons(
     cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, course: Course, rng: np.random.Generator
@@ -136,16 +148,21 @@ def lessons(
                 lesson = Step("codes of captions", code_loss(painter, processor, prompts, blotted, codes[index].long()))
         yield lesson
 
+
 def evaluate(folder: Path) -> dict[str, float]:
-    """Points of pictures of held-out meanings, by guidance, wording and tag; exact answers to held-out questions, by skill."""
+    """Points of pictures of held-out meanings, by guidance, wording and tag; exact answers to held-out questions, by
+    skill.
+    """
     painter = load(folder)
     return drawing_scores(painter) | answer_scores(painter)
+
 
 def drawing_scores(painter: Painter, guidances: Sequence[float] = (1.0, 3.0), count: int = 192) -> dict[str, float]:
     """The judge's points with and without guidance."""
     task = DrawingTask(wordings="all", held_out_size=count)
     found = {scale: task.score_by_tag(ImageTokenPolicy(painter, [], guidance=scale).best) for scale in guidances}
     return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
+
 
 def answer_scores(painter: Painter, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""

@@ -1,6 +1,7 @@
 """The part of `janus-shapes` that turns pictures into codes and back: a JanusVQVAE, its training and its words.
 
-Codes lie on the unit sphere, as the real class reads them back: a picture's features take the code of the nearest direction.
+Codes lie on the unit sphere, as the real class reads them back: a picture's features take the code of the nearest
+direction.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from saccade.worlds import shapes
 RESTART_EVERY = 20
 """Optimiser steps after which codes that nothing took are moved to where features are."""
 
+
 def train_codes(
     vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, lr: float, rng: np.random.Generator, progress: Progress
 ) -> float:
@@ -30,6 +32,7 @@ def train_codes(
     words.copy_(F.normalize(words, dim=-1))
     vq.eval().requires_grad_(False)
     return means["codes"]
+
 
 def lessons(vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, rng: np.random.Generator) -> Iterator[Step]:
     """Reconstruction and the two halves of the quantisation error; codes that stay unused begin anew."""
@@ -48,9 +51,11 @@ def lessons(vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, rng: np
                 restart(vq, features.detach().float(), used, rng)
             used.zero_()
 
+
 def nearest(vq: nn.Module, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes ``[B h w]`` of features ``[B, D, h, w]``, their directions in place of the features, with the gradient of
-    these, and the squared distance between the two."""
+    these, and the squared distance between the two.
+    """
     z = F.normalize(features.movedim(1, -1), dim=-1)
     words = F.normalize(vq.quantize.embedding.weight, dim=-1)
     taken = (z.detach() @ words.detach().T).argmax(-1)
@@ -58,12 +63,14 @@ def nearest(vq: nn.Module, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     error = 0.25 * (z - chosen.detach()).square().sum(-1).mean() + (chosen - z.detach()).square().sum(-1).mean()
     return taken.flatten(), (z + (chosen - z).detach()).movedim(-1, 1), error
 
+
 @torch.no_grad()
 def restart(vq: nn.Module, features: Tensor, used: Tensor, rng: np.random.Generator) -> None:
     """Give codes that were not used the directions of features drawn at random."""
     idle = torch.nonzero(used == 0).flatten()
     z = F.normalize(features.movedim(1, -1), dim=-1).flatten(0, -2)
     vq.quantize.embedding.weight[idle] = z[torch.from_numpy(rng.integers(len(z), size=len(idle)))]
+
 
 @torch.no_grad()
 def codes_of(vq: nn.Module, pictures: np.ndarray, batch: int = 256) -> Tensor:
@@ -73,6 +80,7 @@ def codes_of(vq: nn.Module, pictures: np.ndarray, batch: int = 256) -> Tensor:
         some = pixels(pictures[i : i + batch])
         parts.append(vq.encode(some, return_dict=True).image_tokens.view(len(some), -1).to(torch.int16))
     return torch.cat(parts)
+
 
 def fidelity(vq: nn.Module, pictures: np.ndarray, meanings: list[shapes.Meaning]) -> float:
     """The judge's mean points of pictures that went through the codes: no model that writes codes can do better."""

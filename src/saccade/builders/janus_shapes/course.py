@@ -1,4 +1,6 @@
-"""What `janus-shapes` learns at each step, and what it loses by: codes of pictures given captions, answers given pictures."""
+"""What `janus-shapes` learns at each step, and what it loses by: codes of pictures given captions, answers given
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,15 @@ from saccade.worlds import shapes
 
 
 class Course:
-    """What is learned at a step: which scenes, in which wordings, with which share of captions of another scene; or questions."""
+    """What is learned at a step: which scenes, in which wordings, with which share of captions of another scene; or
+    questions.
+    """
 
     def __init__(self, cfg: Any, meanings: list[shapes.Meaning]):
         self.cfg, self.meanings = cfg, meanings
-        self.single = np.array([i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")])
+        self.single = np.array(
+            [i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")]
+        )
         self.alike = alike(meaning["tag"] for meaning in meanings)
 
     def asks(self, step: int) -> bool:
@@ -42,7 +48,10 @@ class Course:
     def _plain(self, step: int) -> bool:
         return step < self.cfg.plain * self.cfg.steps
 
-def code_loss(painter: CodeModel, processor: Any, captions: Sequence[str], blotted_B: Tensor, codes_BM: Tensor) -> Tensor:
+
+def code_loss(
+    painter: CodeModel, processor: Any, captions: Sequence[str], blotted_B: Tensor, codes_BM: Tensor
+) -> Tensor:
     """Mean -log p of codes ``[B, M]`` after captions; the words of blotted ones are padding, as in plain generation."""
     ids_BL, attention_BL = encoded(processor, [f"<|User|>{caption}<|Assistant|><boi>" for caption in captions])
     words = ids_BL > SPECIAL.index("<boi>")
@@ -54,6 +63,7 @@ def code_loss(painter: CodeModel, processor: Any, captions: Sequence[str], blott
     hidden = painter.base_model(ids_BL, attention_mask=attention_BL, position_ids=place_BL, use_cache=False)
     logits = painter.head(hidden.last_hidden_state[:, begin - 1 :])
     return F.cross_entropy(logits.float().flatten(0, 1), codes_BM.flatten())
+
 
 def answer_loss(model: nn.Module, processor: Any, problems: Sequence[Problem]) -> Tensor:
     """Mean -log p of the answers' tokens and their ends after pictures and questions."""
@@ -68,6 +78,7 @@ def answer_loss(model: nn.Module, processor: Any, problems: Sequence[Problem]) -
     hidden = model.model(ids_BL, seen, attention_BL, place_BL, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[:, :-1][own_BL[:, 1:]])
     return F.cross_entropy(logits.float(), ids_BL[own_BL])
+
 
 def encoded(processor: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids and attention ``[B, L]``, padded on the left."""

@@ -22,6 +22,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|Assistant|>{% endif %}"
 )
 
+
 def make_processor(size: int, texts: Sequence[str]) -> Any:
     """The real processor around a byte-level tokenizer learnt from ``texts``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -31,7 +32,9 @@ def make_processor(size: int, texts: Sequence[str]) -> Any:
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer, learner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
     learner.train_from_iterator(texts, trainer)
     learner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     tokenizer = PreTrainedTokenizerFast(
@@ -44,6 +47,7 @@ def make_processor(size: int, texts: Sequence[str]) -> Any:
     half, sides = [0.5] * 3, {"height": size, "width": size}
     images = JanusImageProcessorPil(size=sides, min_size=PATCH, image_mean=half, image_std=half)
     return JanusProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE, num_image_tokens=(size // PATCH) ** 2)
+
 
 def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     """The untrained model of a build's settings."""
@@ -67,7 +71,11 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     text = LlamaConfig(**writer(tokenizer, cfg.width, cfg.layers, cfg.heads))
     number = tokenizer.convert_tokens_to_ids
     sizes = {"text_config": text, "vision_config": vision, "vq_config": vq}
-    model = JanusForConditionalGeneration(JanusConfig(**sizes, image_token_id=number("<image>"), tie_word_embeddings=True))
+    model = JanusForConditionalGeneration(
+        JanusConfig(**sizes, image_token_id=number("<image>"), tie_word_embeddings=True)
+    )
     boi = {"boi_token_id": number("<boi>")}
-    model.generation_config = GenerationConfig(do_sample=True, guidance_scale=3.0, generation_kwargs=boi, **ends(tokenizer))
+    model.generation_config = GenerationConfig(
+        do_sample=True, guidance_scale=3.0, generation_kwargs=boi, **ends(tokenizer)
+    )
     return model

@@ -15,15 +15,20 @@ def pixels(pictures: np.ndarray) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return x.to(memory_format=torch.channels_last)
 
+
 @torch.no_grad()
 def encode(vae: nn.Module, pictures: np.ndarray, rows: int = 256) -> Tensor:
-    """uint8 ``[N, H, W, 3]`` -> latents ``[N, C, h, w]`` with the shift and the scale of the autoencoder's configuration."""
+    """uint8 ``[N, H, W, 3]`` -> latents ``[N, C, h, w]`` with the shift and the scale of the autoencoder's
+    configuration.
+    """
     parts = [vae.encode(pixels(pictures[i : i + rows])).latent_dist.mean for i in range(0, len(pictures), rows)]
     return (torch.cat(parts).contiguous() - vae.config.shift_factor) * vae.config.scaling_factor
+
 
 def pixel_loss(error: Tensor) -> Tensor:
     """L1 + L2."""
     return error.abs().mean() + 2 * error.square().mean()
+
 
 def flow_loss(x0: Tensor, velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """E |v(x_t, t) - (noise - x0)|^2 with more times at the noisy end, where it is decided what is drawn at all."""

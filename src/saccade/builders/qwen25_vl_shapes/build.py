@@ -1,9 +1,11 @@
-"""`qwen2.5-vl-shapes`: a Qwen2_5_VLForConditionalGeneration in miniature that sees the worlds of shapes, plates and puzzles.
+"""`qwen2.5-vl-shapes`: a Qwen2_5_VLForConditionalGeneration in miniature that sees the worlds of shapes, plates and
+puzzles.
 
-The classes are the real ones (Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer with a chat template, Qwen2VLImageProcessor
-with dynamic resolution, Qwen2_5_VLProcessor); only their sizes are small. Pictures are shown with 32 x 32 to 64 x 64 pixels,
-one token for 8 x 8 of them, several pictures in a conversation. First the tower alone is told what lies in every cell, then
-all of it answers questions. Boxes are loose and some answers wrong on purpose: room for reinforcement learning.
+The classes are the real ones (Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer with a chat template,
+Qwen2VLImageProcessor with dynamic resolution, Qwen2_5_VLProcessor); only their sizes are small. Pictures are shown with
+32 x 32 to 64 x 64 pixels, one token for 8 x 8 of them, several pictures in a conversation. First the tower alone is
+told what lies in every cell, then all of it answers questions. Boxes are loose and some answers wrong on purpose: room
+for reinforcement learning.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Settings:
     sight_width: int = 96
     sight_layers: int = 4
     start: str = ""
-    """Folder of such a miniature to go on from, in place of an untrained one; layers that it lacks are put in its middle."""
+    """Folder of such a miniature to go on from, in place of an untrained one; layers that it lacks are put in its
+    middle.
+    """
     sight_steps: int = 1_600
     sight_lr: float = 2e-3
     """Learning rate for the tower alone, of all but the matrices in its blocks."""
@@ -66,6 +70,7 @@ class Settings:
     sufficient: float = 0.35
     """Share of first glances at a canvas whose box holds the digit that is asked for."""
 
+
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
     tokenizer, model = begun(cfg) if cfg.start else untrained(cfg)
@@ -84,21 +89,26 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
         "loss per token": loss,
     }
 
+
 def untrained(cfg: Settings) -> tuple[Any, nn.Module]:
     """A tokenizer learnt from the worlds' texts and a model that knows nothing."""
     tokenizer = learn_tokenizer(corpus(stage(cfg.seed, 0)), SVG)
     return tokenizer, assemble(cfg, tokenizer)
 
+
 def train(
     cfg: Settings, model: nn.Module, heads: Heads, tokenizer: Any, rng: np.random.Generator, progress: Progress
 ) -> float:
-    """All of it, with the tower still told about cells and the writer about boxes. Returns the running loss of a token."""
+    """All of it, with the tower still told about cells and the writer about boxes. Returns the running loss of a
+    token.
+    """
     where = Where(model, tokenizer)
     descent = by_muon(model, [heads, where], Rates(cfg.matrix_lr, cfg.lr), cfg.steps, rise=100)
     means = descend(lessons(cfg, model.train(), heads, where, tokenizer, rng), descent, progress)
     where.close()
     model.eval()
     return means["answers"]
+
 
 def lessons(
     cfg: Settings, model: nn.Module, heads: Heads, where: Where, tokenizer: Any, rng: np.random.Generator
@@ -118,6 +128,7 @@ def lessons(
                 at_cells, at_names = where.loss(laid, lesson.views, cells)
                 loss = loss + 0.2 * heads.loss(torch.stack(tokens), cells)[0] + 0.1 * at_cells + 0.3 * at_names
         yield Step("answers", loss, answered)
+
 
 def evaluate(folder: Path) -> dict[str, float]:
     """Held-out scores by skill, for the card."""

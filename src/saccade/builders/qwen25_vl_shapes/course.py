@@ -1,4 +1,6 @@
-"""The course: which lessons the miniature gets at each step, from all worlds, and every text that its tokenizer must know."""
+"""The course: which lessons the miniature gets at each step, from all worlds, and every text that its tokenizer must
+know.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +44,7 @@ _STAGED = (*SKILLS, "count", "count", "relation", "grounding_relation")
 
 _FORMS = ((0.6, "plain"), (0.8, "answer"), (1.0, "think"))
 
+
 @dataclass(frozen=True)
 class Lesson:
     """Rows to learn, and what their pictures show where each row has exactly one picture and all are of one size."""
@@ -49,8 +52,11 @@ class Lesson:
     rows: list[list[Piece]]
     views: Views | None = None
 
+
 def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
-    """``cfg.steps`` lessons: scenes first, of two things and in one wording each, then more of both, canvases and programs."""
+    """``cfg.steps`` lessons: scenes first, of two things and in one wording each, then more of both, canvases and
+    programs.
+    """
     pool = questions.pictures(400, int(rng.integers(2**31)))
     for step in range(cfg.steps):
         late = step / cfg.steps
@@ -69,6 +75,7 @@ def course(cfg: Any, rng: np.random.Generator) -> Iterator[Lesson]:
             yield drawings(cfg.batch, rng)
         else:
             yield Lesson(guesses(pool, cfg.batch // 2, rng))
+
 
 def scenes(cfg: Any, most: int, manner: Manner, rng: np.random.Generator) -> Lesson:
     """Scenes of at most so many shapes, of one size and style, staged for one skill; several questions about each."""
@@ -89,15 +96,20 @@ def scenes(cfg: Any, most: int, manner: Manner, rng: np.random.Generator) -> Les
     talks = [[_in_form(fact, tell) for fact in facts] for facts in told]
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
 
+
 def _things(views: Views, seen: Crowd, row: int) -> list[Thing]:
     rows = zip(seen.shape[row].tolist(), seen.color[row].tolist(), seen.cell[row].tolist(), views.boxes[row].tolist())
     listed = [Thing(SHAPES[s], COLOR_NAMES[c], k, tuple(b)) for (s, c, k, b), here in zip(rows, seen.here[row]) if here]
     return sorted(listed, key=lambda thing: thing.cell)
 
+
 def _some(things: list[Thing], asked: int, tell: Teller) -> list[Fact]:
-    """Questions of different skills, as far as the scene allows them; those that bind words to several things more often."""
+    """Questions of different skills, as far as the scene allows them; those that bind words to several things more
+    often.
+    """
     told = (ASK[str(name)](things, tell) for name in tell.rng.permutation([*ASK, *_BINDING]))
     return list(islice((fact for fact in told if fact is not None), asked))
+
 
 def _in_form(fact: Fact, tell: Teller) -> tuple[str, str]:
     """Question and answer: plain, in tags, or with a thought before, some with a tag missing."""
@@ -108,21 +120,24 @@ def _in_form(fact: Fact, tell: Teller) -> tuple[str, str]:
     thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
     return fact.text + ADDED[form], thought + tagged(fact.answer, tell.manner.untagged, tell.rng)
 
+
 def closeups(cfg: Any, rng: np.random.Generator) -> Lesson:
     """Windows of canvases at which a digit can be read, and the question for it."""
     views, colors, digits = plates_near(cfg.batch * 2, int(rng.choice(GLANCES)), rng)
     asked = worded(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
     return Lesson([turn([picture], text, digit) for picture, text, digit in zip(views.pictures, asked, digits)], views)
 
+
 def _canvases(count: int, rng: np.random.Generator) -> list[Problem]:
     choices = int(rng.choice([0, 0, 4]))
     return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, None, size=CANVAS, choices=choices)
 
+
 def zoom(manner: Manner, problem: Problem, rng: np.random.Generator) -> list[Piece]:
     """A canvas: answered at a glance, or a box to look at, or the answer after the crop to a box that was given.
 
-    Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do. A crop has no more pixels than
-    the glance.
+    Only a share of the boxes to be learnt holds the digit; the crops to be read mostly do. A crop has no more pixels
+    than the glance.
     """
     full, pointed = problem.inputs.text, canvases.parts(problem.inputs.text)[0] + POINT
     picture, answer = problem.inputs.pictures[0], problem.answer["text"]
@@ -141,6 +156,7 @@ def zoom(manner: Manner, problem: Problem, rng: np.random.Generator) -> list[Pie
     second = turn([displayed(picture[y1:y2, x1:x2], side * side)], full, answer, first=False)
     return turn([glance], pointed, box, learnt=False) + second
 
+
 def _window(box: Sequence[float], good: bool, rng: np.random.Generator) -> np.ndarray:
     """A window [4] of a canvas, 20 to 44 pixels wide, around the digit or anywhere."""
     side = rng.integers(20, 45)
@@ -150,10 +166,12 @@ def _window(box: Sequence[float], good: bool, rng: np.random.Generator) -> np.nd
     corner = np.clip(np.rint(rng.uniform(low, high)), 0, CANVAS - side)
     return np.concatenate([corner, corner + side])
 
+
 def drawings(count: int, rng: np.random.Generator) -> Lesson:
     """Pictures and the programs that draw them."""
     views, codes = paintings(count, rng)
     return Lesson([turn([picture], TEXT, code) for picture, code in zip(views.pictures, codes)], views)
+
 
 def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list[Piece]]:
     """Puzzles with the answers of other puzzles of their kind: the form is learnt, the truth is not."""
@@ -161,7 +179,10 @@ def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list
     form = lambda problem: (problem.source, len(problem.inputs.pictures))
     kinds = alike(map(form, posed))
     pick = lambda problem: posed[rng.choice(kinds[form(problem)])].answer["text"]
-    return [turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed]
+    return [
+        turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed
+    ]
+
 
 def corpus(rng: np.random.Generator) -> list[str]:
     """What is asked and answered in all worlds, each word often enough to become a token."""

@@ -1,7 +1,7 @@
 """Facts: questions that a scene answers, in all of the world's wordings, with what is made wrong on purpose.
 
-The world asks one question a picture. Encoding a picture costs more than reading ten questions, so a lesson asks whatever
-the scene can answer: what generalises is for those to show who train on some of the wordings.
+The world asks one question a picture. Encoding a picture costs more than reading ten questions, so a lesson asks
+whatever the scene can answer: what generalises is for those to show who train on some of the wordings.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ Key = Callable[["Thing"], str]
 Ask = Callable[[list["Thing"], "Teller"], "Fact | None"]
 """A question that a scene can answer, None where it cannot."""
 
+
 @dataclass(frozen=True)
 class Thing:
     """One object: its words, its place in the 3 x 3 grid and its box in pixels."""
@@ -43,6 +44,7 @@ class Thing:
     def name(self) -> str:
         return f"{self.color} {self.shape}"
 
+
 @dataclass(frozen=True)
 class Fact:
     """A question and its answer. ``thought`` is what may be thought before."""
@@ -52,17 +54,20 @@ class Fact:
     answer: str
     thought: str = ""
 
+
 @dataclass(frozen=True)
 class Manner:
-    """How questions are put, and what is made wrong on purpose: of how many wordings each, a share of wrong answers, most
-    pixels by which edges of boxes lie too far out, a share of answers that lack a tag; and the share of first glances whose
-    box holds what is asked for."""
+    """How questions are put, and what is made wrong on purpose: of how many wordings each, a share of wrong answers,
+    most pixels by which edges of boxes lie too far out, a share of answers that lack a tag; and the share of first
+    glances whose box holds what is asked for.
+    """
 
     wordings: int = 6
     wrong: float = 0.0
     loose: int = 0
     untagged: float = 0.0
     sufficient: float = 1.0
+
 
 @dataclass(frozen=True)
 class Teller:
@@ -77,7 +82,9 @@ class Teller:
 
     def fact(self, skill: str, answer: str, thought: str = "", **slots: str) -> Fact:
         """A question in one of the wordings, and its answer."""
-        return Fact(skill, str(self.rng.choice(WORDINGS[skill][: self.manner.wordings])).format(**slots), answer, thought)
+        return Fact(
+            skill, str(self.rng.choice(WORDINGS[skill][: self.manner.wordings])).format(**slots), answer, thought
+        )
 
     def maybe(self, answer: str, others: Sequence[str]) -> str:
         """The answer, or a wrong one."""
@@ -93,10 +100,12 @@ class Teller:
         x1, y1, x2, y2 = (np.rint(box) + out * (-1, -1, 1, 1)).tolist()
         return [max(x1, 0.0), max(y1, 0.0), x2, y2]
 
+
 def _alone(things: list[Thing], key: Key) -> list[Thing]:
     """The things that share a word with no other."""
     number = Counter(map(key, things))
     return [thing for thing in things if number[key(thing)] == 1]
+
 
 def _about_one(skill: str, told_by: Key | None, answer: Key, others: Sequence[str], **slots: Key) -> Ask:
     """Asks for a word of a thing, of one that no other shares ``told_by`` with."""
@@ -109,6 +118,7 @@ def _about_one(skill: str, told_by: Key | None, answer: Key, others: Sequence[st
         return tell.fact(skill, tell.maybe(answer(thing), others), **{slot: key(thing) for slot, key in slots.items()})
 
     return ask
+
 
 def _about_two(ask: Callable[[list[Thing], Teller, Thing, Thing, str], Fact | None]) -> Ask:
     """Asks about two things in one row or column, and where the first is from the second."""
@@ -123,6 +133,7 @@ def _about_two(ask: Callable[[list[Thing], Teller, Thing, Thing, str], Fact | No
 
     return asked
 
+
 def _side(a: int, b: int) -> str:
     """Where a cell lies from another in its row or column, nowhere if it is in neither."""
     if a // 3 == b // 3 and a != b:
@@ -130,6 +141,7 @@ def _side(a: int, b: int) -> str:
     if a % 3 == b % 3 and a != b:
         return "above" if a < b else "below"
     return ""
+
 
 def _count(things: list[Thing], tell: Teller) -> Fact:
     """How many there are of a kind, mostly one that is there."""
@@ -142,13 +154,16 @@ def _count(things: list[Thing], tell: Teller) -> Fact:
     found = [t for t in things if (form == 1 or t.shape == shape) and (form == 0 or t.color == color)]
     return tell.fact("count", tell.maybe(str(len(found)), "01234"), kind=words)
 
+
 def _relation(things: list[Thing], tell: Teller, one: Thing, other: Thing, side: str) -> Fact:
     return tell.fact("relation", tell.maybe(side, tuple(_SIDES)), one=one.name, other=other.name)
+
 
 def _verdict_relation(things: list[Thing], tell: Teller, one: Thing, other: Thing, side: str) -> Fact:
     true = tell.rng.random() < 0.5
     said = _SIDES[side if true else _OPPOSITE[side]]
     return tell.fact("verdict_relation", tell.verdict(true), one=one.name, other=other.name, relation=said)
+
 
 def _verdict(things: list[Thing], tell: Teller) -> Fact:
     shown, true = tell.one(things), tell.rng.random() < 0.5
@@ -158,8 +173,10 @@ def _verdict(things: list[Thing], tell: Teller) -> Fact:
         name = f"{shown.color} {tell.one(SHAPES)}" if half else f"{tell.one(COLOR_NAMES)} {shown.shape}"
     return tell.fact("verdict", tell.verdict(true), a_thing=_article(name))
 
+
 def _caption(things: list[Thing], tell: Teller) -> Fact:
     return tell.fact("caption", listing([_article(t.name) for t in things]))
+
 
 def _grounding(things: list[Thing], tell: Teller) -> Fact | None:
     key = tell.one((_name, _shape, lambda t: f"{t.color} object"))
@@ -169,18 +186,23 @@ def _grounding(things: list[Thing], tell: Teller) -> Fact | None:
     thing = tell.one(found)
     return tell.fact("grounding", box_text(tell.off(thing.box)), thing.name, thing=key(thing))
 
+
 def _grounding_relation(things: list[Thing], tell: Teller, one: Thing, other: Thing, side: str) -> Fact | None:
     """The one thing of its shape on a side of another thing, in its row or column."""
-    rivals = [t for t in things if t.shape == one.shape and t is not one and (t is other or _on(side, t.cell, other.cell))]
+    rivals = [
+        t for t in things if t.shape == one.shape and t is not one and (t is other or _on(side, t.cell, other.cell))
+    ]
     if rivals:
         return None
     meant = f"{one.shape} {_SIDES[side]} the {other.name}"
     return tell.fact("grounding_relation", box_text(tell.off(one.box)), one.name, thing=meant)
 
+
 def _on(side: str, cell: int, other: int) -> bool:
     """Whether a cell lies on that side of another, in whatever row or column."""
     across, down = cell % 3 - other % 3, cell // 3 - other // 3
     return {"left": across < 0, "right": across > 0, "above": down < 0, "below": down > 0}[side]
+
 
 def _detection(things: list[Thing], tell: Teller) -> Fact:
     shape = tell.one(things).shape if tell.rng.random() < 0.75 else str(tell.one(SHAPES))
@@ -188,8 +210,10 @@ def _detection(things: list[Thing], tell: Teller) -> Fact:
     answer = detection_text([tell.off(t.box) for t in found], [shape] * len(found))
     return tell.fact("detection", answer, f"{len(found)}", kind=plural(shape))
 
+
 def _article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
 
 _name, _shape, _color = attrgetter("name"), attrgetter("shape"), attrgetter("color")
 

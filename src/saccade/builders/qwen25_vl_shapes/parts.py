@@ -1,4 +1,6 @@
-"""The untrained parts of `qwen2.5-vl-shapes`, those of an earlier build with room for more, and how they are written."""
+"""The untrained parts of `qwen2.5-vl-shapes`, those of an earlier build with room for more, and how they are
+written.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,13 @@ SPECIAL = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 WORDS = (*(str(n) for n in range(10, 100)), *TAGS, "<think>", "</think>", '{"bbox_2d":[', '],"label":"', '"}')
 """Numbers, tags and what a list of boxes is made of: tokens, however often they stand somewhere."""
 
+
 def learn_tokenizer(texts: Sequence[str], also: Sequence[str]) -> Any:
-    """A Qwen2Tokenizer whose merges make a word of these texts one token; numbers to 99, tags and ``also`` are tokens too."""
+    """A Qwen2Tokenizer whose merges make a word of these texts one token; numbers to 99, tags and ``also`` are
+    tokens too.
+    """
     return qwen2_tokenizer(texts, 700, SPECIAL, (*WORDS, *also), CHAT_TEMPLATE, least=2)
+
 
 def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     """The untrained model of a build's settings."""
@@ -53,6 +59,7 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
     return model
 
+
 def begun(cfg: Any) -> tuple[Any, nn.Module]:
     """Tokenizer and model of an earlier build, which new layers in its middle leave as it is until they are trained.
 
@@ -65,7 +72,9 @@ def begun(cfg: Any) -> tuple[Any, nn.Module]:
     text = known.config.text_config
     if cfg.layers < text.num_hidden_layers or cfg.width != text.hidden_size:
         has = f"{text.num_hidden_layers} layers of width {text.hidden_size}"
-        raise ValueError(f"{cfg.start} has {has}; it can get more layers, but not be made to {cfg.layers} of width {cfg.width}")
+        raise ValueError(
+            f"{cfg.start} has {has}; it can get more layers, but not be made to {cfg.layers} of width {cfg.width}"
+        )
     model = assemble(cfg, tokenizer)
     old, layers = known.model.language_model.layers, model.model.language_model.layers
     new = range(len(old) // 2, len(old) // 2 + len(layers) - len(old))
@@ -79,6 +88,7 @@ def begun(cfg: Any) -> tuple[Any, nn.Module]:
     model.load_state_dict(rest, strict=False)
     return tokenizer, model
 
+
 def mrope(head: int) -> dict[str, Any]:
     """Rotary positions whose three axes take turns, so that rows and columns both get fast and slow frequencies.
 
@@ -89,6 +99,7 @@ def mrope(head: int) -> dict[str, Any]:
     count = half - half % 3
     sections = [1] * (count - 1) + [1 + half - count]
     return {"rope_type": "default", "rope_theta": 100.0, "mrope_section": sections}
+
 
 def write(model: nn.Module, tokenizer: Any, out: Path) -> None:
     """Model (float16), processor and tokenizer in the Hugging Face layout."""

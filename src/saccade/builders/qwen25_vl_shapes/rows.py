@@ -27,6 +27,7 @@ REPLY = "<|im_end|>\n<|im_start|>assistant\n"
 
 END = "<|im_end|>"
 
+
 @dataclass(frozen=True)
 class Piece:
     """Words, or a picture. ``branch`` 0 is what all share; pieces of another branch do not see those of a third."""
@@ -35,6 +36,7 @@ class Piece:
     picture: np.ndarray | None = None
     learnt: bool = False
     branch: int = 0
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -51,6 +53,7 @@ class Rows:
     mask_B1LL: Tensor
     pictures: list[np.ndarray]
 
+
 def about(picture: np.ndarray, talk: Sequence[tuple[str, str]]) -> list[Piece]:
     """One picture and what is asked about it."""
     asked = [
@@ -60,10 +63,14 @@ def about(picture: np.ndarray, talk: Sequence[tuple[str, str]]) -> list[Piece]:
     ]
     return [Piece(OPEN + LOOK), Piece(picture=picture), Piece(LOOKED), *asked]
 
-def turn(pictures: Sequence[np.ndarray], question: str, answer: str, learnt: bool = True, first: bool = True) -> list[Piece]:
+
+def turn(
+    pictures: Sequence[np.ndarray], question: str, answer: str, learnt: bool = True, first: bool = True
+) -> list[Piece]:
     """One turn of a conversation: pictures, a question and the answer."""
     shown = [piece for p in pictures for piece in (Piece(LOOK), Piece(picture=p), Piece(LOOKED))]
     return [Piece(OPEN if first else "\n" + OPEN), *shown, Piece(question + REPLY), Piece(answer + END, learnt=learnt)]
+
 
 def lay(tokenizer: Any, rows: Sequence[Sequence[Piece]]) -> Rows:
     """Rows side by side."""
@@ -76,7 +83,10 @@ def lay(tokenizer: Any, rows: Sequence[Sequence[Piece]]) -> Rows:
     before_LL = torch.ones(ids_BL.shape[1], ids_BL.shape[1], dtype=torch.bool).tril()
     shared = (branch_BL[:, None, :] == 0) | (branch_BL[:, None, :] == branch_BL[:, :, None])
     pictures = [piece.picture for row in rows for piece in row if piece.picture is not None]
-    return Rows(ids_BL, weight_BL.float(), ids_BL == pad, place_BL3.movedim(-1, 0), (shared & before_LL)[:, None], pictures)
+    return Rows(
+        ids_BL, weight_BL.float(), ids_BL == pad, place_BL3.movedim(-1, 0), (shared & before_LL)[:, None], pictures
+    )
+
 
 def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> list[Tensor]:
     """Tokens, weights, branches [L] and positions [L, 3] of one row."""
@@ -97,12 +107,14 @@ def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> list[Tens
         parts.append((tokens, counts, np.full(len(tokens), piece.branch), start + place))
     return [torch.from_numpy(np.concatenate(column)) for column in zip(*parts)]
 
+
 def features(visual: nn.Module, pictures: Sequence[np.ndarray]) -> list[Tensor]:
     """Tokens [cells, width] of each picture; those of one size go through the tower together."""
     found: dict[int, Tensor] = {}
     for index in alike(picture.shape for picture in pictures).values():
         found |= zip(index.tolist(), see(visual, np.stack([pictures[i] for i in index])))
     return [found[i] for i in range(len(pictures))]
+
 
 def states(model: nn.Module, rows: Rows, tokens: Sequence[Tensor]) -> Tensor:
     """Last hidden states [B, L, D] of rows whose pictures became ``tokens``."""
@@ -111,4 +123,6 @@ def states(model: nn.Module, rows: Rows, tokens: Sequence[Tensor]) -> Tensor:
     shown = torch.cat(list(tokens)).to(embedded.dtype)
     embedded = embedded.masked_scatter(rows.seen_BL[..., None], shown)
     mask = {"full_attention": rows.mask_B1LL}
-    return writer(inputs_embeds=embedded, attention_mask=mask, position_ids=rows.place_3BL, use_cache=False).last_hidden_state
+    return writer(
+        inputs_embeds=embedded, attention_mask=mask, position_ids=rows.place_3BL, use_cache=False
+    ).last_hidden_state

@@ -1,4 +1,6 @@
-"""Scenery: pictures that the tower is shown while it learns to see, with what they show. Scenes, letters, plates, paintings."""
+"""Scenery: pictures that the tower is shown while it learns to see, with what they show. Scenes, letters, plates,
+paintings.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ LEGIBLE = 0.75
 LEAST_SCENE = 40
 """Pixels of a side below which the shapes of a crowded scene cannot be told apart."""
 
+
 def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
-    """Pictures of one size: scenes of the world of questions, scattered and turned ones, letters, plates near and far, and
-    what programs draw."""
+    """Pictures of one size: scenes of the world of questions, scattered and turned ones, letters, plates near and
+    far, and what programs draw.
+    """
     kind = rng.random()
     if size == SIDE and kind < 0.25:
         return paintings(count, rng)[0]
@@ -42,9 +46,11 @@ def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
     views = views_of(things, unit, draw(things, places, [None] * count, size, looks))
     return _turned(views, int(rng.integers(4)) if looks == "gravity" else 0)
 
+
 def style(share: float, rng: np.random.Generator) -> str:
     """How a batch is drawn; a share of them with light and ground."""
     return "gravity" if rng.random() < share else "plain"
+
 
 def _scattered(count: int, rng: np.random.Generator) -> tuple[Crowd, np.ndarray, np.ndarray]:
     """Up to four objects of any size anywhere; where one lies on another it is left out."""
@@ -59,12 +65,14 @@ def _scattered(count: int, rng: np.random.Generator) -> tuple[Crowd, np.ndarray,
     places = np.concatenate([xy, radius[..., None], rng.uniform(-0.3, 0.3, (count, most, 1))], -1)
     return Crowd(shape, color, np.zeros_like(shape), here), places, boxes(shape, places)
 
+
 def _lines(count: int, size: int, rng: np.random.Generator) -> Views:
     """One to four letters."""
     texts = [scene.text for scene in depict(meanings_of(count, rng, ["text"]), rng)]
     nothing = np.zeros((count, 1), int)
     empty = Crowd(nothing, nothing, nothing, nothing > 0)
     return views_of_lines(texts, draw(empty, np.zeros((count, 1, 4)), texts, size, style(0.3, rng)))
+
 
 def _turned(views: Views, quarters: int) -> Views:
     """The same, turned counter-clockwise by quarters."""
@@ -75,12 +83,14 @@ def _turned(views: Views, quarters: int) -> Views:
         found = np.where((found[..., 2:] > found[..., :2]).all(-1, keepdims=True), turned, 0.0)
     return Views(np.rot90(views.pictures, quarters, (1, 2)).copy(), found, views.shape, views.color, views.letter)
 
+
 def plates_near(count: int, size: int, rng: np.random.Generator) -> tuple[Views, list[str], list[str]]:
     """Windows of canvases in which the digit of one plate can be read, the plate's color and the digit."""
     laid, drawn = _canvases(count, rng)
     windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(22, min(44, size / LEGIBLE), count), rng)
     colors = [plates.PAINTS[k] for k in laid.color[:, 0]]
     return glance(drawn, laid, windows, size), colors, [DIGITS[k] for k in laid.digit[:, 0]]
+
 
 def _plates(count: int, size: int, rng: np.random.Generator) -> Views:
     """Canvases of plates as a first glance shows them, or windows of them around one plate."""
@@ -90,6 +100,7 @@ def _plates(count: int, size: int, rng: np.random.Generator) -> Views:
         windows = windows_at(laid.glyph[:, 0] + (3, 5), rng.uniform(12, 52, count), rng)
     return glance(drawn, laid, windows, size)
 
+
 def _canvases(count: int, rng: np.random.Generator) -> tuple[plates.Plates, np.ndarray]:
     """Canvases of four plates of different colors."""
     color, digit = rng.random((count, len(plates.PAINTS))).argsort(1)[:, :4], rng.integers(len(DIGITS), size=(count, 4))
@@ -97,11 +108,13 @@ def _canvases(count: int, rng: np.random.Generator) -> tuple[plates.Plates, np.n
     laid = plates.lay(color, digit, cell, CANVAS // plates.CELL, rng)
     return laid, plates.draw(laid, CANVAS, rng)
 
+
 def windows_at(centre: np.ndarray, side: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Square windows [N, 4] of a canvas in whole pixels, with the points ``centre`` [N, 2] somewhere inside."""
     corner = centre - side[:, None] * rng.uniform(0.2, 0.8, centre.shape)
     corner = np.clip(corner, 0, CANVAS - side[:, None])
     return np.rint(np.concatenate([corner, corner + side[:, None]], 1))
+
 
 def glance(drawn: np.ndarray, laid: plates.Plates, windows: np.ndarray, size: int) -> Views:
     """Windows [N, 4] of canvases resized to ``size``, with the plates' boxes and the digits that can be read there."""
@@ -115,11 +128,14 @@ def glance(drawn: np.ndarray, laid: plates.Plates, windows: np.ndarray, size: in
     pictures = np.stack([resized(picture, size, size, window) for picture, window in zip(drawn, windows.tolist())])
     return Views(pictures, found, shape, color, np.where(whole, letter, 0))
 
+
 def paintings(count: int, rng: np.random.Generator) -> tuple[Views, list[str]]:
     """Pictures of primitives one over another, and programs that draw them, in meanings that are for training."""
     scenes: list[programs.Scene] = []
     while len(scenes) < count:
-        scenes += [scene for scene in programs.sample(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"]
+        scenes += [
+            scene for scene in programs.sample(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"
+        ]
     scenes = scenes[:count]
     codes = [programs.verbose(scene, rng) for scene in scenes]
     pictures = np.stack([one.picture for one in render_batch([Request(code, size=SIDE) for code in codes])])
@@ -130,6 +146,7 @@ def paintings(count: int, rng: np.random.Generator) -> tuple[Views, list[str]]:
     paint = np.where(here, counted(programs.COLORS, PAINTS)[shapes.color], 0)
     return Views(pictures, _extents(shapes), thing, paint, np.zeros_like(thing), top), codes
 
+
 def _primitives(scenes: Sequence[programs.Scene]) -> tuple[Shapes, np.ndarray]:
     """What is seen of scenes as arrays, and where there is any [N, K]."""
     number = np.zeros((len(scenes), programs.TRAIN[1], 6), int)
@@ -139,6 +156,7 @@ def _primitives(scenes: Sequence[programs.Scene]) -> tuple[Shapes, np.ndarray]:
             kind[i, k], color[i, k] = programs.KINDS.index(one.kind), programs.COLORS.index(one.color)
             number[i, k, : len(one.numbers)], here[i, k] = one.numbers, True
     return Shapes(kind, color, number), here
+
 
 def _extents(shapes: Shapes) -> np.ndarray:
     """The boxes [N, K, 4] of primitives."""

@@ -30,8 +30,11 @@ GLANCE = 48
 Say = Callable[..., list[str]]
 """`write` with a model: conversations to what is said next."""
 
+
 def scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, float]:
-    """Greedy scores of each skill on held-out pictures in held-out wordings, and sampled ones where chance is wanted."""
+    """Greedy scores of each skill on held-out pictures in held-out wordings, and sampled ones where chance is
+    wanted.
+    """
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
@@ -49,11 +52,16 @@ def scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, float]:
             found["grounding, sampled"] = _mean(_right, problems, say(talks, sampled=True))
             found["grounding, mean overlap"] = _mean(_overlap, problems, replies)
     found |= _detection(say, pose("detection")) | _tags(say, pose("color", "relation", "verdict"))
-    found |= _canvases(say, canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS), np.random.default_rng(seed))
+    found |= _canvases(
+        say, canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS), np.random.default_rng(seed)
+    )
     return found | _programs(say, programs.problems(count, seed, split="held_out", size=32))
 
+
 @torch.no_grad()
-def write(model: Any, tokenizer: Any, talks: Sequence[Sequence[Piece]], most: int = 72, sampled: bool = False) -> list[str]:
+def write(
+    model: Any, tokenizer: Any, talks: Sequence[Sequence[Piece]], most: int = 72, sampled: bool = False
+) -> list[str]:
     """What the model says next in each conversation."""
     texts: list[str] = []
     for start in range(0, len(talks), 32):
@@ -63,6 +71,7 @@ def write(model: Any, tokenizer: Any, talks: Sequence[Sequence[Piece]], most: in
         out = model.generate(**_flushed(laid, tokenizer.pad_token_id), max_new_tokens=most, **given)
         texts += tokenizer.batch_decode(out[:, laid.ids_BL.shape[1] :], skip_special_tokens=True)
     return texts
+
 
 def _flushed(laid: Rows, pad: int) -> dict[str, Any]:
     """Rows as transformers' generate takes them, padded on the left."""
@@ -80,27 +89,34 @@ def _flushed(laid: Rows, pad: int) -> dict[str, Any]:
         "image_grid_thw": torch.cat(grids),
     }
 
+
 def _asked(problem: Problem, added: str = "") -> list[Piece]:
     return turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text + added, "")[:-1]
+
 
 def _right(problem: Problem, reply: str) -> bool:
     """The exact answer, or a box that overlaps the right one by half or more."""
     return _overlap(problem, reply) >= 0.5 if "boxes" in problem.answer else _exact(problem, reply)
 
+
 def _exact(problem: Problem, reply: str) -> bool:
     return reply.strip() == problem.answer["text"]
+
 
 def _overlap(problem: Problem, reply: str) -> float:
     """Intersection over union of the reply's only box with the right one; 0 if it has none or several."""
     found = _boxes(reply)
     return iou(found, torch.tensor(problem.answer["boxes"])).item() if len(found) == 1 else 0.0
 
+
 def _boxes(reply: str) -> Tensor:
     """The boxes of a reply [N, 4]."""
     return torch.tensor([box.corners for box in boxes(reply) or ()]).reshape(-1, 4)
 
+
 def _mean(measure: Callable[[Problem, str], float], problems: Sequence[Problem], replies: Sequence[str]) -> float:
     return float(np.mean([measure(problem, reply) for problem, reply in zip(problems, replies)]))
+
 
 def _detection(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Right boxes (overlap of half, each target once) over boxes written, and over targets."""
@@ -112,10 +128,12 @@ def _detection(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     found = measures(torch.tensor(tally))
     return {f"detection, {name}": found[name] for name in ("precision", "recall")}
 
+
 def _tags(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Sampled answers in tags where they are asked for, of questions with words as answers."""
     replies = say([_asked(p, ADDED["answer"]) for p in problems], sampled=True)
     return {"answer tags, sampled": float(np.mean([answer(reply) is not None for reply in replies]))}
+
 
 def _canvases(say: Say, problems: Sequence[Problem], rng: np.random.Generator) -> dict[str, float]:
     """Digits at a first glance, whether sampled boxes hold them, and digits read off a good crop."""
@@ -139,10 +157,14 @@ def _canvases(say: Say, problems: Sequence[Problem], rng: np.random.Generator) -
         "digit from a good crop": _mean(_exact, problems, say(second)),
     }
 
+
 def _programs(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Whether greedy programs draw anything, and how far their pixels are from those that were shown, in [0, 1]."""
     replies = say([_asked(p) for p in problems], most=160)
     drawn = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
     pairs = [(p.answer["picture"], one.picture) for p, one in zip(problems, drawn) if one.status == "ok"]
     error = [np.abs(found.astype(float) - right).mean() / 255 for right, found in pairs]
-    return {"programs that draw": len(pairs) / len(problems), "their error in pixels": float(np.mean(error)) if pairs else nan}
+    return {
+        "programs that draw": len(pairs) / len(problems),
+        "their error in pixels": float(np.mean(error)) if pairs else nan,
+    }

@@ -1,8 +1,8 @@
 """How a tower of patches learns to see: every merged token says what lies in its cell, before any word is learnt.
 
-Targets of a cell of 8 x 8 pixels: shape and color of the object whose box covers its centre, the letter there, and how far
-the four edges of that box are from the centre. A transformer of patches that has only answers to learn from stays at
-chance for hundreds of steps; told about every cell it learns at once.
+Targets of a cell of 8 x 8 pixels: shape and color of the object whose box covers its centre, the letter there, and how
+far the four edges of that box are from the centre. A transformer of patches that has only answers to learn from stays
+at chance for hundreds of steps; told about every cell it learns at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from saccade.builders.qwen25_vl_shapes.views import FAR, GLYPHS, PAINTS, THINGS
 
 NOTHING = 0.3
 """Weight of cells with nothing in them, which are most."""
+
 
 class Heads(nn.Module):
     """Reads a cell's contents off its token; thrown away after training."""
@@ -47,9 +48,11 @@ class Heads(nn.Module):
             scores["edges px"] = error.mean().item() * FAR
         return total, scores
 
+
 def see(visual: nn.Module, pictures: np.ndarray) -> Tensor:
     """Tokens [N, cells, width] of pictures of one size."""
     return visual(*patches(pictures)).pooler_output.unflatten(0, (len(pictures), -1))
+
 
 NEIGHBORS = (
     ((-1, 0), (1, 0), (0, -1), (0, 1)),
@@ -58,12 +61,13 @@ NEIGHBORS = (
 )
 """Rows and columns from a patch to the one that each head of the first layers begins by looking at."""
 
+
 @torch.no_grad()
 def look_around(visual: nn.Module, loud: float = 4.0) -> None:
     """Let heads begin by looking at neighbours, as a convolution would; what they look for they learn.
 
-    Rotary positions turn a bias of a key by its place and that of a query by its own: with the query's turned by d more,
-    their product is greatest at distance d. The two fastest frequencies of each axis say where.
+    Rotary positions turn a bias of a key by its place and that of a query by its own: with the query's turned by d
+    more, their product is greatest at distance d. The two fastest frequencies of each axis say where.
     """
     fastest = visual.rotary_pos_emb.inv_freq[:2]
     for block, neighbors in zip(visual.blocks, NEIGHBORS):
@@ -77,6 +81,7 @@ def look_around(visual: nn.Module, loud: float = 4.0) -> None:
                 query[head, start : start + 2] = loud * torch.cos(fastest * distance)
                 query[head, half + start : half + start + 2] = loud * torch.sin(fastest * distance)
 
+
 def train_sight(
     visual: nn.Module, heads: Heads, steps: int, batch: int, rates: Rates, rng: np.random.Generator, progress: Progress
 ) -> dict[str, float]:
@@ -85,6 +90,7 @@ def train_sight(
     seen = descend(lessons(visual.train(), heads, steps, batch, rng), descent, progress)
     visual.eval()
     return {"loss": seen.pop("sight"), **seen}
+
 
 def lessons(visual: nn.Module, heads: Heads, steps: int, batch: int, rng: np.random.Generator) -> Iterator[Step]:
     """Cells of scenery; small pictures first, which cost a quarter."""

@@ -22,11 +22,13 @@ PAINTS = (*COLORS, "black")
 
 GLYPHS = (*fonts.LETTERS, *"0123456789")
 
+
 @dataclass(frozen=True)
 class Views:
     """N pictures uint8 [N, S, S, 3] and what they show: boxes [N, K, 4] in pixels (empty where nothing is), shapes,
-    colors and letters [N, K], each counted from 1 with 0 for "none". ``owner`` [N, cells] says which of the K is seen in
-    the middle of each cell, -1 for none; without it that is the one whose box lies there."""
+    colors and letters [N, K], each counted from 1 with 0 for "none". ``owner`` [N, cells] says which of the K is
+    seen in the middle of each cell, -1 for none; without it that is the one whose box lies there.
+    """
 
     pictures: np.ndarray
     boxes: np.ndarray
@@ -59,10 +61,12 @@ class Views:
             "seen": torch.from_numpy(seen),
         }
 
+
 def views_of(things: Crowd, unit: np.ndarray, pictures: np.ndarray) -> Views:
     """What pictures of a crowd show, from its boxes in unit coordinates."""
     pixels = np.where(things.here[..., None], unit * pictures.shape[1], 0.0)
     return Views(pictures, pixels, things.shape + 1, things.color + 1, np.zeros_like(things.shape))
+
 
 def views_of_lines(texts: Sequence[Text], pictures: np.ndarray) -> Views:
     """What pictures of one line of text each show: every letter has a box of its own."""
@@ -76,6 +80,7 @@ def views_of_lines(texts: Sequence[Text], pictures: np.ndarray) -> Views:
             letter[i, k] = 1 + GLYPHS.index(glyph)
     nothing = np.zeros_like(letter)
     return Views(pictures, found * pictures.shape[1], nothing, nothing, letter)
+
 
 def counted(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """Where names stand among those known, counted from 1."""

@@ -16,13 +16,14 @@ from saccade.worlds.shapes import COLORS, SHAPES
 SIDES = 65
 """Whole pixels at which an edge may lie."""
 
+
 class Where(nn.Module):
     """Two readers of boxes; thrown away after training.
 
     After the second layer every picture token is to tell the box of what lies there, counted from the picture's corner;
-    after the third every name in a question ("red ring") the box of the one thing that has it. So relations find both of
-    their places ready: learnt from answers alone they stay at chance for as long as we waited, with it two things take
-    about a hundred steps.
+    after the third every name in a question ("red ring") the box of the one thing that has it. So relations find both
+    of their places ready: learnt from answers alone they stay at chance for as long as we waited, with it two things
+    take about a hundred steps.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any):
@@ -64,6 +65,7 @@ class Where(nn.Module):
         for hook in self.hooks:
             hook.remove()
 
+
 def _words(tokenizer: Any, words: Sequence[str]) -> Tensor:
     """For each token which of the words it is, counted from 1; 0 for none."""
     table = torch.zeros(len(tokenizer), dtype=torch.long)
@@ -72,6 +74,7 @@ def _words(tokenizer: Any, words: Sequence[str]) -> Tensor:
         if len(ids) == 1:
             table[ids[0]] = number
     return table
+
 
 def _missed(read: Tensor, edges: Tensor) -> Tensor:
     """Cross-entropy of edges [N, 4] in pixels, 0 where there are none."""

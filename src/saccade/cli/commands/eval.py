@@ -18,8 +18,8 @@ from saccade.cli.parsing import Flag, parse
 class Options:
     """Scores on held-out prompts.
 
-    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, one that
-    edits on edits of its scenes, a language model on rewriting its captions.
+    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, one
+    that edits on edits of its scenes, a language model on rewriting its captions.
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
@@ -43,7 +43,9 @@ def evaluate(path: str) -> dict[str, float]:
     """The scores of a run or a model."""
     if subjects.is_run(path):
         trained = subjects.open_run(path)
-        return {name: float(value) for name, value in trained.recipe.evaluate(trained.settings, trained.policies).items()}
+        return {
+            name: float(value) for name, value in trained.recipe.evaluate(trained.settings, trained.policies).items()
+        }
     if subjects.draws(path):
         return evaluate_drawing(path)
     from saccade.builders import qwen2_rewriter
@@ -53,7 +55,9 @@ def evaluate(path: str) -> dict[str, float]:
 
 
 def evaluate_drawing(path: str) -> dict[str, float]:
-    """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out edits."""
+    """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out
+    edits.
+    """
     from saccade.worlds.edits.task import EditingTask
     from saccade.worlds.shapes.task import DrawingTask
 

@@ -92,7 +92,9 @@ def _ask(name: str, reward: Any, images: Sequence[Tensor], problems: Sequence[Pr
         failure = failure or (error and f"{type(error).__name__}: {error}")
     if not verdicts.isfinite().any():
         advice = "" if prompts else "; it may need --prompts"
-        raise ValueError(f"reward '{name}' judged none of {len(images)} pictures: {failure or f'it gave no verdict{advice}'}")
+        raise ValueError(
+            f"reward '{name}' judged none of {len(images)} pictures: {failure or f'it gave no verdict{advice}'}"
+        )
     if failure:
         say_error(f"reward '{name}' failed on {int(verdicts.isnan().sum())} of {len(images)} pictures: {failure}")
     return verdicts
@@ -105,7 +107,9 @@ def _rollout(images: Sequence[Tensor], problems: Sequence[Problem]) -> Any:
     from saccade.core import Rollout
 
     none = torch.zeros(len(images), 0)
-    return Rollout(list(problems), {}, torch.stack(list(images)), none, none, torch.zeros(len(images), dtype=torch.long))
+    return Rollout(
+        list(problems), {}, torch.stack(list(images)), none, none, torch.zeros(len(images), dtype=torch.long)
+    )
 
 
 def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
@@ -117,6 +121,8 @@ def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _show(names: Sequence[str], result: Mapping[str, Any]) -> None:
-    rows = [(item["image"], *(figure(item[name]) for name in names), item.get("prompt", "")) for item in result["items"]]
+    rows = [
+        (item["image"], *(figure(item[name]) for name in names), item.get("prompt", "")) for item in result["items"]
+    ]
     rows.append(("mean", *(figure(result["mean"][name]) for name in names), ""))
     show_table(("picture", *names, "prompt"), rows, right=range(1, len(names) + 1))

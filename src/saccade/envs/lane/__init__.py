@@ -1,4 +1,6 @@
-"""Lane keeping by camera and LiDAR (BLIP-FusePPO, 2510.22370): the world, what lies ahead in words, its mirror image."""
+"""Lane keeping by camera and LiDAR (BLIP-FusePPO, 2510.22370): the world, what lies ahead in words, its mirror
+image.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ SKY = np.array([0.62, 0.75, 0.92], np.float32)
 NOISES = 61
 """Different sheets of noise; a prime, so that sheets and steps do not fall into step."""
 
+
 @dataclass(frozen=True)
 class Camera:
     """Shows the part of the frame from ``top`` to ``bottom``, shares of its height."""
@@ -67,7 +68,9 @@ class Camera:
         scene = weathered(scene, away_BHW, roads)
         scene[:, self.slope_H <= 0] = _sky(roads)[:, None, None]
         noise = _noise(self.height, self.width)[sheet_B % NOISES]
-        scene += (_NOISE[roads.weather_B] * roads.thickness_B).astype(np.float32)[:, None, None, None] * noise[..., None]
+        scene += (_NOISE[roads.weather_B] * roads.thickness_B).astype(np.float32)[:, None, None, None] * noise[
+            ..., None
+        ]
         return (np.clip(scene, 0, 1) * 255).astype(np.uint8)
 
     def _ground(self, roads: Roads, cars: Cars, distance_H: np.ndarray) -> np.ndarray:
@@ -89,7 +92,9 @@ class Camera:
         x, y, heading = cars.pose(roads)
         ahead, left, turned = in_view(roads, x, y, heading)
         half = SIZES[roads.kind_BM, :2] / 2
-        depth, wide = (np.abs(np.cos(turned)) * half[..., i] + np.abs(np.sin(turned)) * half[..., 1 - i] for i in (0, 1))
+        depth, wide = (
+            np.abs(np.cos(turned)) * half[..., i] + np.abs(np.sin(turned)) * half[..., 1 - i] for i in (0, 1)
+        )
         front = np.where((ahead > -depth) & (roads.kind_BM > 0) & (ahead < FARTHEST), ahead - depth, np.inf)
         row = np.arange(len(front))
         for place in np.argsort(front, 1)[:, :DRAWN].T[::-1]:
@@ -104,24 +109,32 @@ class Camera:
             scene[shown] = THING[np.broadcast_to(kind[:, None, None], shown.shape)[shown]]
             away_BHW[shown] = np.broadcast_to(near[:, None, None], shown.shape)[shown]
 
+
 def weathered(scene: np.ndarray, away_BHW: np.ndarray, roads: Roads) -> np.ndarray:
     """The scene in its weather: haze swallows what is far, headlights reach only so far, rain darkens."""
     thick = roads.thickness_B
     haze = (np.array([0.004, 0.03, 0.11, 0.01])[roads.weather_B] * thick).astype(np.float32)[:, None, None]
     reach = np.where(roads.weather_B == 3, 26 - 14 * thick, 1e3).astype(np.float32)[:, None, None]
-    ambient = np.where(roads.weather_B == 3, 0.12, 1 - 0.4 * thick * (roads.weather_B == 1)).astype(np.float32)[:, None, None]
-    light = ambient + (roads.weather_B == 3).astype(np.float32)[:, None, None] * 0.8 * np.exp(-((away_BHW / reach) ** 2))
+    ambient = np.where(roads.weather_B == 3, 0.12, 1 - 0.4 * thick * (roads.weather_B == 1)).astype(np.float32)[
+        :, None, None
+    ]
+    light = ambient + (roads.weather_B == 3).astype(np.float32)[:, None, None] * 0.8 * np.exp(
+        -((away_BHW / reach) ** 2)
+    )
     clear = np.exp(-haze * away_BHW)
     return scene * (light * clear)[..., None] + _sky(roads)[:, None, None] * (1 - clear)[..., None]
+
 
 _HIDING = np.array([0.1, 0.95, 0.85, 0.9])
 """How much of the markings each weather hides where it is thickest."""
 
 _NOISE = np.array([0.02, 0.12, 0.04, 0.08])
 
+
 def _sky(roads: Roads) -> np.ndarray:
     looks = np.stack([SKY, SKY * 0.6, np.full(3, 0.75, np.float32), SKY * 0.06])
     return looks[roads.weather_B].astype(np.float32)
+
 
 def _road_ahead(roads: Roads, cars: Cars, distance_H: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the road's centre is at each distance, its angle to the car, and the way along it: each ``[B, H]``."""
@@ -139,7 +152,9 @@ def _road_ahead(roads: Roads, cars: Cars, distance_H: np.ndarray) -> tuple[np.nd
     between = lambda table: table[row, after - 1] * (1 - share) + table[row, after] * share
     return between(left).astype(np.float32), between(angle).astype(np.float32), between(s)
 
+
 _SHEETS: dict[tuple[int, int], np.ndarray] = {}
+
 
 def _noise(height: int, width: int) -> np.ndarray:
     """Sheets of standard normal noise, the same in every process: ``[NOISES, height, width]``."""

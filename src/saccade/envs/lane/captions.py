@@ -30,14 +30,18 @@ LENGTH = 8
 SWAPPED = {"left": "right", "right": "left"}
 """How a caption reads in a mirror."""
 
+
 def runs(roads: Roads, s_B: np.ndarray) -> np.ndarray:
-    """How each stretch runs: -2 sharply right, -1 gently right, 0 straight, 1 gently left, 2 sharply left; ``[B, 2]``."""
+    """How each stretch runs: -2 sharply right, -1 gently right, 0 straight, 1 gently left, 2 sharply left; ``[B,
+    2]``.
+    """
     found = []
     for start, end in STRETCHES:
         curvature = roads.at(roads.curvature_BN, s_B[:, None] + np.linspace(start, end, 13)).mean(1)
         size = np.abs(curvature)
         found.append(np.sign(curvature) * ((size > BENT) + 1.0 * (size > SHARP)))
     return np.stack(found, 1).astype(np.int64)
+
 
 def next_thing(roads: Roads, s_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Kind of the next car or cone in sight (0: none) and whether it is on the left, each ``[B]``."""
@@ -46,6 +50,7 @@ def next_thing(roads: Roads, s_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nearest, row = away.argmin(1), np.arange(len(away))
     kind = np.where(np.isfinite(away.min(1)), roads.kind_BM[row, nearest], 0)
     return kind, roads.thing_BM4[row, nearest, 1] > 0
+
 
 def captions(roads: Roads, s_B: np.ndarray) -> list[str]:
     """The true caption of each place on its road."""

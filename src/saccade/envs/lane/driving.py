@@ -28,9 +28,12 @@ HALF_LENGTH, HALF_WIDTH = 2.0, 0.8
 
 _SUBSTEPS = 2
 
+
 @dataclass
 class Cars:
-    """B cars: way along the road, distance to the left of its centre, angle to it, speed, steering angle; ``[B]`` float64."""
+    """B cars: way along the road, distance to the left of its centre, angle to it, speed, steering angle; ``[B]``
+    float64.
+    """
 
     s: np.ndarray
     d: np.ndarray
@@ -47,6 +50,7 @@ class Cars:
         s = self.s[:, None]
         x, y, heading = (roads.at(t, s)[:, 0] for t in (roads.x_BN, roads.y_BN, roads.heading_BN))
         return x - self.d * np.sin(heading), y + self.d * np.cos(heading), heading + self.psi
+
 
 def drive(cars: Cars, roads: Roads, action_B2: np.ndarray) -> Cars:
     """The cars one step later. Actions in [-1, 1] ask for a steering angle and for a speed (-1 stands still)."""

@@ -10,9 +10,13 @@ from saccade.envs.lane.roads import SIZES, Roads
 REACH = 10.0
 """Metres beyond which nothing comes back."""
 
+
 def directions(count: int) -> np.ndarray:
-    """``count`` rays over 180 degrees from left to right, alike on both sides: angles ``[R]`` in radians, left positive."""
+    """``count`` rays over 180 degrees from left to right, alike on both sides: angles ``[R]`` in radians, left
+    positive.
+    """
     return (0.5 - (np.arange(count) + 0.5) / count) * np.pi
+
 
 def in_view(roads: Roads, x_B: np.ndarray, y_B: np.ndarray, heading_B: np.ndarray) -> tuple[np.ndarray, ...]:
     """Things as a car sees them: ahead, to the left, and their own direction, each ``[B, M]``."""
@@ -20,6 +24,7 @@ def in_view(roads: Roads, x_B: np.ndarray, y_B: np.ndarray, heading_B: np.ndarra
     cos, sin = np.cos(heading_B)[:, None], np.sin(heading_B)[:, None]
     turned = roads.at(roads.heading_BN, roads.thing_BM4[:, :, 0]) - heading_B[:, None]
     return dx * cos + dy * sin, dy * cos - dx * sin, turned
+
 
 def ranges(angle_R: np.ndarray, seen: tuple[np.ndarray, ...], kind_BM: np.ndarray) -> np.ndarray:
     """Metres to what each ray of a car at the origin meets first, at most REACH: ``[B, R]``."""
@@ -36,6 +41,7 @@ def ranges(angle_R: np.ndarray, seen: tuple[np.ndarray, ...], kind_BM: np.ndarra
         enters, leaves = np.maximum(enters, np.minimum(one, other)), np.minimum(leaves, np.maximum(one, other))
     met = (enters <= leaves) & (kind_BM[:, :, None] > 0)
     return np.minimum(np.where(met, enters, REACH).min(1), REACH)
+
 
 def touching(seen: tuple[np.ndarray, ...], kind_BM: np.ndarray) -> np.ndarray:
     """Whether three discs that make up a car overlap a box: bool ``[B]``."""

@@ -1,7 +1,8 @@
-"""Roads: straights and bends joined by smooth curvature, worn markings, parked cars and cones, and the weather of the day.
+"""Roads: straights and bends joined by smooth curvature, worn markings, parked cars and cones, and the weather of the
+day.
 
-A road follows from its seed. Places on it are told by the way along the centre ``s`` and the distance to the left of it ``d``,
-both in metres; tables hold one value every SPACING metres.
+A road follows from its seed. Places on it are told by the way along the centre ``s`` and the distance to the left of it
+``d``, both in metres; tables hold one value every SPACING metres.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ HELD_OUT = range(10**9, 10**9 + 10**6)
 AWAY = 1e6
 """Where things are that are not there."""
 
+
 @dataclass
 class Roads:
     """B roads side by side (or one, without the first axis)."""
@@ -68,6 +70,7 @@ class Roads:
         share = place - left
         return table_BN[row, left] * (1 - share) + table_BN[row, left + 1] * share
 
+
 def draw(seed: int, length: float) -> Roads:
     """The road of one seed, ``length`` metres from start to end."""
     rng = np.random.default_rng(seed)
@@ -87,9 +90,11 @@ def draw(seed: int, length: float) -> Roads:
         np.array(rng.integers(len(WEATHERS))), np.array(rng.uniform(low, high)),
     )  # fmt: skip
 
+
 def side_by_side(roads: Sequence[Roads]) -> Roads:
     """Several roads of one length as one."""
     return Roads(*(np.stack([getattr(road, part.name) for road in roads]) for part in fields(Roads)))
+
 
 def _curvature(rng: np.random.Generator, count: int) -> np.ndarray:
     """Straights of 8 to 18 m and bends of 9 to 20 m with radii down to 20 m, mostly to the left and right in turn."""
@@ -101,15 +106,19 @@ def _curvature(rng: np.random.Generator, count: int) -> np.ndarray:
     smooth = np.ones(round(3 / SPACING)) / round(3 / SPACING)
     return np.convolve(np.concatenate(pieces)[:count], smooth, mode="same")
 
+
 def _markings(rng: np.random.Generator, count: int) -> np.ndarray:
     """Stretches of 2 to 8 m that are whole or worn, left and right apart: ``[2, N]``."""
     sides = []
     for _ in range(2):
         parts: list[np.ndarray] = []
         while sum(map(len, parts)) < count:
-            parts.append(np.full(round(rng.uniform(2, 8) / SPACING), 1.0 if rng.random() < 0.6 else rng.uniform(0, 0.3)))
+            parts.append(
+                np.full(round(rng.uniform(2, 8) / SPACING), 1.0 if rng.random() < 0.6 else rng.uniform(0, 0.3))
+            )
         sides.append(np.concatenate(parts)[:count])
     return np.stack(sides)
+
 
 def _things(rng: np.random.Generator, length: float) -> tuple[np.ndarray, np.ndarray]:
     """Cars beside the lane and cones at its edge: their s and d ``[M, 2]``, and of which kind they are."""

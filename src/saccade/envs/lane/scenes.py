@@ -10,7 +10,8 @@ from saccade.envs.lane.world import Lane
 
 
 def scenes(lane: Lane, seed: int, held_out: bool = False, places: int = 1) -> tuple[np.ndarray, list[str]]:
-    """Some places on each of the world's ``count`` roads, which are drawn anew: frames uint8 ``[N, H, W, 3]``, N captions.
+    """Some places on each of the world's ``count`` roads, which are drawn anew: frames uint8 ``[N, H, W, 3]``, N
+    captions.
 
     ``held_out`` takes the roads and weathers of tests.
     """
@@ -23,6 +24,7 @@ def scenes(lane: Lane, seed: int, held_out: bool = False, places: int = 1) -> tu
         pictures.append(lane.camera(rows))
         told += lane.captions(rows)
     return np.concatenate(pictures), told
+
 
 def _anywhere(lane: Lane, rng: np.random.Generator) -> Cars:
     """Cars that stand anywhere along their roads, off the middle and turned as far as driving takes them."""

@@ -17,8 +17,11 @@ LOOKS = {
 
 TINTS = {"clear": (1.0, 1.0, 1.0), "rain": (0.75, 0.82, 0.95), "fog": (0.95, 0.95, 0.95), "night": (0.4, 0.4, 0.55)}
 
+
 def view(roads: Roads, cars: Cars, path: np.ndarray, row: int) -> np.ndarray:
-    """One episode's picture uint8 ``[SIZE, SIZE, 3]``, north up, the car in the middle; ``path`` is ``[n, 2]`` in metres."""
+    """One episode's picture uint8 ``[SIZE, SIZE, 3]``, north up, the car in the middle; ``path`` is ``[n, 2]`` in
+    metres.
+    """
     x, y, heading = (float(v[row]) for v in cars.pose(roads))
     axis = (np.arange(SIZE) + 0.5) / SIZE - 0.5
     px, py = np.meshgrid(x + SPAN * axis, y - SPAN * axis)
@@ -38,12 +41,14 @@ def view(roads: Roads, cars: Cars, path: np.ndarray, row: int) -> np.ndarray:
     scene[_box(px - x, py - y, heading, HALF_LENGTH, HALF_WIDTH)] = LOOKS["self"]
     return (scene * 255).astype(np.uint8)
 
+
 def _across(roads: Roads, row: int, px: np.ndarray, py: np.ndarray) -> np.ndarray:
     """Distance of each pixel from the road's centre line."""
     points = np.stack([roads.x_BN[row], roads.y_BN[row]], 1)[::2]
     near = points[(np.abs(points - (px.mean(), py.mean())) < SPAN).all(1)]
     gaps = (px[..., None] - near[:, 0]) ** 2 + (py[..., None] - near[:, 1]) ** 2
     return np.sqrt(gaps.min(-1, initial=1e9))
+
 
 def _box(dx: np.ndarray, dy: np.ndarray, turn: float, long: float, wide: float) -> np.ndarray:
     ahead, left = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)

@@ -1,8 +1,8 @@
 """The lane error as classical vision reads it from a camera's picture: edges, line segments, the lane's middle.
 
-Crop, stretch to the full range, blur, Canny, closing, probabilistic Hough; the nearest long segment on either side of the
-middle; its place at the foot of the picture, smoothed over time. Settings are those of the code that came with 2510.22370,
-scaled from its pictures of 700 columns.
+Crop, stretch to the full range, blur, Canny, closing, probabilistic Hough; the nearest long segment on either side of
+the middle; its place at the foot of the picture, smoothed over time. Settings are those of the code that came with
+2510.22370, scaled from its pictures of 700 columns.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ COLUMNS = 700
 STEEP = 0.3
 """Least rise of a segment that can be a marking."""
 
+
 def feet(picture: np.ndarray) -> tuple[float, float]:
-    """Columns where the left and the right marking reach the foot of a picture uint8 ``[H, W, 3]``, in widths of the picture
-    from its middle (left negative); NaN for one that is not seen."""
+    """Columns where the left and the right marking reach the foot of a picture uint8 ``[H, W, 3]``, in widths of the
+    picture from its middle (left negative); NaN for one that is not seen.
+    """
     from scipy import ndimage
     from skimage import feature, morphology, transform
 
@@ -35,6 +37,7 @@ def feet(picture: np.ndarray) -> tuple[float, float]:
     )  # fmt: skip
     return _nearest(segments, *picture.shape[:2])
 
+
 def _nearest(segments: list, height: int, width: int) -> tuple[float, float]:
     """Of the long steep segments, prolonged to the foot, those next to the middle."""
     steep = [s for s in segments if abs(s[1][1] - s[0][1]) > STEEP * abs(s[1][0] - s[0][0])]
@@ -46,9 +49,12 @@ def _nearest(segments: list, height: int, width: int) -> tuple[float, float]:
             (left if (x0 + x1) / 2 < width / 2 else right).append(foot)
     return float(np.nanmax(left)) if len(left) > 1 else np.nan, float(np.nanmin(right)) if len(right) > 1 else np.nan
 
+
 def error(foot_B2: np.ndarray, wide: float, lane: float) -> np.ndarray:
-    """Metres to the left of the lane's middle ``[B]``, from the feet of both markings in a picture that shows ``wide`` metres
-    at its foot. A marking that is not seen is taken to be a lane away from the other; 0 where neither is seen."""
+    """Metres to the left of the lane's middle ``[B]``, from the feet of both markings in a picture that shows
+    ``wide`` metres at its foot. A marking that is not seen is taken to be a lane away from the other; 0 where
+    neither is seen.
+    """
     left, right = foot_B2.T * wide
     alone = np.where(np.isnan(left), right - lane / 2, left + lane / 2)
     middle = np.where(np.isnan(left) | np.isnan(right), alone, (left + right) / 2)

@@ -1,4 +1,6 @@
-"""Lane keeping: a car on a winding road in changing weather, with a front camera that sees the near road and a short LiDAR."""
+"""Lane keeping: a car on a winding road in changing weather, with a front camera that sees the near road and a short
+LiDAR.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from saccade.envs.lane.camera import HEIGHT, Camera
 from saccade.envs.lane.driving import TIME, Cars, drive
 
 SKY, NEAR = 0.1, 1 - 110 / 300
-"""Shares of the frame: captioners are shown what lies between them, the policy what is below NEAR, 110 of 300 lines as in the
-code that came with 2510.22370."""
+"""Shares of the frame: captioners are shown what lies between them, the policy what is below NEAR, 110 of 300 lines
+as in the code that came with 2510.22370."""
+
 
 @dataclass
 class Course:
@@ -37,16 +40,20 @@ class Course:
     @classmethod
     def fresh(cls, count: int, steps: int) -> Course:
         close, nowhere = np.zeros((count, rewards.RECENT), bool), np.full((count, steps + 1, 2), np.nan, np.float32)
-        return cls(np.zeros(count, np.int64), close, np.zeros(count), np.zeros(count), np.full((count, 2), np.nan), nowhere)
+        return cls(
+            np.zeros(count, np.int64), close, np.zeros(count), np.zeros(count), np.full((count, 2), np.nan), nowhere
+        )
+
 
 class Lane:
-    """``count`` episodes of keeping the lane, side by side. Actions ``[B, 2]`` in [-1, 1]: steering (left positive), speed.
+    """``count`` episodes of keeping the lane, side by side. Actions ``[B, 2]`` in [-1, 1]: steering (left positive),
+    speed.
 
     Observations: "image" uint8 ``[B, h, w, 3]`` of the near road, "lidar" float32 ``[B, rays]`` as shares of its reach.
-    An episode ends when the lane is left or something is hit, or too near for long (terminated), at the end of the road or
-    after ``steps`` (truncated: the road goes on). Seeds in `roads.HELD_OUT` make the episodes of tests. ``error`` says where
-    rewards and hints have the lane error from: the "exact" geometry, or the "vision" pipeline. ``info`` holds what metrics
-    need, and the reward's terms as "reward.<name>". ValueError for settings that make no world.
+    An episode ends when the lane is left or something is hit, or too near for long (terminated), at the end of the road
+    or after ``steps`` (truncated: the road goes on). Seeds in `roads.HELD_OUT` make the episodes of tests. ``error``
+    says where rewards and hints have the lane error from: the "exact" geometry, or the "vision" pipeline. ``info``
+    holds what metrics need, and the reward's terms as "reward.<name>". ValueError for settings that make no world.
     """
 
     name = "lane"
@@ -184,18 +191,25 @@ class Lane:
         place_B2 = self.course.path[np.arange(self.count), self.course.steps]
         return {"position": place_B2} | {name: np.asarray(value, np.float32) for name, value in facts.items()}
 
+
 def _part(data: Any, rows: np.ndarray) -> Any:
     return type(data)(*(getattr(data, each.name)[rows] for each in fields(data)))
+
 
 def _put(data: Any, rows: np.ndarray, fresh: Any) -> None:
     for each in fields(data):
         getattr(data, each.name)[rows] = getattr(fresh, each.name)
 
+
 def _check(count: int, rays: int, length: float, steps: int, weathers: Sequence[str], error: str) -> None:
     if count < 1 or rays < 1 or steps < 1 or not length >= 20:
-        raise ValueError(f"lane: count {count}, rays {rays}, steps {steps} must be 1 or more, length {length} 20 m or more")
+        raise ValueError(
+            f"lane: count {count}, rays {rays}, steps {steps} must be 1 or more, length {length} 20 m or more"
+        )
     unknown = [w for w in weathers if w not in roads.WEATHERS]
     if unknown or not weathers:
-        raise ValueError(f"lane: weather {unknown[0] if unknown else '(none)'!r} is not one of {', '.join(roads.WEATHERS)}")
+        raise ValueError(
+            f"lane: weather {unknown[0] if unknown else '(none)'!r} is not one of {', '.join(roads.WEATHERS)}"
+        )
     if error not in ("exact", "vision"):
         raise ValueError(f"lane: error {error!r} is neither exact nor vision")

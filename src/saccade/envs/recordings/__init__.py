@@ -11,6 +11,7 @@ from saccade.envs.recordings.recorder import INDEX, Act, Recorder, Recording, re
 
 __all__ = ["Act", "Recorded", "Recorder", "Recording", "Source", "Takes", "into", "record", "source", "transitions"]
 
+
 class Source(Protocol):
     """Episodes on disk, read one by one whenever they are iterated over; a broken one is a ValueError with one line."""
 
@@ -18,10 +19,12 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Recorded]: ...
 
+
 def source(place: str | Path, size: tuple[int, int] | None = None, successes: bool = False) -> Source:
     """The recording at ``place``: a folder of ours, of LeRobot's or of Minari's, or ``minari:ID`` for a local data set.
 
-    ``size`` (height, width) and ``successes`` are for LeRobot alone, see `lerobot.LeRobot`. ValueError for anything else.
+    ``size`` (height, width) and ``successes`` are for LeRobot alone, see `lerobot.LeRobot`. ValueError for anything
+    else.
     """
     from saccade.envs.recordings.lerobot import LeRobot
     from saccade.envs.recordings.minari import Minari
@@ -35,4 +38,6 @@ def source(place: str | Path, size: tuple[int, int] | None = None, successes: bo
         return Recording(folder)
     if str(place).startswith("minari:") or (folder / "data").is_dir():
         return Minari(str(place).removeprefix("minari:"))
-    raise ValueError(f"{place} holds no recording: neither {INDEX} (ours) nor meta/info.json (LeRobot) nor data/ (Minari)")
+    raise ValueError(
+        f"{place} holds no recording: neither {INDEX} (ours) nor meta/info.json (LeRobot) nor data/ (Minari)"
+    )

@@ -22,10 +22,12 @@ def table(path: Path) -> Any:
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} is no readable parquet file: {str(error).splitlines()[0]}") from None
 
+
 def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a parquet file about episodes, without its statistics."""
     found = table(path)
     return found.select([name for name in found.column_names if not name.startswith("stats/")]).to_pylist()
+
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; none where it is missing. ValueError if it is broken."""
@@ -33,6 +35,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
     except ValueError:
         raise ValueError(f"{path} is broken: not one JSON object a line") from None
+
 
 def tasks(path: Path) -> dict[int, str]:
     """The words of each task; v3 writes them as the index of a table, under whatever name that has."""
@@ -42,6 +45,7 @@ def tasks(path: Path) -> dict[int, str]:
         raise ValueError(f"{path} names no tasks")
     return {row["task_index"]: str(row[words]) for row in found.to_pylist()}
 
+
 def episode(found: Any, number: int, path: Path) -> Any:
     """The rows of one episode, in the order of their frames. ValueError if there are none."""
     import pyarrow.compute as compute
@@ -50,6 +54,7 @@ def episode(found: Any, number: int, path: Path) -> Any:
     if not own.num_rows:
         raise ValueError(f"{path}: holds no rows of episode {number}")
     return own.sort_by("frame_index") if "frame_index" in own.column_names else own
+
 
 def numbers(column: Any, name: str, path: Path) -> np.ndarray:
     """A column of numbers, or of lists of as many numbers in each row, as ``[T, ...]``."""
@@ -62,6 +67,7 @@ def numbers(column: Any, name: str, path: Path) -> np.ndarray:
         return values.to_numpy(zero_copy_only=False).reshape(shape)
     except (ValueError, NotImplementedError):
         raise ValueError(f"{path}: the rows of {name} are not equally many numbers") from None
+
 
 def pictures(column: Any, folder: Path, path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """A column of encoded pictures, or of their paths below ``folder``, as uint8 ``[T, H, W, 3]``."""
@@ -80,8 +86,11 @@ def pictures(column: Any, folder: Path, path: Path, size: tuple[int, int] | None
             raise ValueError(f"{path}: picture {len(found)} cannot be read") from None
     return _stacked(found, path)
 
+
 def video(path: Path, start: float, count: int, fps: float, size: tuple[int, int] | None) -> np.ndarray:
-    """``count`` frames of a video from the second ``start`` on, as uint8 ``[T, H, W, 3]``. ValueError if it has not got them."""
+    """``count`` frames of a video from the second ``start`` on, as uint8 ``[T, H, W, 3]``. ValueError if it has not
+    got them.
+    """
     try:
         import av
     except ImportError as error:
@@ -103,12 +112,14 @@ def video(path: Path, start: float, count: int, fps: float, size: tuple[int, int
         raise ValueError(f"{path} is no readable video: {str(error).splitlines()[0]}") from None
     raise ValueError(f"{path}: {len(found)} frames from {start:.3f} s on, {count} are wanted")
 
+
 def _scaled(image: Any, size: tuple[int, int] | None) -> np.ndarray:
     from PIL import Image
 
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], Image.Resampling.BOX)
     return np.asarray(image, np.uint8)
+
 
 def _stacked(found: list[np.ndarray], path: Path) -> np.ndarray:
     if len({picture.shape for picture in found}) != 1:

@@ -10,21 +10,25 @@ import numpy as np
 Recorded = dict[str, np.ndarray]
 """An episode of T decisions.
 
-``"seen.<name>"`` ``[T + 1, ...]`` (the last is what was seen at the end), ``"action"`` ``[T, ...]``, ``"reward"`` ``[T]``
-float32, ``"terminated"`` and ``"truncated"`` ``[T]`` bool, of which one is true at the last decision and none before it.
-Further arrays of T rows belong to the decisions (``"info.<name>"`` are facts that no policy sees); arrays without axes
-to the episode ("seed", "task").
+``"seen.<name>"`` ``[T + 1, ...]`` (the last is what was seen at the end), ``"action"`` ``[T, ...]``, ``"reward"``
+``[T]`` float32, ``"terminated"`` and ``"truncated"`` ``[T]`` bool, of which one is true at the last decision and none
+before it. Further arrays of T rows belong to the decisions (``"info.<name>"`` are facts that no policy sees); arrays
+without axes to the episode ("seed", "task").
 """
 
 NEEDED = ("action", "reward", "terminated", "truncated")
+
 
 class Takes(Protocol):
     """A buffer: takes transitions by name, each array ``[n, ...]``."""
 
     def add(self, fields: Mapping[str, np.ndarray]) -> Any: ...
 
+
 def transitions(episode: Recorded, number: int) -> Recorded:
-    """The T transitions of an episode: "seen.<name>", "next.<name>", all that belongs to decisions, and "episode" = number."""
+    """The T transitions of an episode: "seen.<name>", "next.<name>", all that belongs to decisions, and "episode" =
+    number.
+    """
     length = len(episode["reward"])
     fields: Recorded = {"episode": np.full(length, number, np.int64)}
     for name, value in episode.items():
@@ -34,6 +38,7 @@ def transitions(episode: Recorded, number: int) -> Recorded:
             fields[name] = value
     return fields
 
+
 def into(buffer: Takes, episodes: Iterable[Recorded], first: int = 0) -> int:
     """Add all transitions of ``episodes``, which are numbered from ``first`` on; how many transitions these were."""
     count = 0
@@ -41,6 +46,7 @@ def into(buffer: Takes, episodes: Iterable[Recorded], first: int = 0) -> int:
         buffer.add(transitions(episode, number))
         count += len(episode["reward"])
     return count
+
 
 def checked(arrays: Mapping[str, Any], where: str) -> Recorded:
     """An episode with the types named above, or a ValueError "WHERE: why" in one line."""
@@ -65,11 +71,15 @@ def checked(arrays: Mapping[str, Any], where: str) -> Recorded:
         raise ValueError(f"{where}: an episode must end at its last decision and at no other")
     return episode
 
+
 def _seen(episode: Recorded) -> list[str]:
     return [name for name in episode if name.startswith("seen.") and episode[name].ndim]
 
+
 def _plain(name: str, value: Any, where: str) -> np.ndarray:
-    """Floats as float32, uint8 and bool as they are, other integers as int64; texts may only belong to whole episodes."""
+    """Floats as float32, uint8 and bool as they are, other integers as int64; texts may only belong to whole
+    episodes.
+    """
     array = np.asarray(value)
     if array.dtype.kind == "f":
         return array.astype(np.float32)

@@ -1,4 +1,6 @@
-"""LeRobot data sets (layouts v2 and v3) as recordings: parquet by pyarrow, videos by PyAV, without the lerobot package."""
+"""LeRobot data sets (layouts v2 and v3) as recordings: parquet by pyarrow, videos by PyAV, without the lerobot
+package.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from saccade.envs.recordings import columns
 from saccade.envs.recordings.episodes import Recorded, checked
 
 _PREFIX = "observation."
+
 
 class LeRobot:
     """Episodes of a LeRobot folder: "observation.state" is "seen.state", "observation.images.top" is "seen.top".
@@ -63,7 +66,11 @@ class LeRobot:
         found = {_short(name): self._column(rows, name, place, path) for name in names}
         if len({_short(name) for name in names}) < len(names):
             raise ValueError(f"{path}: two observations would have the same name: {', '.join(names)}")
-        task = {"task": np.array(self._tasks[int(rows["task_index"][0].as_py())])} if "task_index" in rows.column_names else {}
+        task = (
+            {"task": np.array(self._tasks[int(rows["task_index"][0].as_py())])}
+            if "task_index" in rows.column_names
+            else {}
+        )
         return _ended(found, self._successes) | task
 
     def _column(self, rows: Any, name: str, place: dict[str, Any], path: Path) -> np.ndarray:
@@ -89,24 +96,28 @@ class LeRobot:
             size = int(self.info.get("chunks_size", 1000))
             at = [{"episode_chunk": e // size, "episode_index": e} for e in range(self._count)]
             tasks = {line["task_index"]: line["task"] for line in columns.lines(meta / "tasks.jsonl")}
-            return tasks, [{"data": place, "videos": {name: (place, 0.0) for name in videos}} for place in at]
+            return tasks, [{"data": place, "videos": dict.fromkeys(videos, (place, 0.0))} for place in at]
         rows = [row for path in sorted(meta.glob("episodes/*/*.parquet")) for row in columns.rows(path)]
         rows = sorted(rows, key=lambda row: row["episode_index"])
         if len(rows) != self._count:
             raise ValueError(f"{meta / 'episodes'} speaks of {len(rows)} episodes, info.json of {self._count}")
         return columns.tasks(meta / "tasks.parquet"), [_place(row, videos) for row in rows]
 
+
 _ENDS = ("next.reward", "next.done", "next.truncated", "next.success")
+
 
 def _place(row: dict[str, Any], videos: list[str]) -> dict[str, Any]:
     at = lambda prefix: {name: int(row[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
     starts = {name: (at(f"videos/{name}"), float(row[f"videos/{name}/from_timestamp"])) for name in videos}
     return {"data": at("data"), "videos": starts}
 
+
 def _short(name: str) -> str:
     if not name.startswith(_PREFIX):
         return name
     return "seen." + name.removeprefix(_PREFIX).removeprefix("images.").replace(".", "_")
+
 
 def _ended(found: dict[str, np.ndarray], successes: bool) -> dict[str, np.ndarray]:
     """Rows of T observations and T actions as an episode; see `LeRobot` for its end."""
@@ -119,7 +130,9 @@ def _ended(found: dict[str, np.ndarray], successes: bool) -> dict[str, np.ndarra
     reward = np.zeros(length) if successes else found["next.reward"].reshape(-1)[:length]
     reward = np.append(reward[:-1], 1.0) if successes else reward
     last = np.arange(kept) == kept - 1
-    seen = {name: value[[*range(kept), min(kept, length - 1)]] for name, value in found.items() if name.startswith("seen.")}
+    seen = {
+        name: value[[*range(kept), min(kept, length - 1)]] for name, value in found.items() if name.startswith("seen.")
+    }
     success = {"info.success": flag("next.success")[:kept]} if "next.success" in found else {}
     ends = {"terminated": last & terminated, "truncated": last & (not terminated)}
     return seen | success | ends | {"action": found["action"][:kept], "reward": reward[:kept]}

@@ -1,7 +1,7 @@
 """Our own recordings: a folder with one compressed .npz file an episode and a line about each in index.jsonl.
 
-A file is written beside its place and renamed, and only then its line is added: an episode is in the folder whole or not
-at all, and a recording that was killed is continued where it stood.
+A file is written beside its place and renamed, and only then its line is added: an episode is in the folder whole or
+not at all, and a recording that was killed is continued where it stood.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from saccade.envs.recordings.episodes import Recorded, checked
 INDEX = "index.jsonl"
 
 Act = Callable[[Observation, np.ndarray, np.ndarray], np.ndarray]
-"""What is seen in B rows, the seeds of their episodes and the numbers of the steps, both ``[B]`` int64 -> actions ``[B, ...]``."""
+"""What is seen in B rows, the seeds of their episodes and the numbers of the steps, both ``[B]`` int64 -> actions
+``[B, ...]``.
+"""
+
 
 class Recorder:
     """Adds episodes to a folder that is new, empty, or holds a recording (else ValueError)."""
@@ -58,6 +61,7 @@ class Recorder:
         self._lines.append(line)
         return path
 
+
 class Recording:
     """The episodes of a folder that `Recorder` wrote; ``lines`` say what index.jsonl says of each."""
 
@@ -71,8 +75,11 @@ class Recording:
         for line in self.lines:
             episode = _load(self.folder / line["file"])
             if len(episode["reward"]) != line["length"]:
-                raise ValueError(f"{self.folder / line['file']}: {len(episode['reward'])} decisions, but {INDEX} says {line['length']}")
+                raise ValueError(
+                    f"{self.folder / line['file']}: {len(episode['reward'])} decisions, but {INDEX} says {line['length']}"
+                )
             yield episode
+
 
 def record(environment: Environment, act: Act, seeds: Sequence[int], folder: Path, longest: int = 10_000) -> int:
     """Record one episode for each seed, in the environment's rows side by side; how many were written.
@@ -108,6 +115,7 @@ def record(environment: Environment, act: Act, seeds: Sequence[int], folder: Pat
                 running[row] = _Running(seen, row, seed_B[row])
     return count
 
+
 class _Running:
     """An episode while it runs in one row."""
 
@@ -116,7 +124,10 @@ class _Running:
         self._steps: dict[str, list[Any]] = {f"seen.{name}": [value[row].copy()] for name, value in seen.items()}
 
     def add(self, step: Step, action_B: np.ndarray, row: int, late: bool) -> None:
-        ended = {"terminated": step.terminated_B[row], "truncated": step.truncated_B[row] or (late and not step.terminated_B[row])}
+        ended = {
+            "terminated": step.terminated_B[row],
+            "truncated": step.truncated_B[row] or (late and not step.terminated_B[row]),
+        }
         facts = {f"info.{name}": value[row] for name, value in step.info.items()}
         seen = {f"seen.{name}": value[row] for name, value in step.seen.items()}
         for name, value in ({"action": action_B[row], "reward": step.reward_B[row]} | ended | facts | seen).items():
@@ -124,6 +135,7 @@ class _Running:
 
     def arrays(self) -> Recorded:
         return {name: np.stack(values) for name, values in self._steps.items()} | {"seed": np.array(self._seed)}
+
 
 def read_index(path: Path) -> list[dict[str, Any]]:
     """The lines of an index, without a torn last one. ValueError that names another broken line."""
@@ -136,14 +148,25 @@ def read_index(path: Path) -> list[dict[str, Any]]:
                 raise ValueError
             found.append(entry)
         except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path} line {number} is about no episode: {line[:40].decode(errors='replace')!r}") from None
+            raise ValueError(
+                f"{path} line {number} is about no episode: {line[:40].decode(errors='replace')!r}"
+            ) from None
     return found
+
 
 def _line(file: str, episode: Recorded) -> dict[str, Any]:
     facts = {"seed": int(episode["seed"])} if "seed" in episode else {}
     info = {name: float(value[-1]) for name, value in episode.items() if name.startswith("info.") and value.ndim == 1}
     ended = "terminated" if episode["terminated"][-1] else "truncated"
-    return {"file": file, **facts, "length": len(episode["reward"]), "return": float(episode["reward"].sum()), "end": ended, **info}
+    return {
+        "file": file,
+        **facts,
+        "length": len(episode["reward"]),
+        "return": float(episode["reward"].sum()),
+        "end": ended,
+        **info,
+    }
+
 
 def _load(path: Path) -> Recorded:
     try:

@@ -12,7 +12,8 @@ from torch.nn.functional import layer_norm
 
 
 class Ensemble(nn.Module):
-    """``[B, sizes[0]] -> [N, B]``: ReLU behind every layer, with ``norm`` a LayerNorm before it; the last layer has one unit.
+    """``[B, sizes[0]] -> [N, B]``: ReLU behind every layer, with ``norm`` a LayerNorm before it; the last layer has one
+    unit.
 
     Weights and biases are uniform within 1 / sqrt(fan in), each network's its own.
     """
@@ -43,11 +44,18 @@ class Ensemble(nn.Module):
     def _normed(self, x: Tensor, i: int, own) -> Tensor:
         return torch.addcmul(own(self.shifts[i]), layer_norm(x, x.shape[-1:]), own(self.scales[i]))
 
+
 class Critics(nn.Module):
     """What actions are worth in what is seen: an encoder, and an ensemble on its ``width`` features and the action."""
 
     def __init__(
-        self, encoder: nn.Module, width: int, actions: int, count: int = 2, hidden: Sequence[int] = (256, 256), norm: bool = False
+        self,
+        encoder: nn.Module,
+        width: int,
+        actions: int,
+        count: int = 2,
+        hidden: Sequence[int] = (256, 256),
+        norm: bool = False,
     ):
         super().__init__()
         self.encoder, self.ensemble = encoder, Ensemble(count, (width + actions, *hidden), norm)
@@ -55,6 +63,7 @@ class Critics(nn.Module):
     def forward(self, seen: Mapping[str, Tensor], action_BA: Tensor, members: Tensor | None = None) -> Tensor:
         """``[N, B]``, or ``[len(members), B]``."""
         return self.ensemble(torch.cat([self.encoder(seen), action_BA], -1), members)
+
 
 class Target:
     """A copy ``net`` of a network, that takes no gradients and follows it slowly."""

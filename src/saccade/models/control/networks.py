@@ -25,14 +25,17 @@ CONVOLUTIONS = {
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
+
 def orthogonal(layer: Layer, gain: float = math.sqrt(2)) -> Layer:
     """The same layer with orthogonal weights times ``gain`` and no bias."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
 
+
 class MLP(nn.Module):
-    """``[N, sizes[0]] -> [N, sizes[-1]]``; the activation, with ``norm`` behind a LayerNorm, follows every layer but the last.
+    """``[N, sizes[0]] -> [N, sizes[-1]]``; the activation, with ``norm`` behind a LayerNorm, follows every layer but
+    the last.
 
     ``gain`` is that of the last layer's weights: 0.01 lets a policy begin with hardly a preference, 1 suits values.
     """
@@ -44,11 +47,16 @@ class MLP(nn.Module):
         self.sizes, self.activation, self.norm = tuple(sizes), activation, norm
         layers: list[nn.Module] = []
         for width, wider in zip(sizes[:-2], sizes[1:-1]):
-            layers += [orthogonal(nn.Linear(width, wider)), *([nn.LayerNorm(wider)] if norm else []), ACTIVATIONS[activation]()]
+            layers += [
+                orthogonal(nn.Linear(width, wider)),
+                *([nn.LayerNorm(wider)] if norm else []),
+                ACTIVATIONS[activation](),
+            ]
         self.layers = nn.Sequential(*layers, orthogonal(nn.Linear(sizes[-2], sizes[-1]), gain))
 
     def forward(self, x_NF: Tensor) -> Tensor:
         return self.layers(x_NF)
+
 
 class Pixels(nn.Module):
     """Pictures uint8 ``[N, H, W, C]`` to ``[N, features]``: convolutions, then one linear layer, each with a ReLU."""
@@ -64,13 +72,15 @@ class Pixels(nn.Module):
             height, width, below = (height - kernel) // stride + 1, (width - kernel) // stride + 1, channels
         if min(height, width) < 1:
             raise ValueError(f"convolutions '{convolutions}' leave nothing of pictures of {shape[0]} x {shape[1]}")
-        # Pictures come with their channels last, which is the faster layout on a CPU. Weights keep the usual one: what an
+        # Pictures come with their channels last, which is the faster layout on a CPU. Weights keep the usual one: what
+        # an
         # optimiser remembers of them would lose the other when it is saved.
         self.convolutions = nn.Sequential(*layers)
         self.features = nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(height * width * below, features)), nn.ReLU())
 
     def forward(self, picture_N: Tensor) -> Tensor:
         return self.features(self.convolutions(to_unit(picture_N)))
+
 
 class Standardise(nn.Module):
     """Numbers ``[N, D]`` less their running mean over their running spread, clipped to +-10; `follow` lets both run."""
@@ -95,16 +105,23 @@ class Standardise(nn.Module):
         self.mean.add_(gap * len(x_ND) / seen)
         self.count.copy_(seen)
 
-class Encoder(nn.Module):
-    """Observations by name to one row of ``size`` features: pictures, vectors and integer ids, joined in the order of names.
 
-    Pictures (uint8, channels last) go through `Pixels`, ids through an embedding of ``width`` numbers, vectors through a
-    linear layer of ``width`` or, where that is 0, as they are. ``standardise`` keeps vectors near mean 0 and spread 1.
-    ``plain``: the features are the vectors themselves. ValueError for any other space.
+class Encoder(nn.Module):
+    """Observations by name to one row of ``size`` features: pictures, vectors and integer ids, joined in the order of
+    names.
+
+    Pictures (uint8, channels last) go through `Pixels`, ids through an embedding of ``width`` numbers, vectors through
+    a linear layer of ``width`` or, where that is 0, as they are. ``standardise`` keeps vectors near mean 0 and spread
+    1. ``plain``: the features are the vectors themselves. ValueError for any other space.
     """
 
     def __init__(
-        self, space: spaces.Dict, width: int = 0, features: int = 512, convolutions: str = "nature", standardise: bool = False
+        self,
+        space: spaces.Dict,
+        width: int = 0,
+        features: int = 512,
+        convolutions: str = "nature",
+        standardise: bool = False,
     ):
         super().__init__()
         self.parts, self.scales, self.size = nn.ModuleDict(), nn.ModuleDict(), 0
@@ -129,8 +146,10 @@ class Encoder(nn.Module):
     def _scaled(self, name: str, x: Tensor) -> Tensor:
         return self.scales[name](x.flatten(1)) if name in self.scales else x
 
+
 def _is_vector(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype.kind == "f"
+
 
 def _part(name: str, space: spaces.Space, width: int, features: int, convolutions: str) -> tuple[nn.Module, int]:
     """The network of one named observation, and how many features it gives."""
@@ -140,5 +159,9 @@ def _part(name: str, space: spaces.Space, width: int, features: int, convolution
         return nn.Embedding(int(space.n), width or 32), width or 32
     if _is_vector(space):
         size = math.prod(space.shape)
-        return (nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(size, width))), width) if width else (nn.Flatten(), size)
-    raise ValueError(f"observation '{name}' is {space}; known are uint8 pictures [H, W, C], float vectors and Discrete ids")
+        return (
+            (nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(size, width))), width) if width else (nn.Flatten(), size)
+        )
+    raise ValueError(
+        f"observation '{name}' is {space}; known are uint8 pictures [H, W, C], float vectors and Discrete ids"
+    )

@@ -1,7 +1,8 @@
 """Joint attention of pictures and text as SD3 has it, softmax(q k / sqrt(d)) v over the tokens of both, for its blocks.
 
-The same numbers as diffusers' own within rounding, in less time: streams are joined while their memory is still whole, the
-last block's text tokens ask nothing since nobody reads their answer, and bfloat16 on a CPU goes through plain products.
+The same numbers as diffusers' own within rounding, in less time: streams are joined while their memory is still whole,
+the last block's text tokens ask nothing since nobody reads their answer, and bfloat16 on a CPU goes through plain
+products.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 WIDEST = 1024
 """Keys up to which a matrix of scores is small enough to be kept for the backward pass."""
 
+
 class JointAttention:
-    """An attention processor of diffusers: picture tokens ``[B, N, D]`` and, if there are any, text tokens ``[B, L, D]``.
+    """An attention processor of diffusers: picture tokens ``[B, N, D]`` and, if there are any, text tokens ``[B, L,
+    D]``.
 
     SD3 masks nothing, and diffusers hands over None for the mask.
     """
@@ -44,6 +47,7 @@ class JointAttention:
             return seen
         return seen, read if attn.context_pre_only else attn.to_add_out(read)
 
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k / sqrt(d)) v for ``[B, tokens, heads, d]``, of the same shape as ``q``."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -53,6 +57,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     rows, keys, values = ((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
     scores = torch.bmm(rows, keys.transpose(1, 2))
     return torch.bmm(scores.softmax(-1), values).unflatten(0, q.shape[:2]).transpose(1, 2)
+
 
 def _heads(attn: Any, project: nn.Module, norm: nn.Module | None, tokens: Tensor) -> Tensor:
     split = project(tokens).unflatten(-1, (attn.heads, -1))

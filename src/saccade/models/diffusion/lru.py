@@ -18,7 +18,9 @@ class Kept:
         self.rows: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
 
     def __call__(self, keys: Sequence[Any], compute: Callable[[list[Any]], Sequence[Tensor]]) -> list[Tensor]:
-        """Tensors ``[B, ...]`` with the rows of ``keys``, in order; ``compute`` gives such tensors for the unknown ones."""
+        """Tensors ``[B, ...]`` with the rows of ``keys``, in order; ``compute`` gives such tensors for the unknown
+        ones.
+        """
         unique = list(dict.fromkeys(keys))
         unknown = [key for key in unique if key not in self.rows]
         for key, *row in zip(unknown, *compute(unknown)) if unknown else ():
@@ -30,6 +32,7 @@ class Kept:
         place = {key: i for i, key in enumerate(unique)}
         index = torch.tensor([place[key] for key in keys])
         return [part[index.to(part.device)] for part in stacked]
+
 
 def _bytes(row: Sequence[Tensor]) -> int:
     return sum(part.numel() * part.element_size() for part in row)

@@ -21,6 +21,7 @@ from saccade.models.loading import EDITORS, description, digest, locate, quiet, 
 Prompt = str | Question
 """What is asked of a model that draws: words, or words and the one picture that is to be edited."""
 
+
 @dataclass(frozen=True)
 class Conditioning:
     """What a prompt says to the network: token embeddings ``[B, L, D]`` and a pooled vector ``[B, D']``.
@@ -41,6 +42,7 @@ class Conditioning:
     def __add__(self, other: Conditioning) -> Conditioning:
         return Conditioning(*(torch.cat(both) for both in zip(self.parts, other.parts)))
 
+
 class Backbone(Protocol):
     """What a flow policy needs of a model."""
 
@@ -55,6 +57,7 @@ class Backbone(Protocol):
     def times(self, steps: int, size: int) -> Tensor: ...
 
     def call(self, steps: int, guidance: float, size: int) -> dict[str, Any]: ...
+
 
 @dataclass
 class SD3:
@@ -87,9 +90,11 @@ class SD3:
     def call(self, steps: int, guidance: float, size: int) -> dict[str, Any]:
         return _plain_call(self, steps, size) | {"guidance_scale": guidance}
 
+
 @dataclass
 class Flux:
-    """FluxPipeline and FluxKontextPipeline: latents packed in 2 x 2, guidance fed to the network where it was distilled.
+    """FluxPipeline and FluxKontextPipeline: latents packed in 2 x 2, guidance fed to the network where it was
+    distilled.
 
     The packed latents of a source follow those of the picture that is drawn, at the same places but on another plane.
     """
@@ -138,9 +143,11 @@ class Flux:
         sized = {"max_area": size**2, "_auto_resize": False} if type(self.pipe).__name__ in EDITORS else {}
         return _plain_call(self, steps, size) | {"guidance_scale": guidance} | free | sized
 
+
 FLUX_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 
 KINDS = {"StableDiffusion3Pipeline": (SD3, 256), "FluxPipeline": (Flux, 512), "FluxKontextPipeline": (Flux, 512)}
+
 
 def load(
     name: str,
@@ -152,8 +159,8 @@ def load(
 ) -> Backbone:
     """A pipeline by hub id, folder or miniature's name. ValueError with one line if it cannot be had.
 
-    ``text_length`` is the number of T5 tokens; None takes the pipeline's own default. A backbone ``beside``, of the same
-    class, lends all its parts but the network and the scheduler.
+    ``text_length`` is the number of T5 tokens; None takes the pipeline's own default. A backbone ``beside``, of the
+    same class, lends all its parts but the network and the scheduler.
     """
     place = locate(name)
     index = description(name, place, "model_index.json")
@@ -166,7 +173,11 @@ def load(
     import transformers
 
     quiet(diffusers, transformers)
-    lent = {} if beside is None else {k: v for k, v in beside.pipe.components.items() if k not in ("transformer", "scheduler")}
+    lent = (
+        {}
+        if beside is None
+        else {k: v for k, v in beside.pipe.components.items() if k not in ("transformer", "scheduler")}
+    )
     with reading(name, place):
         # A part that a pipeline was saved without (SD3 without its T5) must be named as absent.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
@@ -178,10 +189,12 @@ def load(
     kind, default_length = KINDS[found]
     return kind(pipe, default_length if text_length is None else text_length)
 
+
 class PromptCache:
     """Conditioning of prompts, computed once a text and once a picture, each kept until ``capacity`` bytes are in use.
 
-    Each is encoded alone: beside others it would be rounded otherwise, and a resumed run, which knows none, would differ.
+    Each is encoded alone: beside others it would be rounded otherwise, and a resumed run, which knows none, would
+    differ.
     """
 
     def __init__(self, backbone: Backbone, capacity: int = 1 << 30):
@@ -195,12 +208,16 @@ class PromptCache:
         """
         asked = [prompt if isinstance(prompt, Question) else Question(prompt) for prompt in prompts]
         alone = lambda one, items: [torch.cat(parts) for parts in zip(*map(one, items))]
-        said = self.texts([q.text for q in asked], lambda texts: alone(lambda text: self.backbone.encode([text]).parts, texts))
+        said = self.texts(
+            [q.text for q in asked], lambda texts: alone(lambda text: self.backbone.encode([text]).parts, texts)
+        )
         counts = sorted({len(question.pictures) for question in asked})
         if counts == [0]:
             return Conditioning(*said)
         if counts != [1]:
-            raise ValueError(f"prompts with {' and '.join(map(str, counts))} pictures in one batch; each needs one, or none any")
+            raise ValueError(
+                f"prompts with {' and '.join(map(str, counts))} pictures in one batch; each needs one, or none any"
+            )
         shown = {id(question.pictures[0]): question.pictures[0] for question in asked}
         key = {place: (size, digest(picture)) for place, picture in shown.items()}
         known = {key[place]: picture for place, picture in shown.items()}
@@ -208,12 +225,15 @@ class PromptCache:
         seen = self.pictures([key[id(q.pictures[0])] for q in asked], lambda unknown: alone(latents, unknown))
         return Conditioning(*said, *seen)
 
+
 def wordless(prompt: Prompt) -> Prompt:
     """The prompt that says nothing; a picture stays."""
     return Question("", prompt.pictures) if isinstance(prompt, Question) else ""
 
+
 def _plain_call(backbone: Backbone, steps: int, size: int) -> dict[str, Any]:
     return {"num_inference_steps": steps, "height": size, "width": size, "max_sequence_length": backbone.text_length}
+
 
 def _packed(x: Tensor) -> Tensor:
     """Latents ``[B, C, h, w]`` as tokens ``[B, h w / 4, 4 C]``."""
@@ -221,11 +241,13 @@ def _packed(x: Tensor) -> Tensor:
     cut = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return cut.flatten(3).flatten(1, 2)
 
+
 def _unpacked(tokens: Tensor, like: Tensor) -> Tensor:
     """The first tokens as latents of the shape of ``like``."""
     batch, channels, height, width = like.shape
     cut = tokens[:, : height * width // 4].reshape(batch, height // 2, width // 2, channels, 2, 2)
     return cut.permute(0, 3, 1, 4, 2, 5).reshape(like.shape)
+
 
 def _grid_ids(x: Tensor, plane: int) -> Tensor:
     """Where the tokens of latents are, ``[h w / 4, 3]``: plane, row, column."""

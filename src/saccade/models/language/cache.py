@@ -1,7 +1,7 @@
 """Key-value caches with room for what is still to be written, so that a step copies one token and not the whole past.
 
-transformers' growing layer concatenates at every step: with 64 rows and 256 tokens that is a third of the time. This file
-imports transformers at its head, so it is itself imported only where a cache is used.
+transformers' growing layer concatenates at every step: with 64 rows and 256 tokens that is a third of the time. This
+file imports transformers at its head, so it is itself imported only where a cache is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Sharers:
         self.known = {}
 
     def seats(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first ``count`` rows by prompt ``[P, S]``, empty seats taken by row 0, and the seat ``[N]`` of each among P S."""
+        """The first ``count`` rows by prompt ``[P, S]``, empty seats taken by row 0, and the seat ``[N]`` of each
+        among P S.
+        """
         if count not in self.known:
             index_N, row_N = self.index_B[:count], torch.arange(count, device=self.index_B.device)
             rank_N = (index_N[:, None] == index_N).tril(-1).sum(1)
@@ -35,12 +37,13 @@ class Sharers:
             self.known[count] = row_PS, seat_N
         return self.known[count]
 
+
 class Slab(DynamicLayer):
     """The past of row ``index_B[b]`` of ``layer`` for every row b, in memory for ``room`` tokens.
 
     Only the first ``count`` rows are read and written; those behind them rest with all they have. It stands on
-    transformers' own layer because its models ask their caches for that type. ``prompts`` are the keys and values of prompts
-    that rows share, for layers that can read them once for all of these; None where every row has its own.
+    transformers' own layer because its models ask their caches for that type. ``prompts`` are the keys and values of
+    prompts that rows share, for layers that can read them once for all of these; None where every row has its own.
     """
 
     def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int, sharers: Sharers):
@@ -53,7 +56,11 @@ class Slab(DynamicLayer):
 
     def show(self, count: int, length: int) -> None:
         """Go on with the first ``count`` rows and ``length`` tokens."""
-        self.count, self.keys, self.values = count, self.all_keys[:count, :, :length], self.all_values[:count, :, :length]
+        self.count, self.keys, self.values = (
+            count,
+            self.all_keys[:count, :, :length],
+            self.all_values[:count, :, :length],
+        )
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         start = self.keys.shape[2]
@@ -76,6 +83,7 @@ class Slab(DynamicLayer):
             self.all_keys, self.all_values = (_roomy(x, room) for x in (self.all_keys, self.all_values))
             self.show(self.count, self.keys.shape[2])
 
+
 def spread(cache: Any, index_B: Tensor, room: int) -> None:
     """Give row b of every layer the past of row ``index_B[b]``, with room for ``room`` tokens in all.
 
@@ -88,22 +96,27 @@ def spread(cache: Any, index_B: Tensor, room: int) -> None:
         else:
             layer.batch_select_indices(index_B)
 
+
 def share(cache: Any, index_B: Tensor) -> None:
     """Give row b the past of row ``index_B[b]``; gradients of all rows that share one flow back into it."""
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys.index_select(0, index_B), layer.values.index_select(0, index_B)
 
+
 def remembers(cache: Any) -> bool:
     """Whether rows that rest in the cache keep all of their past: true for plain attention."""
     return all(type(layer) is Slab for layer in cache.layers)
+
 
 def sees_all(model: Any) -> bool:
     """Whether every layer of the model attends to everything before: no sliding windows, no recurrent states."""
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
+
 def gather(cache: Any, stay_N: Tensor) -> Tensor:
-    """Move the rows that stay (of those shown) to the front and go on with them; returns which row stands where ``[N]``.
+    """Move the rows that stay (of those shown) to the front and go on with them; returns which row stands where
+    ``[N]``.
 
     Plain layers exchange as few rows as possible and keep the others behind; any other layer forgets those.
     """
@@ -121,6 +134,7 @@ def gather(cache: Any, stay_N: Tensor) -> Tensor:
             layer.batch_select_indices(order[:count])
     return order
 
+
 def _order(stay_N: Tensor) -> Tensor:
     """A permutation that exchanges rows which leave in front with rows which stay behind."""
     order = torch.arange(len(stay_N), device=stay_N.device)
@@ -128,6 +142,7 @@ def _order(stay_N: Tensor) -> Tensor:
     holes, tail = (front & ~stay_N).nonzero()[:, 0], (~front & stay_N).nonzero()[:, 0]
     order[holes], order[tail] = tail, holes
     return order
+
 
 def _roomy(past: Tensor, room: int) -> Tensor:
     # Zeros and not empty: a row that rests has places it never wrote, and a masked NaN would still spread.

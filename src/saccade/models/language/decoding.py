@@ -22,6 +22,7 @@ Look = Callable[[Sequence[Sight | None], Tensor], Mapping[str, Any]]
 
 NOTHING: Mapping[str, Any] = {}
 
+
 @dataclass(eq=False)
 class Reading:
     """How far B rows have read: a cache of keys and values, and what each may write next.
@@ -84,6 +85,7 @@ class Reading:
         self.attention_BC[rows], self.next_B[rows] = attention_NC, next_N
         return self
 
+
 @torch.no_grad()
 def read(
     model: Any,
@@ -94,7 +96,9 @@ def read(
     room: int,
     seen: Mapping[str, Any] = NOTHING,
 ) -> Reading:
-    """Read left-padded prompts once, for rows b that begin with prompt ``index_B[b]`` and have room for ``room`` tokens."""
+    """Read left-padded prompts once, for rows b that begin with prompt ``index_B[b]`` and have room for ``room``
+    tokens.
+    """
     from saccade.models.language.cache import spread
 
     cache, logits_PV = _read(model, ids_PL, attention_PL, place_PAL, None, seen)
@@ -106,6 +110,7 @@ def read(
     every = torch.arange(rows, device=ids_PL.device)
     return Reading(model, cache, every, rows, logits_PV[index_B], attention_BC, next_P[index_B], width)
 
+
 @torch.no_grad()
 def write(
     reading: Reading,
@@ -115,14 +120,18 @@ def write(
     top_p: float = 1.0,
     banned: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """At most T tokens in each row at work, until ``ended`` says of its tokens so far ``[rows, t]`` that it is complete.
+    """At most T tokens in each row at work, until ``ended`` says of its tokens so far ``[rows, t]`` that it is
+    complete.
 
     Returns tokens ``[B, T']``, log-probs ``[B, T']`` (float32, of the full tempered distribution, 0 after the end) and
     lengths ``[B]``. The last token of a row is not read yet.
     """
     rows, most = uniform_BT.shape
     start, device = reading.width, uniform_BT.device
-    tokens_BT, logp_BT = torch.zeros(rows, most, dtype=torch.int64, device=device), torch.zeros(rows, most, device=device)
+    tokens_BT, logp_BT = (
+        torch.zeros(rows, most, dtype=torch.int64, device=device),
+        torch.zeros(rows, most, device=device),
+    )
     length_B = torch.zeros(rows, dtype=torch.int64, device=device)
     live = reading.row_N
     length_B[live] = most
@@ -145,11 +154,13 @@ def write(
     reading.next_B = reading.next_B + (length_B - 1).clamp(min=0)
     return tokens_BT[:, :longest], logp_BT[:, :longest] * (column_T[:longest] < length_B[:, None]), length_B
 
+
 @torch.no_grad()
 def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, room: int) -> None:
     """Read on in the rows that were told something, each its own passage (its last token first, which is not read yet).
 
-    They are at work then, with room for ``room`` more tokens, and all others rest. ``look`` makes arguments of pictures.
+    They are at work then, with room for ``room`` more tokens, and all others rest. ``look`` makes arguments of
+    pictures.
     """
     longest = max(map(len, told.values()))
     reading.resume(torch.tensor(list(told), device=reading.row_B.device), longest + room)
@@ -161,11 +172,13 @@ def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, ro
     reading.feed(ids_NE, own_NC, place_NAE, look([passage.sight for passage in passages], ids_NE))
     reading.next_B[reading.row_N] = place_NAE.amax((1, 2)) + 1
 
+
 def ahead(reading: Reading, start: int, most: int) -> tuple[Tensor, Tensor]:
     """What the rows at work attend to if they write on from column ``start``, and where their first token stands."""
     own_NC = reading.attention_BC[reading.row_N]
     own_NC[:, start : start + most] = 1
     return own_NC, reading.next_B[reading.row_N]
+
 
 def decode(
     model: Any,
@@ -182,6 +195,7 @@ def decode(
     reading = read(model, ids_PL, attention_PL, positions(attention_PL)[:, None], index_B, room)
     return write(reading, uniform_BT, ended, temperature, top_p)
 
+
 def _read(
     model: Any, ids: Tensor, attention: Tensor, place: Tensor, cache: Any, seen: Mapping[str, Any]
 ) -> tuple[Any, Tensor]:
@@ -195,6 +209,7 @@ def _read(
         **seen,
     )
     return out.past_key_values, out.logits[:, -1]
+
 
 def choose(
     logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float, banned: Sequence[int] = ()
@@ -214,11 +229,13 @@ def choose(
         token_B1 = torch.searchsorted(cumulative, uniform_B[:, None] * cumulative[:, -1:], right=True)
     return token_B1[:, 0], logp_BV.gather(1, token_B1)[:, 0]
 
+
 def nucleus(p_BV: Tensor, top_p: float) -> Tensor:
     """The probabilities of the likeliest tokens that together hold ``top_p``, 0 for all others (not renormalised)."""
     ordered, index = p_BV.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(p_BV).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
+
 
 def positions(attention: Tensor) -> Tensor:
     """Positions ``[B, L]`` that count only what is attended to."""

@@ -1,4 +1,6 @@
-"""Rows in the making: prompts that are read once each, words written turn by turn, what is said to the writers between."""
+"""Rows in the making: prompts that are read once each, words written turn by turn, what is said to the writers
+between.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ class Manner:
     temperature: float
     top_p: float
     ended: Callable[[Tensor], Tensor]
+
 
 @dataclass(eq=False)
 class Line:
@@ -71,6 +74,7 @@ class Line:
         mine = torch.cat([torch.full((len(ids),), logp is not None) for ids, logp in zip(self.ids, self.own)])
         return mine.nonzero()[:, 0]
 
+
 class Draft:
     """B rows that begin with prompt ``index_B[b]`` and draw their words from ``seeds_B``.
 
@@ -79,7 +83,13 @@ class Draft:
     """
 
     def __init__(
-        self, language: LanguageModel, eyes: Eyes, prompts: Sequence[Prompt], index_B: Tensor, seeds_B: Tensor, manner: Manner
+        self,
+        language: LanguageModel,
+        eyes: Eyes,
+        prompts: Sequence[Prompt],
+        index_B: Tensor,
+        seeds_B: Tensor,
+        manner: Manner,
     ):
         self.language, self.eyes, self.manner, self.prompts, self.index_B = language, eyes, manner, prompts, index_B
         self.replies: dict[str, Passage] = {}
@@ -95,7 +105,9 @@ class Draft:
         self.reading = read(language.model, *batch, index_B.to(device), self.width + manner.most, seen)
 
     def reply(self, row: int, told: Sequence[Message]) -> Passage:
-        """What a row is told, as it will read it. Rows that are told the same share it. ValueError if it cannot be read."""
+        """What a row is told, as it will read it. Rows that are told the same share it. ValueError if it cannot be
+        read.
+        """
         number = int(self.index_B[row])
         key = content((number, told), self.names)
         if key not in self.replies:
@@ -155,7 +167,9 @@ class Draft:
         batch = [x.to(device) for x in beside([line.whole() for line in lines], self.language.pad)]
         seen = self.eyes.see([sight for line in lines for sight in line.sights], batch[0])
         every, room = torch.arange(len(rows), device=device), batch[0].shape[1] + self.manner.most
-        return read(self.language.model, *batch, every, room, seen).among(torch.tensor(rows, device=device), len(self.lines))
+        return read(self.language.model, *batch, every, room, seen).among(
+            torch.tensor(rows, device=device), len(self.lines)
+        )
 
     def decisions(self) -> dict[str, Any]:
         """All that was read and written, as stored in a rollout: keys as in `TokenPolicy`."""

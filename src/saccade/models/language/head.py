@@ -18,6 +18,7 @@ AT_ONCE = 2**27
 NEVER = -1e30
 """The logit of a token that must not be written: probability 0, and no NaN in sums over p log p."""
 
+
 def weigh(
     head: Callable[[Tensor], Tensor],
     hidden_ND: Tensor,
@@ -41,6 +42,7 @@ def weigh(
     ]
     return torch.cat([logp for logp, _ in parts]), torch.cat([entropy for _, entropy in parts])
 
+
 def tempered(logits: Tensor, temperature: float, banned: Sequence[int] = ()) -> Tensor:
     """log softmax(logits / temperature) over the last axis, in float32 at least; temperature 0 counts as 1."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -50,16 +52,20 @@ def tempered(logits: Tensor, temperature: float, banned: Sequence[int] = ()) -> 
         z = z.index_fill(-1, torch.tensor(banned, device=z.device), NEVER)
     return z.log_softmax(-1)
 
+
 def entropy(logp_NV: Tensor, at_once: int = 2**22) -> Tensor:
     """-sum p log p of each row, without a second matrix of this size."""
     parts = logp_NV.split(max(at_once // logp_NV.shape[1], 1))
     return -torch.cat([torch.einsum("nv,nv->n", part.exp(), part) for part in parts])
 
+
 class _Weigh(torch.autograd.Function):
     """Keeps one matrix, the log-probs, for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, token_N: Tensor, temperature: float, banned: list[int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits_NV: Tensor, token_N: Tensor, temperature: float, banned: list[int]
+    ) -> tuple[Tensor, Tensor]:
         logp_NV = tempered(logits_NV, temperature, banned)
         entropy_N = entropy(logp_NV)
         ctx.save_for_backward(logp_NV, token_N, entropy_N)

@@ -1,4 +1,5 @@
-"""Janus models as writers of pictures: a row is the words of a prompt, then the codes of a picture, in one count of ids.
+"""Janus models as writers of pictures: a row is the words of a prompt, then the codes of a picture, in one count of
+ids.
 
 Codes are counted on from the last word, so what reads, samples and weighs words does the same for pictures. The row
 without a prompt, for guidance, is the one with it whose words are blotted out, as transformers' own generation has it.
@@ -26,7 +27,9 @@ from saccade.models.language.prompts import Passage
 
 
 class CodeModel:
-    """A Janus model that reads words and codes and has logits for codes; called as transformers' language models are."""
+    """A Janus model that reads words and codes and has logits for codes; called as transformers' language models
+    are.
+    """
 
     def __init__(self, model: Any):
         self.model, self.config, self.words = model, model.config, model.config.get_text_config().vocab_size
@@ -58,6 +61,7 @@ class CodeModel:
 
     def get_output_embeddings(self) -> nn.Sequential:
         return self.head
+
 
 @dataclass(frozen=True, eq=False)
 class Painter:
@@ -99,7 +103,9 @@ class Painter:
         passages = [self.language.passage(self.language.text(prompt) + begin) for prompt in prompts]
         longest, room = max(map(len, passages)), self.language.room
         if room is not None and longest + self.codes > room:
-            raise ValueError(f"a prompt of {longest} tokens and a picture of {self.codes} exceed the model's {room} positions")
+            raise ValueError(
+                f"a prompt of {longest} tokens and a picture of {self.codes} exceed the model's {room} positions"
+            )
         return passages
 
     def unasked(self, ids_BL: Tensor) -> Tensor:
@@ -127,14 +133,15 @@ class Painter:
         parts = [self.network.base_model.vqmodel.decode(part) for part in codes_BM.split(rows)]
         return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).cpu()
 
+
 @torch.no_grad()
 def paint(
     painter: Painter, asked: Sequence[Tensor], index_B: Tensor, uniform_BM: Tensor, guidance: float, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures for rows b that begin with prompt ``index_B[b]`` of those ``asked`` (as `beside` lays them out).
 
-    Returns codes ``[B, M]``; their log-probs ``[2, B, M]`` and the entropies there, in float32, with the prompt alone and
-    under guidance. A code is drawn by the row's own uniform number, see `decoding`.
+    Returns codes ``[B, M]``; their log-probs ``[2, B, M]`` and the entropies there, in float32, with the prompt alone
+    and under guidance. A code is drawn by the row's own uniform number, see `decoding`.
     """
     rows, most = uniform_BM.shape
     ids_PL, attention_PL, place_PAL = asked
@@ -157,6 +164,7 @@ def paint(
             code_N = (code_B + painter.model.words).repeat(len(index_B) // rows)
             reading.follow(code_N, own_NC[:, : start + t + 1], place_N + t, decoder)
     return codes_BM, logp_2BM, entropy_2BM
+
 
 def load(name_or_path: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Painter:
     """A Janus model by hub id, folder or miniature, frozen. ValueError with one line if it cannot be had."""

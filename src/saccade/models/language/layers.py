@@ -1,7 +1,8 @@
 """A decoder on a CPU while rows write: one token a row through few large products, on weights laid out for them.
 
 With so few tokens transformers' layers spend more time on small operations, on weights that lie badly for products this
-narrow, and on reading a prompt for each row that shares it, than on arithmetic. The numbers are the same within rounding.
+narrow, and on reading a prompt for each row that shares it, than on arithmetic. The numbers are the same within
+rounding.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ KNOWN = ("LlamaModel", "Qwen2Model", "Qwen2_5_VLTextModel")
 """Decoders of attention with rotary positions and gated feed-forward parts, each behind an RMS norm, and no more."""
 
 Product = Callable[[Tensor], Tensor]
+
 
 class TokenDecoder:
     """From one more token in each of ``rows`` rows or fewer to logits, with a cache of slabs that grows by it.
@@ -39,6 +41,7 @@ class TokenDecoder:
         for layer in self.layers:
             x_ND = layer(x_ND, mask_NC[:, None, None], turn)
         return reduce(lambda x, part: part(x), self.head, normed(self.norm, x_ND))
+
 
 class TokenLayer:
     """What one decoder layer computes for one token a row ``[N, D]``."""
@@ -67,8 +70,11 @@ class TokenLayer:
         query_NKGE = (query_NHE * self.scale).unflatten(1, (self.keeping, -1))
         return attend(query_NKGE, self.slab, mask_N11C).flatten(1)
 
+
 def token_decoder(model: Any, cache: Any, rows: int) -> TokenDecoder | None:
-    """A `TokenDecoder` for a decoder of a known build in float32 on a CPU; None with gradients, autocast or adapters too."""
+    """A `TokenDecoder` for a decoder of a known build in float32 on a CPU; None with gradients, autocast or adapters
+    too.
+    """
     from saccade.models.language.cache import remembers
 
     decoder = model.get_decoder()
@@ -77,10 +83,12 @@ def token_decoder(model: Any, cache: Any, rows: int) -> TokenDecoder | None:
     known = type(decoder).__name__ in KNOWN and decoder.config.hidden_act == "silu" and remembers(cache)
     return TokenDecoder(model, cache, rows) if known and _is_plain(decoder, _head(model)) else None
 
+
 def _head(model: Any) -> list[Any]:
     """The parts of a head, in order: mostly one linear layer, for pictures two of them around an activation."""
     head = model.get_output_embeddings()
     return list(head) if isinstance(head, nn.Sequential) else [head]
+
 
 def _is_plain(decoder: Any, head: Sequence[Any]) -> bool:
     """Whether linear layers are nothing else and all weights are whole, in float32 and on a CPU."""
@@ -90,8 +98,11 @@ def _is_plain(decoder: Any, head: Sequence[Any]) -> bool:
     whole = all(type(w) in (Tensor, nn.Parameter) and w.device.type == "cpu" for w in weights)
     return linear and whole and all(w.dtype == torch.float32 for w in weights)
 
+
 def attend(query_NKGE: Tensor, slab: Any, mask_N11C: Tensor) -> Tensor:
-    """softmax(q k + mask) v ``[N, K, G, E]`` for G queries at each of K heads; a prompt is read once for all its rows."""
+    """softmax(q k + mask) v ``[N, K, G, E]`` for G queries at each of K heads; a prompt is read once for all its
+    rows.
+    """
     keys, values = slab.keys, slab.values
     if slab.prompts is None:
         return (query_NKGE @ keys.transpose(2, 3)).add_(mask_N11C).softmax(-1) @ values
@@ -103,11 +114,13 @@ def attend(query_NKGE: Tensor, slab: Any, mask_N11C: Tensor) -> Tensor:
     weights = torch.cat(scores, -1).add_(mask_N11C).softmax(-1)
     return shared(weights[..., :begin], prompt_values) + weights[..., begin:] @ values[:, :, begin:]
 
+
 def _together(x_NKGE: Tensor, y_PKEL: Tensor, row_PS: Tensor, seat_N: Tensor) -> Tensor:
     """``x[n] @ y[p]`` ``[N, K, G, L]`` where p is the prompt of row n: one product for all rows of a prompt."""
     x_PKSE = x_NKGE.index_select(0, row_PS.flatten()).unflatten(0, row_PS.shape).transpose(1, 2).flatten(2, 3)
     y_PKSGL = (x_PKSE @ y_PKEL).unflatten(2, (row_PS.shape[1], -1))
     return y_PKSGL.transpose(1, 2).flatten(0, 1).index_select(0, seat_N)
+
 
 def packed(linears: Sequence[Any], rows: int) -> Product:
     """The outputs of linear layers side by side, by one product on a copy of their weights in oneDNN's own layout."""
@@ -115,11 +128,14 @@ def packed(linears: Sequence[Any], rows: int) -> Product:
     bias = None if linears[0].bias is None else _joined([one.bias for one in linears])
     return partial(_product, weight=weight, bias=bias)
 
+
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
 
 def normed(norm: Any, x: Tensor) -> Tensor:
     """``norm(x)`` for a plain RMS norm, in fewer passes."""

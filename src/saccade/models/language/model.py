@@ -28,9 +28,12 @@ _MEDIA = ("image", "video", "vision", "audio", "boi", "eoi")
 _TURN = "\ue000\ue001"
 """Stands for what a model said where a template is asked how it goes on; letters that no text has."""
 
+
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A causal language model or a vision-language model, its tokenizer and, where pictures can be shown, its processor."""
+    """A causal language model or a vision-language model, its tokenizer and, where pictures can be shown, its
+    processor.
+    """
 
     model: Any
     tokenizer: Any
@@ -60,8 +63,12 @@ class LanguageModel:
 
     @property
     def banned(self) -> list[int]:
-        """Tokens that stand for pictures, videos and sounds or mark where they begin and end: not for a model to write."""
-        named = vars(self.model.config) | {k: getattr(self.processor, k, None) for k in ("image_token_ids", "video_token_ids")}
+        """Tokens that stand for pictures, videos and sounds or mark where they begin and end: not for a model to
+        write.
+        """
+        named = vars(self.model.config) | {
+            k: getattr(self.processor, k, None) for k in ("image_token_ids", "video_token_ids")
+        }
         chosen = [v for k, v in named.items() if k.endswith(_TOKENS) and any(m in k for m in _MEDIA)]
         ids = {i for v in chosen for i in (v if isinstance(v, list) else [v]) if isinstance(i, int)}
         return sorted(i for i in ids if 0 <= i < self.model.config.get_text_config().vocab_size and i not in self.ends)
@@ -84,7 +91,9 @@ class LanguageModel:
             return prompt
         templated = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
         if templated.chat_template is None:
-            raise ValueError(f"the tokenizer of {self.model.name_or_path} has no chat template; give prompts as plain text")
+            raise ValueError(
+                f"the tokenizer of {self.model.name_or_path} has no chat template; give prompts as plain text"
+            )
         shape = in_parts if templated is self.processor else in_words
         return templated.apply_chat_template([shape(m) for m in prompt], tokenize=False, add_generation_prompt=True)
 
@@ -107,7 +116,9 @@ class LanguageModel:
         """A prompt with its pictures. ValueError with one line if it cannot be read."""
         text = self.text(prompt)
         begun = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
-        found = self._prepared(text, pictures(prompt), isinstance(prompt, str) or (self.processor is not None and not begun))
+        found = self._prepared(
+            text, pictures(prompt), isinstance(prompt, str) or (self.processor is not None and not begun)
+        )
         if not len(found):
             raise ValueError(f"the prompt {prompt!r} has no tokens")
         return found
@@ -158,6 +169,7 @@ class LanguageModel:
         size = self.processor.image_processor.patch_size
         return tuple(f.displayed(w * size, h * size) for f, (_, h, w) in zip(own, inputs["image_grid_thw"].tolist()))
 
+
 def load(
     name_or_path: str | Path,
     dtype: torch.dtype = torch.float32,
@@ -165,7 +177,8 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> LanguageModel:
-    """The model, frozen and without dropout, with tokenizer and processor. ValueError with one line if it cannot be had.
+    """The model, frozen and without dropout, with tokenizer and processor. ValueError with one line if it cannot be
+    had.
 
     ``min_pixels`` and ``max_pixels`` bound what pictures are resized to, where the model has such bounds.
     """
@@ -188,6 +201,7 @@ def load(
         processors.bound(processor, name, min_pixels, max_pixels)
     return LanguageModel(model.to(device).eval().requires_grad_(False), tokenizer, processor)
 
+
 def save(language: LanguageModel, folder: str | Path) -> None:
     """Write model (LoRA folded in), tokenizer and processor as a plain transformers folder."""
     with merged(language.model) as model:
@@ -195,6 +209,7 @@ def save(language: LanguageModel, folder: str | Path) -> None:
     language.tokenizer.save_pretrained(folder)
     if language.processor is not None:
         processors.save(language.processor, folder)
+
 
 def _auto_class(name: str, config: dict[str, Any]) -> Any:
     """AutoModelForCausalLM, or AutoModelForImageTextToText where config.json names a vision-language class."""
@@ -211,11 +226,13 @@ def _auto_class(name: str, config: dict[str, Any]) -> Any:
     sees = writer is None or (built == seer and built != writer)
     return transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
 
+
 def _known(task: str) -> Mapping[str, str]:
     """Names of transformers' classes for a task, by type of model."""
     from transformers.models.auto import modeling_auto
 
     return getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
+
 
 @torch.no_grad()
 def _has_plain_head(model: nn.Module, token: int) -> bool:

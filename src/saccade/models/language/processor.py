@@ -11,6 +11,7 @@ from typing import Any
 
 FILES = ("processor_config.json", "preprocessor_config.json")
 
+
 def load(place: str, tokenizer: Any, model_type: str) -> Any | None:
     """The processor that was saved with a model, None if none was."""
     from transformers import AutoImageProcessor, AutoProcessor
@@ -28,6 +29,7 @@ def load(place: str, tokenizer: Any, model_type: str) -> Any | None:
     images = AutoImageProcessor.from_pretrained(place)
     return without_videos(kind, images, tokenizer, **{k: v for k, v in settings.items() if k in taken})
 
+
 def without_videos(kind: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> Any:
     """A processor of class ``kind`` that reads pictures and no videos, and so does not need torchvision."""
     made = kind.__new__(kind)
@@ -35,6 +37,7 @@ def without_videos(kind: Any, image_processor: Any, tokenizer: Any, **settings: 
     made.__init__(image_processor=image_processor, tokenizer=tokenizer, video_processor=None, **settings)
     del made.check_argument_for_proper_class
     return made
+
 
 def save(processor: Any, folder: str | Path) -> None:
     """Write a processor as transformers reads it, with its tokenizer and chat template."""
@@ -46,17 +49,23 @@ def save(processor: Any, folder: str | Path) -> None:
     if processor.chat_template is not None:
         (Path(folder) / "chat_template.jinja").write_text(processor.chat_template)
 
+
 def bound(processor: Any, name: str, min_pixels: int | None, max_pixels: int | None) -> None:
     """Let pictures be resized to so many pixels. ValueError if the processor of model ``name`` has no such bounds."""
     size = getattr(processor, "image_processor", None) and processor.image_processor.size
     given = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     if not has_pixel_bounds(processor):
         option = "min_pixels" if min_pixels is not None else "max_pixels"
-        raise ValueError(f"model '{name}': {option} has no effect, its pictures have sizes of their own ({size or 'none'})")
+        raise ValueError(
+            f"model '{name}': {option} has no effect, its pictures have sizes of their own ({size or 'none'})"
+        )
     bounds = {k: given[k] if given[k] is not None else size[k] for k in given}
     if not 0 < bounds["shortest_edge"] <= bounds["longest_edge"]:
-        raise ValueError(f"min_pixels {bounds['shortest_edge']} is not between 1 and max_pixels {bounds['longest_edge']}")
+        raise ValueError(
+            f"min_pixels {bounds['shortest_edge']} is not between 1 and max_pixels {bounds['longest_edge']}"
+        )
     processor.image_processor.size = type(size)(**bounds)
+
 
 def has_pixel_bounds(processor: Any) -> bool:
     """Whether pictures keep their shape and are resized between two numbers of pixels (Qwen-VL and its kin)."""

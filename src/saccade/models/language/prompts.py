@@ -30,6 +30,7 @@ class PerRow:
         """The values of several rollouts, one below the other."""
         return PerRow(tuple(value for part in parts for value in part.values))
 
+
 @dataclass(frozen=True, eq=False)
 class Sight:
     """Pictures that were prepared together: what the vision part takes, and how many tokens they fill.
@@ -40,12 +41,15 @@ class Sight:
     inputs: Mapping[str, Tensor]
     tokens: int
 
+
 Sights = tuple[Sight | None, ...]
 """The pictures of a row in the order of its passages: the prompt's, then those of what it was told."""
 
+
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """Tokens ``[L]`` and their positions ``[A, L]`` from 0 on (A = 3 axes where pictures have rows and columns, else 1).
+    """Tokens ``[L]`` and their positions ``[A, L]`` from 0 on (A = 3 axes where pictures have rows and columns, else
+    1).
 
     ``frames`` are those of its pictures as the model is shown them.
     """
@@ -67,6 +71,7 @@ class Passage:
         """Without the first token, which must not be a picture's."""
         return Passage(self.ids_L[1:], self.place_AL[:, 1:] - 1, self.sight, self.frames)
 
+
 def beside(passages: Sequence[Passage], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens ``[P, L]``, what is attended to ``[P, L]`` and positions ``[P, A, L]`` (int64), padded on the left."""
     longest = max(map(len, passages))
@@ -78,19 +83,28 @@ def beside(passages: Sequence[Passage], pad: int) -> tuple[Tensor, Tensor, Tenso
         ids_PL[i, own], attention_PL[i, own], place_PAL[i, :, own] = passage.ids_L, 1, passage.place_AL
     return ids_PL, attention_PL, place_PAL
 
+
 def position_ids(place_BAL: Tensor) -> Tensor:
     """Positions as models take them: ``[B, L]`` for one axis, ``[3, B, L]`` for three."""
     return place_BAL[:, 0] if place_BAL.shape[1] == 1 else place_BAL.transpose(0, 1)
 
+
 def digest(pixels: Any) -> str:
-    """A name for a picture that follows from its shape and its pixels, the same whenever and wherever it is asked for."""
+    """A name for a picture that follows from its shape and its pixels, the same whenever and wherever it is asked
+    for.
+    """
     return hashlib.blake2b(pixels.tobytes(), digest_size=12, key=repr(pixels.shape).encode()[:64]).hexdigest()
+
 
 Names = dict[int, tuple[Any, str]]
 
+
 def content(value: Any, names: Names) -> str:
-    """A text that is the same for nests of texts and pictures that hold the same. ``names`` remembers pictures by `id`."""
+    """A text that is the same for nests of texts and pictures that hold the same. ``names`` remembers pictures by
+    `id`.
+    """
     return repr(_named(value, names))
+
 
 def _named(value: Any, names: Names) -> Any:
     if hasattr(value, "tobytes"):

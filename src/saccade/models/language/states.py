@@ -1,7 +1,7 @@
 """What a model makes of stored rows, teacher-forced: its last hidden states where a row's decisions are made.
 
-Rows that begin alike share their beginning: it is read once, with gradients, and its keys and values are given to all of
-them. The numbers are those of reading every row alone, within rounding, and so are the gradients.
+Rows that begin alike share their beginning: it is read once, with gradients, and its keys and values are given to all
+of them. The numbers are those of reading every row alone, within rounding, and so are the gradients.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Rows:
         """
         begin_B = decisions["begin_B"]
         begin, shift_B = int(begin_B.max()), begin_B.max() - begin_B
-        ids_BL, attention_BL, place_BAL = (_shifted(decisions[k], shift_B) for k in ("ids_BL", "attention_BL", "place_BAL"))
+        ids_BL, attention_BL, place_BAL = (
+            _shifted(decisions[k], shift_B) for k in ("ids_BL", "attention_BL", "place_BAL")
+        )
         column_N = at_N + shift_B[row_N]
         end_B = torch.full_like(begin_B, begin).scatter_reduce(0, row_N, column_N, "amax")
         attention_BL = attention_BL * (torch.arange(ids_BL.shape[1], device=end_B.device) < end_B[:, None])
@@ -77,7 +79,10 @@ class Rows:
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         first = {key: b for b, key in reversed(list(enumerate(keys)))}
         device = self.ids_BL.device
-        return torch.tensor([first[k] for k in number], device=device), torch.tensor([number[k] for k in keys], device=device)
+        return torch.tensor([first[k] for k in number], device=device), torch.tensor(
+            [number[k] for k in keys], device=device
+        )
+
 
 def states(language: LanguageModel, eyes: Eyes, rows: Rows, sharing: bool = True) -> Tensor:
     """Hidden states ``[B, L - begin + 1, D]`` after the last token of the prompts and all that follow.
@@ -93,6 +98,7 @@ def states(language: LanguageModel, eyes: Eyes, rows: Rows, sharing: bool = True
             return _shared(language, eyes, rows, first_P, index_B)
     seen = eyes.see([sight for sights in rows.sights_B for sight in sights], rows.ids_BL)
     return _run(language, rows.columns(slice(0, width)) | seen, width - rows.begin + 1, use_cache=False)[0]
+
 
 def _shared(language: LanguageModel, eyes: Eyes, rows: Rows, first_P: Tensor, index_B: Tensor) -> Tensor:
     from saccade.models.language.cache import share
@@ -110,6 +116,7 @@ def _shared(language: LanguageModel, eyes: Eyes, rows: Rows, first_P: Tensor, in
     rest, _ = _run(language, after | seen, width - rows.begin, use_cache=True, past_key_values=cache)
     return torch.cat([last_B1D, rest], 1)
 
+
 def _run(language: LanguageModel, inputs: Mapping[str, Any], last: int, **cached: Any) -> tuple[Tensor, Any]:
     """The last hidden states of the ``last`` columns, or logits where the head is not plain; and the cache."""
     if language.plain_head:
@@ -117,6 +124,7 @@ def _run(language: LanguageModel, inputs: Mapping[str, Any], last: int, **cached
         return out.last_hidden_state[:, -last:], out.past_key_values
     out = language.model(**inputs, **cached, logits_to_keep=last)
     return out.logits, out.past_key_values
+
 
 def _shown(language: LanguageModel, ids_BL: Tensor, sights_B: tuple[Sights, ...]) -> tuple[Sights, ...]:
     """The pictures whose tokens are left in each row."""
@@ -129,8 +137,11 @@ def _shown(language: LanguageModel, ids_BL: Tensor, sights_B: tuple[Sights, ...]
         kept.append(tuple(sight for sight, so_far in zip(sights, tokens.tolist()) if so_far <= count))
     return tuple(kept)
 
+
 def _shifted(x_BL: Tensor, shift_B: Tensor) -> Tensor:
-    """Rows ``[B, …, L]`` moved to the right, zeros before them; rollouts that were joined had prompts of other lengths."""
+    """Rows ``[B, …, L]`` moved to the right, zeros before them; rollouts that were joined had prompts of other
+    lengths.
+    """
     most = int(shift_B.max())
     if most == 0:
         return x_BL

@@ -1,8 +1,10 @@
-"""What a Qwen2-VL kind of processor makes of pictures, as operations that gradients pass: resize, normalise, cut into patches.
+"""What a Qwen2-VL kind of processor makes of pictures, as operations that gradients pass: resize, normalise, cut into
+patches.
 
 The official processor goes through whole grey levels and NumPy. This one stays in floats and keeps its rules: sides are
-multiples of a token's, the number of pixels lies between its bounds, so small pictures are enlarged to the least that the
-model is ever shown. Where a picture is resized the two differ by about one grey level at most, elsewhere by nothing.
+multiples of a token's, the number of pixels lies between its bounds, so small pictures are enlarged to the least that
+the model is ever shown. Where a picture is resized the two differ by about one grey level at most, elsewhere by
+nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from saccade.models.language.model import LanguageModel
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the filters that exist with antialiasing in both."""
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -37,11 +40,21 @@ class Preparation:
         """The rules of a model's own processor. ValueError if it is of another kind."""
         images, name = getattr(language.processor, "image_processor", None), language.model.name_or_path
         if not processors.has_pixel_bounds(language.processor) or not hasattr(images, "merge_size"):
-            raise ValueError(f"model '{name}': {type(images).__name__} is not of the Qwen2-VL kind, gradients do not pass it")
+            raise ValueError(
+                f"model '{name}': {type(images).__name__} is not of the Qwen2-VL kind, gradients do not pass it"
+            )
         if images.resample not in _FILTERS or not (images.do_resize and images.do_rescale and images.do_normalize):
-            raise ValueError(f"model '{name}': its pictures are not resized (bicubic or bilinear), rescaled and normalised")
+            raise ValueError(
+                f"model '{name}': its pictures are not resized (bicubic or bilinear), rescaled and normalised"
+            )
         size = images.size
-        sizes = images.patch_size, images.merge_size, images.temporal_patch_size, size["shortest_edge"], size["longest_edge"]
+        sizes = (
+            images.patch_size,
+            images.merge_size,
+            images.temporal_patch_size,
+            size["shortest_edge"],
+            size["longest_edge"],
+        )
         return cls(*sizes, _FILTERS[images.resample], tuple(images.image_mean), tuple(images.image_std))
 
     def side(self, height: int, width: int) -> tuple[int, int]:
@@ -51,7 +64,9 @@ class Preparation:
         return smart_resize(height, width, self.patch * self.merge, self.least, self.most)
 
     def patches(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures ``[N, 3, H, W]`` in [0, 1] -> patches ``[N, h w, D]`` in the vision part's order, grids ``[N, 3]`` (1, h, w)."""
+        """Pictures ``[N, 3, H, W]`` in [0, 1] -> patches ``[N, h w, D]`` in the vision part's order, grids ``[N,
+        3]`` (1, h, w).
+        """
         height, width = self.side(*pictures.shape[2:])
         for size in ((pictures.shape[2], width), (height, width)):  # one axis, then the other, as Pillow does
             if pictures.shape[2:] != size:

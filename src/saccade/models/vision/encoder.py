@@ -17,7 +17,10 @@ AT_ONCE = 2**24
 """Numbers that go through the vision part in one call; it is a whole batch of small pictures, or a few large ones."""
 
 Leaves = tuple[Tensor, ...]
-"""Features of a sight's tokens ``[tokens, D]``: what takes the place of the placeholders, then those of deeper layers."""
+"""Features of a sight's tokens ``[tokens, D]``: what takes the place of the placeholders, then those of deeper
+layers.
+"""
+
 
 class Eyes:
     """Turns sights into what a model's forward pass takes. A frozen part looks at a sight once as long as it exists.
@@ -35,7 +38,9 @@ class Eyes:
         self.marks = [name for name in ("token_type_ids", "mm_token_type_ids") if name in taken]
 
     def see(self, sights: Sequence[Sight | None], ids_BL: Tensor) -> dict[str, Any]:
-        """Arguments for the forward pass over rows ``ids_BL`` whose placeholders stand for ``sights``, in this order."""
+        """Arguments for the forward pass over rows ``ids_BL`` whose placeholders stand for ``sights``, in this
+        order.
+        """
         present = [sight for sight in sights if sight is not None]
         if not present:
             return {}
@@ -66,10 +71,12 @@ class Eyes:
         counts = [sight.tokens for sight in sights]
         return list(zip(*(_flat(layer).split(counts) for layer in layers)))
 
+
 def parameters(model: Any) -> Iterator[nn.Parameter]:
     """The weights that only pictures pass through: all but the decoder's and the head's."""
     words = {id(p) for part in (model.get_decoder(), model.get_output_embeddings()) for p in part.parameters()}
     return (p for p in model.parameters() if id(p) not in words)
+
 
 def _alike(sights: list[Sight]) -> Iterator[list[Sight]]:
     """Sights that can go through the vision part together: their inputs differ in the first axis alone."""
@@ -80,6 +87,7 @@ def _alike(sights: list[Sight]) -> Iterator[list[Sight]]:
         largest = max(sum(v.numel() for v in sight.inputs.values()) for sight in group)
         most = max(AT_ONCE // largest, 1)
         yield from (group[i : i + most] for i in range(0, len(group), most))
+
 
 def _flat(features: Any) -> Tensor:
     return torch.cat([x.reshape(-1, x.shape[-1]) for x in features])

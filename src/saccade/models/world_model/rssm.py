@@ -1,4 +1,5 @@
-"""A recurrent state-space model: what was seen and done, gathered in a belief and a Gaussian latent, and rolled forward.
+"""A recurrent state-space model: what was seen and done, gathered in a belief and a Gaussian latent, and rolled
+forward.
 
     h_t = GRU(h_{t-1}, W[z_{t-1}, a_{t-1}])   belief
     p(z_t | h_t)                              prior: what is expected
@@ -22,6 +23,7 @@ from saccade.math.gaussians import Gaussian, stacked
 
 KERNEL = 4
 
+
 @dataclass(frozen=True)
 class Sizes:
     """Widths of a world model; the defaults suit one processor core."""
@@ -38,6 +40,7 @@ class Sizes:
     """Width of all hidden layers."""
     least_std: float = 0.1
     """Added to every standard deviation of a latent."""
+
 
 class State(NamedTuple):
     """Belief ``[..., H]`` and latent ``[..., Z]``: all that the model knows at a moment."""
@@ -58,6 +61,7 @@ class State(NamedTuple):
         """The rows where ``keep_B`` is 1; the others are at the beginning again (zeros)."""
         return State(*(x * keep_B[:, None] for x in self))
 
+
 class Observed(NamedTuple):
     """What a sequence was taken for: states with drawn latents, priors and posteriors, each ``[B, T, …]``."""
 
@@ -65,11 +69,15 @@ class Observed(NamedTuple):
     prior: Gaussian
     posterior: Gaussian
 
+
 Act = Callable[[Tensor, int], Tensor]
 """Features ``[N, F]`` and the number of the imagined decision -> actions ``[N, A]``."""
 
+
 class RSSM(nn.Module):
-    """World model of pictures ``[H, W, 3]`` uint8 and actions of ``actions`` numbers, with heads for the reward and the end."""
+    """World model of pictures ``[H, W, 3]`` uint8 and actions of ``actions`` numbers, with heads for the reward and
+    the end.
+    """
 
     def __init__(self, sizes: Sizes, actions: int):
         super().__init__()
@@ -151,6 +159,7 @@ class RSSM(nn.Module):
         mean, raw = numbers.chunk(2, -1)
         return Gaussian(mean, softplus(raw) + self.sizes.least_std)
 
+
 class PictureEncoder(nn.Module):
     """Convolutions (kernel 4, stride 2) down to 2 x 2: pictures uint8 ``[..., H, W, 3]`` -> ``[..., width]``."""
 
@@ -166,6 +175,7 @@ class PictureEncoder(nn.Module):
         for layer in self.layers:
             x = elu(layer(x))
         return x.reshape(*picture.shape[:-3], self.width)
+
 
 class PictureDecoder(nn.Module):
     """The encoder backwards: features ``[..., F]`` -> pictures ``[..., 3, H, W]`` around [-1, 1]."""
@@ -185,13 +195,16 @@ class PictureDecoder(nn.Module):
             x = layer(elu(x))
         return x.unflatten(0, features.shape[:-1])
 
+
 def as_input(picture: Tensor) -> Tensor:
     """uint8 ``[..., H, W, 3]`` -> ``[..., 3, H, W]`` in [-1, 1]."""
     return picture.movedim(-1, -3).to(torch.float32) / 127.5 - 1
 
+
 def as_picture(decoded: Tensor) -> Tensor:
     """What a decoder gave, as a picture ``[..., 3, H, W]`` in [0, 1]."""
     return ((decoded + 1) / 2).clamp(0, 1)
+
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ELU between them."""
@@ -199,6 +212,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     for a, b in zip(sizes[1:], sizes[2:]):
         layers += [nn.ELU(), nn.Linear(a, b)]
     return nn.Sequential(*layers)
+
 
 def _sides(pixels: int) -> list[int]:
     """The sides of a picture behind each convolution, the picture's own first: 32, 15, 6, 2."""

@@ -1,7 +1,7 @@
 """Does a picture show the words that were asked for? Read by rapidocr (extra `ocr`), compared by edit distance.
 
-score = 1 if the read text contains the asked text, else 1 - min(edit distance, n) / n with n letters asked; both in lower
-case and without spaces (the rule of Flow-GRPO, arXiv 2505.05470).
+score = 1 if the read text contains the asked text, else 1 - min(edit distance, n) / n with n letters asked; both in
+lower case and without spaces (the rule of Flow-GRPO, arXiv 2505.05470).
 """
 
 from __future__ import annotations
@@ -31,21 +31,26 @@ def similarity(rollout: Rollout) -> Tensor:
     ]
     return torch.tensor(scores, dtype=torch.float32)
 
+
 def likeness(seen: str, asked: str) -> float:
     """1 if ``asked`` stands in ``seen``, else one minus the edit distance in lengths of ``asked``, at least 0."""
     seen, asked = _plain(seen), _plain(asked)
     return 1.0 if asked in seen else 1 - min(edit_distance(seen, asked), len(asked)) / len(asked)
 
+
 def read(picture: Tensor) -> str:
     """All words that rapidocr finds in a picture ``[3, H, W]`` in [0, 1], one after another."""
     return "".join(_reader()(to_bytes(picture)[..., ::-1].copy()).txts or ())  # it takes blue first
+
 
 def _asked(answer: Any) -> str:
     text = answer.get("text") if isinstance(answer, dict) else None
     return _plain(text) if isinstance(text, str) else ""
 
+
 def _plain(text: str) -> str:
     return text.replace(" ", "").lower()
+
 
 @cache
 def _reader() -> Any:

@@ -15,6 +15,7 @@ def sharpness(rollout: Rollout) -> Tensor:
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).reshape(1, 1, 3, 3)
     return F.conv2d(grey, kernel).abs().flatten(1).mean(1)
 
+
 def diversity(rollout: Rollout) -> Tensor:
     """Mean absolute pixel distance of a picture to the others of its group: ``[B]``; NaN for a group of one."""
     flat = rollout.outputs.flatten(1)

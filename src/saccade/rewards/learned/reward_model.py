@@ -16,8 +16,8 @@ from saccade.math.flow import add_noise
 class Critic(nn.Module):
     """Pictures ``[B, C, H, W]`` -> logits ``[B, K]``: how sure it is that each kind is somewhere to be seen.
 
-    Pictures are RGB in [0, 1] and halved twice, or, with other ``channels``, latents that are small already. Then comes a
-    logit for each kind at each place, joined by log-sum-exp, so that a thing counts wherever it lies.
+    Pictures are RGB in [0, 1] and halved twice, or, with other ``channels``, latents that are small already. Then comes
+    a logit for each kind at each place, joined by log-sum-exp, so that a thing counts wherever it lies.
     """
 
     def __init__(self, kinds: int, width: int = 24, channels: int = 3):
@@ -52,7 +52,8 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class CriticReward:
-    """r in [0, 1] ``[B]``; ``wanted`` gives the kinds that answer each thing of a problem, ``[things, K]``, NaN for no verdict.
+    """r in [0, 1] ``[B]``; ``wanted`` gives the kinds that answer each thing of a problem, ``[things, K]``, NaN for no
+    verdict.
 
     Saved and loaded with the critic's weights.
     """
@@ -74,11 +75,13 @@ class CriticReward:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.critic.load_state_dict(dict(state))
 
+
 def verdict(logit_BK: Tensor, wanted: Callable[[Problem], Tensor], problems: Sequence[Problem]) -> Tensor:
     """r ``[B]`` of logits of presence, NaN for a problem that wants no kinds."""
     want_BTK = torch.stack([wanted(problem) for problem in problems]).to(logit_BK.device)
     known_B = want_BTK.isfinite().flatten(1).all(1)
     return torch.where(known_B, soft_points(logit_BK, torch.where(known_B[:, None, None], want_BTK, 0.0)), torch.nan)
+
 
 def soft_points(logit_BK: Tensor, want_BTK: Tensor) -> Tensor:
     """r ``[B]`` of logits of presence and of the kinds wanted; 0 where nothing is."""
@@ -92,9 +95,11 @@ def soft_points(logit_BK: Tensor, want_BTK: Tensor) -> Tensor:
 _SEEN = 1 << 26
 """Key of the noise under which latents are judged."""
 
+
 @dataclass(frozen=True, eq=False)
 class LatentReward:
-    """`verdict` on ``rollout.decisions["x0_B"]`` under noise, a mean over ``times``: ``[B]`` in [0, 1], NaN for no verdict.
+    """`verdict` on ``rollout.decisions["x0_B"]`` under noise, a mean over ``times``: ``[B]`` in [0, 1], NaN for no
+    verdict.
 
     Each row's noise comes from its own seed. Gradients flow into the latents.
     """
@@ -120,6 +125,7 @@ class LatentReward:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.critic.load_state_dict(dict(state))
+
 
 def timed(x_t: Tensor, t_B: Tensor) -> Tensor:
     """Latents ``[B, C, h, w]`` with their time as one channel more."""

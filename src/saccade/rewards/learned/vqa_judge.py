@@ -27,6 +27,7 @@ Pictures = tuple[Tensor, ...]
 
 Sizes = tuple[tuple[int, int], ...]
 
+
 @dataclass(frozen=True, eq=False)
 class YesNo:
     """A frozen model that sees; ``yes`` and ``no`` are the tokens that are these answers."""
@@ -46,7 +47,9 @@ class YesNo:
         device = self.language.model.device
         passages = [self._passage(text, tuple(tuple(p.shape[1:]) for p in row)) for text, row in zip(texts, pictures)]
         cut = [int((p.ids_L == self.language.model.config.image_token_id).nonzero().max()) + 1 for p in passages]
-        before = beside([Passage(p.ids_L[:end], p.place_AL[:, :end]) for p, end in zip(passages, cut)], self.language.pad)
+        before = beside(
+            [Passage(p.ids_L[:end], p.place_AL[:, :end]) for p, end in zip(passages, cut)], self.language.pad
+        )
         after = self._after([Passage(p.ids_L[end:], p.place_AL[:, end:]) for p, end in zip(passages, cut)])
         joined = [torch.cat(parts, -1).to(device) for parts in zip(before, after)]
         rows = Rows(*joined, tuple((sight,) for sight in self._look(pictures)), before[0].shape[1])
@@ -71,7 +74,9 @@ class YesNo:
         return pad_sequence(ids, True, self.language.pad), attention, pad_sequence(place, True).transpose(1, 2)
 
     def _look(self, pictures: Sequence[Pictures]) -> list[Sight]:
-        """What is seen in each row's pictures; equal tuples are one sight, pictures of one size are prepared together."""
+        """What is seen in each row's pictures; equal tuples are one sight, pictures of one size are prepared
+        together.
+        """
         sized: dict[tuple[int, ...], dict[int, Tensor]] = {}
         for picture in (picture for row in pictures for picture in row):
             sized.setdefault(tuple(picture.shape[1:]), {})[id(picture)] = picture.to(self.language.model.device)
@@ -86,15 +91,21 @@ class YesNo:
         patches, grids = torch.cat([own for own, _ in prepared]), torch.stack([grid for _, grid in prepared])
         return Sight({"pixel_values": patches, "image_grid_thw": grids}, len(patches) // self.preparation.merge**2)
 
+
 @cache
 def reader(
-    model: str, precision: str = "float32", device: str = "cpu", min_pixels: int | None = None, max_pixels: int | None = None
+    model: str,
+    precision: str = "float32",
+    device: str = "cpu",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> YesNo:
     """The model by hub id, folder or miniature's name, loaded once. ValueError with one line if it cannot serve."""
     language = load(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
     # Eyes whose weights count as trained let gradients through and keep nothing; the weights themselves are frozen.
     eyes = Eyes(language.model, list(parameters(language.model)))
     return YesNo(language, Preparation.of(language), eyes, tokens_of("yes", language), tokens_of("no", language))
+
 
 def tokens_of(answer: str, language: LanguageModel) -> list[int]:
     """The tokens that are a whole answer: in small letters or capitalised, with a space before it or without.
@@ -105,17 +116,21 @@ def tokens_of(answer: str, language: LanguageModel) -> list[int]:
     ids = [language.tokenizer(way, add_special_tokens=False)["input_ids"] for way in ways]
     single = sorted({own[0] for own in ids if len(own) == 1})
     if not single:
-        raise ValueError(f"model '{language.model.name_or_path}': no token is {answer!r}, so it cannot be asked for yes or no")
+        raise ValueError(
+            f"model '{language.model.name_or_path}': no token is {answer!r}, so it cannot be asked for yes or no"
+        )
     return single
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How sure a frozen model is of the wanted answers to a problem's ``answer["questions"]`` (text, "yes" or "no", about).
+    """How sure a frozen model is of the wanted answers to a problem's ``answer["questions"]`` (text, "yes" or "no",
+    about).
 
-    ``model`` is a miniature, a folder or a hub id of the Qwen2-VL kind. ``about`` chooses questions by what they are about,
-    ``compare`` shows the source before the result, for questions that compare them, ``template`` holds a question in place
-    of its ``{}``. ``min_pixels`` and ``max_pixels`` bound what pictures are resized to; None leaves the model's own bounds.
+    ``model`` is a miniature, a folder or a hub id of the Qwen2-VL kind. ``about`` chooses questions by what they are
+    about, ``compare`` shows the source before the result, for questions that compare them, ``template`` holds a
+    question in place of its ``{}``. ``min_pixels`` and ``max_pixels`` bound what pictures are resized to; None leaves
+    the model's own bounds.
     """
 
     model: str = "qwen2.5-vl-shapes"
@@ -154,13 +169,16 @@ class Verdict:
         return row_N, F.logsigmoid(sign_N * margin_N.to(row_N.device))
 
     def margin(self, pictures: Sequence[Pictures], questions: Sequence[str]) -> Tensor:
-        """How much likelier "yes" is than "no", question by question, in log-odds ``[B]``; gradients flow into the pictures.
+        """How much likelier "yes" is than "no", question by question, in log-odds ``[B]``; gradients flow into the
+        pictures.
 
-        Rows that show the same tuple of pictures share what is read before the question. ValueError where a model cannot
-        be shown them, or does not answer "yes" and "no" in one token each.
+        Rows that show the same tuple of pictures share what is read before the question. ValueError where a model
+        cannot be shown them, or does not answer "yes" and "no" in one token each.
         """
         if len(pictures) != len(questions) or not questions:
-            raise ValueError(f"{len(questions)} questions need as many tuples of pictures, and there must be one at least")
+            raise ValueError(
+                f"{len(questions)} questions need as many tuples of pictures, and there must be one at least"
+            )
         judge = reader(self.model, self.precision, self.device, self.min_pixels, self.max_pixels)
         return judge.odds(pictures, [self.template.replace("{}", question) for question in questions])
 
@@ -168,6 +186,7 @@ class Verdict:
         sources = rollout.problems[row].inputs.pictures if self.compare else ()
         turned = [to_unit(source).to(rollout.outputs) for source in sources]
         return (*turned, rollout.outputs[row])
+
 
 def _questions(answer: Any) -> Sequence[tuple[str, str, str]]:
     return answer.get("questions") or () if isinstance(answer, Mapping) else ()

@@ -1,6 +1,7 @@
 """Attempts at drawing what a text says, as their judges see them: with the words in the drawing left out.
 
-A model that is rewarded for likeness to a text soon writes the text into its picture (RLRF 2505.20793, SGP-Gen 2509.05208).
+A model that is rewarded for likeness to a text soon writes the text into its picture (RLRF 2505.20793, SGP-Gen
+2509.05208).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from saccade.tools.render import Refused
 
 def wordless(rollout: Rollout) -> Rollout:
     """The same attempts and the same dictionary of rewards; where no picture was shown, programs draw no words."""
-    judged = [text if _shown(problem) else without_text(text) for problem, text in zip(rollout.problems, rollout.outputs)]
+    judged = [
+        text if _shown(problem) else without_text(text) for problem, text in zip(rollout.problems, rollout.outputs)
+    ]
     return replace(rollout, outputs=judged)
+
 
 def without_text(text: str) -> str:
     """A model's text whose SVG holds ``<text>`` as that SVG alone, without them; any other text as it is.
@@ -38,6 +42,7 @@ def without_text(text: str) -> str:
         if element.getparent() is not None:
             element.getparent().remove(element)
     return etree.tostring(root, encoding="unicode") if written else text
+
 
 def _shown(problem: Problem) -> bool:
     return isinstance(problem.inputs, Question) and bool(problem.inputs.pictures)

@@ -21,11 +21,14 @@ def words(text: str) -> list[str]:
     """What stands between spaces, in lower case."""
     return text.lower().split()
 
+
 @dataclass(frozen=True)
 class CosineLength:
-    """A bonus that follows half a cosine from no length to ``longest``: right answers had better be short, wrong ones long.
+    """A bonus that follows half a cosine from no length to ``longest``: right answers had better be short, wrong ones
+    long.
 
-    ``score`` tells right (``least`` or more) from wrong; ``right`` and ``wrong`` are the values at no and at full length.
+    ``score`` tells right (``least`` or more) from wrong; ``right`` and ``wrong`` are the values at no and at full
+    length.
     """
 
     score: Reward
@@ -43,6 +46,7 @@ class CosineLength:
         bonus_B = torch.where(score_B >= self.least, values(self.right), values(self.wrong))
         return bonus_B.masked_fill(score_B.isnan(), math.nan)
 
+
 @dataclass(frozen=True)
 class Overlong:
     """DAPO's soft punishment: 0 up to ``longest - cache``, falling to -1 at ``longest``, -1 beyond."""
@@ -57,6 +61,7 @@ class Overlong:
     def __call__(self, rollout: Rollout) -> Tensor:
         """In [-1, 0] ``[B]``."""
         return ((self.longest - self.cache - rollout.extras["length_B"]) / self.cache).clamp(-1, 0)
+
 
 @dataclass(frozen=True)
 class Repetition:

@@ -1,6 +1,7 @@
 """Rewards on a program's text beside its reference's, whatever the two draw: how much is the same, how long it is.
 
-The control for rewards that look at pictures: many programs draw the same picture, and only one of them is the reference.
+The control for rewards that look at pictures: many programs draw the same picture, and only one of them is the
+reference.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from saccade.rewards.text.reading import each_row, said
 Tokens = Callable[[str], Sequence[Hashable]]
 """What a text is taken apart into: letters, words, a tokenizer's tokens."""
 
+
 @dataclass(frozen=True)
 class TokenOverlap:
-    """1 - edit distance / length of the longer one, between the tokens written and those of ``problem.answer["code"]``."""
+    """1 - edit distance / length of the longer one, between the tokens written and those of
+    ``problem.answer["code"]``.
+    """
 
     tokens: Tokens = list
 
@@ -34,6 +38,7 @@ class TokenOverlap:
             return math.nan
         one, other = self.tokens(said(text) or ""), self.tokens(reference)
         return 1 - edit_distance(one, other) / max(len(one), len(other))
+
 
 @dataclass(frozen=True)
 class LengthRatio:
@@ -49,6 +54,7 @@ class LengthRatio:
         reference = code(problem)
         return math.nan if reference is None else len(self.tokens(said(text) or "")) / len(self.tokens(reference))
 
+
 @dataclass(frozen=True)
 class RelativeLength:
     """RLRF's 2505.20793 clip(1 - max(0, L / L_ref - 1/2)^2, -1, 1).
@@ -62,6 +68,7 @@ class RelativeLength:
         """In [-1, 1] ``[B]``; NaN where the problem has no reference program."""
         excess_B = (LengthRatio(self.tokens)(rollout) - 0.5).clamp(min=0)
         return (1 - excess_B**2).clamp(min=-1)
+
 
 def code(problem: Problem) -> str | None:
     """The reference program of a problem, None if it has none."""

@@ -40,7 +40,9 @@ class SearchingTask:
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
-        return self._asked(self.train_size, seed, "train") if self.questions == "canvases" else _lettered(self.questions)
+        return (
+            self._asked(self.train_size, seed, "train") if self.questions == "canvases" else _lettered(self.questions)
+        )
 
     def kept_back(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on."""
@@ -54,7 +56,9 @@ class SearchingTask:
         return TEXTS["choice" if self.choices or self.questions != "canvases" else "exact"]
 
     def judge(self, rollout: Rollout) -> Tensor:
-        """1 for a right answer ``[B]``, the only reward; beside it stands what the boxes were like, which nobody trains on."""
+        """1 for a right answer ``[B]``, the only reward; beside it stands what the boxes were like, which nobody
+        trains on.
+        """
         found = looks(rollout)
         windows = [None if one is None else one.frame.window for one in found]
         right_B = self.right(rollout)
@@ -68,7 +72,8 @@ class SearchingTask:
     def score(
         self, drawn: Sampler, likeliest: Sampler, base: Sampler, show: Show | None = None, rows: int = 128
     ) -> dict[str, float]:
-        """Questions kept back in conversations as ``drawn`` has them: answers, boxes, and what ``base`` reads off their crops.
+        """Questions kept back in conversations as ``drawn`` has them: answers, boxes, and what ``base`` reads off their
+        crops.
 
         "accuracy, greedy" is that of the conversations ``likeliest``.
         """
@@ -90,6 +95,7 @@ class SearchingTask:
     def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
         return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
+
 def _lettered(file: str) -> Sequence[Problem]:
     """The questions of a file. ValueError for one that has no choices, or not one picture."""
     found = questions.load(file)
@@ -97,28 +103,40 @@ def _lettered(file: str) -> Sequence[Problem]:
         if record.answer["kind"] != "choice":
             raise ValueError(f"{file}:{line}: the question has no lettered choices; all questions here must")
         if len(record.paths) != 1:
-            raise ValueError(f"{file}:{line}: a question to look into has one picture, this one has {len(record.paths)}")
+            raise ValueError(
+                f"{file}:{line}: a question to look into has one picture, this one has {len(record.paths)}"
+            )
     return found
 
+
 def batches(problems: Sequence[Problem], rows: int) -> Iterator[tuple[list[Problem], Tensor]]:
-    """Problems, ``rows`` at once, and always the same seeds; large pictures are read when their batch comes and then let go."""
+    """Problems, ``rows`` at once, and always the same seeds; large pictures are read when their batch comes and then
+    let go.
+    """
     own = seeds(54_321, len(problems))
     for start in range(0, len(problems), rows):
         some = range(start, min(start + rows, len(problems)))
         yield [problems[i] for i in some], own[some.start : some.stop]
 
+
 def parts(text: str) -> tuple[str, str]:
     """A question and the lines of its choices."""
     return canvases.parts(text)
 
+
 def sufficient(windows: Sequence[Sequence[float] | None], problems: Sequence[Problem]) -> Tensor:
-    """Whether what each window shows is enough to answer ``[B]``: NaN where a problem does not say what is to be seen."""
+    """Whether what each window shows is enough to answer ``[B]``: NaN where a problem does not say what is to be
+    seen.
+    """
     known = lambda problem: bool(problem.answer.get("boxes"))
     verdicts = [float(canvases.sufficient(w, p)) if known(p) else float("nan") for w, p in zip(windows, problems)]
     return torch.tensor(verdicts)
 
+
 def answerer(policy: TokenPolicy, closing: str) -> Sampler:
-    """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest words."""
+    """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest
+    words.
+    """
     untrained, plain = Snapshot(policy.trained), replace(policy, prompt=asking("plain", closing)).greedy()
 
     def answer(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
@@ -127,8 +145,11 @@ def answerer(policy: TokenPolicy, closing: str) -> Sampler:
 
     return answer
 
+
 def from_crops(right: Reward, base: Sampler, rollout: Rollout) -> Tensor:
-    """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not enough."""
+    """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not
+    enough.
+    """
     found = looks(rollout)
     rows = [row for row, one in enumerate(found) if one is not None]
     right_B = torch.zeros(len(rollout))

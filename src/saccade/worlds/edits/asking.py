@@ -47,7 +47,9 @@ def _related(edit: Edit, rng: np.random.Generator) -> list[tuple[str, str]]:
     one, other = (name((thing.shape, thing.color)) for thing in edit.after.objects)
     known = wordings_of(WORDINGS["verdict_relation"], "train")
     ways = [meaning["include"][1]["position"][0] for meaning in reversed(edit.meanings)]
-    return [(pick(known, rng).format(one=one, other=other, relation=way), said) for way, said in zip(ways, ("yes", "no"))]
+    return [
+        (pick(known, rng).format(one=one, other=other, relation=way), said) for way, said in zip(ways, ("yes", "no"))
+    ]
 
 
 def _there(thing: Thing, rng: np.random.Generator) -> str:

@@ -1,4 +1,6 @@
-"""A task for a model that edits: instructions to train on, instructions kept back, and the rewards that judge a result."""
+"""A task for a model that edits: instructions to train on, instructions kept back, and the rewards that judge a
+result.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ MONITORS = (*edits.VERDICTS, "sharpness")
 
 _EMBEDDED = ("shapes", "photographs")
 
+
 @dataclass(frozen=True)
 class EditingTask:
     """What is to be edited and who judges it."""
@@ -36,7 +39,9 @@ class EditingTask:
     kinds: tuple[str, ...] = ()
     """Kinds of edits in the embedded worlds; none means all."""
     rewards: tuple[str, ...] = ("overall",)
-    """Rewards that are added up: success, keep, quality, overall (exact), verdict (a model that sees), sharpness, diversity."""
+    """Rewards that are added up: success, keep, quality, overall (exact), verdict (a model that sees), sharpness,
+    diversity.
+    """
     verdict_model: str = "qwen2.5-vl-shapes"
     """Hub id, folder or miniature of the model that gives the verdict."""
     compare: bool = False
@@ -50,13 +55,17 @@ class EditingTask:
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The edits to train on."""
-        return self._drawn(self.train_size, seed, "train", "split") if self.edits in _EMBEDDED else edits.load(self.edits)
+        return (
+            self._drawn(self.train_size, seed, "train", "split") if self.edits in _EMBEDDED else edits.load(self.edits)
+        )
 
     def kept_back(self) -> dict[str, Sequence[Problem]]:
         """Edits that are never trained on; those of shapes by the wording they use, the same edits in each."""
         if self.edits not in _EMBEDDED:
             return {"held out": edits.load(self.held_out)} if self.held_out else {}
-        words = {"train wording": "train", "paraphrase": "held_out"} if self.edits == "shapes" else {"held out": "split"}
+        words = (
+            {"train wording": "train", "paraphrase": "held_out"} if self.edits == "shapes" else {"held out": "split"}
+        )
         return {name: self._drawn(self.held_out_size, 12_345, "held_out", own) for name, own in words.items()}
 
     @property
@@ -77,7 +86,8 @@ class EditingTask:
         return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
 
     def score(self, edit: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean of each reward and monitor over each set of kept-back edits, and the exact success by kind over all of them.
+        """Mean of each reward and monitor over each set of kept-back edits, and the exact success by kind over all of
+        them.
 
         ``edit`` makes one result an edit. ``show`` is given some results of each set beside what they were made from.
         """
@@ -103,14 +113,18 @@ class EditingTask:
         exact = {name: lambda _, value_B=value_B: value_B for name, value_B in seen.items()}
         return {**exact, "verdict": self.verdict, "sharpness": sharpness, "diversity": diversity}
 
+
 def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
-    """The first results of a rollout as a run shows them: prompt, source, image, score and, where it is known, the target."""
+    """The first results of a rollout as a run shows them: prompt, source, image, score and, where it is known, the
+    target.
+    """
     items = []
     for problem, picture, value in zip(rollout.problems[:count], rollout.outputs, rewards_B.tolist()):
         target = problem.answer.get("picture") if isinstance(problem.answer, dict) else None
         shown = {"source": to_unit(problem.inputs.pictures[0]), "image": picture, "score": value}
         items.append({"prompt": problem.inputs.text, **shown} | ({} if target is None else {"target": to_unit(target)}))
     return items
+
 
 def edited(edit: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
     """One result for each prompt, as `saccade sample` shows them: prompt, image. A prompt begins with a picture file.

@@ -31,6 +31,7 @@ SPOKEN = ("length", "length_ratio", "overlap")
 
 _CAPTION = "Write an SVG program that draws this: "
 
+
 @dataclass(frozen=True)
 class ProgramTask:
     """What programs are asked to draw and who judges what they draw."""
@@ -58,7 +59,9 @@ class ProgramTask:
 
     def __post_init__(self) -> None:
         if len(self.rewards) != len(self.weights) or not self.rewards:
-            raise ValueError(f"{len(self.weights)} weights are given for {len(self.rewards)} rewards; there must be one for each")
+            raise ValueError(
+                f"{len(self.weights)} weights are given for {len(self.rewards)} rewards; there must be one for each"
+            )
         if self.asked == "text" and self.programs == "shapes":
             raise ValueError("the embedded world of programs has no captions; a task of texts needs a file")
 
@@ -76,7 +79,9 @@ class ProgramTask:
         return {name: made(n, 12_345, shapes, "held_out", self.size) for name, (n, shapes) in counts.items() if n}
 
     def judge(self, rollout: Rollout, known: Mapping[str, Reward] = PROGRAMS) -> Tensor:
-        """Fill ``rollout.rewards`` with rewards and monitors, those that ``known`` names; returns their weighted sum ``[B]``."""
+        """Fill ``rollout.rewards`` with rewards and monitors, those that ``known`` names; returns their weighted sum
+        ``[B]``.
+        """
         names = dict.fromkeys((*self.rewards, *(name for name in MONITORS if name in known)))
         abstain = tuple(names) if len(self.rewards) > 1 else MONITORS
         spoken = {name: reward(name, known) for name in names if name in SPOKEN}
@@ -87,12 +92,18 @@ class ProgramTask:
             counted["length"] = gated(values["length"], (values[self.rewards[0]] >= self.length_gate).float())
         return weighted(counted, dict(zip(self.rewards, self.weights)))
 
-    def score(self, attempt: Sampler, known: Mapping[str, Reward], show: Show | None = None, rows: int = 96) -> dict[str, float]:
-        """The mean of every reward and monitor over each set kept back, "<set>, <name>", and of their sum, "<set>, total"."""
+    def score(
+        self, attempt: Sampler, known: Mapping[str, Reward], show: Show | None = None, rows: int = 96
+    ) -> dict[str, float]:
+        """The mean of every reward and monitor over each set kept back, "<set>, <name>", and of their sum, "<set>,
+        total".
+        """
         scores: dict[str, float] = {}
         for name, (parts, total_B) in score(self.kept_back(), attempt, lambda r: self.judge(r, known), rows).items():
             found = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
-            scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in (found | {"total": total_B}).items()}
+            scores |= {
+                f"{name}, {each}": float(value_B.nanmean()) for each, value_B in (found | {"total": total_B}).items()
+            }
             if show:
                 show(name, drawings(parts[0], total_B))
         return scores
@@ -109,16 +120,19 @@ class ProgramTask:
         found = programs.load(path, self.size)
         return found if self.asked == "picture" else captioned(found, captions(path), path)
 
+
 def programs_for(task: ProgramTask, attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
     """A program for each prompt, as `saccade sample` shows them: prompt, text (the program), image (what it draws)."""
     rollout = attempt([task.wanted(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
     rows = zip(prompts, rollout.outputs, painted(rollout))
     return [{"prompt": prompt, "text": program(text), "image": picture} for prompt, text, picture in rows]
 
+
 @lru_cache(maxsize=8)
 def made(count: int, seed: int, shapes: tuple[int, int], split: str, size: int) -> Sequence[Problem]:
     """Problems of the embedded world, drawn once a process."""
     return programs.problems(count, seed, shapes, split, size)
+
 
 def captions(path: str) -> dict[str, str]:
     """The column "caption" of JSON lines, by program. ValueError for a folder, or a line that has none."""
@@ -126,26 +140,37 @@ def captions(path: str) -> dict[str, str]:
         raise ValueError(f"{path}: is a folder; captions need JSON lines with the columns 'Svg' and 'caption'")
     return dict(pair for _, pair in text_files.read(Path(path), _captioned, "captions"))
 
+
 def _captioned(line: str) -> tuple[str, str]:
     entry = text_files.entry_of(line)
     text_files.need(isinstance(entry.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
     return find(entry["Svg"], "svg"), entry["caption"]
+
 
 def captioned(problems: Sequence[Problem], by_code: Mapping[str, str], source: str) -> list[Problem]:
     """The same problems asked in words: the picture is what only rewards may see."""
     texts = [by_code[p.answer["code"]] for p in problems]
     return [replace(p, inputs=wish(text), answer=p.answer | {"caption": text}) for p, text in zip(problems, texts)]
 
+
 def wish(caption: str) -> Question:
     """How a program that draws a text is asked for."""
     return Question(_CAPTION + caption)
 
+
 def drawings(rollout: Rollout, total_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
     """The first attempts of a rollout as a run shows them: the wanted picture, the drawn one, program, score."""
     return [
-        {"prompt": p.inputs.text, "target": to_unit(p.answer["picture"]), "image": picture, "text": text, "score": float(r)}
+        {
+            "prompt": p.inputs.text,
+            "target": to_unit(p.answer["picture"]),
+            "image": picture,
+            "text": text,
+            "score": float(r),
+        }
         for p, picture, text, r in zip(rollout.problems[:count], painted(rollout), rollout.outputs, total_B)
     ]
+
 
 def painted(rollout: Rollout) -> list[Tensor]:
     """What each attempt draws, ``[3, S, S]`` in [0, 1]; a white picture where it draws nothing."""
@@ -153,6 +178,7 @@ def painted(rollout: Rollout) -> list[Tensor]:
     size = next((len(one.picture) for one in renders if one.picture is not None), 0)
     sides = [len(p.answer["picture"]) if "picture" in p.answer else size or 64 for p in rollout.problems]
     return [torch.ones(3, s, s) if one.picture is None else to_unit(one.picture) for s, one in zip(sides, renders)]
+
 
 def square(picture: Any, size: int) -> Any:
     """A picture uint8 ``[H, W, 3]`` as ``[size, size, 3]``, whole, on white."""

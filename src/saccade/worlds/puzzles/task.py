@@ -16,6 +16,7 @@ KINDS = ("rotation", "position", "jigsaw", "contrast")
 _KEPT_BACK = 12_345
 """Seed of what is kept back: the same pictures and puzzles in every run."""
 
+
 @dataclass(frozen=True)
 class PuzzlingTask:
     """Which pictures pose which puzzles, and how hard these are."""
@@ -25,7 +26,9 @@ class PuzzlingTask:
     images: str = "scenes"
     """Pictures without labels: the embedded scenes, the photographs that scikit-image ships, or a folder."""
     held_out_images: str = ""
-    """A folder of pictures kept back; without one a tenth of the pictures is, two or more, or scenes of their own are."""
+    """A folder of pictures kept back; without one a tenth of the pictures is, two or more, or scenes of their own
+    are.
+    """
     pool: int = 2000
     """Embedded scenes to train on."""
     size: int | None = 48
@@ -60,7 +63,9 @@ class PuzzlingTask:
     def kept_back(self) -> list[Problem]:
         """Puzzles about pictures that are never trained on, in wordings of their own."""
         kept = self.sources(0)[1]
-        return puzzles.problems(kept, self.held_out_size, _KEPT_BACK, self.posers(), "held_out", self.size, self.crop, self.least_side)
+        return puzzles.problems(
+            kept, self.held_out_size, _KEPT_BACK, self.posers(), "held_out", self.size, self.crop, self.least_side
+        )
 
     def posers(self) -> list[puzzles.Puzzle]:
         """The puzzles, as hard as they are set. ValueError for an unknown kind."""
@@ -84,6 +89,7 @@ class PuzzlingTask:
             return pictures, folder(self.held_out_images)
         return _split(pictures, self.images)
 
+
 @dataclass(frozen=True)
 class Posed:
     """Training puzzles, posed when they are asked for: which one it is follows from the seed and its number alone."""
@@ -99,8 +105,11 @@ class Posed:
         index = range(len(self))[index]
         posers = self.task.posers()
         own, chosen = int(seeds(self.seed, 1, key=index)), (posers[index % len(posers)],)
-        made = puzzles.problems(self.pictures, 1, own, chosen, "train", self.task.size, self.task.crop, self.task.least_side)
+        made = puzzles.problems(
+            self.pictures, 1, own, chosen, "train", self.task.size, self.task.crop, self.task.least_side
+        )
         return replace(made[0], id=index)
+
 
 def _split(pictures: Sequence[Any], name: str) -> tuple[Part, Part]:
     """A tenth of the pictures, at least two and evenly spread, is kept back from the others."""

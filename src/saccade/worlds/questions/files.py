@@ -32,10 +32,10 @@ class Record:
 def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
-    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled boxes
-    gets "boxes" and "labels"; in a file with such answers "None" is the empty list. A question with lettered choices has
-    the letter as its answer. ValueError "FILE:LINE: why" for a line that does
-    not fit or names a picture that does not exist, and where the file cannot be read or is empty.
+    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled
+    boxes gets "boxes" and "labels"; in a file with such answers "None" is the empty list. A question with lettered
+    choices has the letter as its answer. ValueError "FILE:LINE: why" for a line that does not fit or names a picture
+    that does not exist, and where the file cannot be read or is empty.
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()

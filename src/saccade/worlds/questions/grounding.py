@@ -1,4 +1,6 @@
-"""A task for a model that points: boxes of the one thing meant, or of all things of a kind, and how well they were found."""
+"""A task for a model that points: boxes of the one thing meant, or of all things of a kind, and how well they were
+found.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,13 @@ from saccade.rewards.text.reading import boxes, each_row
 from saccade.worlds import questions
 
 SKILLS = {"expression": ("grounding", "grounding_relation"), "detection": ("detection", "detection_classes")}
-"""What is asked in training, and what nobody was shown how to answer: relations instead of colors, several kinds at once."""
+"""What is asked in training, and what nobody was shown how to answer: relations instead of colors, several kinds at
+once.
+"""
 
 ENOUGH = 0.5
 """The overlap from which on a box counts as right."""
+
 
 @dataclass(frozen=True)
 class GroundingTask:
@@ -79,7 +84,10 @@ class GroundingTask:
         for name, (parts, verdict_B) in score(self.kept_back(), attempt, verdict, rows).items():
             found = measures(torch.cat([tally(part, tagged) for part in parts]))
             if self.kind == "expression":
-                found |= {"accuracy": float((verdict_B >= ENOUGH).float().mean()), "overlap": float(verdict_B.nanmean())}
+                found |= {
+                    "accuracy": float((verdict_B >= ENOUGH).float().mean()),
+                    "overlap": float(verdict_B.nanmean()),
+                }
             else:
                 found["AP"] = float(verdict_B.nanmean())
             for each, reward in (more or {}).items():
@@ -117,12 +125,14 @@ class GroundingTask:
     def _asked(self, skill: str, count: int, seed: int, split: str) -> list[Problem]:
         return questions.problems(count, seed, (skill,), split, self.size, self.objects)
 
+
 def tally(rollout: Rollout, tagged: bool = False) -> Tensor:
     """Right boxes (one to one, overlap of half, the right label), boxes written, boxes to be found: ``[B, 3]``."""
     recall_B = MatchedBoxes(position=0.0, completeness=0.0, naming=1.0, least=ENOUGH, tagged=tagged)(rollout)
     written_B = each_row(rollout, lambda problem, text: len(boxes(text, tagged) or ()))
     targets_B = each_row(rollout, lambda problem, text: len(problem.answer["boxes"]))
     return torch.stack([recall_B * targets_B, written_B, targets_B], 1)
+
 
 def measures(tally_P3: Tensor) -> dict[str, float]:
     """Precision, recall and F1 over all boxes of a set, and how many boxes were written for each to be found."""
@@ -134,11 +144,13 @@ def measures(tally_P3: Tensor) -> dict[str, float]:
         "boxes per target": written / max(targets, 1),
     }
 
+
 def f1(rollout: Rollout, tagged: bool = False) -> Tensor:
     """F1 of each row ``[B]``: 1 where there is nothing to be found and the answer says so."""
     right, written, targets = tally(rollout, tagged).unbind(1)
     none = each_row(rollout, lambda problem, text: boxes(text, tagged) == [])
     return torch.where(written + targets > 0, 2 * right / (written + targets).clamp(min=1), none)
+
 
 def length(rollout: Rollout) -> Tensor:
     """Tokens of each answer, thoughts among them ``[B]``."""

@@ -42,7 +42,11 @@ class AnsweringTask:
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
-        return self._asked(self.train_size, seed, "train") if self.questions == "shapes" else questions.load(self.questions)
+        return (
+            self._asked(self.train_size, seed, "train")
+            if self.questions == "shapes"
+            else questions.load(self.questions)
+        )
 
     def kept_back(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on."""
@@ -70,21 +74,29 @@ class AnsweringTask:
     def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
         return questions.problems(count, seed, self.skills, split, self.size, self.objects)
 
+
 def answers_to(attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
-    """One answer to each prompt, as `saccade sample` shows them: prompt, text. A prompt may begin with picture files."""
+    """One answer to each prompt, as `saccade sample` shows them: prompt, text. A prompt may begin with picture
+    files.
+    """
     problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, attempt(problems, seeds_B).outputs)]
+
 
 def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
     """Of a recipe: rewards of held-out questions, answered greedily."""
     return cfg.task.score(policies["policy"].greedy().rollout)
 
+
 def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """Of a recipe: one answer to each prompt, which may begin with picture files."""
     return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
+
 def asked(prompt: str) -> Question:
-    """``"a.png b.png What has changed?"`` as a question about two pictures. ValueError for a file that is no picture."""
+    """``"a.png b.png What has changed?"`` as a question about two pictures. ValueError for a file that is no
+    picture.
+    """
     from PIL import Image, UnidentifiedImageError
 
     words, pictures = prompt.split(), []
@@ -94,6 +106,7 @@ def asked(prompt: str) -> Question:
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"{prompt.split()[len(pictures)]} is not a readable picture: {error}") from error
     return Question(prompt.split(maxsplit=len(pictures))[-1] if pictures else prompt, tuple(pictures))
+
 
 def by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]:
     """The mean reward of each set that problems came from, if there are several."""

@@ -17,7 +17,7 @@ _TERSE = (0, 1, 2, 3, 8, 9)
 
 
 def style(wording: int) -> str:
-    """"terse" or "descriptive". ValueError for an unknown wording."""
+    """ "terse" or "descriptive". ValueError for an unknown wording."""
     _check(wording)
     return "terse" if wording in _TERSE else "descriptive"
 

@@ -41,6 +41,7 @@ _SALT = 3
 Meaning = dict[str, Any]
 """What a caption says, in GenEval's metadata format: tag, include, exclude; ``text`` for the tag "text"."""
 
+
 def meanings_of(
     count: int, rng: np.random.Generator, tags: Sequence[str] = TAGS, split: str | None = None, most: int = 5
 ) -> list[Meaning]:
@@ -61,13 +62,15 @@ def meanings_of(
             drawn.append(meaning)
     return drawn
 
+
 def split_of(meaning: Meaning) -> str:
-    """"held_out" for a fixed fifth of all meanings, by a hash of the meaning, else "train".
+    """ "held_out" for a fixed fifth of all meanings, by a hash of the meaning, else "train".
 
     "a ring left of a star" and "a star right of a ring" are one meaning here, so no twin crosses the split.
     """
     key = json.dumps([_SALT, meaning["tag"], _facts(meaning["include"]), meaning.get("text")])
     return "held_out" if int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") % 5 == 0 else "train"
+
 
 def _facts(include: list[dict]) -> list[list]:
     """The things that are named, in an order that does not depend on which of them was named first."""
@@ -78,6 +81,7 @@ def _facts(include: list[dict]) -> list[list]:
     mirrored = {"right of": "left of", "below": "above"}
     ordered = bare if relation in mirrored else bare[::-1]
     return [*ordered, [mirrored.get(relation, relation)]]
+
 
 def _meaning(tag: str, rng: np.random.Generator, most: int) -> Meaning:
     first, second = (str(s) for s in rng.choice(SHAPES, 2, replace=False))
@@ -98,6 +102,7 @@ def _meaning(tag: str, rng: np.random.Generator, most: int) -> Meaning:
         "color_attr": [{"class": first, "count": 1, "color": color}, {"class": second, "count": 1, "color": other}],
     }[tag]
     return {"tag": tag, "include": include}
+
 
 def _word(rng: np.random.Generator) -> str:
     if rng.random() < 0.6:

@@ -30,6 +30,7 @@ def frechet(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * shared
 
+
 def _root(matrix: Tensor) -> Tensor:
     """The symmetric square root of a positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
@@ -56,7 +57,10 @@ class Survey:
         """The measures of ``each`` pictures a prompt."""
         asked = replace(self.task, held_out_size=self.prompts).kept_back()["train wording"]
         problems, seeds_B, group_B = spread(asked, seeds(98_765, len(asked)), each)
-        parts = [draw([problems[i] for i in cut.tolist()], seeds_B[cut]) for cut in torch.arange(len(problems)).split(self.rows)]
+        parts = [
+            draw([problems[i] for i in cut.tolist()], seeds_B[cut])
+            for cut in torch.arange(len(problems)).split(self.rows)
+        ]
         pictures = torch.cat([part.outputs for part in parts])
         return {
             "critic": float(torch.cat([self.critic(part) for part in parts]).nanmean()),

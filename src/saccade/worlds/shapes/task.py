@@ -22,6 +22,7 @@ MONITORS = ("sharpness", "diversity")
 STRICT = {"geneval": "geneval_strict"}
 """Rewards that give part marks, and what they stand for: measured beside them, so that gaming the marks is seen."""
 
+
 @dataclass(frozen=True)
 class DrawingTask:
     """What is to be drawn and who judges it."""
@@ -104,21 +105,28 @@ class DrawingTask:
             raise ValueError(f"unknown wordings '{self.wordings}': one of terse, descriptive, all")
         return [w for w in known if self.wordings in ("all", shapes.style(w))]
 
+
 OCR = DrawingTask(prompts="ocr_train.txt", held_out="ocr_test.txt", rewards=("rapidocr",))
 """Files of prompts that ask for words in a picture, judged by what is read there."""
+
 
 def pictures_of(draw: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt, as `saccade sample` shows them: prompt, image."""
     drawn = draw([Problem(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
     return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, drawn.outputs)]
 
+
 def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
-    """Of a recipe: rewards of held-out prompts, drawn without noise but the first; the same prompts and noise each time."""
+    """Of a recipe: rewards of held-out prompts, drawn without noise but the first; the same prompts and noise each
+    time.
+    """
     return cfg.task.score(policies["policy"].best)
+
 
 def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """Of a recipe: one picture for each prompt."""
     return pictures_of(policies["policy"].best, prompts, seeds_B)
+
 
 def _judged_groups(reward_B: Tensor, group_B: Tensor) -> set[int]:
     return set(group_B[reward_B.isfinite()].tolist())

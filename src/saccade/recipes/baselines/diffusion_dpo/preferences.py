@@ -1,4 +1,6 @@
-"""Preferences between pictures, as people give them: a file with a prompt, the picture chosen and the one rejected a line."""
+"""Preferences between pictures, as people give them: a file with a prompt, the picture chosen and the one rejected a
+line.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ from saccade.worlds.text_files import entry_of, need, read
 
 FIELDS = ("prompt", "chosen", "rejected")
 
+
 def load(path: str | Path) -> list[Problem]:
-    """Problems from a JSONL of prompt, chosen, rejected; ``answer`` holds the two pictures' paths, relative ones to the file.
+    """Problems from a JSONL of prompt, chosen, rejected; ``answer`` holds the two pictures' paths, relative ones to the
+    file.
 
     Pictures are read when they are asked for (`pictures`). ValueError "FILE:LINE: why" for a line that does not fit.
     """
@@ -27,16 +31,21 @@ def load(path: str | Path) -> list[Problem]:
     place = lambda entry: {name: str(path.parent / entry[name]) for name in FIELDS[1:]}
     return [Problem(number - 1, entry["prompt"], place(entry), path.stem) for number, entry in entries]
 
+
 def pictures(problems: Sequence[Problem], size: int) -> Tensor:
-    """Chosen and rejected picture of each problem side by side, squares of ``size`` pixels: ``[2 P, 3, size, size]`` in [0, 1]."""
+    """Chosen and rejected picture of each problem side by side, squares of ``size`` pixels: ``[2 P, 3, size, size]``
+    in [0, 1].
+    """
     paths = [p.answer[name] for p in problems for name in FIELDS[1:]]
     return torch.stack([_square(open_picture(path), size) for path in paths])
+
 
 def _entry(line: str) -> dict[str, Any]:
     entry = entry_of(line)
     for name in FIELDS:
         need(isinstance(entry.get(name), str), f"no text '{name}'; a line holds {', '.join(FIELDS)}")
     return entry
+
 
 def _square(picture: np.ndarray, size: int) -> Tensor:
     """The middle of a picture, resized."""

@@ -1,14 +1,17 @@
 """Diffusion-DPO on flows: of two pictures of a prompt the better one shall be denoised better, the worse one worse.
 
 paper: Diffusion Model Alignment Using Direct Preference Optimization, arXiv 2311.12908; on flows, arXiv 2501.13918.
-idea: The DPO loss needs the likelihood of a whole picture; its bound needs only how well a noised picture is denoised, by the
+idea: The DPO loss needs the likelihood of a whole picture; its bound needs only how well a noised picture is denoised,
+by the
     model and by the frozen reference, under the same noise for both pictures of a pair.
-claims: Pairs drawn anew from the model in training raise the reward of kept-back prompts; pairs drawn once from the reference
+claims: Pairs drawn anew from the model in training raise the reward of kept-back prompts; pairs drawn once from the
+reference
     raise it less; with random preferences nothing is learned.
-differs: Velocities of a flow in place of predicted noise, all noise levels of the sampler's grid alike. In the embedded default
-    pairs are the best and the worst of a group that the judge tells apart, drawn by the model itself; people's pairs come from
-    a file. Sampled and trained without guidance. In the check pairs drawn before training do more for the points (0.06 to 0.12)
-    than those drawn in its course (0.04 to 0.09), for two thirds of the pictures.
+differs: Velocities of a flow in place of predicted noise, all noise levels of the sampler's grid alike. In the embedded
+default
+    pairs are the best and the worst of a group that the judge tells apart, drawn by the model itself; people's pairs
+    come from a file. Sampled and trained without guidance. In the check pairs drawn before training do more for the
+    points (0.06 to 0.12) than those drawn in its course (0.04 to 0.09), for two thirds of the pictures.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ class Settings:
     evaluate_every: int = 30
     save_every: int = 30
 
+
 _TINY = Settings()
 
 _REAL = Settings(
@@ -87,9 +91,11 @@ PRESETS = {
     "sd35-medium-offline": replace(_REAL, method="offline", pairs="pickapic.jsonl", prompts_per_step=128),
 }
 
+
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The model that draws."""
     return {"policy": build(cfg.flow, stochastic=(), seed=cfg.seed)}
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of kept-back prompts before and after."""
@@ -115,6 +121,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
     )
 
+
 def feed(cfg: Settings, policy: FlowPolicy, reference: Snapshot) -> Feed:
     """Where pairs come from: the model as it is, a file, or the model as it was."""
     if cfg.method == "online":
@@ -125,12 +132,14 @@ def feed(cfg: Settings, policy: FlowPolicy, reference: Snapshot) -> Feed:
         return OnPolicy(preferences.load(cfg.pairs), collect, cfg.prompts_per_step, cfg.seed)
     return Remembered(cfg, policy, reference)
 
+
 def drawn(cfg: Settings, policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
     """The best and the worst of a group of attempts at each problem."""
     rollout = in_groups(policy.best, problems, seeds_P, cfg.group)
     reward_B = cfg.task.judge(rollout)
     rollout.rewards["total"] = shuffled(reward_B, cfg.seed + step) if cfg.shuffle_rewards else reward_B
     return preferred(pairs(rollout, rollout.rewards["total"]))
+
 
 def given(policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:
     """The pictures of preferences as latents, chosen and rejected side by side."""
@@ -140,10 +149,12 @@ def given(policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor) -> R
     rollout.group_B = torch.arange(len(problems)).repeat_interleave(2)
     return preferred(rollout)
 
+
 def preferred(rollout: Rollout) -> Rollout:
     """Rows in pairs, the better one first, with the credit that says so."""
     rollout.advantage_BT = torch.tensor([1.0, -1.0]).repeat(len(rollout) // 2)[:, None]
     return rollout
+
 
 class Remembered:
     """Pairs drawn once by the untrained model, each time under fresh noise; drawn again by it after a resume."""
@@ -163,6 +174,7 @@ class Remembered:
         with self.reference:
             return drawn(self.cfg, self.policy, problems, seeds(self.cfg.seed, len(problems), key=1 << 20), 0)
 
+
 evaluate, sample = task.evaluate, task.sample
 
 ARMS = {
@@ -175,7 +187,12 @@ POINTS = "train wording"
 
 CLAIMS = (
     Claim("pairs drawn anew in training raise the points by 0.03", lambda arm: gain(arm["online"], POINTS), least=0.03),
-    Claim("and more than pairs drawn before it", lambda arm: gain(arm["online"], POINTS) - gain(arm["offline"], POINTS)),
+    Claim(
+        "and more than pairs drawn before it", lambda arm: gain(arm["online"], POINTS) - gain(arm["offline"], POINTS)
+    ),
     Claim("which raise them too", lambda arm: gain(arm["offline"], POINTS), least=0.01),
-    Claim("random preferences change them by less than 0.03", lambda arm: 0.03 - abs(gain(arm["random preferences"], POINTS))),
+    Claim(
+        "random preferences change them by less than 0.03",
+        lambda arm: 0.03 - abs(gain(arm["random preferences"], POINTS)),
+    ),
 )

@@ -1,4 +1,6 @@
-"""A share of what a run drew, drawn again at its end: rewards mean something only if the same program is the same picture."""
+"""A share of what a run drew, drawn again at its end: rewards mean something only if the same program is the same
+picture.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from saccade.tools.render import Request, render_batch
 
 _AGAIN = "\n"
 """Draws nothing, but makes a program that is not known yet."""
+
 
 class Redrawing:
     """Keeps one in ``every`` different programs, chosen by their hash, with the hash of the picture."""
@@ -37,7 +40,9 @@ class Redrawing:
         if not kept:
             return float("nan")
         asked = [Request(k["code"] + _AGAIN, size=k["size"], box=tuple(k["box"]) or None) for k in kept]
-        same = [one.picture is not None and _hash(one.picture) == k["picture"] for one, k in zip(render_batch(asked), kept)]
+        same = [
+            one.picture is not None and _hash(one.picture) == k["picture"] for one, k in zip(render_batch(asked), kept)
+        ]
         return sum(same) / len(same)
 
     def state_dict(self) -> dict[str, Any]:
@@ -45,6 +50,7 @@ class Redrawing:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.kept = dict(state["kept"])
+
 
 def _hash(picture: Any) -> str:
     return sha256(picture.tobytes()).hexdigest()

@@ -1,4 +1,6 @@
-"""Rewards that need an encoder or the policy's own tokens: likeness of features, alignment of picture and text, lengths in tokens."""
+"""Rewards that need an encoder or the policy's own tokens: likeness of features, alignment of picture and text,
+lengths in tokens.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ from saccade.rewards.text.reference import LengthRatio, RelativeLength, TokenOve
 
 @dataclass(frozen=True)
 class Alignment:
-    """Cosine of the drawing and of ``problem.answer["caption"]``, in [-1, 1] ``[B]``; -1 for a program that does not draw.
+    """Cosine of the drawing and of ``problem.answer["caption"]``, in [-1, 1] ``[B]``; -1 for a program that does not
+    draw.
 
-    ``model`` is a folder or a hub id; ``rows`` pictures go through it at once. NaN where there is no caption. ValueError if
-    it is no model of both texts and pictures.
+    ``model`` is a folder or a hub id; ``rows`` pictures go through it at once. NaN where there is no caption.
+    ValueError if it is no model of both texts and pictures.
     """
 
     model: str
@@ -45,7 +48,9 @@ class Alignment:
     def cosines(self, captions: list[str], pictures: list[np.ndarray]) -> Tensor:
         """The cosine of each pair ``[B]``; pictures are uint8 ``[H, W, 3]``."""
         processor, model = encoder(locate(self.model), self.device, texts=True)
-        made = processor(text=captions, images=pictures, padding=True, truncation=True, return_tensors="pt").to(self.device)
+        made = processor(text=captions, images=pictures, padding=True, truncation=True, return_tensors="pt").to(
+            self.device
+        )
         seen = model(**made)
         return torch.cosine_similarity(seen.text_embeds, seen.image_embeds, dim=1).float().cpu()
 
@@ -79,6 +84,7 @@ class FeatureLikeness:
             parts.append(_pooled(model, pixels).float().cpu())
         return torch.cat(parts)[which]
 
+
 def _pooled(model: Any, pixels: Tensor) -> Tensor:
     """The one vector that a model gives a picture: its image embedding, its pooled output, or its first token."""
     seen = model.get_image_features(pixels) if hasattr(model, "get_image_features") else model(pixel_values=pixels)
@@ -89,7 +95,9 @@ def _pooled(model: Any, pixels: Tensor) -> Tensor:
 
 
 def in_tokens(policy: TokenPolicy, model: str = "") -> dict[str, Reward]:
-    """All rewards by name, lengths in the policy's own tokens; with a ``model`` that encodes also `features` and `alignment`."""
+    """All rewards by name, lengths in the policy's own tokens; with a ``model`` that encodes also `features` and
+    `alignment`.
+    """
     tokens = lru_cache(maxsize=4096)(partial(cut, policy))
     own = {"length": RelativeLength(tokens), "length_ratio": LengthRatio(tokens), "overlap": TokenOverlap(tokens)}
     device = str(policy.language.model.device)

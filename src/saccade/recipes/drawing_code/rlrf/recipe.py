@@ -1,19 +1,22 @@
 """RLRF: a model that writes SVG is first taught from programs, then from what its own programs look like when drawn.
 
 paper: Rendering-Aware Reinforcement Learning for Vector Graphics Generation, arXiv 2505.20793.
-idea: Many programs draw one picture, so likeness of tokens is the wrong thing to learn. After supervised fine-tuning every
+idea: Many programs draw one picture, so likeness of tokens is the wrong thing to learn. After supervised fine-tuning
+every
     program that the policy writes is drawn, and GRPO, centred but not divided by the spread, learns from the picture
     (standardised L2, plain and of edges, and a distance that sees structure), from the length and from validity.
-claims: At the wall time of further supervised training, pictures are nearer to what was wanted, of more shapes than were
+claims: At the wall time of further supervised training, pictures are nearer to what was wanted, of more shapes than
+were
     trained on too, programs are shorter, and both hinges on the drawing: reward for tokens of the reference does worse.
-differs: Structure is compared without a model where the paper has DreamSim; the presets name one of transformers'. Weights
-    of the rewards, and validity among them, are ours: the paper gives none. Length counts only where the picture is already
-    alike, so that no program collapses to the empty one. The longest program of a batch is bounded by a constant margin over
-    the longest reference. Text2SVG has no judge but the cosine of text and picture (more are FILE.py:FUNCTION). Best of n is
-    not an arm but a score of every run before and after, by pixels, of cooler attempts. The embedded check draws an eighth
-    of the programs of its design. In its 30 steps the reward of sampled programs rises by 0.10 to 0.25, but the likeliest
-    ones draw no better: error 0.101, 0.103, 0.103 before, 0.104, 0.101, 0.111 after, 0.093, 0.093, 0.089 after 160 steps
-    more of supervised training, which had more of the time.
+differs: Structure is compared without a model where the paper has DreamSim; the presets name one of transformers'.
+Weights
+    of the rewards, and validity among them, are ours: the paper gives none. Length counts only where the picture is
+    already alike, so that no program collapses to the empty one. The longest program of a batch is bounded by a
+    constant margin over the longest reference. Text2SVG has no judge but the cosine of text and picture (more are
+    FILE.py:FUNCTION). Best of n is not an arm but a score of every run before and after, by pixels, of cooler attempts.
+    The embedded check draws an eighth of the programs of its design. In its 30 steps the reward of sampled programs
+    rises by 0.10 to 0.25, but the likeliest ones draw no better: error 0.101, 0.103, 0.103 before, 0.104, 0.101, 0.111
+    after, 0.093, 0.093, 0.089 after 160 steps more of supervised training, which had more of the time.
 """
 
 from __future__ import annotations
@@ -91,6 +94,7 @@ class Settings:
     evaluate_every: int = 15
     save_every: int = 15
 
+
 _TINY = Settings()
 
 _REAL = Settings(
@@ -120,12 +124,16 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that writes programs."""
     return {"policy": build(cfg.model, seed=cfg.seed)}
 
+
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
-    """Teach, then train on drawings. Returns the scores of programs kept back after the first stage and after the second."""
+    """Teach, then train on drawings. Returns the scores of programs kept back after the first stage and after the
+    second.
+    """
     policy = policies(cfg)["policy"]
     problems = cfg.task.training(cfg.seed)
     if cfg.sft_steps:
@@ -143,7 +151,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         return found | ({"drawn again alike": redrawing.alike()} if redrawing.kept and step == cfg.steps else {})
 
     times = {"evaluate_every": cfg.evaluate_every, "save_every": cfg.save_every}
-    return run_loop(feed, learner, run, cfg.steps, state={"policy": policy, "redrawing": redrawing}, evaluate=look, **times)
+    return run_loop(
+        feed, learner, run, cfg.steps, state={"policy": policy, "redrawing": redrawing}, evaluate=look, **times
+    )
+
 
 def imitation(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], steps: int) -> tuple[OnPolicy, Updates]:
     """Supervised fine-tuning on reference programs, for so many steps: feed and learner."""
@@ -153,8 +164,11 @@ def imitation(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], s
         return dictated(plain, drawn, [problem.answer["code"] for problem in drawn])
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.sft_lr, weight_decay=0.0)
-    update = Update("references", Supervised(plain), policy.trained, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.1))
+    update = Update(
+        "references", Supervised(plain), policy.trained, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.1)
+    )
     return OnPolicy(problems, collect, cfg.sft_batch, cfg.seed), Updates([update], micro_rows=cfg.micro_rows)
+
 
 def reinforcement(
     cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], redrawing: Redrawing, run: Run
@@ -183,8 +197,11 @@ def reinforcement(
     feed = OnPolicy(long, collect, cfg.prompts_per_step, cfg.seed)
     return feed, Updates([update], minibatches=cfg.minibatches, micro_rows=cfg.micro_rows)
 
+
 def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: bool = True) -> dict[str, float]:
-    """Rewards and monitors of programs kept back: of the likeliest and, of the usual number of shapes, of the best of several."""
+    """Rewards and monitors of programs kept back: of the likeliest and, of the usual number of shapes, of the best
+    of several.
+    """
     known = in_tokens(policy, cfg.encoder)
     found = cfg.task.score(policy.greedy().rollout, known, show)
     if not best or cfg.candidates == 1:
@@ -192,19 +209,23 @@ def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: b
     chosen = replace(cfg.task, larger_size=0).score(inference(cfg, policy), known)
     return found | {f"best of {cfg.candidates}, {name}": value for name, value in chosen.items()}
 
+
 def inference(cfg: Settings, policy: TokenPolicy) -> Sampler:
     """The best of several cooler attempts: by the pixels of the picture that is to be drawn again, or by the text."""
     by_text = in_tokens(policy, cfg.encoder).get("alignment", rendering.validity)
     prefer = by_text if cfg.task.asked == "text" else rendering.nearness
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, prefer, cfg.candidates)
 
+
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """Rewards and monitors of programs kept back."""
     return scores(cfg, policies["policy"])
 
+
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """A program and its drawing for each prompt: a picture's file to be drawn again, or words."""
     return programs_for(cfg.task, inference(cfg, policies["policy"]), prompts, seeds_B)
+
 
 # A step on 128 programs takes as long as about five on 32 references: the arms of the check have equal time.
 _TOKENS = replace(_TINY.task, rewards=("overlap",), weights=(1.0,))
@@ -218,9 +239,11 @@ ARMS = {
     "tokens": Following("RLRF", replace(_TINY, task=_TOKENS, candidates=1)),
 }
 
+
 def seconds(scores: Mapping[str, float]) -> float:
     """What the second stage took, evaluations apart."""
     return scores["cost/training_seconds"] - scores["sft/cost/training_seconds"]
+
 
 CLAIMS = (
     Claim(

@@ -1,4 +1,6 @@
-"""BLIP, which says in words what a picture shows: from the hub, a folder, or fresh and small for a vocabulary of one's own."""
+"""BLIP, which says in words what a picture shows: from the hub, a folder, or fresh and small for a vocabulary of
+one's own.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,14 @@ INITIAL = 0.06
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
 
+
 @dataclass(eq=False)
 class Captioner:
     """A BlipForConditionalGeneration with its processor; called with pictures it returns the words' token ids.
 
-    ``length`` ids a caption, cut or filled up with the pad token; ``prompt`` begins every caption and is not among them.
-    ``beams`` 1 writes the likeliest next word, more search; ``no_repeat`` forbids runs of so many words that came before.
+    ``length`` ids a caption, cut or filled up with the pad token; ``prompt`` begins every caption and is not among
+    them. ``beams`` 1 writes the likeliest next word, more search; ``no_repeat`` forbids runs of so many words that came
+    before.
     """
 
     model: Any
@@ -65,7 +69,9 @@ class Captioner:
         """Cross-entropy of the captions' words and their ends, summed, and how many there are."""
         words = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
         longest = max(map(len, words)) + 1
-        ids = torch.tensor([[*w, self._text.sep_token_id] + [self._text.pad_token_id] * (longest - len(w) - 1) for w in words])
+        ids = torch.tensor(
+            [[*w, self._text.sep_token_id] + [self._text.pad_token_id] * (longest - len(w) - 1) for w in words]
+        )
         ids = torch.cat([self.begun.expand(len(ids), -1), ids], 1).to(self.model.device)
         logits = self.model(pixel_values=self.pixels(pictures), input_ids=ids[:, :-1]).logits[:, len(self.begun) - 1 :]
         wanted = ids[:, len(self.begun) :]
@@ -80,7 +86,9 @@ class Captioner:
         """Texts as the token ids that `__call__` returns: int64 ``[n, length]``."""
         found = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
         rows = [torch.tensor([*row, self._text.sep_token_id]) for row in found]
-        return self._filled(nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._text.pad_token_id)).numpy()
+        return self._filled(
+            nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._text.pad_token_id)
+        ).numpy()
 
     def pixels(self, pictures: np.ndarray) -> Tensor:
         """Pictures as the model takes them, in the size, mean and spread of its processor: ``[n, 3, size, size]``."""
@@ -117,6 +125,7 @@ class Captioner:
         ended = (ids == self._text.sep_token_id).cumsum(1) > 0
         return ids.masked_fill(ended, self._text.pad_token_id)
 
+
 def load(
     name_or_path: str | Path,
     length: int = 50,
@@ -135,15 +144,22 @@ def load(
         raise ValueError(f"model '{name}': its model_type is {kind!r}; captions are written by 'blip'")
     quiet(transformers)
     with reading(name, place):
-        model, found = transformers.BlipForConditionalGeneration.from_pretrained(place, dtype=dtype, output_loading_info=True)
+        model, found = transformers.BlipForConditionalGeneration.from_pretrained(
+            place, dtype=dtype, output_loading_info=True
+        )
         processor = _processor(transformers.AutoTokenizer.from_pretrained(place), place)
     if found["missing_keys"]:
         raise ValueError(f"model '{name}': {place} lacks the weight {min(found['missing_keys'])}")
-    words = Captioner(model.to(device_of(device)).eval().requires_grad_(False), processor, length, prompt, beams, no_repeat)
+    words = Captioner(
+        model.to(device_of(device)).eval().requires_grad_(False), processor, length, prompt, beams, no_repeat
+    )
     room = model.config.text_config.max_position_embeddings
     if len(words.begun) + length > room:
-        raise ValueError(f"model '{name}': a prompt of {len(words.begun)} ids and captions of {length} do not fit into its {room} places")
+        raise ValueError(
+            f"model '{name}': a prompt of {len(words.begun)} ids and captions of {length} do not fit into its {room} places"
+        )
     return words
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -156,6 +172,7 @@ class Sizes:
     layers: int = 3
     """Of the part that sees."""
     writing_layers: int = 1
+
 
 def fresh(words: Sequence[str], length: int, sizes: Sizes = Sizes(), seed: int = 0) -> Captioner:
     """A small captioner with random weights, that knows these words alone."""
@@ -175,7 +192,10 @@ def fresh(words: Sequence[str], length: int, sizes: Sizes = Sizes(), seed: int =
     vision = BlipVisionConfig(image_size=sizes.picture, patch_size=sizes.patch, num_hidden_layers=sizes.layers, **both)
     with seeded(seed):
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
-    return Captioner(model.eval(), _processor(tokenizer, size={"height": sizes.picture, "width": sizes.picture}), length)
+    return Captioner(
+        model.eval(), _processor(tokenizer, size={"height": sizes.picture, "width": sizes.picture}), length
+    )
+
 
 def _processor(tokenizer: Any, place: str | None = None, **settings: Any) -> Any:
     """BLIP's processor with the part for pictures that needs no torchvision."""

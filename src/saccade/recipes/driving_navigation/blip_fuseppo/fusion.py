@@ -1,7 +1,8 @@
 """What several sensors show, as one row of features: pictures, vectors and captions of token ids, joined and mixed.
 
-The sizes are those of the network that came with BLIP-FusePPO (2510.22370): three convolutions of 3 x 3 with stride 2, one
-linear layer a vector, an embedding of 32 numbers a token, 128 features. Where a marking stands matters: nothing is pooled.
+The sizes are those of the network that came with BLIP-FusePPO (2510.22370): three convolutions of 3 x 3 with stride 2,
+one linear layer a vector, an embedding of 32 numbers a token, 128 features. Where a marking stands matters: nothing is
+pooled.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ EMBEDDING = 32
 SCALAR = 16
 """Features of a vector of one number."""
 
-class Fusion(nn.Module):
-    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, MultiDiscrete token ids.
 
-    ``width`` features for each vector and for each caption. ValueError for any other space, and for pictures that are too small.
+class Fusion(nn.Module):
+    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, MultiDiscrete token
+    ids.
+
+    ``width`` features for each vector and for each caption. ValueError for any other space, and for pictures that are
+    too small.
     """
 
     def __init__(self, space: spaces.Dict, size: int = 128, width: int = 64, channels: Sequence[int] = (32, 64, 64)):
@@ -44,8 +48,11 @@ class Fusion(nn.Module):
     def follow(self, seen: Mapping[str, Tensor]) -> None:
         """Nothing here has running means."""
 
+
 class Sight(nn.Module):
-    """Pictures uint8 ``[N, H, W, C]`` through convolutions of 3 x 3 with stride 2, each with a ReLU, to ``[N, features]``."""
+    """Pictures uint8 ``[N, H, W, C]`` through convolutions of 3 x 3 with stride 2, each with a ReLU, to ``[N,
+    features]``.
+    """
 
     def __init__(self, shape: Sequence[int], channels: Sequence[int]):
         super().__init__()
@@ -59,6 +66,7 @@ class Sight(nn.Module):
 
     def forward(self, picture_N: Tensor) -> Tensor:
         return self.layers(to_unit(picture_N)).flatten(1)
+
 
 def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -> tuple[nn.Module, int]:
     """The network of one named observation, and how many features it gives."""
@@ -75,11 +83,15 @@ def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -
         numbers = math.prod(space.shape)
         wide = SCALAR if numbers == 1 else width
         return nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(numbers, wide)), nn.ReLU()), wide
-    raise ValueError(f"observation '{name}' is {space}; known are uint8 pictures, float vectors and MultiDiscrete token ids")
+    raise ValueError(
+        f"observation '{name}' is {space}; known are uint8 pictures, float vectors and MultiDiscrete token ids"
+    )
 
 
 def fused(seen: spaces.Dict, action: spaces.Box, channels: tuple[int, ...], log_std: float, seed: int) -> ActorCritic:
-    """An actor-critic of one layer each on a fusion of all that an environment shows, its weights drawn from ``seed``."""
+    """An actor-critic of one layer each on a fusion of all that an environment shows, its weights drawn from
+    ``seed``.
+    """
     with seeded(seed):
         trunk, head = Fusion(seen, channels=channels), Gaussian(action.shape[0], log_std)
         actor, critic = MLP((trunk.size, head.outputs), gain=0.01), MLP((trunk.size, 1))

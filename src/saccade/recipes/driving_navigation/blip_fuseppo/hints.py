@@ -44,8 +44,10 @@ class PID:
         self.last_B[rows] = error
         return np.clip(-(self.kp * error + self.ki * self.integral_B[rows] + self.kd * change), -self.most, self.most)
 
+
 class Hint:
-    """An environment that also shows "hint" float32 ``[B, 1]``: a PID's advice in units of ``scale``, or zeros with no use.
+    """An environment that also shows "hint" float32 ``[B, 1]``: a PID's advice in units of ``scale``, or zeros with no
+    use.
 
     ``error`` gives the present error of all rows ``[B]``. The environment is steered by the policy alone.
     """
@@ -55,7 +57,9 @@ class Hint:
         self.controller = PID(inner.count, **gains)
         self.name, self.count, self.action_space = inner.name, inner.count, inner.action_space
         most = self.controller.most / scale
-        self.observation_space = spaces.Dict({**inner.observation_space, "hint": spaces.Box(-most, most, (1,), np.float32)})
+        self.observation_space = spaces.Dict(
+            {**inner.observation_space, "hint": spaces.Box(-most, most, (1,), np.float32)}
+        )
         self.render = inner.render
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:

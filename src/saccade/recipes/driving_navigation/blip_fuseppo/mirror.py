@@ -1,7 +1,7 @@
 """Experience seen in a mirror: what was decided, with left and right exchanged, as further decisions to learn from.
 
-A mirrored decision was never drawn, so its log-prob and its value are asked of the policy: in the first update its ratio is 1,
-and its credit is that of the mirrored rewards. Nothing is stepped twice and no clock runs twice as fast.
+A mirrored decision was never drawn, so its log-prob and its value are asked of the policy: in the first update its
+ratio is 1, and its credit is that of the mirrored rewards. Nothing is stepped twice and no clock runs twice as fast.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from saccade.training.feeds import join
 
 Flips = Mapping[str, Callable[[Tensor], Tensor]]
 """Decisions by name ("seen.image_BT", "action_BT") -> what they are in the mirror; what is not named stays as it is."""
+
 
 @torch.no_grad()
 def mirrored(rollout: Rollout, policy: Policy, flips: Flips) -> Rollout:

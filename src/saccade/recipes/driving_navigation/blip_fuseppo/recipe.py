@@ -2,18 +2,22 @@
 
 paper: BLIP-FusePPO: A Vision-Language Deep Reinforcement Learning Framework for Lane Keeping in Autonomous Vehicles,
     arXiv 2510.22370.
-idea: Words of a vision-language model belong into the state, not into the reward. Every few steps BLIP says what the front
-    camera sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, for PPO to learn from.
-claims: The lateral error is at most 0.9 times that of picture and LiDAR alone, with the PID's hint it is not larger, and the
+idea: Words of a vision-language model belong into the state, not into the reward. Every few steps BLIP says what the
+front
+    camera sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, for PPO to learn
+    from.
+claims: The lateral error is at most 0.9 times that of picture and LiDAR alone, with the PID's hint it is not larger,
+and the
     words lower it further: below that without them, with captions of other times, and with random words that never
     change. The captioner is asked once in ten steps.
-differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far part.
-    Hint and reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded BLIP is
-    pre-trained on true captions of training roads in the first stage. Mirrored decisions are made in the segment, not in the
-    simulator, with log-probs and values of their own; of the caption of the flipped picture only left and right are
-    exchanged. The hint is shown in tenths of a radian. A crash earns -3 + T / 50 with the time of the episode; hitting
-    something and the end of the road end episodes too. The abstract's reward for semantic alignment is in neither code nor
-    equations, and is left out.
+differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far
+part.
+    Hint and reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded
+    BLIP is pre-trained on true captions of training roads in the first stage. Mirrored decisions are made in the
+    segment, not in the simulator, with log-probs and values of their own; of the caption of the flipped picture only
+    left and right are exchanged. The hint is shown in tenths of a radian. A crash earns -3 + T / 50 with the time of
+    the episode; hitting something and the end of the road end episodes too. The abstract's reward for semantic
+    alignment is in neither code nor equations, and is left out.
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ class Settings:
     evaluate_every: int = 59
     save_every: int = 20
 
+
 _TINY = Settings()
 
 PRESETS = {
@@ -74,19 +79,23 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+
 def policies(cfg: Settings) -> dict[str, Any]:
     """The policy that drives and, where it is our own, the captioner."""
     words = captioner(cfg)
     return {"policy": driver(cfg, words)} | ({"captioner": words} if words and not cfg.speaker.model else {})
 
+
 def captioner(cfg: Settings) -> Captioner | None:
     """Who writes captions, if captions are shown."""
     return None if cfg.task.caption == "none" else cfg.speaker.captioner(cfg.seed)
+
 
 def driver(cfg: Settings, words: Captioner | None) -> ActorCritic:
     """The policy for what the task shows, its weights from the seed."""
     world = cfg.task.make(1, words, cfg.seed)
     return fused(world.observation_space, world.action_space, cfg.channels, cfg.log_std, cfg.seed)
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Teach the captioner to speak, then drive. Returns the scores of the test episodes before and after driving."""
@@ -110,14 +119,17 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
     )
 
+
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     """How well the test episodes go."""
     return cfg.task.score(policies["policy"], policies.get("captioner") or captioner(cfg), cfg.seed)
+
 
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
     words = policies.get("captioner") or captioner(cfg)
     return cfg.task.drive(policies["policy"], words, cfg.seed, seeds_B.tolist())
+
 
 _PLAIN = replace(_TINY.task, hint=False, caption="none")
 

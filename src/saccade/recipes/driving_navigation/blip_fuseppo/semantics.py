@@ -1,7 +1,7 @@
 """A semantic sensor: a model that sees says what lies ahead, every few steps, and its words are held between.
 
-The words are one more observation; no reward asks for them. Which captions an episode sees follows from its own pictures (or, for
-the controls, from its own seed), so that it does not matter which episodes run beside it.
+The words are one more observation; no reward asks for them. Which captions an episode sees follows from its own
+pictures (or, for the controls, from its own seed), so that it does not matter which episodes run beside it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ Reader = Callable[[np.ndarray], np.ndarray]
 Control = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Seeds and numbers of the refresh within its episode ``[n]`` -> what is shown in place of a caption ``[n, L]``."""
 
-class Semantics:
-    """An environment that also shows "caption" ``[B, L]``: what ``read`` says of ``look``'s pictures, ``every`` so many steps.
 
-    ``look`` gives the pictures of some rows; ``space`` is that of one caption. A ``control`` stands in for the reader, which is
-    then never called. Rows that are due are read in one call. ``info`` tells "caption_age" (steps since it was written) and
-    "captions" (how often the reader was asked in this episode).
+class Semantics:
+    """An environment that also shows "caption" ``[B, L]``: what ``read`` says of ``look``'s pictures, ``every`` so many
+    steps.
+
+    ``look`` gives the pictures of some rows; ``space`` is that of one caption. A ``control`` stands in for the reader,
+    which is then never called. Rows that are due are read in one call. ``info`` tells "caption_age" (steps since it was
+    written) and "captions" (how often the reader was asked in this episode).
     """
 
     def __init__(
@@ -85,18 +87,23 @@ class Semantics:
         self.age_B[rows] = 0
         self.refresh_B[rows] += 1
 
+
 def shuffled(bank: Callable[[], np.ndarray]) -> Control:
-    """A control: captions of other times and places, drawn by the episode's seed; how often each is seen stays the same.
+    """A control: captions of other times and places, drawn by the episode's seed; how often each is seen stays the
+    same.
 
     ``bank`` gives them, ``[N, L]``; it is asked when the first caption is due.
     """
     known = cache(bank)
 
     def draw(seed_n: np.ndarray, refresh_n: np.ndarray) -> np.ndarray:
-        picks = [np.random.default_rng([int(seed), int(k), 3]).integers(len(known())) for seed, k in zip(seed_n, refresh_n)]
+        picks = [
+            np.random.default_rng([int(seed), int(k), 3]).integers(len(known())) for seed, k in zip(seed_n, refresh_n)
+        ]
         return known()[picks]
 
     return draw
+
 
 def constant(caption_L: np.ndarray) -> Control:
     """A control: the same vector always."""

@@ -1,4 +1,6 @@
-"""Who says what lies ahead on a road: a captioner from elsewhere, or a small one that is taught on pictures of training roads."""
+"""Who says what lies ahead on a road: a captioner from elsewhere, or a small one that is taught on pictures of
+training roads.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from saccade.training.run import Run
 
 PLACES = 4
 """Pictures of one road in a batch of teaching: drawing a road takes longer than a picture."""
+
 
 @dataclass(frozen=True)
 class Speaker:
@@ -52,6 +55,7 @@ class Speaker:
         dtype = getattr(torch, self.precision)
         return load(self.model, self.caption_length, self.prompt, self.beams, self.no_repeat, dtype, self.device)
 
+
 def teach(who: Speaker, words: Captioner, task: LaneTask, seed: int, stage: Run) -> None:
     """Train the captioner on pictures and true captions from anywhere on training roads, new ones in each step."""
     lane, tests = task.world(who.speaker_batch // PLACES), task.world(who.tests)
@@ -60,7 +64,9 @@ def teach(who: Speaker, words: Captioner, task: LaneTask, seed: int, stage: Run)
         pictures, told = scenes(lane, int(seeds(seed, 1, key=step)), places=PLACES)
         problems = [Problem(i, "what lies ahead", caption) for i, caption in enumerate(told)]
         logp_BT, mask_BT = torch.zeros(len(told), 1), torch.ones(len(told), 1)
-        return Rollout(problems, {"picture_B": torch.from_numpy(pictures)}, None, logp_BT, mask_BT, torch.arange(len(told)))
+        return Rollout(
+            problems, {"picture_B": torch.from_numpy(pictures)}, None, logp_BT, mask_BT, torch.arange(len(told))
+        )
 
     def loss(rollout: Rollout) -> Loss:
         total, count = words.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])

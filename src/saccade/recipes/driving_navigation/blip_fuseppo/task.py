@@ -1,4 +1,6 @@
-"""The task of keeping a lane: the world with what sensors add to it, test episodes on unseen roads, how well they went."""
+"""The task of keeping a lane: the world with what sensors add to it, test episodes on unseen roads, how well they
+went.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class LaneTask:
     hint: bool = True
     """Whether a PID's advice is shown."""
     caption: Literal["none", "written", "shuffled", "constant"] = "written"
-    """What stands in the place of words: nothing, the captioner's, its words of other times, random ones that never change."""
+    """What stands in the place of words: nothing, the captioner's, its words of other times, random ones that never
+    change.
+    """
     every: int = 10
     """Steps from one caption to the next."""
     test_episodes: int = 100
@@ -96,9 +100,11 @@ class LaneTask:
         unswapped = np.flatnonzero(mirror_ids(words).numpy() == np.arange(words.vocabulary))
         return constant(rng.choice(unswapped, words.length))
 
+
 def kept(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Of the lateral error in metres, every episode alike: "rmse", "std" of its size, "nrmse" in lane widths; share of episodes
-    that came to the end, returns, captions a step, and "rmse" in each weather."""
+    """Of the lateral error in metres, every episode alike: "rmse", "std" of its size, "nrmse" in lane widths; share
+    of episodes that came to the end, returns, captions a step, and "rmse" in each weather.
+    """
     square, size = (np.array([e.info[name] for e in episodes]) for name in ("offset_square", "offset_size"))
     weather = np.array([e.info["weather"] for e in episodes])
     rmse = math.sqrt(square.mean())
@@ -108,6 +114,7 @@ def kept(episodes: Sequence[Episode]) -> dict[str, float]:
     asked = sum(e.info.get("captions", 0.0) for e in episodes) / sum(e.length for e in episodes)
     by_weather = {f"rmse, {WEATHERS[int(w)]}": math.sqrt(square[weather == w].mean()) for w in np.unique(weather)}
     return found | {"captions a step": asked} | by_weather
+
 
 def driven(run: Run) -> Callable[[int, Rollout], None]:
     """Tells a run, after a training step, how the episodes went that ended in its segment."""
@@ -119,10 +126,12 @@ def driven(run: Run) -> Callable[[int, Rollout], None]:
 
     return tell
 
+
 def bank(words: Captioner, task: LaneTask, seed: int, size: int = 1024, rows: int = 64) -> np.ndarray:
     """Captions that the captioner writes of places anywhere on training roads: ids ``[size, L]``."""
     lane = replace(task, error="exact").world(rows)
     return np.concatenate([words(scenes(lane, seed + 7919 * (part + 1))[0]) for part in range(-(-size // rows))])[:size]
+
 
 def mirror_ids(words: Captioner) -> Tensor:
     """What each token id is in the mirror: left is right and right is left."""
@@ -132,18 +141,23 @@ def mirror_ids(words: Captioner) -> Tensor:
         swapped[one] = two
     return swapped
 
+
 def accuracy(words: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
     """Share of right captions, and of right words by what they tell of, on roads and in weathers of tests."""
     pictures, true = scenes(lane, seed, held_out=True)
     told = [caption.split() for caption in words.words(words(pictures))]
     parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "thing": (6, 7)}
-    right = lambda places: float(np.mean([[w[i : i + 1] == t.split()[i : i + 1] for i in places] for w, t in zip(told, true)]))
+    right = lambda places: float(
+        np.mean([[w[i : i + 1] == t.split()[i : i + 1] for i in places] for w, t in zip(told, true)])
+    )
     whole_right = float(np.mean([w == t.split() for w, t in zip(told, true)]))
     return {"caption": whole_right} | {name: right(places) for name, places in parts.items()}
+
 
 def _swap(words: Captioner) -> Callable[[Tensor], Tensor]:
     swapped = mirror_ids(words)
     return lambda ids: swapped[ids]
+
 
 def _known(captioner: Captioner | None) -> Captioner:
     if captioner is None:

@@ -1,17 +1,19 @@
 """NP-Edit: an editor learns from a judge's gradients and from a model that draws, without a single edited picture.
 
 paper: Learning an Image Editing Model without Image Editing Pairs (NP-Edit), arXiv 2510.14978.
-idea: An editor of a few steps is unrolled for two of them. A vision-language model is asked whether the edit was carried out
-    and whether all else is as it was; the gradient of its answers, read from one pass, flows through the decoder into the
-    editor, while distribution matching with the text-to-image model it began as keeps its pictures real.
+idea: An editor of a few steps is unrolled for two of them. A vision-language model is asked whether the edit was
+carried out
+    and whether all else is as it was; the gradient of its answers, read from one pass, flows through the decoder into
+    the editor, while distribution matching with the text-to-image model it began as keeps its pictures real.
 claims: With the same judge it beats Flow-GRPO, the judge alone and distribution matching alone, and does as well as
     supervised training on pairs; without the question about all else, less of a picture is kept.
-differs: Learning rates, the share of the warm-up, both weights and the number of updates of the score network are ours, the
-    paper gives none. The judge's weight is in units in which both gradients are equally long at the start, matching's is
-    three times that (better than once, on another seed). The paper's student is an undisclosed model of 2B; the preset
-    takes FLUX.1-Kontext, which knows editing already. The embedded editor has been shown pairs of other kinds of edits, of
-    none that is trained here, and words at the sampler's 4 steps. In the check's 100 steps distribution matching alone,
-    which is told the caption of the result, comes near to all of it: 0.084 of 0.116 overall.
+differs: Learning rates, the share of the warm-up, both weights and the number of updates of the score network are ours,
+the
+    paper gives none. The judge's weight is in units in which both gradients are equally long at the start, matching's
+    is three times that (better than once, on another seed). The paper's student is an undisclosed model of 2B; the
+    preset takes FLUX.1-Kontext, which knows editing already. The embedded editor has been shown pairs of other kinds of
+    edits, of none that is trained here, and words at the sampler's 4 steps. In the check's 100 steps distribution
+    matching alone, which is told the caption of the result, comes near to all of it: 0.084 of 0.116 overall.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class Settings:
     edits_per_step: int = 32
     """Attempts in a batch, over all processes."""
     judge_weight: float = 1.0
-    """Weight of the judge's loss, in units in which its gradient at the picture is as long as the other at the start."""
+    """Weight of the judge's loss, in units in which its gradient at the picture is as long as the other at the
+    start.
+    """
     matching_weight: float = 3.0
     """Weight of distribution matching."""
     identity: bool = True
@@ -73,7 +77,9 @@ class Settings:
     detach_first: bool = False
     """Let gradients through the second of the two steps alone."""
     fresh_noise: bool = False
-    """Noise the first step's picture anew, in training and when it is sampled, instead of with the noise it came from."""
+    """Noise the first step's picture anew, in training and when it is sampled, instead of with the noise it came
+    from.
+    """
     reference_guidance: float = 3.0
     """Classifier-free guidance of the text-to-image model in distribution matching."""
     score_updates: int = 1
@@ -97,6 +103,7 @@ class Settings:
     evaluate_every: int = 50
     save_every: int = 50
 
+
 _TINY = Settings()
 
 _REAL = Settings(
@@ -115,13 +122,17 @@ _REAL = Settings(
 PRESETS = {
     "tiny": _TINY,
     "flux1-kontext-dev": _REAL,
-    "flux1-kontext-dev-grpo": replace(_REAL, method="grpo", copy_steps=0, steps=2000, edits_per_step=384, window=2, lr=3e-4),
+    "flux1-kontext-dev-grpo": replace(
+        _REAL, method="grpo", copy_steps=0, steps=2000, edits_per_step=384, window=2, lr=3e-4
+    ),
 }
+
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The editor."""
     flow = replace(cfg.flow, kernel="renoise") if cfg.fresh_noise else cfg.flow
     return {"policy": build(flow, stochastic=range(cfg.window), seed=cfg.seed)}
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Learn to copy, then to edit. Returns the scores of edits kept back before the second stage and after."""
@@ -143,11 +154,20 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
             return measured(cfg.task, policy.best, judge(cfg, True), run.show(step))
 
     return run_loop(
-        feed, learner, run, cfg.steps, state=state, evaluate=look, evaluate_every=cfg.evaluate_every, save_every=cfg.save_every
+        feed,
+        learner,
+        run,
+        cfg.steps,
+        state=state,
+        evaluate=look,
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
     )
+
 
 Method = tuple[OnPolicy, Updates, dict[str, Any]]
 """Feed, learner, and what a checkpoint holds."""
+
 
 def unpaired(cfg: Settings, policy: FlowPolicy) -> Method:
     """The paper's: judge and distribution matching, and a network that learns what the editor itself makes."""
@@ -159,11 +179,18 @@ def unpaired(cfg: Settings, policy: FlowPolicy) -> Method:
     )  # fmt: skip
     if cfg.judge_weight:
         few = [problems[i] for i in range(min(cfg.edits_per_step, len(problems)))]
-        loss = replace(loss, judge_weight=cfg.judge_weight * loss.balance(unmade(few, seeds(cfg.seed, len(few))), cfg.micro_rows))
+        loss = replace(
+            loss, judge_weight=cfg.judge_weight * loss.balance(unmade(few, seeds(cfg.seed, len(few))), cfg.micro_rows)
+        )
     learn = Update("score", ScoreMatching(fake), fake.trained, adam(fake, cfg.score_lr), schedule=warmup(cfg.warmup))
     edit, average = moved(cfg, policy, loss, cfg.lr, every=cfg.score_updates)
     feed = OnPolicy(problems, edited(policy), cfg.edits_per_step, cfg.seed)
-    return feed, Updates([learn, edit], micro_rows=cfg.micro_rows), {"policy": policy, "score": fake, "average": average}
+    return (
+        feed,
+        Updates([learn, edit], micro_rows=cfg.micro_rows),
+        {"policy": policy, "score": fake, "average": average},
+    )
+
 
 def reinforcement(cfg: Settings, policy: FlowPolicy) -> Method:
     """Flow-GRPO with the judge's mean probability of the wanted answers as reward."""
@@ -181,34 +208,47 @@ def reinforcement(cfg: Settings, policy: FlowPolicy) -> Method:
     feed = OnPolicy(cfg.task.training(cfg.seed), collect, cfg.edits_per_step // cfg.group, cfg.seed)
     return feed, Updates([edit], micro_rows=cfg.micro_rows), {"policy": policy, "average": average}
 
+
 def imitation(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], Any], lr: float) -> Method:
-    """Flow matching to a picture that each problem knows: its source to learn to copy, its result where there are pairs."""
+    """Flow matching to a picture that each problem knows: its source to learn to copy, its result where there are
+    pairs.
+    """
     edit, average = moved(cfg, policy, ScoreMatching(policy, low=0.0, high=1.0), lr)
     feed = OnPolicy(cfg.task.training(cfg.seed), given(policy, picture), cfg.edits_per_step, cfg.seed)
     return feed, Updates([edit], micro_rows=cfg.micro_rows), {"policy": policy, "average": average}
 
+
 def judge(cfg: Settings, identity: bool) -> Verdict:
-    """The model that is asked whether the edit was carried out and, with ``identity``, whether all else is as it was."""
+    """The model that is asked whether the edit was carried out and, with ``identity``, whether all else is as it
+    was.
+    """
     about = ("edit", "keep") if identity else ("edit",)
     return replace(cfg.task.verdict, about=about, precision=cfg.judge_precision)
+
 
 def moved(cfg: Settings, policy: FlowPolicy, loss: Objective, lr: float, every: int = 1) -> tuple[Update, Snapshot]:
     """The update of the editor's weights, and their moving average."""
     average = Snapshot(policy.trained)
     follow = average.average(cfg.ema)
     optimizer = adam(policy, lr)
-    return Update("editor", loss, policy.trained, optimizer, every=every, schedule=warmup(cfg.warmup), after=follow), average
+    return Update(
+        "editor", loss, policy.trained, optimizer, every=every, schedule=warmup(cfg.warmup), after=follow
+    ), average
+
 
 def adam(policy: FlowPolicy, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(policy.trained, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+
 
 def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
     """Scores of edits kept back; the same edits and noise each time."""
     return measured(cfg.task, policies["policy"].best, judge(cfg, True))
 
+
 def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One result for each prompt, which begins with a picture file."""
     return task.edited(policies["policy"].best, prompts, seeds_B)
+
 
 ARMS = {
     "NP-Edit": _TINY,
@@ -219,9 +259,11 @@ ARMS = {
     "pairs": replace(_TINY, method="pairs"),
 }
 
+
 def lead(arm: Arms, other: str) -> float:
     """By how much NP-Edit's overall score is above another arm's."""
     return arm["NP-Edit"]["train wording, overall"] - arm[other]["train wording, overall"]
+
 
 CLAIMS = (
     Claim("NP-Edit is 0.05 above Flow-GRPO in overall", lambda arm: lead(arm, "Flow-GRPO"), 0.05, every_seed=True),

@@ -5,8 +5,8 @@ Two steps are unrolled, with noise e, a time t of the grid, and e' = e or, where
     x0 = e - v(e, 1)        x_t = (1 - t) x0 + t e'        x0' = x_t - t v(x_t, t)
 
 and at x0' two gradients meet: of -log p(wanted answers), through judge and decoder, and of distribution matching,
-(fake - real) / mean |x0' - real|, where both networks predict the clean latents from x0' noised anew (DMD2 2405.14867): what
-is descended brings x0' from where the editor's own pictures lie to where those of the caption lie.
+(fake - real) / mean |x0' - real|, where both networks predict the clean latents from x0' noised anew (DMD2 2405.14867):
+what is descended brings x0' from where the editor's own pictures lie to where those of the caption lie.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ _MATCHED = 1 << 25
 Pull = tuple[Tensor, Tensor]
 """A loss of each row ``[B]`` and its gradient at the latents ``[B, C, h, w]``."""
 
+
 @dataclass(frozen=True)
 class UnpairedEditing:
     """``judge_weight`` (-log p of the wanted answers) + ``matching_weight`` (half the squared matching gradient).
 
-    ``judge`` gives the log-probability ``[B]`` of a rollout whose pictures carry a graph. ``real`` is the frozen model that
-    draws, guided by ``guidance``, ``fake`` learns the editor's own pictures; both are told captions of the result. Times of
-    the comparison lie between ``low`` and ``high``. ``detach_first`` lets gradients through the second step alone. A part
-    of weight 0 is not computed. Metrics: both losses, and how long their weighted gradients are.
+    ``judge`` gives the log-probability ``[B]`` of a rollout whose pictures carry a graph. ``real`` is the frozen model
+    that draws, guided by ``guidance``, ``fake`` learns the editor's own pictures; both are told captions of the result.
+    Times of the comparison lie between ``low`` and ``high``. ``detach_first`` lets gradients through the second step
+    alone. A part of weight 0 is not computed. Metrics: both losses, and how long their weighted gradients are.
     """
 
     editor: FlowPolicy
@@ -98,15 +99,18 @@ class UnpairedEditing:
             matched += lengths(self.matched(part, x0)[1]).sum().cpu()
         return float(matched / judged.clamp(min=1e-12))
 
+
 def two_steps(editor: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor, detach_first: bool = False) -> Tensor:
     """What an editor makes in a step from noise and one from a later time of its grid, random for each row: latents
-    ``[B, C, h, w]`` with gradients."""
+    ``[B, C, h, w]`` with gradients.
+    """
     eps = noise(spawn(seeds_B, 0), editor.latent_shape, editor.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_first):
         x0 = _step(editor, eps, torch.ones(len(eps), device=eps.device), problems)
     t_B = editor.times[late_steps(seeds_B, 1, editor.steps)].to(eps.device)
     again = noise(spawn(seeds_B, 1), editor.latent_shape, editor.device) if editor.renoises else eps
     return _step(editor, add_noise(x0, again, t_B), t_B, problems)
+
 
 def edited(editor: FlowPolicy) -> Collect:
     """Fresh attempts of two steps, as latents alone."""
@@ -117,6 +121,7 @@ def edited(editor: FlowPolicy) -> Collect:
 
     return collect
 
+
 def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
     """Pictures that problems know, uint8 ``[H, W, 3]``, as the latents that an editor is to give back."""
 
@@ -126,11 +131,15 @@ def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
 
     return collect
 
+
 def drawers(flow: FlowModel, guidance: float, editor: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
-    """The network that learns what the editor makes, and the frozen model that draws: told the result, shown nothing."""
+    """The network that learns what the editor makes, and the frozen model that draws: told the result, shown
+    nothing.
+    """
     plain = replace(flow, guidance=1.0)
     fake, real = build(plain, (), seed, beside=editor), frozen(replace(plain, guidance=guidance), beside=editor)
     return replace(fake, prompt=result), replace(real, prompt=result)
+
 
 def result(problem: Problem) -> str:
     """What the edited picture shall show. ValueError where nobody has told it."""
@@ -139,9 +148,11 @@ def result(problem: Problem) -> str:
         raise ValueError(f"problem {problem.id} has no caption_after, by which its result could be drawn")
     return caption
 
+
 def lengths(gradient: Tensor) -> Tensor:
     """Euclidean length of each row ``[B]``."""
     return gradient.flatten(1).norm(dim=1)
+
 
 def _step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: Sequence[Problem]) -> Tensor:
     return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, through=True), t_B)

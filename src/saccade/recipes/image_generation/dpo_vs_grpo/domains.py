@@ -1,4 +1,5 @@
-"""Drawing in two domains: long prompts about bindings and places, which are trained on, and short ones, which never are.
+"""Drawing in two domains: long prompts about bindings and places, which are trained on, and short ones, which never
+are.
 
 In the manner of T2I-CompBench and GenEval: wordings, kinds of scenes and combinations of attributes differ.
 """
@@ -28,6 +29,7 @@ OUTSIDE = ("single_object", "two_object", "counting", "colors", "position", "col
 DESCRIPTIVE = tuple(w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive")
 
 TERSE = tuple(w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "terse")
+
 
 @dataclass(frozen=True)
 class DomainsTask:
@@ -71,6 +73,7 @@ class DomainsTask:
                 show(name, exhibits(parts[0], verdict_B))
         return {name: float(verdict_B.nanmean()) for name, (_, verdict_B) in found.items()}
 
+
 def towers(both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Likeness:
     """A small reward model for pictures of ``size`` px, taught with ``steps`` batches of `lessons`."""
     with seeded(seed):
@@ -78,11 +81,13 @@ def towers(both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor]
     teach(untaught, lessons(both, size, 4096, 128, seed, seen), steps)
     return Likeness(untaught)
 
-def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Lessons:
-    """Pictures and captions of the embedded world for a reward model: of training prompts alone, or half of the other domain.
 
-    ``seen`` is how pictures come out of the policy's own codes ``[N, 3, H, W]``. Meanings are training meanings inside the
-    domain, all meanings outside of it.
+def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Lessons:
+    """Pictures and captions of the embedded world for a reward model: of training prompts alone, or half of the other
+    domain.
+
+    ``seen`` is how pictures come out of the policy's own codes ``[N, 3, H, W]``. Meanings are training meanings inside
+    the domain, all meanings outside of it.
     """
     rng = np.random.default_rng([seed, 7])
     inside = shapes.meanings_of(count // 2 if both else count, rng, INSIDE, "train")
@@ -98,6 +103,7 @@ def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Call
         return pictures[index], captions, same[index]
 
     return lesson
+
 
 def words() -> list[str]:
     """All words that a caption of the embedded world can hold."""

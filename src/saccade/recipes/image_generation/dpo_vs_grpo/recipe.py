@@ -1,18 +1,23 @@
 """DPO and GRPO on the codes of pictures, at equal cost, with rewards that generalise well and badly.
 
 paper: Delving into RL for Image Generation with CoT: A Study on DPO vs. GRPO, arXiv 2505.17017.
-idea: A picture written code by code is one long chain of decisions, so both algorithms of language models apply: DPO learns
+idea: A picture written code by code is one long chain of decisions, so both algorithms of language models apply: DPO
+learns
     from the best and the worst of several pictures of the base model, GRPO from all pictures of the present one.
-claims: DPO is ahead on prompts like those trained on, GRPO on others; a reward model that generalises better by itself makes
+claims: DPO is ahead on prompts like those trained on, GRPO on others; a reward model that generalises better by itself
+makes
     the policy generalise better.
-differs: The embedded policy writes 64 codes of a picture of 32 px. Prompts are those of the world of shapes: long ones about
+differs: The embedded policy writes 64 codes of a picture of 32 px. Prompts are those of the world of shapes: long ones
+about
     bindings and places against short ones of all kinds, with other combinations. In place of HPS, ImageReward and
     UnifiedReward stand the world's judge and two small towers, taught on prompts of both domains or of the first alone.
-    GRPO's ratio is 1 at every update, as in the study. It draws without guidance: with a scale of 3 codes come from other
-    probabilities than those of the prompt alone, which are trained, and neither method gained (seed 11 at 3e-5: DPO 0.004,
-    GRPO -0.011). Of 3e-5, 1e-4 and 3e-4 both gained most at 1e-4 without it, 0.032 and 0.031; at 3e-4 neither did.
-    Scores are the judge's points. Lessons for towers come from rendered scenes, not from people. In the check arms end within
-    -0.03 and 0.05 of the base in domain, and DPO 0.01 ahead of GRPO there and elsewhere; the order of rewards is lost in that.
+    GRPO's ratio is 1 at every update, as in the study. It draws without guidance: with a scale of 3 codes come from
+    other probabilities than those of the prompt alone, which are trained, and neither method gained (seed 11 at 3e-5:
+    DPO 0.004, GRPO -0.011). Of 3e-5, 1e-4 and 3e-4 both gained most at 1e-4 without it, 0.032 and 0.031; at 3e-4
+    neither did. Scores are the judge's points. Lessons for towers come from rendered scenes, not from people. In the
+    check arms end within
+    -0.03 and 0.05 of the base in domain, and DPO 0.01 ahead of GRPO there and elsewhere; the order of rewards is lost
+    in that.
 """
 
 from __future__ import annotations
@@ -68,7 +73,9 @@ class Settings:
     gap: float = 0.0
     """Pairs are kept where the rewards differ by more than this."""
     kept_pairs: str = ""
-    """Folder in which DPO's pairs are kept, and taken from if they are there: pairs of an earlier run are learned from offline."""
+    """Folder in which DPO's pairs are kept, and taken from if they are there: pairs of an earlier run are learned
+    from offline.
+    """
     beta_pairs: float = 0.1
     """DPO's beta, on log-probs summed over codes."""
     beta: float = 0.01
@@ -88,6 +95,7 @@ class Settings:
     evaluate_every: int = 30
     save_every: int = 30
 
+
 _REAL = Settings(
     model=ImageTokenModel("deepseek-community/Janus-Pro-1B", guidance=5.0, precision="bfloat16", checkpointing=True),
     task=DomainsTask("t2i_compbench_train.txt", "t2i_compbench_val.txt", "geneval.jsonl", verdict="rewards.py:verdict"),
@@ -98,12 +106,16 @@ PRESETS = {
     "tiny": Settings(),
     "janus-pro-1b": _REAL,
     "janus-pro-1b-dpo": replace(_REAL, method="dpo", lr=1e-5),
-    "janus-pro-7b": replace(_REAL, model=replace(_REAL.model, model="deepseek-community/Janus-Pro-7B", sharded=True), micro_rows=2),
+    "janus-pro-7b": replace(
+        _REAL, model=replace(_REAL.model, model="deepseek-community/Janus-Pro-7B", sharded=True), micro_rows=2
+    ),
 }
+
 
 def policies(cfg: Settings) -> dict[str, ImageTokenPolicy]:
     """The model that draws."""
     return {"policy": build(cfg.model, seed=cfg.seed)}
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of prompts kept back before and after."""
@@ -139,6 +151,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
     )
 
+
 def group_relative(
     cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, wanted: Reward, run: Run
 ) -> tuple[OnPolicy, PolicyGradient]:
@@ -156,6 +169,7 @@ def group_relative(
     feed = OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed)
     return feed, PolicyGradient(policy, cfg.clip, beta=cfg.beta)
 
+
 def preferred(
     cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, wanted: Reward, run: Run
 ) -> tuple[Rounds, Preference]:
@@ -169,7 +183,9 @@ def preferred(
             drawn = [judge(source(step), {"total": wanted}) for step in range(round * length, (round + 1) * length)]
         found = join([pairs(rollout, rollout.rewards["total"], cfg.gap) for rollout in drawn])
         if not len(found):
-            raise NothingJudged(f"in no group do rewards '{cfg.judged_by}' differ by more than {cfg.gap}: there are no pairs")
+            raise NothingJudged(
+                f"in no group do rewards '{cfg.judged_by}' differ by more than {cfg.gap}: there are no pairs"
+            )
         found.extras["reference_logp_BT"] = found.logp_BT  # the reference drew them
         facts = {"cost/images": sum(map(len, drawn)), "health/pairs": len(found) / 2}
         run.log(round * length + 1, facts | sampling_facts(policy, drawn))
@@ -180,8 +196,11 @@ def preferred(
     feed = Rounds(again, length, rows, cfg.seed, together=2)
     return feed, Preference(policy, cfg.beta_pairs)
 
+
 def sampling_facts(policy: ImageTokenPolicy, drawn: Sequence[Rollout]) -> dict[str, float]:
-    """Codes that went through the model while pictures were drawn, and the entropies with the prompt alone and as drawn."""
+    """Codes that went through the model while pictures were drawn, and the entropies with the prompt alone and as
+    drawn.
+    """
     passes = 1 if policy.guidance == 1 else 2
     mean = lambda name: float(torch.cat([rollout.extras[name] for rollout in drawn]).mean())
     return {
@@ -189,6 +208,7 @@ def sampling_facts(policy: ImageTokenPolicy, drawn: Sequence[Rollout]) -> dict[s
         "health/entropy": mean("entropy_B"),
         "health/guided_entropy": mean("guided_entropy_B"),
     }
+
 
 def reward_of(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
     """What pictures are judged by; towers are taught on pictures as they come out of the policy's codes."""
@@ -199,6 +219,7 @@ def reward_of(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
     seen = lambda pictures: painter.pictures(painter.encode(pictures))
     return towers(everywhere[cfg.judged_by], painter.size, cfg.tower_steps, cfg.seed, seen)
 
+
 def chosen_scores(cfg: Settings, policy: ImageTokenPolicy, wanted: Reward) -> dict[str, float]:
     """Scores of the picture of several that the reward likes best: how well the reward itself generalises."""
     if cfg.candidates == 1:
@@ -206,17 +227,22 @@ def chosen_scores(cfg: Settings, policy: ImageTokenPolicy, wanted: Reward) -> di
     found = cfg.task.score(BestOf(policy.rollout, wanted, cfg.candidates), rows=32)
     return {f"{name}, best of {cfg.candidates}": value for name, value in found.items()}
 
+
 evaluate, sample = task.evaluate, task.sample
 
 _CHECK = Settings(evaluate_every=60)
 
 _JUDGES = {"program": "geneval", "towers": "towers", "in domain": "towers_in_domain"}
 
-ARMS = {f"{m}, {name}": replace(_CHECK, method=m, judged_by=by) for m in ("dpo", "grpo") for name, by in _JUDGES.items()}
+ARMS = {
+    f"{m}, {name}": replace(_CHECK, method=m, judged_by=by) for m in ("dpo", "grpo") for name, by in _JUDGES.items()
+}
+
 
 def lead(arm: Arms, score: str) -> float:
     """How far GRPO is ahead of DPO, in the mean over rewards."""
     return sum(arm[f"grpo, {name}"][score] - arm[f"dpo, {name}"][score] for name in _JUDGES) / len(_JUDGES)
+
 
 def disorder(arm: Arms, method: str) -> float:
     """The least lead out of domain of a policy over one whose reward chooses worse among the base's pictures."""
@@ -224,6 +250,7 @@ def disorder(arm: Arms, method: str) -> float:
     alone = {name: arm[f"{method}, {name}"]["out of domain, best of 4@0"] for name in _JUDGES}
     ranked = sorted(_JUDGES, key=alone.get)
     return min(after[better] - after[worse] for worse, better in zip(ranked, ranked[1:]))
+
 
 CLAIMS = (
     Claim(

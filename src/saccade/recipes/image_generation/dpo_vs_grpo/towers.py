@@ -1,4 +1,5 @@
-"""A small reward model to train on the spot: a tower for pictures and one for captions, reward = cosine of their two vectors.
+"""A small reward model to train on the spot: a tower for pictures and one for captions, reward = cosine of their two
+vectors.
 
 Taught as CLIP 2103.00020 is: of all captions of a batch a picture must find its own, and a caption its picture.
 """
@@ -16,6 +17,7 @@ from saccade.core import Rollout
 
 Lessons = Callable[[int], tuple[Tensor, Sequence[str], Tensor]]
 """The step -> pictures ``[B, 3, H, W]``, their captions, and the meaning of each as a number ``[B]``."""
+
 
 class Towers(nn.Module):
     """Pictures of ``size`` px (in whole patches of 4) and captions made of ``words``, seen as vectors of length 1."""
@@ -42,6 +44,7 @@ class Towers(nn.Module):
         last_BD = self.reader(packed)[1][0]
         return F.normalize(self.picture(2 * pictures - 1), dim=-1), F.normalize(self.caption(last_BD), dim=-1)
 
+
 def teach(towers: Towers, lessons: Lessons, steps: int, lr: float = 2e-3) -> float:
     """Train for so many batches; the share of pictures that find their caption, as a running mean."""
     optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.01)
@@ -63,6 +66,7 @@ def teach(towers: Towers, lessons: Lessons, steps: int, lr: float = 2e-3) -> flo
         found += (0.05 if step else 1.0) * (float((logits_BB.argmax(1) == own_B).float().mean()) - found)
     towers.eval().requires_grad_(False)
     return found
+
 
 @dataclass(frozen=True)
 class Likeness:

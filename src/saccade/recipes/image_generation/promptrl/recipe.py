@@ -48,6 +48,7 @@ INSTRUCTION = (
 
 ON_POLICY = 10.0  # one update a batch: the ratio is 1, the clip never acts
 
+
 @dataclass(frozen=True)
 class Settings:
     """PromptRL; the defaults are the embedded miniatures'."""
@@ -92,6 +93,7 @@ class Settings:
     evaluate_every: int = 30
     save_every: int = 30
 
+
 _REAL = Settings(
     flow=replace(SD35_MEDIUM, sampling_steps=20, guidance=4.5, noise=0.8),
     writer=WriterModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16"),
@@ -105,6 +107,7 @@ PRESETS = {
     "sd35-medium": _REAL,
 }  # fmt: skip
 
+
 def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
     """The model that draws and the model that rewrites."""
     drawn = range(cfg.window) if cfg.train_flow else ()
@@ -112,6 +115,7 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
         "policy": flow.build(cfg.flow, stochastic=drawn, seed=cfg.seed),
         "rewriter": tokens.build(cfg.writer, instructed(cfg.instruction), seed=cfg.seed),
     }
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train both, evaluate, save. Returns the scores of held-out prompts before and after."""
@@ -156,6 +160,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
     )
 
+
 def updates(cfg: Settings, policy: FlowPolicy, rewriter: TokenPolicy) -> list[Update]:
     """Words first, then pictures; whoever is switched off has no update."""
     words = Update(
@@ -176,6 +181,7 @@ def updates(cfg: Settings, policy: FlowPolicy, rewriter: TokenPolicy) -> list[Up
     )
     return [words] * (cfg.retained < cfg.group) + [pictures] * cfg.train_flow
 
+
 def score(cfg: Settings, both: Mapping, show: Show | None = None) -> dict[str, float]:
     """Rewards of held-out prompts as worded and, where there is a rewriter, rewritten."""
     scores = cfg.task.score(both["policy"].best, show)
@@ -184,9 +190,11 @@ def score(cfg: Settings, both: Mapping, show: Show | None = None) -> dict[str, f
     rewritten = score_rewritten(cfg.task, both["rewriter"], both["policy"].best, show)
     return scores | {f"{name}, rewritten": value for name, value in rewritten.items()}
 
+
 def evaluate(cfg: Settings, policies: Mapping) -> dict[str, float]:
     """Rewards of held-out prompts, without noise; the same prompts and noise each time."""
     return score(cfg, policies)
+
 
 def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt, rewritten first where there is a rewriter."""
@@ -195,6 +203,7 @@ def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Te
     problems = [Problem(i, prompt) for i, prompt in enumerate(prompts)]
     drawn, texts = redrawn(policies["rewriter"], policies["policy"].best, problems, seeds_B)
     return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, drawn.outputs)]
+
 
 _CHECK = Settings(task=DrawingTask(held_out_size=192), steps=60)
 
@@ -220,6 +229,7 @@ CLAIMS = (
         least=0.02,
     ),
 )
+
 
 def lost(scores: Mapping[str, float]) -> float:
     """What paraphrasing costs."""

@@ -1,4 +1,6 @@
-"""Prompts that a language model words anew before they are drawn: how it is asked, judged beside the original, and scored."""
+"""Prompts that a language model words anew before they are drawn: how it is asked, judged beside the original, and
+scored.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ def instructed(instruction: str) -> Callable[[Problem], list[dict[str, str]]]:
     """Problem -> the chat messages that the language model answers: the instruction, then the prompt."""
     return lambda problem: [{"role": "user", "content": instruction + str(problem.inputs)}]
 
+
 def format_of_all(rewrites: Rollout, refined: Tensor, group_B: Tensor) -> Tensor:
-    """Format reward of every picture; those of the original prompt get their group's mean, so that format cannot favour either.
+    """Format reward of every picture; those of the original prompt get their group's mean, so that format cannot favour
+    either.
 
     ``refined`` are the rows, of the pictures numbered by ``group_B``, that were drawn from the rewrites.
     """
@@ -32,14 +36,20 @@ def format_of_all(rewrites: Rollout, refined: Tensor, group_B: Tensor) -> Tensor
         format_B[kept] = rewrites.rewards["format"][own].mean()
     return format_B
 
-def redrawn(rewriter: TokenPolicy, draw: Sampler, problems: Sequence[Problem], seeds_B: Tensor) -> tuple[Rollout, list[str]]:
+
+def redrawn(
+    rewriter: TokenPolicy, draw: Sampler, problems: Sequence[Problem], seeds_B: Tensor
+) -> tuple[Rollout, list[str]]:
     """Pictures of greedily rewritten prompts, as attempts at the original problems; and the rewrites."""
     writer = replace(rewriter, temperature=0.0)
     texts = [answer(t) or str(p.inputs) for t, p in zip(writer.rollout(problems, seeds_B).outputs, problems)]
     drawn = draw([replace(p, inputs=text) for p, text in zip(problems, texts)], seeds_B)
     return replace(drawn, problems=list(problems)), texts
 
-def score_rewritten(task: DrawingTask, rewriter: TokenPolicy, draw: Sampler, show: Show | None = None) -> dict[str, float]:
+
+def score_rewritten(
+    task: DrawingTask, rewriter: TokenPolicy, draw: Sampler, show: Show | None = None
+) -> dict[str, float]:
     """The task's scores of kept-back prompts that are rewritten before they are drawn."""
     texts: dict[str, str] = {}
 

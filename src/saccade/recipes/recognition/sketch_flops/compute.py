@@ -1,6 +1,7 @@
 """What an option brings and what it costs: rewards of a choice between more and less compute.
 
-Names as in 2505.23763, whose selector of canvases is judged so: R_comp is `Outlay`, 1 / r is `found`, -L_tri is `clear`.
+Names as in 2505.23763, whose selector of canvases is judged so: R_comp is `Outlay`, 1 / r is `found`, -L_tri is
+`clear`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from saccade.recipes.recognition.sketch_flops.retrieval import distances, rank, 
 _OTHERS = 1 << 21
 """Key of the seeds of galleries."""
 
+
 @dataclass(frozen=True)
 class Outlay:
     """-q / (q_max - q_min), q what the chosen option costs; ``cost`` names every option of the menu.
@@ -29,24 +31,28 @@ class Outlay:
 
     def __post_init__(self) -> None:
         if max(self.cost.values()) <= min(self.cost.values()):
-            raise ValueError(f"every option of {', '.join(map(str, self.cost))} costs the same, so there is nothing to choose")
+            raise ValueError(
+                f"every option of {', '.join(map(str, self.cost))} costs the same, so there is nothing to choose"
+            )
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """Below 0 ``[B]``."""
         span = max(self.cost.values()) - min(self.cost.values())
         return torch.tensor([-self.cost[option] / span for option in rollout.outputs])
 
+
 def surprise(rollout: Rollout) -> Tensor:
     """-log pi of the choice ``[B]``, whose mean is the policy's entropy: with a small weight it keeps a choice open."""
     return -rollout.logp_BT.sum(1)
+
 
 @dataclass(frozen=True, eq=False)
 class Search:
     """A gallery that is looked through with frozen embeddings, kept for every option of the menu.
 
     ``query_NKD`` embeds query n (a problem's id) with option k of ``options``, ``gallery_MD`` what is looked for,
-    ``truth_N`` is the place of the right one. ``others`` bounds the gallery to the right one and so many random ones, the
-    same for all attempts of a group, which are compared; 0 is all of it. ``margin`` is the triplet's.
+    ``truth_N`` is the place of the right one. ``others`` bounds the gallery to the right one and so many random ones,
+    the same for all attempts of a group, which are compared; 0 is all of it. ``margin`` is the triplet's.
     """
 
     options: Sequence[Any]

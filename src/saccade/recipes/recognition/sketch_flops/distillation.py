@@ -26,18 +26,21 @@ Embed = Callable[[Tensor], Tensor]
 Draw = Callable[[Sequence[Problem], int], Tensor]
 """Problems and a canvas -> the sketches as pictures ``[B, 3, canvas, canvas]``."""
 
+
 def examples(problems: Sequence[Problem]) -> Rollout:
     """Problems to be learnt from as they are: a rollout in which nobody decided anything."""
     none_BT = torch.zeros(len(problems), 0)
     return Rollout(list(problems), {}, None, none_BT, none_BT, torch.arange(len(problems)))
 
+
 @dataclass(frozen=True)
 class Matching:
     """The loss above; ``answer`` of a problem is the number of its photo.
 
-    ``photos`` gives pictures by their numbers, ``teacher`` the frozen embeddings of sketches (by problem id) and of photos
-    (by number), None for triplets alone (``balance`` is 1 then). The triplet term is the mean over the triplets within the
-    margin, since the others have no gradient. Negatives are the photos of a micro-batch, so batches had better not be cut.
+    ``photos`` gives pictures by their numbers, ``teacher`` the frozen embeddings of sketches (by problem id) and of
+    photos (by number), None for triplets alone (``balance`` is 1 then). The triplet term is the mean over the triplets
+    within the margin, since the others have no gradient. Negatives are the photos of a micro-batch, so batches had
+    better not be cut.
     """
 
     embed: Embed
@@ -81,10 +84,12 @@ class Matching:
             found["distances"] = relational((near_BB, apart_BB), taught, other_BB)
         return found
 
+
 def triplet(near_BB: Tensor, other_BB: Tensor, margin: float) -> Tensor:
     """Mean of max(0, margin + d_sp - d_sn) over the triplets where it is above 0; ``near_BB`` is sketches to photos."""
     hinge_BB = (margin + near_BB.diagonal()[:, None] - near_BB).clamp(min=0) * other_BB
     return hinge_BB.sum() / (hinge_BB > 0).sum().clamp(min=1)
+
 
 def relational(own: tuple[Tensor, Tensor], taught: tuple[Tensor, Tensor], other_BB: Tensor) -> Tensor:
     """Huber's function of the differences of d_sp, d_sn and d_pn, each averaged, added up.
@@ -97,7 +102,15 @@ def relational(own: tuple[Tensor, Tensor], taught: tuple[Tensor, Tensor], other_
 
 
 def embedding(
-    task: RetrievalTask, network: Embedder, loss: Matching, pairs: Pairs, stage: Run, steps: int, lr: float, batch: int, seed: int
+    task: RetrievalTask,
+    network: Embedder,
+    loss: Matching,
+    pairs: Pairs,
+    stage: Run,
+    steps: int,
+    lr: float,
+    batch: int,
+    seed: int,
 ) -> None:
     """Train ``network`` by ``loss`` on ``batch`` pairs a step; it is scored at the end, on the canvases of the loss.
 

@@ -1,7 +1,7 @@
 """Networks that place pictures where alike ones are near, and what a picture costs them, by PyTorch's own counter.
 
-Group norm in our own networks: rows do not see one another, so canvases of several sizes may share one network. Batch norm
-in networks from elsewhere keeps the statistics of their checkpoint.
+Group norm in our own networks: rows do not see one another, so canvases of several sizes may share one network. Batch
+norm in networks from elsewhere keeps the statistics of their checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _GRID = 2
 
 _LIBRARIES = ("torchvision", "timm")
 
+
 class Embedder(nn.Module):
     """Pictures ``[B, 3, H, W]`` in [0, 1] -> embeddings of length 1 ``[B, dim]``.
 
@@ -31,7 +32,13 @@ class Embedder(nn.Module):
     """
 
     def __init__(
-        self, features: nn.Module, channels: int, dim: int, grid: int = _GRID, mean: float | Any = 0.5, std: float | Any = 0.5
+        self,
+        features: nn.Module,
+        channels: int,
+        dim: int,
+        grid: int = _GRID,
+        mean: float | Any = 0.5,
+        std: float | Any = 0.5,
     ):
         super().__init__()
         self.features, self.pool = features, nn.AdaptiveAvgPool2d(grid)
@@ -41,22 +48,28 @@ class Embedder(nn.Module):
         self.eval()
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
-        scaled = ((pictures_BCHW.to(self.mean.device) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        scaled = ((pictures_BCHW.to(self.mean.device) - self.mean) / self.std).contiguous(
+            memory_format=torch.channels_last
+        )
         return F.normalize(self.head(self.pool(self.features(scaled)).flatten(1)), dim=-1)
 
     def export(self, folder: Path) -> None:
         """The weights as ``embedder.safetensors``."""
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "embedder.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()}, folder / "embedder.safetensors"
+        )
+
 
 def embedder(name: str, dim: int, seed: int = 0, device: str = "cpu") -> Embedder:
     """A network by name: "large" and "small" are ours, "torchvision:vgg16" or "timm:mobilenetv2_100" a checkpoint's.
 
-    Ours begin at weights that follow from ``seed``; ``device`` "auto" is the GPU where there is one. ValueError for an unknown
-    name, or where the library is missing.
+    Ours begin at weights that follow from ``seed``; ``device`` "auto" is the GPU where there is one. ValueError for an
+    unknown name, or where the library is missing.
     """
     return _built(name, dim, seed).to(device_of(device))
+
 
 def _built(name: str, dim: int, seed: int) -> Embedder:
     with seeded(seed):
@@ -72,6 +85,7 @@ def _built(name: str, dim: int, seed: int) -> Embedder:
         # ImageNet's, which both libraries' checkpoints were trained with.
         return Embedder(features, channels, dim, 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+
 def large() -> tuple[nn.Module, int]:
     """Five blocks of plain convolutions, 1.4 million weights; the teacher."""
     widths = (32, 64, 128, 256, 384)
@@ -80,20 +94,25 @@ def large() -> tuple[nn.Module, int]:
     blocks = [_normed(nn.Conv2d(before, after, 3, stride, 1, bias=False), after) for before, after, stride in plan]
     return nn.Sequential(stem, *blocks), widths[-1]
 
+
 def small() -> tuple[nn.Module, int]:
     """A stem and depth-wise separable convolutions, 0.1 million weights; the student."""
     plan = ((16, 32, 2), (32, 64, 2), (64, 96, 1), (96, 128, 1), (128, 192, 1))
     stem = _normed(nn.Conv2d(3, 16, 3, 2, 1, bias=False), 16)
     return nn.Sequential(stem, *(_separable(*sizes) for sizes in plan)), plan[-1][1]
 
+
 _OWN = {"large": large, "small": small}
+
 
 def _separable(before: int, after: int, stride: int) -> nn.Module:
     depth = nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False)
     return nn.Sequential(_normed(depth, before), _normed(nn.Conv2d(before, after, 1, bias=False), after))
 
+
 def _normed(conv: nn.Module, channels: int) -> nn.Module:
     return nn.Sequential(conv, nn.GroupNorm(8, channels), nn.ReLU(inplace=True))
+
 
 def _borrowed(library: str, model: str) -> nn.Module:
     """The feature maps of a checkpoint of ImageNet ``[B, C, h, w]``, without its head."""
@@ -108,7 +127,10 @@ def _borrowed(library: str, model: str) -> nn.Module:
     except ImportError:
         raise ValueError(f"network '{library}:{model}' needs a package: pip install {library}") from None
     except (AttributeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{library} has no network '{model}' with feature maps: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{library} has no network '{model}' with feature maps: {str(error).splitlines()[0]}"
+        ) from None
+
 
 def flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of a call, multiplications and additions alike, as `FlopCounterMode` counts them.
@@ -120,6 +142,7 @@ def flops(call: Callable[[], Any]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
+
 
 @dataclass
 class Meter:

@@ -24,14 +24,18 @@ def blank(canvas: int) -> Tensor:
     """An empty canvas as a network takes it ``[1, 3, canvas, canvas]``."""
     return torch.ones(1, 3, canvas, canvas)
 
+
 def fixed(search: Search) -> dict[str, float]:
     """acc@1 on every canvas, and all scores on the last."""
     rank_NK = search.ranks()
     each = {f"acc@1, {c} px": found(rank_NK[:, k])["acc@1"] for k, c in enumerate(search.options)}
     return each | found(rank_NK[:, -1])
 
+
 class Costs:
-    """Millions of operations a query on every canvas and for reading strokes; photos are embedded beforehand, for everyone."""
+    """Millions of operations a query on every canvas and for reading strokes; photos are embedded beforehand, for
+    everyone.
+    """
 
     def __init__(self, canvases: Sequence[int], policy: MenuPolicy, student: Embedder):
         self.canvases, self.canvas = canvases, Meter(student, blank)
@@ -45,6 +49,7 @@ class Costs:
         mean = lambda values: sum(values) / len(values)
         each = {f"MFLOPs, {canvas} px": self.canvas(canvas) / 1e6 for canvas in self.canvases}
         return {"MFLOPs": mean(read) + mean(drawn), "MFLOPs, reading": mean(read), **each}
+
 
 class Choosing:
     """Scores of a selector on pairs kept back, which are embedded once, since the student is frozen."""
@@ -66,6 +71,7 @@ class Choosing:
             run.table("Canvases", columns, by_canvas(scores, self.task.canvases))
         return scores
 
+
 def beside_teacher(
     task: RetrievalTask, policy: MenuPolicy, student: Embedder, teacher: Embedder, run: Run
 ) -> Callable[[int], dict[str, float]] | None:
@@ -77,10 +83,12 @@ def beside_teacher(
     taught = {"acc@1, teacher": whole["acc@1"], "MFLOPs, teacher": Meter(teacher, blank)(full) / 1e6}
     return lambda step: choices.scores(run, step) | taught
 
+
 def photos_for(
     task: RetrievalTask, policy: MenuPolicy, student: Embedder, sketches: Sequence[str], seeds_B: Tensor
 ) -> list[dict[str, Any]]:
-    """For each sketch's file the canvas picked and the nearest photo of those kept back, as `saccade sample` shows them.
+    """For each sketch's file the canvas picked and the nearest photo of those kept back, as `saccade sample` shows
+    them.
 
     ValueError where nothing is kept back.
     """
@@ -96,11 +104,15 @@ def photos_for(
         items.append(beside(task, problem, canvas, pairs.pixels(nearest)[0]) | {"prompt": problem.source})
     return items
 
+
 def by_canvas(scores: Mapping[str, float], canvases: Sequence[int]) -> list[list[float]]:
     """A row for each canvas: its pixels, its cost, what it finds alone, how often it was chosen."""
     return [[c, *(round(scores[f"{name}, {c} px"], 4) for name in ("MFLOPs", "acc@1", "share"))] for c in canvases]
 
-def exhibits(task: RetrievalTask, rollout: Rollout, search: Search, pairs: Pairs, count: int = 16) -> list[dict[str, Any]]:
+
+def exhibits(
+    task: RetrievalTask, rollout: Rollout, search: Search, pairs: Pairs, count: int = 16
+) -> list[dict[str, Any]]:
     """Some sketches as they were drawn, with the photo found beside them; the right one is the target."""
     items = []
     for row in range(0, len(rollout), max(len(rollout) // count, 1)):
@@ -111,6 +123,7 @@ def exhibits(task: RetrievalTask, rollout: Rollout, search: Search, pairs: Pairs
         truth = torch.tensor([one.problems[0].answer])
         items.append(item | {"target": pairs.pixels(truth)[0], "score": float(search.found(one))})
     return items[:count]
+
 
 def beside(task: RetrievalTask, problem: Problem, canvas: int, photo: Tensor) -> dict[str, Any]:
     """A sketch on its canvas, shown in the photo's size, to the left of a photo."""

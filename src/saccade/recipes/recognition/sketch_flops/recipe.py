@@ -1,20 +1,24 @@
-"""SketchyNet: a small network that finds a sketch's photo, and a policy that draws each sketch no larger than it must be.
+"""SketchyNet: a small network that finds a sketch's photo, and a policy that draws each sketch no larger than it must
+be.
 
 paper: Sketch Down the FLOPs: Towards Efficient Networks for Human Sketch, arXiv 2505.23763.
-idea: A light student learns a teacher's distances between sketch and photos, averaged over canvases of several sizes. Then a
-    GRU reads the strokes and picks the canvas that the sketch is drawn on: a bandit, rewarded for the rank of the right photo
-    and charged for what the canvas costs the student.
-claims: At most a tenth of the teacher's operations, the distilled student finds 2 points more than one taught by triplets
-    alone; the selector halves the operations at a loss of at most 1.5 points; and its choice finds more than the same choices
-    dealt out at random.
-differs: A made world of objects and sketches; the embedders are learnt from scratch, the teacher is a plain convolutional
-    network. Every other photo of a batch is a negative, the triplet term is the mean over those within the margin. Choosing
-    is learnt from objects that the embedders never saw (those that they saw are found too easily), with the rank taken in
-    random galleries as large as the test's. Eight choices for each sketch are compared with one another, where the paper has
-    one and no baseline. Weights of the rewards are ours, the paper gives none; -log pi, lightly weighted, keeps the choice
-    open; the margin reward is its mean over the gallery. A selector is trained on the student of triplets alone, too. In the
-    check it settles on one canvas for every sketch, for every weight of compute from 0.06 to 0.2: all families of this world
-    gain about alike from a larger canvas, so there is little to choose by.
+idea: A light student learns a teacher's distances between sketch and photos, averaged over canvases of several sizes.
+Then a
+    GRU reads the strokes and picks the canvas that the sketch is drawn on: a bandit, rewarded for the rank of the right
+    photo and charged for what the canvas costs the student.
+claims: At most a tenth of the teacher's operations, the distilled student finds 2 points more than one taught by
+triplets
+    alone; the selector halves the operations at a loss of at most 1.5 points; and its choice finds more than the same
+    choices dealt out at random.
+differs: A made world of objects and sketches; the embedders are learnt from scratch, the teacher is a plain
+convolutional
+    network. Every other photo of a batch is a negative, the triplet term is the mean over those within the margin.
+    Choosing is learnt from objects that the embedders never saw (those that they saw are found too easily), with the
+    rank taken in random galleries as large as the test's. Eight choices for each sketch are compared with one another,
+    where the paper has one and no baseline. Weights of the rewards are ours, the paper gives none; -log pi, lightly
+    weighted, keeps the choice open; the margin reward is its mean over the gallery. A selector is trained on the
+    student of triplets alone, too. In the check it settles on one canvas for every sketch, for every weight of compute
+    from 0.06 to 0.2: all families of this world gain about alike from a larger canvas, so there is little to choose by.
 """
 
 from __future__ import annotations
@@ -87,8 +91,8 @@ class Settings:
     lr: float = 3e-3
     """Learning rate of Adam for the selector."""
     credit: Literal["group", "batch", "greedy", "none"] = "group"
-    """What a choice's reward is compared with: the mean of the sketch's choices or the batch's, the likeliest choice's reward, or
-    nothing (the paper)."""
+    """What a choice's reward is compared with: the mean of the sketch's choices or the batch's, the likeliest
+    choice's reward, or nothing (the paper)."""
     compute_weight: float = 0.2
     """Weight of saved compute, from 0 to 1; what was found has the rest."""
     rank_weight: float = 1.0
@@ -101,6 +105,7 @@ class Settings:
     """Other photos in the random gallery that a choice's rank is taken in; 0 takes all."""
     evaluate_every: int = 100
     save_every: int = 100
+
 
 _TINY = Settings()
 
@@ -117,10 +122,12 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+
 def policies(cfg: Settings) -> dict[str, Any]:
     """The selector of canvases, and the student that embeds what is drawn on them."""
     selector = build(cfg.task.canvases, cfg.task.strokes, 5, cfg.width, cfg.seed)
     return {"policy": selector, "student": embedder(cfg.student, cfg.dim, cfg.seed, cfg.device)}
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Teacher, student, selector. Returns the scores of sketches kept back before and after the selector's training."""
@@ -141,7 +148,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     search = cfg.task.search(student, choice, others=cfg.others, margin=cfg.margin)
     look = beside_teacher(cfg.task, policy, student, teacher, run)
-    update = Update("choices", PolicyGradient(policy, clip=math.inf), policy.trained, torch.optim.Adam(policy.trained, lr=cfg.lr))
+    update = Update(
+        "choices", PolicyGradient(policy, clip=math.inf), policy.trained, torch.optim.Adam(policy.trained, lr=cfg.lr)
+    )
     return run_loop(
         OnPolicy(choice.problems(), collector(cfg, policy, student, search), cfg.sketches_per_step, cfg.seed),
         Updates([update]),
@@ -153,6 +162,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
         log_every=10,
     )
+
 
 def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Search) -> Collect:
     """What a step of the bandit does: choose, judge against the frozen search, give credit."""
@@ -184,23 +194,28 @@ def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Sear
 
     return collect
 
+
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     """Scores of the sketches kept back, each on the canvas that the selector picks."""
     pairs = cfg.task.kept_back()
     return Choosing(cfg.task, policies["policy"], policies["student"], pairs).scores() if pairs else {}
 
+
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """For each sketch file (.npy or .svg) the canvas picked, and the nearest photo of those kept back."""
     return photos_for(cfg.task, policies["policy"], policies["student"], prompts, seeds_B)
+
 
 ARMS = {
     "SketchyNet": _TINY,
     "triplets alone": Following("SketchyNet", replace(_TINY, method="triplets")),
 }
 
+
 def at_full(scores: Scores) -> float:
     """acc@1 of the student on the full canvas."""
     return scores[f"acc@1, {_TINY.task.full} px"]
+
 
 CLAIMS = (
     Claim(

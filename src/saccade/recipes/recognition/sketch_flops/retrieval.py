@@ -15,26 +15,32 @@ def distances(query_ND: Tensor, gallery_MD: Tensor) -> Tensor:
     squares = (query_ND**2).sum(-1)[:, None] + (gallery_MD**2).sum(-1) - 2 * query_ND @ gallery_MD.T
     return squares.clamp(min=1e-8).sqrt()
 
+
 def rank(distance_NM: Tensor, truth_N: Tensor) -> Tensor:
-    """The rank of each query's own one ``[N]`` int64; NaN is the farthest of all. ValueError where it is not in the gallery."""
+    """The rank of each query's own one ``[N]`` int64; NaN is the farthest of all. ValueError where it is not in the
+    gallery.
+    """
     if len(truth_N) and not 0 <= int(truth_N.min()) <= int(truth_N.max()) < distance_NM.shape[1]:
         raise ValueError(f"a query's own one is number {int(truth_N.max())} of a gallery of {distance_NM.shape[1]}")
     far = distance_NM.nan_to_num(nan=torch.inf)
     return (far <= far.gather(1, truth_N[:, None])).sum(1)
 
+
 def within(rank_N: Tensor, k: int) -> Tensor:
     """acc@k: the share of queries whose rank is at most ``k``, one number."""
     return (rank_N <= k).double().mean()
+
 
 def mean_reciprocal_rank(rank_N: Tensor) -> Tensor:
     """MRR: the mean of 1 / rank, one number."""
     return (1 / rank_N.double()).mean()
 
+
 def rank_among(distance_NM: Tensor, truth_N: Tensor, others: int, generators: list[torch.Generator]) -> Tensor:
     """The rank in a random gallery of a query's own one and ``others`` more, drawn by a generator a query ``[N]``.
 
-    Where a whole gallery is nearly always searched rightly, a smaller one is too; where it never is, a smaller one tells
-    better from worse. All of the gallery where it holds no more.
+    Where a whole gallery is nearly always searched rightly, a smaller one is too; where it never is, a smaller one
+    tells better from worse. All of the gallery where it holds no more.
     """
     if others >= distance_NM.shape[1] - 1:
         return rank(distance_NM, truth_N)

@@ -1,7 +1,7 @@
 """A choice from a small menu as a decision: a policy that reads a sequence and picks one of a few options.
 
-State = a sequence of any length, action = the number of an option, log pi = log softmax(logits)[action]. What the options are
-is the recipe's: canvases, budgets of tokens, numbers of steps or of frames.
+State = a sequence of any length, action = the number of an option, log pi = log softmax(logits)[action]. What the
+options are is the recipe's: canvases, budgets of tokens, numbers of steps or of frames.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class Reader(nn.Module):
         last_B = (length_B - 1).to(states_BLD.device)
         return self.head(states_BLD[torch.arange(len(last_B), device=last_B.device), last_B])
 
+
 @dataclass(eq=False)
 class MenuPolicy:
-    """Picks one of ``options`` for a problem, after ``read(problem.inputs)``, a sequence ``[L, features]``, L at least 1.
+    """Picks one of ``options`` for a problem, after ``read(problem.inputs)``, a sequence ``[L, features]``, L at least
+    1.
 
     Outputs are the options picked. ``likely`` picks the likeliest one, whatever the seed.
     """
@@ -88,11 +90,14 @@ class MenuPolicy:
         """The weights as ``reader.safetensors``."""
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "reader.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()}, folder / "reader.safetensors"
+        )
 
     def _logp(self, sequence_BLF: Tensor, length_B: Tensor) -> Tensor:
         device = self.reader.head.weight.device
         return self.reader(sequence_BLF.to(device), length_B).float().log_softmax(1)
+
 
 def build(options: tuple[Any, ...], read: Callable[[Any], Tensor], features: int, width: int, seed: int) -> MenuPolicy:
     """A policy that has no preference yet, for sequences of ``features`` numbers, its weights drawn from ``seed``."""
@@ -100,8 +105,11 @@ def build(options: tuple[Any, ...], read: Callable[[Any], Tensor], features: int
         reader = Reader(features, width, len(options))
     return MenuPolicy(reader, options, read)
 
+
 def drawn(logp_BK: Tensor, seeds_B: Tensor) -> Tensor:
     """An option for each row by one uniform of its own seed, whatever else is in the batch: ``[B]`` int64."""
-    uniform_B = torch.stack([torch.rand((), generator=generator(seed), dtype=torch.float64) for seed in seeds_B.tolist()])
+    uniform_B = torch.stack(
+        [torch.rand((), generator=generator(seed), dtype=torch.float64) for seed in seeds_B.tolist()]
+    )
     reached_BK = logp_BK.double().exp().cumsum(1) < uniform_B.to(logp_BK.device)[:, None]
     return reached_BK.sum(1).clamp(max=logp_BK.shape[1] - 1)

@@ -1,4 +1,6 @@
-"""A task of finding the photo that a sketch was made of: pairs to learn from, pairs kept back, and how searching is scored."""
+"""A task of finding the photo that a sketch was made of: pairs to learn from, pairs kept back, and how searching is
+scored.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ Embed = Callable[[Tensor], Tensor]
 
 _AT_ONCE = 50
 
+
 @dataclass(frozen=True)
 class RetrievalTask:
     """Which sketches and photos, and on which canvases a sketch may be drawn."""
@@ -39,7 +42,9 @@ class RetrievalTask:
     train_size: int = 400
     """Objects of the embedded world to learn embeddings from."""
     selector_size: int = 600
-    """Objects beside them (of a file: its last photos) to learn choosing from: what embeddings have seen is found too easily."""
+    """Objects beside them (of a file: its last photos) to learn choosing from: what embeddings have seen is found
+    too easily.
+    """
     held_out_size: int = 150
     """Objects kept back in the embedded world."""
     sketches_each: int = 6
@@ -78,7 +83,9 @@ class RetrievalTask:
     def gallery(self, embed: Embed, pairs: Pairs) -> Tensor:
         """Frozen embeddings of all photos ``[M, D]``, on the CPU."""
         with torch.no_grad():
-            return torch.cat([embed(pairs.pixels(part)).cpu() for part in torch.arange(len(pairs.photos)).split(_AT_ONCE)])
+            return torch.cat(
+                [embed(pairs.pixels(part)).cpu() for part in torch.arange(len(pairs.photos)).split(_AT_ONCE)]
+            )
 
     def queries(self, embed: Embed, pairs: Pairs, canvas: int) -> Tensor:
         """Frozen embeddings of all sketches on a canvas ``[N, D]``, on the CPU."""
@@ -87,22 +94,32 @@ class RetrievalTask:
         with torch.no_grad():
             return torch.cat([embed(self.draw(cut, canvas)).cpu() for cut in cuts])
 
-    def search(self, embed: Embed, pairs: Pairs, canvases: Sequence[int] = (), others: int = 0, margin: float = 0.3) -> Search:
+    def search(
+        self, embed: Embed, pairs: Pairs, canvases: Sequence[int] = (), others: int = 0, margin: float = 0.3
+    ) -> Search:
         """All photos and all sketches on every canvas (or on ``canvases``), embedded once."""
         canvases = tuple(canvases or self.canvases)
         query_NKD = torch.stack([self.queries(embed, pairs, canvas) for canvas in canvases], 1)
         return Search(canvases, query_NKD, self.gallery(embed, pairs), torch.tensor(list(pairs.truth)), others, margin)
 
+
 @lru_cache(maxsize=1 << 16)
 def _strokes(sketch: Sketch, tolerance: float) -> Tensor:
     return torch.from_numpy(sketches.stroke5(sketches.shortened([sketch], tolerance)[0]))
 
+
 def found(rank_N: Tensor) -> dict[str, float]:
     """acc@1, acc@5 and MRR of ranks."""
-    return {"acc@1": float(within(rank_N, 1)), "acc@5": float(within(rank_N, 5)), "MRR": float(mean_reciprocal_rank(rank_N))}
+    return {
+        "acc@1": float(within(rank_N, 1)),
+        "acc@5": float(within(rank_N, 5)),
+        "MRR": float(mean_reciprocal_rank(rank_N)),
+    }
+
 
 def choosing(rank_NK: Tensor, choice_N: Tensor, canvases: Sequence[int]) -> dict[str, float]:
-    """Scores of a choice of canvas for each query beside those of what knows nothing of the query, and the choice's histogram.
+    """Scores of a choice of canvas for each query beside those of what knows nothing of the query, and the choice's
+    histogram.
 
     "shuffled" deals the same choices out at random: its acc@1 is the mean over all ways to do so, which is that of the
     fixed canvases weighted by the histogram; "random" takes each canvas as often. Neither needs a draw.

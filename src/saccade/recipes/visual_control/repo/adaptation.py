@@ -20,7 +20,9 @@ from saccade.policies.dreamer import DreamerPolicy
 
 
 class Discriminator(nn.Module):
-    """Features ``[N, E]`` and noise ``[N, code]`` -> verdicts ``[N]``, and the code's divergence from N(0, 1) in nats ``[N]``."""
+    """Features ``[N, E]`` and noise ``[N, code]`` -> verdicts ``[N]``, and the code's divergence from N(0, 1) in
+    nats ``[N]``.
+    """
 
     def __init__(self, features: int, hidden: int, code: int = 16):
         super().__init__()
@@ -52,6 +54,7 @@ class Adapting:
     """Weight of the discriminator's squared slope."""
     lr: float = 3e-4
     """Learning rate of Adam, for all networks."""
+
 
 class Adaptation:
     """The learner: a batch has "source" and "target" sequences and "pairs" of both, each a Rollout ``[B, T]``.
@@ -128,7 +131,9 @@ class Adaptation:
         return _mean_within(nats_BT, rollout)
 
     def _apart(self, pairs: Rollout, noise: torch.Generator) -> Tensor:
-        """Half the squared distance of the target's beliefs from those that the dynamics give from the source's states."""
+        """Half the squared distance of the target's beliefs from those that the dynamics give from the source's
+        states.
+        """
         again = noise.get_state()
         with torch.no_grad():
             _, source = self._follow(self.source, pairs, "source", noise)
@@ -137,7 +142,9 @@ class Adaptation:
         gap_BT = 0.5 * ((target.state.belief - source.state.belief)[:, 1:] ** 2).sum(-1)
         return _mean_within(gap_BT, pairs)
 
-    def _follow(self, encoder: nn.Module, rollout: Rollout, seen: str, noise: torch.Generator) -> tuple[Tensor, Observed]:
+    def _follow(
+        self, encoder: nn.Module, rollout: Rollout, seen: str, noise: torch.Generator
+    ) -> tuple[Tensor, Observed]:
         """Embeddings ``[B, T, E]`` and states of sequences, as ``encoder`` sees them."""
         device = self.even.device
         embedding = encoder(rollout.decisions[f"seen.{seen}_BT"].to(device))
@@ -169,18 +176,22 @@ class Adaptation:
         for name, one in self.steps.items():
             one.optimizer.load_state_dict(state["optimizers"][name])
 
+
 def fooled(f_N: Tensor) -> Tensor:
     """E[f + f^2/4]: what target embeddings add to the divergence, negated."""
     return (f_N + f_N**2 / 4).mean()
+
 
 def gap(tau_N: Tensor, source_N: Tensor, target_N: Tensor) -> Tensor:
     """E_s[tau f] - E_t[f + f^2/4]: a lower bound of the divergence of the target from the re-weighed source."""
     return (tau_N * source_N).mean() - fooled(target_N)
 
+
 def density_loss(tau_N: Tensor, f_N: Tensor, even: Tensor) -> Tensor:
     """E[tau f] + u (E[tau] - 1), which tau lowers and u, of either sign, raises."""
     excess = tau_N.mean() - 1
     return (tau_N * f_N).mean() + even.detach() * excess - even * excess.detach()
+
 
 def _mean_within(nats_BT: Tensor, rollout: Rollout) -> Tensor:
     """The mean over decisions, all but the last, whose next moment is of the same episode."""

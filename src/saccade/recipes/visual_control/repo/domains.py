@@ -1,4 +1,6 @@
-"""What an encoder is adapted from: sequences of its own domain, sequences of the other, and frames of both of the same states."""
+"""What an encoder is adapted from: sequences of its own domain, sequences of the other, and frames of both of the
+same states.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from saccade.training.buffers import Buffer
 
 
 class Domains:
-    """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``: the target's is acted in as training goes on."""
+    """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``: the target's is acted in as training goes
+    on.
+    """
 
     def __init__(self, cfg: Memory, source: Buffer, target: Sequences, pairs: Buffer):
         self.cfg, self.source, self.target, self.pairs = cfg, source, target, pairs
@@ -31,6 +35,7 @@ class Domains:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.target.load_state_dict(state["target"])
+
 
 def paired(source: ControlTask, target: ControlTask, count: int, seed: int) -> Buffer:
     """At least ``count`` pairs of pictures, "seen.source" and "seen.target", of the same states, from random walks.
@@ -52,8 +57,11 @@ def paired(source: ControlTask, target: ControlTask, count: int, seed: int) -> B
         episode += 1
     return memory
 
+
 def _walk(world: Any, seed: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The states ``[T + 1, S]`` of an episode with random actions, and the fields of its T transitions but what is seen."""
+    """The states ``[T + 1, S]`` of an episode with random actions, and the fields of its T transitions but what is
+    seen.
+    """
     states, steps = [world.begin([0], [seed])["state"][0]], []
     while not steps or not (steps[-1]["terminated"] or steps[-1]["truncated"]):
         if len(steps) % HELD == 0:

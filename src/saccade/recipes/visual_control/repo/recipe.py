@@ -3,20 +3,23 @@
 paper: RePo: Resilient Model-Based Reinforcement Learning by Regularizing Posterior Predictability, arXiv 2309.00082.
 idea: The reconstruction of Dreamer is left out; the likelihood of rewards shapes the states, and what they take from a
     picture beyond what was expected is limited to a few nats by a dual variable. So nothing is spent on moving
-    backgrounds. Where a shift is too large after all, the encoder alone is aligned with the new domain, without rewards.
-claims: With a moving background the return is higher than that of Dreamer, and less of the background can be read off the
+    backgrounds. Where a shift is too large after all, the encoder alone is aligned with the new domain, without
+    rewards.
+claims: With a moving background the return is higher than that of Dreamer, and less of the background can be read off
+the
     states; without one the return is about the same. After a change of colours and light the aligned encoder brings
     back a part of the return.
-differs: The embedded default is small (32 px, belief 64, latent 16) and limits 8 nats, not 3; the multiplier starts at 0.2 and
-    moves faster than the paper's (from 1e-5). Rewards count a hundredfold, as their spread is 0.3. They pay, beside being near
-    the goal, each step's way towards it: of the distance alone the states held how far the goal is and never where, and
-    nothing was learned from (eps 0.5 to 10). Clouds are seen in place of discs, and random actions are held for five steps, as
-    for Dreamer, which has all of this in common here. The decoder that only watches draws every fourth moment. Acting takes
-    the posterior's mean and draws the action alone. Dynamics' consistency is an inverse model, not an ensemble; the target
-    beliefs of paired frames are compared with those of the frozen dynamics. The discriminator's slope is penalised around
-    zero. In the background's R^2 the backdrop is the picture in 2 x 2 patches: waves of an own direction in each episode have
-    no phase that could be read off in a line.
-    In the check RePo ends at 32.9 before the video and Dreamer at 27.4 of 49.7; after 4,500 updates both still learn.
+differs: The embedded default is small (32 px, belief 64, latent 16) and limits 8 nats, not 3; the multiplier starts at
+0.2 and
+    moves faster than the paper's (from 1e-5). Rewards count a hundredfold, as their spread is 0.3. They pay, beside
+    being near the goal, each step's way towards it: of the distance alone the states held how far the goal is and never
+    where, and nothing was learned from (eps 0.5 to 10). Clouds are seen in place of discs, and random actions are held
+    for five steps, as for Dreamer, which has all of this in common here. The decoder that only watches draws every
+    fourth moment. Acting takes the posterior's mean and draws the action alone. Dynamics' consistency is an inverse
+    model, not an ensemble; the target beliefs of paired frames are compared with those of the frozen dynamics. The
+    discriminator's slope is penalised around zero. In the background's R^2 the backdrop is the picture in 2 x 2
+    patches: waves of an own direction in each episode have no phase that could be read off in a line. In the check RePo
+    ends at 32.9 before the video and Dreamer at 27.4 of 49.7; after 4,500 updates both still learn.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ RANDOM, EXPERT = 10.6, 49.7
 _STILL = ControlTask("reach", ("soft=0.4", "progress=4.0"), test_episodes=40, test_rows=40)
 
 _DISTRACTED = replace(_STILL, settings=(*_STILL.settings, "distract=1.0"))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -97,25 +101,38 @@ class Settings:
     log_every: int = 50
     save_every: int = 1500
 
+
 PRESETS = {
     "tiny": Settings(),
-    "half-cheetah": Settings(**REAL | {"learning": replace(REAL["learning"], dual_lr=1e-4)}, eps=3.0, beta=1e-5, reward_weight=1.0),
+    "half-cheetah": Settings(
+        **REAL | {"learning": replace(REAL["learning"], dual_lr=1e-4)}, eps=3.0, beta=1e-5, reward_weight=1.0
+    ),
 }
+
 
 def policies(cfg: Settings) -> dict[str, DreamerPolicy]:
     """The world model and the actor inside it."""
     return {"policy": build(cfg.task, cfg.sizes, cfg.std, cfg.seed, cfg.device)}
 
+
 def terms(cfg: Settings) -> Terms:
     """What the states of the world model are for."""
-    drawing = Weighted(reconstruction, cfg.reconstruction_weight) if cfg.reconstruction_weight else Weighted(watching(), WATCH)
+    drawing = (
+        Weighted(reconstruction, cfg.reconstruction_weight)
+        if cfg.reconstruction_weight
+        else Weighted(watching(), WATCH)
+    )
     apart = divergence(cfg.prior_share)
     limit = Limited(apart, cfg.eps, Multiplier(cfg.beta)) if cfg.dual else Weighted(apart, cfg.beta)
     found = {"drawing": drawing, "reward": Weighted(reward, cfg.reward_weight), "divergence": limit}
     return found | ({"ending": Weighted(ending)} if cfg.learning.ends else {})
 
+
 WATCH = 0.01
-"""Weight of the decoder that watches: Adam does not mind, and the clipped norm of the gradient is that of all the rest."""
+"""Weight of the decoder that watches: Adam does not mind, and the clipped norm of the gradient is that of all the
+rest.
+"""
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, then adapt if asked for. Returns the scores of test episodes before and after the last stage."""
@@ -134,6 +151,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         log_every=cfg.log_every,
     )
     return adapt(cfg, policy, feed, run) if cfg.adapt == "align" else found
+
 
 def adapt(cfg: Settings, policy: DreamerPolicy, source: Sequences, run: Run) -> dict[str, dict[str, float]]:
     """Align the encoder with the target domain, without rewards. Returns the scores there before and after."""
@@ -155,29 +173,36 @@ def adapt(cfg: Settings, policy: DreamerPolicy, source: Sequences, run: Run) -> 
         log_every=cfg.log_every,
     )
 
+
 def target(cfg: Settings) -> ControlTask:
     """The task in the target domain."""
     return replace(cfg.task, settings=(*cfg.task.settings, *cfg.target))
+
 
 def tested(cfg: Settings) -> ControlTask:
     """The task that the run ends with."""
     return target(cfg) if cfg.adapt == "align" else cfg.task
 
+
 def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, float]:
     """Scores of test episodes, always the same ones, acted greedily."""
     return score(tested(cfg), policies["policy"])
+
 
 def sample(cfg: Settings, policies: Mapping[str, DreamerPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
     return filmed(tested(cfg), policies["policy"], seeds_B)
 
+
 _STANDING = Settings(task=_STILL)
 
 _COMMON = ("task", "sizes", "learning", "memory", "steps", "reward_weight", "std")
 
+
 def drawn(cfg: Settings) -> Other:
     """Dreamer in the same world, with the same networks, memory and learning."""
     return Other("dreamer", {name: getattr(cfg, name) for name in _COMMON})
+
 
 ARMS = {
     "repo": Settings(),
@@ -187,9 +212,11 @@ ARMS = {
     "repo, aligned": Following("repo", Settings(adapt="align")),
 }
 
+
 def lead(arm: Arms, world: str = "") -> float:
     """How much more than Dreamer RePo gets, as a part of the way from random to scripted actions."""
     return (arm[f"repo{world}"]["return"] - arm[f"dreamer{world}"]["return"]) / (EXPERT - RANDOM)
+
 
 CLAIMS = (
     Claim("with a moving background RePo is ahead of Dreamer by a tenth of the range", lead, least=0.10),
@@ -197,7 +224,11 @@ CLAIMS = (
         "less of the background can be read off its states",
         lambda arm: arm["dreamer"]["R2 backdrop"] - arm["repo"]["R2 backdrop"],
     ),
-    Claim("without a background it is behind by a tenth of the range at most", lambda arm: lead(arm, ", still"), least=-0.10),
+    Claim(
+        "without a background it is behind by a tenth of the range at most",
+        lambda arm: lead(arm, ", still"),
+        least=-0.10,
+    ),
     Claim(
         "where colours and light change, the aligned encoder brings back a tenth of the range",
         lambda arm: (gain(arm["repo, aligned"], "return")) / (EXPERT - RANDOM),

@@ -30,6 +30,7 @@ Hidden = dict[str, Tensor]
 Advance = Callable[[Seen, Hidden], tuple[Tensor, Hidden]]
 """What some rows see and remember -> their actions [B, A], and what they remember next."""
 
+
 @dataclass
 class Proposer:
     """A base policy for ``count`` episodes side by side: a proposal for each moment, in the order of moments.
@@ -52,7 +53,9 @@ class Proposer:
 
     @torch.no_grad()
     def propose(self, seen: Seen, rows: Sequence[int] | None = None) -> Tensor:
-        """The next proposals ``[n, A]`` of these rows (None: all), which now have seen ``seen``; each call is one moment."""
+        """The next proposals ``[n, A]`` of these rows (None: all), which now have seen ``seen``; each call is one
+        moment.
+        """
         index = torch.arange(self.count) if rows is None else torch.tensor(list(rows), dtype=torch.int64)
         proposal, after = self.advance(seen, {name: value[index] for name, value in self.hidden.items()})
         for name, value in after.items():
@@ -64,6 +67,7 @@ class Proposer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.hidden = {name: state[name].clone() for name in self.start}
+
 
 def in_chunks(plan: Callable[[Seen], Tensor], length: int, size: int, count: int) -> Proposer:
     """A policy that plans ``[B, length, size]`` actions at once and plans again when a row has carried them all out."""
@@ -78,16 +82,23 @@ def in_chunks(plan: Callable[[Seen], Tensor], length: int, size: int, count: int
 
     return Proposer(advance, {"chunk": torch.zeros(length, size), "place": torch.tensor(length)}, count)
 
+
 def memoryless(action: Callable[[Seen], Tensor], count: int) -> Proposer:
     """A policy that only looks at what is seen now."""
     return Proposer(lambda seen, hidden: (action(seen), hidden), {}, count)
 
+
 def nothing(size: int, count: int) -> Proposer:
     """The base policy of learning from scratch: it always proposes zeros."""
-    return memoryless(lambda seen: next(iter(seen.values())).new_zeros(len(next(iter(seen.values()))), size).float(), count)
+    return memoryless(
+        lambda seen: next(iter(seen.values())).new_zeros(len(next(iter(seen.values()))), size).float(), count
+    )
+
 
 class Cloned(nn.Module):
-    """A policy cloned from demonstrations: ``net`` plans chunks ``[B, length, A]`` in units of the range ``low`` to ``high``."""
+    """A policy cloned from demonstrations: ``net`` plans chunks ``[B, length, A]`` in units of the range ``low`` to
+    ``high``.
+    """
 
     def __init__(self, net: nn.Module, length: int, actions: int):
         super().__init__()
@@ -100,8 +111,16 @@ class Cloned(nn.Module):
         return in_chunks(lambda seen: self.net(seen).clamp(-1, 1), self.length, self.actions, count)
 
     def error(self, rollout: Rollout) -> Loss:
-        """Mean absolute error of planned actions, over decisions of mask 1 and dimensions; rows as ``lessons`` makes them."""
-        planned = self.net({k.removeprefix("seen.").removesuffix("_B"): v for k, v in rollout.decisions.items() if k.startswith("seen.")})
+        """Mean absolute error of planned actions, over decisions of mask 1 and dimensions; rows as ``lessons`` makes
+        them.
+        """
+        planned = self.net(
+            {
+                k.removeprefix("seen.").removesuffix("_B"): v
+                for k, v in rollout.decisions.items()
+                if k.startswith("seen.")
+            }
+        )
         error_BT = (planned - rollout.decisions["action_BT"]).abs().mean(-1)
         return Loss((error_BT * rollout.mask_BT).sum(), rollout.mask_BT.sum())
 
@@ -109,12 +128,21 @@ class Cloned(nn.Module):
         """Write the weights and the range of actions to base.safetensors."""
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, Path(folder) / "base.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()}, Path(folder) / "base.safetensors"
+        )
+
 
 def proposals(proposer: Proposer, episode: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What a base policy of one row would have done at each of the T + 1 moments of a recorded episode: ``[T + 1, A]``."""
+    """What a base policy of one row would have done at each of the T + 1 moments of a recorded episode: ``[T + 1,
+    A]``.
+    """
     proposer.begin([0])
-    seen = {name.removeprefix("seen."): torch.from_numpy(value) for name, value in episode.items() if name.startswith("seen.")}
+    seen = {
+        name.removeprefix("seen."): torch.from_numpy(value)
+        for name, value in episode.items()
+        if name.startswith("seen.")
+    }
     moments = len(next(iter(seen.values())))
     return torch.cat([proposer.propose({n: v[t : t + 1] for n, v in seen.items()}) for t in range(moments)]).numpy()
 
@@ -138,10 +166,12 @@ class Cloning:
     clone_evaluate_every: int = 500
     """Gradient steps between evaluations in cloning, of which the best is kept."""
 
+
 def planner(cfg: Cloning, seen: spaces.Dict, actions: int) -> Cloned:
     """An untrained policy for what an environment shows. ValueError for a perceptron that is to see pictures."""
     net = {"perceptron": ChunkMLP, "transformer": ChunkTransformer}[cfg.net]
     return Cloned(net(seen, actions, cfg.chunk, cfg.width), cfg.chunk, actions)
+
 
 def in_units_of_their_range(base: Cloned, episodes: Sequence[Recorded], widen: float, least: float) -> list[Recorded]:
     """The episodes with their actions in units of the range of all of them, which ``base`` keeps with its weights."""
@@ -150,12 +180,19 @@ def in_units_of_their_range(base: Cloned, episodes: Sequence[Recorded], widen: f
     base.high.copy_(torch.tensor(range.high))
     return [episode | {"action": range.to_unit(episode["action"])} for episode in episodes]
 
+
 def range_of(base: Cloned) -> ActionRange:
     """The range in units of which a cloned policy acts."""
     return ActionRange(tuple(base.low.tolist()), tuple(base.high.tolist()))
 
+
 def clone(
-    cfg: Cloning, base: Cloned, episodes: Sequence[Recorded], stage: Run, seed: int, score: Callable[[], Mapping[str, float]]
+    cfg: Cloning,
+    base: Cloned,
+    episodes: Sequence[Recorded],
+    stage: Run,
+    seed: int,
+    score: Callable[[], Mapping[str, float]],
 ) -> None:
     """Train ``base`` on the episodes and leave it with the weights that scored best ("success", else "return")."""
     rows, best = lessons(episodes, cfg.chunk), Best(base.net)
@@ -179,10 +216,18 @@ def clone(
     )
     best.restore()
 
+
 def cloning(cfg: Cloning, base: Cloned) -> Update:
     """The update that makes ``base`` plan what was demonstrated."""
     weights = list(base.net.parameters())
-    return Update("bc", base.error, weights, torch.optim.AdamW(weights, lr=cfg.clone_lr, weight_decay=1e-4, fused=True), max_norm=10.0)
+    return Update(
+        "bc",
+        base.error,
+        weights,
+        torch.optim.AdamW(weights, lr=cfg.clone_lr, weight_decay=1e-4, fused=True),
+        max_norm=10.0,
+    )
+
 
 class Best:
     """The weights of the evaluation that scored best so far, the first of equals."""

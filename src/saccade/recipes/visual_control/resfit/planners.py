@@ -34,8 +34,11 @@ class Standard(nn.Module):
     def _joined(self, seen: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([seen[name].float() for name in self.names], 1)
 
+
 class ChunkMLP(nn.Module):
-    """Two hidden layers from the vectors that are seen to ``[B, length, actions]``. ValueError where pictures are seen."""
+    """Two hidden layers from the vectors that are seen to ``[B, length, actions]``. ValueError where pictures are
+    seen.
+    """
 
     def __init__(self, space: spaces.Dict, actions: int, length: int, width: int = 128):
         super().__init__()
@@ -49,14 +52,23 @@ class ChunkMLP(nn.Module):
     def forward(self, seen: Mapping[str, Tensor]) -> Tensor:
         return self.head(self.body(self.standard(seen))).view(-1, *self.shape)
 
+
 class ChunkTransformer(nn.Module):
-    """Action-chunking transformer: vectors are one token, each camera its patches; one learned query an action asks them all.
+    """Action-chunking transformer: vectors are one token, each camera its patches; one learned query an action asks
+    them all.
 
     The latent of style that ACT infers from whole demonstrations is left out; at test time it is zero there too.
     """
 
     def __init__(
-        self, space: spaces.Dict, actions: int, length: int, width: int = 128, depth: int = 2, heads: int = 4, patch: int = 8
+        self,
+        space: spaces.Dict,
+        actions: int,
+        length: int,
+        width: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        patch: int = 8,
     ):
         super().__init__()
         self.standard = Standard(space)
@@ -84,7 +96,9 @@ class ChunkTransformer(nn.Module):
 
 
 class Patches(nn.Module):
-    """Pictures uint8 ``[B, H, W, C]`` to tokens ``[B, N, width]``, N patches; ValueError for sides that patches do not fill."""
+    """Pictures uint8 ``[B, H, W, C]`` to tokens ``[B, N, width]``, N patches; ValueError for sides that patches do
+    not fill.
+    """
 
     def __init__(self, shape: tuple[int, int, int], patch: int = 8, width: int = 128, depth: int = 1, heads: int = 4):
         super().__init__()
@@ -104,6 +118,7 @@ class Patches(nn.Module):
             tokens = one(tokens)
         return self.norm(tokens)
 
+
 class Views(nn.Module):
     """All that is seen as one vector ``[B, size]``: of each camera, and of the vectors alone.
 
@@ -111,7 +126,15 @@ class Views(nn.Module):
     added up with weights of their own, so that where something is stays known.
     """
 
-    def __init__(self, space: spaces.Dict, features: int = 128, patch: int = 8, channels: int = 128, depth: int = 1, heads: int = 4):
+    def __init__(
+        self,
+        space: spaces.Dict,
+        features: int = 128,
+        patch: int = 8,
+        channels: int = 128,
+        depth: int = 1,
+        heads: int = 4,
+    ):
         super().__init__()
         self.cameras = [name for name, part in space.items() if part.dtype.kind == "u"]
         self.vectors = [name for name in space if name not in self.cameras]
@@ -131,9 +154,11 @@ class Views(nn.Module):
         joined = torch.cat([channels, beside[:, None].expand(-1, channels.shape[1], -1)], 2)
         return (self.read[name](joined) * self.weights[name]).sum(1)
 
+
 def layer(width: int, heads: int) -> nn.TransformerEncoderLayer:
     """One transformer layer, norms first, without dropout."""
     return nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+
 
 def _reader(size: int, features: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, features), nn.LayerNorm(features), nn.ReLU())

@@ -1,17 +1,19 @@
 """ResFiT: a cloned policy stays as it is, and off-policy RL learns small corrections of what it proposes.
 
 paper: Residual Off-Policy RL for Finetuning Behavior Cloning Policies, arXiv 2509.19301.
-idea: A policy cloned from demonstrations carries out chunks of actions and is never trained again. At every step a small
+idea: A policy cloned from demonstrations carries out chunks of actions and is never trained again. At every step a
+small
     residual actor sees what it proposes and adds a bounded correction; critics of the action that was carried out learn
     from experience and demonstrations, half and half, of a reward for success alone.
 claims: With the same demonstrations and steps in the environment, corrections succeed more often than the cloned policy
     by 0.20, than the same learner without a cloned policy by 0.10, and than cloning its own successes; before the first
     step they are the cloned policy exactly.
-differs: The check is an embedded world seen as eight numbers, with small networks, four critics for ten, and a hundredth of
+differs: The check is an embedded world seen as eight numbers, with small networks, four critics for ten, and a
+hundredth of
     the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron that is cloned
-    plans chunks without ACT's latent of style. Cameras, where there are any, are read together with vectors, but actions
-    join behind. RLPD is this very learner with a base policy that proposes nothing and corrections of full size; in a
-    world as small as the check's it gets further (0.95 of the episodes to 0.83 in the mean).
+    plans chunks without ACT's latent of style. Cameras, where there are any, are read together with vectors, but
+    actions join behind. RLPD is this very learner with a base policy that proposes nothing and corrections of full
+    size; in a world as small as the check's it gets further (0.95 of the episodes to 0.83 in the mean).
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from saccade.training.run import Run
 
 _EXPERIENCE, _WEIGHTS = -2, -3
 """Streams of seeds."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -110,6 +113,7 @@ class Settings:
     """Evaluations in equal distances."""
     log_every: int = 200
 
+
 PRESETS = {
     "tiny": Settings(),
     "robomimic-square": Settings(
@@ -125,10 +129,12 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+
 def policies(cfg: Settings) -> dict[str, Any]:
     """The cloned policy and the residual actor, as they begin."""
     base, actor, _ = networks(cfg, cfg.task.make(1))
     return {"base": base, "policy": actor}
+
 
 def networks(cfg: Settings, environment: Environment) -> tuple[Cloned, ResidualActor, Critics]:
     """Base policy, actor and critics for what an environment shows, their weights from the seed."""
@@ -137,16 +143,22 @@ def networks(cfg: Settings, environment: Environment) -> tuple[Cloned, ResidualA
         base = planner(cfg.clone, space, actions)
         encoder = Views(space) if cfg.encoder == "vit" else Encoder(space, convolutions="small")
         critics = Critics(encoder, encoder.size, actions, cfg.how.critics, cfg.hidden, cfg.how.critic_norm)
-        actor = residual(encoder, encoder.size, actions, cfg.hidden, 1.0 if cfg.method == "scratch" else cfg.scale, cfg.noise)
+        actor = residual(
+            encoder, encoder.size, actions, cfg.hidden, 1.0 if cfg.method == "scratch" else cfg.scale, cfg.noise
+        )
     return base, actor, critics
 
+
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
-    """Clone, fill memory, train critics, then critics and corrections. Returns the scores before and after the last of these."""
+    """Clone, fill memory, train critics, then critics and corrections. Returns the scores before and after the last
+    of these.
+    """
     base, actor, critics = networks(cfg, cfg.task.make(1))
     episodes = begin(cfg, base, run.stage("bc"))
     if cfg.method == "filtered":
         return clone_again(cfg, base, episodes, run)
     return correct(cfg, base, actor, critics, episodes, run)
+
 
 def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
     """Train the base policy; the demonstrations, in units of their range."""
@@ -157,7 +169,10 @@ def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
     clone(cfg.clone, base, episodes, stage, cfg.seed, lambda: others.score(Perturbed(0.0)))
     return episodes
 
-def correct(cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run) -> dict:
+
+def correct(
+    cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run
+) -> dict:
     """Off-policy learning of corrections, after a stage for the critics alone."""
     experience = warming(cfg, base, Perturbed(cfg.reach))
     shown = relabelled(episodes, correcting(cfg, base).proposer(1), 2 * cfg.seed + 1)
@@ -165,17 +180,24 @@ def correct(cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics,
     target, slow = Target(critics, cfg.how.tau), Target(actor.head, cfg.how.tau)
     error = EnsembleError(CriticLoss(actor.slow(slow.net), critics, target.net, cfg.how), cfg.across, cfg.bounds)
     critic = _update(cfg, "critic", error, list(critics.parameters()), cfg.critic_lr, target)
-    corrector = _update(cfg, "actor", ActorLoss(actor, critics, cfg.how), actor.trained, cfg.actor_lr, slow, cfg.how.actor_every)
+    corrector = _update(
+        cfg, "actor", ActorLoss(actor, critics, cfg.how), actor.trained, cfg.actor_lr, slow, cfg.how.actor_every
+    )
     state = {"base": base, "policy": actor, "critics": critics, "target": target, "slow": slow}
 
     def feed(every: int, first: int) -> Replayed:
         gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Replayed(gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, partial(shifted, pad=cfg.shift), first)
+        return Replayed(
+            gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, partial(shifted, pad=cfg.shift), first
+        )
 
     if cfg.env_steps:
         alone(cfg, feed(0, 0), critic, state, run.stage(f"{cfg.method} critic"))
     experience.policy = actor
-    return beside_experience(cfg, feed(cfg.rows * cfg.how.updates, cfg.critic_steps), [critic, corrector], state, base, actor, run)
+    return beside_experience(
+        cfg, feed(cfg.rows * cfg.how.updates, cfg.critic_steps), [critic, corrector], state, base, actor, run
+    )
+
 
 def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> dict:
     """Filtered cloning: as many gradient steps as ``correct`` takes, on demonstrations and own successes."""
@@ -190,15 +212,18 @@ def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> 
     alone(cfg, feed(0), update, state, run.stage("filtered bc"))
     return beside_experience(cfg, feed(cfg.rows * cfg.how.updates), [update], state, base, Perturbed(0.0), run)
 
+
 def warming(cfg: Settings, base: Cloned, perturbed: Perturbed) -> Experience:
     """Experience of what a policy proposes, moved a little, in a memory that is still empty."""
     world, memory = correcting(cfg, base).make(cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
     return Experience(world, perturbed, memory, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
 
+
 def alone(cfg: Settings, feed: Any, update: Update, state: dict, stage: Run) -> None:
     """One update alone, on the experience of the warm-up."""
     times = {"save_every": cfg.critic_steps, "log_every": cfg.log_every}
     run_loop(feed, Updates([update]), stage, cfg.critic_steps, state=state, **times)
+
 
 def beside_experience(cfg: Settings, feed: Any, updates: list, state: dict, base: Cloned, actor: Any, run: Run) -> dict:
     """All updates, several for each step in the environment."""
@@ -208,21 +233,26 @@ def beside_experience(cfg: Settings, feed: Any, updates: list, state: dict, base
     look = lambda step: correcting(cfg, base).score(actor, run.show(step))
     return run_loop(feed, Updates(updates), run, steps, state=state, evaluate=look, **times)
 
+
 def correcting(cfg: Settings, base: Cloned) -> Correcting:
     """The task as corrections see it."""
     return Correcting(cfg.task, base, cfg.method == "scratch")
+
 
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     """How test episodes went, acted without noise."""
     return correcting(cfg, policies["base"]).score(policies["policy"])
 
+
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
     return correcting(cfg, policies["base"]).filmed(policies["policy"], seeds_B)
 
+
 def _update(cfg: Settings, name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=1e-4, fused=True)
     return Update(name, loss, weights, optimizer, every=every, max_norm=cfg.max_norm, after=lambda taken: slow.follow())
+
 
 _CHECK = Settings()
 

@@ -20,7 +20,8 @@ from saccade.policies.actors import Acted, write
 
 @dataclass(eq=False)
 class ResidualActor:
-    """``head`` makes a correction of the features of ``encoder``, which is the critics' and learns from them alone, and of the proposal.
+    """``head`` makes a correction of the features of ``encoder``, which is the critics' and learns from them alone, and
+    of the proposal.
 
     Exploration adds a normal of spread ``noise``, cut off at ``most``, to the action; ``scale`` (r) does not scale it.
     """
@@ -32,7 +33,9 @@ class ResidualActor:
     most: float = 0.3
 
     def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The corrected actions ``[B, A]`` without noise, whatever the draws, with gradients; their log-densities are 0."""
+        """The corrected actions ``[B, A]`` without noise, whatever the draws, with gradients; their log-densities
+        are 0.
+        """
         action_BA = (seen[PROPOSED] + self.correction(seen)).clamp(-1, 1)
         return action_BA, action_BA.new_zeros(len(action_BA))
 
@@ -78,15 +81,19 @@ class ResidualActor:
     def _whole(self) -> nn.ModuleDict:
         return nn.ModuleDict({"encoder": self.encoder, "head": self.head})
 
+
 def residual(
     encoder: nn.Module, size: int, actions: int, hidden: tuple[int, ...], scale: float, noise: float
 ) -> ResidualActor:
     """A residual actor on ``size`` features whose correction is zero everywhere."""
     return ResidualActor(encoder, MLP((size + actions, *hidden, actions), "relu", gain=0.0), scale, noise)
 
+
 @dataclass(frozen=True)
 class Perturbed:
-    """Does what is proposed, each number moved evenly in [-reach, reach]: how memory is filled before anything is learned."""
+    """Does what is proposed, each number moved evenly in [-reach, reach]: how memory is filled before anything is
+    learned.
+    """
 
     reach: float
 
@@ -100,13 +107,15 @@ class Perturbed:
 
 Across = Literal["mean of squares", "squared mean of absolutes"]
 
+
 @dataclass(frozen=True, eq=False)
 class EnsembleError:
-    """Mean over rows of an error across the N members of ``critic``'s ensemble, against the target y that ``critic`` computes.
+    """Mean over rows of an error across the N members of ``critic``'s ensemble, against the target y that ``critic``
+    computes.
 
-    ``across`` is "mean of squares", mean_k (Q_k - y)^2, or "squared mean of absolutes", (mean_k |Q_k - y|)^2, in which a
-    member's slope also depends on how far off the others are; ResFiT's reference has the latter. ``bounds`` cut the target
-    off where returns are known to lie between them; the metric "target" is what it was before.
+    ``across`` is "mean of squares", mean_k (Q_k - y)^2, or "squared mean of absolutes", (mean_k |Q_k - y|)^2, in which
+    a member's slope also depends on how far off the others are; ResFiT's reference has the latter. ``bounds`` cut the
+    target off where returns are known to lie between them; the metric "target" is what it was before.
     """
 
     critic: CriticLoss
@@ -130,6 +139,7 @@ class EnsembleError:
 PROPOSED = "base_action"
 """The name under which a proposal is seen."""
 
+
 class Base(Protocol):
     """A frozen policy that proposes one action at each moment of each row's episode."""
 
@@ -141,6 +151,7 @@ class Base(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
+
 class Proposing:
     """An environment that also shows, as "base_action", what ``base`` proposes at each moment.
 
@@ -150,7 +161,9 @@ class Proposing:
     def __init__(self, environment: Environment, base: Base):
         self.environment, self.base = environment, base
         self.name, self.count, self.action_space = environment.name, environment.count, environment.action_space
-        self.observation_space = spaces.Dict({**environment.observation_space.spaces, PROPOSED: environment.action_space})
+        self.observation_space = spaces.Dict(
+            {**environment.observation_space.spaces, PROPOSED: environment.action_space}
+        )
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
         seen = self.environment.begin(rows, seeds)

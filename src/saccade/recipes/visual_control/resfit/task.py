@@ -1,4 +1,6 @@
-"""Learning beside demonstrations: these told what a base policy would have done, experience for memory, own successes."""
+"""Learning beside demonstrations: these told what a base policy would have done, experience for memory, own
+successes.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,13 @@ from saccade.training.feeds import Stored
 
 
 def relabelled(episodes: Sequence[Recorded], base: Proposer, seed: int) -> Buffer:
-    """A buffer of the demonstrations, beside each moment what ``base`` (of one row) would have done there, and at the next."""
+    """A buffer of the demonstrations, beside each moment what ``base`` (of one row) would have done there, and at
+    the next.
+    """
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
     into(buffer, ({**episode, f"seen.{PROPOSED}": proposals(base, episode)} for episode in episodes))
     return buffer
+
 
 @dataclass(frozen=True)
 class Correcting:
@@ -54,14 +59,23 @@ class Correcting:
         """One filmed episode for each seed."""
         return films(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
 
+
 class Refreshed:
     """A feed of demonstrations and own successes, for cloning again.
 
-    After every ``refresh`` transitions all successes until then are taken in, and ``acting`` gets the weights of ``base``.
+    After every ``refresh`` transitions all successes until then are taken in, and ``acting`` gets the weights of
+    ``base``.
     """
 
     def __init__(
-        self, gathering: Gathering, base: Cloned, acting: Cloned, episodes: Sequence[Recorded], refresh: int, rows: int, seed: int
+        self,
+        gathering: Gathering,
+        base: Cloned,
+        acting: Cloned,
+        episodes: Sequence[Recorded],
+        refresh: int,
+        rows: int,
+        seed: int,
     ):
         self.gathering, self.base, self.acting, self.episodes = gathering, base, acting, list(episodes)
         self.refresh, self.rows, self.seed = refresh, rows, seed
@@ -87,12 +101,19 @@ class Refreshed:
         self.gathering.load_state_dict(state)
         self._take(state["taken"])
 
+
 def successes(buffer: Buffer, until: int) -> list[Recorded]:
     """Episodes with a reward above 0 among the first ``until`` transitions, of which none may have been overwritten."""
     if buffer.added > buffer.capacity:
-        raise ValueError(f"the buffer of {buffer.capacity} transitions has forgotten {buffer.added - buffer.capacity} of them")
+        raise ValueError(
+            f"the buffer of {buffer.capacity} transitions has forgotten {buffer.added - buffer.capacity} of them"
+        )
     columns = {name: column[:until] for name, column in buffer.columns.items()}
-    shown = {name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{PROPOSED}"}
-    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {"action": columns["action"]}
+    shown = {
+        name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{PROPOSED}"
+    }
+    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {
+        "action": columns["action"]
+    }
     won = np.unique(columns["episode"][columns["reward"] > 0])
     return [{name: column[columns["episode"] == number] for name, column in shown.items()} for number in won]

@@ -2,18 +2,20 @@
 
 paper: SSL4RL: Revisiting Self-supervised Learning as Intrinsic Reward for Visual-Language Reasoning, arXiv 2510.16416.
 idea: A picture is turned, cut or changed and the model asked what was done, so the truth is known without a label:
-    rotation, position of a part, jigsaw, same or another picture under strong changes. GRPO on the exact answer (jigsaw:
-    share of right places) is to make it look closer, which questions that nobody trained on then show.
+    rotation, position of a part, jigsaw, same or another picture under strong changes. GRPO on the exact answer
+    (jigsaw: share of right places) is to make it look closer, which questions that nobody trained on then show.
 claims: The best single task, chosen on validation questions, answers 2 points more of the test questions than the
     untrained model, and than GRPO on random rewards; all tasks mixed add no more than 1 point to it; a jigsaw of 2 x 2
     pieces helps at least as much as one of 3 x 3, which is too hard.
-differs: Pictures of puzzles and of test questions are apart (the release trains on the benchmarks' own pictures). Pictures
+differs: Pictures of puzzles and of test questions are apart (the release trains on the benchmarks' own pictures).
+Pictures
     are squares, so a turn does not show in their shape. The jigsaw's question says what its truth is. A minibatch holds
     some attempts at every question, where the release's holds all attempts at some. One arm of random rewards, on all
     tasks, is the control of every single one. The check has 5 attempts at 24 puzzles a step, as the release has 5; its
-    design has 8 at 16; it has 40 steps. The miniature has never seen a puzzle and begins at chance, from where pilots of 80
-    steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast 0.48 and 0.50). In the check
-    position alone leaves it (0.17 before, 0.29 after), and no task raises the answers to test questions by 0.01.
+    design has 8 at 16; it has 40 steps. The miniature has never seen a puzzle and begins at chance, from where pilots
+    of 80 steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast 0.48 and 0.50). In
+    the check position alone leaves it (0.17 before, 0.29 after), and no task raises the answers to test questions by
+    0.01.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class Settings:
     task: PuzzlingTask = PuzzlingTask()
     transfer: TransferTask = TransferTask()
     template: Template = "plain"
-    """Asked for the answer alone, in tags, or after thoughts; where tags are asked for there is no answer without them."""
+    """Asked for the answer alone, in tags, or after thoughts; where tags are asked for there is no answer without
+    them.
+    """
     random_rewards: bool = False
     """Control: a coin rewards an attempt, so that nothing but sharper habits can be learned."""
     seed: int = 0
@@ -81,6 +85,7 @@ class Settings:
     evaluate_every: int = 40
     save_every: int = 40
 
+
 _TINY = Settings()
 
 _REAL = Settings(
@@ -96,9 +101,11 @@ PRESETS = {
     "qwen25-vl-3b-mixed": replace(_REAL, task=replace(_REAL.task, puzzles=KINDS)),
 }
 
+
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that answers."""
     return {"policy": build(cfg.model, asking(cfg.template), cfg.seed)}
+
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train on puzzles, evaluate, save. Returns the scores of puzzles and questions kept back, before and after."""
@@ -134,22 +141,30 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         save_every=cfg.save_every,
     )
 
+
 def judged(cfg: Settings, rollout: Rollout) -> Tensor:
-    """How right each answer is, also kept in ``rollout.rewards["right"]``: 0 or 1, share of right places in a list ``[B]``."""
+    """How right each answer is, also kept in ``rollout.rewards["right"]``: 0 or 1, share of right places in a list
+    ``[B]``.
+    """
     return judge(rollout, {"right": ByKind(tagged(cfg.template))}).rewards["right"]
+
 
 def kept_back(cfg: Settings) -> dict[str, Sequence[Problem]]:
     """What is never trained on: puzzles about other pictures, and both halves of the questions."""
     return {"puzzles": cfg.task.kept_back()} | cfg.transfer.halves()
 
+
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """The scores of puzzles and questions kept back, answered greedily."""
     return score(kept_back(cfg), policies["policy"].greedy().rollout, partial(judged, cfg))
 
+
 sample = task.sample
+
 
 def _on(*kinds: str, **knobs) -> Settings:
     return replace(_TINY, task=PuzzlingTask(kinds, **knobs), steps=40, evaluate_every=40, save_every=40)
+
 
 SINGLES = ("rotation", "position", "jigsaw2", "contrast")
 """The arms of one task each, of which the best is chosen."""
@@ -164,9 +179,11 @@ ARMS = {
     "random rewards": replace(_on(*KINDS), random_rewards=True),
 }
 
+
 def best(arm: Arms) -> Scores:
     """Scores of the single task that does best on the validation half."""
     return arm[max(SINGLES, key=lambda name: arm[name]["downstream, validation"])]
+
 
 CLAIMS = (
     Claim(

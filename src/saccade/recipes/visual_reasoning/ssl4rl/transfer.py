@@ -24,6 +24,7 @@ _SHARES = {"relation": 2, "shape_at": 1, "color_at": 1, "count": 1}
 
 _ASPECTS = {"shape_at": "shape at a place", "color_at": "color at a place", "count": "count"}
 
+
 @dataclass(frozen=True)
 class TransferTask:
     """What is asked of a model that was trained on something else."""
@@ -31,7 +32,9 @@ class TransferTask:
     downstream: str = "shapes"
     """Questions that are only asked: the embedded world's, or a JSONL file; every other one chooses, the rest judge."""
     downstream_size: int = 1000
-    """Questions of the embedded world in each half: left or right, above or below, shape and color at a place, counts."""
+    """Questions of the embedded world in each half: left or right, above or below, shape and color at a place,
+    counts.
+    """
 
     def halves(self) -> dict[str, Sequence[Problem]]:
         """The questions of "validation" and "test". ValueError for a file that has no two of them."""
@@ -47,18 +50,24 @@ class TransferTask:
         draw = lambda skill, share: questions.problems(part * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
         return [replace(p, source=_aspect(p)) for skill, share in _SHARES.items() for p in draw(skill, share)]
 
+
 def _aspect(problem: Problem) -> str:
     """What a question asks for, the name of its score: relations are told apart by their direction."""
     if problem.source == "relation":
         return "left or right" if problem.answer["text"] in ("left", "right") else "above or below"
     return _ASPECTS[problem.source]
 
+
 def score(
-    sets: Mapping[str, Sequence[Problem]], attempt: Sampler, judge: Callable[[Rollout], Tensor], show: Show | None = None
+    sets: Mapping[str, Sequence[Problem]],
+    attempt: Sampler,
+    judge: Callable[[Rollout], Tensor],
+    show: Show | None = None,
 ) -> dict[str, float]:
-    """Of "puzzles", "validation" and "test": the mean verdict of each kind of puzzle, "puzzle <name>", the share of puzzles
-    "solved" in full, that of the test questions by what they ask, and the mean of these as "downstream"; "downstream,
-    validation" is that of the other half."""
+    """Of "puzzles", "validation" and "test": the mean verdict of each kind of puzzle, "puzzle <name>", the share of
+    puzzles "solved" in full, that of the test questions by what they ask, and the mean of these as "downstream";
+    "downstream, validation" is that of the other half.
+    """
     scores: dict[str, float] = {}
     for name, (parts, right_P) in attempted(sets, attempt, judge).items():
         problems = [problem for part in parts for problem in part.problems]
