@@ -2,13 +2,15 @@
 
     python benchmarks/control.py [--pole] [--pong] [--threads 1] [--repetitions 5] [--json] [--save]
 
-Both sides have the same environment, network, batch sizes and epochs. A repetition is one segment of each: collecting it and
-all epochs on it. The sides take turns, and the order turns round each time. "x sb3" is how many times ours is faster, the
-median over repetitions of the ratio within one, in CPU seconds of all threads, for wall seconds depend on who else uses the
-machine: the load average is printed. The return of the episodes that ended lately is printed for both, after equally many steps.
+Both sides have the same environment, network, batch sizes and epochs. A repetition is one segment of each: collecting
+it and all epochs on it. The sides take turns, and the order turns round each time. "x sb3" is how many times ours is
+faster, the median over repetitions of the ratio within one, in CPU seconds of all threads, for wall seconds depend on
+who else uses the machine: the load average is printed. The return of the episodes that ended lately is printed for
+both, after equally many steps.
 
 * pole: CartPole-v1, vectors, two networks of 64 x 64. stable-baselines3 makes the environment in its own way.
-* pong: ALE/Pong-v5, grey 84 x 84 x 4, 8 rows, the network of DQN. Both step the environment that we make. "bfloat16" is ours with
+* pong: ALE/Pong-v5, grey 84 x 84 x 4, 8 rows, the network of DQN. Both step the environment that we make. "bfloat16" is
+ours with
   the products of the update in that precision and weights in float32.
 
 SAC is measured by `control_sac.py`.
@@ -28,11 +30,11 @@ from typing import Any
 import torch
 from measure import Timing, interleaved, load, ratio
 
+from saccade.algorithms.ppo import feed, learner
 from saccade.core import Rollout
-from saccade.policies.control import build
+from saccade.oracles import stable_baselines3
+from saccade.policies.actor_critic import build
 from saccade.recipes.baselines.ppo import PRESETS, Settings
-from saccade.tasks import stable_baselines
-from saccade.tasks.proximal import feed, learner
 from saccade.training.provenance import commit, machine, now, versions
 
 AIMS = {"pole": ("float32", 5.0), "pong": ("bfloat16", 1.7)}
@@ -70,7 +72,9 @@ class Theirs:
         from stable_baselines3.common.vec_env import VecMonitor
 
         self.decisions = cfg.rows * cfg.ppo.length
-        self.model = stable_baselines.built(cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed)
+        self.model = stable_baselines3.ppo_of(
+            cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed
+        )
         rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.env, cfg.rows, cfg.seed)
         self.model.set_env(rows)
 
@@ -100,7 +104,12 @@ def measure(name: str, repetitions: int) -> dict[str, Any]:
 def row(timings: Mapping[str, Timing], side: str, decisions: int, returned: float | None) -> dict[str, float | None]:
     """What is said about one side."""
     cpu, wall = median(timings[side].cpu), median(timings[side].wall)
-    return {"steps/s": decisions / cpu, "wall steps/s": decisions / wall, "x sb3": ratio(timings["sb3"], timings[side]), "return": returned}
+    return {
+        "steps/s": decisions / cpu,
+        "wall steps/s": decisions / wall,
+        "x sb3": ratio(timings["sb3"], timings[side]),
+        "return": returned,
+    }
 
 
 def show(name: str, found: Mapping[str, Any]) -> None:
@@ -125,7 +134,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chosen = [name for name in AIMS if getattr(options, name)] or list(AIMS)
-    result: dict[str, Any] = {"date": now(), "commit": commit(), "machine": machine(), "versions": versions(), "threads": options.threads}
+    result: dict[str, Any] = {
+        "date": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "threads": options.threads,
+    }
     for name in chosen:
         result[name] = measure(name, options.repetitions)
         if not options.json:

@@ -1,17 +1,19 @@
-"""SAC on a pendulum: steps of the environment a second, each with one gradient step, against stable-baselines3 in the same run.
+"""SAC on a pendulum: steps of the environment a second, each with one gradient step, against stable-baselines3 in the
+same run.
 
     python benchmarks/control_sac.py [--threads 1] [--repetitions 7] [--hidden 256] [--json] [--save]
 
-Both sides have an actor and two critics of two equal hidden layers, batches of 256, Adam, one environment without rows beside it, and
-their ordinary loops: acting, stepping, storing, sampling, critics, actor, temperature, target. Ours is measured three times: "ours" with
-the gradients written out (what the recipe takes), "bfloat16" the same with products of that precision (`--precision bfloat16`; its
-returns are compared by the check too), "autograd" with the same losses through `Updates`. "x sb3" is the median over
-repetitions of the ratio of CPU seconds (of all threads) within one repetition, since wall seconds depend on who else uses the
-machine: the load average is printed. All take turns. "x floor" is how many times slower than the FLOPs that a step needs, counted on
-the autograd path, at the rate of a large matrix product of the same thread count, measured beside every repetition.
+Both sides have an actor and two critics of two equal hidden layers, batches of 256, Adam, one environment without rows
+beside it, and their ordinary loops: acting, stepping, storing, sampling, critics, actor, temperature, target. Ours is
+measured three times: "ours" with the gradients written out (what the recipe takes), "bfloat16" the same with products
+of that precision (`--precision bfloat16`; its returns are compared by the check too), "autograd" with the same losses
+through `Updates`. "x sb3" is the median over repetitions of the ratio of CPU seconds (of all threads) within one
+repetition, since wall seconds depend on who else uses the machine: the load average is printed. All take turns. "x
+floor" is how many times slower than the FLOPs that a step needs, counted on the autograd path, at the rate of a large
+matrix product of the same thread count, measured beside every repetition.
 
-The same work: before anything is timed, both of ours take ten steps on the same batches and must tell the same losses; the largest
-relative difference is printed. Equal returns are the business of the check of recipe sac, not of this file.
+The same work: before anything is timed, both of ours take ten steps on the same batches and must tell the same losses;
+the largest relative difference is printed. Equal returns are the business of the check of recipe sac, not of this file.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ import torch
 from flow import rounded
 from measure import flops, interleaved, load, matmul_rate, ratio
 
-from saccade.objectives import off_policy_by_hand
-from saccade.tasks import replaying, replaying_oracle
-from saccade.tasks.control import ControlTask
-from saccade.tasks.replaying import Replaying, agent, feed, learner
+from saccade.algorithms import off_policy
+from saccade.algorithms.fast import off_policy
+from saccade.algorithms.off_policy import Replaying, agent, feed, learner
+from saccade.envs.task import ControlTask
+from saccade.oracles import stable_baselines3
 from saccade.training.provenance import commit, machine, now, versions
 
 AIM = 1.8
@@ -46,7 +49,7 @@ class Ours:
     def __init__(self, cfg: Replaying, by_hand: bool):
         world = TASK.make(1)
         own = agent(cfg, world, 0)
-        replaying.fits_by_hand = off_policy_by_hand.fits_by_hand if by_hand else (lambda *_: False)
+        off_policy.fits_by_hand = off_policy.fits_by_hand if by_hand else (lambda *_: False)
         self.feed, self.learner, self.done = feed(cfg, world, own, 0), learner(cfg, own), 0
 
     def step(self) -> dict[str, float]:
@@ -61,7 +64,7 @@ class Ours:
 
 def oracle(cfg: Replaying) -> Callable[[], None]:
     """Steps of stable-baselines3's own loop."""
-    model = replaying_oracle.built("SAC", TASK, cfg, 1, 0)
+    model = stable_baselines3.off_policy_of("SAC", TASK, cfg, 1, 0)
     model.learn(cfg.warm_up + STEPS)
     return lambda: model.learn(STEPS, reset_num_timesteps=False)
 
@@ -120,7 +123,9 @@ def show(found: dict[str, Any]) -> None:
           f"by {found['largest difference']:.1e}")  # fmt: skip
     for side in ("ours", "bfloat16", "autograd", "sb3"):
         print(f"  {side:16s}" + "  ".join(f"{name} {value:7.2f}" for name, value in found[side].items()))
-    print(f"  aim {found['aim']['aim']}: found {found['aim']['found']:.2f}, {'met' if found['aim']['met'] else 'not met'}")
+    print(
+        f"  aim {found['aim']['aim']}: found {found['aim']['found']:.2f}, {'met' if found['aim']['met'] else 'not met'}"
+    )
 
 
 if __name__ == "__main__":

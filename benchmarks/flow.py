@@ -2,26 +2,28 @@
 
     python benchmarks/flow.py [--tiny] [--small] [--threads 1] [--repetitions 5] [--json] [--save]
 
-Two SD3 transformers with random weights (tiny: 0.3 M parameters, 64 px; small: 14 M, 256 px, 461 tokens), LoRA of rank 32,
-guidance 4.5. Ours is measured against
+Two SD3 transformers with random weights (tiny: 0.3 M parameters, 64 px; small: 14 M, 256 px, 461 tokens), LoRA of rank
+32, guidance 4.5. Ours is measured against
 
-* the floor: the FLOPs that our own run needs, counted, over the rate of a large matrix product of the same precision and
+* the floor: the FLOPs that our own run needs, counted, over the rate of a large matrix product of the same precision
+and
   thread count, measured beside every repetition. 1.0 would be a program that does nothing but multiply at full speed.
 * plain: the usual loop, written in `flow_plain.py` from its description, on the same weights, prompts and noise, with
   diffusers' own attention. Always float32.
 
 How to read it. "x plain" is how many times faster than plain, "x floor" how many times slower than the floor; both are
-medians over repetitions of the ratio within one repetition, in CPU seconds (of all threads), for wall seconds depend on who
-else uses the machine: the load average is printed. All works of a table take turns. Before anything is timed, both sides
-must have drawn the same latents with the same log-probs, and computed the same gradient; the errors are printed. Memory is
-the peak of a process of its own that samples and updates once.
+medians over repetitions of the ratio within one repetition, in CPU seconds (of all threads), for wall seconds depend on
+who else uses the machine: the load average is printed. All works of a table take turns. Before anything is timed, both
+sides must have drawn the same latents with the same log-probs, and computed the same gradient; the errors are printed.
+Memory is the peak of a process of its own that samples and updates once.
 
-Variants. "float32" is the default. "folded": LoRA is folded into the weights in the update too (`lora_folded`). "reused": the
-unconditional velocities come from sampling (`reuse_unconditional`), exact for the first optimiser step of a batch, which is
-what is timed. "bfloat16": frozen weights and activations (`precision`); the gap between replayed and stored log-probs, printed
-as "replay gap", must stay far below the clip range. The recommended variant of a model has a star, and the aims are judged
-by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which the usual one does not have. What
-changes the algorithm is listed apart, as "other algorithm"; prefixes that a group shares are not measured.
+Variants. "float32" is the default. "folded": LoRA is folded into the weights in the update too (`lora_folded`).
+"reused": the unconditional velocities come from sampling (`reuse_unconditional`), exact for the first optimiser step of
+a batch, which is what is timed. "bfloat16": frozen weights and activations (`precision`); the gap between replayed and
+stored log-probs, printed as "replay gap", must stay far below the clip range. The recommended variant of a model has a
+star, and the aims are judged by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which
+the usual one does not have. What changes the algorithm is listed apart, as "other algorithm"; prefixes that a group
+shares are not measured.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ def measure(name: str, repetitions: int, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {"load before": load(), "memory": memory(name, threads)}
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(case, save(case.shape, Path(place)))
-    found["parameters"] = sum(p.numel() for n, p in bench.plain["plain"].loop.network.named_parameters() if "lora" not in n)
+    found["parameters"] = sum(
+        p.numel() for n, p in bench.plain["plain"].loop.network.named_parameters() if "lora" not in n
+    )
     found["tokens"] = case.shape.tokens
     found |= {"pictures": len(bench.problems), "steps": case.steps, "recommended": case.star}
     found["equality"] = bench.equality()

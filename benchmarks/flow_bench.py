@@ -45,11 +45,14 @@ class Bench:
     # -- the same work? -------------------------------------------------------------------------------------
 
     def equality(self) -> Table:
-        """Relative errors of latents and gradients, absolute ones of log-probs. AssertionError if they are too large."""
+        """Relative errors of latents and gradients, absolute ones of log-probs. AssertionError if they are too
+        large.
+        """
         found: Table = {}
         for beta, key in ((0.0, "gradient"), (BETA, "gradient with KL")):
             plain = gradient_of(
-                self.plain["plain"], lambda: self.plain["plain"].update(self.plain_part("plain"), self.advantage_B, beta)
+                self.plain["plain"],
+                lambda: self.plain["plain"].update(self.plain_part("plain"), self.advantage_B, beta),
             )
             for name, ours in self.ours.items():
                 gap: dict[str, float] = {}

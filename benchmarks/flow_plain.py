@@ -1,8 +1,9 @@
 """The usual loop of GRPO on a flow model, plainly written: what `saccade` is measured against.
 
 Text is encoded for every picture. LoRA stays beside the weights while sampling. An update walks over micro-batches of
-pictures and, within each, over time steps; at each one both halves of the guidance run with gradients (the unconditional
-one is detached only afterwards), the reference runs both halves again, and one backward pass follows. All in float32.
+pictures and, within each, over time steps; at each one both halves of the guidance run with gradients (the
+unconditional one is detached only afterwards), the reference runs both halves again, and one backward pass follows. All
+in float32.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class PlainLoop:
     def update(
         self, drawn: Sequence[Drawn], advantage_B: Tensor, clip: float, beta: float, optimizer: torch.optim.Optimizer
     ) -> None:
-        """One optimiser step on the clipped surrogate of all stored steps, with a pull to the reference if ``beta`` is not 0."""
+        """One optimiser step on the clipped surrogate of all stored steps, with a pull to the reference if ``beta``
+        is not 0.
+        """
         terms = sum(len(batch.logps) for batch in drawn)
         for batch, advantage in zip(drawn, advantage_B.split(self.images)):
             for i, old in enumerate(batch.logps):

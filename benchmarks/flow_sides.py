@@ -12,9 +12,9 @@ from flow_models import SMALL, TINY, Shape
 from flow_plain import PlainLoop
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient, remember_reference
 from saccade.core import Problem, Rollout
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
 from saccade.training.learner import Update, Updates
 
@@ -22,7 +22,16 @@ BETA = 0.04
 # Ten times the usual range, so that the comparison of gradients is not decided by which rounding crosses it.
 CLIP = 1e-3
 LORA = {"lora_rank": 32, "lora_alpha": 64.0}
-WORDS = ("a red ring", "two blue squares", "one green star", "three small cups", "an old lamp", "a bird", "five pears", "a cart")
+WORDS = (
+    "a red ring",
+    "two blue squares",
+    "one green star",
+    "three small cups",
+    "an old lamp",
+    "a bird",
+    "five pears",
+    "a cart",
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,9 @@ def gradient_of(side: Any, step: Callable[[], object]) -> Tensor:
     """The gradient that the optimiser is given in ``step``; weights that nothing depends on have none."""
     seen: list[Tensor] = []
     trained = side.policy.trained
-    read = lambda *_: seen.append(torch.cat([(p.grad if p.grad is not None else 0 * p.detach()).flatten() for p in trained]))
+    read = lambda *_: seen.append(
+        torch.cat([(p.grad if p.grad is not None else 0 * p.detach()).flatten() for p in trained])
+    )
     hook = side.optimizer.register_step_pre_hook(read)
     step()
     hook.remove()

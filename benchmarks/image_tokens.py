@@ -1,10 +1,12 @@
 """Speed of image tokens: codes a second of guided sampling with log-probs, and of a GRPO update.
 
-    python benchmarks/image_tokens.py [--pictures 128] [--group 4] [--guidance 3] [--repetitions 3] [--model FOLDER] [--save]
+    python benchmarks/image_tokens.py [--pictures 128] [--group 4] [--guidance 3] [--repetitions 3] [--model FOLDER]
+    [--save]
 
 A Janus model of the miniature's size with random weights, or a folder. Ours is measured against
 
-* plain: `JanusForConditionalGeneration.generate(generation_mode="image")` and `decode_image_tokens` on the same weights and
+* plain: `JanusForConditionalGeneration.generate(generation_mode="image")` and `decode_image_tokens` on the same weights
+and
   prompts. It gives no log-probs: what a public trainer pays for them, a second pass, is not counted here.
 * the naive update: every row read whole through plain transformers, prompt by prompt, as public trainers do.
 * the floor: the FLOPs that our own run needs, counted, over the rate of a large matrix product measured beside it.
@@ -28,10 +30,10 @@ from flow import rounded
 from measure import flops, interleaved, load, ratio
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Rollout, seeds
-from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 from saccade.training.provenance import commit, machine, now, versions
 from saccade.worlds import shapes
 
@@ -40,11 +42,11 @@ def random_model(folder: Path) -> Path:
     """The miniature without its training."""
     import numpy as np
 
-    from saccade.recipes.miniatures import janus_shapes
-    from saccade.recipes.miniatures._janus_parts import assemble, make_processor
+    from saccade.builders.janus_shapes import build
+    from saccade.builders.janus_shapes.parts import assemble, make_processor
 
-    cfg = janus_shapes.Settings()
-    processor = make_processor(cfg.size, janus_shapes.texts(cfg, np.random.default_rng(0)))
+    cfg = build.Settings()
+    processor = make_processor(cfg.size, build.texts(cfg, np.random.default_rng(0)))
     assemble(cfg, processor.tokenizer).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -55,7 +57,9 @@ def generated(policy: ImageTokenPolicy, problems: list[Problem], do_sample: bool
     language = policy.painter.language
     texts = [language.text(policy.prompt(problem)) for problem in problems]
     inputs = language.processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
-    return language.model.generate(**inputs, generation_mode="image", do_sample=do_sample, guidance_scale=policy.guidance)
+    return language.model.generate(
+        **inputs, generation_mode="image", do_sample=do_sample, guidance_scale=policy.guidance
+    )
 
 
 def naive_gradient(policy: ImageTokenPolicy, rollout: Rollout) -> None:
@@ -80,7 +84,12 @@ def gradient(policy: ImageTokenPolicy, work: Callable[[], Any]) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, kind, value in (("pictures", int, 128), ("group", int, 4), ("guidance", float, 3.0), ("repetitions", int, 3)):
+    for name, kind, value in (
+        ("pictures", int, 128),
+        ("group", int, 4),
+        ("guidance", float, 3.0),
+        ("repetitions", int, 3),
+    ):
         parser.add_argument(f"--{name}", type=kind, default=value)
     parser.add_argument("--model", default="")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/image_tokens.json too")
@@ -100,7 +109,9 @@ def main() -> None:
     few = rows[:: given.group][:8]
     alike = (cold.codes(cold.rollout(few, seeds(0, len(few)))) == generated(policy, few, False)).float().mean()
     ours, naive = gradient(policy, update), gradient(policy, lambda: naive_gradient(policy, rollout))
-    print(f"likeliest codes alike {float(alike):.4f}, gradients apart by {float((ours - naive).norm() / naive.norm()):.1e}")
+    print(
+        f"likeliest codes alike {float(alike):.4f}, gradients apart by {float((ours - naive).norm() / naive.norm()):.1e}"
+    )
 
     works = {
         "sampling": sample,
@@ -109,15 +120,26 @@ def main() -> None:
         "naive update": lambda: gradient(policy, lambda: naive_gradient(policy, rollout)),
     }
     timings, rates, _ = interleaved(works, given.repetitions)
-    codes, found = rollout.logp_BT.numel(), {"date": now(), "commit": commit(), "machine": machine(), "versions": versions()}
+    codes, found = (
+        rollout.logp_BT.numel(),
+        {"date": now(), "commit": commit(), "machine": machine(), "versions": versions()},
+    )
     for name, timing in timings.items():
         seconds = median(timing.cpu)
         print(f"{name:15} {seconds:6.2f} s of CPU  {codes / seconds:8.0f} codes/s")
     for ours_name, other in (("sampling", "plain sampling"), ("update", "naive update")):
         needed = flops(works[ours_name]) / median(rates)
         floor = median(timings[ours_name].cpu) / needed
-        found[ours_name] = {"times plain": ratio(timings[other], timings[ours_name]), "times floor": floor, "load": load()}
-        print("{}: {times plain:.2f} x plain, {times floor:.2f} x floor; load {load}".format(ours_name, **found[ours_name]))
+        found[ours_name] = {
+            "times plain": ratio(timings[other], timings[ours_name]),
+            "times floor": floor,
+            "load": load(),
+        }
+        print(
+            "{}: {times plain:.2f} x plain, {times floor:.2f} x floor; load {load}".format(
+                ours_name, **found[ours_name]
+            )
+        )
     if given.save:
         place = Path(__file__).parent / "results" / "image_tokens.json"
         place.write_text(json.dumps(rounded(found), indent=1) + "\n")

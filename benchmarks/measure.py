@@ -1,4 +1,6 @@
-"""Clocks, counters and the machine: CPU and wall seconds, counted FLOPs, the rate of a large matrix product, peak memory."""
+"""Clocks, counters and the machine: CPU and wall seconds, counted FLOPs, the rate of a large matrix product, peak
+memory.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Timing:
 def interleaved(
     works: Mapping[str, Callable[[], object]], repetitions: int
 ) -> tuple[dict[str, Timing], list[float], list[float]]:
-    """Run all works in turn, so that whatever else the machine does falls on all alike; the order turns round each time.
+    """Run all works in turn, so that whatever else the machine does falls on all alike; the order turns round each
+    time.
 
     Returns the timings and the matmul rates of each repetition in float32 and bfloat16, in FLOP a second of CPU time.
     """

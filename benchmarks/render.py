@@ -8,10 +8,10 @@ The programs are those of the world of programs, each drawn once; the cache is e
 * guarded: the same functions called in this process, one after another: what isolation costs is the difference.
 * bare: resvg and the PNG decoder alone, no guard: the fastest that can be had in one process, until a program kills it.
 
-How to read it. Seconds are for the whole batch; CPU seconds are those of this process and of all workers together. "x bare"
-is renders a second of wall time over those of "bare", the median over repetitions of the ratio within one; the sides take
-turns. Wall seconds depend on who else uses the machine (the load average is printed), so the aim of 1,000 renders a second
-is also given for cores that nobody else uses: cores over CPU seconds a render.
+How to read it. Seconds are for the whole batch; CPU seconds are those of this process and of all workers together. "x
+bare" is renders a second of wall time over those of "bare", the median over repetitions of the ratio within one; the
+sides take turns. Wall seconds depend on who else uses the machine (the load average is printed), so the aim of 1,000
+renders a second is also given for cores that nobody else uses: cores over CPU seconds a render.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def timed(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def replaced() -> float:
-    """Seconds from a worker's death in the middle of a program to the answer of the fresh one, start and probe included."""
+    """Seconds from a worker's death in the middle of a program to the answer of the fresh one, start and probe
+    included.
+    """
     os.kill(workers()[0], signal.SIGKILL)
     start = time.perf_counter()
     render_batch([Request(f"<svg><rect width='{n}' height='9'/></svg>", size=16) for n in range(1, 3)])
@@ -117,7 +119,9 @@ def show(found: dict[str, Any]) -> None:
               f"  wall {row['wall ms']:.3f} ms  cpu {row['cpu ms']:.3f} ms  x bare cpu {row['x bare cpu']:.2f}")  # fmt: skip
     print(f"  free cores  {found['renders/s on free cores']:.0f} renders/s by CPU seconds; "
           f"aim >= {AIM}: {'met' if found['aim met'] else 'not met'}")  # fmt: skip
-    print(f"  cached      {found['cached ms'] * 1e3:.1f} us; replacing a dead worker {found['replacing a worker, s']:.2f} s")
+    print(
+        f"  cached      {found['cached ms'] * 1e3:.1f} us; replacing a dead worker {found['replacing a worker, s']:.2f} s"
+    )
 
 
 def main() -> None:

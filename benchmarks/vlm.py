@@ -1,33 +1,39 @@
-"""Speed of GRPO on a model that sees, beside TRL: tokens a second of answers, samples a second of an update and of a step.
+"""Speed of GRPO on a model that sees, beside TRL: tokens a second of answers, samples a second of an update and of a
+step.
 
     python benchmarks/vlm.py [--threads 1] [--repetitions 5] [--json] [--save]      (TRL comes with the extra `bench`)
 
-A Qwen2_5_VLForConditionalGeneration with 6.6 M random weights answers 2 questions 8 times each, about a picture of 224 px
-(64 tokens) each, in 64 tokens; then follows one optimiser step on all of its weights. Float32. Ours is measured against
+A Qwen2_5_VLForConditionalGeneration with 6.6 M random weights answers 2 questions 8 times each, about a picture of 224
+px (64 tokens) each, in 64 tokens; then follows one optimiser step on all of its weights. Float32. Ours is measured
+against
 
-* the floor: the FLOPs that our own run needs, counted, over the rate of a large matrix product of the same thread count,
+* the floor: the FLOPs that our own run needs, counted, over the rate of a large matrix product of the same thread
+count,
   measured beside every repetition. TRL is held to the same floor: what it computes beyond that is not needed.
-* trl: TRL's GRPOTrainer with its own generation and its own loss, on the same folder, questions, optimiser and settings.
+* trl: TRL's GRPOTrainer with its own generation and its own loss, on the same folder, questions, optimiser and
+settings.
 
-How it is driven. TRL's trainer has no public verbs for the phases of a step, so its methods are called one by one on a trainer
-that is made in the ordinary way: `_generate` (answers), `_generate_and_score_completions` (answers, then the same prompts
-prepared once more, rewards and advantages: all that an update needs), `compute_loss`, backward, clipping, optimiser. All 16
-answers go through one micro-batch, as with us. Its data loader, logging and checkpoints are not timed.
+How it is driven. TRL's trainer has no public verbs for the phases of a step, so its methods are called one by one on a
+trainer that is made in the ordinary way: `_generate` (answers), `_generate_and_score_completions` (answers, then the
+same prompts prepared once more, rewards and advantages: all that an update needs), `compute_loss`, backward, clipping,
+optimiser. All 16 answers go through one micro-batch, as with us. Its data loader, logging and checkpoints are not
+timed.
 
-How to read it. "x trl" is how many times faster than "trl" (than "trl, frozen eyes" where the eyes are frozen), "x floor" how
-many times slower than the floor; both are medians over repetitions of the ratio within one repetition, in CPU seconds (of all
-threads), for wall seconds depend on who else uses the machine: the load average is printed. All works of a table take turns.
-Memory is the peak of a process of its own that makes one step.
+How to read it. "x trl" is how many times faster than "trl" (than "trl, frozen eyes" where the eyes are frozen), "x
+floor" how many times slower than the floor; both are medians over repetitions of the ratio within one repetition, in
+CPU seconds (of all threads), for wall seconds depend on who else uses the machine: the load average is printed. All
+works of a table take turns. Memory is the peak of a process of its own that makes one step.
 
-The same work. Before anything is timed, both sides must have read the same tokens and pixels, have written 64 tokens in every
-row, give the same log-probs to our answers and the same gradient for the same advantages; the errors are printed. The end and
-what stands for pictures have no probability in this model and are suppressed in TRL's generation, so all answers are equally
-long and both sides normalise over the same tokens.
+The same work. Before anything is timed, both sides must have read the same tokens and pixels, have written 64 tokens in
+every row, give the same log-probs to our answers and the same gradient for the same advantages; the errors are printed.
+The end and what stands for pictures have no probability in this model and are suppressed in TRL's generation, so all
+answers are equally long and both sides normalise over the same tokens.
 
-Variants. Ours always stores log-probs while it writes. "trl" needs none if it makes one step a batch; "trl, log-probs too" is
-its generation where it makes more, with the pass over the answers that this costs. "trl, batch ready" is generation with all
-else that its update needs. "trl, checkpointing" has activation checkpointing, its default, which trades speed for memory; the
-aims are judged by "trl", without. "frozen eyes": the part that looks at pictures is not trained on either side.
+Variants. Ours always stores log-probs while it writes. "trl" needs none if it makes one step a batch; "trl, log-probs
+too" is its generation where it makes more, with the pass over the answers that this costs. "trl, batch ready" is
+generation with all else that its update needs. "trl, checkpointing" has activation checkpointing, its default, which
+trades speed for memory; the aims are judged by "trl", without. "frozen eyes": the part that looks at pictures is not
+trained on either side.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ class Bench:
     # -- the same work? -------------------------------------------------------------------------------------
 
     def equality(self) -> Table:
-        """Absolute errors of log-probs, relative ones of gradients, given our answers. AssertionError if one is too large."""
+        """Absolute errors of log-probs, relative ones of gradients, given our answers. AssertionError if one is too
+        large.
+        """
         found: Table = {}
         for name, theirs in self.trl.items():
             own = name.replace(THEIRS, OURS) if "eyes" in name else OURS
@@ -61,7 +63,9 @@ class Bench:
     # -- how long? ------------------------------------------------------------------------------------------
 
     def generation(self, repetitions: int) -> Table:
-        """Tokens a second, from messages to answers; ours with log-probs, TRL's alone and with all that its update needs."""
+        """Tokens a second, from messages to answers; ours with log-probs, TRL's alone and with all that its update
+        needs.
+        """
         works: dict[str, Callable[[], object]] = {OURS: self.ours[OURS].sample, THEIRS: self.trl[THEIRS].generate}
         works["trl, batch ready"] = self.trl[THEIRS].sample
         works[REMEMBERING] = self.trl[REMEMBERING].sample
@@ -69,7 +73,9 @@ class Bench:
 
     def update(self, repetitions: int) -> Table:
         """Samples a second of one optimiser step on a stored batch."""
-        works: dict[str, Callable[[], object]] = {n: lambda n=n: self.ours[n].update(self.rollouts[n]) for n in self.ours}
+        works: dict[str, Callable[[], object]] = {
+            n: lambda n=n: self.ours[n].update(self.rollouts[n]) for n in self.ours
+        }
         works |= {n: lambda n=n: self.trl[n].update(self.batches[n]) for n in self.trl if n != REMEMBERING}
         return self._table(works, repetitions, ROWS, "samples/s")
 

@@ -1,8 +1,9 @@
-"""A Qwen2_5_VLForConditionalGeneration of 6.6 M random weights in the ordinary folder layout, and two questions about pictures.
+"""A Qwen2_5_VLForConditionalGeneration of 6.6 M random weights in the ordinary folder layout, and two questions about
+pictures.
 
-As in the released models a patch has 14 px and four patches make a token, so a picture of 224 px fills 64 of them. As in a
-trained model the tokens that stand for pictures have no probability, for one side of the comparison leaves them out of its
-distributions and the other does not; nor has the end token, so that every answer has the same length.
+As in the released models a patch has 14 px and four patches make a token, so a picture of 224 px fills 64 of them. As
+in a trained model the tokens that stand for pictures have no probability, for one side of the comparison leaves them
+out of its distributions and the other does not; nor has the end token, so that every answer has the same length.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from saccade.builders.qwen25_vl_shapes.parts import CHAT_TEMPLATE, SPECIAL
 from saccade.core import Problem, Question
-from saccade.models import processor as processors
-from saccade.recipes.miniatures._vl_parts import CHAT_TEMPLATE, SPECIAL
+from saccade.models.language import processor as processors
 
 PICTURE = 224
 END = "<|im_end|>"
@@ -64,7 +65,9 @@ def save(folder: Path) -> Path:
 
 @torch.no_grad()
 def _silence(model: Any, tokens: list[int]) -> None:
-    """Take all probability from ``tokens``: the first feature is 1 from below to above, and the head holds it against them."""
+    """Take all probability from ``tokens``: the first feature is 1 from below to above, and the head holds it
+    against them.
+    """
     language, merger = model.model.language_model, model.model.visual.merger.mlp[-1]
     language.embed_tokens.weight[:, 0] = 1
     merger.weight[0], merger.bias[0] = 0, 1
@@ -82,4 +85,6 @@ def _tokenizer() -> Any:
     from transformers import Qwen2Tokenizer
 
     alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    return Qwen2Tokenizer(vocab=alphabet, merges=[], eos_token=END, pad_token="<|endoftext|>", extra_special_tokens=list(SPECIAL))
+    return Qwen2Tokenizer(
+        vocab=alphabet, merges=[], eos_token=END, pad_token="<|endoftext|>", extra_special_tokens=list(SPECIAL)
+    )

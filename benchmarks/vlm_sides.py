@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from vlm_models import problems
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Rollout, seeds
-from saccade.math.credit import group_advantage
-from saccade.models.language import load
-from saccade.models.messages import as_pil
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.policies.token_models import TokenModel
+from saccade.math.advantages import group_advantage
+from saccade.models.language.messages import as_pil
+from saccade.models.language.model import load
+from saccade.policies.token_presets import TokenModel
 from saccade.policies.tokens import TokenPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 GROUP, MOST, CLIP = 8, 64, 0.2
@@ -97,10 +97,14 @@ class Trl:
         """Answers alone, from messages to texts."""
         from trl.data_utils import prepare_multimodal_messages
 
-        return self.trainer._generate([prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in self.rows])
+        return self.trainer._generate(
+            [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in self.rows]
+        )
 
     def sample(self) -> dict[str, Any]:
-        """What its update needs: answers, inputs prepared once more, rewards, advantages, and log-probs if it makes any."""
+        """What its update needs: answers, inputs prepared once more, rewards, advantages, and log-probs if it makes
+        any.
+        """
         return self.trainer._generate_and_score_completions(self.rows)
 
     def update(self, batch: dict[str, Any]) -> None:

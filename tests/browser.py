@@ -99,7 +99,12 @@ def browser(profile: Path) -> Iterator[Page]:
 
     command = [PROGRAM, *_FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
-        command, preexec_fn=wire, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        preexec_fn=wire,
+        close_fds=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     os.close(ours[0]), os.close(theirs[1])
     try:

@@ -69,9 +69,10 @@ def _saved(pipe, folder: Path) -> Path:
 
 
 def _words():
-    from saccade.recipes.miniatures import _texts, sd3_shapes
+    from saccade.builders import sd3_shapes
+    from saccade.builders.parts import texts
 
-    return _texts.byte_pairs(sd3_shapes.corpus(np.random.default_rng(0)))
+    return texts.byte_pairs(sd3_shapes.corpus(np.random.default_rng(0)))
 
 
 def _clip(tokenizer, width: int, projected: bool):
@@ -120,7 +121,7 @@ def _sd3():
 
 
 def _flux(distilled: bool = True):
-    from diffusers import FluxPipeline, FluxTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import CLIPTokenizer, T5Config, T5EncoderModel
 
     torch.manual_seed(0)

@@ -8,14 +8,14 @@ import sys
 
 import torch
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Loss, Problem, spawn
-from saccade.math.credit import group_advantage
+from saccade.math.advantages import group_advantage
 from saccade.models.sharding import shard, whole
-from saccade.objectives.policy_gradient import PolicyGradient
 from saccade.policies import flow, tokens
-from saccade.sampling.layout import in_groups
 from saccade.training import distributed
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 torch.set_num_threads(1)

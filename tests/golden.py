@@ -3,8 +3,9 @@
     python tests/golden.py record FILE [NAME ...]     run, and keep what came out
     python tests/golden.py compare FILE [NAME ...]    run again, and name what differs (exit status 1)
 
-Kept are the values of all metrics but seconds, of all scores, and a hash of every tensor in the last checkpoint. Names of metrics
-and of parts are not compared, so that they may change. Figures depend on the machine and on versions: record before you begin.
+Kept are the values of all metrics but seconds, of all scores, and a hash of every tensor in the last checkpoint. Names
+of metrics and of parts are not compared, so that they may change. Figures depend on the machine and on versions: record
+before you begin.
 """
 
 from __future__ import annotations
@@ -46,7 +47,15 @@ SVG = {
     "task.held_out_size": 4, "task.larger_size": 2, "task.train_size": 32, "sft_steps": 2, "sft_batch": 4, "steps": 2, "group": 4,
     "prompts_per_step": 2, "candidates": 2, "model.max_new_tokens": 64,
 }  # fmt: skip
-EDITS = {"task.held_out_size": 4, "task.train_size": 32, "copy_steps": 1, "steps": 2, "edits_per_step": 8, "group": 4, "warmup": 1}
+EDITS = {
+    "task.held_out_size": 4,
+    "task.train_size": 32,
+    "copy_steps": 1,
+    "steps": 2,
+    "edits_per_step": 8,
+    "group": 4,
+    "warmup": 1,
+}
 CODES = {"task.held_out_size": 4, "prompts_per_step": 3, "steps": 2, "candidates": 2, "tower_steps": 2, "warmup": 1}
 SKETCHES = {
     "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "teacher_steps": 2, "student_steps": 2, "batch": 8,
@@ -130,7 +139,9 @@ def outcome(name: str) -> dict[str, Any]:
         folder = Path(place) / "run"
         with Run.start(folder, {"recipe": recipe}, display=False) as run:
             result = module.train(cfg, run)
-        lines = [json.loads(line) for file in sorted(folder.rglob("metrics.jsonl")) for line in file.read_text().splitlines()]
+        lines = [
+            json.loads(line) for file in sorted(folder.rglob("metrics.jsonl")) for line in file.read_text().splitlines()
+        ]
         tensors: list[str] = []
         for saved in sorted(folder.rglob("checkpoints")):
             _, state = checkpoint.read(checkpoint.latest(saved))
@@ -161,7 +172,9 @@ def leaves(state: Any) -> Iterator[torch.Tensor]:
 
 def digest(tensor: torch.Tensor) -> str:
     """A hash of the values of a tensor."""
-    return hashlib.sha256(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[
+        :16
+    ]
 
 
 def main(action: str, file: str, *names: str) -> int:
@@ -182,7 +195,9 @@ def main(action: str, file: str, *names: str) -> int:
             parts = [part for part in found if found[part] != kept[name][part]]
             wrong.append(name)
             print(f"{name} differs in {', '.join(parts)}", flush=True)
-    print(f"{len(wrong)} of {len(names or RUNS)} differ" if action == "compare" else f"{len(kept)} recorded", flush=True)
+    print(
+        f"{len(wrong)} of {len(names or RUNS)} differ" if action == "compare" else f"{len(kept)} recorded", flush=True
+    )
     return int(bool(wrong))
 
 

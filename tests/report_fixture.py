@@ -14,13 +14,25 @@ from saccade.training.folder import ERROR
 from saccade.training.run import Run
 from saccade.worlds import canvases
 
-COLORS = {"red": (214, 69, 65), "blue": (52, 101, 196), "green": (46, 154, 92), "yellow": (233, 185, 44), "purple": (130, 80, 180)}
+COLORS = {
+    "red": (214, 69, 65),
+    "blue": (52, 101, 196),
+    "green": (46, 154, 92),
+    "yellow": (233, 185, 44),
+    "purple": (130, 80, 180),
+}
 PROMPTS = [
-    ("a red ring above two blue squares", [("red", "ring", 16, 8), ("blue", "square", 9, 23), ("blue", "square", 23, 23)]),
+    (
+        "a red ring above two blue squares",
+        [("red", "ring", 16, 8), ("blue", "square", 9, 23), ("blue", "square", 23, 23)],
+    ),
     ("three green circles", [("green", "circle", 7, 16), ("green", "circle", 17, 9), ("green", "circle", 24, 23)]),
     ("a yellow square to the left of a purple circle", [("yellow", "square", 8, 16), ("purple", "circle", 23, 16)]),
     ("a blue ring", [("blue", "ring", 16, 16)]),
-    ("two red circles below a green square", [("green", "square", 16, 8), ("red", "circle", 9, 23), ("red", "circle", 23, 23)]),
+    (
+        "two red circles below a green square",
+        [("green", "square", 16, 8), ("red", "circle", 9, 23), ("red", "circle", 23, 23)],
+    ),
     ("a purple ring to the right of a yellow ring", [("yellow", "ring", 8, 16), ("purple", "ring", 23, 16)]),
 ]
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}</script>"
@@ -34,7 +46,11 @@ def picture(objects: list[tuple], rng: np.random.Generator, spoiled: float) -> t
         if rng.random() < 0.35 * spoiled:
             continue
         color = rng.choice(list(COLORS)) if rng.random() < 0.5 * spoiled else color
-        x, y, r = 4 * x + rng.normal() * 18 * spoiled, 4 * y + rng.normal() * 18 * spoiled, 4 * (5.2 - 1.5 * spoiled * rng.random())
+        x, y, r = (
+            4 * x + rng.normal() * 18 * spoiled,
+            4 * y + rng.normal() * 18 * spoiled,
+            4 * (5.2 - 1.5 * spoiled * rng.random()),
+        )
         box = (x - r, y - r, x + r, y + r)
         if shape == "square":
             draw.rectangle(box, fill=COLORS[color])
@@ -47,10 +63,26 @@ def picture(objects: list[tuple], rng: np.random.Generator, spoiled: float) -> t
     return torch.tensor(small).permute(2, 0, 1)
 
 
-def make(folder: Path, recipe: str = "flow_grpo", lift: float = 0.45, seed: int = 0, steps: int = 120, stages: bool = False) -> Path:
+def make(
+    folder: Path, recipe: str = "flow_grpo", lift: float = 0.45, seed: int = 0, steps: int = 120, stages: bool = False
+) -> Path:
     """A finished run that climbs by ``lift``; with ``stages`` it consists of a warm-up and a main stage."""
-    settings = {"steps": steps, "seed": seed, "learning_rate": 3e-4, "group_size": 16, "clip": 0.2, "kl": 0.04 * lift, "noise": "sde"}
-    config = {"recipe": recipe, "preset": "tiny", "settings": settings, "seed": seed, "command": f"saccade train {recipe}"}
+    settings = {
+        "steps": steps,
+        "seed": seed,
+        "learning_rate": 3e-4,
+        "group_size": 16,
+        "clip": 0.2,
+        "kl": 0.04 * lift,
+        "noise": "sde",
+    }
+    config = {
+        "recipe": recipe,
+        "preset": "tiny",
+        "settings": settings,
+        "seed": seed,
+        "command": f"saccade train {recipe}",
+    }
     with Run.start(folder, config, display=False) as run:
         parts = [run.stage("warm-up"), run.stage("main")] if stages else [run]
         for number, part in enumerate(parts):
@@ -76,7 +108,13 @@ def _course(run: Run, rng: np.random.Generator, lift: float, steps: int, rewrite
             "cost/images": 128, "cost/network_calls": 1280,
         })  # fmt: skip
         if step % 20 == 0 or step == 1:
-            run.log(step, {"eval/shapes": 0.31 + lift * done + noise(0.01), "eval/untouched": 0.62 + 0.08 * lift * done + noise(0.01)})
+            run.log(
+                step,
+                {
+                    "eval/shapes": 0.31 + lift * done + noise(0.01),
+                    "eval/untouched": 0.62 + 0.08 * lift * done + noise(0.01),
+                },
+            )
             _pictures(run, step, done, lift, rewrites)
         run._begun -= 1.7  # the clock of a run that takes its time
 
@@ -85,15 +123,23 @@ def _pictures(run: Run, step: int, done: float, lift: float, rewrites: bool) -> 
     items = []
     for i, (prompt, objects) in enumerate(PROMPTS):
         spoiled = max(0.0, 1 - done * (0.6 + lift)) if step > 1 else 1.0
-        item = {"prompt": prompt, "image": picture(objects, np.random.default_rng(i + 3), spoiled), "score": round(1 - 0.9 * spoiled, 2)}
+        item = {
+            "prompt": prompt,
+            "image": picture(objects, np.random.default_rng(i + 3), spoiled),
+            "score": round(1 - 0.9 * spoiled, 2),
+        }
         if rewrites:
-            item["text"] = prompt if step == 1 else f"{prompt}, evenly spaced on plain paper, bold flat colours, nothing else"
+            item["text"] = (
+                prompt if step == 1 else f"{prompt}, evenly spaced on plain paper, bold flat colours, nothing else"
+            )
         items.append(item)
     run.samples(step, "held-out", items)
 
 
 def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 40) -> Path:
-    """A run of models that look closer and that draw by code: conversations with boxes, programs beside their renders."""
+    """A run of models that look closer and that draw by code: conversations with boxes, programs beside their
+    renders.
+    """
     settings = {"steps": steps, "first_view": 1024, "lift": lift}
     with Run.start(folder, {"recipe": recipe, "settings": settings, "seed": 0}, display=False) as run:
         for step in (0, steps):
@@ -106,10 +152,18 @@ def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 4
 
 
 def _talk(problem, skill: float) -> dict:
-    """A look at a canvas: the less ``skill``, the further off the box; no box at all for a first problem without any."""
-    question, canvas, true = canvases.parts(problem.inputs.text)[0], problem.inputs.pictures[0], problem.answer["boxes"][0]
+    """A look at a canvas: the less ``skill``, the further off the box; no box at all for a first problem without
+    any.
+    """
+    question, canvas, true = (
+        canvases.parts(problem.inputs.text)[0],
+        problem.inputs.pictures[0],
+        problem.answer["boxes"][0],
+    )
     rng = np.random.default_rng(problem.id)
-    x, y = np.clip(np.array(true[:2]) - 12 + rng.normal(size=2) * 60 * (0.4 - min(skill, 0.4)), 0, 62).astype(int).tolist()
+    x, y = (
+        np.clip(np.array(true[:2]) - 12 + rng.normal(size=2) * 60 * (0.4 - min(skill, 0.4)), 0, 62).astype(int).tolist()
+    )
     box, missing = [x, y, x + 34, y + 30], problem.id == 0 and not skill
     image = lambda pixels: torch.tensor(np.array(pixels)).permute(2, 0, 1) / 255
     view = image(Image.fromarray(canvas).resize((32, 32), Image.Resampling.BICUBIC))
@@ -146,13 +200,35 @@ def hostile(folder: Path) -> Path:
     config = {"recipe": evil, "preset": evil, "settings": {evil: evil}, "seed": 0, "command": evil}
     with Run.start(folder, config, display=False) as run:
         for step in (1, 2, 3):
-            run.log(step, {f"reward/{evil}": step if step != 2 else float("nan"), "reward/never": float("nan"), "health/one": 1.0})
+            run.log(
+                step,
+                {
+                    f"reward/{evil}": step if step != 2 else float("nan"),
+                    "reward/never": float("nan"),
+                    "health/one": 1.0,
+                },
+            )
         run.samples(1, "s", [{"prompt": evil, "text": evil, "image": torch.rand(3, 600, 700), "score": float("nan")}])
-        picture = {"image": torch.rand(3, 20, 700), "boxes": [{"corners": [-1e9, 3, 1e9, 9], "label": evil}, {"corners": [5, 5, 5, 5]}]}
+        picture = {
+            "image": torch.rand(3, 20, 700),
+            "boxes": [{"corners": [-1e9, 3, 1e9, 9], "label": evil}, {"corners": [5, 5, 5, 5]}],
+        }
         turns = [{"who": evil, "text": evil, "pictures": [picture, picture], "trained": True}, {"who": "", "text": ""}]
         run.samples(1, "talk", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
         run.samples(1, "code", [{"prompt": evil, "text": evil * 30, **picture, "target": torch.rand(3, 900, 20)}])
-        run.samples(1, "film", [{"prompt": evil, "note": evil, "clip": np.zeros((1, 300, 9, 3), np.uint8), "path": [[1e300, 0], [1e300, 0]], "score": 1e9}])
+        run.samples(
+            1,
+            "film",
+            [
+                {
+                    "prompt": evil,
+                    "note": evil,
+                    "clip": np.zeros((1, 300, 9, 3), np.uint8),
+                    "path": [[1e300, 0], [1e300, 0]],
+                    "score": 1e9,
+                }
+            ],
+        )
         run.table(evil, [evil], [[evil]])
         run.finish({"before": {evil: 1}, "after": {evil: None}})
     with (folder / "metrics.jsonl").open("a") as file:
@@ -167,7 +243,13 @@ def check(path: Path, holds: bool | None = True) -> Path:
         "shuffled rewards": {str(seed): {"shapes": 0.30 + 0.02 * seed, "untouched": 0.60} for seed in range(3)},
     }
     claims = [
-        {"claim": "The reward of held-out prompts rises", "least": 0.05, "margins": [0.44, 0.45, 0.46], "mean": 0.45, "holds": True},
+        {
+            "claim": "The reward of held-out prompts rises",
+            "least": 0.05,
+            "margins": [0.44, 0.45, 0.46],
+            "mean": 0.45,
+            "holds": True,
+        },
         {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "holds": holds},
     ]
     result = {
@@ -179,16 +261,28 @@ def check(path: Path, holds: bool | None = True) -> Path:
 
 
 def acting(folder: Path, lift: float = 1.0, seed: int = 0, steps: int = 4000) -> Path:
-    """A run of a policy that acts: four episodes before and after, more and more straight to the goal, returns with errors."""
+    """A run of a policy that acts: four episodes before and after, more and more straight to the goal, returns with
+    errors.
+    """
     config = {"recipe": "ppo", "settings": {"seed": seed, "environment": "reach", "lift": lift}, "seed": seed}
     with Run.start(folder, config, display=False) as run:
         rng = np.random.default_rng(seed)
         for step in range(0, steps + 1, steps // 8):
             done = lift * (1 - math.exp(-3 * step / steps))
-            run.log(step, {"eval/return": 3 + 14 * done + rng.normal() * 0.5, f"eval/return{ERROR}": 1.3 - 0.9 * done, "eval/success": 0.1 + 0.8 * done})
+            run.log(
+                step,
+                {
+                    "eval/return": 3 + 14 * done + rng.normal() * 0.5,
+                    f"eval/return{ERROR}": 1.3 - 0.9 * done,
+                    "eval/success": 0.1 + 0.8 * done,
+                },
+            )
             if step in (0, steps):
                 run.samples(step, "test", [_walk(i, done if step else 0.0) for i in range(4)])
-        before, after = ({"return": 3 + 14 * d, f"return{ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d} for d in (0, 0.95 * lift + 0.01 * seed))
+        before, after = (
+            {"return": 3 + 14 * d, f"return{ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d}
+            for d in (0, 0.95 * lift + 0.01 * seed)
+        )
         run.finish({"before": before, "after": after})
     return folder
 
@@ -199,11 +293,19 @@ def _walk(number: int, skill: float) -> dict:
     place, goal = rng.uniform(0.1, 0.9, (2, 2))
     path = [place]
     while len(path) < 60 and np.abs(path[-1] - goal).max() > 0.04:
-        step = skill * (goal - path[-1]) / max(np.linalg.norm(goal - path[-1]), 0.05) * 0.04 + rng.normal(size=2) * 0.03 * (1 - 0.8 * skill)
+        step = skill * (goal - path[-1]) / max(np.linalg.norm(goal - path[-1]), 0.05) * 0.04 + rng.normal(
+            size=2
+        ) * 0.03 * (1 - 0.8 * skill)
         path.append(np.clip(path[-1] + step, 0, 1))
     frames = np.stack([_floor(at, goal) for at in path])
     won = len(path) < 60
-    return {"prompt": f"episode {number + 1}", "clip": frames, "path": np.array(path), "score": 20 - 0.3 * len(path) if won else -1.5 - number, "note": f"{len(path)} steps{', success' * won}"}
+    return {
+        "prompt": f"episode {number + 1}",
+        "clip": frames,
+        "path": np.array(path),
+        "score": 20 - 0.3 * len(path) if won else -1.5 - number,
+        "note": f"{len(path)} steps{', success' * won}",
+    }
 
 
 def _floor(place: np.ndarray, goal: np.ndarray) -> np.ndarray:

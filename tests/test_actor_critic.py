@@ -10,15 +10,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from saccade.algorithms.fast.flat import FlatUpdates
+from saccade.algorithms.fast.ppo import ByHand, fits
+from saccade.algorithms.ppo import ActorCriticLoss, Proximal, RewardScale, credited, each_decision, learner, normalised
 from saccade.core import Problem, Rollout, generator
-from saccade.models.control import MLP, Encoder, Pixels, Standardise
-from saccade.objectives.actor_critic import ActorCriticLoss, normalised
-from saccade.objectives.actor_critic_by_hand import ByHand, fits
-from saccade.policies.control import ActorCritic, ActorCriticModel, build
-from saccade.policies.heads import Categorical
-from saccade.sampling.decisions import RewardScale, credited, each_decision
-from saccade.tasks.proximal import Proximal, learner
-from saccade.training.flat import FlatUpdates
+from saccade.models.control.networks import MLP, Encoder, Pixels, Standardise
+from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, Categorical, build
 from saccade.training.learner import Update, Updates
 
 SEEN = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
@@ -31,7 +28,9 @@ def segment(policy: ActorCritic, seed: int = 0) -> Rollout:
     g = generator(seed)
     seen = {"state": torch.randn(B * T, 3, generator=g)}
     choice = isinstance(policy.head, Categorical)
-    acted = policy.act(seen, torch.rand(B * T, 1, generator=g) if choice else torch.randn(B * T, policy.head.outputs, generator=g))
+    acted = policy.act(
+        seen, torch.rand(B * T, 1, generator=g) if choice else torch.randn(B * T, policy.head.outputs, generator=g)
+    )
     apart = lambda x: x.unflatten(0, (B, T))
     ended = torch.rand(B, T, generator=g) < 0.1
     marks = {"terminated_BT": ended, "truncated_BT": ~ended & (torch.rand(B, T, generator=g) < 0.1)}
@@ -62,7 +61,9 @@ def moved(policy: ActorCritic, by: float = 0.1) -> ActorCritic:
 
 
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
-@pytest.mark.parametrize("model", [ActorCriticModel(), ActorCriticModel(hidden=(), width=8), ActorCriticModel(standardise=True)])
+@pytest.mark.parametrize(
+    "model", [ActorCriticModel(), ActorCriticModel(hidden=(), width=8), ActorCriticModel(standardise=True)]
+)
 def test_replay_equals_acting(action, model):
     policy = build(model, SEEN, action, seed=0)
     assert (policy.twin is not None) == (model.hidden != ())
@@ -107,7 +108,9 @@ def test_an_actor_critic_for_pictures_vectors_and_ids_replays_and_survives_savin
 def test_reading_pictures_is_dividing_by_255_and_convolving():
     torch.manual_seed(0)
     net, picture = Pixels((84, 84, 4)), torch.randint(0, 256, (2, 84, 84, 4), dtype=torch.uint8)
-    expected = torch.nn.Sequential(*net.convolutions, *net.features)((picture.float() / 255).permute(0, 3, 1, 2).contiguous())
+    expected = torch.nn.Sequential(*net.convolutions, *net.features)(
+        (picture.float() / 255).permute(0, 3, 1, 2).contiguous()
+    )
     torch.testing.assert_close(net(picture), expected, rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in net.parameters()) == 1_684_128, "the encoder of DQN"
 
@@ -130,7 +133,9 @@ def test_the_loss_is_the_formula(action, options):
     low, high = 0.8, 1 + options.get("clip_high", 0.2)
     for i in range(len(rollout)):
         ratio = math.exp(float(seen.logp_BT[i].detach()) - float(rollout.logp_BT[i]))
-        advantage, target, value = (float(x[i].detach()) for x in (rollout.advantage_BT, rollout.extras["return_BT"], seen.value_BT))
+        advantage, target, value = (
+            float(x[i].detach()) for x in (rollout.advantage_BT, rollout.extras["return_BT"], seen.value_BT)
+        )
         errors = [(value - target) ** 2]
         if "clip_value" in options:
             old = float(rollout.extras["value_BT"][i])
@@ -200,7 +205,9 @@ def test_any_cut_gives_the_gradient_of_the_minibatch():
     optimizer = torch.optim.SGD(policy.trained, lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten() for p in policy.trained])))
     for rows in (None, 7):
-        update = Update("ppo", ActorCriticLoss(policy, entropy=0.1), policy.trained, optimizer, max_norm=1e9, prepare=normalised)
+        update = Update(
+            "ppo", ActorCriticLoss(policy, entropy=0.1), policy.trained, optimizer, max_norm=1e9, prepare=normalised
+        )
         Updates([update], minibatches=2, shuffle=5, micro_rows=rows).update(rollout)
     torch.testing.assert_close(seen[:2], seen[2:], rtol=1e-4, atol=1e-7)
 
@@ -214,7 +221,9 @@ def test_shuffled_minibatches_hold_every_row_once_an_epoch_and_differ_between_ep
         seen.append(mini.extras["number_B"].tolist())
         return mini
 
-    update = Update("ppo", ActorCriticLoss(policy), policy.trained, torch.optim.SGD(policy.trained, lr=0.0), prepare=watched)
+    update = Update(
+        "ppo", ActorCriticLoss(policy), policy.trained, torch.optim.SGD(policy.trained, lr=0.0), prepare=watched
+    )
     Updates([update], epochs=2, minibatches=5, shuffle=1).update(rollout)
     first, second = sum(seen[:5], []), sum(seen[5:], [])
     assert sorted(first) == sorted(second) == list(range(B * T)) and first != second
@@ -279,6 +288,12 @@ def test_scaled_rewards_have_returns_of_spread_one_and_resume():
 def test_each_decision_takes_rows_apart_in_order():
     rollout = segment(build(ActorCriticModel(), SEEN, VECTOR, 0))
     apart = each_decision(rollout)
-    assert len(apart) == B * T and apart.logp_BT.shape == (B * T, 1) and apart.decisions["action_BT"].shape == (B * T, 1, 2)
+    assert (
+        len(apart) == B * T
+        and apart.logp_BT.shape == (B * T, 1)
+        and apart.decisions["action_BT"].shape == (B * T, 1, 2)
+    )
     assert torch.equal(apart.logp_BT[T + 2, 0], rollout.logp_BT[1, 2]) and apart.group_B[T].item() == 1
-    assert torch.equal(apart.rewards["reward"][:T], rollout.rewards["reward"][0]) and apart.extras["length_B"].eq(1).all()
+    assert (
+        torch.equal(apart.rewards["reward"][:T], rollout.rewards["reward"][0]) and apart.extras["length_B"].eq(1).all()
+    )

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.core import Problem, Question, Rollout
-from saccade.rewards.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
-from saccade.rewards.imitation import RelativeLength
-from saccade.rewards.judging import NothingJudged, ask, judge
-from saccade.rewards.length import CosineLength, Overlong, Repetition
-from saccade.rewards.reading import boxes, in_form, said
+from saccade.rewards.rubric import NothingJudged, ask, judge
+from saccade.rewards.text.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
+from saccade.rewards.text.length import CosineLength, Overlong, Repetition
+from saccade.rewards.text.reading import boxes, in_form, said
+from saccade.rewards.text.reference import RelativeLength
 
 COMPARISONS = {
     "exact": exact,
@@ -61,7 +61,9 @@ def test_golden_values():
     score = lambda compare, said, true: float(Answer(compare)(attempts([said], {"text": true})))
     assert score(positions, "2,4,3,1", "2,4,1,3") == 0.5
     assert score(positions, "2, 4,1,3", "2,4,1,3") == 1
-    assert score(positions, "2,4,1", "2,4,1,3") == 0.75 and score(positions, "2,4,1,3,9", "2,4,1,3") == pytest.approx(0.8)
+    assert score(positions, "2,4,1", "2,4,1,3") == 0.75 and score(positions, "2,4,1,3,9", "2,4,1,3") == pytest.approx(
+        0.8
+    )
     assert score(exact, "90 degrees", "90") == 0
     assert score(similar, "sitting", "kitten") == pytest.approx(1 - 3 / 7)
     assert score(Numeric(relative=0.05), "104.9", "100") == 1 and score(Numeric(relative=0.05), "105.1", "100") == 0
@@ -96,7 +98,9 @@ def test_whatever_is_said_is_judged(text):
         assert error is None and -1 < float(values) <= 1
 
 
-@pytest.mark.parametrize("text", ["9" * 5000, "1e99999", "-" * 9000, "<think>" * 3000, "(" * 9000, "9," * 4000, "\x00\ud800"])
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "1e99999", "-" * 9000, "<think>" * 3000, "(" * 9000, "9," * 4000, "\x00\ud800"]
+)
 def test_hostile_answers_are_wrong_answers(text):
     for name, truth, *_ in GOLD:
         values, error = ask(Answer(COMPARISONS[name]), attempts([text], {"text": truth}))
@@ -145,7 +149,9 @@ def test_repetition_of_words_and_of_boxes():
 
 
 def test_golden_values_of_the_length_against_a_reference():
-    rollout = attempts(["x" * n for n in (0, 50, 100, 150, 400)] + ["<answer>" + "x" * 100 + "</answer>"], {"code": "y" * 100})
+    rollout = attempts(
+        ["x" * n for n in (0, 50, 100, 150, 400)] + ["<answer>" + "x" * 100 + "</answer>"], {"code": "y" * 100}
+    )
     torch.testing.assert_close(RelativeLength()(rollout), torch.tensor([1, 1, 0.75, 0, -1, 0.75]))
     words = RelativeLength(str.split)
     torch.testing.assert_close(words(attempts(["a b c"], {"code": "a bb"})), torch.tensor([0.0]))

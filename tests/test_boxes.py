@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from saccade.core import Problem, Question, Rollout
 from saccade.math.boxes import area, average_precision, iou, match
 from saccade.math.frames import Frame
-from saccade.models.passages import PerRow
+from saccade.models.language.prompts import PerRow
 from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
-from saccade.rewards.judging import ask
-from saccade.rewards.reading import Written, boxes
+from saccade.rewards.rubric import ask
+from saccade.rewards.text.reading import Written, boxes
 
 REWARDS = {
     "rec": BoxOverlap(),
@@ -55,7 +55,9 @@ def test_overlap_of_known_pairs_and_of_empty_boxes():
     b = boxes_of((15, 10, 25, 20), (10, 10, 20, 20), (0, 0, 0, 0))
     torch.testing.assert_close(iou(a, b)[0], torch.tensor([1 / 3, 1, 0], dtype=torch.float64))
     assert (iou(a, b)[1:] == 0).all() and area(a).tolist() == [100, 0, 0, 0]
-    assert float(iou(boxes_of((0, 0, 1, 1)), boxes_of((0.9, 0, 1.9, 1)))) == pytest.approx(0.1 / 1.9), "thin overlaps count"
+    assert float(iou(boxes_of((0, 0, 1, 1)), boxes_of((0.9, 0, 1.9, 1)))) == pytest.approx(0.1 / 1.9), (
+        "thin overlaps count"
+    )
     assert iou(boxes_of(), b).shape == (0, 3) and iou(a.expand(2, 4, 4), b.expand(2, 3, 4)).shape == (2, 4, 3)
 
 
@@ -79,7 +81,9 @@ def test_greedy_matching_takes_the_largest_overlap_first_and_each_box_once():
 
 
 def precision(predictions, targets, names=None, wanted=None, **kwargs) -> float:
-    overlap = iou(torch.as_tensor(predictions).double().reshape(-1, 4), torch.as_tensor(targets).double().reshape(-1, 4))
+    overlap = iou(
+        torch.as_tensor(predictions).double().reshape(-1, 4), torch.as_tensor(targets).double().reshape(-1, 4)
+    )
     zeros = lambda overlap, dim: [0] * overlap.shape[dim]
     labels = torch.tensor(names or zeros(overlap, 0)).long(), torch.tensor(wanted or zeros(overlap, 1)).long()
     return float(average_precision(overlap, *labels, **kwargs))
@@ -90,17 +94,25 @@ def test_average_precision_of_pictures_that_can_be_counted():
     half = 51 / 101  # recalls 0 … .50 of 101
     assert precision(two, two) == 1
     assert precision(two[:1], two) == pytest.approx(half)
-    assert precision(torch.cat([two, far]), two) == 1, "a spurious box that comes late costs nothing: the hacking channel"
+    assert precision(torch.cat([two, far]), two) == 1, (
+        "a spurious box that comes late costs nothing: the hacking channel"
+    )
     assert precision(torch.cat([far, two]), two) == pytest.approx(2 / 3), "one that comes first does"
     assert precision(torch.cat([two[:1], far, two[1:]]), two) == pytest.approx(half + (1 - half) * 2 / 3)
-    assert precision(torch.cat([two[:1], two[:1], two[1:]]), two) == pytest.approx(half + (1 - half) * 2 / 3), "so do doubles"
+    assert precision(torch.cat([two[:1], two[:1], two[1:]]), two) == pytest.approx(half + (1 - half) * 2 / 3), (
+        "so do doubles"
+    )
     assert precision(far, two) == 0 and precision(boxes_of(), two) == 0
-    assert precision(boxes_of((0, 0, 10, 8)), boxes_of((0, 0, 10, 10))) == pytest.approx(0.7), "overlap .8 passes 7 of 10"
+    assert precision(boxes_of((0, 0, 10, 8)), boxes_of((0, 0, 10, 10))) == pytest.approx(0.7), (
+        "overlap .8 passes 7 of 10"
+    )
     assert precision(boxes_of((0, 0, 10, 8)), boxes_of((0, 0, 10, 10)), thresholds=(0.5,)) == 1
     assert precision(two, two, names=[0, 1], wanted=[0, 1]) == 1
     assert precision(two, two, names=[1, 0], wanted=[0, 1]) == 0
     assert precision(two, two, names=[0, -1], wanted=[0, 1]) == 0.5, "a label that no target has counts for nothing"
-    assert precision(SHIFTS[:7], torch.cat([SHIFTS] + [SHIFTS + 200])[:20], thresholds=(0.5,)) == pytest.approx(36 / 101)
+    assert precision(SHIFTS[:7], torch.cat([SHIFTS] + [SHIFTS + 200])[:20], thresholds=(0.5,)) == pytest.approx(
+        36 / 101
+    )
 
 
 COCO = [  # predictions with their labels, targets with theirs, AP@[.5:.95], AP50
@@ -173,7 +185,9 @@ def test_no_text_breaks_the_reader(text):
     assert found is None or all(isinstance(box, Written) for box in found)
 
 
-@pytest.mark.parametrize("seed", ["[", "{", '{"', '{"\\"', "[1,", "[[1,2,3,4", '{"bbox_2d":[', '{"label":"', "<answer>", "1"])
+@pytest.mark.parametrize(
+    "seed", ["[", "{", '{"', '{"\\"', "[1,", "[[1,2,3,4", '{"bbox_2d":[', '{"label":"', "<answer>", "1"]
+)
 def test_the_reader_is_quick_on_long_garbage(seed):
     start = time.process_time()
     boxes(seed * (8000 // len(seed)))
@@ -192,7 +206,9 @@ def test_gold_scores_1_a_near_miss_less_and_far_away_nothing(name):
     far = written([[0, 0, 5, 5], [61, 61, 64, 64]], TRUTH["labels"])
     scores = REWARDS[name](attempts([gold, close, far], TRUTH)).tolist()
     assert scores[0] == 1 and (0.5 < scores[1] < 1 or name == "od_ap50") and scores[2] == 0
-    assert REWARDS[name](attempts(["None", "[]", gold], {"boxes": []})).tolist() == [1, 1, 0], "nothing is there to be found"
+    assert REWARDS[name](attempts(["None", "[]", gold], {"boxes": []})).tolist() == [1, 1, 0], (
+        "nothing is there to be found"
+    )
     assert REWARDS[name](attempts(["None"], TRUTH)).tolist() == [0]
 
 
@@ -233,7 +249,10 @@ def test_golden_values_of_the_matched_boxes():
 def test_a_box_without_a_label_is_what_was_asked_for_where_that_is_one_thing():
     bare = written(TRUTH["boxes"])
     one, two = (TRUTH | {"labels": labels} for labels in (["square"] * 2, ["square", "ring"]))
-    assert float(DetectionPrecision()(attempts([bare], one))) == 1 and float(DetectionPrecision()(attempts([bare], two))) == 0
+    assert (
+        float(DetectionPrecision()(attempts([bare], one))) == 1
+        and float(DetectionPrecision()(attempts([bare], two))) == 0
+    )
     assert float(DetectionPrecision()(attempts([written(TRUTH["boxes"], ["ring"] * 2)], one))) == 0
 
 
@@ -260,7 +279,9 @@ def test_boxes_are_written_in_the_picture_that_was_shown(name):
     carried = [[x1 * 0.84, y1 * 1.12, x2 * 0.84, y2 * 1.12] for x1, y1, x2, y2 in TRUTH["boxes"]]
     rollout = attempts([written(carried, TRUTH["labels"]), written(TRUTH["boxes"], TRUTH["labels"])], TRUTH)
     told = replace(REWARDS[name], shown=lambda rollout: [shown[p.id] for p in rollout.problems])(rollout)
-    rollout.extras["frames_B"] = PerRow(tuple((frame, frame.original) for frame in shown))  # the second is another picture
+    rollout.extras["frames_B"] = PerRow(
+        tuple((frame, frame.original) for frame in shown)
+    )  # the second is another picture
     scores = REWARDS[name](rollout)
     assert torch.equal(scores, told) and torch.equal(REWARDS[name](rollout.rows(torch.tensor([1, 0]))), scores.flip(0))
     assert float(scores[0]) == pytest.approx(1) and (float(scores[1]) < 0.95 or name == "od_ap50")
@@ -273,9 +294,14 @@ def test_the_form_of_an_answer_with_boxes():
     right = [f"{think}\n<answer>{x}</answer>" for x in ('{"bbox_2d": [1, 2, 3, 4]}', "[1.5, 2, 3, 4]", "None")]
     wrong = ["[1, 2, 3, 4]", "<answer>[1, 2, 3, 4]</answer>", f"{think}<answer>[1, 2, 3]</answer>"]
     wrong += [f"{right[0]} ok", right[0] * 2]
-    assert BoxFormat()(attempts(right, TRUTH)).tolist() == [1] * 3 and BoxFormat()(attempts(wrong, TRUTH)).tolist() == [0] * 5
+    assert (
+        BoxFormat()(attempts(right, TRUTH)).tolist() == [1] * 3
+        and BoxFormat()(attempts(wrong, TRUTH)).tolist() == [0] * 5
+    )
 
 
 def test_labels_that_do_not_fit_the_targets_are_an_error():
-    values, error = ask(DetectionPrecision(), attempts(["[1, 2, 3, 4]"], {"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]}))
+    values, error = ask(
+        DetectionPrecision(), attempts(["[1, 2, 3, 4]"], {"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]})
+    )
     assert values.isnan().all() and str(error) == "1 target boxes have 2 labels"

@@ -1,4 +1,6 @@
-"""Memory of transitions: what is sampled is what happened, never across an episode's end, the same again after a resume."""
+"""Memory of transitions: what is sampled is what happened, never across an episode's end, the same again after a
+resume.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from saccade import random
+from saccade.algorithms.replay import shifted
 from saccade.core import generator
-from saccade.math import draws
-from saccade.training.augment import shifted
 from saccade.training.buffers import Buffer, Mixture
 
 
@@ -19,7 +21,10 @@ def picture(number: int) -> np.ndarray:
 def episode(number: int, length: int, ends: str | None = "terminated", start: int = 0) -> dict[str, np.ndarray]:
     """Transitions whose every value tells episode and step: 100 number + step."""
     told = 100 * number + start + np.arange(length + 1)
-    marks = {mark: np.array([mark == ends and i == length - 1 for i in range(length)]) for mark in ("terminated", "truncated")}
+    marks = {
+        mark: np.array([mark == ends and i == length - 1 for i in range(length)])
+        for mark in ("terminated", "truncated")
+    }
     shown = np.stack([picture(x) for x in told])
     return {
         "seen.state": told[:-1, None].astype(np.float32), "next.state": told[1:, None].astype(np.float32),
@@ -117,7 +122,9 @@ def test_a_resumed_buffer_gives_what_the_first_would_have_given():
     for buffer in (whole, again):
         buffer.add(episode(3, 2, "terminated", start=5))
         buffer.add(episode(4, 3))
-    assert same(whole.sample(64, 5, 3), again.sample(64, 5, 3)) and same(whole.sequences(8, 9, 5), again.sequences(8, 9, 5))
+    assert same(whole.sample(64, 5, 3), again.sample(64, 5, 3)) and same(
+        whole.sequences(8, 9, 5), again.sequences(8, 9, 5)
+    )
     with pytest.raises(ValueError, match="the saved buffer holds up to 12 transitions, this one 5"):
         Buffer(5).load_state_dict(saved.state_dict())
 
@@ -145,7 +152,9 @@ def test_pictures_are_shifted_by_the_seed_of_their_row():
     batch = filled().sample(40, 1)
     moved, again = shifted(batch, 2), shifted(batch.rows(torch.arange(10, 20)), 2)
     assert torch.equal(moved.decisions["seen.view_B"][10:20], again.decisions["seen.view_B"])
-    padded = torch.nn.functional.pad(batch.decisions["seen.view_B"].permute(0, 3, 1, 2).float(), (2,) * 4, mode="replicate")
+    padded = torch.nn.functional.pad(
+        batch.decisions["seen.view_B"].permute(0, 3, 1, 2).float(), (2,) * 4, mode="replicate"
+    )
     places = set()
     for row, view in enumerate(moved.decisions["seen.view_B"]):
         cuts = {(y, x): padded[row, :, y : y + 6, x : x + 5] for y in range(5) for x in range(5)}
@@ -166,7 +175,10 @@ def without(fields: dict, name: str) -> dict:
         (lambda f: without(f, "next.view"), "transitions lack next.view"),
         (lambda f: f | {"reward": f["reward"] * np.nan}, "reward is not finite"),
         (lambda f: f | {"action": f["action"][:2]}, "action has 2 transitions, reward has 3"),
-        (lambda f: f | {"seen.state": f["seen.state"].repeat(2, 1)}, "seen.state is float32 .2., but was float32 .1. before"),
+        (
+            lambda f: f | {"seen.state": f["seen.state"].repeat(2, 1)},
+            "seen.state is float32 .2., but was float32 .1. before",
+        ),
         (lambda f: f | {"seen.view": f["seen.view"].astype(np.float32)}, "seen.view is float32"),
         (lambda f: f | {"extra": f["reward"]}, "other fields than before: extra"),
         (lambda f: f | {"terminated": np.array([True, False, False])}, "episode 9 goes on after its end"),
@@ -191,8 +203,8 @@ def test_what_cannot_be_sampled_is_said():
 
 def test_draws_of_a_row_depend_on_its_seed_alone():
     seeds_B = torch.randint(1 << 62, (4000,), generator=generator(0))
-    normal, uniform = draws.normal(seeds_B, (5,), 1), draws.uniform(seeds_B, (2, 2), 1)
-    assert torch.equal(draws.normal(seeds_B[7:9], (5,), 1), normal[7:9]) and uniform.shape == (4000, 2, 2)
-    assert not torch.equal(draws.normal(seeds_B, (5,), 2), normal) and 0 <= uniform.min() and uniform.max() < 1
-    together = torch.cat([normal, draws.normal(seeds_B, (5,), 2)], 1)
+    normal, uniform = random.normal(seeds_B, (5,), 1), random.uniform(seeds_B, (2, 2), 1)
+    assert torch.equal(random.normal(seeds_B[7:9], (5,), 1), normal[7:9]) and uniform.shape == (4000, 2, 2)
+    assert not torch.equal(random.normal(seeds_B, (5,), 2), normal) and 0 <= uniform.min() and uniform.max() < 1
+    together = torch.cat([normal, random.normal(seeds_B, (5,), 2)], 1)
     assert together.mean(0).abs().max() < 0.06 and (together.T.cov() - torch.eye(10)).abs().max() < 0.09

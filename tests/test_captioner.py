@@ -1,4 +1,6 @@
-"""The captioner: a real BLIP class, small, saved to disk and loaded as any other; its loss, its prompt, its pictures."""
+"""The captioner: a real BLIP class, small, saved to disk and loaded as any other; its loss, its prompt, its
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.models.captioner import Captioner, Sizes, fresh, load
+from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner, Sizes, fresh, load
 
 WORDS = "a photo of the road left right straight".split()
 TINY = Sizes(picture=16, patch=8, width=16, heads=2, layers=1, writing_layers=1)
@@ -39,7 +41,9 @@ def test_saved_and_loaded_it_says_the_same(loud, tmp_path):
     other = fresh(WORDS, 5, TINY, seed=2)
     other.load_state_dict(loud.state_dict())
     assert np.array_equal(other(pictures(6)), said)
-    assert np.array_equal(load(tmp_path, length=8)(pictures(6))[:, :5][said > 0], said[said > 0]), "longer captions begin alike"
+    assert np.array_equal(load(tmp_path, length=8)(pictures(6))[:, :5][said > 0], said[said > 0]), (
+        "longer captions begin alike"
+    )
 
 
 def test_one_picture_is_told_as_among_others(loud):
@@ -69,7 +73,9 @@ def test_the_loss_is_transformers_own_and_teaches(loud):
     for row, caption in zip(ids, told):
         row[1 + len(caption.split())] = 3
     own = words.model(pixel_values=words.pixels(pictures(3)), input_ids=ids, labels=ids.masked_fill(ids == 0, -100))
-    assert int(count) == 3 + 1 + 5 + 3 and float((total / count).detach()) == pytest.approx(float(own.loss.detach()), rel=1e-5)
+    assert int(count) == 3 + 1 + 5 + 3 and float((total / count).detach()) == pytest.approx(
+        float(own.loss.detach()), rel=1e-5
+    )
     optimizer = torch.optim.Adam(words.parameters(), lr=1e-2)
     for _ in range(60):
         total, count = words.loss(pictures(3), told)

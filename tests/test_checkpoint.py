@@ -20,7 +20,16 @@ from saccade.training import checkpoint
 
 torch.set_num_threads(1)
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64]
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+]
 
 
 def same(a, b) -> bool:
@@ -48,7 +57,9 @@ def tensors(draw):
 
 leaves = st.one_of(tensors(), st.integers(), st.floats(), st.text(), st.none(), st.booleans())
 keys = st.one_of(st.text(max_size=4), st.integers(-3, 3), st.sampled_from(["$tensor", "__metadata__", "a/b", "$items"]))
-trees = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.tuples(x, x) | st.dictionaries(keys, x, max_size=3), max_leaves=8)
+trees = st.recursive(
+    leaves, lambda x: st.lists(x, max_size=3) | st.tuples(x, x) | st.dictionaries(keys, x, max_size=3), max_leaves=8
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -75,7 +86,14 @@ def test_optimizer_and_generator_resume_exactly(tmp_path):
 
 def test_shared_memory_is_stored_once_and_shared_again(tmp_path):
     tied, base = torch.randn(1000), torch.arange(10)
-    state = {"embed": tied, "head": tied, "part": base[2:5], "rest": base[4:], "all": base, "square": tied.view(10, 100)}
+    state = {
+        "embed": tied,
+        "head": tied,
+        "part": base[2:5],
+        "rest": base[4:],
+        "all": base,
+        "square": tied.view(10, 100),
+    }
     path = checkpoint.write(tmp_path, 0, state)
     back = checkpoint.read(path)[1]
     assert same(back, state) and back["embed"].data_ptr() == back["head"].data_ptr()

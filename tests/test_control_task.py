@@ -1,4 +1,6 @@
-"""A control task scores a policy on its test episodes, always the same ones, and shows the first of them with their paths."""
+"""A control task scores a policy on its test episodes, always the same ones, and shows the first of them with their
+paths.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from saccade import envs
 from saccade.core import Step
-from saccade.tasks.control import ControlTask
+from saccade.envs.task import ControlTask
 from saccade.training.run import Run
-from saccade.worlds import control
 
 
 class Line:
@@ -24,7 +26,11 @@ class Line:
 
     def __init__(self, count: int, steps: int = 9, side: str = "right"):
         self.count, self.steps, self.sign = count, steps, {"right": 1, "left": -1}[side]
-        self.place_B, self.time_B, self.seed_B = np.zeros(count, np.float32), np.zeros(count, int), np.zeros(count, np.int64)
+        self.place_B, self.time_B, self.seed_B = (
+            np.zeros(count, np.float32),
+            np.zeros(count, int),
+            np.zeros(count, np.int64),
+        )
 
     def begin(self, rows, seeds):
         self.place_B[rows], self.time_B[rows], self.seed_B[rows] = 0, 0, seeds
@@ -34,11 +40,23 @@ class Line:
         self.place_B = self.place_B + self.sign * action_B[:, 0] / (2 + self.seed_B % 4)
         self.time_B = self.time_B + 1
         there_B = self.place_B >= 0.999
-        info = {"success": there_B, "position": np.stack([self.place_B, 0 * self.place_B], 1), "untold": np.full(self.count, np.nan)}
-        return Step({"state": self.place_B[:, None].copy()}, there_B * 10.0 - 1.0, there_B, ~there_B & (self.time_B >= self.steps), info)
+        info = {
+            "success": there_B,
+            "position": np.stack([self.place_B, 0 * self.place_B], 1),
+            "untold": np.full(self.count, np.nan),
+        }
+        return Step(
+            {"state": self.place_B[:, None].copy()},
+            there_B * 10.0 - 1.0,
+            there_B,
+            ~there_B & (self.time_B >= self.steps),
+            info,
+        )
 
     def render(self, rows):
-        return np.broadcast_to((self.place_B[list(rows)] * 200).clip(0, 255)[:, None, None, None], (len(rows), 6, 8, 3)).astype(np.uint8)
+        return np.broadcast_to(
+            (self.place_B[list(rows)] * 200).clip(0, 255)[:, None, None, None], (len(rows), 6, 8, 3)
+        ).astype(np.uint8)
 
     def state_dict(self):
         return {}
@@ -56,12 +74,14 @@ class Right:
     def act(self, seen, draw_BD):
         assert draw_BD is None
         rows = len(seen["state"])
-        return SimpleNamespace(action_B=torch.full((rows, 1), self.speed), logp_B=torch.zeros(rows), value_B=torch.zeros(rows))
+        return SimpleNamespace(
+            action_B=torch.full((rows, 1), self.speed), logp_B=torch.zeros(rows), value_B=torch.zeros(rows)
+        )
 
 
 @pytest.fixture
 def task(monkeypatch):
-    monkeypatch.setitem(control.WORLDS, "line", Line)
+    monkeypatch.setitem(envs.WORLDS, "line", Line)
     return ControlTask("line", ("steps=9", "side=right"), test_episodes=7, test_rows=3, shown=2)
 
 
@@ -69,7 +89,11 @@ def test_scores_are_those_of_the_test_episodes_in_any_rows(task, monkeypatch):
     lengths = np.array([2 + seed % 4 for seed in task.seeds()])
     found = task.score(Right(1.0))
     assert found == task.score(Right(1.0)) and set(found) == {"return", "return, standard error", "length", "success"}
-    assert found["return"] == pytest.approx((10 - lengths).mean()) and found["length"] == lengths.mean() and found["success"] == 1
+    assert (
+        found["return"] == pytest.approx((10 - lengths).mean())
+        and found["length"] == lengths.mean()
+        and found["success"] == 1
+    )
     assert found["return, standard error"] == pytest.approx((10 - lengths).std(ddof=1) / 7**0.5)
     assert ControlTask("line", test_episodes=7, test_rows=7).score(Right(1.0)) == pytest.approx(found)
     still = task.score(Right(0.0))
@@ -83,8 +107,14 @@ def test_first_episodes_are_shown_as_clips_with_paths(task, tmp_path):
     (items,) = shown.values()
     for number, (item, seed) in enumerate(zip(items, task.seeds(), strict=False), 1):
         length = 2 + seed % 4
-        assert item["prompt"] == f"episode {number}" and item["note"] == f"{length} steps, success" and item["score"] == 10 - length
-        assert item["clip"].shape == (length + 1, 6, 8, 3) and np.allclose(item["path"][:, 0], np.arange(1, length + 1) / length)
+        assert (
+            item["prompt"] == f"episode {number}"
+            and item["note"] == f"{length} steps, success"
+            and item["score"] == 10 - length
+        )
+        assert item["clip"].shape == (length + 1, 6, 8, 3) and np.allclose(
+            item["path"][:, 0], np.arange(1, length + 1) / length
+        )
     assert len(items) == 2
     with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
         run.samples(0, "test", items)
@@ -94,7 +124,11 @@ def test_first_episodes_are_shown_as_clips_with_paths(task, tmp_path):
 def test_settings_are_read_and_wrong_ones_named(task):
     world = ControlTask("line", ("steps=3",)).make(2)
     assert (world.count, world.steps) == (2, 3) and len(set(task.seeds())) == 7
-    wrong = {"steps": "must be name=value", "step=3": "nearest: steps", "steps=.5": "steps is a number such as 9, not '.5'"}
+    wrong = {
+        "steps": "must be name=value",
+        "step=3": "nearest: steps",
+        "steps=.5": "steps is a number such as 9, not '.5'",
+    }
     for setting, why in wrong.items():
         with pytest.raises(ValueError, match=why):
             ControlTask("line", (setting,)).make(2)

@@ -12,14 +12,12 @@ import tiny_vision
 import torch
 from tiny_vision import picture
 
+from saccade.algorithms.sft import Supervised, closing, dictated, gold, gold_rollout, shown
 from saccade.core import Problem, Question, seeds
 from saccade.models.adapters import trainable
-from saccade.models.language import load
-from saccade.objectives.supervised import Supervised
-from saccade.policies.dictation import closing, dictated, shown
+from saccade.models.language.model import load
 from saccade.policies.tokens import TokenPolicy, inputs_as_prompt
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision
-from saccade.tasks.gold import gold, gold_rollout
 from saccade.training.feeds import join
 
 PROBLEMS = [
@@ -55,7 +53,9 @@ def test_a_text_is_as_likely_as_in_transformers(kind, policy):
         asked = language.processor.apply_chat_template(
             inputs_as_prompt(problem), tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
-        answer = torch.tensor([[*language.tokenizer(text, add_special_tokens=False)["input_ids"], closing(one, problem)]])
+        answer = torch.tensor(
+            [[*language.tokenizer(text, add_special_tokens=False)["input_ids"], closing(one, problem)]]
+        )
         ids = torch.cat([asked["input_ids"], answer], 1)
         marks = {k: torch.nn.functional.pad(v, (0, answer.shape[1])) for k, v in asked.items() if "token_type" in k}
         kept = {k: v for k, v in asked.items() if k not in (*marks, "input_ids", "attention_mask")}

@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from saccade.algorithms import dmd as d
+from saccade.algorithms.dmd import ScoreDistillation, ScoreMatching, fresh, noised_at, samples
 from saccade.core import Problem, seeds
-from saccade.math import distillation as d
-from saccade.math.frechet import frechet
-from saccade.math.kernels import cps, flow_kernel
-from saccade.math.paths import add_noise, to_data, to_noise
-from saccade.objectives.distillation import ScoreDistillation, ScoreMatching, fresh, noised_at, samples
-from saccade.objectives.unrolling import unmade
+from saccade.math.flow import add_noise, cps, flow_kernel, to_data, to_noise
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
+from saccade.policies.unrolling import unmade
 from saccade.training.learner import Update, Updates
+from saccade.worlds.shapes.sample_metrics import frechet
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]
@@ -38,7 +37,9 @@ def test_conversions_agree_with_one_another():
     torch.testing.assert_close(d.data_to_velocity(x_t, x0, t), v, atol=1e-4, rtol=1e-4)
 
 
-def gaussian_gradient(divergence: str, through: bool, mean_: float = MEAN, log_std_: float = LOG_STD, nodes: int = 80) -> list[float]:
+def gaussian_gradient(
+    divergence: str, through: bool, mean_: float = MEAN, log_std_: float = LOG_STD, nodes: int = 80
+) -> list[float]:
     """Of N(mean, std^2) held to N(0, 1), by mean and log std; the score of the generator's samples is known exactly."""
     at, weights = np.polynomial.hermite_e.hermegauss(nodes)
     z, eps = (torch.tensor(grid).flatten() for grid in np.meshgrid(at, at))
@@ -123,7 +124,9 @@ def asked() -> tuple[list[Problem], Tensor]:
 
 def gradient_of(loss, policy: FlowPolicy) -> Tensor:
     grads = torch.autograd.grad(loss, policy.trained, allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(policy.trained, grads)])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(policy.trained, grads)]
+    )
 
 
 def test_networks_beside_one_another_share_all_but_themselves(sd3_folder, flux_folder):
@@ -255,8 +258,12 @@ def test_an_exported_generator_draws_the_same_in_plain_diffusers(sd3_folder, tmp
     pipe.set_progress_bar_config(disable=True)
     assert pipe.scheduler.config.stochastic_sampling
     drawn = iter([policy._noise(own, i) for i in range(1, steps)] + [torch.zeros(2, *policy.latent_shape)])
-    with pytest.MonkeyPatch.context() as patch:  # diffusers draws a batch's noise from one generator, we a row's from its own
-        patch.setattr("diffusers.schedulers.scheduling_flow_match_euler_discrete.randn_tensor", lambda *a, **k: next(drawn))
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # diffusers draws a batch's noise from one generator, we a row's from its own
+        patch.setattr(
+            "diffusers.schedulers.scheduling_flow_match_euler_discrete.randn_tensor", lambda *a, **k: next(drawn)
+        )
         call = json.loads((tmp_path / "out" / "sampling.json").read_text())
         theirs = pipe(PROMPTS[:2], latents=policy._noise(own, 0), output_type="pt", **call).images
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,9 @@ def code_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-@pytest.mark.skipif(not (MINIATURES / "sd3-shapes" / "model_index.json").is_file(), reason="sd3-shapes is not built here")
+@pytest.mark.skipif(
+    not (MINIATURES / "sd3-shapes" / "model_index.json").is_file(), reason="sd3-shapes is not built here"
+)
 def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_path):
     (tmp_path / "my_paper.py").write_text(code_blocks("docs/add-a-paper.md")[0])
 
@@ -54,13 +56,19 @@ def test_every_test_that_the_documentation_names_exists():
 
 
 def test_the_table_of_complaints_answers_all_twenty():
-    rows = re.findall(r"^\| (\d+)\. [^|]+\|[^|]+\|([^|]+)\|$", (ROOT / "docs" / "complaints.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+)\. [^|]+\|[^|]+\|([^|]+)\|$", (ROOT / "docs" / "complaints.md").read_text(), re.MULTILINE
+    )
     assert [int(number) for number, _ in rows] == list(range(1, 21))
     assert all("test_" in shown for _, shown in rows)
 
 
 def test_every_package_has_its_page_of_reference_and_every_page_its_package():
-    named = {re.search(r"::: saccade\.(\w+)", page.read_text())[1] for page in (ROOT / "docs" / "reference").glob("*.md")}
+    named = {
+        re.search(r"::: saccade\.(\w+)", page.read_text())[1] for page in (ROOT / "docs" / "reference").glob("*.md")
+    }
     own = {path.parent.name for path in (ROOT / "src/saccade").glob("*/__init__.py")}
     assert named == own - {"cli"} | {"core"}, "the command explains itself by --help"
-    assert {f"reference/{name}.md" for name in named} <= set(re.findall(r"reference/\w+\.md", (ROOT / "docs/index.md").read_text()))
+    assert {f"reference/{name}.md" for name in named} <= set(
+        re.findall(r"reference/\w+\.md", (ROOT / "docs/index.md").read_text())
+    )

@@ -11,10 +11,10 @@ from browser import PROGRAM, browser
 from PIL import Image
 
 from saccade.core import NothingJudged, Rollout, seeds
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 from saccade.report.page import write
-from saccade.tasks.editing import MONITORS, EditingTask, edited, exhibits
 from saccade.training.run import Run
+from saccade.worlds.edits.task import MONITORS, EditingTask, edited, exhibits
 
 SMALL = EditingTask(held_out_size=14, train_size=20)
 
@@ -38,7 +38,11 @@ def test_gold_is_rewarded_and_monitors_are_always_measured():
     made = perfect(problems, None)
     assert len(problems) == 20 and (SMALL.judge(made) == 1).all() and set(made.rewards) == set(MONITORS)
     still = idle(problems, None)
-    assert (SMALL.judge(still) == 0).all() and (still.rewards["keep"] == 1).all() and (still.rewards["sharpness"] > 0).all()
+    assert (
+        (SMALL.judge(still) == 0).all()
+        and (still.rewards["keep"] == 1).all()
+        and (still.rewards["sharpness"] > 0).all()
+    )
 
 
 def test_scores_of_what_is_kept_back_and_what_is_shown():
@@ -49,7 +53,9 @@ def test_scores_of_what_is_kept_back_and_what_is_shown():
     assert SMALL.score(idle)["train wording, keep"] == 1 and SMALL.score(idle)["move"] == 0
     item = shown["paraphrase"][0]
     assert list(item) == ["prompt", "source", "image", "score", "target"] and torch.equal(item["image"], item["target"])
-    assert shown["train wording"][0]["prompt"] != item["prompt"] and torch.equal(shown["train wording"][0]["source"], item["source"])
+    assert shown["train wording"][0]["prompt"] != item["prompt"] and torch.equal(
+        shown["train wording"][0]["source"], item["source"]
+    )
 
 
 @pytest.mark.skipif(not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here")
@@ -106,7 +112,10 @@ def test_the_page_shows_source_target_before_and_after(run, tmp_path):
     captions = [part.split("<")[0].strip() for part in html.split("<figcaption>")[1:]]
     assert captions == ["source", "target", "before", "after"] * 28
     line = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
-    assert line["items"][0]["source"] == "samples/train wording/000000-00-source.png" and (run / line["items"][0]["source"]).is_file()
+    assert (
+        line["items"][0]["source"] == "samples/train wording/000000-00-source.png"
+        and (run / line["items"][0]["source"]).is_file()
+    )
     broken = (run / "samples.jsonl").read_text().replace("samples/train wording/000000-00-source.png", "../../x.png")
     (tmp_path / "b").mkdir()
     for name, text in (("config.json", (run / "config.json").read_text()), ("samples.jsonl", broken)):
@@ -121,7 +130,10 @@ def test_in_a_browser_the_pictures_stand_side_by_side(run, tmp_path):
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width)
-            assert tab.errors == [] and tab.evaluate("document.documentElement.scrollWidth <= innerWidth && innerWidth") == width
+            assert (
+                tab.errors == []
+                and tab.evaluate("document.documentElement.scrollWidth <= innerWidth && innerWidth") == width
+            )
         tab.open(path, 1280)
         rows = "[...document.querySelectorAll('.views')].map(v => new Set([...v.children].map(f => f.getBoundingClientRect().top)).size)"
         assert set(tab.evaluate(rows)) == {1}

@@ -1,4 +1,6 @@
-"""Episodes: each depends on its seed alone, resumes bit for bit, bootstraps what was truly seen; failures cost nothing."""
+"""Episodes: each depends on its seed alone, resumes bit for bit, bootstraps what was truly seen; failures cost
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from scipy import stats
 from torch import Tensor
 
 from saccade.core import EnvironmentFailed, Step, seeds
-from saccade.sampling.draws import AHEAD, Draws
-from saccade.sampling.episodes import Segments, whole
+from saccade.envs import environment
+from saccade.envs.action_noise import AHEAD, Draws
+from saccade.envs.rollout import Segments, whole
 from saccade.training.checkpoint import read, write
-from saccade.worlds.control import environment
 
 
 class Acted(NamedTuple):
@@ -43,7 +45,9 @@ class Toy:
 
 
 class Count:
-    """Shows how many steps there were, in units of the seed; ends by itself if the seed is even, is cut off if it is odd."""
+    """Shows how many steps there were, in units of the seed; ends by itself if the seed is even, is cut off if it is
+    odd.
+    """
 
     name = "count"
     observation_space = spaces.Dict({"state": spaces.Box(0, 1e6, (1,), np.float32)})
@@ -98,7 +102,11 @@ def test_a_segment_has_what_was_seen_done_and_told():
     assert seen.shape == (3, 7, 1) and rollout.decisions["action_BT"].dtype == torch.int64
     assert extras["terminated_BT"].dtype == extras["truncated_BT"].dtype == torch.bool
     assert (seen[..., 0] // 100 == torch.tensor([0, 1, 2, 0, 1, 2, 0])).all()
-    assert (extras["info.steps_BT"] == torch.tensor([1, 2, 3, 1, 2, 3, 1])).all() and extras["info.pair_BT"].shape == (3, 7, 2)
+    assert (extras["info.steps_BT"] == torch.tensor([1, 2, 3, 1, 2, 3, 1])).all() and extras["info.pair_BT"].shape == (
+        3,
+        7,
+        2,
+    )
     assert torch.equal(rollout.rewards["reward"], rollout.decisions["action_BT"].float())
     own = [[int(s) for s in seeds(1, 1, key=i)] for i in range(9)]
     assert [e.seed for row in rollout.outputs for e in row] == [own[i][0] for i in (0, 3, 1, 4, 2, 5)]
@@ -132,7 +140,9 @@ def test_an_episode_depends_on_its_seed_alone(name, settings):
     found = [whole(environment(name, rows, **settings), policy, own, greedy=False, film=film) for rows in (1, 3, 16)]
     assert [e.seed for e in found[0]] == own and len({e.total for e in found[0]}) > 3
     for other in found[1:]:
-        assert [(e.seed, e.total, e.length, e.info) for e in other] == [(e.seed, e.total, e.length, e.info) for e in found[0]]
+        assert [(e.seed, e.total, e.length, e.info) for e in other] == [
+            (e.seed, e.total, e.length, e.info) for e in found[0]
+        ]
         for one, two in zip(found[0][:film], other):
             assert len(one.frames) == one.length + 1 and np.array_equal(one.frames, two.frames)
         assert all(e.frames is None for e in other[film:])
@@ -157,7 +167,9 @@ def test_whole_episodes_of_no_seed_and_of_fewer_seeds_than_rows():
 def test_a_run_resumed_from_a_checkpoint_goes_on_bit_for_bit(name, settings, tmp_path):
     def feed():
         world = environment(name, 3, **settings)
-        return Segments(world, Toy(discrete=name == "CartPole-v1") if name != "Pendulum-v1" else Narrow(), length=23, seed=2)
+        return Segments(
+            world, Toy(discrete=name == "CartPole-v1") if name != "Pendulum-v1" else Narrow(), length=23, seed=2
+        )
 
     one = feed()
     first = [one(i) for i in range(5)]
@@ -209,7 +221,9 @@ def test_draws_follow_from_seed_and_step_alone():
 
 
 def test_draws_are_normal_or_uniform():
-    many = lambda **k: torch.cat([d.at(np.full(200, s)) for d in [Draws(range(200), 2, **k)] for s in range(100)]).flatten()
+    many = lambda **k: torch.cat(
+        [d.at(np.full(200, s)) for d in [Draws(range(200), 2, **k)] for s in range(100)]
+    ).flatten()
     assert stats.kstest(many().numpy(), "norm").pvalue > 1e-3
     even = many(uniform=True)
     assert stats.kstest(even.numpy(), "uniform").pvalue > 1e-3 and 0 <= even.min() and even.max() < 1

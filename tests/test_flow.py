@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saccade.algorithms.dpo import DiffusionDPO
 from saccade.core import Problem, Rollout, seeds
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.forward_process import DiffusionDPO
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]
@@ -35,7 +35,9 @@ def test_replay_is_exact_on_the_reference_path(sd3_folder):
         assert torch.equal(policy.likelihood(column).logp_BT, column.logp_BT)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"guidance": 1.0}, {"kernel": "cps"}, {"kernel": "dance_sde"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"lora_rank": 2}, {"guidance": 1.0}, {"kernel": "cps"}, {"kernel": "dance_sde"}]
+)
 def test_replay_gap_of_the_fast_path_is_rounding(sd3_folder, changes):
     policy = sd3(sd3_folder, **changes)
     with torch.no_grad():  # LoRA must not be the identity here
@@ -158,7 +160,9 @@ def test_what_a_prompt_says_does_not_depend_on_those_beside_it(sd3_folder):
     together = sd3(sd3_folder).said(texts, 16)
     policy = sd3(sd3_folder)
     for i, text in reversed(list(enumerate(texts))):
-        assert all(torch.equal(whole[i : i + 1], own) for whole, own in zip(together.parts, policy.said([text], 16).parts))
+        assert all(
+            torch.equal(whole[i : i + 1], own) for whole, own in zip(together.parts, policy.said([text], 16).parts)
+        )
 
 
 def test_a_prompt_is_encoded_once(sd3_folder):

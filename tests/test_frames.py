@@ -1,4 +1,6 @@
-"""A box carried between the displayed picture, the original and crops of crops stays where it is; strangers never mix."""
+"""A box carried between the displayed picture, the original and crops of crops stays where it is; strangers never
+mix.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,15 @@ def test_crops_of_crops_are_the_pixels_they_say():
 
 @pytest.mark.parametrize(
     "corners",
-    [(5, 5, 5, 9), (9, 5, 5, 9), (-1, 0, 5, 5), (0, 0, 65, 5), (70, 50, 90, 60), (math.nan, 0, 5, 5), (0, 0, math.inf, 5)],
+    [
+        (5, 5, 5, 9),
+        (9, 5, 5, 9),
+        (-1, 0, 5, 5),
+        (0, 0, 65, 5),
+        (70, 50, 90, 60),
+        (math.nan, 0, 5, 5),
+        (0, 0, math.inf, 5),
+    ],
 )
 def test_a_box_that_shows_nothing_of_the_picture_is_not_valid_and_not_cut(corners):
     frame = Frame(64, 48, 0)
@@ -131,7 +141,9 @@ def test_clipping_leaves_what_is_inside_and_never_raises(corners):
 
 def test_pictures_of_one_size_are_still_strangers():
     a, b = Frame(64, 64, ("question", 1)), Frame(64, 64, ("question", 2))
-    with pytest.raises(ValueError, match=r"picture \('question', 1\) \(64 x 64\) has no place in picture \('question', 2\)"):
+    with pytest.raises(
+        ValueError, match=r"picture \('question', 1\) \(64 x 64\) has no place in picture \('question', 2\)"
+    ):
         Box(0, 0, 8, 8, a.displayed(32, 32)).into(b)
     with pytest.raises(ValueError, match="has no place"):
         Box(0, 0, 8, 8, a).contains(Box(0, 0, 8, 8, b))

@@ -1,4 +1,6 @@
-"""Pictures code by code: what is drawn is what plain transformers draws, what is weighed is what it computes, every cut alike."""
+"""Pictures code by code: what is drawn is what plain transformers draws, what is weighed is what it computes, every
+cut alike.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ import pytest
 import tiny_janus
 import torch
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Question, seeds
-from saccade.models.janus import Painter, load
-from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.models.language.janus import Painter, load
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.sampling.layout import in_groups
+from saccade.training.groups import in_groups
 
 WISHES = ("a red circle", "a green star above a ring", "three small crosses in pink")
 PROBLEMS = [Problem(i, wish) for i, wish in enumerate(WISHES)]
@@ -34,12 +36,16 @@ def painter(folder) -> Painter:
 def plain(folder):
     from transformers import AutoProcessor, JanusForConditionalGeneration
 
-    return JanusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(), AutoProcessor.from_pretrained(folder)
+    return JanusForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    ).eval(), AutoProcessor.from_pretrained(folder)
 
 
 def asked(processor):
     texts = [
-        processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": wish}]}], add_generation_prompt=True)
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "text", "text": wish}]}], add_generation_prompt=True
+        )
         for wish in WISHES
     ]
     return processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
@@ -74,14 +80,20 @@ def test_the_likeliest_pictures_are_those_of_plain_transformers(folder, painter)
 
 @torch.no_grad()
 def naive(folder, rollout, policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of every code with the prompt and with its words blotted out, one row at a time through plain transformers."""
+    """Logits of every code with the prompt and with its words blotted out, one row at a time through plain
+    transformers.
+    """
     model, processor = plain(folder)
     kept = {processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids("<boi>")}
     halves = []
     for blot in (False, True):
         rows = []
-        for passage, codes in zip(policy.painter.asked([policy.prompt(p) for p in rollout.problems]), policy.codes(rollout)):
-            ids = torch.tensor([i if not blot or i in kept else processor.tokenizer.pad_token_id for i in passage.ids_L.tolist()])
+        for passage, codes in zip(
+            policy.painter.asked([policy.prompt(p) for p in rollout.problems]), policy.codes(rollout)
+        ):
+            ids = torch.tensor(
+                [i if not blot or i in kept else processor.tokenizer.pad_token_id for i in passage.ids_L.tolist()]
+            )
             embeds = [model.get_input_embeddings()(ids), model.prepare_embeddings_for_image_generation(codes)]
             hidden = model.model.language_model(inputs_embeds=torch.cat(embeds)[None]).last_hidden_state[0]
             rows.append(model.model.generation_head(hidden[len(ids) - 1 : -1]))
@@ -155,7 +167,9 @@ def test_every_cut_shared_prompts_and_recomputing_give_one_gradient(folder, unde
     whole = gradient(policy, rollout)
     assert float(whole.norm()) > 0.1
     for cut in (dict(rows=1), dict(rows=4, decisions=5)):
-        torch.testing.assert_close(gradient(policy, rollout, **cut), whole, rtol=0, atol=2e-4 * float(whole.abs().max()))
+        torch.testing.assert_close(
+            gradient(policy, rollout, **cut), whole, rtol=0, atol=2e-4 * float(whole.abs().max())
+        )
     again = gradient(replace(policy, checkpointing=True), rollout)
     torch.testing.assert_close(again, whole, rtol=0, atol=2e-4 * float(whole.abs().max()))
     assert not any(m.training for m in policy.painter.network.modules())
@@ -220,7 +234,8 @@ def test_pictures_go_through_codes_and_back(painter):
 
 
 def test_the_same_folder_reads_pictures_and_writes_words(folder):
-    from saccade.policies.tokens import TokenModel, build as build_words
+    from saccade.policies.tokens import TokenModel
+    from saccade.policies.tokens import build as build_words
 
     policy = build_words(TokenModel(str(folder), max_new_tokens=5))
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)

@@ -1,4 +1,6 @@
-"""Recipes that learn in imagination: the feed, resume bit for bit, what is shown, adaptation, and the real preset made small."""
+"""Recipes that learn in imagination: the feed, resume bit for bit, what is shown, adaptation, and the real preset
+made small.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from saccade.algorithms.dreamer import Dreamer, Memory, Sequences, build
 from saccade.core import EnvironmentFailed, generator
-from saccade.models.rssm import Sizes
-from saccade.objectives.adaptation import Adaptation, Adapting, density_loss, fooled, gap
-from saccade.objectives.imagination import Dreamer
+from saccade.envs.task import ControlTask
+from saccade.evaluation.world_model import readings, wander
+from saccade.models.world_model.rssm import Sizes
 from saccade.recipes.baselines import dreamer
-from saccade.recipes.visual_control import repo
-from saccade.tasks.adapting import Domains, paired
-from saccade.tasks.control import ControlTask
-from saccade.tasks.imagining import Memory, Sequences, build, readings, wander
+from saccade.recipes.visual_control.repo import recipe
+from saccade.recipes.visual_control.repo.adaptation import Adaptation, Adapting, density_loss, fooled, gap
+from saccade.recipes.visual_control.repo.domains import Domains, paired
 from saccade.training.run import Run
 
 SIZES = Sizes(depth=2, belief=6, latent=3, hidden=8)
@@ -30,7 +32,9 @@ SMALL = {"task": TASK, "sizes": SIZES, "memory": MEMORY, "evaluate_every": 100, 
 
 
 def run_for(module, cfg, folder: Path) -> dict:
-    run = Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "small"}, display=False)
+    run = (
+        Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "small"}, display=False)
+    )
     with run:
         return module.train(cfg, run)
 
@@ -53,10 +57,10 @@ def test_six_updates_equal_three_and_three_bit_for_bit(tmp_path):
 
 
 def test_adaptation_follows_the_first_stage_and_resumes_bit_for_bit(tmp_path):
-    cfg = repo.Settings(**SMALL, steps=2, adapt="align", adapt_steps=4, paired_frames=10)
-    whole = run_for(repo, cfg, tmp_path / "whole")
-    run_for(repo, replace(cfg, adapt_steps=2), tmp_path / "halves")
-    assert run_for(repo, cfg, tmp_path / "halves")["after"] == whole["after"]
+    cfg = recipe.Settings(**SMALL, steps=2, adapt="align", adapt_steps=4, paired_frames=10)
+    whole = run_for(recipe, cfg, tmp_path / "whole")
+    run_for(recipe, replace(cfg, adapt_steps=2), tmp_path / "halves")
+    assert run_for(recipe, cfg, tmp_path / "halves")["after"] == whole["after"]
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
     first = losses(tmp_path / "whole" / "learning")[-1]
     assert {"health/divergence_multiplier", "health/divergence", "health/reward"} <= set(first), "beta's path is logged"
@@ -92,7 +96,8 @@ def test_both_alignments_move_the_encoder_towards_what_the_discriminator_takes_f
 
 
 def test_the_divergence_of_the_support_is_that_of_its_best_critic():
-    # For densities s, t on two points, sup_f E_s[tau f] - E_t[f + f^2/4] is E_t[(tau s/t - 1)^2], reached at f = 2 (tau s/t - 1).
+    # For densities s, t on two points, sup_f E_s[tau f] - E_t[f + f^2/4] is E_t[(tau s/t - 1)^2], reached at f = 2 (tau
+    # s/t - 1).
     s, t, tau = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2]), torch.tensor([1.0, 1.0])
     best = 2 * (tau * s / t - 1)
     value = lambda f: float((s * tau * f).sum() - (t * (f + f**2 / 4)).sum())
@@ -154,14 +159,16 @@ def test_pairs_of_worlds_that_have_none_are_refused():
         paired(ControlTask("push", ('observe="image"', "pixels=32")), NIGHT, 10, 0)
 
 
-@pytest.mark.skipif(find_spec("mujoco") is None, reason="needs mujoco, which must not be imported before its OpenGL is chosen")
+@pytest.mark.skipif(
+    find_spec("mujoco") is None, reason="needs mujoco, which must not be imported before its OpenGL is chosen"
+)
 def test_the_real_preset_runs_at_reduced_size():
-    real = repo.PRESETS["half-cheetah"]
+    real = recipe.PRESETS["half-cheetah"]
     memory = replace(real.memory, warm_up=20, every=2, burst=1, capacity=200, batch=2, length=4)
     cfg = replace(real, sizes=replace(real.sizes, depth=4, belief=8, latent=4, hidden=8), memory=memory, device="cpu")
-    policy = repo.policies(cfg)["policy"]
+    policy = recipe.policies(cfg)["policy"]
     feed = Sequences(cfg.memory, cfg.task.make(1), policy, 0)
-    told = Dreamer(policy, repo.terms(cfg), cfg.learning).update(feed(0))
+    told = Dreamer(policy, recipe.terms(cfg), cfg.learning).update(feed(0))
     assert np.isfinite(list(told.values())).all()
     shown = feed.buffer.sequences(2, 4, 0).decisions["seen.image_BT"]
     assert shown.float().std() > 20, "a video stands behind the animal"

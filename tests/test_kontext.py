@@ -1,4 +1,6 @@
-"""Editing: the picture that is to be edited goes through every path of the policy, and samples are the plain pipeline's."""
+"""Editing: the picture that is to be edited goes through every path of the policy, and samples are the plain
+pipeline's.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import torch
 from PIL import Image
 
 from saccade.core import Problem, Question, Rollout, noise, seeds, spawn
-from saccade.models.kept import Kept
-from saccade.models.sources import source_latents
+from saccade.models.diffusion.lru import Kept
+from saccade.models.loading import source_latents
 from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
 
 RNG = np.random.default_rng(0)
@@ -65,11 +67,16 @@ def test_an_editor_with_embedded_guidance_edits_as_plain_diffusers(flux_folder, 
     policy = editor(tmp_path / "in", guidance=2.5)
     policy.export(tmp_path / "out")
     own = seeds(4, 3)
-    torch.testing.assert_close(policy.best(PROBLEMS, own).outputs, plain_pictures(tmp_path / "out", policy, own), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        policy.best(PROBLEMS, own).outputs, plain_pictures(tmp_path / "out", policy, own), atol=2e-3, rtol=0
+    )
 
 
 def test_replay_is_exact_on_the_reference_path_and_rounding_on_the_fast_one(kontext_folder):
-    for policy, most in ((replace(editor(kontext_folder), one_call=False, merge=False), 0.0), (editor(kontext_folder), 2e-5)):
+    for policy, most in (
+        (replace(editor(kontext_folder), one_call=False, merge=False), 0.0),
+        (editor(kontext_folder), 2e-5),
+    ):
         rollout = policy.rollout(PROBLEMS, seeds(0, 3))
         for i in range(3):
             column = rollout.columns(slice(i, i + 1))
@@ -96,7 +103,9 @@ def test_unrolled_attempts_are_those_of_the_rollout_and_both_halves_see_the_sour
     assert (other[0] - made[0]).abs().max() > 1e-3, "another source gives another result"
     torch.testing.assert_close(other[1:], made[1:], atol=1e-5, rtol=1e-5)
     x, t_B = torch.randn(3, *policy.latent_shape), torch.full((3,), 0.7)
-    said, unsaid, guided = (policy.velocity(x, t_B, p, g) for p, g in ((PROBLEMS, 1.0), (silent(), 1.0), (PROBLEMS, 3.0)))
+    said, unsaid, guided = (
+        policy.velocity(x, t_B, p, g) for p, g in ((PROBLEMS, 1.0), (silent(), 1.0), (PROBLEMS, 3.0))
+    )
     torch.testing.assert_close(guided, unsaid + 3 * (said - unsaid), atol=1e-4, rtol=1e-4)
 
 
@@ -106,10 +115,15 @@ def silent() -> list[Problem]:
 
 def test_without_a_picture_it_draws_and_shares_what_was_read(kontext_folder):
     policy = editor(kontext_folder)
-    drawer = replace(frozen(FlowModel(str(kontext_folder), size=16, sampling_steps=4, text_length=4), policy), prompt=lambda p: p.inputs.text)
+    drawer = replace(
+        frozen(FlowModel(str(kontext_folder), size=16, sampling_steps=4, text_length=4), policy),
+        prompt=lambda p: p.inputs.text,
+    )
     words = [Problem(i, text) for i, text in enumerate(WORDS)]
     own = seeds(2, 3)
-    torch.testing.assert_close(drawer.best(PROBLEMS, own).outputs, replace(policy, guidance=1.0).best(words, own).outputs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        drawer.best(PROBLEMS, own).outputs, replace(policy, guidance=1.0).best(words, own).outputs, atol=1e-4, rtol=0
+    )
     assert drawer.said is policy.said
 
 
@@ -123,7 +137,9 @@ def test_a_picture_is_encoded_once_as_the_mode_and_at_the_policys_size(kontext_f
     assert sum(calls) == 3, "equal pictures are one"
     source = policy.said([p.inputs for p in PROBLEMS], 16).source
     pixels = np.stack([np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.LANCZOS)) for p in PICTURES])
-    torch.testing.assert_close(source, policy.encode(torch.tensor(pixels).permute(0, 3, 1, 2) / 255), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        source, policy.encode(torch.tensor(pixels).permute(0, 3, 1, 2) / 255), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_what_cannot_be_edited_is_refused(kontext_folder, sd3_folder):

@@ -7,9 +7,9 @@ import json
 import pytest
 import tiny_language
 
-from saccade.models import locate as places
-from saccade.models.language import load
-from saccade.models.locate import locate, miniatures
+from saccade.models import loading as places
+from saccade.models.language.model import load
+from saccade.models.loading import locate, miniatures
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def test_folders_and_hub_ids_are_themselves(tmp_path):
     assert locate("gpt2") == "gpt2"
 
 
-@pytest.mark.parametrize("name", ["", "/no/such/folder", "./nowhere", "a/b/c", "a//b", "~no-such-user/x", "what is this", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["", "/no/such/folder", "./nowhere", "a/b/c", "a//b", "~no-such-user/x", "what is this", "a\nb"]
+)
 def test_nonsense_is_refused(name):
     one_line(locate, name)
 

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saccade.math import credit, divergence, forward_process, kernels, paths, surrogates
+from saccade.algorithms.dpo import diffusion_dpo
+from saccade.algorithms.nft import nft, optimality
+from saccade.math import advantages, flow, kl, surrogates
 
 TIMES = {10: (0.431, 0.479, 0.441, 0.369), 40: (0.482, 0.498, 0.484, 0.408), 200: (0.495, 0.502, 0.498, 0.421)}
 
@@ -24,8 +26,8 @@ def test_kernels_reach_the_known_spread_of_gaussian_data(steps):
 
 def _final_std(name: str, noise: float, steps: int, count: int = 40_000) -> float:
     g = torch.Generator().manual_seed(0)
-    times = paths.flow_times(steps)
-    kernel = kernels.flow_kernel(name, noise, times)
+    times = flow.flow_times(steps)
+    kernel = flow.flow_kernel(name, noise, times)
     x = torch.randn(count, 1, generator=g)
     for t, t_next in zip(times[:-1], times[1:]):
         variance = (1 - t) ** 2 * 0.25 + t**2
@@ -38,22 +40,22 @@ def _final_std(name: str, noise: float, steps: int, count: int = 40_000) -> floa
 def test_velocity_to_data_to_noise_and_back():
     x0, eps = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     t = torch.rand(5, dtype=torch.float64)
-    x, v = paths.add_noise(x0, eps, t), eps - x0
-    torch.testing.assert_close(paths.to_data(x, v, t), x0)
-    torch.testing.assert_close(paths.to_noise(x, v, t), eps)
+    x, v = flow.add_noise(x0, eps, t), eps - x0
+    torch.testing.assert_close(flow.to_data(x, v, t), x0)
+    torch.testing.assert_close(flow.to_noise(x, v, t), eps)
 
 
 def test_every_kernel_without_noise_is_the_ode():
     x, v = torch.randn(4, 2), torch.randn(4, 2)
     t, t_next = torch.tensor([1.0, 0.8, 0.5, 0.2]), torch.tensor([0.9, 0.6, 0.3, 0.0])
-    expected = kernels.ode(x, v, t, t_next)[0]
+    expected = flow.ode(x, v, t, t_next)[0]
     for name in ("flow_sde", "dance_sde", "cps"):
-        kernel = kernels.flow_kernel(name, 0.0, torch.tensor([1.0, 0.9]))
+        kernel = flow.flow_kernel(name, 0.0, torch.tensor([1.0, 0.9]))
         torch.testing.assert_close(kernel(x, v, t, t_next)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_flow_sde_is_finite_at_pure_noise_and_uses_its_guard():
-    kernel = kernels.flow_kernel("flow_sde", 0.7, torch.tensor([1.0, 0.9, 0.0]))
+    kernel = flow.flow_kernel("flow_sde", 0.7, torch.tensor([1.0, 0.9, 0.0]))
     _, std = kernel(torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([1.0]), torch.tensor([0.9]))
     assert math.isclose(float(std), 0.7 * math.sqrt(1 / 0.1) * math.sqrt(0.1), rel_tol=1e-5)
 
@@ -62,39 +64,39 @@ def test_ddim_without_noise_is_the_deterministic_step_and_with_it_keeps_variance
     alpha, following = torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64)
     x0, eps = torch.randn(1, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
     x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
-    mean, std = kernels.ddim(x, eps, alpha, following, eta=0.0)
+    mean, std = flow.ddim(x, eps, alpha, following, eta=0.0)
     torch.testing.assert_close(mean, following.sqrt() * x0 + (1 - following).sqrt() * eps, atol=1e-6, rtol=1e-5)
-    mean, std = kernels.ddim(x, eps, alpha, following, eta=1.0)
+    mean, std = flow.ddim(x, eps, alpha, following, eta=1.0)
     noise_part = mean - following.sqrt() * x0
     torch.testing.assert_close(noise_part**2 + std**2 * eps**2, (1 - following) * eps**2, atol=1e-6, rtol=1e-5)
 
 
 def test_unknown_kernel_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown kernel 'sde': one of flow_sde"):
-        kernels.flow_kernel("sde", 0.7, torch.tensor([1.0, 0.5]))
+        flow.flow_kernel("sde", 0.7, torch.tensor([1.0, 0.5]))
 
 
 def test_log_prob_mean_and_sum_and_their_density():
     x, m, s = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.rand(3, 1, 1, 1) + 0.5
-    total = kernels.gaussian_logp(x, m, s, 3, "sum")
+    total = flow.gaussian_logp(x, m, s, 3, "sum")
     expected = torch.distributions.Normal(m, s.expand_as(m)).log_prob(x).sum((1, 2, 3))
     torch.testing.assert_close(total, expected, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(kernels.gaussian_logp(x, m, s, 3), expected / 32, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flow.gaussian_logp(x, m, s, 3), expected / 32, atol=1e-5, rtol=1e-5)
 
 
 def test_golden_advantages():
     r, g = torch.tensor([1.0, 0, 0, 1], dtype=torch.float64), torch.zeros(4, dtype=torch.long)
     sign = torch.tensor([1.0, -1, -1, 1], dtype=torch.float64)
-    torch.testing.assert_close(credit.group_advantage(r, g, unbiased=True), 0.86588 * sign, atol=1e-5, rtol=0)
-    torch.testing.assert_close(credit.leave_one_out(r, g), 0.6666667 * sign, atol=1e-5, rtol=0)
-    torch.testing.assert_close(credit.group_advantage(r, g, scale="none"), 0.5 * sign)
-    torch.testing.assert_close(credit.group_advantage(r, g), 0.5 / (0.5 + 1e-4) * sign)
+    torch.testing.assert_close(advantages.group_advantage(r, g, unbiased=True), 0.86588 * sign, atol=1e-5, rtol=0)
+    torch.testing.assert_close(advantages.leave_one_out(r, g), 0.6666667 * sign, atol=1e-5, rtol=0)
+    torch.testing.assert_close(advantages.group_advantage(r, g, scale="none"), 0.5 * sign)
+    torch.testing.assert_close(advantages.group_advantage(r, g), 0.5 / (0.5 + 1e-4) * sign)
 
 
 def test_global_spread_divides_by_that_of_the_batch():
     r, g = torch.tensor([0.0, 1, 10, 14]), torch.tensor([0, 0, 1, 1])
     expected = torch.tensor([-0.5, 0.5, -2, 2]) / (r.std(unbiased=False) + 1e-4)
-    torch.testing.assert_close(credit.group_advantage(r, g, scale="batch"), expected)
+    torch.testing.assert_close(advantages.group_advantage(r, g, scale="batch"), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,7 +104,7 @@ def test_global_spread_divides_by_that_of_the_batch():
 def test_credit_sums_to_nothing_in_a_group_and_a_missing_verdict_has_none(rows):
     group, reward = (torch.tensor(x) for x in zip(*rows))
     reward = reward.double()
-    for a in (credit.group_advantage(reward, group, clip=1e9), credit.leave_one_out(reward, group)):
+    for a in (advantages.group_advantage(reward, group, clip=1e9), advantages.leave_one_out(reward, group)):
         assert a.isfinite().all() and (a[reward.isnan()] == 0).all()
         for g in group.unique():
             assert abs(float(a[group == g].sum())) < 1e-6
@@ -112,15 +114,15 @@ def test_credit_sums_to_nothing_in_a_group_and_a_missing_verdict_has_none(rows):
 def test_credit_does_not_depend_on_the_order_of_rows(order):
     reward, group = torch.tensor([0.0, 1, 3, 2, 5, 5]).double(), torch.tensor([0, 0, 1, 1, 2, 2])
     index = torch.tensor(order)
-    a = credit.group_advantage(reward, group)
-    torch.testing.assert_close(credit.group_advantage(reward[index], group[index]), a[index])
+    a = advantages.group_advantage(reward, group)
+    torch.testing.assert_close(advantages.group_advantage(reward[index], group[index]), a[index])
 
 
 def test_rolling_baseline_uses_its_memory_once_it_has_enough_and_resumes():
-    rolling = credit.RollingBaseline(size=4, least=2)
+    rolling = advantages.RollingBaseline(size=4, least=2)
     first = rolling(torch.tensor([1.0, 3.0]), ["a", "b"])
     torch.testing.assert_close(first, torch.tensor([-1.0, 1.0]), atol=1e-4, rtol=0)
-    again = credit.RollingBaseline(size=4, least=2)
+    again = advantages.RollingBaseline(size=4, least=2)
     again.load_state_dict(rolling.state_dict())
     later = rolling(torch.tensor([2.0, 3.0]), ["a", "b"])
     assert float(later[0]) == pytest.approx(0.5 / 0.5, abs=1e-4) and torch.equal(
@@ -130,21 +132,21 @@ def test_rolling_baseline_uses_its_memory_once_it_has_enough_and_resumes():
 
 def test_per_reward_normalisation_keeps_a_small_reward_alive():
     group = torch.zeros(2, dtype=torch.long)
-    a = credit.per_reward(torch.tensor([[100.0, 0.0], [0.0, 0.01]]), torch.ones(2), group)
+    a = advantages.per_reward(torch.tensor([[100.0, 0.0], [0.0, 0.01]]), torch.ones(2), group)
     assert abs(float(a.sum())) < 1e-2 and abs(float(a[0])) < 0.05
 
 
 def test_golden_k3_and_signs_of_the_estimators():
     gap = torch.tensor([0.1, -0.1, 1.0, -1.0], dtype=torch.float64)  # l_ref - l
     expected = torch.tensor([0.0051709, 0.0048374, 0.7182818, 0.3678794], dtype=torch.float64)
-    torch.testing.assert_close(divergence.k3(torch.zeros(4).double(), gap), expected, atol=1e-7, rtol=0)
-    torch.testing.assert_close(divergence.k1(torch.zeros(4).double(), gap), -gap)
-    torch.testing.assert_close(divergence.k2(torch.zeros(4).double(), gap), gap**2 / 2)
+    torch.testing.assert_close(kl.k3(torch.zeros(4).double(), gap), expected, atol=1e-7, rtol=0)
+    torch.testing.assert_close(kl.k1(torch.zeros(4).double(), gap), -gap)
+    torch.testing.assert_close(kl.k2(torch.zeros(4).double(), gap), gap**2 / 2)
 
 
 def test_gaussian_divergence_is_the_closed_form_per_dimension():
     p, q = torch.distributions.Normal(0.3, 0.7), torch.distributions.Normal(-0.2, 0.7)
-    ours = divergence.gaussian(torch.full((1, 3), 0.3), torch.full((1, 3), -0.2), torch.tensor([[0.49]]), 1)
+    ours = kl.gaussian(torch.full((1, 3), 0.3), torch.full((1, 3), -0.2), torch.tensor([[0.49]]), 1)
     assert float(ours) == pytest.approx(float(torch.distributions.kl_divergence(p, q)))
 
 
@@ -171,28 +173,28 @@ def test_nft_pulls_towards_good_samples_and_away_from_bad_ones():
     v_old = torch.full((1, 4), 0.8)
     for r, towards in ((1.0, 1.0), (0.0, -1.0)):
         v = v_old.clone().requires_grad_(True)
-        forward_process.nft(v, v_old, x_t, x0, t, torch.tensor([r]), beta=1.0).sum().backward()
+        nft(v, v_old, x_t, x0, t, torch.tensor([r]), beta=1.0).sum().backward()
         ideal = x_t / 0.5  # the velocity that points to x0
         assert float((-v.grad * (ideal - v_old)).sum()) * towards > 0
     neutral = v_old.clone().requires_grad_(True)
-    forward_process.nft(neutral, v_old, x_t, x0, t, torch.tensor([0.5]), beta=1.0).sum().backward()
+    nft(neutral, v_old, x_t, x0, t, torch.tensor([0.5]), beta=1.0).sum().backward()
     assert neutral.grad.abs().max() < 1e-6, "a sample neither good nor bad pulls nowhere"
 
 
 def test_optimality_is_half_for_no_advantage_and_bounded():
-    r = forward_process.optimality(torch.tensor([-9.0, -5, 0, 5, 9]))
+    r = optimality(torch.tensor([-9.0, -5, 0, 5, 9]))
     assert r.tolist() == [0, 0, 0.5, 1, 1]
 
 
 def test_dpo_prefers_lower_error_of_the_winner():
     e = torch.tensor([1.0])
-    base = forward_process.diffusion_dpo(e, e, e, e, 2.0)
+    base = diffusion_dpo(e, e, e, e, 2.0)
     assert float(base) == pytest.approx(math.log(2))
-    assert float(forward_process.diffusion_dpo(e - 0.1, e, e + 0.1, e, 2.0)) < float(base)
+    assert float(diffusion_dpo(e - 0.1, e, e + 0.1, e, 2.0)) < float(base)
 
 
 def test_flow_times_shift():
-    t = paths.flow_times(4, shift=3.0)
+    t = flow.flow_times(4, shift=3.0)
     assert t[0] == 1 and t[-1] == 0 and float(t[2]) == pytest.approx(3 * 0.5 / 2)
     with pytest.raises(ValueError, match="at least 1"):
-        paths.flow_times(0)
+        flow.flow_times(0)

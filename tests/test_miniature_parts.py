@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from saccade.recipes.miniatures._stages import Descent, Rates, Step, averaged, by_muon, descend, size_of, stage
-from saccade.recipes.miniatures._texts import alike, qwen2_tokenizer, tagged
+from saccade.builders.parts.stages import Descent, Rates, Step, averaged, by_muon, descend, size_of, stage
+from saccade.builders.parts.texts import alike, qwen2_tokenizer, tagged
 
 
 def test_rates_rise_then_fall_to_their_least_share():
@@ -76,18 +76,21 @@ def test_words_that_must_be_tokens_are():
 def test_the_rewriter_is_built(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from saccade.recipes.miniatures import qwen2_rewriter
+    from saccade.builders import qwen2_rewriter
 
     cfg = qwen2_rewriter.Settings(width=16, layers=1, heads=2, meanings=40, steps=3, batch=4, wrong=1.0, untagged=0.5)
     parts: list[tuple[str, int, int]] = []
     facts = qwen2_rewriter.build(cfg, tmp_path, lambda *words: parts.append(words[:3]))
     assert parts == [("rewriter", step, 3) for step in (1, 2, 3)]
-    assert size_of(AutoModelForCausalLM.from_pretrained(tmp_path)) == facts["parameters"] and 0 < facts["loss per token"] < 20
+    assert (
+        size_of(AutoModelForCausalLM.from_pretrained(tmp_path)) == facts["parameters"]
+        and 0 < facts["loss per token"] < 20
+    )
     assert set(qwen2_rewriter.evaluate(tmp_path, count=2)) >= {"meaning kept, terse", "answer tags, held-out wordings"}
 
 
 def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path, monkeypatch):
-    from saccade.recipes.miniatures import sd3_shapes
+    from saccade.builders import sd3_shapes
     from saccade.worlds.shapes import sample
 
     monkeypatch.setattr(sd3_shapes.shapes, "sample", lambda count, *how: sample(min(count, 200), *how))
@@ -98,21 +101,23 @@ def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path,
     again = replace(cfg, autoencoder=str(tmp_path / "one" / "vae"), flow_steps=1)
     facts = sd3_shapes.build(again, tmp_path / "two", lambda *words: None)
     weights = [load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors") for name in ("one", "two")]
-    assert np.isnan(facts["pixel loss of the autoencoder"]) and all(torch.equal(w, weights[1][k]) for k, w in weights[0].items())
+    assert np.isnan(facts["pixel loss of the autoencoder"]) and all(
+        torch.equal(w, weights[1][k]) for k, w in weights[0].items()
+    )
     kept = load_file(tmp_path / "two" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {w.dtype for w in kept.values()} == {torch.float16}
 
 
 def test_the_model_that_sees_is_built_and_grown(tmp_path):
-    from saccade.recipes.miniatures import qwen25_vl_shapes
+    from saccade.builders.qwen25_vl_shapes import build
 
-    cfg = qwen25_vl_shapes.Settings(
+    cfg = build.Settings(
         width=24, layers=3, heads=2, sight_width=32, sight_layers=1, sight_steps=1, steps=4, batch=2, asked=2
     )
     parts: list[str] = []
-    facts = qwen25_vl_shapes.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))
+    facts = build.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))
     assert parts == ["sight"] + ["answers"] * 4 and {"tower, loss", "parameters that see"} <= set(facts)
     grown = replace(cfg, start=str(tmp_path / "one"), layers=4, sight_steps=1, steps=1)
-    assert qwen25_vl_shapes.build(grown, tmp_path / "two", lambda *words: None)["parameters"] > facts["parameters"]
+    assert build.build(grown, tmp_path / "two", lambda *words: None)["parameters"] > facts["parameters"]
     with pytest.raises(ValueError, match="it can get more layers, but not be made to 2"):
-        qwen25_vl_shapes.build(replace(grown, layers=2), tmp_path / "three", lambda *words: None)
+        build.build(replace(grown, layers=2), tmp_path / "three", lambda *words: None)

@@ -1,4 +1,6 @@
-"""The miniature that sees: real classes, pictures as its processor shows them, rows that are worth separate ones, a card."""
+"""The miniature that sees: real classes, pictures as its processor shows them, rows that are worth separate ones, a
+card.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 
 FOLDER = MINIATURES / "qwen2.5-vl-shapes"
 pytestmark = pytest.mark.skipif(not (FOLDER / "config.json").is_file(), reason="qwen2.5-vl-shapes is not built here")
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.skipif(not (FOLDER / "config.json").is_file(), reason="
 
 @pytest.fixture(scope="module")
 def language():
-    from saccade.models.language import load
+    from saccade.models.language.model import load
 
     return load(FOLDER)
 
@@ -33,7 +35,12 @@ def test_a_third_party_loads_it_with_plain_transformers():
     assert model.dtype == torch.float16
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     assert len(tokenizer) == model.config.text_config.vocab_size
-    for text in ("[12,20,30,64]", '[{"bbox_2d":[1,2,33,48],"label":"ring"}]', "Where is the red star?", '<path d="M12 3L4 5Z"/>'):
+    for text in (
+        "[12,20,30,64]",
+        '[{"bbox_2d":[1,2,33,48],"label":"ring"}]',
+        "Where is the red star?",
+        '<path d="M12 3L4 5Z"/>',
+    ):
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text
     assert len(tokenizer("[12,20,30,64]")["input_ids"]) == 9, "numbers are single tokens"
@@ -45,14 +52,16 @@ def test_a_third_party_loads_it_with_plain_transformers():
 
 def test_a_conversation_holds_several_pictures_of_different_sizes(language):
     shown = [{"type": "image", "image": picture} for picture in pictures((48, 48), (24, 40))]
-    passage = language.passage([{"role": "user", "content": [*shown, {"type": "text", "text": "What color is the ring?"}]}])
+    passage = language.passage(
+        [{"role": "user", "content": [*shown, {"type": "text", "text": "What color is the ring?"}]}]
+    )
     pad = language.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert int((passage.ids_L == pad).sum()) == passage.sight.tokens
     assert [(frame.width, frame.height) for frame in passage.frames][0] == (48, 48)
 
 
 def test_training_saw_pictures_as_the_processor_shows_them(language):
-    from saccade.recipes.miniatures._vl_shown import displayed, patches
+    from saccade.builders.qwen25_vl_shapes.shown import displayed, patches
 
     for picture in pictures((64, 64), (48, 48), (30, 34), (96, 96)):
         theirs = language.processor.image_processor([picture], return_tensors="pt")["pixel_values"]
@@ -60,8 +69,8 @@ def test_training_saw_pictures_as_the_processor_shows_them(language):
 
 
 def test_questions_in_one_row_are_worth_separate_rows(language):
-    from saccade.recipes.miniatures import _vl_rows as rows
-    from saccade.recipes.miniatures._vl_shown import patches
+    from saccade.builders.qwen25_vl_shapes import rows
+    from saccade.builders.qwen25_vl_shapes.shown import patches
 
     (picture,) = pictures((48, 48))
     talk = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
@@ -82,20 +91,28 @@ def test_questions_in_one_row_are_worth_separate_rows(language):
 
 
 def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
-    from saccade.recipes.miniatures import _vl_rows as rows
-    from saccade.recipes.miniatures._vl_views import Views
-    from saccade.recipes.miniatures._vl_where import Where
+    from saccade.builders.qwen25_vl_shapes import rows
+    from saccade.builders.qwen25_vl_shapes.views import Views
+    from saccade.builders.qwen25_vl_shapes.where import Where
     from saccade.worlds.shapes import COLORS, SHAPES
 
     red, blue = (1 + list(COLORS).index(name) for name in ("red", "blue"))
     ring, star = (1 + SHAPES.index(name) for name in ("ring", "star"))
     boxes = np.array([[[1, 2, 10, 12], [30, 3, 44, 15], [5, 30, 20, 44]]], float)
-    views = Views(np.stack(pictures((48, 48))), boxes, np.array([[ring, star, star]]), np.array([[red, blue, blue]]), np.zeros((1, 3), int))
+    views = Views(
+        np.stack(pictures((48, 48))),
+        boxes,
+        np.array([[ring, star, star]]),
+        np.array([[red, blue, blue]]),
+        np.zeros((1, 3), int),
+    )
     talk = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
     where = Where(language.model, language.tokenizer)
     laid = rows.lay(language.tokenizer, [rows.about(views.pictures[0], talk)])
     row, last, box = where.named(laid, views)
-    assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], "two blue stars are nobody's name, answers are not asked"
+    assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], (
+        "two blue stars are nobody's name, answers are not asked"
+    )
     assert language.tokenizer.decode(laid.ids_BL[0, last]) == " ring"
     with torch.no_grad():
         rows.states(language.model, laid, rows.features(language.model.model.visual, laid.pictures))
@@ -107,8 +124,8 @@ def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
 def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
     from PIL import ImageColor
 
-    from saccade.recipes.miniatures._vl_scenery import paintings
-    from saccade.recipes.miniatures._vl_views import PAINTS
+    from saccade.builders.qwen25_vl_shapes.scenery import paintings
+    from saccade.builders.qwen25_vl_shapes.views import PAINTS
     from saccade.tools.render import render
 
     seen, codes = paintings(8, np.random.default_rng(3))
@@ -128,7 +145,7 @@ def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
 
 def test_the_base_has_room_above_it_and_ground_below():
     """Better than chance where it must be, and not yet right where reinforcement learning is to help."""
-    from saccade.recipes.miniatures._vl_scores import scores
+    from saccade.builders.qwen25_vl_shapes.scores import scores
 
     found = scores(FOLDER, count=32)
     assert found["verdict"] > 0.5 and found["color_at"] > 0.3, found

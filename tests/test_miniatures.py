@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from saccade.cli.commands import miniature
 from saccade.core import seeds
-from saccade.models.locate import MINIATURES
+from saccade.models.loading import MINIATURES
 from saccade.worlds import shapes
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +50,7 @@ def test_the_base_has_room_above_it_and_ground_below():
     """Under guidance 0.4 to 0.7 of the judge's points, more with descriptive wordings than with terse ones."""
     from saccade.core import seeds
     from saccade.policies.flow import FlowModel, build
-    from saccade.tasks import DrawingTask
+    from saccade.worlds.shapes.task import DrawingTask
 
     policy, scores = build(FlowModel(guidance=2.0), ()), {}
     for wordings in ("terse", "descriptive"):
@@ -82,7 +82,7 @@ def test_a_third_party_edits_with_plain_diffusers():
 def test_the_painter_by_codes_draws_what_is_asked_for():
     from transformers import JanusForConditionalGeneration
 
-    from saccade.recipes.miniatures.janus_shapes import drawing_scores, load
+    from saccade.builders.janus_shapes.build import drawing_scores, load
 
     folder = MINIATURES / "janus-shapes"
     assert sum(p.numel() for p in JanusForConditionalGeneration.from_pretrained(folder).parameters()) < 3_000_000
@@ -91,20 +91,20 @@ def test_the_painter_by_codes_draws_what_is_asked_for():
 
 
 def test_the_painter_is_built_in_its_stages(tmp_path):
-    from saccade.recipes.miniatures import janus_shapes
+    from saccade.builders.janus_shapes import build
 
-    cfg = janus_shapes.Settings(
+    cfg = build.Settings(
         scenes=48, codes=24, vq_steps=2, vq_batch=4, width=32, layers=1, heads=2, sight_width=32, steps=20, batch=4,
         single=0.2, plain=0.5, wrong=1.0, questions=8, ask_every=2,
     )  # fmt: skip
     parts: list[str] = []
-    facts = janus_shapes.build(cfg, tmp_path, lambda part, step, steps, loss: parts.append(part))
+    facts = build.build(cfg, tmp_path, lambda part, step, steps, loss: parts.append(part))
     assert parts[2:] == ["codes of captions"] * 10 + ["codes of captions", "answers"] * 5
     assert 0 < facts["loss per code"] < 10 and "pixel loss of the codes" in facts
-    again = janus_shapes.build(replace(cfg, codebook=str(tmp_path)), tmp_path / "again", lambda *told: None)
-    assert again["codes"] == "those of an earlier build" and janus_shapes.load(tmp_path / "again").codes == 64
+    again = build.build(replace(cfg, codebook=str(tmp_path)), tmp_path / "again", lambda *told: None)
+    assert again["codes"] == "those of an earlier build" and build.load(tmp_path / "again").codes == 64
     meanings = shapes.meanings_of(40, np.random.default_rng(0), cfg.tags)
-    course, rng = janus_shapes.Course(cfg, meanings), np.random.default_rng(0)
+    course, rng = build.Course(cfg, meanings), np.random.default_rng(0)
     for step, kinds in ((0, {"single_object", "colors"}), (8, set(cfg.tags))):
         index, told = course.captions(step, rng)
         assert {meanings[i]["tag"] for i in index} <= kinds
@@ -112,11 +112,13 @@ def test_the_painter_is_built_in_its_stages(tmp_path):
     index, told = course.captions(19, rng)
     known = lambda i: {shapes.caption(meanings[i], w) for w in shapes.TRAIN_WORDINGS}
     alike = lambda i: set().union(*(known(j) for j, m in enumerate(meanings) if m["tag"] == meanings[i]["tag"]))
-    assert all(words in alike(i) for i, words in zip(index, told)) and any(words not in known(i) for i, words in zip(index, told))
+    assert all(words in alike(i) for i, words in zip(index, told)) and any(
+        words not in known(i) for i, words in zip(index, told)
+    )
 
 
 def test_the_editor_is_built_and_kept_small(tmp_path):
-    from saccade.recipes.miniatures import kontext_shapes
+    from saccade.builders import kontext_shapes
 
     cfg = kontext_shapes.Settings(width=32, double=1, single=1, problems=24, steps=6, batch=4)
     parts: list[str] = []
@@ -151,7 +153,9 @@ def test_a_build_tells_its_time_and_leaves_its_places_behind(tmp_path):
     class Builder:
         @staticmethod
         def build(settings, out, progress):
-            (out / "config.json").write_text('{\n  "_class_name": "X",\n  "_name_or_path": "/somewhere/else",\n  "a": 1\n}')
+            (out / "config.json").write_text(
+                '{\n  "_class_name": "X",\n  "_name_or_path": "/somewhere/else",\n  "a": 1\n}'
+            )
             time.sleep(1.1)
             return {"parameters": 3}
 

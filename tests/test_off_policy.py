@@ -1,4 +1,6 @@
-"""Learning from memory: losses against loops written by hand, gradients that stay where they belong, the fast path, resumes."""
+"""Learning from memory: losses against loops written by hand, gradients that stay where they belong, the fast path,
+resumes.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,27 @@ from gymnasium import spaces
 from torch.nn.functional import layer_norm, linear, relu
 
 from saccade import catalog
+from saccade.algorithms.fast.off_policy import OffPolicyByHand, fits_by_hand
+from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.off_policy import (
+    REDQ,
+    RLPD,
+    SAC,
+    TD3,
+    ActorLoss,
+    CriticLoss,
+    Replaying,
+    agent,
+    learner,
+    members,
+    noise,
+)
 from saccade.core import Step, generator
+from saccade.envs.collector import Experience
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control import MLP, Encoder
-from saccade.models.ensemble import Critics, Ensemble, Target
-from saccade.objectives.lagrange import Multiplier
-from saccade.objectives.off_policy import REDQ, RLPD, SAC, TD3, ActorLoss, CriticLoss, members, noise
-from saccade.objectives.off_policy_by_hand import OffPolicyByHand, fits_by_hand
+from saccade.models.control.critics import Critics, Ensemble, Target
+from saccade.models.control.networks import MLP, Encoder
 from saccade.policies.actors import DeterministicActor, SquashedActor
-from saccade.sampling.experience import Experience
-from saccade.tasks.replaying import Replaying, agent, learner
 from saccade.training import checkpoint
 from saccade.training.buffers import Buffer
 from saccade.training.learner import Update, Updates
@@ -51,7 +64,9 @@ class Drift:
         self.place_B2 = self.place_B2 + 0.2 * action_B.astype(np.float32)
         self.time_B += 1
         gone = np.abs(self.place_B2).max(1) > 1
-        return Step({"state": self._seen()}, -np.abs(self.place_B2).sum(1), gone, (self.time_B >= self.steps) & ~gone, {})
+        return Step(
+            {"state": self._seen()}, -np.abs(self.place_B2).sum(1), gone, (self.time_B >= self.steps) & ~gone, {}
+        )
 
     def _seen(self):
         return np.concatenate([self.place_B2, self.time_B[:, None] / 10], 1).astype(np.float32)
@@ -102,7 +117,9 @@ def networks(how, stochastic: bool = True, dtype=torch.float64, hidden=(16, 16))
 
 def doubled(rollout):
     change = lambda named: {k: v.double() if v.is_floating_point() else v for k, v in named.items()}
-    return replace(rollout, decisions=change(rollout.decisions), rewards=change(rollout.rewards), extras=change(rollout.extras))
+    return replace(
+        rollout, decisions=change(rollout.decisions), rewards=change(rollout.rewards), extras=change(rollout.extras)
+    )
 
 
 def q(ensemble: Ensemble, k: int, x: torch.Tensor) -> torch.Tensor:
@@ -126,7 +143,11 @@ def drawn(actor, state, eps):
 def test_losses_are_those_of_a_loop_written_by_hand(how):
     actor, critics, target, temperature = networks(how)
     batch = doubled(memory()[1].sample(32, 3, n_step=2))
-    state, after, taken = batch.decisions["seen.state_B"], batch.decisions["next.state_B"], batch.decisions["action_BT"][:, 0]
+    state, after, taken = (
+        batch.decisions["seen.state_B"],
+        batch.decisions["next.state_B"],
+        batch.decisions["action_BT"][:, 0],
+    )
     eps, alpha = noise(batch), float(temperature.value.detach())
     chosen = members(batch, how)
     chosen = range(how.critics) if chosen is None else chosen.tolist()
@@ -134,7 +155,9 @@ def test_losses_are_those_of_a_loop_written_by_hand(how):
         action, logp = drawn(actor, after, eps[1])
         least = torch.stack([q(target.net.ensemble, k, torch.cat([after, action], 1)) for k in chosen]).min(0).values
         y = batch.rewards["reward"] + batch.extras["discount_B"] * (least - alpha * logp * how.entropy_in_backup)
-    wanted = sum(0.5 * ((q(critics.ensemble, k, torch.cat([state, taken], 1)) - y) ** 2).mean() for k in range(how.critics))
+    wanted = sum(
+        0.5 * ((q(critics.ensemble, k, torch.cat([state, taken], 1)) - y) ** 2).mean() for k in range(how.critics)
+    )
     found = CriticLoss(actor, critics, target.net, how, temperature)(batch)
     torch.testing.assert_close(found.mean(), wanted, rtol=1e-10, atol=0)
     assert len(set(chosen)) == how.subset
@@ -154,7 +177,9 @@ def test_td3_smooths_the_slow_actors_action_and_raises_the_first_critic():
     action = (torch.tanh(actor.trunk(after)) + (0.2 * eps).clamp(-0.5, 0.5)).clamp(-1, 1)
     least = torch.minimum(*(q(target.net.ensemble, k, torch.cat([after, action], 1)) for k in range(2)))
     y = batch.rewards["reward"] + batch.extras["discount_B"] * least
-    torch.testing.assert_close(CriticLoss(actor, critics, target.net, TD3).backup(batch), y.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        CriticLoss(actor, critics, target.net, TD3).backup(batch), y.detach(), rtol=1e-10, atol=0
+    )
     state = batch.decisions["seen.state_B"]
     wanted = -q(critics.ensemble, 0, torch.cat([state, torch.tanh(actor.trunk(state))], 1)).mean()
     torch.testing.assert_close(ActorLoss(actor, critics, TD3)(batch).mean(), wanted, rtol=1e-10, atol=0)
@@ -295,7 +320,11 @@ def run_recipe(name: str, folder: Path, env_steps: int = 60, **changes) -> dict:
     course = replace(cfg.course, env_steps=env_steps, evaluate_every=20, save_every=20, log_every=10)
     settings = dict(course=course, learning=small, **shown) | changes
     task = replace(cfg.task, env="push", test_episodes=2, test_rows=2, shown=1, settings=("steps=9",))
-    with Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": name}, display=False) as run:
+    with (
+        Run.resume(folder, display=False)
+        if folder.exists()
+        else Run.start(folder, {"recipe": name}, display=False) as run
+    ):
         return recipe.train(replace(cfg, task=task, **settings), run)
 
 
@@ -311,11 +340,13 @@ def test_a_resumed_recipe_ends_where_the_whole_one_does(name, tmp_path):
 
 
 def test_pictures_are_learned_from_and_only_critics_train_what_sees_them():
-    from saccade.tasks.replaying import feed
-    from saccade.worlds.control import environment
+    from saccade.algorithms.off_policy import feed
+    from saccade.envs import environment
 
     world = environment("push", 2, observe="image", steps=5)
-    cfg = Replaying(replace(RLPD, critics=2, offline_share=0.0, actor_every=1), hidden=(8,), batch=8, warm_up=10, shift=2, memory=50)
+    cfg = Replaying(
+        replace(RLPD, critics=2, offline_share=0.0, actor_every=1), hidden=(8,), batch=8, warm_up=10, shift=2, memory=50
+    )
     made = agent(cfg, world, 0)
     before = copy.deepcopy(made.actor.encoder.state_dict())
     batches, learns = feed(cfg, world, made, 0), learner(cfg, made)

@@ -9,13 +9,12 @@ import pytest
 import torch
 from toy import PROBLEMS, Toy, height
 
+from saccade.algorithms.dpo import Preference, dpo, extremes, ipo, pairs
+from saccade.algorithms.grpo import remember_reference
 from saccade.core import Problem, seeds
-from saccade.math.preferences import dpo, extremes, ipo
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import remember_reference
-from saccade.objectives.preference import Preference, pairs
-from saccade.sampling.layout import in_groups
 from saccade.training.feeds import Rounds, Stored, join, kept
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 
@@ -23,7 +22,10 @@ def test_losses_have_their_golden_values():
     margin = torch.tensor([0.0, 3.0, -2.0], dtype=torch.float64)
     expected = [math.log(2), math.log(1 + math.exp(-0.3)), math.log(1 + math.exp(0.2))]
     torch.testing.assert_close(dpo(margin, 0.1), torch.tensor(expected, dtype=torch.float64))
-    flipped = [0.8 * a + 0.2 * b for a, b in zip(expected, [math.log(2), math.log(1 + math.exp(0.3)), math.log(1 + math.exp(-0.2))])]
+    flipped = [
+        0.8 * a + 0.2 * b
+        for a, b in zip(expected, [math.log(2), math.log(1 + math.exp(0.3)), math.log(1 + math.exp(-0.2))])
+    ]
     torch.testing.assert_close(dpo(margin, 0.1, 0.2), torch.tensor(flipped, dtype=torch.float64))
     torch.testing.assert_close(ipo(margin, 0.25), torch.tensor([4.0, 1.0, 16.0], dtype=torch.float64))
 
@@ -95,7 +97,9 @@ def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
     for rows in (None, 2, 4):
         policy = Toy.new()
         found = made(policy)
-        update = Update("pairs", Preference(policy, 0.5), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1))
+        update = Update(
+            "pairs", Preference(policy, 0.5), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1)
+        )
         Updates([update], micro_rows=rows).update(found)
         weights.append(policy.mean.detach().clone())
     torch.testing.assert_close(weights[0], weights[1])
@@ -179,14 +183,18 @@ def test_a_round_with_fewer_pairs_than_a_batch_is_handed_out_whole():
 
 
 def test_words_can_be_preferred_as_well():
-    """Rows of different lengths with an end token each: one step makes the preferred ones likelier, the others less so."""
+    """Rows of different lengths with an end token each: one step makes the preferred ones likelier, the others less
+    so.
+    """
     import tiny_language
 
     from saccade.policies.tokens import TokenPolicy
 
     language = tiny_language.qwen2()
     policy = TokenPolicy(language, [p.requires_grad_(True) for p in language.model.parameters()], max_new_tokens=6)
-    rollout = in_groups(policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3), 4)
+    rollout = in_groups(
+        policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3), 4
+    )
     rollout.rewards["total"] = torch.tensor([float(len(text)) for text in rollout.outputs])
     found = pairs(rollout, rollout.rewards["total"])
     found.extras["reference_logp_BT"] = found.logp_BT

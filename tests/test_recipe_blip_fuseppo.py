@@ -12,10 +12,10 @@ import torch
 
 from saccade import catalog
 from saccade.core import seeds
-from saccade.models.captioner import Sizes, fresh
-from saccade.sampling.episodes import Segments
-from saccade.sampling.mirroring import mirrored
-from saccade.tasks.lanes import accuracy, mirror_ids
+from saccade.envs.rollout import Segments
+from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Sizes, fresh
+from saccade.recipes.driving_navigation.blip_fuseppo.mirror import mirrored
+from saccade.recipes.driving_navigation.blip_fuseppo.task import accuracy, mirror_ids
 from saccade.training import checkpoint
 from saccade.training.run import Run
 
@@ -32,11 +32,17 @@ def small(cfg, **changes):
     task = replace(cfg.task, road=20.0, test_episodes=4, test_rows=4, shown=1, **changes.pop("task", {}))
     speaker = replace(cfg.speaker, speaker_steps=2, speaker_batch=4, tests=8)
     ppo = replace(cfg.ppo, length=24, minibatch=48, epochs=2, anneal=False)
-    return replace(cfg, **{"task": task, "speaker": speaker, "ppo": ppo, "rows": 2, "evaluate_every": 1, "save_every": 1} | changes)
+    return replace(
+        cfg, **{"task": task, "speaker": speaker, "ppo": ppo, "rows": 2, "evaluate_every": 1, "save_every": 1} | changes
+    )
 
 
 def drive(recipe, cfg, folder: Path) -> dict:
-    run = Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": RECIPE, "seed": cfg.seed}, display=False)
+    run = (
+        Run.resume(folder, display=False)
+        if folder.exists()
+        else Run.start(folder, {"recipe": RECIPE, "seed": cfg.seed}, display=False)
+    )
     with run:
         return recipe.train(cfg, run)
 
@@ -55,7 +61,9 @@ def test_a_mirrored_decision_is_valued_as_the_policy_values_it_and_the_mirror_of
     seen = mirrored(rollout, policy, flips)
     again = mirrored(seen, policy, flips)
     assert all(torch.equal(again.decisions[k], v) for k, v in rollout.decisions.items())
-    assert torch.allclose(again.logp_BT, rollout.logp_BT, atol=1e-5) and torch.allclose(again.extras["value_BT"], rollout.extras["value_BT"], atol=1e-5)
+    assert torch.allclose(again.logp_BT, rollout.logp_BT, atol=1e-5) and torch.allclose(
+        again.extras["value_BT"], rollout.extras["value_BT"], atol=1e-5
+    )
     told = policy.likelihood(seen)
     assert torch.allclose(told.logp_BT, seen.logp_BT, atol=1e-5), "the first ratio is 1"
     assert not torch.allclose(seen.logp_BT, rollout.logp_BT, atol=1e-3)
@@ -63,7 +71,9 @@ def test_a_mirrored_decision_is_valued_as_the_policy_values_it_and_the_mirror_of
     assert torch.equal(seen.decisions["seen.image_BT"][:, :, :, 0], rollout.decisions["seen.image_BT"][:, :, :, -1])
     goes_on = ~(rollout.extras["terminated_BT"] | rollout.extras["truncated_BT"])[:, :-1]
     value, after = seen.extras["value_BT"][:, 1:], seen.extras["next_value_BT"][:, :-1]
-    assert torch.equal(value[goes_on], after[goes_on]) and torch.equal(seen.extras["next_value_BT"][:, -1], rollout.extras["next_value_BT"][:, -1])
+    assert torch.equal(value[goes_on], after[goes_on]) and torch.equal(
+        seen.extras["next_value_BT"][:, -1], rollout.extras["next_value_BT"][:, -1]
+    )
     with pytest.raises(ValueError, match="no 'seen.smell_BT' to mirror"):
         mirrored(rollout, policy, {"seen.smell_BT": torch.neg})
 
@@ -112,10 +122,16 @@ def test_claims_read_scores_that_there_are(recipe):
 
 
 def test_the_real_preset_drives_with_a_blip_from_disk(recipe, tmp_path):
-    words = fresh("a photo of the road its condition and surroundings : , left right".split(), 16, Sizes(16, 8, 16, 2, 1))
+    words = fresh(
+        "a photo of the road its condition and surroundings : , left right".split(), 16, Sizes(16, 8, 16, 2, 1)
+    )
     words.export(tmp_path / "blip")
     cfg = recipe.PRESETS["blip-large"]
-    assert (cfg.task.image, cfg.task.rays, cfg.speaker.model) == ((224, 244), 180, "Salesforce/blip-image-captioning-large")
+    assert (cfg.task.image, cfg.task.rays, cfg.speaker.model) == (
+        (224, 244),
+        180,
+        "Salesforce/blip-image-captioning-large",
+    )
     speaker = replace(cfg.speaker, model=str(tmp_path / "blip"), caption_length=6, precision="float32", device="cpu")
     cfg = small(cfg, speaker=speaker, steps=1, rows=1, task={"image": (32, 48), "far": (24, 48), "rays": 12})
     cfg = replace(cfg, ppo=replace(cfg.ppo, length=12, minibatch=24))
@@ -127,6 +143,8 @@ def test_the_real_preset_drives_with_a_blip_from_disk(recipe, tmp_path):
 def test_accuracy_of_a_captioner_that_knows_the_truth(recipe):
     cfg = small(recipe.PRESETS["tiny"])
     lane, words = cfg.task.world(8), recipe.captioner(cfg)
-    truth = type("Truth", (), {"__call__": lambda self, pictures: words.ids(lane.captions(range(8))), "words": words.words})()
+    truth = type(
+        "Truth", (), {"__call__": lambda self, pictures: words.ids(lane.captions(range(8))), "words": words.words}
+    )()
     assert set(accuracy(truth, lane).values()) == {1.0}
     assert accuracy(words, lane)["caption"] < 0.5

@@ -1,4 +1,6 @@
-"""DPO and GRPO on image tokens: each resumes bit for bit, at equal cost, with any reward; the claims can come out false."""
+"""DPO and GRPO on image tokens: each resumes bit for bit, at equal cost, with any reward; the claims can come out
+false.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,15 @@ import torch
 from saccade import catalog
 from saccade.core import Problem, Rollout, seeds
 from saccade.policies.image_tokens import ImageTokenModel
-from saccade.rewards.towers import Likeness, Towers, teach
-from saccade.tasks.domains import DomainsTask, lessons, words
+from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, lessons, words
+from saccade.recipes.image_generation.dpo_vs_grpo.towers import Likeness, Towers, teach
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run, RunFailed
 
 RECIPE = catalog.load("dpo_vs_grpo")
-SMALL = dict(prompts_per_step=2, group=4, steps=2, evaluate_every=2, save_every=1, warmup=1, lr=1e-2, micro_rows=4, candidates=2)
+SMALL = dict(
+    prompts_per_step=2, group=4, steps=2, evaluate_every=2, save_every=1, warmup=1, lr=1e-2, micro_rows=4, candidates=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,11 @@ def small(folder, bright, preset="tiny", **changes):
 
 
 def ran(cfg, folder):
-    run = Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "dpo_vs_grpo"}, display=False)
+    run = (
+        Run.resume(folder, display=False)
+        if folder.exists()
+        else Run.start(folder, {"recipe": "dpo_vs_grpo"}, display=False)
+    )
     with run:
         return RECIPE.train(cfg, run)
 
@@ -68,7 +76,10 @@ def test_two_steps_equal_one_and_one(folder, bright, tmp_path, changes):
     class Stopped(Run):
         stop = True
 
-    with pytest.raises(Interrupted), Stopped.start(tmp_path / "halves", {"recipe": "dpo_vs_grpo"}, display=False) as run:
+    with (
+        pytest.raises(Interrupted),
+        Stopped.start(tmp_path / "halves", {"recipe": "dpo_vs_grpo"}, display=False) as run,
+    ):
         RECIPE.train(cfg, run)
     assert ran(cfg, tmp_path / "halves") == whole
     assert set(whole["before"]) == {f"{d}{k}" for d in ("in domain", "out of domain") for k in ("", ", best of 2")}
@@ -104,7 +115,9 @@ def test_real_presets_take_a_step(folder, bright, tmp_path, preset):
         '{"tag": "single_object", "include": [{"class": "ring", "count": 1}], "prompt": "a ring"}\n'
     )
     real = RECIPE.PRESETS[preset]
-    task = DomainsTask(str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), str(tmp_path / "other.jsonl"), verdict=bright)
+    task = DomainsTask(
+        str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), str(tmp_path / "other.jsonl"), verdict=bright
+    )
     cfg = replace(
         real, model=replace(real.model, model=str(folder)), task=task, judged_by=bright,
         steps=1, evaluate_every=1, prompts_per_step=2, group=4,
@@ -127,7 +140,9 @@ def test_towers_learn_which_caption_belongs_to_which_picture_and_run_as_a_reward
 def test_the_two_domains_share_no_prompt_and_no_combination():
     task = DomainsTask(train_size=400, held_out_size=200)
     sets = {"training": task.training(0), **task.kept_back()}
-    meanings = {name: {repr({k: v for k, v in p.answer.items() if k != "wording"}) for p in ps} for name, ps in sets.items()}
+    meanings = {
+        name: {repr({k: v for k, v in p.answer.items() if k != "wording"}) for p in ps} for name, ps in sets.items()
+    }
     assert not meanings["training"] & (meanings["in domain"] | meanings["out of domain"])
     texts = {name: {p.inputs for p in ps} for name, ps in sets.items()}
     assert not texts["in domain"] & texts["out of domain"] and not texts["training"] & texts["out of domain"]
@@ -137,7 +152,10 @@ def test_samples_and_scores(folder, bright):
     cfg = small(folder, bright)
     policies = RECIPE.policies(cfg)
     items = RECIPE.sample(cfg, policies, ["a red circle"], seeds(0, 1))
-    assert items[0]["image"].shape == (3, 16, 16) and set(RECIPE.evaluate(cfg, policies)) == {"in domain", "out of domain"}
+    assert items[0]["image"].shape == (3, 16, 16) and set(RECIPE.evaluate(cfg, policies)) == {
+        "in domain",
+        "out of domain",
+    }
 
 
 def test_wrong_settings_are_named(folder, bright, tmp_path):

@@ -11,11 +11,11 @@ import torch
 
 from saccade import catalog
 from saccade.core import seeds
-from saccade.math.credit import shuffled
+from saccade.math.advantages import shuffled
 from saccade.policies.tokens import TokenModel
-from saccade.tasks import AnsweringTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
+from saccade.worlds.questions.task import AnsweringTask
 
 GRPO = catalog.load("grpo")
 TASK = AnsweringTask(train_size=16, held_out_size=8, size=32, objects=(1, 2), skills=("verdict",), rewards=("similar",))
@@ -88,5 +88,5 @@ def test_claims_read_scores_that_exist_and_can_fail(folder):
     found = GRPO.evaluate(cfg, policies)
     read = {**found, **{f"{k}@0": v for k, v in found.items()}}
     for claim in GRPO.CLAIMS:
-        assert claim.margin({arm: read for arm in GRPO.ARMS}) == pytest.approx(0)
+        assert claim.margin(dict.fromkeys(GRPO.ARMS, read)) == pytest.approx(0)
     assert len(GRPO.sample(cfg, policies, ["What color is it?"], seeds(0, 1))) == 1

@@ -1,4 +1,6 @@
-"""MGPO: what is shown after a box, that choices stay hidden, who is rewarded and how much, resuming, the real preset."""
+"""MGPO: what is shown after a box, that choices stay hidden, who is rewarded and how much, resuming, the real
+preset.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,16 @@ from PIL import Image
 
 from saccade import catalog
 from saccade.core import Problem, Question, seeds
+from saccade.evaluation.transcripts import conversations
 from saccade.math.frames import Frame
-from saccade.sampling import looking
-from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import Looking, look, view
-from saccade.sampling.turns import Talk, Turn
-from saccade.tasks.searching import SearchingTask, answerer, from_crops, parts
-from saccade.tasks.talking import conversations
-from saccade.tools.crop import crop
+from saccade.policies import zoom
+from saccade.policies.multi_turn import Talk, Turn
+from saccade.policies.zoom import Looking, crop, look, view
 from saccade.training import checkpoint
+from saccade.training.groups import in_groups
 from saccade.training.run import Run
 from saccade.worlds import canvases, questions
+from saccade.worlds.canvases.task import SearchingTask, answerer, from_crops, parts
 
 RECIPE = catalog.load("mgpo")
 TASK = SearchingTask(train_size=8, held_out_size=6)
@@ -43,14 +44,16 @@ def pointing(monkeypatch):
         side = 2 + sum(text.encode()) % 12
         return None if side % 4 == 0 else crop(f"[0, 0, {side}, {side / 2}]", original, shown)
 
-    monkeypatch.setattr(looking, "look", made_of_letters)
+    monkeypatch.setattr(zoom, "look", made_of_letters)
     odd = lambda rollout: torch.tensor([float(sum(text.encode()) % 2) for text in rollout.outputs])
     monkeypatch.setattr(SearchingTask, "right", property(lambda self: odd))
 
 
 def settings(folder, preset: str = "tiny", **changes):
     cfg = RECIPE.PRESETS[preset]
-    small = dict(model=replace(cfg.model, model=str(folder), max_new_tokens=5, max_pixels=576), task=TASK, prompts_per_step=2)
+    small = dict(
+        model=replace(cfg.model, model=str(folder), max_new_tokens=5, max_pixels=576), task=TASK, prompts_per_step=2
+    )
     small |= dict(group=4, view_pixels=16 * 16, steps=1, lr=1e-3, warmup=1, evaluate_every=1, save_every=1)
     return replace(cfg, **small | changes)
 
@@ -76,7 +79,11 @@ def pixels(message) -> np.ndarray:
 def test_a_view_pixels_is_small_and_its_boxes_find_back_to_the_original():
     picture = tiny_vision.picture(90, 120)
     part = view(picture, 1200)
-    assert part["image"].shape == (30, 40, 3) and view(picture)["image"] is picture and view(picture, 10**6)["image"] is picture
+    assert (
+        part["image"].shape == (30, 40, 3)
+        and view(picture)["image"] is picture
+        and view(picture, 10**6)["image"] is picture
+    )
     shown = part["frame"].displayed(48, 32)  # a processor rounds width and height apart
     cut = look("[6, 4, 24, 16]", picture, shown)
     assert cut.frame.window == (15, 11, 60, 45) and np.array_equal(cut.pixels, picture[11:45, 15:60])
@@ -103,7 +110,9 @@ def test_a_dialogue_hides_the_choices_and_shows_what_was_pointed_at(turns):
         inner = talk.memory["looks"][0].frame.displayed(48, 48)
         talk = Talk(turns=[Turn(""), Turn("")], frames=(frame, inner))
         (last,) = script.reply(problem, talk, "[24, 0, 48, 24]")
-        assert words(last) == problem.inputs.text and np.array_equal(pixels(last), problem.inputs.pictures[0][24:36, 36:48])
+        assert words(last) == problem.inputs.text and np.array_equal(
+            pixels(last), problem.inputs.pictures[0][24:36, 36:48]
+        )
 
 
 def test_wrong_dialogues_are_refused():
@@ -138,7 +147,11 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
     for task in (TASK, replace(TASK, choices=0)):
         problems = task.training(0)[:2]
         rollout = Toy.new().rollout(problems, seeds(0, 2))
-        for outputs, right in (([p.answer["text"] for p in problems], 1), (["Z", ""], 0), (["<answer>", "[1, 2, 3, 4]"], 0)):
+        for outputs, right in (
+            ([p.answer["text"] for p in problems], 1),
+            (["Z", ""], 0),
+            (["<answer>", "[1, 2, 3, 4]"], 0),
+        ):
             rollout.outputs = outputs
             assert task.right(rollout).tolist() == [right] * 2
 
@@ -146,14 +159,18 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
 def test_the_control_shows_crops_of_another_question(folder, pointing):
     cfg = settings(folder, back="swapped")
     rollout = in_groups(RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    talks, found = rollout.extras["talk_B"].values, looking.looks(rollout)
+    talks, found = rollout.extras["talk_B"].values, zoom.looks(rollout)
     plain = in_groups(RECIPE.dialogue(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
     assert [t.turns[0].said for t in talks] == [t.turns[0].said for t in plain.extras["talk_B"].values]
     for row, talk in enumerate(talks):
         other = found[(row + 4) % 16]
         told = talk.turns[0].told[0]
         assert words(told).endswith(rollout.problems[row].inputs.text)
-        assert pixels(told).shape == (16, 16, 3) if other is None else np.array_equal(pixels(told), looking.view(other.pixels, cfg.view_pixels)["image"])
+        assert (
+            pixels(told).shape == (16, 16, 3)
+            if other is None
+            else np.array_equal(pixels(told), zoom.view(other.pixels, cfg.view_pixels)["image"])
+        )
     with pytest.raises(ValueError, match="only one"):
         RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
 
@@ -203,7 +220,13 @@ def test_two_steps_equal_one_and_one(folder, pointing, tmp_path, back):
     start = RECIPE.policies(cfg)["policy"].state_dict()
     assert max(float((one[k] - v).abs().max()) for k, v in start.items()) > 1e-3
     line = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[1])
-    assert {"reward/total", "reward/valid box", "reward/box area", "reward/sufficient box", "health/silent_groups"} <= line.keys()
+    assert {
+        "reward/total",
+        "reward/valid box",
+        "reward/box area",
+        "reward/sufficient box",
+        "health/silent_groups",
+    } <= line.keys()
     assert line["health/words_ratio"] == pytest.approx(1, abs=1e-3)
     assert "turns" in json.loads((tmp_path / "whole" / "samples.jsonl").read_text().splitlines()[0])["items"][0]
 
@@ -222,7 +245,9 @@ def test_the_real_preset_takes_a_step_on_a_file(folder, pointing, tmp_path):
     for i, name in enumerate(("a.png", "b.png")):
         Image.fromarray(tiny_vision.picture(40 + i, 70, i)).save(tmp_path / name)
     lines = [{"image": n, "question": "What is\nit?", "answer": a, "choices": c} for n, a, c in records]
-    lines.append({"image": "a.png", "text": "Which?\n(A) up\n(B) down\nAnswer with a letter.", "label": "A", "category": "v"})
+    lines.append(
+        {"image": "a.png", "text": "Which?\n(A) up\n(B) down\nAnswer with a letter.", "label": "A", "category": "v"}
+    )
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
     task = SearchingTask(str(tmp_path / "q.jsonl"), str(tmp_path / "q.jsonl"))
     cfg = settings(folder, "qwen25-vl-7b", task=task, minibatches=4, view_pixels=None)
@@ -237,12 +262,18 @@ def test_the_real_preset_takes_a_step_on_a_file(folder, pointing, tmp_path):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ({"image": "a.png", "question": "q", "answer": "C", "choices": ["x", "y"]}, "1: answer 'C' must be a letter from A to B"),
+        (
+            {"image": "a.png", "question": "q", "answer": "C", "choices": ["x", "y"]},
+            "1: answer 'C' must be a letter from A to B",
+        ),
         ({"image": "a.png", "question": "q", "answer": "A"}, "1: the question has no lettered choices"),
         ({"image": "a.png", "question": "q", "answer": "A", "choices": ["x"]}, "must be 2 to 26 texts"),
         ({"image": "a.png", "answer": "A", "choices": ["x", "y"]}, "question None must be a text"),
         ({"image": "b.png", "question": "q", "answer": "A", "choices": ["x", "y"]}, "b.png' does not exist"),
-        ({"images": ["a.png", "a.png"], "question": "q", "answer": "A", "choices": ["x", "y"]}, "one picture, this one has 2"),
+        (
+            {"images": ["a.png", "a.png"], "question": "q", "answer": "A", "choices": ["x", "y"]},
+            "one picture, this one has 2",
+        ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, why):
@@ -255,10 +286,23 @@ def test_a_bad_line_is_named(tmp_path, line, why):
 def test_claims_read_scores_that_exist(folder, pointing):
     cfg = settings(folder)
     scores = RECIPE.evaluate(cfg, RECIPE.policies(cfg))
-    assert set(scores) == {"accuracy", "accuracy, greedy", "valid box", "box area", "sufficient box", "answer from the crop alone"}
+    assert set(scores) == {
+        "accuracy",
+        "accuracy, greedy",
+        "valid box",
+        "box area",
+        "sufficient box",
+        "answer from the crop alone",
+    }
     seed = {arm: scores | {f"{k}@0": v for k, v in scores.items()} for arm in RECIPE.ARMS}
     assert [claim.margin(seed) for claim in RECIPE.CLAIMS] == pytest.approx([0, 0, 0.07, 0, 0])
-    good = {"mgpo": (0.8, 0.7), "grpo": (0.3, 0.2), "swapped": (0.2, 0.2), "mgpo, wide view": (0.8, 0.7), "grpo, wide view": (0.6, 0.2)}
+    good = {
+        "mgpo": (0.8, 0.7),
+        "grpo": (0.3, 0.2),
+        "swapped": (0.2, 0.2),
+        "mgpo, wide view": (0.8, 0.7),
+        "grpo, wide view": (0.6, 0.2),
+    }
     seed = {arm: {"accuracy": a, "sufficient box": s, "sufficient box@0": 0.2} for arm, (a, s) in good.items()}
     assert all(claim.margin(seed) >= claim.least for claim in RECIPE.CLAIMS)
 
@@ -272,10 +316,20 @@ def test_plain_answers_are_conversations_of_two_turns_with_their_boxes(folder):
     from saccade.policies.tokens import TokenModel, build
 
     policy = build(TokenModel(str(folder), max_new_tokens=4))
-    problem = Problem(0, Question("where?", (tiny_vision.picture(40, 60),)), {"text": "", "boxes": [[5.0, 5.0, 55.0, 35.0]]})
+    problem = Problem(
+        0, Question("where?", (tiny_vision.picture(40, 60),)), {"text": "", "boxes": [[5.0, 5.0, 55.0, 35.0]]}
+    )
     rollout = policy.rollout([problem], seeds(0, 1))
     rollout.outputs = ["<answer>[0, 0, 12, 8], [90, 1, 2, 3]</answer>"]  # in the 24 x 16 pixels that were shown
     (item,) = conversations(rollout, torch.tensor([0.5]))
     asked, said = item["turns"]
-    assert asked["text"] == "where?" and said == {"who": "model", "text": rollout.outputs[0], "pictures": [], "trained": True}
-    assert [(box["kind"], box["corners"]) for box in asked["pictures"][0]["boxes"]] == [("true", [5, 5, 55, 35]), ("said", [0, 0, 30, 20])]
+    assert asked["text"] == "where?" and said == {
+        "who": "model",
+        "text": rollout.outputs[0],
+        "pictures": [],
+        "trained": True,
+    }
+    assert [(box["kind"], box["corners"]) for box in asked["pictures"][0]["boxes"]] == [
+        ("true", [5, 5, 55, 35]),
+        ("said", [0, 0, 30, 20]),
+    ]

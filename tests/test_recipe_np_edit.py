@@ -1,4 +1,6 @@
-"""NP-Edit: two unrolled steps, both gradients by hand, their balance, copies, resuming, every method, the real preset."""
+"""NP-Edit: two unrolled steps, both gradients by hand, their balance, copies, resuming, every method, the real
+preset.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +14,30 @@ from PIL import Image
 from torch import Tensor
 
 from saccade import catalog
+from saccade.algorithms.dmd import noised_at
 from saccade.core import Problem, Question, noise, seeds, spawn
-from saccade.math.paths import add_noise, to_data
-from saccade.models.locate import MINIATURES
-from saccade.objectives.distillation import noised_at
-from saccade.objectives.unpaired_editing import UnpairedEditing, drawers, lengths, two_steps
-from saccade.objectives.unrolling import late_steps, unmade
+from saccade.math.flow import add_noise, to_data
+from saccade.models.loading import MINIATURES
 from saccade.policies.flow import FlowModel, FlowPolicy
-from saccade.tasks.editing import EditingTask
+from saccade.policies.unrolling import late_steps, unmade
+from saccade.recipes.image_editing.np_edit.unpaired import UnpairedEditing, drawers, lengths, two_steps
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run
 from saccade.worlds import edits
+from saccade.worlds.edits.task import EditingTask
 
 RECIPE = catalog.load("np_edit")
 TASK = EditingTask(kinds=("recolor", "replace"), train_size=8, held_out_size=4)
 SMALL = dict(copy_steps=1, steps=2, edits_per_step=4, group=2, evaluate_every=2, save_every=1, warmup=1, lr=1e-2)
-needs_judge = pytest.mark.skipif(not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here")
+needs_judge = pytest.mark.skipif(
+    not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here"
+)
 
 
 def small(folder, **changes):
-    return replace(RECIPE.Settings(), flow=FlowModel(str(folder), sampling_steps=4, text_length=6), task=TASK, **SMALL | changes)
+    return replace(
+        RECIPE.Settings(), flow=FlowModel(str(folder), sampling_steps=4, text_length=6), task=TASK, **SMALL | changes
+    )
 
 
 def trio(folder, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
@@ -53,7 +59,9 @@ def dark(rollout) -> Tensor:
 
 def gradient(loss: Tensor, policy: FlowPolicy) -> Tensor:
     grads = torch.autograd.grad(loss, policy.trained, allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(policy.trained, grads)])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(policy.trained, grads)]
+    )
 
 
 def step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: list[Problem]) -> Tensor:
@@ -74,7 +82,9 @@ def test_two_steps_are_the_samplers_own_with_its_noise_between(kontext_folder, f
     torch.testing.assert_close(made, step(editor, x_t, t_B, problems), atol=1e-5, rtol=1e-5)
     assert len(set(t_B.tolist())) > 1 and 0 < float(t_B.min()) and float(t_B.max()) < 1
     # On the grid 1, t, 0 the same noise makes Euler's two steps, and fresh noise those of a stochastic sampler.
-    sampler = replace(editor, steps=2, stochastic=(0,) if fresh else (), kernel="renoise", backbone=replace(editor.backbone))
+    sampler = replace(
+        editor, steps=2, stochastic=(0,) if fresh else (), kernel="renoise", backbone=replace(editor.backbone)
+    )
     sampler.backbone.times = lambda steps, size: torch.tensor([1.0, float(t_B[0]), 0.0])
     walked = sampler.rollout(problems[:1], own[:1])
     torch.testing.assert_close(made[:1].detach(), walked.decisions["x0_B"], atol=1e-4, rtol=1e-4)
@@ -115,13 +125,17 @@ def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_
     whole = gradient(by_hand, editor)
     torch.testing.assert_close(gradient(made.total, editor), whole, atol=1e-4 * float(whole.abs().max()), rtol=1e-3)
     parts = [loss(unmade([problems[i] for i in part], own[part])) for part in ([0, 2], [1])]
-    torch.testing.assert_close(sum(gradient(part.total, editor) for part in parts), whole, atol=1e-3 * float(whole.abs().max()), rtol=1e-2)
+    torch.testing.assert_close(
+        sum(gradient(part.total, editor) for part in parts), whole, atol=1e-3 * float(whole.abs().max()), rtol=1e-2
+    )
     assert float(sum(part.count for part in parts)) == float(made.count) == 3
     assert not any(p.grad is not None for p in fake.trained)
 
 
 def test_matching_moves_a_gaussian_to_the_one_that_it_is_held_to():
-    """In one dimension with all scores known: the mean of N(2, 0.5^2) is brought down to -1 and its samples spread to 1."""
+    """In one dimension with all scores known: the mean of N(2, 0.5^2) is brought down to -1 and its samples spread
+    to 1.
+    """
 
     def known(mean: float, std: float) -> SimpleNamespace:
         def velocity(x_t, t_B, problems, guidance=1.0):
@@ -171,7 +185,11 @@ def test_what_makes_no_sense_is_refused(kontext_folder):
 
 
 def ran(cfg, folder):
-    run = Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "np_edit"}, display=False)
+    run = (
+        Run.resume(folder, display=False)
+        if folder.exists()
+        else Run.start(folder, {"recipe": "np_edit"}, display=False)
+    )
     with run:
         return RECIPE.train(cfg, run)
 
@@ -218,7 +236,9 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
     lines = []
     for problem in edits.problems(2, 0, ("recolor",), size=48):
         Image.fromarray(problem.inputs.pictures[0][:, :40]).save(tmp_path / f"{problem.id}.png")
-        asked = [{"text": text, "answer": answer, "about": about} for text, answer, about in problem.answer["questions"]]
+        asked = [
+            {"text": text, "answer": answer, "about": about} for text, answer, about in problem.answer["questions"]
+        ]
         lines.append({"image": f"{problem.id}.png", "instruction": problem.inputs.text, "questions": asked})
         lines[-1]["caption_after"] = problem.answer["caption_after"]
     (tmp_path / "edits.jsonl").write_text("\n".join(map(json.dumps, lines)))

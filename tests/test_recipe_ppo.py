@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saccade.algorithms.ppo import Proximal
 from saccade.core import EnvironmentFailed
+from saccade.envs.rollout import Segments
+from saccade.envs.task import ControlTask
 from saccade.recipes.baselines import bc, ppo
-from saccade.tasks.control import ControlTask
-from saccade.tasks.proximal import Proximal
 from saccade.training.run import Run, RunFailed
 
 VECTORS = replace(
@@ -67,7 +68,13 @@ def test_four_segments_equal_two_and_two_bit_for_bit(cfg, tmp_path):
 
 
 def test_a_pole_is_balanced_longer_after_a_few_segments(tmp_path):
-    cfg = replace(VECTORS, task=replace(VECTORS.task, test_episodes=8, test_rows=8), rows=8, ppo=Proximal(length=128, minibatch=64), steps=8)
+    cfg = replace(
+        VECTORS,
+        task=replace(VECTORS.task, test_episodes=8, test_rows=8),
+        rows=8,
+        ppo=Proximal(length=128, minibatch=64),
+        steps=8,
+    )
     result = run_for(ppo, replace(cfg, evaluate_every=8, save_every=8), tmp_path / "run")
     assert result["after"]["return"] > 120
 
@@ -78,14 +85,14 @@ def test_the_presets_build_and_learn_at_a_reduced_size(tmp_path):
         cfg = ppo.PRESETS[name]
         small = replace(cfg.ppo, length=8, minibatch=8, epochs=1)
         policy = ppo.policies(cfg)["policy"]
-        batch = ppo.feed(small, cfg.task.make(1), policy, 0)(0)
+        batch = ppo.feed(small, Segments(cfg.task.make(1), policy, small.length, 0), 1)(0)
         assert ppo.learner(small, policy, 1, 1, 0).update(batch)["health/ppo_kl"] < 1e-4, name
 
 
 def test_half_precision_of_pictures_replays_within_its_rounding():
     cfg = replace(PICTURES, model=replace(PICTURES.model, precision="bfloat16"))
     policy = ppo.policies(cfg)["policy"]
-    rollout = ppo.feed(cfg.ppo, cfg.task.make(2), policy, 0)(0)
+    rollout = ppo.feed(cfg.ppo, Segments(cfg.task.make(2), policy, cfg.ppo.length, 0), 2)(0)
     gap = (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max()
     assert 0 < gap < 0.02
 
@@ -114,7 +121,9 @@ def test_an_evaluation_that_breaks_is_made_up_for(tmp_path, monkeypatch):
         run_for(ppo, cfg, tmp_path / "run")
     found = run_for(ppo, cfg, tmp_path / "run", resume=True)
     assert len(calls) == 3 and found == run_for(ppo, cfg, tmp_path / "whole")
-    assert run_for(ppo, cfg, tmp_path / "run", resume=True) == found and len(calls) == 5, "what is told is not asked again"
+    assert run_for(ppo, cfg, tmp_path / "run", resume=True) == found and len(calls) == 5, (
+        "what is told is not asked again"
+    )
 
 
 def test_an_environment_that_breaks_ends_the_run_with_its_name(tmp_path, monkeypatch):
@@ -132,7 +141,9 @@ def test_an_environment_that_breaks_ends_the_run_with_its_name(tmp_path, monkeyp
             return self.world.step(action_B)
 
     make = ControlTask.make
-    monkeypatch.setattr(ControlTask, "make", lambda task, count: Broken(make(task, count)) if count == 2 else make(task, count))
+    monkeypatch.setattr(
+        ControlTask, "make", lambda task, count: Broken(make(task, count)) if count == 2 else make(task, count)
+    )
     cfg = replace(VECTORS, task=replace(VECTORS.task, test_episodes=1))
     with pytest.raises(RunFailed, match="step 2: environment 'CartPole-v1' .row 0.: it is gone"):
         run_for(ppo, cfg, tmp_path / "run")
@@ -163,7 +174,9 @@ def test_cloning_makes_what_was_done_likelier_and_resumes_bit_for_bit(tmp_path, 
 def test_the_fixed_spread_is_the_squared_error():
     policy = bc.policies(CLONE)["policy"]
     seen, action = torch.randn(5, 1, policy.trunk.size), torch.randn(5, 1, 2)
-    rows = ppo.Rollout([None] * 5, {"seen.state_BT": seen, "action_BT": action}, None, *torch.ones(2, 5, 1), torch.arange(5))
+    rows = ppo.Rollout(
+        [None] * 5, {"seen.state_BT": seen, "action_BT": action}, None, *torch.ones(2, 5, 1), torch.arange(5)
+    )
     rows.extras["length_B"] = torch.ones(5)
     weights = bc.imitating(policy, "fixed")
     found = torch.autograd.grad(bc.Supervised(policy)(rows).mean(), weights)

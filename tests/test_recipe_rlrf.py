@@ -14,20 +14,20 @@ from PIL import Image
 from test_recipes import run_recipe, weights
 
 from saccade import catalog
+from saccade.algorithms.sft import cut
 from saccade.checks.runner import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.policies.dictation import cut
+from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel
-from saccade.rewards.imitation import LengthRatio, TokenOverlap
-from saccade.rewards.redrawing import Redrawing
-from saccade.rewards.rendering import nearness
-from saccade.rewards.wordless import without_text, wordless
-from saccade.sampling.best import BestOf
-from saccade.tasks.programming import ProgramTask, painted
+from saccade.recipes.drawing_code.rlrf.determinism import Redrawing
+from saccade.rewards.render.rendering import nearness
+from saccade.rewards.render.strip_text import without_text, wordless
+from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
 from saccade.training import claims
 from saccade.training.run import Run
 from saccade.worlds import programs
+from saccade.worlds.programs.task import ProgramTask, painted
 
 SHORT = '<svg viewBox="0 0 32 32"><rect width="{}" height="9" fill="{}"/></svg>'
 
@@ -81,7 +81,14 @@ def test_two_steps_equal_one_and_one(rlrf, vl, file, tmp_path):
     lines = [json.loads(x) for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     named = {key for line in lines for key in line}
     assert "cost/training_seconds" in named
-    assert {"reward/l2", "reward/error", "reward/length", "reward/validity", "health/render_syntax", "health/render_ok"} <= named
+    assert {
+        "reward/l2",
+        "reward/error",
+        "reward/length",
+        "reward/validity",
+        "health/render_syntax",
+        "health/render_ok",
+    } <= named
     assert (tmp_path / "whole" / "sft" / "metrics.jsonl").is_file() and (tmp_path / "whole" / "samples.jsonl").is_file()
 
 
@@ -101,7 +108,9 @@ def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
     for arm, chosen in catalog.arms("rlrf").items():
         settings = chosen.settings
         task = replace(settings.task, train_size=4, held_out_size=2, larger_size=2, size=32)
-        small = tiny(rlrf, vl, tmp_path, method=settings.method, task=task, candidates=min(settings.candidates, 2), steps=1)
+        small = tiny(
+            rlrf, vl, tmp_path, method=settings.method, task=task, candidates=min(settings.candidates, 2), steps=1
+        )
         folder = tmp_path / arm.replace(" ", "-")
         with Run.start(folder, {"recipe": "rlrf"}, display=False) as run:
             run.finish(rlrf.train(replace(small, sft_steps=1), run))
@@ -179,7 +188,14 @@ def test_without_a_reference_a_program_is_drawn_on_its_own_canvas():
 
 
 def test_what_is_no_program_stays_as_it_is():
-    for text in ("", "a text", "<svg><text>", "<svg><rect/></svg>", "<svg><!ENTITY a><text/></svg>", "<text>red</text>"):
+    for text in (
+        "",
+        "a text",
+        "<svg><text>",
+        "<svg><rect/></svg>",
+        "<svg><!ENTITY a><text/></svg>",
+        "<text>red</text>",
+    ):
         assert without_text(text) == text
 
 
@@ -232,9 +248,10 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from saccade.recipes.miniatures import _texts, sd3_shapes
+    from saccade.builders import sd3_shapes
+    from saccade.builders.parts import texts
 
-    words = _texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
+    words = texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     ends = dict(eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id, pad_token_id=words.pad_token_id)
     text = sizes | ends | dict(vocab_size=len(words), max_position_embeddings=16)
@@ -248,11 +265,13 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_alignment_is_lowest_for_what_does_not_draw_and_silent_without_a_caption(eyes):
-    from saccade.rewards.alignment import Alignment
+    from saccade.recipes.drawing_code.rlrf.encoders import Alignment
 
     named = Problem(0, Question("?"), {"caption": "a red circle"})
     code = SHORT.format(9, "red")
-    score = Alignment(str(eyes), rows=1)(attempts([named, named, Problem(1, Question("?")), named], [code, "<svg", code, code]))
+    score = Alignment(str(eyes), rows=1)(
+        attempts([named, named, Problem(1, Question("?")), named], [code, "<svg", code, code])
+    )
     assert score[1] == -1 and score[2].isnan() and -1 < score[0] == score[3] < 1
     with pytest.raises(ValueError, match="no such folder"):
         Alignment("no/such/folder")(attempts([named], [code]))
@@ -271,7 +290,9 @@ def test_rewards_for_imitation_look_at_the_text_alone(file):
 def test_the_best_of_several_is_kept_and_one_without_verdict_is_not():
     problems = [Problem(i, str(i)) for i in range(2)]
     values = torch.tensor([0.1, float("nan"), 0.9, float("nan"), -0.5, float("nan")])
-    best = BestOf(lambda p, s: attempts(p, [f"{q.id}:{i}" for i, q in enumerate(p)]), lambda r: values, 3)(problems, seeds(0, 2))
+    best = BestOf(lambda p, s: attempts(p, [f"{q.id}:{i}" for i, q in enumerate(p)]), lambda r: values, 3)(
+        problems, seeds(0, 2)
+    )
     assert best.outputs == ["0:2", "1:4"] and best.group_B.tolist() == [0, 1]
 
 

@@ -13,9 +13,9 @@ import torch
 from saccade import catalog
 from saccade.core import seeds
 from saccade.policies.tokens import TokenModel
-from saccade.tasks import AnsweringTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
+from saccade.worlds.questions.task import AnsweringTask
 
 SFT = catalog.load("sft")
 TASK = AnsweringTask(train_size=16, held_out_size=8, size=32, objects=(1, 2), skills=("color", "verdict"))
@@ -27,7 +27,9 @@ def folder(tmp_path_factory):
 
 
 def small(folder, **changes):
-    base = dict(model=TokenModel(str(folder), max_new_tokens=6), task=TASK, prompts_per_step=4, evaluate_every=1, save_every=1)
+    base = dict(
+        model=TokenModel(str(folder), max_new_tokens=6), task=TASK, prompts_per_step=4, evaluate_every=1, save_every=1
+    )
     return replace(SFT.PRESETS["tiny"], **base | changes)
 
 
@@ -67,11 +69,15 @@ def test_real_presets_take_a_step_at_reduced_depth(preset, folder, tmp_path):
     from PIL import Image
 
     Image.fromarray(np.full((30, 40, 3), 200, np.uint8)).save(tmp_path / "a.png")
-    lines = [{"image": "a.png", "question": f"What is it {i}?", "answer": word} for i, word in enumerate(("red", "blue"))]
+    lines = [
+        {"image": "a.png", "question": f"What is it {i}?", "answer": word} for i, word in enumerate(("red", "blue"))
+    ]
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
     cfg = SFT.PRESETS[preset]
     task = replace(cfg.task, questions=str(tmp_path / "all.jsonl"), held_out="")
-    cfg = replace(cfg, model=replace(cfg.model, model=str(folder), max_new_tokens=4), task=task, steps=1, prompts_per_step=2)
+    cfg = replace(
+        cfg, model=replace(cfg.model, model=str(folder), max_new_tokens=4), task=task, steps=1, prompts_per_step=2
+    )
     ran(cfg, tmp_path / "run")
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 
@@ -80,7 +86,7 @@ def test_claims_read_scores_that_exist(folder, tmp_path):
     scores = ran(small(folder, steps=1), tmp_path / "run")
     read = {**scores["after"], **{f"{k}@0": v for k, v in scores["before"].items()}}
     for claim in SFT.CLAIMS:
-        assert claim.margin({arm: read for arm in SFT.ARMS}) == pytest.approx(0, abs=1)
+        assert claim.margin(dict.fromkeys(SFT.ARMS, read)) == pytest.approx(0, abs=1)
     policies = SFT.policies(small(folder))
     assert SFT.evaluate(small(folder), policies) == scores["before"]
     assert len(SFT.sample(small(folder), policies, ["What color is it?"], seeds(0, 1))) == 1

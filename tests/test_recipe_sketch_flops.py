@@ -15,7 +15,7 @@ from test_recipes import run_recipe
 from saccade import catalog
 from saccade.checks.runner import read_scores
 from saccade.core import seeds
-from saccade.tasks.retrieving import RetrievalTask
+from saccade.recipes.recognition.sketch_flops.task import RetrievalTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
 from saccade.worlds import sketches
@@ -38,7 +38,9 @@ def tiny(recipe, **changes):
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     _, state = checkpoint.read(checkpoint.latest(folder / "checkpoints"))
-    return {f"{part}.{k}": v for part in state if part in ("policy", "student", "network") for k, v in state[part].items()}
+    return {
+        f"{part}.{k}": v for part in state if part in ("policy", "student", "network") for k, v in state[part].items()
+    }
 
 
 def alike(one: Path, two: Path) -> bool:
@@ -53,7 +55,14 @@ def test_two_steps_equal_one_and_one_in_every_stage(recipe, tmp_path):
     assert alike(tmp_path / "whole", tmp_path / "halves") and whole == halves
     assert weights(tmp_path / "whole").keys() > {"policy.head.bias", "student.head.weight"}
     scores = whole["after"]
-    assert {"acc@1", "acc@1, 16 px", "acc@1, shuffled choice", "acc@1, teacher", "MFLOPs", "entropy of choices"} <= scores.keys()
+    assert {
+        "acc@1",
+        "acc@1, 16 px",
+        "acc@1, shuffled choice",
+        "acc@1, teacher",
+        "MFLOPs",
+        "entropy of choices",
+    } <= scores.keys()
     assert scores["MFLOPs"] > scores["MFLOPs, reading"] > 0 and scores["MFLOPs, 32 px"] > scores["MFLOPs, 16 px"]
     lines = [json.loads(x) for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert {"reward/found", "reward/clear", "reward/outlay", "reward/surprise", "reward/total"} <= set().union(*lines)
@@ -69,7 +78,9 @@ def test_the_control_takes_the_teacher_and_learns_a_student_of_its_own(recipe, t
     assert not alike(tmp_path / "first" / "distilled", tmp_path / "second" / "triplets")
     stages = {p.parent.name for p in (tmp_path / "second").glob("*/metrics.jsonl")}
     assert {"teacher", "triplets"} <= stages
-    names = [json.loads(x).keys() for x in (tmp_path / "second" / "triplets" / "metrics.jsonl").read_text().splitlines()]
+    names = [
+        json.loads(x).keys() for x in (tmp_path / "second" / "triplets" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert not any("health/embedding_distances" in n for n in names)
 
 
@@ -124,9 +135,22 @@ def files(folder: Path) -> str:
 
 def test_the_real_preset_takes_a_step_at_reduced_size_and_finds_a_photo(recipe, tmp_path):
     file, cfg = files(tmp_path), recipe.PRESETS["shoe-v2"]
-    assert (cfg.teacher, cfg.student, cfg.task.canvases) == ("torchvision:vgg16", "torchvision:mobilenet_v2", (32, 64, 128, 256))
+    assert (cfg.teacher, cfg.student, cfg.task.canvases) == (
+        "torchvision:vgg16",
+        "torchvision:mobilenet_v2",
+        (32, 64, 128, 256),
+    )
     task = replace(cfg.task, pairs=file, held_out=file, size=32, canvases=(16, 32), selector_size=2)
-    small = dict(task=task, teacher="small", student="small", teacher_steps=1, student_steps=1, batch=2, steps=1, sketches_per_step=2)
+    small = dict(
+        task=task,
+        teacher="small",
+        student="small",
+        teacher_steps=1,
+        student_steps=1,
+        batch=2,
+        steps=1,
+        sketches_per_step=2,
+    )
     cfg = replace(cfg, device="cpu", **small)
     result = run_recipe("sketch_flops", cfg, tmp_path / "run")
     assert 0 <= result["after"]["acc@1"] <= 1 and all(v.isfinite().all() for v in weights(tmp_path / "run").values())

@@ -13,15 +13,15 @@ import torch
 
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.math.credit import coins, group_advantage
-from saccade.sampling.layout import in_groups
-from saccade.tasks.puzzling import KINDS, PuzzlingTask
-from saccade.tasks.templates import ADDED
-from saccade.tasks.transfer import TransferTask
+from saccade.evaluation.templates import ADDED
+from saccade.math.advantages import coins, group_advantage
+from saccade.recipes.visual_reasoning.ssl4rl.transfer import TransferTask
 from saccade.training import checkpoint
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.run import Run
+from saccade.worlds.puzzles.task import KINDS, PuzzlingTask
 
 SSL = catalog.load("ssl4rl")
 TASK = PuzzlingTask(size=32, least_side=3, pool=12, train_size=16, held_out_size=8)
@@ -35,12 +35,21 @@ def folder(tmp_path_factory) -> Path:
 def tiny(folder: Path, preset: str = "tiny", **changes):
     """A preset on a random tiny model of the real class."""
     cfg = SSL.PRESETS[preset]
-    small = dict(task=TASK, transfer=TransferTask(downstream_size=10), prompts_per_step=4, evaluate_every=1, save_every=1, warmup=1)
+    small = dict(
+        task=TASK,
+        transfer=TransferTask(downstream_size=10),
+        prompts_per_step=4,
+        evaluate_every=1,
+        save_every=1,
+        warmup=1,
+    )
     return replace(cfg, model=replace(cfg.model, model=str(folder), max_new_tokens=4), **small | changes)
 
 
 def run(cfg, place: Path) -> dict:
-    opened = Run.resume(place, display=False) if place.exists() else Run.start(place, {"recipe": "ssl4rl"}, display=False)
+    opened = (
+        Run.resume(place, display=False) if place.exists() else Run.start(place, {"recipe": "ssl4rl"}, display=False)
+    )
     with opened:
         return SSL.train(cfg, opened)
 
@@ -50,7 +59,9 @@ def weights(place: Path) -> dict[str, torch.Tensor]:
 
 
 def logged(place: Path) -> dict:
-    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines() if "reward/total" in line][-1]
+    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines() if "reward/total" in line][
+        -1
+    ]
 
 
 def spoken(pairs: list[tuple[str, str, str]]) -> Rollout:
@@ -68,13 +79,21 @@ def test_two_steps_equal_one_and_one_and_puzzles_move_the_model(folder, tmp_path
     halves = run(at(2), tmp_path / "halves")
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "halves")
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    assert whole == halves and any(not torch.equal(one[k], v) for k, v in SSL.policies(at(0))["policy"].state_dict().items())
+    assert whole == halves and any(
+        not torch.equal(one[k], v) for k, v in SSL.policies(at(0))["policy"].state_dict().items()
+    )
     line = logged(tmp_path / "whole")
-    assert {"reward/right", "loss/words", "health/silent_groups", "health/words_kl"} <= line.keys() and 0 < line["reward/total"] < 1
-    items = {e["set"]: e["items"] for e in map(json.loads, (tmp_path / "whole" / "samples.jsonl").read_text().splitlines())}
+    assert {"reward/right", "loss/words", "health/silent_groups", "health/words_kl"} <= line.keys() and 0 < line[
+        "reward/total"
+    ] < 1
+    items = {
+        e["set"]: e["items"] for e in map(json.loads, (tmp_path / "whole" / "samples.jsonl").read_text().splitlines())
+    }
     assert items.keys() == {"puzzles", "test"} and all(len(item["turns"]) == 2 for item in items["test"])
     assert sorted({len(item["turns"][0]["pictures"]) for item in items["puzzles"]}) == [2, 4]
-    assert {f"puzzle {kind}" for kind in KINDS} | {"solved", "downstream", "downstream, validation", "count"} <= whole["after"].keys()
+    assert {f"puzzle {kind}" for kind in KINDS} | {"solved", "downstream", "downstream, validation", "count"} <= whole[
+        "after"
+    ].keys()
 
 
 def test_an_answer_is_right_by_the_letter_and_a_jigsaw_place_by_place():
@@ -108,7 +127,9 @@ def test_a_training_puzzle_follows_from_its_number_and_kinds_come_in_equal_parts
     one, two = TASK.training(3), TASK.training(3)
     assert [p.source for p in one] == list(KINDS) * 4 and [p.id for p in one] == list(range(16))
     assert all(np.array_equal(a, b) for a, b in zip(one[9].inputs.pictures, two[9].inputs.pictures, strict=True))
-    assert one[9].answer == two[9].answer and not np.array_equal(one[0].inputs.pictures[0], TASK.training(4)[0].inputs.pictures[0])
+    assert one[9].answer == two[9].answer and not np.array_equal(
+        one[0].inputs.pictures[0], TASK.training(4)[0].inputs.pictures[0]
+    )
     with pytest.raises(IndexError):
         one[16]
     turned = replace(TASK, puzzles=("rotation",), train_size=64).training(0)
@@ -129,7 +150,9 @@ def test_knobs_make_puzzles_harder_or_trivial():
 def test_nothing_kept_back_is_trained_on(tmp_path):
     sets = SSL.kept_back(replace(SSL.Settings(), task=TASK, transfer=TransferTask(downstream_size=50)))
     names = {"left or right", "above or below", "shape at a place", "color at a place", "count"}
-    assert {p.source for p in sets["test"]} == {p.source for p in sets["validation"]} == names and len(sets["test"]) == 50
+    assert {p.source for p in sets["test"]} == {p.source for p in sets["validation"]} == names and len(
+        sets["test"]
+    ) == 50
     seen = lambda problems: {p.inputs.pictures[0].tobytes() for p in problems}
     assert not seen(sets["test"]) & seen(sets["validation"])
     for task in (replace(TASK, size=48, pool=200), replace(TASK, images="photographs")):
@@ -168,7 +191,13 @@ def test_photographs_train_a_step_towards_what_was_rewarded(folder, tmp_path):
 def test_the_real_preset_takes_a_step_at_reduced_depth(folder, tmp_path):
     _pictures(tmp_path / "pictures", 6)
     (tmp_path / "asked.jsonl").write_text("".join(_question(tmp_path, f"{k}.png", "AB"[k % 2]) for k in range(5)))
-    task = replace(SSL.PRESETS["qwen25-vl-3b-mixed"].task, images=str(tmp_path / "pictures"), size=56, least_side=5, held_out_size=4)
+    task = replace(
+        SSL.PRESETS["qwen25-vl-3b-mixed"].task,
+        images=str(tmp_path / "pictures"),
+        size=56,
+        least_side=5,
+        held_out_size=4,
+    )
     cfg = tiny(folder, "qwen25-vl-3b-mixed", task=task, transfer=TransferTask(str(tmp_path / "asked.jsonl")), steps=1)
     assert (cfg.minibatches, cfg.group, cfg.beta, cfg.template) == (4, 5, 0.01, "think")
     result = run(cfg, tmp_path / "run")
@@ -187,7 +216,9 @@ def test_the_best_task_is_chosen_on_one_half_and_judged_on_the_other():
     arms = {name: scores(0.5, 0.5) for name in SSL.ARMS}
     arms |= {"position": scores(0.6, 0.55), "contrast": scores(0.55, 0.7), "mixed": scores(0.7, 0.555)}
     verdicts = [judge_claim(claim, {arm: {0: found} for arm, found in arms.items()}) for claim in SSL.CLAIMS]
-    assert [v["mean"] for v in verdicts] == pytest.approx([0.05, 0.05, 0.005, 0.0]) and all(v["holds"] for v in verdicts)
+    assert [v["mean"] for v in verdicts] == pytest.approx([0.05, 0.05, 0.005, 0.0]) and all(
+        v["holds"] for v in verdicts
+    )
     arms["mixed"]["downstream"] = 0.57
     assert not judge_claim(SSL.CLAIMS[2], {arm: {0: found} for arm, found in arms.items()})["holds"]
 

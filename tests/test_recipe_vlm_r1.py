@@ -1,4 +1,6 @@
-"""VLM-R1: both methods resume bit for bit, real presets take a step, rewards see what they should, claims read real scores."""
+"""VLM-R1: both methods resume bit for bit, real presets take a step, rewards see what they should, claims read real
+scores.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ import torch
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.policies.tokens import TokenModel
-from saccade.rewards.answers import Answer, similar
-from saccade.tasks.grounding import GroundingTask, f1, measures, tally
+from saccade.rewards.text.answers import Answer, similar
 from saccade.training import checkpoint
 from saccade.training.run import Run
+from saccade.worlds.questions.grounding import GroundingTask, f1, measures, tally
 
 VLM_R1 = catalog.load("vlm_r1")
 TASK = GroundingTask(train_size=8, held_out_size=4, size=32, objects=(3, 4))
@@ -33,7 +35,9 @@ def small(folder, **changes):
 
 
 def ran(cfg, folder):
-    run = Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "vlm_r1"}, display=False)
+    run = (
+        Run.resume(folder, display=False) if folder.exists() else Run.start(folder, {"recipe": "vlm_r1"}, display=False)
+    )
     with run:
         return VLM_R1.train(cfg, run)
 
@@ -61,7 +65,9 @@ def test_two_steps_equal_one_and_one(method, folder, tmp_path, monkeypatch):
 
 def test_a_run_shows_every_reward_and_one_that_nobody_trains_on(folder, tmp_path):
     task = replace(TASK, kind="detection")
-    ran(small(folder, steps=1, task=task, reward="odLength", cosine_length=6, repetition_penalty=True), tmp_path / "run")
+    ran(
+        small(folder, steps=1, task=task, reward="odLength", cosine_length=6, repetition_penalty=True), tmp_path / "run"
+    )
     line = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][1]
     assert {f"reward/{name}" for name in ("accuracy", "format", "length", "repetition", "f1", "total")} <= line.keys()
     parts = [line[f"reward/{name}"] for name in ("accuracy", "format", "length", "repetition")]
@@ -146,7 +152,9 @@ def test_spurious_boxes_cost_nothing_under_average_precision_alone():
 
 def test_form_is_that_of_the_template_and_of_the_task():
     whole, bare = "<think>two</think><answer>[1,2,3,4]</answer>", "<answer>[1,2,3,4]</answer>"
-    texts = said(whole, bare, "[1,2,3,4]", "<think>two</think><answer>None</answer>", "None", "<answer>none of it</answer>")
+    texts = said(
+        whole, bare, "[1,2,3,4]", "<think>two</think><answer>None</answer>", "None", "<answer>none of it</answer>"
+    )
     task = lambda none: GroundingTask("detection" if none else "expression")
     form = lambda template, none: task(none).form(template)(texts).tolist()
     assert form("think", True) == [1, 0, 0, 1, 0, 0] and form("think", False) == [1, 0, 0, 0, 0, 0]
@@ -155,7 +163,9 @@ def test_form_is_that_of_the_template_and_of_the_task():
 
 def test_length_and_repetition_know_right_from_wrong():
     task = GroundingTask("detection")
-    cfg = VLM_R1.Settings(task=task, reward="weighted_sum", template="plain", cosine_length=1024, repetition_penalty=True)
+    cfg = VLM_R1.Settings(
+        task=task, reward="weighted_sum", template="plain", cosine_length=1024, repetition_penalty=True
+    )
     for tokens, right, wrong in ((0, 1.0, -0.5), (512, 0.75, -0.25), (1024, 0.5, 0.0)):
         texts = said(listed(*GOLD), listed("50,50,60,60"), tokens=tokens)
         assert VLM_R1.rewards(cfg)["length"](texts).tolist() == pytest.approx([right, wrong])

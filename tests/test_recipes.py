@@ -1,4 +1,6 @@
-"""Every recipe trains, resumes bit for bit and takes a step with its real presets on tiny models of the real classes."""
+"""Every recipe trains, resumes bit for bit and takes a step with its real presets on tiny models of the real
+classes.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ import torch
 from saccade import catalog
 from saccade.core import seeds
 from saccade.policies.flow import FlowModel
-from saccade.tasks import DrawingTask
+from saccade.rewards.registry import reward
 from saccade.training.run import Run
+from saccade.worlds.shapes.task import DrawingTask
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
 SMALL = dict(task=TASK, prompts_per_step=2, group=4, evaluate_every=1, save_every=1, warmup=1)
@@ -68,15 +71,27 @@ def test_promptrl_moves_both_policies_and_shows_its_rewards(sd3_folder, lm_folde
     before = catalog.load("promptrl").policies(cfg)
     run_recipe("promptrl", cfg, tmp_path / "run")
     after = weights(tmp_path / "run")
-    moved = {n: max(float((after[f"{n}.{k}"] - v).abs().max()) for k, v in p.state_dict().items()) for n, p in before.items()}
+    moved = {
+        n: max(float((after[f"{n}.{k}"] - v).abs().max()) for k, v in p.state_dict().items()) for n, p in before.items()
+    }
     line = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][1]
-    assert {"reward/format", "reward/sharpness", "reward/total", "loss/words", "loss/flow", "health/words_ratio"} <= line.keys()
-    assert line["health/flow_ratio"] == pytest.approx(1, abs=1e-4) and line["health/words_ratio"] == pytest.approx(1, abs=1e-3)
+    assert {
+        "reward/format",
+        "reward/sharpness",
+        "reward/total",
+        "loss/words",
+        "loss/flow",
+        "health/words_ratio",
+    } <= line.keys()
+    assert line["health/flow_ratio"] == pytest.approx(1, abs=1e-4) and line["health/words_ratio"] == pytest.approx(
+        1, abs=1e-3
+    )
     assert moved["rewriter"] > 1e-3 and moved["policy"] > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("changes", "moves"), [({"train_flow": False}, {"words"}), ({"retained": 4}, {"flow"}), ({"retained": 0}, {"words", "flow"})]
+    ("changes", "moves"),
+    [({"train_flow": False}, {"words"}), ({"retained": 4}, {"flow"}), ({"retained": 0}, {"words", "flow"})],
 )
 def test_promptrl_modes_switch_the_right_updates_off(sd3_folder, lm_folder, tmp_path, changes, moves):
     run_recipe("promptrl", tiny("promptrl", sd3_folder, lm_folder, steps=1, **changes), tmp_path / "run")
@@ -87,7 +102,7 @@ def test_promptrl_modes_switch_the_right_updates_off(sd3_folder, lm_folder, tmp_
 def test_format_of_retained_pictures_is_the_mean_of_their_group():
     from toy import PROBLEMS, Toy
 
-    from saccade.tasks.rewriting import format_of_all
+    from saccade.recipes.image_generation.promptrl.rewriting import format_of_all
 
     group_B = torch.tensor([0, 0, 0, 1, 1, 1])
     refined = torch.tensor([0, 1, 3, 4])
@@ -99,7 +114,7 @@ def test_format_of_retained_pictures_is_the_mean_of_their_group():
 
 def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
     from saccade.policies.flow import build
-    from saccade.sampling.layout import in_groups
+    from saccade.training.groups import in_groups
     from saccade.worlds import shapes
 
     task = DrawingTask(rewards=("ocr", "geneval"))
@@ -108,7 +123,9 @@ def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
     rollout = in_groups(policy.best, problems, seeds(0, 2), 3)
     reward = task.judge(rollout)
     assert task.choose(rollout) == ["ocr"] * 3 + ["geneval"] * 3
-    assert torch.equal(reward[:3], rollout.rewards["ocr"][:3]) and torch.equal(reward[3:], rollout.rewards["geneval"][3:])
+    assert torch.equal(reward[:3], rollout.rewards["ocr"][:3]) and torch.equal(
+        reward[3:], rollout.rewards["geneval"][3:]
+    )
 
 
 @pytest.mark.parametrize("preset", ["flux1-dev", "sd35-medium"])
@@ -121,7 +138,9 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
     (tmp_path / "prompts.txt").write_text('a sign that says "GO"\na poster with the word "CAT"\n')
     task = DrawingTask(str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), rewards=("ocr",))
     folder = flux_folder if preset.startswith("flux") else sd3_folder
-    changes = dict(flow=replace(cfg.flow, model=str(folder), size=32, text_length=4), task=task, prompts_per_step=2, group=4)
+    changes = dict(
+        flow=replace(cfg.flow, model=str(folder), size=32, text_length=4), task=task, prompts_per_step=2, group=4
+    )
     if hasattr(cfg, "writer"):
         changes["writer"] = replace(cfg.writer, rewriter=str(vlm_folder), max_new_tokens=8)
     result = run_recipe(name, replace(cfg, steps=1, **changes), tmp_path / "run")
@@ -130,10 +149,9 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
 
 
 def test_unknown_choices_name_the_known_ones(sd3_folder, lm_folder, tmp_path):
-    from saccade import tasks
 
     with pytest.raises(ValueError, match="unknown reward 'genevla'; nearest: geneval"):
-        tasks.reward("genevla")
+        reward("genevla")
     with pytest.raises(ValueError, match="unknown wordings 'short'"):
         DrawingTask(wordings="short").training(0)
     cfg = tiny("flow_grpo", sd3_folder, lm_folder, schedule="firts")
@@ -142,7 +160,6 @@ def test_unknown_choices_name_the_known_ones(sd3_folder, lm_folder, tmp_path):
 
 
 def test_a_reward_of_ones_own_comes_from_a_file(tmp_path, sd3_folder, lm_folder):
-    from saccade import tasks
 
     name = brightness(tmp_path)
     cfg = tiny("flow_grpo", sd3_folder, lm_folder, steps=1, task=replace(TASK, rewards=(name,)))
@@ -150,4 +167,4 @@ def test_a_reward_of_ones_own_comes_from_a_file(tmp_path, sd3_folder, lm_folder)
     assert 0 < result["after"]["train wording"] < 1
     for bad, why in ((f"{tmp_path / 'no.py'}:f", "does not exist"), (name + "er", "has no function 'brighter'")):
         with pytest.raises(ValueError, match=why):
-            tasks.reward(bad)
+            reward(bad)

@@ -13,11 +13,11 @@ from test_recipe_rlrf import eyes  # noqa: F401  a fixture
 from test_recipes import brightness, run_recipe
 
 from saccade import catalog
-from saccade.tasks import DrawingTask
-from saccade.tasks.critique import Criticism
-from saccade.tasks.distilling import Distilling
+from saccade.algorithms.dmd import Distilling
+from saccade.algorithms.reward_model import Criticism
+from saccade.recipes.baselines.diffusion_dpo import preferences as preference_file
 from saccade.training import checkpoint
-from saccade.worlds import pairs
+from saccade.worlds.shapes.task import DrawingTask
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
 CRITIC = Criticism(critic_lessons=32, critic_steps=2, critic_batch=8, critic_width=8)
@@ -39,7 +39,9 @@ def small(name: str, sd3_folder: Path, preset: str | None = None, **changes):
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
     _, saved = checkpoint.read(checkpoint.latest(folder / "checkpoints"))
-    return {f"{part}.{k}": v for part in ("policy", "score", "average") if part in saved for k, v in saved[part].items()}
+    return {
+        f"{part}.{k}": v for part in ("policy", "score", "average") if part in saved for k, v in saved[part].items()
+    }
 
 
 def lines(folder: Path) -> list[dict]:
@@ -70,7 +72,10 @@ def test_two_steps_equal_one_and_one(name, preset, sd3_folder, tmp_path):
     assert max(float((one[f"policy.{k}"] - v).abs().max()) for k, v in start.items()) > 0
     assert whole["before"] == halves["before"] and {"train wording", "paraphrase"} <= whole["after"].keys()
     evaluations = lambda folder: [line for line in lines(folder) if "eval/train wording" in line]
-    assert evaluations(tmp_path / "whole")[-1]["eval/train wording"] == evaluations(tmp_path / "halves")[-1]["eval/train wording"]
+    assert (
+        evaluations(tmp_path / "whole")[-1]["eval/train wording"]
+        == evaluations(tmp_path / "halves")[-1]["eval/train wording"]
+    )
 
 
 def test_a_reward_on_the_pixels_moves_the_generator_to_it(sd3_folder, tmp_path):
@@ -87,8 +92,12 @@ def test_a_reward_on_the_pixels_moves_the_generator_to_it(sd3_folder, tmp_path):
 
 
 def test_the_score_is_taught_more_often_than_the_generator(sd3_folder, tmp_path):
-    run_recipe("dmd", small("dmd", sd3_folder, steps=4, distilling=replace(DISTILLING, score_updates=3)), tmp_path / "run")
-    trained = [("loss/score" in line, "loss/generator" in line) for line in lines(tmp_path / "run") if "loss/score" in line]
+    run_recipe(
+        "dmd", small("dmd", sd3_folder, steps=4, distilling=replace(DISTILLING, score_updates=3)), tmp_path / "run"
+    )
+    trained = [
+        ("loss/score" in line, "loss/generator" in line) for line in lines(tmp_path / "run") if "loss/score" in line
+    ]
     assert trained == [(True, True), (True, False), (True, False), (True, True)]
 
 
@@ -97,7 +106,9 @@ def test_stages_are_runs_of_their_own_and_skipped_where_they_are_not_wanted(sd3_
     assert (tmp_path / "all" / "critic").is_dir() and (tmp_path / "all" / "distil").is_dir()
     assert {"critic", "frechet", "modes", "scorer"} <= result["after"].keys()
     assert {"reference, critic", "reference, modes"} <= result["before"].keys()
-    assert run_recipe("diff_instruct_star", small("diff_instruct_star", sd3_folder, steps=1), tmp_path / "all") == result
+    assert (
+        run_recipe("diff_instruct_star", small("diff_instruct_star", sd3_folder, steps=1), tmp_path / "all") == result
+    )
     none = small("diff_instruct_star", sd3_folder, steps=1, distil_steps=0, criticism=replace(CRITIC, critic_steps=0))
     with pytest.raises(ValueError, match="no critic is taught"):
         run_recipe("diff_instruct_star", none, tmp_path / "none")
@@ -116,8 +127,8 @@ def preferences(tmp_path: Path) -> Path:
 
 
 def test_preferences_of_people_come_from_a_file(sd3_folder, preferences, tmp_path):
-    problems = pairs.load(preferences)
-    seen = pairs.pictures(problems[:2], 16)
+    problems = preference_file.load(preferences)
+    seen = preference_file.pictures(problems[:2], 16)
     assert seen.shape == (4, 3, 16, 16) and seen[0].mean() > 0.8 > 0.2 > seen[1].mean()
     cfg = small("diffusion_dpo", sd3_folder, "offline", pairs=str(preferences), prompts_per_step=2, steps=3, lr=1e-3)
     run_recipe("diffusion_dpo", cfg, tmp_path / "run")
@@ -126,7 +137,7 @@ def test_preferences_of_people_come_from_a_file(sd3_folder, preferences, tmp_pat
     for text, why in (('{"prompt": "x"}', r":1: no text 'chosen'"), ("{", ":1: not JSON"), ("", "no preferences")):
         preferences.write_text(text)
         with pytest.raises(ValueError, match=why):
-            pairs.load(preferences)
+            preference_file.load(preferences)
     with pytest.raises(ValueError, match="micro_rows 3 would cut pairs apart"):
         run_recipe("diffusion_dpo", replace(cfg, micro_rows=3), tmp_path / "odd")
 
@@ -135,7 +146,10 @@ def test_a_batch_whose_groups_tell_nothing_apart_trains_nothing(sd3_folder, tmp_
     (tmp_path / "same.py").write_text("import torch\ndef same(rollout):\n    return torch.ones(len(rollout))\n")
     cfg = small("diffusion_dpo", sd3_folder, task=replace(TASK, rewards=(f"{tmp_path / 'same.py'}:same",)), steps=1)
     run_recipe("diffusion_dpo", cfg, tmp_path / "run")
-    assert all(torch.equal(v, state(tmp_path / "run")[f"policy.{k}"]) for k, v in catalog.load("diffusion_dpo").policies(cfg)["policy"].state_dict().items())
+    assert all(
+        torch.equal(v, state(tmp_path / "run")[f"policy.{k}"])
+        for k, v in catalog.load("diffusion_dpo").policies(cfg)["policy"].state_dict().items()
+    )
 
 
 REAL = [
@@ -164,14 +178,19 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, eye
 
 def test_encoders_see_pictures_as_their_own_processor_does_and_let_gradients_through(eyes):
     from saccade.core import Problem, seeds
-    from saccade.objectives.unrolling import unmade
-    from saccade.rewards import text_image
+    from saccade.models.loading import encoder
+    from saccade.policies.unrolling import unmade
+    from saccade.rewards.learned import text_image
 
     torch.manual_seed(0)
     pictures = torch.rand(3, 3, 20, 28).mul(255).round() / 255
-    rollout = replace(unmade([Problem(i, f"a {c} ring") for i, c in enumerate(("red", "blue", "red"))], seeds(0, 3)), outputs=pictures)
-    processor, model = text_image._load(str(eyes), "cpu")
-    theirs = processor(images=[p.permute(1, 2, 0).mul(255).round().byte().numpy() for p in pictures], return_tensors="pt")
+    rollout = replace(
+        unmade([Problem(i, f"a {c} ring") for i, c in enumerate(("red", "blue", "red"))], seeds(0, 3)), outputs=pictures
+    )
+    processor, model = encoder(str(eyes), "cpu", texts=True)
+    theirs = processor(
+        images=[p.permute(1, 2, 0).mul(255).round().byte().numpy() for p in pictures], return_tensors="pt"
+    )
     ours = text_image.prepared(pictures, processor.image_processor)
     torch.testing.assert_close(ours, theirs["pixel_values"], atol=2e-2, rtol=0)
     score = text_image.TextImage(str(eyes))

@@ -1,4 +1,6 @@
-"""Rendering hostile programs: nothing is read, fetched or brought down, and the same program always gives the same picture."""
+"""Rendering hostile programs: nothing is read, fetched or brought down, and the same program always gives the same
+picture.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.tools.render import Request, RendererBroken, canvas, find, render, render_batch
-from saccade.tools.render import guard
+from saccade.tools.render import RendererBroken, Request, canvas, find, guard, render, render_batch
 from saccade.tools.render.cache import Cache
 from saccade.tools.render.pool import Pool
 from saccade.tools.render.results import Render
@@ -134,9 +135,16 @@ def test_no_file_is_read(tmp_path):
     Image.new("RGB", (32, 32), (1, 254, 77)).save(secret)
     (tmp_path / "secret.svg").write_text(svg('<rect id="a" width="32" height="32" fill="#01fe4d"/>'))
     places = [f"{scheme}{path}" for path in (secret, tmp_path / "secret.svg") for scheme in ("", "file://", "file:")]
-    forms = ('<image {0}="{1}" width="32" height="32"/>', '<use {0}="{1}#a"/>', '<rect width="32" height="32" fill="url({1}#a)"/>')
+    forms = (
+        '<image {0}="{1}" width="32" height="32"/>',
+        '<use {0}="{1}#a"/>',
+        '<rect width="32" height="32" fill="url({1}#a)"/>',
+    )
     codes = [svg(form.format(name, place)) for form in forms for name in ("href", "xlink:href") for place in places]
-    codes += [svg(f'<g xml:base="{tmp_path}/"><use href="secret.svg#a"/></g>'), f'<svg xml:base="{secret}">{RECT}</svg>']
+    codes += [
+        svg(f'<g xml:base="{tmp_path}/"><use href="secret.svg#a"/></g>'),
+        f'<svg xml:base="{secret}">{RECT}</svg>',
+    ]
     for result in render_batch([Request(code, size=32) for code in codes]):
         assert result.picture is None or not (result.picture == (1, 254, 77)).all(-1).any()
 
@@ -145,7 +153,11 @@ def test_nothing_is_fetched():
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         place = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
-        bodies = (f'<image href="{place}" width="9" height="9"/>', f'<use href="{place}#a"/>', f'<rect style="fill:url({place})"/>')
+        bodies = (
+            f'<image href="{place}" width="9" height="9"/>',
+            f'<use href="{place}#a"/>',
+            f'<rect style="fill:url({place})"/>',
+        )
         prologs = (f'<!DOCTYPE svg SYSTEM "{place}">', f'<?xml-stylesheet href="{place}"?>', "")
         render_batch([Request(prolog + svg(body), size=32) for prolog in prologs for body in bodies])
         with pytest.raises(BlockingIOError):
@@ -186,7 +198,9 @@ def mutant(rng: random.Random) -> str:
 def monster(rng: random.Random, depth: int = 0) -> str:
     """A well-formed tree of allowed elements with attributes where they do not belong."""
     name = rng.choice(NAMES) if depth else "svg"
-    likely = {name: str(rng.randrange(20)) for name in ("x", "cy", "width", "height", "r", "d", "fill") if rng.random() < 0.5}
+    likely = {
+        name: str(rng.randrange(20)) for name in ("x", "cy", "width", "height", "r", "d", "fill") if rng.random() < 0.5
+    }
     odd = {rng.choice(ATTRIBUTES): rng.choice(VALUES) for _ in range(rng.randint(0, 4))}
     attributes = likely | odd if depth else {}
     if "href" in attributes:
@@ -207,7 +221,9 @@ def test_ten_thousand_mutants_do_no_harm():
 @pytest.fixture
 def reckless():
     pool = Pool("reckless_renderer", 2)
-    yield lambda *codes: pool.run([{"code": code, "size": 4, "background": "#fff", "box": (0, 0, 1, 1)} for code in codes])
+    yield lambda *codes: pool.run(
+        [{"code": code, "size": 4, "background": "#fff", "box": (0, 0, 1, 1)} for code in codes]
+    )
     workers = pool.pids()
     pool.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "no zombies"
@@ -216,7 +232,9 @@ def reckless():
 def test_a_worker_that_falls_is_replaced(reckless):
     answers = reckless("draw a", "nest", "draw bb", "leave", "draw ccc")
     assert [one.status for one in answers] == ["ok", "crash", "ok", "crash", "ok"]
-    assert [len(one.pixels) and one.pixels[0] for one in answers] == [1, 0, 2, 0, 3], "every answer is of its own program"
+    assert [len(one.pixels) and one.pixels[0] for one in answers] == [1, 0, 2, 0, 3], (
+        "every answer is of its own program"
+    )
     assert "SIGSEGV" in answers[1].message and "status 0" in answers[3].message
     assert reckless("draw again")[0].status == "ok"
 

@@ -1,4 +1,6 @@
-"""Rewards on rendered programs: the reference scores best, blank and broken ones low, and nobody gains by the canvas."""
+"""Rewards on rendered programs: the reference scores best, blank and broken ones low, and nobody gains by the
+canvas.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from saccade.core import Problem, Question, Rollout
-from saccade.rewards import likeness, rendering
-from saccade.rewards.features import FeatureLikeness
-from saccade.rewards.judging import judge
+from saccade.recipes.drawing_code.rlrf.encoders import FeatureLikeness
+from saccade.rewards.render import rendering, similarity
+from saccade.rewards.rubric import judge
 from saccade.tools.render import Request, render, render_batch, service
 from saccade.worlds import programs
 
@@ -72,7 +74,7 @@ def test_a_constant_picture_is_only_like_itself():
     drawn = torch.rand(1, 3, 16, 16)
     pairs = ((white, white, 1), (grey, grey, 1), (white, grey, -1), (white, drawn, -1), (drawn, grey, -1))
     for a, b, score in pairs:
-        assert likeness.standardized_l2(a, b).item() == score
+        assert similarity.standardized_l2(a, b).item() == score
     flat = Problem(0, Question("?"), {"picture": np.full((32, 32, 3), 255, np.uint8)})
     for reward, _ in (REWARDS[name] for name in JUDGES):
         assert reward(rollout([flat], [BLANK])).item() == pytest.approx(1.0)
@@ -96,16 +98,22 @@ def test_the_box_of_the_reference_is_used():
 def test_standardised_l2_is_the_correlation():
     a, b = torch.rand(2, 5, 3, 20, 24, dtype=torch.float64)
     rho = torch.stack([torch.corrcoef(torch.stack([x, y]))[0, 1] for x, y in zip(a.flatten(1), b.flatten(1))])
-    assert torch.allclose(likeness.standardized_l2(a, b), (2 * rho - 1).clamp(-1, 1))
-    assert torch.allclose(likeness.standardized_l2(a, 0.3 * a + 0.2), torch.ones(5, dtype=torch.float64))
+    assert torch.allclose(similarity.standardized_l2(a, b), (2 * rho - 1).clamp(-1, 1))
+    assert torch.allclose(similarity.standardized_l2(a, 0.3 * a + 0.2), torch.ones(5, dtype=torch.float64))
 
 
 def test_ssim_is_scikit_images():
     a, b = np.random.default_rng(0).random((2, 4, 32, 40, 3))
     b = 0.6 * a + 0.4 * b
-    settings_ = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    settings_ = {
+        "channel_axis": 2,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 1.0,
+    }
     wanted = [structural_similarity(x, y, **settings_) for x, y in zip(a, b)]
-    ours = likeness.ssim(*(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (a, b)))
+    ours = similarity.ssim(*(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (a, b)))
     assert np.allclose(ours.numpy(), wanted, atol=1e-6)
 
 
@@ -116,8 +124,8 @@ def test_scores_keep_their_range_and_their_sides(seed, side):
     levels = torch.randint(1, 4, (), generator=rng)
     a, b = (torch.randint(0, 4, (2, 3, side, side), generator=rng) % levels / 3 for _ in range(2))
     for like, low, high in (
-        (likeness.standardized_l2, -1, 1), (likeness.edge_l2, -1, 1), (likeness.ssim, -1, 1),
-        (likeness.structure_distance, 0, 2), (likeness.foreground_iou, 0, 1), (likeness.mean_squared_error, 0, 1),
+        (similarity.standardized_l2, -1, 1), (similarity.edge_l2, -1, 1), (similarity.ssim, -1, 1),
+        (similarity.structure_distance, 0, 2), (similarity.foreground_iou, 0, 1), (similarity.mean_squared_error, 0, 1),
     ):  # fmt: skip
         score = like(a, b)
         assert score.isfinite().all() and (score >= low - 1e-5).all() and (score <= high + 1e-5).all()
@@ -126,9 +134,11 @@ def test_scores_keep_their_range_and_their_sides(seed, side):
 
 def test_structure_sees_how_far_off_a_shape_is():
     at = lambda x: f'<svg><circle cx="{x}" cy="16" r="5" fill="red"/></svg>'
-    pictures = np.stack([one.picture for one in render_batch([Request(at(x), size=64) for x in (8, 9, 10, 12, 16, 22)])])
+    pictures = np.stack(
+        [one.picture for one in render_batch([Request(at(x), size=64) for x in (8, 9, 10, 12, 16, 22)])]
+    )
     batch = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
-    distance = likeness.structure_distance(batch, batch[:1].expand_as(batch))
+    distance = similarity.structure_distance(batch, batch[:1].expand_as(batch))
     assert distance[0].abs() < 1e-6 and (distance.diff() > 0.02).all() and distance[1] < 0.3 < 0.9 < distance[-1]
 
 
@@ -139,7 +149,14 @@ def test_a_program_is_found_in_an_answer(problems):
 
 def test_sizes_mix_and_what_was_not_wanted_is_not_judged(problems):
     small = programs.problems(3, seed=6, size=32)
-    mixed = [problems[0], small[0], Problem(9, "draw a cat"), problems[1], small[1], Problem(10, Question("?"), {"text": "red"})]
+    mixed = [
+        problems[0],
+        small[0],
+        Problem(9, "draw a cat"),
+        problems[1],
+        small[1],
+        Problem(10, Question("?"), {"text": "red"}),
+    ]
     texts = [codes([problem])[0] if i not in (2, 5) else BLANK for i, problem in enumerate(mixed)]
     scores = rendering.structure(rollout(mixed, texts))
     assert scores.isnan().tolist() == [False, False, True, False, False, True]
@@ -160,7 +177,9 @@ def test_a_program_is_drawn_once_for_all_rewards(problems, monkeypatch):
 def test_statuses_are_counted(problems):
     shares = rendering.status_shares(rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"]))
     assert sum(shares.values()) == pytest.approx(1)
-    assert {name for name, share in shares.items() if share} == {f"health/render_{s}" for s in ("ok", "empty", "syntax", "unsafe")}
+    assert {name for name, share in shares.items() if share} == {
+        f"health/render_{s}" for s in ("ok", "empty", "syntax", "unsafe")
+    }
 
 
 def test_the_error_of_a_failure_is_that_of_a_blank_picture(problems):

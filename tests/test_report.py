@@ -19,8 +19,8 @@ from saccade.report.page import write
 from saccade.report.record import read_all
 from saccade.report.spread import interval, over_seeds
 from saccade.report.tables import Change, exact, text
-from saccade.training.clips import small
 from saccade.training.run import Run
+from saccade.training.video import small
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
@@ -78,7 +78,16 @@ def test_one_run(runs, tmp_path):
     parsed, html = page([runs["plain"]], tmp_path / "deep" / "report.html", [runs["check"]])
     shown = " ".join(parsed.words)
     assert not parsed.open and html.startswith("<!doctype html>")
-    for words in ("Flow-GRPO", "Before and after", "0.760", "+0.450", "does not hold", "0.320 ± 0.02", "seeds 3 · time 7 min · date 2026-01-02 · machine cpu a fast one, cores 2", "three green circles"):
+    for words in (
+        "Flow-GRPO",
+        "Before and after",
+        "0.760",
+        "+0.450",
+        "does not hold",
+        "0.320 ± 0.02",
+        "seeds 3 · time 7 min · date 2026-01-02 · machine cpu a fast one, cores 2",
+        "three green circles",
+    ):
         assert words in shown, words
     for heading in ("Rewards and evaluations", "Pictures", "Score by kind of prompt", "Health", "Cost", "Settings"):
         assert heading in parsed.words, heading
@@ -106,7 +115,9 @@ def test_a_comparison_overlays_runs_and_shows_a_common_start_once(runs, tmp_path
     parsed, _ = page([runs["plain"], runs["other"]], tmp_path / "r.html")
     assert [trace["run"] for trace in parsed.data[0]["traces"]] == [0, 1]
     assert sum(tag == "img" for tag, _ in parsed.tags) == 3 * len(fixture.PROMPTS)
-    assert sum(a.get("class") == "differs" for tag, a in parsed.tags if tag == "tr") == 3  # settings seed and kl; the seed's origin
+    assert (
+        sum(a.get("class") == "differs" for tag, a in parsed.tags if tag == "tr") == 3
+    )  # settings seed and kl; the seed's origin
     twins, _ = page([runs["plain"], runs["plain"]], tmp_path / "r.html")
     assert "flow_grpo plain (1)" in twins.words and "flow_grpo plain (2)" in twins.words
 
@@ -137,14 +148,20 @@ def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
     shown = " ".join(" ".join(parsed.words).split())
     assert not parsed.open and "Conversations" in parsed.words and "Learned rewrites" not in parsed.words
     assert "The same prompts and noise at step 0 and step 40. What the model was told is grey." in shown
-    assert "solid is where the model pointed, dashed what was to be found." in shown and "near the middle" in parsed.words
+    assert (
+        "solid is where the model pointed, dashed what was to be found." in shown and "near the middle" in parsed.words
+    )
     turns = [a["class"] for tag, a in parsed.tags if a.get("class", "").startswith("turn ")]
     assert turns == ["turn told", "turn own"] * 2 * 6 * 2
     boxes = [a for tag, a in parsed.tags if a.get("class", "").startswith("outline")]
-    assert [a["class"] for a in boxes].count("outline true") == 12 and [a["class"] for a in boxes].count("outline said") == 11 + 2
+    assert [a["class"] for a in boxes].count("outline true") == 12 and [a["class"] for a in boxes].count(
+        "outline said"
+    ) == 11 + 2
     assert all(0 <= float(x) <= 100 for a in boxes for x in re.findall(r":([\d.]+)%", a["style"]))
     assert sum(tag == "img" for tag, _ in parsed.tags) == 6 * 2 * 2 + 6 * 3  # glance and crop, target and two renders
-    assert sum(tag == "pre" for tag, _ in parsed.tags) == 12 and "&lt;circle" in html and "program after" in parsed.words
+    assert (
+        sum(tag == "pre" for tag, _ in parsed.tags) == 12 and "&lt;circle" in html and "program after" in parsed.words
+    )
 
 
 def test_conversations_of_several_runs_share_their_start(runs, tmp_path):
@@ -157,11 +174,22 @@ def test_episodes_are_clips_with_strips_and_paths(runs, tmp_path):
     parsed, html = page([runs["acting"]], tmp_path / "r.html")
     shown = " ".join(" ".join(parsed.words).split())
     assert not parsed.open and "Episodes" in parsed.words and "Pictures" not in parsed.words
-    assert "The same episodes at step 0 and step 4000. Beside each stands its return." in shown and "13 steps, success" in shown
+    assert (
+        "The same episodes at step 0 and step 4000. Beside each stands its return." in shown
+        and "13 steps, success" in shown
+    )
     for kind in ("clip", "strip"):
         own = [a for tag, a in parsed.tags if tag == "img" and a["class"].split()[0] == kind]
-        assert len(own) == 8 and len({a["src"] for a in own}) == 8 and [a["alt"].startswith("before") for a in own] == [True, False] * 4
-    clip = Image.open(io.BytesIO(base64.b64decode(next(a["src"] for _, a in parsed.tags if "clip" in a.get("class", "")).split(",")[1])))
+        assert (
+            len(own) == 8
+            and len({a["src"] for a in own}) == 8
+            and [a["alt"].startswith("before") for a in own] == [True, False] * 4
+        )
+    clip = Image.open(
+        io.BytesIO(
+            base64.b64decode(next(a["src"] for _, a in parsed.tags if "clip" in a.get("class", "")).split(",")[1])
+        )
+    )
     assert clip.format == "WEBP" and 55 < clip.n_frames <= 60 and clip.size == (64, 64)
     assert [a["class"] for tag, a in parsed.tags if tag == "g"] == ["was", "now"] * 4
     numbers = [float(x) for tag, a in parsed.tags if tag == "polyline" for x in re.split("[ ,]", a["points"])]
@@ -174,23 +202,42 @@ def test_returns_come_with_intervals_over_episodes_and_seeds(runs, tmp_path):
     names = [chart["name"] for chart in parsed.data]
     assert "eval/return" in names and not any("standard error" in name for name in names)
     band = next(chart for chart in parsed.data if chart["name"] == "eval/return")["traces"][0]
-    assert all(low < y < high for low, y, high in zip(band["low"], band["y"], band["high"])) and band["high"][0] - band["y"][0] == pytest.approx(1.96 * 1.3)
+    assert all(low < y < high for low, y, high in zip(band["low"], band["y"], band["high"])) and band["high"][0] - band[
+        "y"
+    ][0] == pytest.approx(1.96 * 1.3)
     shown = " ".join(" ".join(parsed.words).split())
-    assert "2 runs that differ in their seed alone" in shown and "± is the 95 % interval" in shown and "standard error" not in shown
+    assert (
+        "2 runs that differ in their seed alone" in shown
+        and "± is the 95 % interval" in shown
+        and "standard error" not in shown
+    )
     (group,) = over_seeds(read_all([runs["acting"], runs["acting again"], runs["acting"], runs["plain"]]))
     name, before, after = group.rows[0]
     assert (group.runs, name, before.half) == ([0, 1], "return", 0) and after.mean == pytest.approx(16.37)
-    assert interval([1.0, 2.0, 4.0]).half == pytest.approx(4.302653 * 1.527525 / 3**0.5, rel=1e-5)  # t(0.975, 2 degrees)
+    assert interval([1.0, 2.0, 4.0]).half == pytest.approx(
+        4.302653 * 1.527525 / 3**0.5, rel=1e-5
+    )  # t(0.975, 2 degrees)
 
 
 def test_samples_hold_clips_in_plain_lines(runs, tmp_path):
     line = json.loads((runs["acting"] / "samples.jsonl").read_text().splitlines()[0])
     item = line["items"][1]
-    assert list(item) == ["prompt", "image", "clip", "path", "note", "score"] and item["clip"] == "samples/test/000000-01.webp"
+    assert (
+        list(item) == ["prompt", "image", "clip", "path", "note", "score"]
+        and item["clip"] == "samples/test/000000-01.webp"
+    )
     assert len(item["path"]) == 60 and Image.open(runs["acting"] / item["image"]).size == (5 * 64 + 4 * 2, 64)
-    frames = fixture.np.zeros((100, 240, 20, 3), fixture.np.uint8) + fixture.np.arange(100, dtype=fixture.np.uint8)[:, None, None, None]
+    frames = (
+        fixture.np.zeros((100, 240, 20, 3), fixture.np.uint8)
+        + fixture.np.arange(100, dtype=fixture.np.uint8)[:, None, None, None]
+    )
     kept = small(frames)
-    assert kept.shape == (96, 192, 16, 3) and kept[0].max() == 0 and kept[-1].min() == 99 and small(frames, 2).shape[0] == 2
+    assert (
+        kept.shape == (96, 192, 16, 3)
+        and kept[0].max() == 0
+        and kept[-1].min() == 99
+        and small(frames, 2).shape[0] == 2
+    )
     with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
         for wrong, why in [({"clip": frames[:2] / 255}, "clip must be uint8"), ({"clip": frames[:0]}, "clip must be uint8"),
                            ({"clip": frames[:2], "path": [[1, float("nan")]]}, "path must be finite"), ({"clip": frames[:2], "path": [1, 2]}, "path must be finite")]:  # fmt: skip
@@ -202,10 +249,20 @@ def test_samples_hold_clips_in_plain_lines(runs, tmp_path):
 def test_samples_hold_conversations_in_plain_lines(runs):
     lines = [json.loads(line) for line in (runs["seeing"] / "samples.jsonl").read_text().splitlines()]
     item = lines[0]["items"][1]
-    assert list(item) == ["prompt", "image", "text", "score", "turns"] and item["image"] == "samples/held out/000000-01.png"
+    assert (
+        list(item) == ["prompt", "image", "text", "score", "turns"]
+        and item["image"] == "samples/held out/000000-01.png"
+    )
     first, said = item["turns"][:2]
-    assert first["who"] == "user" and first["trained"] is False and said == {"who": "model", "text": said["text"], "pictures": [], "trained": True}
-    assert first["pictures"][0]["image"] == "samples/held out/000000-01-0-0.png" and first["pictures"][0]["boxes"][1]["kind"] == "said"
+    assert (
+        first["who"] == "user"
+        and first["trained"] is False
+        and said == {"who": "model", "text": said["text"], "pictures": [], "trained": True}
+    )
+    assert (
+        first["pictures"][0]["image"] == "samples/held out/000000-01-0-0.png"
+        and first["pictures"][0]["boxes"][1]["kind"] == "said"
+    )
     assert all((runs["seeing"] / picture["image"]).is_file() for turn in item["turns"] for picture in turn["pictures"])
     assert lines[1]["items"][0]["target"] == "samples/drawings/000000-00-target.png"
 
@@ -226,7 +283,9 @@ def test_missing_parts_are_left_out(tmp_path):
         run.samples(5, "s", [{"prompt": "p", "image": fixture.picture([], fixture.np.random.default_rng(0), 0)}])
     parsed, html = page([tmp_path / "r"], tmp_path / "r.html")
     assert {"Pictures", "Cost"} <= set(parsed.words) and "not finished" in parsed.words
-    assert not {"Before and after", "Rewards and evaluations", "Health", "Settings", "Learned rewrites"} & set(parsed.words)
+    assert not {"Before and after", "Rewards and evaluations", "Health", "Settings", "Learned rewrites"} & set(
+        parsed.words
+    )
     assert len(html) < 100_000
     (tmp_path / "r" / "samples" / "s" / "000005-00.png").unlink()
     assert "Pictures" not in page([tmp_path / "r"], tmp_path / "r.html")[0].words
@@ -248,14 +307,46 @@ def test_an_unfinished_run_shows_its_evaluations(tmp_path):
         ("tables.json", '{"t": 3}', "table 't' lacks columns or rows"),
         ("result.json", "7", "result.json is broken"),
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p"}]}\n', "lacks prompt or image"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "../../x.png"}]}\n', "a picture outside its run"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "config.json"}]}\n', "is not a picture"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "target": "../x.png"}]}\n', "a picture outside its run"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "turns": [{"who": "m"}]}]}\n', "turns or a path of another form"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "clip": "../a.webp"}]}\n', "a picture outside its run"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "clip": "config.json"}]}\n', "is not a clip"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "path": [["<x>", 1]]}]}\n', "a path of another form"),
-        ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "boxes": [{"corners": [1]}]}]}\n', "boxes, turns or a path of another form"),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "../../x.png"}]}\n',
+            "a picture outside its run",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "config.json"}]}\n',
+            "is not a picture",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "target": "../x.png"}]}\n',
+            "a picture outside its run",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "turns": [{"who": "m"}]}]}\n',
+            "turns or a path of another form",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "clip": "../a.webp"}]}\n',
+            "a picture outside its run",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "clip": "config.json"}]}\n',
+            "is not a clip",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "path": [["<x>", 1]]}]}\n',
+            "a path of another form",
+        ),
+        (
+            "samples.jsonl",
+            '{"step": 1, "set": "s", "items": [{"prompt": "p", "image": "a.png", "boxes": [{"corners": [1]}]}]}\n',
+            "boxes, turns or a path of another form",
+        ),
     ],
 )
 def test_a_broken_folder_is_one_line(tmp_path, name, content, message):
@@ -282,7 +373,11 @@ def test_long_curves_keep_their_shape_in_few_points(tmp_path):
     (chart,) = charts(read_all([tmp_path / "r"]), "", ("reward",))
     (trace,) = chart["traces"]
     assert len(trace["y"]) == POINTS == len(trace["smooth"]) and trace["y"][:199] == [5.0] * 199
-    assert trace["steps"][0] == 3 and trace["images"][-1] == pytest.approx(3996) and trace["smooth"][0] == pytest.approx(5, abs=1e-6)
+    assert (
+        trace["steps"][0] == 3
+        and trace["images"][-1] == pytest.approx(3996)
+        and trace["smooth"][0] == pytest.approx(5, abs=1e-6)
+    )
 
 
 def test_numbers_for_people():
@@ -298,7 +393,15 @@ def test_a_change_that_rounding_made_is_none():
 
 
 def test_a_check_shows_scores_after_training_whatever_their_names(tmp_path):
-    row = {"acc@1": 0.5, "acc@5, teacher": 0.9, "acc@1@0": 0.1, "acc@1@20": 0.5, "first/acc@1@20": 0.2, "loss@0": 2.0, "seconds": 3.0}
+    row = {
+        "acc@1": 0.5,
+        "acc@5, teacher": 0.9,
+        "acc@1@0": 0.1,
+        "acc@1@20": 0.5,
+        "first/acc@1@20": 0.2,
+        "loss@0": 2.0,
+        "seconds": 3.0,
+    }
     result = {"scores": {"arm": {"0": row}}, "claims": [], "seeds": [0], "seconds": 3.0}
     (tmp_path / "found.json").write_text(json.dumps(result))
     assert check.read(tmp_path / "found.json")["scores"] == ["acc@1", "acc@5, teacher", "seconds"]
@@ -316,17 +419,21 @@ def test_what_was_measured_once_is_a_score_and_no_curve_and_many_scores_are_a_ta
         return " ".join(" ".join(parsed.words).split()), html
 
     words, html = shown({"eval/points": 0.25}, "few")
-    assert "0.750 before" in words and "−0.750" in words and '<figcaption>eval/reference, points' not in html
+    assert "0.750 before" in words and "−0.750" in words and "<figcaption>eval/reference, points" not in html
     words, html = shown({f"eval/score {i}": i / 16 for i in range(13)}, "many")
     assert "score before after change" in words and "score 4 0.250 −0.750 −1" in words and 'class="score"' not in html
 
 
 def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
     recipe = tmp_path / "mine.py"
-    recipe.write_text('"""Mine: a test.\n\npaper: A paper,\n    in two lines.\nclaims: It works: always.\n"""\nraise SystemExit')
+    recipe.write_text(
+        '"""Mine: a test.\n\npaper: A paper,\n    in two lines.\nclaims: It works: always.\n"""\nraise SystemExit'
+    )
     with Run.start(tmp_path / "r", {"recipe": "mine", "file": str(recipe)}, display=False) as run:
         run.log(1, {"reward/a": 1})
-    assert {"Mine", "A test.", "A paper, in two lines.", "It works: always."} <= set(page([run.folder], tmp_path / "r.html")[0].words)
+    assert {"Mine", "A test.", "A paper, in two lines.", "It works: always."} <= set(
+        page([run.folder], tmp_path / "r.html")[0].words
+    )
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
@@ -335,9 +442,13 @@ def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width, dark=width == 390)
-            assert tab.errors == [] and [r for r in tab.requests if not r.startswith("data:")] == [path.resolve().as_uri()]
+            assert tab.errors == [] and [r for r in tab.requests if not r.startswith("data:")] == [
+                path.resolve().as_uri()
+            ]
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth && innerWidth") == width
-            assert tab.evaluate("[...document.querySelectorAll('.plot')].every(p => p.querySelector('.scatterlayer path'))")
+            assert tab.evaluate(
+                "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.scatterlayer path'))"
+            )
             inside = "const a = b.getBoundingClientRect(), f = b.parentNode.getBoundingClientRect(); return a.left >= f.left - 1 && a.right <= f.right + 1 && a.bottom <= f.bottom + 1"
             assert tab.evaluate(f"[...document.querySelectorAll('.outline')].every(b => {{{inside}}})")
         chart = "[...document.querySelectorAll('.chart')].find(c => c.textContent.startsWith('reward/shapes'))"
@@ -354,9 +465,15 @@ def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
     displayed = "['.clip', '.strip'].map(k => getComputedStyle(document.querySelector(k)).display !== 'none')"
     with browser(tmp_path / "profile") as tab:
         tab.open(path, 1280)
-        assert tab.evaluate(displayed) == [True, False] and tab.evaluate("document.querySelector('.clip').naturalWidth") == 64
+        assert (
+            tab.evaluate(displayed) == [True, False]
+            and tab.evaluate("document.querySelector('.clip').naturalWidth") == 64
+        )
         tab.emulate("prefers-reduced-motion", "reduce")
-        assert tab.evaluate(displayed) == [False, True] and tab.evaluate("document.querySelector('.motion').textContent") == "Play"
+        assert (
+            tab.evaluate(displayed) == [False, True]
+            and tab.evaluate("document.querySelector('.motion').textContent") == "Play"
+        )
         tab.evaluate("document.querySelector('.motion').click()")
         assert tab.evaluate(displayed) == [True, False]
         tab.open(path, 390)

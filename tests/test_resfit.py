@@ -1,4 +1,6 @@
-"""Corrections of a base policy: what it proposes and when, the corrected action, the critics' target, and the whole recipe."""
+"""Corrections of a base policy: what it proposes and when, the corrected action, the critics' target, and the whole
+recipe.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +13,26 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from saccade.models.chunks import ChunkMLP, ChunkTransformer
-from saccade.models.control import Encoder
-from saccade.models.ensemble import Critics
-from saccade.objectives.off_policy import CriticLoss, OffPolicy
-from saccade.objectives.residual import EnsembleError
-from saccade.policies.chunked import in_chunks, lessons, nothing, proposals
-from saccade.policies.residual import Perturbed, residual
-from saccade.recipes.visual_control import resfit
-from saccade.sampling.proposals import ActionRange, Proposing, Ranged
-from saccade.tasks.control import ControlTask
-from saccade.tasks.correcting import relabelled
+from saccade.algorithms.bc import lessons
+from saccade.algorithms.off_policy import CriticLoss, OffPolicy
+from saccade.envs import environment
+from saccade.envs.rescale import ActionRange, Ranged
+from saccade.envs.task import ControlTask
+from saccade.models.control.critics import Critics
+from saccade.models.control.networks import Encoder
+from saccade.recipes.visual_control.resfit import recipe
+from saccade.recipes.visual_control.resfit.cloning import in_chunks, nothing, proposals
+from saccade.recipes.visual_control.resfit.planners import ChunkMLP, ChunkTransformer
+from saccade.recipes.visual_control.resfit.residual import EnsembleError, Perturbed, Proposing, residual
+from saccade.recipes.visual_control.resfit.task import relabelled
 from saccade.training import checkpoint
 from saccade.training.buffers import Buffer
 from saccade.training.run import Run
-from saccade.worlds.control import environment
 
-SMALL = resfit.Settings(
+SMALL = recipe.Settings(
     task=ControlTask("push", ("steps=12",), test_episodes=4, test_rows=4, shown=1),
-    shown=resfit.Demonstrations(episodes=6),
-    clone=resfit.Cloning(clone_steps=20, width=16, clone_evaluate_every=10),
+    shown=recipe.Demonstrations(episodes=6),
+    clone=recipe.Cloning(clone_steps=20, width=16, clone_evaluate_every=10),
     rows=2, env_steps=80, warm_up=40, critic_steps=8, hidden=(16, 16), batch=16, evaluations=1, refresh=40, log_every=10, seed=3,
 )  # fmt: skip
 
@@ -99,7 +101,9 @@ def test_the_range_of_actions_is_widened_and_never_too_narrow():
     assert np.allclose(range.from_unit(range.to_unit(shown)), shown, atol=1e-6)
     world = Ranged(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
     world.begin([0], [1]), (plain := environment("push", 1)).begin([0], [1])
-    assert np.array_equal(world.step(np.array([[1.0, -2.0]])).seen["state"], plain.step(np.array([[0.5, 0.0]])).seen["state"])
+    assert np.array_equal(
+        world.step(np.array([[1.0, -2.0]])).seen["state"], plain.step(np.array([[0.5, 0.0]])).seen["state"]
+    )
 
 
 def actor_of(scale: float = 0.2, width: int = 3):
@@ -122,7 +126,9 @@ def test_the_corrected_action():
     assert torch.allclose(actor.act(seen, torch.ones(5, 2)).action_B, (expected + 0.05).clamp(-1, 1))
     assert torch.allclose(actor.act(seen, far).action_B, (expected + 0.3).clamp(-1, 1)), "noise is cut off"
     fresh = residual(actor.encoder, 3, 2, (8,), 0.2, 0.05)
-    assert torch.equal(fresh.act(seen, None).action_B, seen["base_action"]), "it begins as the base policy to the last bit"
+    assert torch.equal(fresh.act(seen, None).action_B, seen["base_action"]), (
+        "it begins as the base policy to the last bit"
+    )
     moved = Perturbed(0.2).act(seen, torch.randn(5, 2)).action_B - seen["base_action"]
     assert moved.abs().max() <= 0.2 and torch.equal(Perturbed(0.2).act(seen, None).action_B, seen["base_action"])
 
@@ -139,7 +145,9 @@ def transitions(rows: int = 6):
 
 def loss_of(how: OffPolicy, actor=None) -> CriticLoss:
     torch.manual_seed(1)
-    critics, target = (Critics(Encoder(spaces.Dict({"state": spaces.Box(-1, 1, (3,))})), 3, 2, 4, (8,), True) for _ in range(2))
+    critics, target = (
+        Critics(Encoder(spaces.Dict({"state": spaces.Box(-1, 1, (3,))})), 3, 2, 4, (8,), True) for _ in range(2)
+    )
     return CriticLoss(actor or actor_of(), critics, target, how)
 
 
@@ -161,7 +169,9 @@ def test_the_target_follows_the_next_proposal():
 
 def test_both_errors_of_the_ensemble():
     batch, loss = transitions(), loss_of(OffPolicy(critics=4, subset=4, entropy_in_backup=False))
-    error = loss.critics({"state": batch.decisions["seen.state_B"]}, batch.decisions["action_BT"][:, 0]) - loss.backup(batch)
+    error = loss.critics({"state": batch.decisions["seen.state_B"]}, batch.decisions["action_BT"][:, 0]) - loss.backup(
+        batch
+    )
     squares, absolutes = EnsembleError(loss), EnsembleError(loss, "squared mean of absolutes")
     assert torch.allclose(squares(batch).mean(), (error**2).mean())
     assert torch.allclose(absolutes(batch).mean(), (error.abs().mean(0) ** 2).mean())
@@ -180,7 +190,9 @@ def test_lessons_look_ahead_and_no_further_than_the_episode():
 
 
 def test_the_planners_see_what_they_should():
-    space = spaces.Dict({"image": spaces.Box(0, 255, (16, 16, 3), np.uint8), "body": spaces.Box(-1, 1, (4,), np.float32)})
+    space = spaces.Dict(
+        {"image": spaces.Box(0, 255, (16, 16, 3), np.uint8), "body": spaces.Box(-1, 1, (4,), np.float32)}
+    )
     seen = {"image": torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8), "body": torch.randn(2, 4)}
     net = ChunkTransformer(space, 2, length=5, width=16)
     net.standard.fit(seen)
@@ -192,11 +204,11 @@ def test_the_planners_see_what_they_should():
         ChunkMLP(space, 2, length=5)
 
 
-def trained(cfg: resfit.Settings, folder: Path, resume: bool = False) -> dict:
+def trained(cfg: recipe.Settings, folder: Path, resume: bool = False) -> dict:
     """Train; the last checkpoint's state."""
     run = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "resfit"}, display=False)
     with run:
-        resfit.train(cfg, run)
+        recipe.train(cfg, run)
     return checkpoint.read(checkpoint.latest(folder / "checkpoints"))[1]
 
 
@@ -207,7 +219,9 @@ def test_half_and_half_is_the_whole_bit_for_bit(method, tmp_path):
     expected = trained(whole, tmp_path / "whole")
     trained(half, tmp_path / "halves")
     found = trained(whole, tmp_path / "halves", resume=True)
-    assert _same(expected["base"], found["base"]) and _same(expected["feed"]["buffer"]["columns"], found["feed"]["buffer"]["columns"])
+    assert _same(expected["base"], found["base"]) and _same(
+        expected["feed"]["buffer"]["columns"], found["feed"]["buffer"]["columns"]
+    )
     if method == "filtered":
         assert expected["feed"]["taken"] == 80
         return
@@ -216,15 +230,17 @@ def test_half_and_half_is_the_whole_bit_for_bit(method, tmp_path):
 
 
 def _same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(torch.as_tensor(one[k]), torch.as_tensor(other[k])) for k in one)
+    return one.keys() == other.keys() and all(
+        torch.equal(torch.as_tensor(one[k]), torch.as_tensor(other[k])) for k in one
+    )
 
 
 def test_before_the_first_correction_the_episodes_are_those_of_the_base_policy(tmp_path):
     with Run.start(tmp_path / "run", {"recipe": "resfit", "seed": 3}, display=False) as run:
-        base, actor, critics = resfit.networks(SMALL, SMALL.task.make(1))
-        episodes = resfit.begin(SMALL, base, run.stage("bc"))
+        base, actor, critics = recipe.networks(SMALL, SMALL.task.make(1))
+        episodes = recipe.begin(SMALL, base, run.stage("bc"))
     assert 1 <= len(episodes) <= 6 and max(np.abs(e["action"]).max() for e in episodes) <= 1 / 1.2 + 1e-6
-    world, plain = resfit.correcting(SMALL, base).make(4), base.proposer(4)
+    world, plain = recipe.correcting(SMALL, base).make(4), base.proposer(4)
     seen = world.begin(range(4), range(4))
     for _ in range(10):
         action = actor.act({name: torch.from_numpy(value) for name, value in seen.items()}, None).action_B
@@ -237,7 +253,7 @@ def test_the_arms_share_demonstrations_and_cloning(tmp_path):
     for number, cfg in enumerate(arms):
         first = tmp_path / "0" if number else None
         with Run.start(tmp_path / str(number), {"recipe": "resfit", "seed": 3}, display=False, stages_of=first) as run:
-            resfit.train(cfg, run)
+            recipe.train(cfg, run)
     lines = [json.loads(line) for line in (tmp_path / "2" / "metrics.jsonl").read_text().splitlines()]
     first = [json.loads(line) for line in (tmp_path / "0" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["eval/length"] == first[0]["eval/length"]
@@ -245,23 +261,36 @@ def test_the_arms_share_demonstrations_and_cloning(tmp_path):
 
 
 def test_the_real_preset_at_reduced_size(tmp_path):
-    real = resfit.PRESETS["robomimic-square"]
+    real = recipe.PRESETS["robomimic-square"]
     task = ControlTask("push", ("observe=image", "pixels=16", "steps=6"), test_episodes=2, test_rows=1, shown=0)
     clone = replace(real.clone, width=32, clone_steps=2, clone_batch=4, clone_evaluate_every=2)
-    shown = resfit.Demonstrations(episodes=2)
-    cfg = replace(real, task=task, shown=shown, clone=clone, env_steps=14, warm_up=8, critic_steps=2, hidden=(16, 16), batch=8, memory=64)
+    shown = recipe.Demonstrations(episodes=2)
+    cfg = replace(
+        real,
+        task=task,
+        shown=shown,
+        clone=clone,
+        env_steps=14,
+        warm_up=8,
+        critic_steps=2,
+        hidden=(16, 16),
+        batch=8,
+        memory=64,
+    )
     state = trained(cfg, tmp_path / "run")
-    assert state["learner"]["updates"]["critic"]["steps"] == 2 + 24 and state["learner"]["updates"]["actor"]["steps"] == 6
+    assert (
+        state["learner"]["updates"]["critic"]["steps"] == 2 + 24 and state["learner"]["updates"]["actor"]["steps"] == 6
+    )
     assert any(name.startswith("encoder.patches") for name in state["policy"])
 
 
 def test_nothing_proposed_is_an_ordinary_actor():
     assert nothing(2, 3).propose({"state": torch.ones(3, 4)}).tolist() == [[0, 0]] * 3
-    wide = resfit.networks(replace(SMALL, method="scratch"), SMALL.task.make(1))[1]
+    wide = recipe.networks(replace(SMALL, method="scratch"), SMALL.task.make(1))[1]
     assert wide.scale == 1.0
 
 
 def test_where_there_is_nobody_to_demonstrate(tmp_path):
     with Run.start(tmp_path / "run", {"recipe": "resfit"}, display=False) as run:
         with pytest.raises(ValueError, match="no scripted expert"):
-            resfit.train(replace(SMALL, task=ControlTask("reach", ("observe=state",))), run)
+            recipe.train(replace(SMALL, task=ControlTask("reach", ("observe=state",))), run)

@@ -1,4 +1,6 @@
-"""Finding photos: ranks, the triplet and relational losses, networks and their cost, a policy over a menu and its rewards."""
+"""Finding photos: ranks, the triplet and relational losses, networks and their cost, a policy over a menu and its
+rewards.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, generator, seeds
-from saccade.math import retrieval
-from saccade.models.retrieval import Embedder, Meter, embedder, flops, large, small
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.objectives.relational import Matching, examples, relational, triplet
-from saccade.policies.menu import MenuPolicy, Reader, drawn
-from saccade.rewards.compute import Outlay, Search, surprise
-from saccade.sampling.layout import in_groups
+from saccade.recipes.recognition.sketch_flops import retrieval
+from saccade.recipes.recognition.sketch_flops.compute import Outlay, Search, surprise
+from saccade.recipes.recognition.sketch_flops.distillation import Matching, examples, relational, triplet
+from saccade.recipes.recognition.sketch_flops.embedder import Embedder, Meter, embedder, flops, large, small
+from saccade.recipes.recognition.sketch_flops.selector import MenuPolicy, Reader, drawn
 from saccade.training.feeds import join
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 D = torch.tensor([[0.1, 0.5, 0.9], [0.4, 0.4, 0.4], [0.9, 0.2, 0.3]])
@@ -39,7 +41,9 @@ def test_a_perfect_embedding_finds_everything_first_and_one_that_makes_all_alike
 def test_ranks_count_what_is_as_near_and_golden_values():
     rank = retrieval.rank(D, TRUTH)
     assert rank.tolist() == [1, 3, 2]
-    assert retrieval.within(rank, 2) == pytest.approx(2 / 3) and retrieval.mean_reciprocal_rank(rank) == pytest.approx(11 / 18)
+    assert retrieval.within(rank, 2) == pytest.approx(2 / 3) and retrieval.mean_reciprocal_rank(rank) == pytest.approx(
+        11 / 18
+    )
     broken = D.clone()
     broken[0, 0] = broken[2, 1] = math.nan
     assert retrieval.rank(broken, TRUTH).tolist() == [3, 3, 1]
@@ -88,7 +92,11 @@ def matching(**changes) -> tuple[Matching, list[Problem], nn.Module]:
     sketches, photos = torch.rand(6, 3, 8, 8, dtype=torch.float64), torch.rand(3, 3, 8, 8, dtype=torch.float64)
     draw = lambda problems, canvas: nn.functional.interpolate(torch.stack([sketches[p.id] for p in problems]), canvas)
     embed = lambda pictures: nn.functional.normalize(net(pictures), dim=1)
-    return Matching(embed, draw, lambda i: photos[i], **{"canvases": (4, 8), **changes}), [Problem(i, None, i % 3) for i in range(6)], net
+    return (
+        Matching(embed, draw, lambda i: photos[i], **{"canvases": (4, 8), **changes}),
+        [Problem(i, None, i % 3) for i in range(6)],
+        net,
+    )
 
 
 def test_matching_is_averaged_over_canvases_and_a_teacher_that_agrees_costs_nothing():
@@ -151,7 +159,9 @@ def test_costs_are_counted_not_typed_and_only_once():
 
 def test_networks_by_name_follow_from_their_seed_and_unknown_ones_are_named(tmp_path):
     same = lambda a, b: all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
-    assert same(embedder("small", 8, 3), embedder("small", 8, 3)) and not same(embedder("small", 8, 3), embedder("small", 8, 4))
+    assert same(embedder("small", 8, 3), embedder("small", 8, 3)) and not same(
+        embedder("small", 8, 3), embedder("small", 8, 4)
+    )
     assert embedder("small", 0)(torch.rand(1, 3, 16, 16)).shape == (1, 192 * 4)
     with pytest.raises(ValueError, match="unknown network 'tiny'"):
         embedder("tiny", 8)
@@ -187,7 +197,9 @@ def test_a_network_of_a_library_gives_its_feature_maps_with_its_own_statistics(m
 
 def menu(seed: int = 0, **changes) -> MenuPolicy:
     torch.manual_seed(seed)
-    policy = MenuPolicy(Reader(2, 8, 3), (16, 32, 64), lambda values: torch.tensor(values, dtype=torch.float32).view(-1, 2), **changes)
+    policy = MenuPolicy(
+        Reader(2, 8, 3), (16, 32, 64), lambda values: torch.tensor(values, dtype=torch.float32).view(-1, 2), **changes
+    )
     nn.init.normal_(policy.reader.head.weight)
     return policy
 
@@ -201,7 +213,9 @@ def test_replay_of_a_choice_is_exact_and_an_attempt_depends_on_its_seed_alone():
     seen = policy.likelihood(rollout)
     assert torch.equal(seen.logp_BT, rollout.logp_BT) and seen.logp_BT.requires_grad
     backwards = policy.rollout(ASKED[::-1], own.flip(0))
-    assert backwards.outputs[::-1] == rollout.outputs and torch.allclose(backwards.logp_BT.flip(0), rollout.logp_BT, atol=1e-6)
+    assert backwards.outputs[::-1] == rollout.outputs and torch.allclose(
+        backwards.logp_BT.flip(0), rollout.logp_BT, atol=1e-6
+    )
     alone = policy.rollout(ASKED[2:3], own[2:3])
     assert alone.outputs == rollout.outputs[2:3] and torch.allclose(alone.logp_BT, rollout.logp_BT[2:3], atol=1e-6)
     joined = join([alone, rollout])
@@ -236,7 +250,9 @@ def test_a_bandit_learns_which_sequences_need_the_dear_option():
     policy = menu(1)
     problems = [Problem(i, [float(i % 2), 1.0] * 3) for i in range(32)]
     worth = lambda r: torch.tensor([float(o == (64 if p.id % 2 else 16)) for p, o in zip(r.problems, r.outputs)])
-    learner = Updates([Update("choices", PolicyGradient(policy, math.inf), policy.trained, torch.optim.Adam(policy.trained, 0.03))])
+    learner = Updates(
+        [Update("choices", PolicyGradient(policy, math.inf), policy.trained, torch.optim.Adam(policy.trained, 0.03))]
+    )
     for step in range(60):
         rollout = policy.rollout(problems, seeds(step, 32))
         rollout.advantage_BT = (worth(rollout) - worth(rollout).mean())[:, None]
@@ -289,11 +305,13 @@ def test_attempts_that_are_compared_look_through_one_gallery():
 def test_shuffled_choices_are_the_mean_over_all_ways_to_deal_them_out():
     from itertools import permutations
 
-    from saccade.tasks.retrieving import choosing
+    from saccade.recipes.recognition.sketch_flops.task import choosing
 
     rank_NK, choice_N = torch.tensor([[1, 2], [2, 1], [1, 1], [3, 1]]), torch.tensor([0, 1, 0, 1])
     scores = choosing(rank_NK, choice_N, (16, 64))
-    dealt = [(rank_NK.gather(1, choice_N[list(order)][:, None]) == 1).double().mean() for order in permutations(range(4))]
+    dealt = [
+        (rank_NK.gather(1, choice_N[list(order)][:, None]) == 1).double().mean() for order in permutations(range(4))
+    ]
     assert scores["acc@1"] == 1 and scores["acc@1, shuffled choice"] == pytest.approx(float(np.mean(dealt)))
     assert scores["entropy of choices"] == pytest.approx(math.log(2)) and scores["share, 16 px"] == 0.5
     assert scores["acc@1, if any canvas will do"] == 1 and scores["acc@1, random canvas"] == 0.625

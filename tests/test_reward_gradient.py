@@ -1,4 +1,6 @@
-"""Unrolled attempts: the numbers of the rollout, the right gradient; ReFL, DRaFT and its low-variance form; the critic."""
+"""Unrolled attempts: the numbers of the rollout, the right gradient; ReFL, DRaFT and its low-variance form; the
+critic.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from saccade.algorithms.reward_gradient import RewardGradient
+from saccade.algorithms.reward_model import Criticism, Recognition
 from saccade.core import Problem, Rollout, seeds
-from saccade.objectives.recognition import Recognition
-from saccade.objectives.reward_gradient import RewardGradient
-from saccade.objectives.unrolling import late_steps, unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.tasks import DrawingTask
-from saccade.rewards.critic import soft_points
-from saccade.tasks.critique import Criticism, scorer
-from saccade.tasks.survey import Survey
+from saccade.policies.unrolling import late_steps, unmade
+from saccade.rewards.learned.reward_model import soft_points
+from saccade.rewards.registry import scorer
 from saccade.training.learner import Update, Updates
 from saccade.training.run import Run
 from saccade.worlds import shapes
 from saccade.worlds.shapes import kinds, modes
+from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.task import DrawingTask
 
 PROBLEMS = [Problem(i, p) for i, p in enumerate(["a red ring", "two blue squares", "a red ring"])]
 
@@ -40,7 +42,9 @@ def bright(rollout: Rollout) -> Tensor:
 
 def gradient(loss: Tensor, policy: FlowPolicy) -> Tensor:
     grads = torch.autograd.grad(loss, policy.trained, allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(policy.trained, grads)])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(policy.trained, grads)]
+    )
 
 
 @pytest.mark.parametrize("stochastic", [(0, 1, 2), ()])
@@ -118,7 +122,10 @@ def test_low_variance_draft_repeats_the_last_step_from_fresh_noise(sd3_folder):
     assert float(made.count) == 9
     single = RewardGradient(policy, bright, copies=1)(rollout)
     assert made.mean().item() == pytest.approx(single.mean().item(), rel=0.05), "copies are of the same pictures"
-    assert len({round(float(x), 6) for x in loss._pictured(rollout.rows(torch.zeros(3, dtype=torch.long)))[:, 0, 0, 0]}) == 3
+    assert (
+        len({round(float(x), 6) for x in loss._pictured(rollout.rows(torch.zeros(3, dtype=torch.long)))[:, 0, 0, 0]})
+        == 3
+    )
 
 
 def test_steps_up_the_gradient_raise_the_reward(sd3_folder):
@@ -126,7 +133,14 @@ def test_steps_up_the_gradient_raise_the_reward(sd3_folder):
         policy = sd3(sd3_folder)
         rollout = unmade(PROBLEMS, seeds(0, 3), x0_B=policy.unroll(PROBLEMS, seeds(0, 3), 1).detach())
         learner = Updates(
-            [Update("flow", RewardGradient(policy, bright, **choice), policy.trained, torch.optim.AdamW(policy.trained, lr=1e-3))]
+            [
+                Update(
+                    "flow",
+                    RewardGradient(policy, bright, **choice),
+                    policy.trained,
+                    torch.optim.AdamW(policy.trained, lr=1e-3),
+                )
+            ]
         )
         before = float(bright(policy.rollout(PROBLEMS, seeds(0, 3))).mean())
         for _ in range(3):
@@ -149,11 +163,18 @@ def test_choices_that_exclude_one_another_are_refused(sd3_folder):
 
 
 def test_kinds_say_what_is_asked_and_what_is_there():
-    meaning = {"tag": "color_attr", "include": [{"class": "ring", "count": 1, "color": "red"}, {"class": "star", "count": 1}]}
+    meaning = {
+        "tag": "color_attr",
+        "include": [{"class": "ring", "count": 1, "color": "red"}, {"class": "star", "count": 1}],
+    }
     want = kinds.wanted(meaning)
     assert [kinds.KINDS[k] for k in want[0].nonzero().flatten()] == [("ring", "red")]
     assert {kinds.KINDS[k][0] for k in want[1].nonzero().flatten()} == {"star"} and want[1].sum() == len(shapes.COLORS)
-    for other in (None, {"tag": "text", "include": [], "text": "GO"}, {"tag": "colors", "include": [{"class": "cat", "count": 1}]}):
+    for other in (
+        None,
+        {"tag": "text", "include": [], "text": "GO"},
+        {"tag": "colors", "include": [{"class": "cat", "count": 1}]},
+    ):
         assert kinds.wanted(other).isnan().all()
     scene = shapes.Scene((shapes.Object("ring", "red", 0.3, 0.5, 0.2), shapes.Object("star", "blue", 0.75, 0.5, 0.2)))
     seen = kinds.present(shapes.render([scene]))[0]
@@ -187,7 +208,10 @@ def test_a_critic_learns_what_pictures_show_and_has_gradients_in_pixels():
 
 def test_a_reward_of_noisy_latents_is_taught_and_followed_without_decoding(sd3_folder, tmp_path, monkeypatch):
     policy = build(FlowModel(str(sd3_folder), size=32, sampling_steps=2, text_length=2), ())
-    task, cfg = DrawingTask(train_size=32, tags=("colors",)), Criticism(critic_lessons=64, critic_steps=12, critic_batch=32, critic_width=8)
+    task, cfg = (
+        DrawingTask(train_size=32, tags=("colors",)),
+        Criticism(critic_lessons=64, critic_steps=12, critic_batch=32, critic_width=8),
+    )
     with Run.start(tmp_path / "run", {"recipe": "x"}, display=False) as run:
         reward = cfg.taught_latents(task, policy, run, 0)
         with pytest.raises(ValueError, match="it needs critic_steps"):
@@ -196,7 +220,9 @@ def test_a_reward_of_noisy_latents_is_taught_and_followed_without_decoding(sd3_f
     rollout = policy.rollout(problems, seeds(0, 3))
     alone = torch.cat([reward(rollout.rows(torch.tensor([i]))) for i in range(3)])
     torch.testing.assert_close(reward(rollout), alone)  # noise is each row's own
-    assert ((0 <= alone) & (alone <= 1)).all() and reward(replace(rollout, problems=[Problem(0, "a cat")] * 3)).isnan().all()
+    assert ((0 <= alone) & (alone <= 1)).all() and reward(
+        replace(rollout, problems=[Problem(0, "a cat")] * 3)
+    ).isnan().all()
     monkeypatch.setattr(FlowPolicy, "decode", None)
     loss = RewardGradient(policy, reward, through=1, late=2)(unmade(problems, seeds(0, 3)))
     assert gradient(loss.total, policy).norm() > 0
@@ -205,9 +231,14 @@ def test_a_reward_of_noisy_latents_is_taught_and_followed_without_decoding(sd3_f
 def test_modes_count_right_answers_alone():
     ring = {"tag": "colors", "include": [{"class": "ring", "count": 1, "color": "red"}]}
     at = lambda x, shape, color: shapes.Scene((shapes.Object(shape, color, x, 0.5, 0.2),))
-    pictures = shapes.render([at(0.25, "ring", "red"), at(0.75, "ring", "red"), at(0.25, "ring", "blue"), at(0.5, "star", "red")])
+    pictures = shapes.render(
+        [at(0.25, "ring", "red"), at(0.75, "ring", "red"), at(0.25, "ring", "blue"), at(0.5, "star", "red")]
+    )
     assert [len(found) for found in modes.modes(pictures, [ring] * 4)] == [1, 1, 0, 0]
-    assert modes.covered(pictures, [ring] * 4, [0, 0, 0, 0]) == 2 and modes.covered(pictures, [ring] * 4, [0, 0, 1, 1]) == 1
+    assert (
+        modes.covered(pictures, [ring] * 4, [0, 0, 0, 0]) == 2
+        and modes.covered(pictures, [ring] * 4, [0, 0, 1, 1]) == 1
+    )
 
 
 def test_a_survey_is_the_same_each_time(sd3_folder):

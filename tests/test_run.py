@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.training import checkpoint, files, folder as on_disk
+from saccade.training import checkpoint, files
+from saccade.training import folder as on_disk
 from saccade.training.display import Lines, Live, Silent, open_display
 from saccade.training.meter import Meter, duration
 from saccade.training.run import Run, RunFailed
@@ -46,7 +47,9 @@ def lines(folder, name="metrics.jsonl"):
 
 def test_the_folder_holds_what_was_told(tmp_path):
     run = start(tmp_path / "r")
-    run.log(1, {"reward/a": torch.tensor(0.5, dtype=torch.bfloat16), "health/x": float("nan"), "health/y": math.inf, "n": 3})
+    run.log(
+        1, {"reward/a": torch.tensor(0.5, dtype=torch.bfloat16), "health/x": float("nan"), "health/y": math.inf, "n": 3}
+    )
     pixels = torch.zeros(3, 4, 6, dtype=torch.float64)
     pixels[0, 0, 0], pixels[1, 0, 1], pixels[2, 0, 2] = 7.0, float("nan"), 0.5
     run.samples(1, "held-out", [{"prompt": "<b>", "image": pixels, "score": torch.tensor([0.25])}])
@@ -62,7 +65,11 @@ def test_the_folder_holds_what_was_told(tmp_path):
         "items": [{"prompt": "<b>", "image": "samples/held-out/000001-00.png", "score": 0.25}],
     }  # fmt: skip
     picture = Image.open(run.folder / sample["items"][0]["image"])
-    assert picture.size == (6, 4) and [picture.getpixel((x, 0)) for x in range(3)] == [(255, 0, 0), (0, 0, 0), (0, 0, 128)]
+    assert picture.size == (6, 4) and [picture.getpixel((x, 0)) for x in range(3)] == [
+        (255, 0, 0),
+        (0, 0, 0),
+        (0, 0, 128),
+    ]
     assert json.loads((run.folder / "tables.json").read_text()) == {
         "fit": {"columns": ["a"], "rows": [[1]]}, "more": {"columns": ["c"], "rows": [[None]]},
     }  # fmt: skip
@@ -73,9 +80,14 @@ def test_the_folder_holds_what_was_told(tmp_path):
 
 def test_config_says_where_numbers_come_from(tmp_path):
     config = json.loads((start(tmp_path / "r").folder / "config.json").read_text())
-    assert {"recipe", "preset", "settings", "seed", "command", "versions", "commit", "machine", "started"} == set(config)
+    assert {"recipe", "preset", "settings", "seed", "command", "versions", "commit", "machine", "started"} == set(
+        config
+    )
     assert set(config["versions"]) == {"python", "torch", "diffusers", "transformers", "saccade"}
-    assert config["versions"]["torch"] == torch.__version__.split("+")[0] or config["versions"]["torch"] == torch.__version__
+    assert (
+        config["versions"]["torch"] == torch.__version__.split("+")[0]
+        or config["versions"]["torch"] == torch.__version__
+    )
     assert config["settings"] == {"lr": 0.1, "widths": [4, 8]} and config["machine"]["cores"] >= 1
     assert config["commit"] is None or len(config["commit"].removesuffix("-dirty")) == 40
 
@@ -87,7 +99,10 @@ def test_config_says_where_numbers_come_from(tmp_path):
         (lambda run: run.log(1, {"a": torch.ones(2)}), r"metric a must be one number, not 'tensor"),
         (lambda run: run.log(1, {"step": 1}), "cannot be named 'step'"),
         (lambda run: run.samples(1, "../up", []), r"sample set '../up' .* nearest that can is 'up'"),
-        (lambda run: run.samples(1, "a", [{"prompt": "", "image": torch.zeros(4, 4)}]), r"must be \[3, H, W\], not \[4, 4\]"),
+        (
+            lambda run: run.samples(1, "a", [{"prompt": "", "image": torch.zeros(4, 4)}]),
+            r"must be \[3, H, W\], not \[4, 4\]",
+        ),
         (lambda run: run.table("t", ["a"], [[1, 2]]), "table 't' has 1 columns, but one row has 2"),
         (lambda run: run.stage("samples"), "stage 'samples' .* is taken"),
         (lambda run: run.stage(".."), "nearest that can is 'main'"),
@@ -146,7 +161,10 @@ def test_resume_without_a_checkpoint_begins_afresh_and_a_changed_recipe_is_refus
     with Run.resume(tmp_path / "r", display=False) as run:
         assert lines(run.folder) == []
         run.save(1, {"part": Counter(1)})
-    with Run.resume(tmp_path / "r", display=False) as run, pytest.raises(ValueError, match="holds part, but this run has critic, part"):
+    with (
+        Run.resume(tmp_path / "r", display=False) as run,
+        pytest.raises(ValueError, match="holds part, but this run has critic, part"),
+    ):
         run.load({"part": Counter(), "critic": Counter()})
 
 
@@ -190,10 +208,15 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path, monkeypatch):
     with start(tmp_path / "r") as run:
         run.save(1, {"part": Counter(1)})
         monkeypatch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(RunFailed, match=rf"^cannot write .*step-000002: No space left on device; resume with: {run.again}$"):
+        with pytest.raises(
+            RunFailed, match=rf"^cannot write .*step-000002: No space left on device; resume with: {run.again}$"
+        ):
             run.save(2, {"part": Counter(2)})
         monkeypatch.setattr(files, "append", full)
-        with pytest.raises(RunFailed, match=r"^cannot write in .*r: No space left on device; resume with: saccade train points --out .*r$"):
+        with pytest.raises(
+            RunFailed,
+            match=r"^cannot write in .*r: No space left on device; resume with: saccade train points --out .*r$",
+        ):
             run.log(2, {"a": 1})
     assert checkpoint.latest(tmp_path / "r" / "checkpoints").name == "step-000001"
 
@@ -223,7 +246,9 @@ def test_signals_stop_after_the_step_then_at_once_and_are_given_back(tmp_path):
 
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
     former, seen = signal.getsignal(signal.SIGINT), []
-    thread = threading.Thread(target=lambda: seen.append((start(tmp_path / "r").close(), signal.getsignal(signal.SIGINT))))
+    thread = threading.Thread(
+        target=lambda: seen.append((start(tmp_path / "r").close(), signal.getsignal(signal.SIGINT)))
+    )
     thread.start()
     thread.join()
     assert seen == [(None, former)]
@@ -252,7 +277,9 @@ def test_metrics_survive_a_kill_in_a_real_process(tmp_path):
             run.progress(step, 10**9)
     """
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "r")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "r")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout.readline() == b"result\n"
         time.sleep(0.3)
@@ -279,7 +306,10 @@ def test_the_meter_knows_speed_and_time_left():
         meter.log(step, {"loss/x": 1.0, "reward/points": step / 100, "reward/other": 9.0, "cost/images": 64})
         meter.progress(step, 130)
     meter.log(30, {"eval/train": 0.5, "eval/paraphrase": None})
-    assert meter.details() == ["reward/points 0.3", "32 images/s", "evaluation at 30: train 0.5"] and meter.left() == "3 min left"
+    assert (
+        meter.details() == ["reward/points 0.3", "32 images/s", "evaluation at 30: train 0.5"]
+        and meter.left() == "3 min left"
+    )
     assert [duration(s) for s in (0.4, 48, 720, 11_100)] == ["0 s", "48 s", "12 min", "3 h 05 min"]
 
 
@@ -288,7 +318,9 @@ def test_plain_lines_are_few_and_hold_every_evaluation():
     display = Lines(lambda: bool(flag), stream, clock)
     for step in range(1, 101):
         clock.now += 1
-        display.log("main", step, {"reward/points": 0.5, "cost/images": 8} | ({"eval/train": 0.25} if step == 42 else {}))
+        display.log(
+            "main", step, {"reward/points": 0.5, "cost/images": 8} | ({"eval/train": 0.25} if step == 42 else {})
+        )
         display.progress("main", step, 100)
     printed = stream.getvalue().splitlines()
     assert 10 <= len(printed) <= 14 and printed[-1].startswith("main  step 100/100  reward/points 0.5  8 images/s")

@@ -10,14 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
+from saccade.training.loggers import open_sinks
 from saccade.training.run import Run
-from saccade.training.sinks import open_sinks
 
 CONFIG = {"recipe": "points", "settings": {"lr": 0.1}, "command": "saccade train points"}
 ITEMS = [{"prompt": "a red ring", "image": torch.rand(3, 8, 8), "text": "one ring, red", "score": torch.tensor(0.5)}]
 
 
-CLIP = {"prompt": "episode 1", "clip": np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3), "note": "2 steps", "score": 1.0}
+CLIP = {
+    "prompt": "episode 1",
+    "clip": np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3),
+    "note": "2 steps",
+    "score": 1.0,
+}
 
 
 def test_tensorboard_holds_scalars_and_pictures(tmp_path):
@@ -83,7 +88,12 @@ def test_trackio(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "trackio", fake)
     _exercise(tmp_path / "2025-01-01", "trackio")
     (_, first), log, image, staged, finish = fake.calls
-    assert (first["project"], first["group"], first["name"], first["resume"]) == ("saccade", "points", "points-2025-01-01", "allow")
+    assert (first["project"], first["group"], first["name"], first["resume"]) == (
+        "saccade",
+        "points",
+        "points-2025-01-01",
+        "allow",
+    )
     assert log == ("log", {"reward/a": 0.5}, {"step": 3})
     pictures = {"samples/held-out/00": ((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5")}
     assert image[1:] == (pictures | {"samples/held-out/01": (("GIF", 3), "episode 1 | 2 steps | 1", "")}, {"step": 3})
@@ -96,12 +106,17 @@ def test_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     _exercise(tmp_path / "12:30", "wandb")
     (_, options), define, log, image, staged, finish = fake.calls
-    assert options["id"] == "points-12-30" and options["dir"] == str(tmp_path / "12:30") and options["resume"] == "allow"
+    assert (
+        options["id"] == "points-12-30" and options["dir"] == str(tmp_path / "12:30") and options["resume"] == "allow"
+    )
     assert options["config"]["settings"] == {"lr": 0.1}
     assert define == ("define_metric", "*", {"step_metric": "step"})
     assert log == ("log", {"reward/a": 0.5, "step": 3}, {})
     assert staged == ("log", {"refine/reward/a": 1.0, "step": 1}, {}) and finish[0] == "finish"
-    pictures = [((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5"), (("GIF", 3), "episode 1 | 2 steps | 1", "gif")]
+    pictures = [
+        ((8, 8, 3), "uint8", "a red ring | one ring, red | 0.5"),
+        (("GIF", 3), "episode 1 | 2 steps | 1", "gif"),
+    ]
     assert image[1] == {"samples/held-out": pictures, "step": 3}
 
 
@@ -114,7 +129,9 @@ def _exercise(folder, name):
 
 def test_an_absent_package_and_an_unknown_name_are_one_line_and_leave_no_folder(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]' \(.*wandb.*\)$"):
+    with pytest.raises(
+        ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]' \(.*wandb.*\)$"
+    ):
         Run.start(tmp_path / "r", CONFIG, sinks=["wandb"])
     with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; nearest: tensorboard[^\n]*$"):
         Run.start(tmp_path / "r", CONFIG, sinks=["Tensorbord"])

@@ -21,7 +21,9 @@ def test_an_average_keeps_its_share_and_a_copy_keeps_up():
 
 
 def test_a_moving_average_forgets_its_start():
-    assert [warm_decay(0.9, k) for k in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 0.5]) and warm_decay(0.9, 1000) == 0.9
+    assert [warm_decay(0.9, k) for k in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 0.5]) and warm_decay(
+        0.9, 1000
+    ) == 0.9
 
 
 def test_a_decay_that_is_no_share_is_refused():

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import PROBLEMS, Toy, height
 
+from saccade.algorithms.grpo import PolicyGradient, until_telling
 from saccade.core import seeds
-from saccade.math.credit import group_advantage, leave_one_out, silent_groups, telling, whitened
-from saccade.math.divergence import k3
+from saccade.math.advantages import group_advantage, leave_one_out, silent_groups, telling, whitened
+from saccade.math.kl import k3
 from saccade.math.surrogates import at_level, cispo, clipped, clipped_share, decision_weight, dual_clipped, mean_weight
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.sampling.filtering import until_telling
-from saccade.sampling.layout import in_groups
 from saccade.training.feeds import join
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 
 MASK = torch.tensor([[1.0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.float64)
@@ -50,7 +49,9 @@ def test_golden_aggregations(average, longest, expected):
         share = mean_weight(mask, length, average)
         value = (decision_weight(mask, length, average, longest) * term).sum() / share.sum()
         assert abs(float(value) - expected) < 1e-12
-        assert float((share * torch.ones_like(mask)).sum() / share.sum()) == pytest.approx(1), "a ratio of 1 is metered as 1"
+        assert float((share * torch.ones_like(mask)).sum() / share.sum()) == pytest.approx(1), (
+            "a ratio of 1 is metered as 1"
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""The quick decoder writes what the model writes: prompts shared or not, padded, with rows that end early or are told more."""
+"""The quick decoder writes what the model writes: prompts shared or not, padded, with rows that end early or are
+told more.
+"""
 
 import pytest
 import tiny_language
 import torch
 
-from saccade.models import decoding
 from saccade.models.adapters import merged, trainable
-from saccade.models.decoding import positions, read, write
-from saccade.models.token_layers import token_decoder
+from saccade.models.language import decoding
+from saccade.models.language.decoding import positions, read, write
+from saccade.models.language.layers import token_decoder
 
 
 def model(kind: str):
@@ -29,7 +31,7 @@ def reading(made, index):
 
 def written(made, index):
     uniform = torch.rand(len(index), 12, generator=torch.Generator().manual_seed(2))
-    return write(reading(made, index), uniform, lambda tokens: (tokens[:, -1] % 5 == 0))
+    return write(reading(made, index), uniform, lambda tokens: tokens[:, -1] % 5 == 0)
 
 
 @pytest.mark.parametrize("kind", ["Qwen2", "Llama"])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from saccade.core import Problem, seeds
 from saccade.models.adapters import merged, trainable
-from saccade.models.decoding import choose, decode, nucleus
-from saccade.models.language import load
-from saccade.models.locate import MINIATURES
+from saccade.models.language.decoding import choose, decode, nucleus
+from saccade.models.language.model import load
+from saccade.models.loading import MINIATURES
 from saccade.policies.tokens import TokenPolicy
 
 PROMPTS = ["a red circle", "two blue squares above a ring", "the word", "a"]
@@ -231,7 +231,10 @@ def test_the_miniature_loads_in_plain_transformers(tmp_path: Path):
 
     model, words = AutoModelForCausalLM.from_pretrained(REWRITER), AutoTokenizer.from_pretrained(REWRITER)
     asked = words.apply_chat_template(
-        [{"role": "user", "content": "two red circles"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        [{"role": "user", "content": "two red circles"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     )
     written = model.generate(**asked, do_sample=False, max_new_tokens=32)[0, asked["input_ids"].shape[1] :]
     text = words.decode(written, skip_special_tokens=True)

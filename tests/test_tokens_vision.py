@@ -1,4 +1,6 @@
-"""Tokens for models that see: pictures are read once, replay equals sampling, a shared prefix has the unshared gradient."""
+"""Tokens for models that see: pictures are read once, replay equals sampling, a shared prefix has the unshared
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,15 @@ from tiny_vision import picture
 
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.math.frames import Frame
-from saccade.models import vision
 from saccade.models.adapters import trainable
-from saccade.models.head import weigh
-from saccade.models.language import LanguageModel, load
-from saccade.models.passages import PerRow
-from saccade.models.states import Rows, states
+from saccade.models.language.head import weigh
+from saccade.models.language.model import LanguageModel, load
+from saccade.models.language.prompts import PerRow
+from saccade.models.language.states import Rows, states
+from saccade.models.vision import encoder
 from saccade.policies.tokens import TokenModel, TokenPolicy, WriterModel, build, inputs_as_prompt
-from saccade.sampling.layout import in_groups
 from saccade.training.feeds import join
+from saccade.training.groups import in_groups
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),
@@ -45,8 +47,12 @@ def language(folders):
     return lambda kind: load(folders[kind])
 
 
-def policy(language: LanguageModel, many_ends: bool = True, sees: bool = True, lora_rank: int = 0, **fields) -> TokenPolicy:
-    """All weights, or those that read words; with ``many_ends`` every tenth token ends a text, so that lengths differ."""
+def policy(
+    language: LanguageModel, many_ends: bool = True, sees: bool = True, lora_rank: int = 0, **fields
+) -> TokenPolicy:
+    """All weights, or those that read words; with ``many_ends`` every tenth token ends a text, so that lengths
+    differ.
+    """
     model = language.model
     model.generation_config.eos_token_id = list(range(0, 280, 10)) if many_ends else None
     words = torch.nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
@@ -85,7 +91,9 @@ def test_greedy_is_what_transformers_generates(kind, language):
         asked = one.language.processor.apply_chat_template(
             inputs_as_prompt(problem), tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
-        theirs = one.language.model.generate(**asked, do_sample=False, max_new_tokens=12, suppress_tokens=one.language.banned)
+        theirs = one.language.model.generate(
+            **asked, do_sample=False, max_new_tokens=12, suppress_tokens=one.language.banned
+        )
         assert torch.equal(tokens, theirs[0, asked["input_ids"].shape[1] :])
 
 
@@ -119,7 +127,10 @@ def test_a_shared_prefix_has_the_gradient_of_the_unshared(kind, language):
         unshared = gradient(one, [rollout])
     scale = float(unshared.abs().max())
     torch.testing.assert_close(shared, unshared, rtol=0, atol=2e-6 * scale)
-    assert max(float(p.grad.abs().max()) for p in vision.parameters(one.language.model) if p.grad is not None) > 1e-4 * scale
+    assert (
+        max(float(p.grad.abs().max()) for p in encoder.parameters(one.language.model) if p.grad is not None)
+        > 1e-4 * scale
+    )
 
 
 @pytest.mark.parametrize("kind", tiny_vision.KINDS)
@@ -157,7 +168,9 @@ def test_a_picture_is_prepared_and_looked_at_once_a_prompt(sees, language):
     looked, prepared = [], []
     one.language.model.model.visual.register_forward_pre_hook(lambda part, given: looked.append(len(given[0])))
     prepare = type(one.language.processor).__call__
-    with mock.patch.object(type(one.language.processor), "__call__", lambda *a, **k: prepared.append(1) or prepare(*a, **k)):
+    with mock.patch.object(
+        type(one.language.processor), "__call__", lambda *a, **k: prepared.append(1) or prepare(*a, **k)
+    ):
         rollout = with_credit(sampled(one, group=3))
         sights = {sight for (sight,) in rollout.decisions["sights_B"].values if sight}
         patches = sum(len(sight.inputs["pixel_values"]) for sight in sights)
@@ -209,7 +222,9 @@ def test_frames_tell_what_the_model_was_shown(language):
 
 def test_a_prompt_without_room_is_refused_and_nothing_is_cut(language):
     one = policy(language("qwen25"), max_new_tokens=500)
-    with pytest.raises(ValueError, match=r"a prompt of \d+ tokens \(6 of them pictures\) and max_new_tokens 500 exceed"):
+    with pytest.raises(
+        ValueError, match=r"a prompt of \d+ tokens \(6 of them pictures\) and max_new_tokens 500 exceed"
+    ):
         one.rollout(PROBLEMS[:1], seeds(0, 1))
 
 
@@ -274,7 +289,11 @@ def test_options_without_effect_are_refused(kind, fields, why, folders, lm_folde
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999), at_once=st.sampled_from([1, 20, 60, 10**6]), temperature=st.sampled_from([0.0, 0.7, 1.0, 2.0]))
+@given(
+    seed=st.integers(0, 999),
+    at_once=st.sampled_from([1, 20, 60, 10**6]),
+    temperature=st.sampled_from([0.0, 0.7, 1.0, 2.0]),
+)
 def test_log_probs_in_parts_are_those_of_the_plain_formula(seed, at_once, temperature):
     rng = torch.Generator().manual_seed(seed)
     head = torch.nn.Linear(5, 11).double()

@@ -11,16 +11,16 @@ import pytest
 import torch
 from toy import PROBLEMS, Toy, height
 
+from saccade.algorithms.grpo import PolicyGradient, random_window, remember_reference, sliding_window
 from saccade.core import Loss, NothingJudged, Rollout, generator, noise, seeds, spawn
-from saccade.math.credit import group_advantage
+from saccade.evaluation.scoring import score
+from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.rewards.judging import ask, gated, judge, per_tag, weighted
-from saccade.sampling.layout import in_groups, random_window, sliding_window, spread
-from saccade.tasks.scoring import score
+from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
+from saccade.training.groups import in_groups, spread
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
 from saccade.training.loop import train
 from saccade.training.run import Interrupted, Run, RunFailed
@@ -37,7 +37,9 @@ def collect_with(policy: Toy, reward=height):
 
 def make(policy: Toy, **options) -> Updates:
     loss = PolicyGradient(policy, clip=0.2, average="rows")
-    return Updates([Update("toy", loss, policy.parameters(), torch.optim.AdamW(policy.parameters(), lr=0.05))], **options)
+    return Updates(
+        [Update("toy", loss, policy.parameters(), torch.optim.AdamW(policy.parameters(), lr=0.05))], **options
+    )
 
 
 def run_for(steps: int, folder: Path, policy: Toy, reward=height, resume: bool = False, feed=None, **kwargs) -> dict:
@@ -87,7 +89,9 @@ def _deduplicated(lines: list[dict]) -> list[dict]:
     return [x for x in lines if not (x["step"] == 5 and "eval/height" in x)]
 
 
-@pytest.mark.parametrize("options", [{"micro_rows": 5}, {"micro_decisions": 2}, {"micro_rows": 1, "micro_decisions": 1}])
+@pytest.mark.parametrize(
+    "options", [{"micro_rows": 5}, {"micro_decisions": 2}, {"micro_rows": 1, "micro_decisions": 1}]
+)
 def test_any_cut_gives_the_gradient_of_the_full_batch(options):
     policy = Toy.new()
     rollout = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
@@ -100,7 +104,9 @@ def test_any_cut_gives_the_gradient_of_the_full_batch(options):
 
 
 class Cramped:
-    """A loss that fits into memory with at most ``room`` rows at once, and notices that only when some gradients are there."""
+    """A loss that fits into memory with at most ``room`` rows at once, and notices that only when some gradients are
+    there.
+    """
 
     def __init__(self, loss, room: int):
         self.loss, self.room, self.asked = loss, room, []
@@ -134,7 +140,12 @@ def test_where_memory_is_not_enough_the_same_step_is_taken_in_smaller_parts():
 
 def test_where_one_row_does_not_fit_the_run_ends_with_advice(tmp_path):
     policy = Toy.new()
-    update = Update("toy", Cramped(PolicyGradient(policy, clip=0.2), 0), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1))
+    update = Update(
+        "toy",
+        Cramped(PolicyGradient(policy, clip=0.2), 0),
+        policy.parameters(),
+        torch.optim.SGD(policy.parameters(), lr=0.1),
+    )
     feed = OnPolicy(PROBLEMS, collect_with(policy), per_step=3, seed=1)
 
     def full(*_):
@@ -165,7 +176,9 @@ def test_updates_do_not_leak_into_each_others_weights():
     product = lambda batch: Loss((a * b).reshape(()), torch.ones(()))
     both = [Update(n, product, [p], torch.optim.SGD([p], lr=0.5), max_norm=1e9) for n, p in (("a", a), ("b", b))]
     Updates(both).update({})
-    assert float(a.detach()) == 0.5 and float(b.detach()) == 0.75, "b's gradient is a after a's step, and a got none from b's loss"
+    assert float(a.detach()) == 0.5 and float(b.detach()) == 0.75, (
+        "b's gradient is a after a's step, and a got none from b's loss"
+    )
     assert a.requires_grad and b.requires_grad and a.grad is None
 
 
@@ -267,7 +280,9 @@ def test_a_reward_that_judges_nothing_stops_the_run_with_its_own_error_and_a_che
         return height(rollout)
 
     policy = Toy.new()
-    with pytest.raises(RunFailed, match="step 3: reward 'height' judged none of 12 samples: ConnectionError: the reward server is gone"):
+    with pytest.raises(
+        RunFailed, match="step 3: reward 'height' judged none of 12 samples: ConnectionError: the reward server is gone"
+    ):
         run_for(9, tmp_path / "run", policy, dies)
     run_for(9, tmp_path / "run", Toy.new(), resume=True)
     assert [x["step"] for x in _metrics(tmp_path / "run") if "reward/height" in x] == list(range(1, 10))
@@ -300,7 +315,9 @@ def test_combinations_of_rewards():
     nan = math.nan
     rewards = {"a": torch.tensor([1.0, nan, nan]), "b": torch.tensor([2.0, 3.0, nan])}
     torch.testing.assert_close(weighted(rewards, {"a": 1.0, "b": 0.5}), torch.tensor([2.0, 1.5, nan]), equal_nan=True)
-    torch.testing.assert_close(gated(rewards["b"], torch.tensor([1.0, 0, 1])), torch.tensor([2.0, 0, nan]), equal_nan=True)
+    torch.testing.assert_close(
+        gated(rewards["b"], torch.tensor([1.0, 0, 1])), torch.tensor([2.0, 0, nan]), equal_nan=True
+    )
     torch.testing.assert_close(per_tag(rewards, ["a", "b", "b"]), torch.tensor([1.0, 3.0, nan]), equal_nan=True)
     with pytest.raises(ValueError, match="no reward for tag 'c'; there are a, b"):
         per_tag(rewards, ["a", "c", "b"])

@@ -13,20 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_vision import picture
 
+from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Question, Rollout, seeds
-from saccade.math.credit import group_advantage
+from saccade.math.advantages import group_advantage
 from saccade.math.frames import Frame
-from saccade.models import cache
 from saccade.models.adapters import trainable
-from saccade.models.language import load
-from saccade.objectives.policy_gradient import PolicyGradient
+from saccade.models.language import cache
+from saccade.models.language.model import load
+from saccade.policies.multi_turn import Talk, Turns
 from saccade.policies.tokens import TokenPolicy
-from saccade.rewards.judging import judge
-from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import view
-from saccade.sampling.turns import Talk, Turns
-from saccade.tools.crop import box_in, crop
+from saccade.policies.zoom import box_in, crop, view
+from saccade.rewards.rubric import judge
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train
 from saccade.training.run import Run
@@ -145,7 +144,9 @@ def test_decisions_are_the_models_own_tokens_and_nothing_it_was_told(policy):
         said = [one.language.words(tokens[turns == t].tolist()) for t in range(len(talk.turns))]
         assert said == [turn.said for turn in talk.turns] and rollout.outputs[row] == said[-1]
         assert talk.ended in ("answer", "turns") and not talk.turns[-1].told
-        whole = one.language.words(rollout.decisions["ids_BL"][row][rollout.decisions["attention_BL"][row] > 0].tolist())
+        whole = one.language.words(
+            rollout.decisions["ids_BL"][row][rollout.decisions["attention_BL"][row] > 0].tolist()
+        )
         assert all(m["content"] in whole for turn in talk.turns for m in turn.told if isinstance(m["content"], str))
     assert torch.equal(rollout.extras["length_B"], rollout.mask_BT.sum(1))
 
@@ -280,7 +281,12 @@ def test_a_crop_holds_the_box_and_at_most_a_pixel_more(corners, wide, high):
 def test_texts_without_a_box_and_other_pictures_are_refused():
     shown = Frame(60, 40, "x").displayed(24, 16)
     outside = r"nearest: \[0.0, 0.0, 24.0, 9.0\]"
-    for text, why in (("none", "no box"), ("[1, 2, 3]", "no box"), ("[0, 0, 25, 9]", outside), ("[nan, 1, 2, 3]", "no box")):
+    for text, why in (
+        ("none", "no box"),
+        ("[1, 2, 3]", "no box"),
+        ("[0, 0, 25, 9]", outside),
+        ("[nan, 1, 2, 3]", "no box"),
+    ):
         with pytest.raises(ValueError, match=why):
             box_in(text, shown)
     with pytest.raises(ValueError, match="the original has 10 x 10 pixels, not 60 x 40"):
@@ -300,7 +306,9 @@ def test_two_steps_equal_one_and_one(policy, tmp_path):
         update = Update("words", PolicyGradient(one, 0.2), one.trained, torch.optim.AdamW(one.trained, lr=1e-3))
         place = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "talk"}, display=False)
         with place:
-            train(OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one})
+            train(
+                OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one}
+            )
         return one.state_dict()
 
     whole = run(2, tmp_path / "whole")

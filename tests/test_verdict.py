@@ -1,4 +1,6 @@
-"""The judge that answers yes or no: what it is shown, which tokens count, its gradients, its agreement with the truth."""
+"""The judge that answers yes or no: what it is shown, which tokens count, its gradients, its agreement with the
+truth.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,15 @@ import tiny_vision
 import torch
 
 from saccade.core import Problem, Question, Rollout
-from saccade.models.differentiable import Preparation
-from saccade.models.locate import MINIATURES
-from saccade.models.vision import Eyes, parameters
-from saccade.models.yes_no import YesNo, reader, tokens_of
-from saccade.rewards.verdict import Verdict
+from saccade.models.loading import MINIATURES
+from saccade.models.vision.differentiable import Preparation
+from saccade.models.vision.encoder import Eyes, parameters
+from saccade.rewards.learned.vqa_judge import Verdict, YesNo, reader, tokens_of
 from saccade.worlds import edits, questions
 
-needs_miniature = pytest.mark.skipif(not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here")
+needs_miniature = pytest.mark.skipif(
+    not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here"
+)
 ASKED = ("Is there a red ring?", "Do you see a blue star, yes or no?")
 
 
@@ -27,7 +30,12 @@ def tensor(picture: np.ndarray) -> torch.Tensor:
 
 
 def asked(text: str, *pictures: np.ndarray) -> list[dict]:
-    return [{"role": "user", "content": [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": text}]}]
+    return [
+        {
+            "role": "user",
+            "content": [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": text}],
+        }
+    ]
 
 
 def plainly(judge: YesNo, text: str, *pictures: np.ndarray) -> float:
@@ -36,7 +44,9 @@ def plainly(judge: YesNo, text: str, *pictures: np.ndarray) -> float:
     marks = (passage.ids_L == model.config.image_token_id).long()[None]
     ids = passage.ids_L[None]
     with torch.no_grad():
-        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=marks, **passage.sight.inputs).logits[0, -1]
+        out = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=marks, **passage.sight.inputs
+        ).logits[0, -1]
     return float(out[judge.yes].logsumexp(0) - out[judge.no].logsumexp(0))
 
 
@@ -48,13 +58,22 @@ def rollout(problems: list[Problem], pictures: torch.Tensor) -> Rollout:
 @pytest.mark.parametrize("std", [0.5, 0.27])
 @pytest.mark.parametrize(("patch", "least", "most"), [(4, 32**2, 64**2), (14, 56**2, 16 * 28**2)])
 def test_patches_are_those_of_the_official_processor(patch, least, most, std):
-    """Where nothing is resized the same, else within about one grey level: the official one rounds between its two passes."""
+    """Where nothing is resized the same, else within about one grey level: the official one rounds between its two
+    passes.
+    """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     official = Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=2, min_pixels=least, max_pixels=most, image_mean=[0.4, 0.5, 0.5], image_std=[std] * 3
+        patch_size=patch,
+        merge_size=2,
+        min_pixels=least,
+        max_pixels=most,
+        image_mean=[0.4, 0.5, 0.5],
+        image_std=[std] * 3,
     )
-    named = SimpleNamespace(processor=SimpleNamespace(image_processor=official), model=SimpleNamespace(name_or_path="it"))
+    named = SimpleNamespace(
+        processor=SimpleNamespace(image_processor=official), model=SimpleNamespace(name_or_path="it")
+    )
     preparation = Preparation.of(named)
     photograph = edits.photographs.problems(1, 0, size=120)[0].inputs.pictures[0]
     for height, width in ((12, 12), (32, 32), (56, 112), (40, 57), (120, 90)):
@@ -70,9 +89,16 @@ def test_patches_are_those_of_the_official_processor(patch, least, most, std):
 @pytest.mark.parametrize("kind", ["qwen25", "qwen3"])
 def test_any_model_of_the_kind_is_read_as_it_reads_itself(kind, tmp_path):
     language = tiny_vision.language(kind, tmp_path)
-    judge = YesNo(language, Preparation.of(language), Eyes(language.model, list(parameters(language.model))), [7, 9], [11])
+    judge = YesNo(
+        language, Preparation.of(language), Eyes(language.model, list(parameters(language.model))), [7, 9], [11]
+    )
     large, small = tiny_vision.picture(24, 16, 1), tiny_vision.picture(16, 16, 2)
-    rows = [("a red circle", (small,)), ("the word", (small,)), ("a star", (large, small)), ("a longer text, a green star", (large,))]
+    rows = [
+        ("a red circle", (small,)),
+        ("the word", (small,)),
+        ("a star", (large, small)),
+        ("a longer text, a green star", (large,)),
+    ]
     once = {id(picture): tensor(picture) for picture in (large, small)}
     pictures = [tuple(once[id(p)] for p in shown) for _, shown in rows]
     with torch.no_grad():
@@ -96,7 +122,9 @@ def test_models_of_another_kind_are_refused(tmp_path):
 
 def test_every_way_to_write_an_answer_in_one_token_counts():
     known = {"yes": [1], "Yes": [2, 3], " yes": [4], " Yes": [5], "no": [6, 7], "No": [8], " no": [8], " No": [9, 9]}
-    words = SimpleNamespace(tokenizer=lambda text, add_special_tokens: {"input_ids": known[text]}, model=SimpleNamespace(name_or_path="m"))
+    words = SimpleNamespace(
+        tokenizer=lambda text, add_special_tokens: {"input_ids": known[text]}, model=SimpleNamespace(name_or_path="m")
+    )
     assert tokens_of("yes", words) == [1, 4, 5] and tokens_of("no", words) == [8]
 
 
@@ -108,8 +136,12 @@ def test_the_miniature_is_asked_as_it_asks_itself():
     rows = [(small,), (plain,), (plain, large)]
     with torch.no_grad():
         margins = verdict.margin([tuple(map(tensor, shown)) for shown in rows for _ in ASKED], ASKED * 3)
-    assert margins.tolist() == pytest.approx([plainly(judge, text, *shown) for shown in rows for text in ASKED], abs=5e-2)
-    assert margins[2:].tolist() == pytest.approx([plainly(judge, text, *shown) for shown in rows[1:] for text in ASKED], abs=1e-3)
+    assert margins.tolist() == pytest.approx(
+        [plainly(judge, text, *shown) for shown in rows for text in ASKED], abs=5e-2
+    )
+    assert margins[2:].tolist() == pytest.approx(
+        [plainly(judge, text, *shown) for shown in rows[1:] for text in ASKED], abs=1e-3
+    )
 
 
 @needs_miniature
@@ -128,14 +160,20 @@ def test_gradients_are_those_of_finite_differences():
 @needs_miniature
 def test_as_a_reward_and_as_a_gradient_of_a_rollout():
     made = edits.problems(8, 0, kinds=("recolor", "add", "remove", "replace"))
-    gold, idle = (torch.stack([tensor(p) for p in ps]) for ps in ([p.answer["picture"] for p in made], [p.inputs.pictures[0] for p in made]))
+    gold, idle = (
+        torch.stack([tensor(p) for p in ps])
+        for ps in ([p.answer["picture"] for p in made], [p.inputs.pictures[0] for p in made])
+    )
     made[3] = Problem(3, made[3].inputs, {"questions": ()})
     verdict = Verdict(device="cpu")
     scores, sources = verdict(rollout(made, gold)), verdict(rollout(made, idle))
     assert scores[3].isnan() and sources[3].isnan() and verdict.loglikelihood(rollout(made, gold))[3] == 0
     assert scores.nanmean() > sources.nanmean() + 0.1
     (text, answer, _), *rest = made[0].answer["questions"]
-    each = [Verdict(device="cpu").margin([(gold[0],)], [q])[0] * (1 if said == "yes" else -1) for q, said, _ in made[0].answer["questions"]]
+    each = [
+        Verdict(device="cpu").margin([(gold[0],)], [q])[0] * (1 if said == "yes" else -1)
+        for q, said, _ in made[0].answer["questions"]
+    ]
     assert float(scores[0]) == pytest.approx(float(torch.stack(each).sigmoid().mean()), abs=1e-4)
     only = replace(verdict, about=("edit",))(rollout(made, idle))
     assert only.nanmean() < replace(verdict, about=("keep",))(rollout(made, idle)).nanmean()
@@ -161,5 +199,7 @@ def test_the_source_is_shown_first_where_pictures_are_compared():
 def test_it_agrees_with_the_truth_about_what_is_there():
     asked_ = questions.problems(100, 5, ("verdict",), size=48)
     with torch.no_grad():
-        margin = Verdict(device="cpu").margin([(tensor(p.inputs.pictures[0]),) for p in asked_], [p.inputs.text for p in asked_])
+        margin = Verdict(device="cpu").margin(
+            [(tensor(p.inputs.pictures[0]),) for p in asked_], [p.inputs.text for p in asked_]
+        )
     assert ((margin > 0) == torch.tensor([p.answer["text"] == "yes" for p in asked_])).float().mean() > 0.75

@@ -7,15 +7,10 @@ import math
 import pytest
 import torch
 
-from saccade.core import Problem, Rollout, generator
-from saccade.math.gaussians import Gaussian, kl, log_normal, log_squashed
-from saccade.math.regression import explained
-from saccade.math.values import lambda_return
-from saccade.models.rssm import RSSM, Observed, PictureDecoder, Sizes, State, as_input, mlp
-from saccade.objectives.descent import closed
-from saccade.objectives.imagination import Dreamer, Imagined, Learning, actor_loss, critic_loss, imagine, look
-from saccade.objectives.lagrange import Multiplier
-from saccade.objectives.world_model import (
+from saccade.algorithms.descent import closed
+from saccade.algorithms.dreamer import Dreamer, Imagined, Learning, actor_loss, critic_loss, imagine, look
+from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.world_model import (
     Limited,
     View,
     Weighted,
@@ -28,6 +23,11 @@ from saccade.objectives.world_model import (
     values_of,
     watching,
 )
+from saccade.core import Problem, Rollout, generator
+from saccade.evaluation.world_model import explained
+from saccade.math.gaussians import Gaussian, kl, log_normal, log_squashed
+from saccade.math.values import lambda_return
+from saccade.models.world_model.rssm import RSSM, Observed, PictureDecoder, Sizes, State, as_input, mlp
 from saccade.policies.dreamer import Acting, DreamerPolicy
 
 SIZES = Sizes(depth=2, belief=6, latent=3, hidden=8)
@@ -117,13 +117,18 @@ def test_divergence_is_balanced_beyond_its_free_nats():
 
 def test_terms_add_up_and_limits_weigh_what_their_multipliers_say():
     multiplier = Multiplier(0.2)
-    terms = {"a": Weighted(lambda v: torch.tensor(3.0), 2.0), "b": Limited(lambda v: torch.tensor(5.0), 1.5, multiplier)}
+    terms = {
+        "a": Weighted(lambda v: torch.tensor(3.0), 2.0),
+        "b": Limited(lambda v: torch.tensor(5.0), 1.5, multiplier),
+    }
     values = values_of(terms, view())
     assert float(model_loss(terms, values)) == pytest.approx(2 * 3.0 + 0.2 * (5.0 - 1.5))
     for value, moves in ((5.0, 1), (1.0, -1)):
         multiplier.zero_grad()
         dual_loss(terms, {"b": torch.tensor(value)}).backward()
-        assert math.copysign(1, -float(multiplier.log.grad)) == moves, "it grows while its limit is broken, and only then"
+        assert math.copysign(1, -float(multiplier.log.grad)) == moves, (
+            "it grows while its limit is broken, and only then"
+        )
     assert dual_loss({"a": terms["a"]}, values) is None
 
 
@@ -158,7 +163,9 @@ def test_watching_trains_the_decoder_alone_and_the_reward_no_decoder():
     assert all(grown(decoder)) and not any(grown(p for p in seen.model.parameters() if p not in decoder))
     seen.model.zero_grad()
     reward(seen).backward()
-    assert not any(grown(decoder)) and all(grown([*seen.model.encoder.parameters(), *seen.model.reward_head.parameters()]))
+    assert not any(grown(decoder)) and all(
+        grown([*seen.model.encoder.parameters(), *seen.model.reward_head.parameters()])
+    )
 
 
 def test_the_gradient_of_imagined_returns_is_that_of_finite_differences():

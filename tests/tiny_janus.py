@@ -10,12 +10,14 @@ WORDS = ("a red circle", "two blue squares", "a green star above a ring", "three
 
 
 def janus(folder: Path, loud: float = 4.0) -> Path:
-    """Write a JanusForConditionalGeneration whose weights are scaled up by ``loud``: 16 codes make a picture of 16 px."""
-    from saccade.recipes.miniatures import janus_shapes
-    from saccade.recipes.miniatures._janus_parts import assemble, make_processor
+    """Write a JanusForConditionalGeneration whose weights are scaled up by ``loud``: 16 codes make a picture of 16
+    px.
+    """
+    from saccade.builders.janus_shapes import build
+    from saccade.builders.janus_shapes.parts import assemble, make_processor
 
     torch.manual_seed(0)
-    sizes = janus_shapes.Settings(size=16, codes=24, width=32, layers=2, heads=2, sight_width=32)
+    sizes = build.Settings(size=16, codes=24, width=32, layers=2, heads=2, sight_width=32)
     processor = make_processor(sizes.size, WORDS)
     model = assemble(sizes, processor.tokenizer)
     for name, p in model.named_parameters():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from saccade.models.language import LanguageModel
+from saccade.models.language.model import LanguageModel
 
 TEXTS = ["a red circle", "two blue squares", "a green star above a ring", "three small crosses in pink", "the word"]
 CHAT_TEMPLATE = (
@@ -69,7 +69,8 @@ def qwen25_vl(folder: Path) -> Path:
     words = tokenizer()
     at = words.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
-        text_config=sizes(words) | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+        text_config=sizes(words)
+        | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
         vision_config=dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=32),
         image_token_id=at("<|image_pad|>"),
         video_token_id=at("<|video_pad|>"),

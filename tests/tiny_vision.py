@@ -9,8 +9,8 @@ import numpy as np
 import tiny_language
 import torch
 
-from saccade.models import processor as processors
-from saccade.models.language import LanguageModel, load
+from saccade.models.language import processor as processors
+from saccade.models.language.model import LanguageModel, load
 
 PARTS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -26,7 +26,9 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def _tokens(words: Any) -> dict[str, int]:
-    names = dict(image="<|image_pad|>", video="<|video_pad|>", vision_start="<|vision_start|>", vision_end="<|vision_end|>")
+    names = dict(
+        image="<|image_pad|>", video="<|video_pad|>", vision_start="<|vision_start|>", vision_end="<|vision_end|>"
+    )
     return {f"{k}_token_id": words.convert_tokens_to_ids(v) for k, v in names.items()}
 
 
@@ -45,7 +47,9 @@ def qwen25(words: Any) -> tuple[Any, Any]:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
     text = tiny_language.sizes(words) | {"rope_parameters": rope, "max_position_embeddings": 512}
     vision = VISION | dict(window_size=16, fullatt_block_indexes=[1])
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_tokens(words)))
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_tokens(words))
+    )
     return model, _qwen_processor(Qwen2_5_VLProcessor, words)
 
 
@@ -86,19 +90,25 @@ def gemma3(words: Any) -> tuple[Any, Any]:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
     words.add_tokens(["<boi>", "<eoi>"], special_tokens=True)
-    words._set_model_specific_special_tokens({"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<|image_pad|>"})
+    words._set_model_specific_special_tokens(
+        {"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<|image_pad|>"}
+    )
     text = tiny_language.sizes(words) | dict(
         head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=512, bos_token_id=0, sliding_window=16,
         layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
-    eyes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4)
+    eyes = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
+    )
     numbers = words.convert_tokens_to_ids(["<|image_pad|>", "<boi>", "<eoi>"])
     tokens = dict(zip(("image_token_id", "boi_token_id", "eoi_token_id"), numbers))
     config = Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=4, **tokens)
     images = Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
     processor = Gemma3Processor(images, words, chat_template=PARTS.replace("PICTURE", "<boi>"), image_seq_length=4)
     model = Gemma3ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zeros at first: it would be blind
+    torch.nn.init.normal_(
+        model.model.multi_modal_projector.mm_input_projection_weight
+    )  # zeros at first: it would be blind
     return model, processor
 
 

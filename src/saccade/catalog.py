@@ -1,6 +1,7 @@
 """The systems and their recipes: which are planned, which are built, what was measured of them.
 
-A recipe is found by its file's name, ``recipes/<family>/<name>.py``; nothing here imports one unless ``load`` is called.
+A recipe is found by its name, ``recipes/<family>/<name>.py`` or ``recipes/<family>/<name>/recipe.py``; nothing here
+imports one unless ``load`` is called.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FIELDS = ("paper", "idea", "claims", "differs")
 OFFERS = ("Settings", "PRESETS", "policies", "train", "evaluate", "sample")
 """What every recipe module must have; a check also needs ARMS and CLAIMS."""
 
+
 @dataclass(frozen=True)
 class System:
     """One published system or, without a number, one baseline."""
@@ -35,8 +37,7 @@ class System:
     @property
     def file(self) -> Path | None:
         """Its recipe, None while it is not built."""
-        path = PACKAGE / "recipes" / self.family / f"{self.name}.py"
-        return path if path.is_file() else None
+        return recipes().get(self.name)
 
     @property
     def state(self) -> str:
@@ -53,14 +54,22 @@ def systems() -> list[System]:
 
 def baselines() -> list[System]:
     """What the systems are compared with: the recipes in ``baselines/``, titled by their first line."""
-    files = sorted((PACKAGE / "recipes" / "baselines").glob("[a-z]*.py"))
-    return [System(None, file.stem, "baselines", head(file)["title"]) for file in files]
+    known = recipes("baselines")
+    return [System(None, name, "baselines", head(file)["title"]) for name, file in known.items()]
 
 
-def recipes() -> dict[str, Path]:
-    """Every recipe that is built, by name."""
-    files = sorted((PACKAGE / "recipes").glob("*/[a-z]*.py"))
-    return {file.stem: file for file in files if file.parent.name != "miniatures"}
+def recipes(family: str = "*") -> dict[str, Path]:
+    """Every recipe that is built, by name: ``<family>/<name>.py`` or, with parts of its own,
+    ``<family>/<name>/recipe.py``.
+    """
+    root = PACKAGE / "recipes"
+    files = [*root.glob(f"{family}/[a-z]*.py"), *root.glob(f"{family}/*/recipe.py")]
+    return dict(sorted((name_of(file), file) for file in files))
+
+
+def name_of(file: Path) -> str:
+    """The name of the recipe in a file: its stem, or its folder's name where the file is ``recipe.py``."""
+    return file.parent.name if file.name == "recipe.py" else file.stem
 
 
 def find(name: str) -> Path:
@@ -102,7 +111,11 @@ def _own(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        place = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
+        place = (
+            f"line {error.lineno}: {error.msg}"
+            if isinstance(error, SyntaxError)
+            else f"{type(error).__name__}: {error}"
+        )
         raise ValueError(f"recipe {file} cannot be read: {place}") from error
     return module
 
@@ -110,7 +123,7 @@ def _own(file: Path) -> ModuleType:
 def identity(name: str) -> dict[str, str]:
     """What a run's config says of its recipe: the name and, for a file outside this package, where it lies."""
     file = find(name)
-    return {"recipe": file.stem} | ({} if file.is_relative_to(PACKAGE) else {"file": str(file)})
+    return {"recipe": name_of(file)} | ({} if file.is_relative_to(PACKAGE) else {"file": str(file)})
 
 
 @dataclass(frozen=True)
@@ -180,7 +193,7 @@ def result_file(name: str) -> Path:
     """
     root = PACKAGE.parents[1]
     checkout = (root / "pyproject.toml").is_file() and not name.endswith(".py")
-    return (root if checkout else Path()) / "results" / f"{Path(name).stem}.json"
+    return (root if checkout else Path()) / "results" / f"{name_of(Path(name))}.json"
 
 
 def result(name: str) -> dict[str, Any] | None:

@@ -31,7 +31,9 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a model that sees is asked: a text and the pictures it is about, each uint8 ``[H, W, 3]`` of its own size."""
+    """What a model that sees is asked: a text and the pictures it is about, each uint8 ``[H, W, 3]`` of its own
+    size.
+    """
 
     text: str
     pictures: tuple[Any, ...] = ()
@@ -147,13 +149,14 @@ Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
 
 Advantage = Callable[[Rollout], Tensor]
+
 Objective = Callable[[Any], Loss]
+
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """x, v, t, t' -> mean and standard deviation of the next state; time runs from noise t = 1 to data t = 0."""
 
 Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
 """Problems, a seed for each, the training step -> a batch with rewards and credit."""
-
 
 Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
@@ -174,7 +177,9 @@ class Step(NamedTuple):
 
 
 class Environment(Protocol):
-    """``count`` episodes side by side. An episode follows from its own seed and the actions taken in it, and from nothing else."""
+    """``count`` episodes side by side. An episode follows from its own seed and the actions taken in it, and from
+    nothing else.
+    """
 
     name: str
     count: int
@@ -252,3 +257,7 @@ def _take_any(values: Any, index_B: Tensor) -> Any:
     if values is None or isinstance(values, Tensor):
         return None if values is None else values[index_B]
     return [values[i] for i in index_B.tolist()]
+
+
+Show = Callable[[str, list[dict]], None]
+"""A set's name and some of its attempts, as `Run.samples` takes them."""

@@ -89,8 +89,13 @@ def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
     assert result["arms"]["learned"]["frozen"] is False and set(result["scores"]) == {"learned", "left alone"}
     for seed in "01":
         learned, alone = (result["scores"][arm][seed] for arm in ("learned", "left alone"))
-        assert learned["level@0"] == alone["level"] == 0.875 and learned["first/cost/images"] == alone["first/cost/images"] == 6
-    one, other = (tmp_path / result["runs"] / f"{arm}-0" / "first" / "metrics.jsonl" for arm in ("learned", "left-alone"))
+        assert (
+            learned["level@0"] == alone["level"] == 0.875
+            and learned["first/cost/images"] == alone["first/cost/images"] == 6
+        )
+    one, other = (
+        tmp_path / result["runs"] / f"{arm}-0" / "first" / "metrics.jsonl" for arm in ("learned", "left-alone")
+    )
     assert one.read_bytes() == other.read_bytes()
     change(tmp_path, 'Following("left alone"', 'Following("learned"')
     assert "arm 'learned' of ./grey.py follows 'learned', which is not one of left alone" in saccade(*CHECK).refused()
@@ -118,7 +123,11 @@ def test_stages_are_shown_while_they_run(tmp_path):
 
 
 def test_an_arm_that_breaks_is_told_with_its_last_words(saccade, tmp_path):
-    change(tmp_path, '{"learned": Settings(), "left alone": replace(Settings(), frozen=True)}', '{"odd": replace(Settings(), trouble="bug")}')
+    change(
+        tmp_path,
+        '{"learned": Settings(), "left alone": replace(Settings(), frozen=True)}',
+        '{"odd": replace(Settings(), trouble="bug")}',
+    )
     said = saccade(*CHECK, "--seeds", "1")
     line = said.err.splitlines()[-1]
     assert said.status == 1 and "arm 'odd' with seed 0 ended with status 1: IndexError" in line
@@ -129,7 +138,9 @@ def test_stages_keep_their_names_and_costs_add_up(tmp_path):
     (tmp_path / "first").mkdir()
     (tmp_path / "result.json").write_text('{"seconds": 3, "after": {"a": null}}')
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "time": 1, "eval/a": 0.5, "cost/images": 4}\n')
-    (tmp_path / "first/metrics.jsonl").write_text('{"step": 2, "time": 1, "eval/a": 0.7, "cost/images": 4, "cost/x": null}\n')
+    (tmp_path / "first/metrics.jsonl").write_text(
+        '{"step": 2, "time": 1, "eval/a": 0.7, "cost/images": 4, "cost/x": null}\n'
+    )
     scores = runner.read_scores(tmp_path)
     assert math.isnan(scores.pop("a"))
     assert scores == {

@@ -131,7 +131,16 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("peft", "wandb") else real(name))
     said = saccade("doctor")
     assert said.status == 1
-    for word in ("torch", "cuda", "threads", "free disk", "fonts", "sd3-shapes", "pip install peft", "'saccade[wandb]'"):
+    for word in (
+        "torch",
+        "cuda",
+        "threads",
+        "free disk",
+        "fonts",
+        "sd3-shapes",
+        "pip install peft",
+        "'saccade[wandb]'",
+    ):
         assert word in said.out
 
 
@@ -152,13 +161,20 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
 
     fake = types.ModuleType("fake_thing", "`fake-thing`: a fake.\n\nMade of nothing.")
     fake.Settings, fake.build, fake.evaluate = Settings, build, lambda folder: {"tag one": 0.5}
-    monkeypatch.setitem(sys.modules, "saccade.recipes.miniatures.fake_thing", fake)
+    monkeypatch.setitem(sys.modules, "saccade.builders.fake_thing", fake)
     monkeypatch.setattr(miniature, "builders", lambda: {"fake-thing": "fake_thing"})
     said = saccade("miniature", "build", "fake-thing", "--width", "4")
     folder = tmp_path / "miniatures" / "fake-thing"
     assert said.status == 0 and (folder / "weights").read_text() == "4"
     card = (folder / "README.md").read_text()
-    for part in ("Made of nothing.", "build fake-thing --seed 0 --width 4", "| seconds | 0 |", "| loss | 0.1235 |", "| tag one | 0.500 |", "commit"):
+    for part in (
+        "Made of nothing.",
+        "build fake-thing --seed 0 --width 4",
+        "| seconds | 0 |",
+        "| loss | 0.1235 |",
+        "| tag one | 0.500 |",
+        "commit",
+    ):
         assert part in card
     assert "exists and is not empty" in saccade("miniature", "build", "fake-thing").refused()
     assert saccade("miniature", "build", "fake-thing", "--out", "x", "--seed", "1").status == 2

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saccade import tasks
 from saccade.cli import subjects
 from saccade.cli.commands import eval as evaluation
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.task import DrawingTask
 
 
 def test_a_pipeline_draws_at_its_own_size_and_the_same_seed_draws_the_same(saccade, sd3_folder):
@@ -32,7 +33,7 @@ def test_a_language_model_writes_and_makes_no_picture(saccade, lm_folder):
 
 
 def test_eval_judges_a_pipeline_by_wording_and_tag(saccade, sd3_folder, monkeypatch):
-    monkeypatch.setattr(tasks, "DrawingTask", partial(tasks.DrawingTask, held_out_size=14))
+    monkeypatch.setattr(task, "DrawingTask", partial(DrawingTask, held_out_size=14))
     scores = json.loads(saccade("eval", sd3_folder, "--json").out.splitlines()[-1])["scores"]
     assert {"train wording", "paraphrase", "sharpness", "tag counting"} <= set(scores)
     assert all(0 <= value <= 1 for value in scores.values())
@@ -52,7 +53,7 @@ def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
 
 def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_folder, tmp_path, monkeypatch):
     from saccade.policies.flow import FlowModel, build
-    from saccade.tasks import editing
+    from saccade.worlds.edits import task
 
     build(FlowModel(str(kontext_folder), size=32, text_length=6), ()).export(tmp_path / "editor")
     assert subjects.native(tmp_path / "editor") == {"size": 32, "text_length": 6}
@@ -63,6 +64,6 @@ def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_
     assert "there is no picture 'b.png', with which the prompt 'b.png Make the ring red.' begins" in refused
     edited, drawn = (np.array(Image.open(name)) for name in ("edited.png", "drawn.png"))
     assert edited.shape == (32, 32, 3) and not (edited == drawn).all()
-    monkeypatch.setattr(editing, "EditingTask", partial(editing.EditingTask, held_out_size=7))
+    monkeypatch.setattr(task, "EditingTask", partial(task.EditingTask, held_out_size=7))
     scores = json.loads(saccade("eval", "./editor", "--json").out.splitlines()[-1])["scores"]
     assert {"train wording, overall", "paraphrase, keep", "recolor"} <= set(scores)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from saccade.core import Problem, Rollout
-from saccade.rewards import ocr
+from saccade.rewards.image import ocr
 from saccade.worlds import shapes
 
 torch.set_num_threads(1)
@@ -52,10 +52,15 @@ def test_pictures_alone_of_any_size_and_a_reward_of_ones_own(saccade, gold):
 
 
 def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gold):
-    Path("own.py").write_text("def shy(r):\n    if (r.outputs.sum((1, 2, 3)) == 0).any(): raise OSError('dark')\n    return r.outputs.mean((1, 2, 3))\n")
+    Path("own.py").write_text(
+        "def shy(r):\n    if (r.outputs.sum((1, 2, 3)) == 0).any(): raise OSError('dark')\n    return r.outputs.mean((1, 2, 3))\n"
+    )
     Image.new("RGB", (64, 64)).save(gold / "a.png")
     said = saccade("score", "--reward", "own.py:shy", "--images", gold, "--json")
-    assert json.loads(said.out)["items"][-1]["own.py:shy"] is None and "failed on 1 of 7 pictures: OSError: dark" in said.err
+    assert (
+        json.loads(said.out)["items"][-1]["own.py:shy"] is None
+        and "failed on 1 of 7 pictures: OSError: dark" in said.err
+    )
 
 
 def test_what_does_not_fit_is_one_line(saccade, gold):
@@ -69,9 +74,14 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
     assert "none.txt: cannot be read" in score("geneval", "--images", gold, "--prompts", "none.txt")
     Path("two.txt").write_text("a red circle\n\na blue ring\n")
     assert "6 pictures in" in score("geneval", "--images", gold, "--prompts", "two.txt")
-    Path("bad.jsonl").write_text('{"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": "a circle"}\n{"tag"\n')
+    Path("bad.jsonl").write_text(
+        '{"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": "a circle"}\n{"tag"\n'
+    )
     assert "bad.jsonl:2: not JSON" in score("geneval", "--images", gold, "--prompts", "bad.jsonl")
-    for name, content in [("broken.png", b"\x89PNG\r\n\x1a\nrubbish"), ("torn.png", (gold / "0.png").read_bytes()[:90])]:
+    for name, content in [
+        ("broken.png", b"\x89PNG\r\n\x1a\nrubbish"),
+        ("torn.png", (gold / "0.png").read_bytes()[:90]),
+    ]:
         (gold / name).write_bytes(content)
         assert f"{name} is not a readable picture" in score("sharpness", "--images", gold)
         (gold / name).unlink()
@@ -79,7 +89,13 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
 
 @pytest.mark.parametrize(
     ("seen", "asked", "score"),
-    [("HELLO", "hello", 1), ("oh he llo!", "Hello", 1), ("", "abc", 0), ("hallo", "hello", 0.8), ("quite something else", "abc", 0)],
+    [
+        ("HELLO", "hello", 1),
+        ("oh he llo!", "Hello", 1),
+        ("", "abc", 0),
+        ("hallo", "hello", 0.8),
+        ("quite something else", "abc", 0),
+    ],
 )
 def test_likeness_of_words(seen, asked, score):
     assert ocr.likeness(seen, asked) == pytest.approx(score)
@@ -100,7 +116,9 @@ def written(*words: str) -> torch.Tensor:
 
 def rollout(pictures: torch.Tensor, answers: list) -> Rollout:
     none = torch.zeros(len(pictures), 0)
-    return Rollout([Problem(i, "", a) for i, a in enumerate(answers)], {}, pictures, none, none, torch.arange(len(pictures)))
+    return Rollout(
+        [Problem(i, "", a) for i, a in enumerate(answers)], {}, pictures, none, none, torch.arange(len(pictures))
+    )
 
 
 def test_rapidocr_reads_words_offline():
@@ -109,7 +127,13 @@ def test_rapidocr_reads_words_offline():
     pictures = torch.cat([written("HELLO", "WORLD", "PAPER"), torch.full((2, 3, 96, 96), torch.nan)])
     answers = [{"text": "Hello"}, {"text": "sword"}, {"tag": "colors"}, {"text": "ink"}, None]
     scores = ocr.similarity(rollout(pictures, answers))
-    assert scores[0] == 1 and scores[1] == pytest.approx(0.6) and scores[2].isnan() and scores[3].isnan() and scores[4].isnan()
+    assert (
+        scores[0] == 1
+        and scores[1] == pytest.approx(0.6)
+        and scores[2].isnan()
+        and scores[3].isnan()
+        and scores[4].isnan()
+    )
 
 
 def test_without_rapidocr_the_install_line_is_told(saccade, gold, monkeypatch):
@@ -120,4 +144,7 @@ def test_without_rapidocr_the_install_line_is_told(saccade, gold, monkeypatch):
     with pytest.raises(ValueError, match=r"pip install 'saccade\[ocr\]'"):
         ocr.similarity(rollout(torch.zeros(1, 3, 8, 8), [{"text": "a"}]))
     Path("w.txt").write_text("\n".join(['"A"'] * 6))
-    assert "pip install 'saccade[ocr]'" in saccade("score", "--reward", "rapidocr", "--images", gold, "--prompts", "w.txt").refused()
+    assert (
+        "pip install 'saccade[ocr]'"
+        in saccade("score", "--reward", "rapidocr", "--images", gold, "--prompts", "w.txt").refused()
+    )

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings as limits, strategies as st
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 
 from saccade import catalog
 from saccade.cli.output import known, sure
@@ -23,14 +25,23 @@ GREY = ("train", "./grey.py")
 
 def test_train_tells_what_came_of_it(saccade, tmp_path):
     said = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
-    assert said.status == 0 and "+0.822" in said.out and "r/report.html" in said.out and (tmp_path / "r/report.html").is_file()
+    assert (
+        said.status == 0
+        and "+0.822" in said.out
+        and "r/report.html" in said.out
+        and (tmp_path / "r/report.html").is_file()
+    )
     config = json.loads((tmp_path / "r/config.json").read_text())
-    assert config["preset"] == "tiny" and config["settings"]["names"] == ["x", "y"] and config["settings"]["share"] == 0.25
+    assert (
+        config["preset"] == "tiny" and config["settings"]["names"] == ["x", "y"] and config["settings"]["share"] == 0.25
+    )
     assert config["file"] == str(tmp_path / "grey.py")
 
 
 def test_json_is_the_last_line_and_folders_are_new(saccade):
-    first, second = (json.loads(saccade(*GREY, "--preset", "tiny", "--steps", "2", "--json").out.splitlines()[-1]) for _ in "ab")
+    first, second = (
+        json.loads(saccade(*GREY, "--preset", "tiny", "--steps", "2", "--json").out.splitlines()[-1]) for _ in "ab"
+    )
     assert set(first) == {"run", "steps", "seconds", "before", "after"} and first["steps"] == 2
     assert first["after"] == {"level": 0.75, "from seed": 0.75} and first["run"] != second["run"]
     assert first["run"].startswith("runs/grey/")
@@ -75,24 +86,30 @@ def test_folders_that_are_no_unfinished_run_are_left_alone(saccade, tmp_path):
 def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_path):
     saccade(*GREY, "--out", "r")
     source = (tmp_path / "grey.py").read_text()
-    fails = '    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed("environment \'arm\': gone")\n'
+    fails = "    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed(\"environment 'arm': gone\")\n"
     begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
     (tmp_path / "grey.py").write_text(source.replace(begun, begun + fails))
     said = saccade("eval", "r")
     assert (said.status, said.err) == (1, "saccade: environment 'arm': gone\n")
     said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith("saccade: evaluation at step 0: environment 'arm': gone; resume with: ")
+    assert said.status == 1 and said.err.startswith(
+        "saccade: evaluation at step 0: environment 'arm': gone; resume with: "
+    )
 
 
 def test_a_reward_that_judges_nothing_when_scores_are_taken_is_one_line(saccade, tmp_path):
     saccade(*GREY, "--out", "r")
     source = (tmp_path / "grey.py").read_text()
     begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
-    (tmp_path / "grey.py").write_text(source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n"))
+    (tmp_path / "grey.py").write_text(
+        source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n")
+    )
     said = saccade("eval", "r")
     assert (said.status, said.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
     said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith("saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: ")
+    assert said.status == 1 and said.err.startswith(
+        "saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: "
+    )
 
 
 def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_path):
@@ -135,13 +152,21 @@ def test_a_score_is_told_with_its_interval():
 def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
     saccade(*GREY, "--out", "r", "--trouble", "reward")
     source = (tmp_path / "grey.py").read_text()
-    (tmp_path / "grey.py").write_text(source.replace("    share: float", "    shares: float").replace("cfg.share", "cfg.shares"))
-    assert "has the setting 'share', which the recipe does not; nearest: shares" in saccade(*GREY, "--out", "r").refused()
+    (tmp_path / "grey.py").write_text(
+        source.replace("    share: float", "    shares: float").replace("cfg.share", "cfg.shares")
+    )
+    assert (
+        "has the setting 'share', which the recipe does not; nearest: shares" in saccade(*GREY, "--out", "r").refused()
+    )
 
 
 def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
     said = saccade(*GREY, "--trouble", "value")
-    assert said.status == 2 and said.err.splitlines()[-1] == "saccade: two lines of trouble" and "Traceback" not in said.err
+    assert (
+        said.status == 2
+        and said.err.splitlines()[-1] == "saccade: two lines of trouble"
+        and "Traceback" not in said.err
+    )
     with pytest.raises(IndexError):
         saccade(*GREY, "--trouble", "bug")
 
@@ -163,7 +188,9 @@ def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
 
 def test_a_run_ends_when_no_better_score_is_to_be_waited_for(saccade, tmp_path):
     said = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
-    assert said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+    assert (
+        said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+    )
     result = json.loads((tmp_path / "low/result.json").read_text())
     assert result["steps"] == 3 + 4 and sorted(p.name for p in (tmp_path / "low/best").iterdir()) == ["step-000000"]
     assert sorted(p.name for p in (tmp_path / "low/checkpoints").iterdir())[-1] == "step-000004"
@@ -211,7 +238,18 @@ def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
 
 def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "saccade", *GREY, "--out", "r"]
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "saccade",
+        *GREY,
+        "--out",
+        "r",
+    ]
     done = subprocess.run([*words, "--trouble", "die"], capture_output=True, text=True, env=environment, timeout=120)
     said = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
     line = "process 0: another process of this run is gone; resume with: torchrun --nproc-per-node 2 -m saccade train"
@@ -253,7 +291,9 @@ def test_settings_survive_json():
     assert flat(recipe.PRESETS["large"])["--model"] == "slate"
 
 
-FLAGS = st.sampled_from(["--seed", "--steps", "--model", "--kind", "--names", "--frozen", "--no-frozen", "--seed=3", "--", "-x", "--a"])
+FLAGS = st.sampled_from(
+    ["--seed", "--steps", "--model", "--kind", "--names", "--frozen", "--no-frozen", "--seed=3", "--", "-x", "--a"]
+)
 
 
 @limits(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -268,5 +308,3 @@ def test_no_words_break_the_parser(words):
         assert str(error).strip()
     else:
         assert isinstance(made.seed, int) and isinstance(made.names, tuple)
-
-

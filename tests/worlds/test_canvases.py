@@ -1,4 +1,6 @@
-"""The world of canvases: digits are where and what the answer says, and neither blur nor letters nor habits give them away."""
+"""The world of canvases: digits are where and what the answer says, and neither blur nor letters nor habits give
+them away.
+"""
 
 import re
 from collections import Counter
@@ -9,8 +11,8 @@ import pytest
 from saccade.core import Problem
 from saccade.worlds.canvases import DIGITS, SKILLS, WORDINGS, parts, problems, sufficient
 from saccade.worlds.canvases.canvas import PAINTS
-from saccade.worlds.draws import QUARTERS, wordings_of
 from saccade.worlds.shapes import COLORS
+from saccade.worlds.splits import QUARTERS, wordings_of
 
 BARS = {
     "0": "###### ##  ## ##  ## ##  ## ######", "2": "######     ## ###### ##     ######",
@@ -67,13 +69,13 @@ def test_choices_can_be_taken_off_and_mean_the_answer() -> None:
         truth = glyph(problem)[1] if problem.source == "digit" else listed[problem.answer["text"]]
         assert listed[problem.answer["text"]] == truth
     assert parts(problems(1, 0)[0].inputs.text)[1] == ""
-    assert Counter(problem.answer["text"] for problem in drawn) == {letter: 100 for letter in "ABCD"}
+    assert Counter(problem.answer["text"] for problem in drawn) == dict.fromkeys("ABCD", 100)
 
 
 def test_no_answer_is_more_frequent_and_no_other_plate_shows_it() -> None:
     drawn = problems(600, 3)
-    assert Counter(problem.answer["text"] for problem in drawn) == {digit: 100 for digit in DIGITS}
-    assert Counter(problem.answer["text"] for problem in problems(400, 3, ["quarter"])) == {q: 100 for q in QUARTERS}
+    assert Counter(problem.answer["text"] for problem in drawn) == dict.fromkeys(DIGITS, 100)
+    assert Counter(problem.answer["text"] for problem in problems(400, 3, ["quarter"])) == dict.fromkeys(QUARTERS, 100)
     colors = Counter(word for problem in drawn for word in problem.inputs.text.split() if word in PAINTS)
     assert set(colors) == set(PAINTS[:4]) and max(colors.values()) < 1.3 * min(colors.values())
     for choice in (2, 6):
@@ -98,7 +100,9 @@ def test_a_sufficient_crop_holds_the_digit_and_is_small() -> None:
     for problem in problems(50, 6):
         x1, y1, x2, y2 = problem.answer["boxes"][0]
         assert sufficient((x1, y1, x2, y2), problem) and sufficient((x2 - 48, y2 - 48, x2, y2), problem)
-        assert not sufficient((x2 - 49, y2 - 48, x2, y2), problem) and sufficient((x2 - 49, y2 - 48, x2, y2), problem, 49)
+        assert not sufficient((x2 - 49, y2 - 48, x2, y2), problem) and sufficient(
+            (x2 - 49, y2 - 48, x2, y2), problem, 49
+        )
         assert not sufficient((x1 + 1, y1, x2, y2), problem) and not sufficient((x1, y1, x2, y2 - 0.5), problem)
         assert not sufficient((0, 0, 96, 96), problem) and not sufficient((x2, y2, x1, y1), problem)
         for garbage in (None, (), (1, 2, 3), (x1, y1, x2, float("nan")), (x1, y1, x2, float("inf"))):
@@ -110,7 +114,11 @@ def test_splits_and_seeds() -> None:
         assert len(wordings) == 6 and not set(wordings_of(wordings, "train")) & set(wordings_of(wordings, "held_out"))
     told = lambda drawn: [(p.inputs.text, p.answer, picture(p).tobytes()) for p in drawn]
     train, held_out = (problems(60, 7, SKILLS, split, choices=3) for split in ("train", "held_out"))
-    assert told(train) == told(problems(60, 7, SKILLS, "train", choices=3)) != told(problems(60, 8, SKILLS, "train", choices=3))
+    assert (
+        told(train)
+        == told(problems(60, 7, SKILLS, "train", choices=3))
+        != told(problems(60, 8, SKILLS, "train", choices=3))
+    )
     for part in (lambda p: picture(p).tobytes(), lambda p: re.sub(r"\w+ plate", "plate", parts(p.inputs.text)[0])):
         assert not {part(p) for p in train} & {part(p) for p in held_out}
 

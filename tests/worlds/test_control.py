@@ -15,10 +15,10 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from saccade.core import EnvironmentFailed
+from saccade.envs import WORLDS, environment, mujoco_fast, single
+from saccade.envs.gym import Gym
+from saccade.envs.reach import Reach, expert
 from saccade.training.state import pack, unpack
-from saccade.worlds.control import WORLDS, environment, mujoco_fast, single
-from saccade.worlds.control.gym import Gym
-from saccade.worlds.control.reach import Reach, expert
 
 
 def actions(world, steps: int, seed: int = 0) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_what_mujoco_warns_of_is_said_once_and_not_in_a_file(pixels, tmp_path, m
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="this torch brings no triton")
 def test_triton_can_be_loaded_after_a_picture_was_drawn(pixels):
-    program = "import numpy as np; from saccade.worlds.control import environment as e; w = e('HalfCheetah-v5', 1);"
+    program = "import numpy as np; from saccade.envs import environment as e; w = e('HalfCheetah-v5', 1);"
     program += " w.begin([0], [1]); w.render([0]); import triton"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -323,7 +323,9 @@ def test_reach_pays_the_expert_and_not_chance():
 
 def test_progress_pays_what_was_covered_of_the_way():
     worlds = [Reach(4, observe="state", progress=progress) for progress in (0.0, 3.0)]
-    start_B = np.linalg.norm(np.subtract(*np.split(worlds[0].begin(range(4), range(4))["state"][:, [0, 1, 4, 5]], 2, 1)), axis=1)
+    start_B = np.linalg.norm(
+        np.subtract(*np.split(worlds[0].begin(range(4), range(4))["state"][:, [0, 1, 4, 5]], 2, 1)), axis=1
+    )
     worlds[1].begin(range(4), range(4))
     bare, paid = ([world.step(np.full((4, 2), 0.5)) for _ in range(6)] for world in worlds)
     more_B = sum(told.reward_B for told in paid) - sum(told.reward_B for told in bare)
@@ -349,7 +351,9 @@ def test_palettes_show_the_same_states_in_other_colours():
     world = Reach(8, distract=0.5)
     world.begin(range(8), range(8))
     pairs = world.paired(world.state_B6)
-    assert set(pairs) == {"day", "night"} and all(p.shape == (8, 32, 32, 3) and p.dtype == np.uint8 for p in pairs.values())
+    assert set(pairs) == {"day", "night"} and all(
+        p.shape == (8, 32, 32, 3) and p.dtype == np.uint8 for p in pairs.values()
+    )
     assert np.abs(pairs["day"].astype(int) - pairs["night"]).mean() > 10
     plain, dusk = Reach(8), Reach(8, palette="night")
     seen = [w.begin(range(8), range(8))["image"] for w in (plain, dusk)]
@@ -359,7 +363,9 @@ def test_palettes_show_the_same_states_in_other_colours():
 
 def test_clouds_stand_where_discs_stand_and_have_no_edge():
     discs, clouds = (w.begin(range(8), range(8))["image"].astype(float) for w in (Reach(8), Reach(8, soft=0.2)))
-    brightest = [np.unravel_index(cloud[..., 0].argmax(), (32, 32)) for cloud in clouds]  # the agent, the only one with much red
+    brightest = [
+        np.unravel_index(cloud[..., 0].argmax(), (32, 32)) for cloud in clouds
+    ]  # the agent, the only one with much red
     assert all(disc[place][0] > 200 for disc, place in zip(discs, brightest))
     step = lambda pictures: np.abs(np.diff(pictures, axis=2)).max()
     assert step(clouds) < 0.25 * step(discs)

@@ -12,14 +12,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Rollout
-from saccade.models.locate import MINIATURES
-from saccade.worlds.draws import CELLS
+from saccade.models.loading import MINIATURES
 from saccade.worlds.edits import INSTRUCTIONS, KINDS, PHOTOGRAPHS, VERDICTS, load, photographs, problems, verdicts
 from saccade.worlds.edits.rewards import judge
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render
 from saccade.worlds.shapes import verdicts as scene_verdicts
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
+from saccade.worlds.splits import CELLS
 
 
 def sources(made: list[Problem]) -> np.ndarray:
@@ -57,7 +57,10 @@ def test_the_first_problems_are_the_same_whatever_the_count():
     few, many = problems(9, 3), problems(40, 3)
     for one, other in zip(few, many):
         assert one.inputs.text == other.inputs.text and one.answer["questions"] == other.answer["questions"]
-        assert np.array_equal(one.answer["picture"], other.answer["picture"]) and one.answer["after"] == other.answer["after"]
+        assert (
+            np.array_equal(one.answer["picture"], other.answer["picture"])
+            and one.answer["after"] == other.answer["after"]
+        )
     assert problems(9, 4)[0].answer["before"] != few[0].answer["before"] and [p.source for p in few[:7]] == list(KINDS)
 
 
@@ -73,7 +76,10 @@ def test_what_is_held_out_is_never_trained_on():
 
 def test_other_words_ask_for_the_same_edits():
     one, other = (problems(28, 1, split="held_out", words=words) for words in ("train", "held_out"))
-    assert all(a.answer["before"] == b.answer["before"] and a.answer["questions"] == b.answer["questions"] for a, b in zip(one, other))
+    assert all(
+        a.answer["before"] == b.answer["before"] and a.answer["questions"] == b.answer["questions"]
+        for a, b in zip(one, other)
+    )
     assert all(a.inputs.text != b.inputs.text for a, b in zip(one, other))
 
 
@@ -85,9 +91,15 @@ def test_captions_tell_the_pictures_and_questions_are_true(kind):
             picture, meaning = render([answer[when]], 48), interpret(answer[f"caption_{when}"])
             assert scene_verdicts(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
         assert {about for *_, about in answer["questions"]} == {"edit", "keep"}
-        assert all(true(q, answer["after"]) == (said == "yes") for q, said, _ in answer["questions"]), answer["questions"]
-        assert not all(true(q, answer["before"]) == (said == "yes") for q, said, about in answer["questions"] if about == "edit")
-        assert all(true(q, answer["before"]) == (said == "yes") for q, said, about in answer["questions"] if about == "keep")
+        assert all(true(q, answer["after"]) == (said == "yes") for q, said, _ in answer["questions"]), answer[
+            "questions"
+        ]
+        assert not all(
+            true(q, answer["before"]) == (said == "yes") for q, said, about in answer["questions"] if about == "edit"
+        )
+        assert all(
+            true(q, answer["before"]) == (said == "yes") for q, said, about in answer["questions"] if about == "keep"
+        )
 
 
 def test_instructions_name_what_changes():
@@ -147,11 +159,18 @@ def test_near_misses_fail():
         shown = [o.color for o in problem.answer["after"].objects]
         wrong = problem.answer["after"].objects[0]
         color = next(c for c in COLORS if c not in shown and c != problem.answer["before"].objects[0].color)
-        scene = Scene((Object(wrong.shape, color, wrong.x, wrong.y, wrong.radius, wrong.angle), *problem.answer["after"].objects[1:]))
+        scene = Scene(
+            (
+                Object(wrong.shape, color, wrong.x, wrong.y, wrong.radius, wrong.angle),
+                *problem.answer["after"].objects[1:],
+            )
+        )
         assert verdicts(render([scene], 32), [problem])["success"] == 0
     for problem in of_kind("remove"):  # painted over with another colour is not removed
         gone, stays = problem.answer["before"].objects
-        scene = Scene((Object(gone.shape, "cyan" if gone.color != "cyan" else "red", gone.x, gone.y, gone.radius), stays))
+        scene = Scene(
+            (Object(gone.shape, "cyan" if gone.color != "cyan" else "red", gone.x, gone.y, gone.radius), stays)
+        )
         assert verdicts(render([scene], 32), [problem])["success"] == 0
     for problem in of_kind("add"):  # the thing that was there is lost: carried out, but not kept
         scores = verdicts(render([Scene(problem.answer["after"].objects[:1])], 32), [problem])
@@ -176,7 +195,12 @@ def test_blur_noise_and_garbage_never_crash_and_score_less():
     mean = lambda pictures: verdicts(np.clip(pictures, 0, 255).astype(np.uint8), made)["overall"].mean()
     soft, grainy = mean(gaussian_filter(gold, (0, 1, 1, 0))), mean(gold + rng.normal(0, 10, gold.shape))
     assert 0.1 < grainy < soft < 0.95
-    for garbage in (rng.integers(0, 256, gold.shape), np.zeros_like(gold), np.full_like(gold, 255), np.full_like(gold, 230)):
+    for garbage in (
+        rng.integers(0, 256, gold.shape),
+        np.zeros_like(gold),
+        np.full_like(gold, 255),
+        np.full_like(gold, 230),
+    ):
         scores = verdicts(garbage.astype(np.uint8), made)
         assert all(np.isfinite(value).all() and (0 <= value).all() and (value <= 1).all() for value in scores.values())
         assert scores["overall"].mean() < 0.2
@@ -193,7 +217,11 @@ def test_rewards_are_nan_where_nothing_can_be_judged():
     scores = judge(Rollout(made, {}, pictures.requires_grad_(), nothing, nothing, torch.arange(7)))
     assert tuple(scores) == VERDICTS
     for value_B in scores.values():
-        assert value_B.isnan().nonzero().flatten().tolist() == [2, 4] and (value_B.nan_to_num(1) == 1).all() and not value_B.requires_grad
+        assert (
+            value_B.isnan().nonzero().flatten().tolist() == [2, 4]
+            and (value_B.nan_to_num(1) == 1).all()
+            and not value_B.requires_grad
+        )
 
 
 # -- photographs ----------------------------------------------------------------------------------------------------
@@ -215,7 +243,9 @@ def test_photographs_are_changed_as_the_words_say():
             percent = int(re.search(r"\d+", text)[0]) * (1 if re.search("lighter|up", text) else -1)
             assert np.abs(target - np.clip(source * (1 + percent / 100), 0, 255)).max() <= 0.51
         elif p.source == "greyscale":
-            assert (target.max(-1) == target.min(-1)).all() and np.abs(target[..., 0] - source @ [0.299, 0.587, 0.114]).max() < 0.52
+            assert (target.max(-1) == target.min(-1)).all() and np.abs(
+                target[..., 0] - source @ [0.299, 0.587, 0.114]
+            ).max() < 0.52
         elif p.source == "crop":
             part = source[:20] if "top" in text else source[20:]
             part = part[:, :20] if "left" in text else part[:, 20:]
@@ -224,7 +254,10 @@ def test_photographs_are_changed_as_the_words_say():
             less = p.source == "blur" or re.search("less|down", text)
             assert (target.std() < source.std()) == bool(less)
     few, many = photographs.problems(5, 2), photographs.problems(12, 2)
-    assert all(np.array_equal(a.answer["picture"], b.answer["picture"]) and a.inputs.text == b.inputs.text for a, b in zip(few, many))
+    assert all(
+        np.array_equal(a.answer["picture"], b.answer["picture"]) and a.inputs.text == b.inputs.text
+        for a, b in zip(few, many)
+    )
     assert not set(photographs.TRAINED) & set(photographs.HELD_OUT)
 
 
@@ -246,11 +279,19 @@ def test_a_file_of_edits(tmp_path):
     }  # fmt: skip
     made = load(written(tmp_path, whole, "", {"image": "b.png", "instruction": "Make it dark."}))
     first, second = made[0], made[1]
-    assert len(made) == 2 and first.inputs.text == "Make it light." and first.source == "tone" and second.source == "edits"
+    assert (
+        len(made) == 2 and first.inputs.text == "Make it light." and first.source == "tone" and second.source == "edits"
+    )
     assert first.answer["questions"] == (("Is it light?", "yes", "edit"), ("Is it flat?", "yes", "keep"))
-    assert first.answer["caption_after"] == "light" and first.answer["caption_before"] is None and second.answer["picture"] is None
+    assert (
+        first.answer["caption_after"] == "light"
+        and first.answer["caption_before"] is None
+        and second.answer["picture"] is None
+    )
     scores = verdicts(np.full((2, 32, 32, 3), 120, np.uint8), [first, second])
-    assert scores["overall"][0] == pytest.approx(0.5) and np.isnan(scores["overall"][1]) and np.isnan(scores["keep"]).all()
+    assert (
+        scores["overall"][0] == pytest.approx(0.5) and np.isnan(scores["overall"][1]) and np.isnan(scores["keep"]).all()
+    )
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"edits.jsonl:1: .*cannot be read as a picture"):
         made[0]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from saccade.worlds.control import environment
-from saccade.worlds.control.hints import PID, Hint
-from saccade.worlds.control.lane import HELD_OUT, LENGTH, SWAPPED, WORDS, Lane, Weights, captions, lidar, rewards, roads, vision
-from saccade.worlds.control.lane.driving import MOST_STEER, TIME, WHEELBASE, Cars, drive
-from saccade.worlds.control.lane.scenes import scenes
-from saccade.worlds.control.semantics import Semantics, constant, shuffled
+from saccade.envs import environment
+from saccade.envs.lane import HELD_OUT, LENGTH, SWAPPED, WORDS, Lane, Weights, captions, lidar, rewards, roads, vision
+from saccade.envs.lane.driving import MOST_STEER, TIME, WHEELBASE, Cars, drive
+from saccade.envs.lane.scenes import scenes
+from saccade.recipes.driving_navigation.blip_fuseppo.hints import PID, Hint
+from saccade.recipes.driving_navigation.blip_fuseppo.semantics import Semantics, constant, shuffled
 
 FULL = np.array([0.0, 1.0])
 
@@ -34,7 +34,9 @@ def test_an_episode_follows_from_its_seed_whatever_runs_beside_it():
         action = np.array([[0.1, 1.0], [0.02 * (step % 3), 0.5], [-0.1, 1.0]])
         told, single = many.step(action), alone.step(action[1:2])
         seen, own = told.seen, single.seen
-        assert told.reward_B[1] == single.reward_B[0] and all(np.array_equal(told.info[k][1], v[0]) for k, v in single.info.items())
+        assert told.reward_B[1] == single.reward_B[0] and all(
+            np.array_equal(told.info[k][1], v[0]) for k, v in single.info.items()
+        )
         if step == 20:
             many.begin([0, 2], [1, 2])
 
@@ -47,7 +49,9 @@ def test_saved_and_restored_it_goes_on_bit_for_bit():
     again.load_state_dict(lane.state_dict())
     for _ in range(12):
         one, two = lane.step(steered(lane)), again.step(steered(again))
-    assert all(np.array_equal(one.seen[k], two.seen[k]) for k in one.seen) and np.array_equal(one.reward_B, two.reward_B)
+    assert all(np.array_equal(one.seen[k], two.seen[k]) for k in one.seen) and np.array_equal(
+        one.reward_B, two.reward_B
+    )
     assert np.array_equal(lane.render([0, 1]), again.render([0, 1]))
 
 
@@ -105,7 +109,10 @@ def test_rewards_are_those_of_the_sheet():
     assert np.allclose(found["lidar"], [0.5, -0.25])
     points = {1.0: -8, 2.9: 0, 3.0: 5, 4.0: 0, 6.0: -2.5, 8.0: 5, 9.0: 5, 10.0: 0, 50.0: 0}
     assert np.allclose(rewards.distance(np.array(list(points))), list(points.values()))
-    assert np.allclose(rewards.total(found, Weights()), 0.3 * found["lane"] + 0.2 * found["speed"] + 0.3 * found["lidar"] + 0.2 * found["center"])
+    assert np.allclose(
+        rewards.total(found, Weights()),
+        0.3 * found["lane"] + 0.2 * found["speed"] + 0.3 * found["lidar"] + 0.2 * found["center"],
+    )
     assert rewards.at_a_crash(np.array([10.0])) == -2.8, "the time is that of the episode"
 
 
@@ -115,7 +122,11 @@ def test_the_lane_is_left_at_85_pixels_and_nearness_counts_over_twenty_steps():
     lane.cars.d[:] = 1.2, 1.23
     lane.cars.psi[:] = 0
     told = lane.step(np.array([[0.0, -1.0]] * 2))
-    assert told.info["lost"].tolist() == [False, True] and told.terminated_B[1] and told.reward_B[1] == pytest.approx(-3 + 0.1 / 50)
+    assert (
+        told.info["lost"].tolist() == [False, True]
+        and told.terminated_B[1]
+        and told.reward_B[1] == pytest.approx(-3 + 0.1 / 50)
+    )
     ends = [bool(lane._crashed(np.array([1.9, 5.0]))[0]) for lane.course.steps[0] in range(2, 12)]
     assert ends == [False] * 9 + [True]
 
@@ -129,7 +140,9 @@ def test_rays_meet_boxes_where_they_stand():
     assert np.allclose(angle, np.pi * np.array([0.4, 0.2, 0, -0.2, -0.4]))
     assert np.allclose(lidar.ranges(angle, seen, lane.roads.kind_BM), [[10, 10, 3.75, 10, 10]])
     near = (np.full((1, roads.THINGS), 2.2), *seen[1:])
-    assert lidar.touching(near, lane.roads.kind_BM).tolist() == [True] and lidar.touching(seen, lane.roads.kind_BM).tolist() == [False]
+    assert lidar.touching(near, lane.roads.kind_BM).tolist() == [True] and lidar.touching(
+        seen, lane.roads.kind_BM
+    ).tolist() == [False]
 
 
 def test_captions_tell_what_lies_ahead_and_tests_have_other_roads_and_thicker_weather():
@@ -146,7 +159,10 @@ def test_captions_tell_what_lies_ahead_and_tests_have_other_roads_and_thicker_we
     lane.roads.curvature_BN[0, (ahead >= 1) & (ahead <= 8)] = 0.02
     lane.roads.curvature_BN[1, (ahead >= 7) & (ahead <= 15)] = -0.04
     told = captions.captions(lane.roads, lane.cars.s)
-    assert told[:3] == [f"fog road {run} nothing ahead" for run in ("gently left then straight", "straight ahead then right", "straight ahead then straight")]
+    assert told[:3] == [
+        f"fog road {run} nothing ahead"
+        for run in ("gently left then straight", "straight ahead then right", "straight ahead then straight")
+    ]
 
 
 def test_classical_vision_finds_the_lane_on_a_clear_road():
@@ -207,7 +223,10 @@ def test_captions_are_asked_for_at_the_start_and_every_k_steps_held_between_and_
 
 
 def test_controls_never_ask_the_captioner_and_follow_from_the_seed():
-    for control, constant_ in ((shuffled(lambda: np.arange(200).reshape(100, 2)), False), (constant(np.array([3, 4])), True)):
+    for control, constant_ in (
+        (shuffled(lambda: np.arange(200).reshape(100, 2)), False),
+        (constant(np.array([3, 4])), True),
+    ):
         voice = Voice()
         one, two = sensed(2, voice, every=2, control=control), sensed(1, voice, every=2, control=control)
         a, b = one.begin([0, 1], [1, 2]), two.begin([0], [2])
@@ -234,4 +253,6 @@ def test_it_is_fast():
     began = time.process_time()
     for _ in range(100):
         lane.step(np.tile(FULL, (4, 1)))
-    assert 400 / (time.process_time() - began) > 750, "1,500 steps a second on a core of its own, half of it beside others"
+    assert 400 / (time.process_time() - began) > 750, (
+        "1,500 steps a second on a core of its own, half of it beside others"
+    )

@@ -15,7 +15,6 @@ from saccade.worlds import programs
 from saccade.worlds.programs import COLORS, KINDS, OOD, TRAIN, Scene, concise, sample, verbose, vocabulary
 from saccade.worlds.programs.problems import split_of
 
-
 DOT = '<svg viewBox="0 0 9 9"><rect width="5" height="5"/></svg>'
 
 
@@ -64,9 +63,15 @@ def test_problems_follow_from_the_seed():
     assert [problem.id for problem in again] == list(range(20))
     for problem in first:
         (seen,) = problem.inputs.pictures
-        assert isinstance(problem.inputs, Question) and problem.answer["kind"] == "program" and problem.source == "programs"
+        assert (
+            isinstance(problem.inputs, Question)
+            and problem.answer["kind"] == "program"
+            and problem.source == "programs"
+        )
         assert seen.shape == (32, 32, 3) and seen.dtype == np.uint8
-        assert (seen == problem.answer["picture"]).all() and (seen == render(problem.answer["code"], "svg", 32).picture).all()
+        assert (seen == problem.answer["picture"]).all() and (
+            seen == render(problem.answer["code"], "svg", 32).picture
+        ).all()
 
 
 def test_no_meaning_crosses_the_split(scenes):

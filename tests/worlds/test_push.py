@@ -1,11 +1,13 @@
-"""The world "push": what its contacts do, that its expert succeeds, that an episode follows from seed and actions alone."""
+"""The world "push": what its contacts do, that its expert succeeds, that an episode follows from seed and actions
+alone.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from saccade.worlds.control.push import BLOCK, DEPTH, PEG, SPACE, SPEED, TOP, Push, moved
+from saccade.envs.push import BLOCK, DEPTH, PEG, SPACE, SPEED, TOP, Push, moved
 
 
 def place(x=0.0, y=0.5, block=0.5, hole=-0.5) -> np.ndarray:
@@ -46,7 +48,9 @@ def test_contacts():
     assert held(place(x=-0.5), (0, -1))[1] == -DEPTH, "the hole lets it in"
     assert held(place(x=-0.475), (0, -1))[1] == 0, "a quarter of a clearance beside it is too far"
     pushed = held(place(x=0.0, y=0.1), (1, 0))
-    assert pushed[4] == 1 - BLOCK and np.isclose(pushed[0], 1 - BLOCK - SPACE), "the block slides to the end and stops the peg"
+    assert pushed[4] == 1 - BLOCK and np.isclose(pushed[0], 1 - BLOCK - SPACE), (
+        "the block slides to the end and stops the peg"
+    )
     over = held(place(x=0.0, y=0.3), (1, 0))
     assert over[4] == 0.5 and over[0] == 1 - PEG, "above the block nothing is pushed"
     inside = held(place(x=-0.5, y=-0.1), (1, 0))
@@ -99,6 +103,12 @@ def test_pictures_show_where_things_are():
 
 
 def test_settings_that_make_no_world():
-    for wrong in ({"count": 0}, {"count": 1, "clearance": 0.0}, {"count": 1, "steps": 0}, {"count": 1, "pixels": 0}, {"count": 1, "observe": "sound"}):
+    for wrong in (
+        {"count": 0},
+        {"count": 1, "clearance": 0.0},
+        {"count": 1, "steps": 0},
+        {"count": 1, "pixels": 0},
+        {"count": 1, "observe": "sound"},
+    ):
         with pytest.raises(ValueError):
             Push(**wrong)

@@ -1,4 +1,6 @@
-"""The world of puzzles: undoing what was done gives the picture back, one answer alone fits, and nothing else tells it."""
+"""The world of puzzles: undoing what was done gives the picture back, one answer alone fits, and nothing else tells
+it.
+"""
 
 import re
 import socket
@@ -10,10 +12,20 @@ import pytest
 from PIL import Image
 
 from saccade.core import Problem
-from saccade.worlds.draws import QUARTERS, wordings_of
 from saccade.worlds.puzzles import (
-    PHOTOGRAPHS, PUZZLES, UPRIGHT, Contrast, Jigsaw, Position, Rotation, folder, photographs, problems, scenes,
+    PHOTOGRAPHS,
+    PUZZLES,
+    UPRIGHT,
+    Contrast,
+    Jigsaw,
+    Position,
+    Rotation,
+    folder,
+    photographs,
+    problems,
+    scenes,
 )  # fmt: skip
+from saccade.worlds.splits import QUARTERS, wordings_of
 
 POOL = scenes(120, 0)
 KNOWN = {picture.tobytes() for picture in POOL}
@@ -84,7 +96,9 @@ def test_the_golden_jigsaw() -> None:
 
 
 def separation(drawn: list[Problem], statistic) -> float:
-    """The chance that a statistic is more alike for two views of one picture than for views of two (0.5: tells nothing)."""
+    """The chance that a statistic is more alike for two views of one picture than for views of two (0.5: tells
+    nothing).
+    """
     gaps = np.array([np.abs(np.subtract(*(statistic(view.astype(float)) for view in shown(p)))).sum() for p in drawn])
     same = np.array([p.answer["text"] == "same" for p in drawn])
     return float((gaps[same][:, None] < gaps[~same]).mean())
@@ -107,7 +121,9 @@ def test_no_answer_is_more_frequent_than_another() -> None:
     for puzzle, answers in ((Rotation(), 4), (Rotation(2), 2), (Position(), 4), (Contrast(), 2)):
         assert len(told[puzzle]) == answers and set(told[puzzle].values()) == {240 // answers}
     assert len(told[Jigsaw()]) == 24 and max(told[Jigsaw()].values()) < 30
-    assert Counter(problem.source for problem in problems(POOL, 40, 6)) == dict.fromkeys(("rotation", "position", "jigsaw", "contrast"), 10)
+    assert Counter(problem.source for problem in problems(POOL, 40, 6)) == dict.fromkeys(
+        ("rotation", "position", "jigsaw", "contrast"), 10
+    )
 
 
 def test_splits_and_seeds() -> None:
@@ -176,7 +192,9 @@ def test_photographs_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     every = photographs(PHOTOGRAPHS)
     assert set(UPRIGHT) < set(PHOTOGRAPHS) and len({picture.tobytes() for picture in every}) == len(PHOTOGRAPHS)
     for picture in every:
-        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 300
+        assert (
+            picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 300
+        )
     assert len(problems(photographs(), 12, 0, size=96, crop=0.6, least=8)) == 12
 
 

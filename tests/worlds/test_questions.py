@@ -1,4 +1,6 @@
-"""The world of questions: answers hold in what the judge of shapes reads off the picture, boxes are tight, files honest."""
+"""The world of questions: answers hold in what the judge of shapes reads off the picture, boxes are tight, files
+honest.
+"""
 
 import json
 import re
@@ -10,15 +12,24 @@ import pytest
 from PIL import Image
 
 from saccade.core import Problem
-from saccade.worlds.draws import CELLS, wordings_of
 from saccade.worlds.questions import (
-    HELD_OUT_SKILLS, NOTHING, SKILLS, STYLES, WORDINGS, box_text, load, pictures, problems, vocabulary,
+    HELD_OUT_SKILLS,
+    NOTHING,
+    SKILLS,
+    STYLES,
+    WORDINGS,
+    box_text,
+    load,
+    pictures,
+    problems,
+    vocabulary,
 )  # fmt: skip
 from saccade.worlds.questions.layouts import COLOR_NAMES, crowd, settle
 from saccade.worlds.questions.styles import background, draw
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read, render
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
+from saccade.worlds.splits import CELLS, wordings_of
 
 SINGULAR = {**{plural(shape): shape for shape in SHAPES}, **{shape: shape for shape in SHAPES}}
 SIDES = {"left of": "left", "right of": "right", "above": "above", "below": "below"}
@@ -63,7 +74,9 @@ def read_answer(problem: Problem, seen: list[Object]) -> str:
     if skill == "caption":
         return ", ".join(f"{o.color} {o.shape}" for o in sorted(seen, key=lambda o: CELLS.index(cell(o))))
     if skill == "verdict_relation":
-        one, way, other = re.search(r"the (\w+ \w+) (?:is )?(left of|right of|above|below) the (\w+ \w+)", text, re.I).groups()
+        one, way, other = re.search(
+            r"the (\w+ \w+) (?:is )?(left of|right of|above|below) the (\w+ \w+)", text, re.I
+        ).groups()
         return "yes" if {way} == relations(only(one, seen), only(other, seen)) else "no"
     other = re.search(r"(?:from|below) the (\w+ \w+)", text)[1]
     (way,) = relations(only(text.replace(other, ""), seen), only(other, seen))
@@ -162,7 +175,13 @@ def test_no_answer_is_more_frequent_than_another(skill: str, answers: int) -> No
     assert set(told.values()) == {720 // answers} and len(told) == answers
     if skill.startswith("verdict"):
         number = {
-            answer: np.mean([(np.abs(image(p).astype(int) - 230).max(-1) > 60).mean() for p in problems(400, 7, [skill]) if p.answer["text"] == answer])
+            answer: np.mean(
+                [
+                    (np.abs(image(p).astype(int) - 230).max(-1) > 60).mean()
+                    for p in problems(400, 7, [skill])
+                    if p.answer["text"] == answer
+                ]
+            )
             for answer in ("yes", "no")
         }
         assert number["yes"] == pytest.approx(number["no"], rel=0.1)
@@ -170,7 +189,7 @@ def test_no_answer_is_more_frequent_than_another(skill: str, answers: int) -> No
 
 def test_detections_have_none_to_four_targets_and_skills_equal_parts() -> None:
     many = Counter(len(problem.answer["boxes"]) for problem in problems(500, 8, ["detection"]))
-    assert many == {n: 100 for n in range(5)}
+    assert many == dict.fromkeys(range(5), 100)
     assert set(Counter(problem.source for problem in problems(130, 9)).values()) == {10}
     assert not set(HELD_OUT_SKILLS) & set(SKILLS)
 
@@ -182,14 +201,17 @@ def test_splits_share_neither_wordings_nor_pictures() -> None:
     drawn = {split: problems(150, 10, split=split) for split in ("train", "held_out")}
     seen = {split: {image(p).tobytes() for p in some if p.source != "text"} for split, some in drawn.items()}
     assert not seen["train"] & seen["held_out"]
-    words = lambda split: {word for w in WORDINGS.values() for text in wordings_of(w, split) for word in re.findall(r"\w+", text)}
+    words = lambda split: {
+        word for w in WORDINGS.values() for text in wordings_of(w, split) for word in re.findall(r"\w+", text)
+    }
     assert words("held_out") <= words("train"), "what is kept back is a way to ask, not a word"
 
 
 def test_the_seed_decides() -> None:
-    same = lambda a, b: [(p.inputs.text, p.answer, image(p).tobytes()) for p in a] == [
-        (p.inputs.text, p.answer, image(p).tobytes()) for p in b
-    ]
+    same = lambda a, b: (
+        [(p.inputs.text, p.answer, image(p).tobytes()) for p in a]
+        == [(p.inputs.text, p.answer, image(p).tobytes()) for p in b]
+    )
     assert same(problems(40, 11), problems(40, 11)) and not same(problems(40, 11), problems(40, 12))
     assert np.array_equal(pictures(5, 1), pictures(5, 1)) and pictures(5, 1).shape == (5, 48, 48, 3)
     assert problems(0, 1) == [] and len(problems(1, 1)) == 1
@@ -197,8 +219,12 @@ def test_the_seed_decides() -> None:
 
 
 def test_vocabulary_has_every_word() -> None:
-    drawn = [p for split in ("train", "held_out") for p in problems(600, 13, [*SKILLS, *HELD_OUT_SKILLS], split, size=34)]
-    texts = [p.inputs.text for p in drawn] + [p.answer["text"] for p in drawn if p.source != "text" and p.answer["kind"] != "boxes"]
+    drawn = [
+        p for split in ("train", "held_out") for p in problems(600, 13, [*SKILLS, *HELD_OUT_SKILLS], split, size=34)
+    ]
+    texts = [p.inputs.text for p in drawn] + [
+        p.answer["text"] for p in drawn if p.source != "text" and p.answer["kind"] != "boxes"
+    ]
     assert set(re.findall(r"\w+", " ".join(texts))) <= set(vocabulary()) and len(vocabulary()) < 130
 
 
@@ -247,10 +273,18 @@ def test_conversations_and_records_come_in(tmp_path: Path) -> None:
     loaded = load(path)
     first, nothing, listed, plain, pair, choice = list(loaded)
     assert len(loaded) == 6 and [p.id for p in loaded] == list(range(6))
-    assert first.inputs.text == "Where is the dog?" and first.source == "refs" and first.inputs.pictures[0].shape == (20, 30, 3)
+    assert (
+        first.inputs.text == "Where is the dog?"
+        and first.source == "refs"
+        and first.inputs.pictures[0].shape == (20, 30, 3)
+    )
     assert first.answer == {"text": "[1, 2.5, 29, 20]", "kind": "boxes", "boxes": [[1, 2.5, 29, 20]], "labels": [""]}
     assert nothing.answer == {"text": "None", "kind": "boxes", "boxes": [], "labels": []}
-    assert listed.answer["boxes"] == [[1, 2, 3, 4]] and listed.answer["labels"] == ["dog"] and plain.answer["boxes"] == [[1, 2, 9, 9]]
+    assert (
+        listed.answer["boxes"] == [[1, 2, 3, 4]]
+        and listed.answer["labels"] == ["dog"]
+        and plain.answer["boxes"] == [[1, 2, 9, 9]]
+    )
     assert pair.answer == {"text": "3", "kind": "number"} and len(pair.inputs.pictures) == 2 and pair.source == "pairs"
     assert choice.answer == {"text": "B", "kind": "choice", "boxes": [[0, 0, 5, 5]], "labels": [""]}
     (tmp_path / "sub").mkdir()

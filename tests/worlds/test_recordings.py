@@ -12,8 +12,8 @@ import torch
 from gymnasium import spaces
 
 from saccade.core import Step
+from saccade.envs.recordings import Recorder, Recording, into, record, source, transitions
 from saccade.training.buffers import Buffer
-from saccade.worlds.recordings import Recorder, Recording, into, record, source, transitions
 
 LENGTH = 6
 
@@ -22,7 +22,9 @@ class Counting:
     """An environment whose episode of ``seed % 5 + 2`` steps counts them, beside a picture of that count."""
 
     name, count = "counting", 3
-    observation_space = spaces.Dict({"state": spaces.Box(0, 99, (2,)), "picture": spaces.Box(0, 255, (4, 5, 3), np.uint8)})
+    observation_space = spaces.Dict(
+        {"state": spaces.Box(0, 99, (2,)), "picture": spaces.Box(0, 255, (4, 5, 3), np.uint8)}
+    )
     action_space = spaces.Box(-1, 1, (1,))
 
     def __init__(self):
@@ -37,11 +39,16 @@ class Counting:
         self.steps += 1
         ended_B = self.time_B >= self.seed_B % 5 + 2
         even_B = self.seed_B % 2 == 0
-        return Step(self._seen(), action_B[:, 0] * 1.0, ended_B & even_B, ended_B & ~even_B, {"success": even_B & ended_B})
+        return Step(
+            self._seen(), action_B[:, 0] * 1.0, ended_B & even_B, ended_B & ~even_B, {"success": even_B & ended_B}
+        )
 
     def _seen(self):
         state = np.stack([self.seed_B, self.time_B], 1).astype(np.float32)
-        return {"state": state, "picture": np.broadcast_to(self.time_B[:, None, None, None], (3, 4, 5, 3)).astype(np.uint8)}
+        return {
+            "state": state,
+            "picture": np.broadcast_to(self.time_B[:, None, None, None], (3, 4, 5, 3)).astype(np.uint8),
+        }
 
 
 def act(seen, seed_B, time_B):
@@ -57,7 +64,10 @@ def test_own_recordings_come_back_whatever_the_order_of_their_ends(tmp_path):
         length = seed % 5 + 2
         assert episode["seen.picture"].shape == (length + 1, 4, 5, 3) and episode["seen.picture"].dtype == np.uint8
         assert (episode["seen.state"] == [[seed, t] for t in range(length + 1)]).all()
-        assert np.allclose(episode["action"][:, 0], [seed + t / 10 for t in range(length)]) and (episode["reward"] == episode["action"][:, 0]).all()
+        assert (
+            np.allclose(episode["action"][:, 0], [seed + t / 10 for t in range(length)])
+            and (episode["reward"] == episode["action"][:, 0]).all()
+        )
         assert episode["terminated"][-1] == (seed % 2 == 0) and episode["truncated"][-1] == (seed % 2 == 1)
     line = Recording(tmp_path / "r").lines[0]
     assert line["environment"] == "counting" and line["end"] == "terminated" and line["info.success"] == 1.0
@@ -68,7 +78,9 @@ def test_a_killed_recording_is_continued_and_a_long_episode_cut(tmp_path):
     index = tmp_path / "index.jsonl"
     index.write_bytes(index.read_bytes()[:-9])
     (tmp_path / ".000007.npz.new").write_bytes(b"torn")
-    assert record(Counting(), act, [0, 1, 2, 3], tmp_path, longest=4) == 2 and record(Counting(), act, [0], tmp_path) == 0
+    assert (
+        record(Counting(), act, [0, 1, 2, 3], tmp_path, longest=4) == 2 and record(Counting(), act, [0], tmp_path) == 0
+    )
     found = {int(e["seed"]): e for e in source(tmp_path)}
     assert sorted(found) == [0, 1, 2, 3] and len(found[3]["reward"]) == 4 and found[3]["truncated"][-1]
 
@@ -78,7 +90,10 @@ def test_a_recording_fills_the_buffer(tmp_path):
     buffer = Buffer(64)
     assert into(buffer, source(tmp_path)) == len(buffer) == 11
     drawn = buffer.sample(32, 0).decisions
-    assert drawn["seen.picture_B"].dtype == torch.uint8 and (drawn["next.state_B"] - drawn["seen.state_B"] == torch.tensor([0.0, 1.0])).all()
+    assert (
+        drawn["seen.picture_B"].dtype == torch.uint8
+        and (drawn["next.state_B"] - drawn["seen.state_B"] == torch.tensor([0.0, 1.0])).all()
+    )
     assert (drawn["next.picture_B"][:, 0, 0, 0] == drawn["next.state_B"][:, 1]).all()
 
 
@@ -93,8 +108,21 @@ def test_transitions_are_what_a_buffer_takes(tmp_path):
     assert into(Taking(), source(tmp_path), first=7) == 11
     assert [set(t["episode"]) for t in taken] == [{7}, {8}]
     first = taken[0]
-    assert set(first) == {"seen.state", "seen.picture", "next.state", "next.picture", "action", "reward", "terminated", "truncated", "episode"}
-    assert all(len(value) == len(first["reward"]) for value in first.values()) and (first["next.state"][:-1] == first["seen.state"][1:]).all()
+    assert set(first) == {
+        "seen.state",
+        "seen.picture",
+        "next.state",
+        "next.picture",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "episode",
+    }
+    assert (
+        all(len(value) == len(first["reward"]) for value in first.values())
+        and (first["next.state"][:-1] == first["seen.state"][1:]).all()
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -105,9 +133,17 @@ def test_minari(tmp_path, monkeypatch):
     minari.create_dataset_from_buffers("tests/walk-v0", [_walk(3, LENGTH), _walk(4, 2)], data_format="arrow", **SPACES)
     for place in ("minari:tests/walk-v0", tmp_path / "tests" / "walk-v0"):
         first, second = source(place)
-        assert (first["seen.place"][:, 0] == np.arange(LENGTH + 1) + 3).all() and first["seen.deep_id"].dtype == np.int64
-        assert np.allclose(first["action"][:, 0], np.arange(LENGTH) / 10) and first["terminated"].tolist() == [False] * 5 + [True]
-        assert len(second["reward"]) == 2 and second["truncated"][-1] and (first["info.success"] == first["terminated"]).all()
+        assert (first["seen.place"][:, 0] == np.arange(LENGTH + 1) + 3).all() and first[
+            "seen.deep_id"
+        ].dtype == np.int64
+        assert np.allclose(first["action"][:, 0], np.arange(LENGTH) / 10) and first["terminated"].tolist() == [
+            False
+        ] * 5 + [True]
+        assert (
+            len(second["reward"]) == 2
+            and second["truncated"][-1]
+            and (first["info.success"] == first["terminated"]).all()
+        )
     with pytest.raises(ValueError, match="no local Minari data set"):
         source("minari:tests/none-v0")
     (tmp_path / "tests" / "walk-v0" / "data" / "metadata.json").write_text("{")
@@ -117,13 +153,17 @@ def test_minari(tmp_path, monkeypatch):
 
 
 SPACES = {
-    "observation_space": spaces.Dict({"place": spaces.Box(0, 99, (1,), np.float64), "deep": spaces.Dict({"id": spaces.Discrete(9)})}),
+    "observation_space": spaces.Dict(
+        {"place": spaces.Box(0, 99, (1,), np.float64), "deep": spaces.Dict({"id": spaces.Discrete(9)})}
+    ),
     "action_space": spaces.Box(-1, 1, (1,)),
 }
 
 
 def _walk(start: int, length: int):
-    """Steps upwards from ``start`` as Minari buffers them; six of them end the episode, fewer are cut without a word."""
+    """Steps upwards from ``start`` as Minari buffers them; six of them end the episode, fewer are cut without a
+    word.
+    """
     from minari.data_collector import EpisodeBuffer
 
     time = np.arange(length + 1)
@@ -142,13 +182,33 @@ def test_lerobot(tmp_path, version, pictures):
     episodes = list(found)
     assert len(found) == 2 and [str(e["task"]) for e in episodes] == ["push", "reach"]
     won, cut = episodes
-    assert (won["seen.state"][:, 1] == [*range(LENGTH), LENGTH - 1]).all() and won["terminated"][-1] and won["reward"][-1] == 1
-    assert (cut["seen.state"][:, 1] == range(LENGTH)).all() and cut["truncated"][-1] and len(cut["action"]) == LENGTH - 1
-    assert won["seen.top"].shape == (LENGTH + 1, 8, 8, 3) and won["action"].shape == (LENGTH, 2) and won["info.success"][-1]
+    assert (
+        (won["seen.state"][:, 1] == [*range(LENGTH), LENGTH - 1]).all()
+        and won["terminated"][-1]
+        and won["reward"][-1] == 1
+    )
+    assert (
+        (cut["seen.state"][:, 1] == range(LENGTH)).all() and cut["truncated"][-1] and len(cut["action"]) == LENGTH - 1
+    )
+    assert (
+        won["seen.top"].shape == (LENGTH + 1, 8, 8, 3)
+        and won["action"].shape == (LENGTH, 2)
+        and won["info.success"][-1]
+    )
     for number, episode in enumerate(episodes):
         grey = episode["seen.top"][:LENGTH].mean((1, 2, 3))
         assert np.abs(grey - (100 * number + 10 * np.arange(LENGTH))).max() < (1 if pictures == "image" else 8)
-    assert set(transitions(won, 0)) == {"seen.state", "next.state", "seen.top", "next.top", "action", "reward", "terminated", "truncated", "episode"}
+    assert set(transitions(won, 0)) == {
+        "seen.state",
+        "next.state",
+        "seen.top",
+        "next.top",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "episode",
+    }
     assert [len(e["reward"]) for e in source(tmp_path, successes=True)] == [LENGTH, LENGTH]
 
 
@@ -160,17 +220,31 @@ def lerobot(folder: Path, version: int, pictures: str) -> None:
     kind = {"dtype": pictures, "shape": [3, 16, 16], "names": ["channels", "height", "width"]}
     vector = {"dtype": "float32", "shape": [2], "names": None}
     features = {"observation.images.top": kind, "observation.state": vector, "action": vector}
-    features |= {name: {"dtype": "bool", "shape": [1]} for name in ("next.done", "next.success")} | {"next.reward": {"dtype": "float32", "shape": [1]}}
+    features |= {name: {"dtype": "bool", "shape": [1]} for name in ("next.done", "next.success")} | {
+        "next.reward": {"dtype": "float32", "shape": [1]}
+    }
     new = "chunk-{chunk_index:03d}/file-{file_index:03d}"
     paths = {"data_path": f"data/{new}.parquet", "video_path": f"videos/{{video_key}}/{new}.mp4"} if version == 3 else {
         "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
         "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
     }  # fmt: skip
-    info = {"codebase_version": f"v{version}.0", "total_episodes": 2, "fps": 10, "chunks_size": 1000, "features": features, **paths}
+    info = {
+        "codebase_version": f"v{version}.0",
+        "total_episodes": 2,
+        "fps": 10,
+        "chunks_size": 1000,
+        "features": features,
+        **paths,
+    }
     (folder / "meta").mkdir(exist_ok=True)
     (folder / "meta" / "info.json").write_text(json.dumps(info))
     rows = [_row(number, t, pictures) for number in range(2) for t in range(LENGTH)]
-    place = lambda kind, e: folder / paths[kind].format(chunk_index=0, file_index=0, episode_chunk=0, episode_index=e, video_key="observation.images.top")
+    place = lambda kind, e: (
+        folder
+        / paths[kind].format(
+            chunk_index=0, file_index=0, episode_chunk=0, episode_index=e, video_key="observation.images.top"
+        )
+    )
     parts = [rows] if version == 3 else [rows[:LENGTH], rows[LENGTH:]]
     for number, part in enumerate(parts):
         place("data_path", number).parent.mkdir(parents=True, exist_ok=True)
@@ -178,21 +252,38 @@ def lerobot(folder: Path, version: int, pictures: str) -> None:
         if pictures == "video":
             _video(place("video_path", number), [100 * row["episode_index"] + 10 * row["frame_index"] for row in part])
     if version == 2:
-        (folder / "meta" / "tasks.jsonl").write_text('{"task_index": 0, "task": "push"}\n{"task_index": 1, "task": "reach"}\n')
+        (folder / "meta" / "tasks.jsonl").write_text(
+            '{"task_index": 0, "task": "push"}\n{"task_index": 1, "task": "reach"}\n'
+        )
         return
-    parquet.write_table(Table.from_pylist([{"task_index": 1, "__index_level_0__": "reach"}, {"task_index": 0, "__index_level_0__": "push"}]), folder / "meta" / "tasks.parquet")
+    parquet.write_table(
+        Table.from_pylist(
+            [{"task_index": 1, "__index_level_0__": "reach"}, {"task_index": 0, "__index_level_0__": "push"}]
+        ),
+        folder / "meta" / "tasks.parquet",
+    )
     at = {f"{part}/{name}_index": 0 for part in ("data", "videos/observation.images.top") for name in ("chunk", "file")}
     (folder / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
     start = "videos/observation.images.top/from_timestamp"
-    meta = [{"episode_index": e, "length": LENGTH, start: e * LENGTH / 10, "stats/action/min": [0.0], **at} for e in (1, 0)]
+    meta = [
+        {"episode_index": e, "length": LENGTH, start: e * LENGTH / 10, "stats/action/min": [0.0], **at} for e in (1, 0)
+    ]
     parquet.write_table(Table.from_pylist(meta), folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
 
 
 def _row(number: int, t: int, pictures: str) -> dict:
     last = t == LENGTH - 1 and number == 0
-    row = {"observation.state": [float(number), float(t)], "action": [t / 10, 0.5], "next.reward": float(last), "next.done": last, "next.success": last}
+    row = {
+        "observation.state": [float(number), float(t)],
+        "action": [t / 10, 0.5],
+        "next.reward": float(last),
+        "next.done": last,
+        "next.success": last,
+    }
     row |= {"episode_index": number, "frame_index": t, "timestamp": t / 10, "task_index": number}
-    return row | ({"observation.images.top": {"bytes": _png(100 * number + 10 * t), "path": None}} if pictures == "image" else {})
+    return row | (
+        {"observation.images.top": {"bytes": _png(100 * number + 10 * t), "path": None}} if pictures == "image" else {}
+    )
 
 
 def _png(grey: int) -> bytes:
@@ -234,13 +325,22 @@ def test_broken_and_foreign_recordings_are_one_line(tmp_path):
     (tmp_path / "own" / "index.jsonl").write_text('{"file": "../x.npz", "length": 3}\n')
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "a").touch()
-    for place, why in [(tmp_path / "own", "line 1 is about no episode"), (tmp_path / "else", "holds no recording"), (tmp_path / "none", "holds no recording")]:
+    for place, why in [
+        (tmp_path / "own", "line 1 is about no episode"),
+        (tmp_path / "else", "holds no recording"),
+        (tmp_path / "none", "holds no recording"),
+    ]:
         with pytest.raises(ValueError, match=why):
             source(place)
     with pytest.raises(ValueError, match="exists and is no recording"):
         Recorder(tmp_path / "else")
     with pytest.raises(ValueError, match="without decisions"):
-        Recorder(tmp_path / "new").add({"seen.state": np.zeros((1, 2)), **dict.fromkeys(("action", "reward", "terminated", "truncated"), np.zeros(0))})
+        Recorder(tmp_path / "new").add(
+            {
+                "seen.state": np.zeros((1, 2)),
+                **dict.fromkeys(("action", "reward", "terminated", "truncated"), np.zeros(0)),
+            }
+        )
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["index.jsonl"]
 
 

@@ -8,8 +8,21 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Rollout
-from saccade.worlds.shapes import COLORS, SHAPES, TAGS, Scene, Text, depict, geneval, ocr_score, parse, read, render
-from saccade.worlds.shapes import rewards, sample
+from saccade.worlds.shapes import (
+    COLORS,
+    SHAPES,
+    TAGS,
+    Scene,
+    Text,
+    depict,
+    geneval,
+    ocr_score,
+    parse,
+    read,
+    render,
+    rewards,
+    sample,
+)
 from saccade.worlds.shapes.fonts import LETTERS
 from saccade.worlds.shapes.judge import verdicts
 
@@ -133,4 +146,4 @@ def test_rewards_of_a_rollout() -> None:
     texts = torch.tensor([meaning["tag"] == "text" for meaning in meanings])
     assert torch.equal(seen["correct"], rewards.correct(rollout)) and seen["points"].shape == (60,)
     assert torch.equal(seen["ocr"].isnan(), ~texts)
-    assert rewards.by_tag(seen["correct"], problems) == pytest.approx({tag: 1.0 for tag in TAGS})
+    assert rewards.by_tag(seen["correct"], problems) == pytest.approx(dict.fromkeys(TAGS, 1.0))

@@ -10,8 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.worlds.shapes import (
-    HELD_OUT_WORDINGS, TAGS, TRAIN_WORDINGS, WORDINGS, Object, Scene, caption, interpret, load, meanings_of, problems,
-    render, sample, split_of, style,
+    HELD_OUT_WORDINGS,
+    TAGS,
+    TRAIN_WORDINGS,
+    WORDINGS,
+    Object,
+    Scene,
+    caption,
+    interpret,
+    load,
+    meanings_of,
+    problems,
+    render,
+    sample,
+    split_of,
+    style,
 )  # fmt: skip
 from saccade.worlds.shapes.captions import vocabulary
 from saccade.worlds.shapes.judge import relations
@@ -105,7 +118,9 @@ def test_files_come_in(tmp_path: Path) -> None:
     (problem,) = load(tmp_path / "geneval.jsonl")
     assert problem.inputs == entry["prompt"] and problem.source == "geneval/position"
     assert problem.answer == {"tag": "position", "include": entry["include"]}
-    (tmp_path / "prompts.txt").write_text('three rings\nA cafe called "Blue Door" at night\n\na horse\n', encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text(
+        'three rings\nA cafe called "Blue Door" at night\n\na horse\n', encoding="utf-8"
+    )
     rings, cafe, horse = load(tmp_path / "prompts.txt")
     assert rings.answer == interpret("three rings") and horse.answer is None
     assert cafe.answer == {"tag": "text", "include": [], "text": "Blue Door"}
@@ -120,7 +135,10 @@ def test_files_come_in(tmp_path: Path) -> None:
         ('{"tag": "colors", "prompt": "x"}', "include must name at least one thing"),
         ('{"tag": "colors", "prompt": "x", "include": {}}', "include"),
         ('{"tag": "colors", "prompt": "x", "include": [{"class": "dog", "count": 0}]}', "count 0"),
-        ('{"tag": "colors", "prompt": "x", "include": [{"class": "dog", "count": 1, "position": ["above", 0]}]}', "position"),
+        (
+            '{"tag": "colors", "prompt": "x", "include": [{"class": "dog", "count": 1, "position": ["above", 0]}]}',
+            "position",
+        ),
         ('{"tag": "text", "prompt": "x"}', "text None"),
     ],
 )

@@ -26,13 +26,17 @@ def pairs() -> sketches.Pairs:
 
 def test_pairs_follow_from_their_seed_and_are_split_by_photo(pairs):
     again, other = sketches.made(40, 2, 5, "train", 32), sketches.made(40, 2, 5, "held_out", 32)
-    same = lambda a, b: all(np.array_equal(x, y) for s, t in zip(a.sketches, b.sketches) for x, y in zip(s.strokes, t.strokes))
+    same = lambda a, b: all(
+        np.array_equal(x, y) for s, t in zip(a.sketches, b.sketches) for x, y in zip(s.strokes, t.strokes)
+    )
     assert same(pairs, again) and np.array_equal(pairs.photos, again.photos) and not same(pairs, other)
     first, last = pairs.apart(10)
     assert (len(first.photos), len(last.photos), len(first.sketches), len(last.sketches)) == (30, 10, 60, 20)
     problem = last.problems()[13]
     assert problem.answer == 3 and problem.inputs is pairs.sketches[73] and problem.source == pairs.sources[73]
-    assert torch.equal(last.pixels(torch.tensor([3]))[0] * 255, torch.from_numpy(pairs.photos[33]).permute(2, 0, 1).float())
+    assert torch.equal(
+        last.pixels(torch.tensor([3]))[0] * 255, torch.from_numpy(pairs.photos[33]).permute(2, 0, 1).float()
+    )
     with pytest.raises(ValueError, match="40 of 40 photos"):
         pairs.apart(40)
 
@@ -88,7 +92,9 @@ def test_rasterising_agrees_with_resvg_at_every_canvas_and_does_not_see_the_batc
     for canvas in (16, 24, 64):
         ink = sketches.rasterise(pairs.sketches[:12], canvas)
         for i, sketch in enumerate(pairs.sketches[:12]):
-            lines = "".join(f'<polyline points="{" ".join(f"{x * canvas},{y * canvas}" for x, y in s)}"/>' for s in sketch.strokes)
+            lines = "".join(
+                f'<polyline points="{" ".join(f"{x * canvas},{y * canvas}" for x, y in s)}"/>' for s in sketch.strokes
+            )
             code = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {canvas} {canvas}" width="{canvas}" height="{canvas}">'
             style = f'<g fill="none" stroke="black" stroke-width="{sketches.WIDTH * canvas}" stroke-linecap="round" stroke-linejoin="round">'
             png = resvg(f"{code}{style}{lines}</g></svg>".encode(), canvas, "white")
@@ -116,9 +122,14 @@ def test_a_dot_is_drawn_and_what_lies_outside_is_cut_off():
 def test_paths_of_svg_become_polylines():
     square, tail = list(path("M0 0h4v4H0zm1,1 1 1"))
     assert square.tolist() == [[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]] and tail.tolist() == [[1, 1], [2, 2]]
-    cubic, = path("M0 0C0 4 4 4 4 0S8-4 8 0")
-    assert len(cubic) == 17 and cubic[4].tolist() == [2, 3] and cubic[12].tolist() == [6, -3] and cubic[-1].tolist() == [8, 0]
-    quadratic, = path("M0 0 Q2 4 4 0 T8 0")
+    (cubic,) = path("M0 0C0 4 4 4 4 0S8-4 8 0")
+    assert (
+        len(cubic) == 17
+        and cubic[4].tolist() == [2, 3]
+        and cubic[12].tolist() == [6, -3]
+        and cubic[-1].tolist() == [8, 0]
+    )
+    (quadratic,) = path("M0 0 Q2 4 4 0 T8 0")
     assert quadratic[4].tolist() == [2, 2] and quadratic[12].tolist() == [6, -2]
     for bad in ("M0 0 A1 1 0 0 1 2 2", "M0", "L1", "5 5 L1 1", "M0 0 C1 1", "M0 0 $", "M0 0 Z 4"):
         with pytest.raises(ValueError):
@@ -169,7 +180,11 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, line, why):
     np.save(tmp_path / "nan.npy", np.full((8, 5), np.nan))
     np.save(tmp_path / "none.npy", np.array([[0, 0, 0, 0, 1]]))
     np.save(tmp_path / "object.npy", np.array([{}, 1], object), allow_pickle=True)
-    for name, inside in (("circle", "<circle r='4'/>"), ("moved", "<g transform='scale(2)'><path d='M0 0L1 1'/></g>"), ("empty", "")):
+    for name, inside in (
+        ("circle", "<circle r='4'/>"),
+        ("moved", "<g transform='scale(2)'><path d='M0 0L1 1'/></g>"),
+        ("empty", ""),
+    ):
         (tmp_path / f"{name}.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg">{inside}</svg>')
     (tmp_path / "torn.svg").write_text("<svg><path")
     with pytest.raises(ValueError, match=f"pairs.jsonl:2: .*{why}"):

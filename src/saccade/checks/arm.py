@@ -1,6 +1,6 @@
 """One arm of a check with one seed, as a process of its own with one thread: an ordinary run.
 
-    python -m saccade.checks.arm RECIPE ARM SEED FOLDER
+python -m saccade.checks.arm RECIPE ARM SEED FOLDER
 """
 
 from __future__ import annotations

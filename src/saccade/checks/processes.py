@@ -1,4 +1,6 @@
-"""The arms and seeds of a check as processes of one thread each, as many at once as there are cores, with their progress."""
+"""The arms and seeds of a check as processes of one thread each, as many at once as there are cores, with their
+progress.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ class Job:
         status = self.process.poll()
         if status:
             lines = self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise RunFailed(f"arm '{self.arm}' with seed {self.seed} ended with status {status}: {lines[-1]} (log: {self.log})")
+            raise RunFailed(
+                f"arm '{self.arm}' with seed {self.seed} ended with status {status}: {lines[-1]} (log: {self.log})"
+            )
         return status == 0
 
     def stop(self) -> None:

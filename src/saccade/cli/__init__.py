@@ -94,7 +94,8 @@ def _run(words: list[str]) -> int:
 def _meant(error: BaseException) -> bool:
     """Whether an error was raised on purpose, for the user, by this package or a file of the user's own.
 
-    A ValueError from the depths of a library is a defect and keeps its traceback; an OSError is meant if it names a file.
+    A ValueError from the depths of a library is a defect and keeps its traceback; an OSError is meant if it names a
+    file.
     """
     if isinstance(error, BrokenPipeError):
         raise error

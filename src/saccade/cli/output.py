@@ -20,7 +20,9 @@ def show_json(value: Any) -> None:
     print(json.dumps(_plain(value), ensure_ascii=False), flush=True)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[int] = ()) -> None:
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[int] = ()
+) -> None:
     """Print a table; the columns numbered in ``right`` are aligned to the right. Not cut where there is no terminal."""
     from rich import box
     from rich.table import Table
@@ -89,7 +91,14 @@ def figure(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-_STYLES = {"holds": "green", "does not hold": "red", "built": "cyan", "not built": "dim", "missing": "red", "ok": "green"}
+_STYLES = {
+    "holds": "green",
+    "does not hold": "red",
+    "built": "cyan",
+    "not built": "dim",
+    "missing": "red",
+    "ok": "green",
+}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The table of systems in README.md and the page docs/papers.md, both written from the recipes and the results.
 
-    python -m saccade.cli.papers
+python -m saccade.cli.papers
 """
 
 from __future__ import annotations
@@ -58,14 +58,18 @@ def _family(name: str, members: Sequence[System]) -> str:
     built = [system for system in members if system.file]
     planned = [f"- {_name(system)} {system.title}" for system in members if not system.file]
     title = name.replace("_", " ").capitalize()
-    return "\n\n".join([f"## {title}", *map(_entry, built), *(["\n".join(["Not built yet:\n", *planned])] if planned else [])])
+    return "\n\n".join(
+        [f"## {title}", *map(_entry, built), *(["\n".join(["Not built yet:\n", *planned])] if planned else [])]
+    )
 
 
 def _entry(system: System) -> str:
     notes = catalog.head(system.file)
     fields = [f"- *{field}:* {notes[field]}" for field in catalog.FIELDS if notes[field]]
     found = catalog.result(system.name)
-    return "\n".join([f"### {_name(system)} {system.title}", "", *fields, "", _measured(found) if found else "Not checked yet."])
+    return "\n".join(
+        [f"### {_name(system)} {system.title}", "", *fields, "", _measured(found) if found else "Not checked yet."]
+    )
 
 
 def _measured(found: Mapping[str, Any]) -> str:
@@ -80,7 +84,9 @@ def _measured(found: Mapping[str, Any]) -> str:
     commit = re.sub(r"^(\w{8})\w*", r"\1", found.get("commit") or "no commit")
     cost = f"{len(found['seeds'])} seeds, {found['seconds'] / 60:.0f} min on {found['machine']['cores']} cores"
     head = f"Checked {found['date']} at {commit} ({cost}): **{verdict[found['holds']]}**."
-    return "\n".join([head, "", "| claim | verdict | mean margin | must reach | each seed |", "|---|---|--:|--:|---|", *rows])
+    return "\n".join(
+        [head, "", "| claim | verdict | mean margin | must reach | each seed |", "|---|---|--:|--:|---|", *rows]
+    )
 
 
 def _name(system: System) -> str:
@@ -88,7 +94,11 @@ def _name(system: System) -> str:
 
 
 def _link(system: System) -> str:
-    return f"[`{system.name}`](src/saccade/recipes/{system.family}/{system.name}.py)" if system.file else f"`{system.name}`"
+    return (
+        f"[`{system.name}`](src/saccade/{system.file.relative_to(catalog.PACKAGE)})"
+        if system.file
+        else f"`{system.name}`"
+    )
 
 
 _HEAD = """# The systems

@@ -29,8 +29,8 @@ _STYLE = (
 def parse(kind: type[T], words: Sequence[str], command: str, default: T | None = None) -> T:
     """The ``kind`` that the words describe, with the fields of ``default`` where they say nothing.
 
-    ValueError with one line for an unknown option (with the nearest one), a value that does not fit, a missing argument.
-    A name that two fields share is one too. ``--help`` prints and ends with SystemExit(0).
+    ValueError with one line for an unknown option (with the nearest one), a value that does not fit, a missing
+    argument. A name that two fields share is one too. ``--help`` prints and ends with SystemExit(0).
     """
     names = flags(kind)
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -78,7 +78,9 @@ def _one_line(box: str) -> str:
     missing = re.match(r"Missing from [^:]*: (\S+)", message)
     choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message)
     bare = re.match(r"Missing value for argument [^\w-]*([\w-]+)", message)
-    number = re.match(r"Error parsing ([\w-]+): (invalid literal for int|could not convert string to float)[^:]*: '(.*)'", message)
+    number = re.match(
+        r"Error parsing ([\w-]+): (invalid literal for int|could not convert string to float)[^:]*: '(.*)'", message
+    )
     if missing:
         return f"missing {missing[1]}"
     if number:

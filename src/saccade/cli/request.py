@@ -30,7 +30,9 @@ class Options:
     stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
     """A run with the same recipe and seed whose stages are taken as they are; what comes after them is trained here."""
     keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
-    """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: what did best stays in RUN/best."""
+    """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: what did best stays in
+    RUN/best.
+    """
     patience: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")] = 0
     """Evaluations in a row without a better --keep-best score that end the run; 0 goes on to the last step."""
     sink: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="S", help_behavior_hint="")] = ()
@@ -69,13 +71,21 @@ def understand(name: str, words: Sequence[str]) -> Request:
     if kept:
         _refuse_contradiction(given.recipe, default, asked["--out"])
         if given.run.stages_of not in ("", kept.get("stages_of")):
-            raise ValueError(f"the run in {asked['--out']} began without --stages-of {given.run.stages_of}: name a new folder")
+            raise ValueError(
+                f"the run in {asked['--out']} began without --stages-of {given.run.stages_of}: name a new folder"
+            )
         if given.run.keep_best not in ("", kept.get("keep_best")):
-            raise ValueError(f"the run in {asked['--out']} began without --keep-best {given.run.keep_best}: name a new folder")
+            raise ValueError(
+                f"the run in {asked['--out']} began without --keep-best {given.run.keep_best}: name a new folder"
+            )
         if given.run.patience not in (0, kept.get("patience")):
-            raise ValueError(f"the run in {asked['--out']} began without --patience {given.run.patience}: name a new folder")
+            raise ValueError(
+                f"the run in {asked['--out']} began without --patience {given.run.patience}: name a new folder"
+            )
     elif given.run.patience < 0 or (given.run.patience and not given.run.keep_best):
-        raise ValueError(f"--patience {given.run.patience} counts evaluations without a better score: name it by --keep-best SCORE")
+        raise ValueError(
+            f"--patience {given.run.patience} counts evaluations without a better score: name it by --keep-best SCORE"
+        )
     return Request(name, recipe, preset, given.recipe, given.run, kept is not None)
 
 
@@ -123,7 +133,9 @@ def _steps(folder: Path) -> int:
 
 def _settings_to_resume(recipe: ModuleType, kept: Mapping[str, Any], asked: Mapping[str, str]) -> Any:
     if asked["--preset"] not in ("", kept.get("preset")):
-        raise ValueError(f"the run in {asked['--out']} began with --preset {kept.get('preset')}, not {asked['--preset']}")
+        raise ValueError(
+            f"the run in {asked['--out']} began with --preset {kept.get('preset')}, not {asked['--preset']}"
+        )
     return settings_of(recipe, kept, asked["--out"])
 
 

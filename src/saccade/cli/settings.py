@@ -25,7 +25,9 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
     names = [field.name for field in dataclasses.fields(template)]
     for name in saved:
         if name not in names:
-            raise ValueError(f"{place} has the setting '{name}', which the recipe does not; nearest: {nearest(name, names)}")
+            raise ValueError(
+                f"{place} has the setting '{name}', which the recipe does not; nearest: {nearest(name, names)}"
+            )
     values = {}
     for name in names:
         if name not in saved:

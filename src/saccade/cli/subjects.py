@@ -1,4 +1,6 @@
-"""What a path on the command line names: a run with its recipe and trained policies, or a model that draws or writes."""
+"""What a path on the command line names: a run with its recipe and trained policies, or a model that draws or
+writes.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,11 @@ def settings_of(recipe: ModuleType, config: Mapping[str, Any], place: object) ->
 
 
 def open_run(path: str) -> TrainedRun:
-    """A run as it was at its newest whole checkpoint, or RUN/best. ValueError if it is no run or has saved nothing yet."""
-    from saccade.training import checkpoint, folder as on_disk
+    """A run as it was at its newest whole checkpoint, or RUN/best. ValueError if it is no run or has saved nothing
+    yet.
+    """
+    from saccade.training import checkpoint
+    from saccade.training import folder as on_disk
 
     run, kind = _run_of(path)
     config = on_disk.config(run)
@@ -59,7 +64,9 @@ def open_run(path: str) -> TrainedRun:
     places = [run / kind, *sorted(run.glob(f"*/{kind}"), key=lambda p: -p.stat().st_mtime)]
     saved = next((found for place in places if (found := checkpoint.latest(place))), None)
     if saved is None:
-        none = "has no checkpoint yet" if kind == "checkpoints" else "kept no best checkpoint, as --keep-best SCORE would"
+        none = (
+            "has no checkpoint yet" if kind == "checkpoints" else "kept no best checkpoint, as --keep-best SCORE would"
+        )
         raise ValueError(f"the run in {run} {none}")
     _, state = checkpoint.read(saved)
     policies = recipe.policies(settings)
@@ -73,7 +80,7 @@ def open_run(path: str) -> TrainedRun:
 
 def draws(name: str) -> bool:
     """Whether a model is a diffusers pipeline or writes pictures (else words); a hub id is taken for a pipeline."""
-    from saccade.models.locate import locate, miniatures
+    from saccade.models.loading import locate, miniatures
 
     place = Path(locate(name))
     if not place.is_dir() and "/" not in name:
@@ -88,10 +95,10 @@ def draws(name: str) -> bool:
 def drawing_policy(name: str, **options: Any) -> Any:
     """A policy that draws by name, folder or hub id: a FlowPolicy over a diffusers pipeline, or one over a Janus model.
 
-    ``options`` are fields of FlowModel or ImageTokenModel. The size of pictures is the one that the pipeline was made for,
-    where its folder tells it.
+    ``options`` are fields of FlowModel or ImageTokenModel. The size of pictures is the one that the pipeline was made
+    for, where its folder tells it.
     """
-    from saccade.models.locate import locate
+    from saccade.models.loading import locate
     from saccade.policies import flow, image_tokens
 
     if _config(Path(locate(name))).get("model_type") == "janus":
@@ -102,7 +109,7 @@ def drawing_policy(name: str, **options: Any) -> Any:
 
 def edits(policy: Any) -> bool:
     """Whether a model that draws can be shown a picture that it shall edit."""
-    from saccade.models.sources import EDITORS
+    from saccade.models.loading import EDITORS
     from saccade.policies.flow import FlowPolicy
 
     return isinstance(policy, FlowPolicy) and type(policy.backbone.pipe).__name__ in EDITORS
@@ -116,14 +123,16 @@ def native(folder: Path) -> dict[str, int]:
     levels = _config(folder / "vae").get("block_out_channels")
     if not edge or not levels:
         return {}
-    return {"size": edge * 2 ** (len(levels) - 1)} | ({"text_length": 256} if (folder / "text_encoder_3").is_dir() else {})
+    return {"size": edge * 2 ** (len(levels) - 1)} | (
+        {"text_length": 256} if (folder / "text_encoder_3").is_dir() else {}
+    )
 
 
 def writing_policy(name: str) -> Any:
     """A TokenPolicy over a language model that rewrites prompts as the miniature was taught to."""
-    from saccade.models.language import load
+    from saccade.builders.qwen2_rewriter import as_messages
+    from saccade.models.language.model import load
     from saccade.policies.tokens import TokenPolicy
-    from saccade.recipes.miniatures.qwen2_rewriter import as_messages
 
     return TokenPolicy(load(name), [], prompt=lambda problem: as_messages(problem.inputs), max_new_tokens=40)
 

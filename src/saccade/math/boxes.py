@@ -1,8 +1,8 @@
 """Sets of boxes against sets of boxes: overlap, one-to-one matching, average precision.
 
-Boxes are ``[..., 4]``: x1, y1, x2, y2 in one frame (`saccade.math.frames`), x2 and y2 exclusive; a box whose corners are in
-the wrong order is empty. Average precision as COCO defines it (Lin et al. 1405.0312): precision, made falling, at 101
-recalls, averaged over overlap thresholds and over the labels that are to be found.
+Boxes are ``[..., 4]``: x1, y1, x2, y2 in one frame (`saccade.math.frames`), x2 and y2 exclusive; a box whose corners
+are in the wrong order is empty. Average precision as COCO defines it (Lin et al. 1405.0312): precision, made falling,
+at 101 recalls, averaged over overlap thresholds and over the labels that are to be found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union, ``[..., N, 4]`` with ``[..., M, 4]`` -> ``[..., N, M]``; 0 where both boxes are empty."""
+    """Intersection over union, ``[..., N, 4]`` with ``[..., M, 4]`` -> ``[..., N, M]``; 0 where both boxes are
+    empty.
+    """
     a, b = a[..., :, None, :], b[..., None, :, :]
     common = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
     # An empty box may have a corner inside the other; then their common part is empty too.
@@ -35,8 +37,8 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def match(overlap: Tensor, least: float = 0.5) -> Tensor:
     """Greedy one-to-one matching, the largest overlap first, of pairs that overlap by ``least`` or more.
 
-    ``overlap [..., N, M]`` -> ``[..., N]``: the column that each row is matched with, -1 for none. Of equal overlaps the
-    first row, then the first column, is matched. Rows of zeros (padding) stay unmatched.
+    ``overlap [..., N, M]`` -> ``[..., N]``: the column that each row is matched with, -1 for none. Of equal overlaps
+    the first row, then the first column, is matched. Rows of zeros (padding) stay unmatched.
     """
     *lead, rows, columns = overlap.shape
     left = overlap.reshape(math.prod(lead), rows, columns).clone()

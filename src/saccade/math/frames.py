@@ -42,8 +42,8 @@ class Frame:
     """The pixels of one picture: an original, or what `displayed` and `crop` made of a frame.
 
     ``picture`` names the original: frames of pictures with different names have nothing to do with each other, whatever
-    their sizes. ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window`` is
-    the part of ``parent`` that is shown: left, top, right, bottom in whole pixels of it.
+    their sizes. ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window``
+    is the part of ``parent`` that is shown: left, top, right, bottom in whole pixels of it.
     """
 
     width: int
@@ -57,7 +57,9 @@ class Frame:
         if min(self.width, self.height) < 1:
             raise ValueError(f"a frame of {self.width} x {self.height} pixels shows nothing; at least 1 x 1")
         if len({self.kind == "original", self.parent is None, self.window is None}) > 1:
-            raise ValueError(f"a frame of kind '{self.kind}' is made by `displayed` or `crop` of another, which it keeps")
+            raise ValueError(
+                f"a frame of kind '{self.kind}' is made by `displayed` or `crop` of another, which it keeps"
+            )
 
     @classmethod
     def of(cls, pixels: Any, picture: Hashable) -> Frame:
@@ -84,12 +86,16 @@ class Frame:
         return Frame(width, height, self.picture, "displayed", self, self.whole)
 
     def crop(self, box: Box) -> Frame:
-        """What a box shows of this picture: the whole pixels that it touches. ValueError unless the box is valid here."""
+        """What a box shows of this picture: the whole pixels that it touches. ValueError unless the box is valid
+        here.
+        """
         here = box.into(self)
         if not here.valid:
             near = here.clipped()
             nearest = near.corners if near.valid else self.whole
-            raise ValueError(f"box {here.corners} cannot be cut from {self.width} x {self.height} pixels; nearest: {nearest}")
+            raise ValueError(
+                f"box {here.corners} cannot be cut from {self.width} x {self.height} pixels; nearest: {nearest}"
+            )
         left, top = math.floor(here.x1 + SLACK), math.floor(here.y1 + SLACK)
         right, bottom = math.ceil(here.x2 - SLACK), math.ceil(here.y2 - SLACK)
         return Frame(right - left, bottom - top, self.picture, "crop", self, (left, top, right, bottom))
@@ -143,7 +149,9 @@ class Box:
         return Box(x(self.x1), y(self.y1), x(self.x2), y(self.y2), self.frame)
 
     def into(self, frame: Frame) -> Box:
-        """The same rectangle in the coordinates of another frame of its picture. ValueError if the picture is another."""
+        """The same rectangle in the coordinates of another frame of its picture. ValueError if the picture is
+        another.
+        """
         if frame == self.frame:
             return self
         carry = self.frame.to(frame)

@@ -1,7 +1,7 @@
 """Diagonal Gaussians, and the ones that are squashed into (-1, 1) by tanh.
 
-    KL(q || p) = sum log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2
-    log tanh(u) = log N(u; m, s) - sum 2 (log 2 - u - softplus(-2 u)),   action = tanh(u)
+KL(q || p) = sum log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2
+log tanh(u) = log N(u; m, s) - sum 2 (log 2 - u - softplus(-2 u)),   action = tanh(u)
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Pictures in their two layouts: bytes ``[..., H, W, 3]`` of files and screens, numbers ``[..., 3, H, W]`` in [0, 1] of networks."""
+"""Pictures in their two layouts: bytes ``[..., H, W, 3]`` of files and screens, numbers ``[..., 3, H, W]`` in [0, 1]
+of networks.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def decision_weight(mask_BT: Tensor, length_B: Tensor, average: str, longest: in
     """What each decision weighs in the sum: ``[B, T]``; ``length_B`` counts a row's own decisions before any cut.
 
     "decisions": every decision alike (token mean). "rows": every row alike (mean of the row's mean).
-    "constant": a row weighs its length over ``longest``, a constant of the run (Dr. GRPO). "sum": a row weighs its length.
+    "constant": a row weighs its length over ``longest``, a constant of the run (Dr. GRPO). "sum": a row weighs its
+    length.
     """
     if average in ("decisions", "sum"):
         return mask_BT
@@ -101,5 +102,7 @@ def _row_mean(values_BT: Tensor, mask_BT: Tensor, length_B: Tensor) -> Tensor:
     cut_B = (here_B > 0) & (here_B != length_B)
     if cut_B.any():
         have, of = int(here_B[cut_B][0]), int(length_B[cut_B][0])
-        raise ValueError(f"the ratio of a row needs all its {of} decisions and {have} are here; cut batches by rows alone")
+        raise ValueError(
+            f"the ratio of a row needs all its {of} decisions and {have} are here; cut batches by rows alone"
+        )
     return ((values_BT * mask_BT).sum(1) / here_B.clamp(min=1))[:, None].expand_as(values_BT)

@@ -1,9 +1,10 @@
 """What a state or an action is worth, from rewards and the critic's values: GAE, lambda-returns, n-step returns.
 
-GAE 1506.02438; lambda-returns as in Dreamer 1912.01603. A decision that ends its episode is marked in ``ended_BT``, whether it
-terminated (nothing comes after it) or was truncated (the value of what was seen last stands for what would have come).
-``next_value_BT`` is the value of what each decision led to, at an end of the true last observation. ``terminated_BT`` may hold
-probabilities. All are ``[B, T]`` of one dtype but the marks, which may be bool; gradients flow through rewards and values.
+GAE 1506.02438; lambda-returns as in Dreamer 1912.01603. A decision that ends its episode is marked in ``ended_BT``,
+whether it terminated (nothing comes after it) or was truncated (the value of what was seen last stands for what would
+have come). ``next_value_BT`` is the value of what each decision led to, at an end of the true last observation.
+``terminated_BT`` may hold probabilities. All are ``[B, T]`` of one dtype but the marks, which may be bool; gradients
+flow through rewards and values.
 """
 
 from __future__ import annotations
@@ -13,9 +14,17 @@ from torch import Tensor
 
 
 def gae(
-    reward_BT: Tensor, value_BT: Tensor, next_value_BT: Tensor, terminated_BT: Tensor, ended_BT: Tensor, gamma: float, lam: float
+    reward_BT: Tensor,
+    value_BT: Tensor,
+    next_value_BT: Tensor,
+    terminated_BT: Tensor,
+    ended_BT: Tensor,
+    gamma: float,
+    lam: float,
 ) -> Tensor:
-    """Advantages ``[B, T]``: A_t = d_t + gamma lam A_{t+1}, d_t = r_t + gamma V_{t+1} - V_t, nothing across the end of an episode."""
+    """Advantages ``[B, T]``: A_t = d_t + gamma lam A_{t+1}, d_t = r_t + gamma V_{t+1} - V_t, nothing across the end
+    of an episode.
+    """
     surprise_BT = one_step(reward_BT, next_value_BT, terminated_BT, gamma) - value_BT
     return _summed(surprise_BT, gamma * lam * _goes_on(ended_BT, reward_BT))
 
@@ -29,7 +38,8 @@ def lambda_return(
     gamma: float,
     lam: float,
 ) -> Tensor:
-    """Returns ``[B, T]``: R_t = r_t + gamma (1 - d_t) ((1 - lam) V_{t+1} + lam R_{t+1}), and at ends and at T the value alone.
+    """Returns ``[B, T]``: R_t = r_t + gamma (1 - d_t) ((1 - lam) V_{t+1} + lam R_{t+1}), and at ends and at T the value
+    alone.
 
     Without ``ended_BT`` a row is one episode, which only termination ends, as where it is imagined.
     """
@@ -42,7 +52,9 @@ def lambda_return(
 def n_step(
     reward_BT: Tensor, next_value_BT: Tensor, terminated_BT: Tensor, ended_BT: Tensor, *, gamma: float, steps: int
 ) -> Tensor:
-    """Returns ``[B, T]`` of ``steps`` rewards and the value after them; fewer where the episode or the row ends before."""
+    """Returns ``[B, T]`` of ``steps`` rewards and the value after them; fewer where the episode or the row ends
+    before.
+    """
     target_BT = one_step(reward_BT, next_value_BT, terminated_BT, gamma)
     single_BT, goes_on_BT = target_BT, _goes_on(ended_BT, reward_BT)[:, :-1] > 0
     for _ in range(steps - 1):

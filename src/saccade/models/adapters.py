@@ -1,4 +1,6 @@
-"""Which weights of a network are trained: LoRA, y = W x + (alpha / r) B A x with B = 0 at first (Hu et al. 2021), or all."""
+"""Which weights of a network are trained: LoRA, y = W x + (alpha / r) B A x with B = 0 at first (Hu et al. 2021), or
+all.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def trainable(
 ) -> list[nn.Parameter]:
     """Freeze ``module`` but for the weights to be trained, and return these.
 
-    Rank 0 trains the weights themselves: all, or those of the modules in ``targets``. A higher rank puts LoRA beside the
-    linear layers in ``targets`` (default: the attention projections), scaled by ``lora_alpha / lora_rank`` (default
+    Rank 0 trains the weights themselves: all, or those of the modules in ``targets``. A higher rank puts LoRA beside
+    the linear layers in ``targets`` (default: the attention projections), scaled by ``lora_alpha / lora_rank`` (default
     alpha: twice the rank), in float32 whatever the base is, drawn from ``seed``. A target is a module's name or the end
     of it ("q_proj", "layers.0.mlp"). ValueError for a target that is not there, and for a module that has LoRA already.
     """
@@ -46,9 +48,9 @@ def trainable(
 def merged(module: nn.Module) -> Iterator[nn.Module]:
     """Within it, ``module`` is a plain network with LoRA folded in: W + (alpha / r) B A in place of W, no adapters.
 
-    Faster to run, and ``module.state_dict()`` and ``module.save_pretrained()`` have the plain names. Where gradients are
-    enabled they flow through the fold to A and B. Afterwards the original tensors are back by pointer, so nothing drifts.
-    Nothing happens without LoRA. Weights that are changed inside are lost with the folded copy.
+    Faster to run, and ``module.state_dict()`` and ``module.save_pretrained()`` have the plain names. Where gradients
+    are enabled they flow through the fold to A and B. Afterwards the original tensors are back by pointer, so nothing
+    drifts. Nothing happens without LoRA. Weights that are changed inside are lost with the folded copy.
     """
     layers = _lora_layers(module)
     bases = {name: layer.get_base_layer() for name, layer in layers.items()}
@@ -87,7 +89,9 @@ def _inject(module: nn.Module, rank: int, alpha: float, targets: Sequence[str] |
     if targets is None:
         targets = [t for t in ATTENTION if any(_ends(name, t) for name, _ in module.named_modules())]
         if not targets:
-            raise ValueError(f"{type(module).__name__} has no known attention projections; name the layers in `targets`")
+            raise ValueError(
+                f"{type(module).__name__} has no known attention projections; name the layers in `targets`"
+            )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_matches(module, targets), lora_dropout=0.0)
     with seeded(seed):  # peft draws A from the global generator
         inject_adapter_in_model(config, module)

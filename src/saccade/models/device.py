@@ -10,7 +10,8 @@ from saccade.naming import nearest
 
 
 def device_of(name: str) -> str:
-    """A device by its name; "auto" is the GPU where there is one. ValueError, with the nearest that is here, for one that is not.
+    """A device by its name; "auto" is the GPU where there is one. ValueError, with the nearest that is here, for one
+    that is not.
 
     Nothing is begun on a device.
     """

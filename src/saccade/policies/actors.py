@@ -2,7 +2,7 @@
 
     a = tanh(u), u ~ N(m, s),   log pi(a) = log N(u) - sum 2 (log 2 - u - softplus(-2 u))
 
-`sampling.proposals.Ranged` gives an environment whose actions have other bounds in units of -1 to 1.
+`envs.rescale.Ranged` gives an environment whose actions have other bounds in units of -1 to 1.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control import MLP
+from saccade.models.control.networks import MLP
 
 LOG_STD = (-20.0, 2.0)
 """Bounds of the logarithm of a spread."""
 
 
 class Acted(NamedTuple):
-    """Actions ``[B, A]``, their log-densities ``[B]`` (of a determined action 0), and no opinion of what they are worth."""
+    """Actions ``[B, A]``, their log-densities ``[B]`` (of a determined action 0), and no opinion of what they are
+    worth.
+    """
 
     action_B: Tensor
     logp_B: Tensor
@@ -30,14 +32,18 @@ class Acted(NamedTuple):
 
 
 class SquashedActor(nn.Module):
-    """``trunk`` gives mean and log spread ``[B, 2 A]`` of the features of ``encoder``, which learns with it unless ``shared``."""
+    """``trunk`` gives mean and log spread ``[B, 2 A]`` of the features of ``encoder``, which learns with it unless
+    ``shared``.
+    """
 
     def __init__(self, encoder: nn.Module, trunk: MLP, shared: bool = False):
         super().__init__()
         self.encoder, self.trunk, self.shared = encoder, trunk, shared
 
     def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor) -> tuple[Tensor, Tensor]:
-        """The actions ``[B, A]`` that standard normal draws stand for, and their log-densities ``[B]``; gradients flow."""
+        """The actions ``[B, A]`` that standard normal draws stand for, and their log-densities ``[B]``; gradients
+        flow.
+        """
         gaussian = self.gaussian(seen)
         before = gaussian.at(draw_BA)
         return torch.tanh(before), log_squashed(gaussian, before)
@@ -68,7 +74,9 @@ class SquashedActor(nn.Module):
 
 
 class DeterministicActor(nn.Module):
-    """``trunk`` gives the action ``[B, A]`` before tanh; ``exploration`` is the spread of the noise with which it acts."""
+    """``trunk`` gives the action ``[B, A]`` before tanh; ``exploration`` is the spread of the noise with which it
+    acts.
+    """
 
     def __init__(self, encoder: nn.Module, trunk: MLP, shared: bool = False, exploration: float = 0.1):
         super().__init__()

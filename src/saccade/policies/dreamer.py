@@ -1,4 +1,5 @@
-"""Acting on the state of a world model: what was seen since an episode began is in its belief, which each row carries along.
+"""Acting on the state of a world model: what was seen since an episode began is in its belief, which each row carries
+along.
 
 `DreamerPolicy` has the weights; `Acting` is it in so many episodes side by side, with their states. Several of these
 (one that gathers experience, one that is evaluated) share the weights and nothing else.
@@ -20,7 +21,7 @@ from torch.nn.functional import softplus
 
 from saccade.core import Environment, Observation, Step, seeded
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.rssm import RSSM, Sizes, State, mlp
+from saccade.models.world_model.rssm import RSSM, Sizes, State, mlp
 from saccade.policies.actors import Acted
 
 REACH = 5.0
@@ -82,7 +83,9 @@ class DreamerPolicy:
 
 
 class Acting:
-    """A policy in B episodes: ``begin`` forgets, ``act`` looks and decides. A row that never began is at its beginning."""
+    """A policy in B episodes: ``begin`` forgets, ``act`` looks and decides. A row that never began is at its
+    beginning.
+    """
 
     def __init__(self, policy: DreamerPolicy, rows: int):
         self.policy = policy

@@ -2,8 +2,8 @@
 
 State (x_t, t, prompt), action x_t'. The steps in ``stochastic`` draw from a kernel and are stored with their
 log-probs; all others follow the ODE and are not stored. Windows of steps (Flow-GRPO-Fast, MixGRPO) are other choices of
-``stochastic``, nothing else. A generator of one step, or of a few between which its pictures are noised again, is a policy
-whose steps are that few; `unroll` makes its attempts once more with gradients.
+``stochastic``, nothing else. A generator of one step, or of a few between which its pictures are noised again, is a
+policy whose steps are that few; `unroll` makes its attempts once more with gradients.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
-from saccade.math.guidance import guided
-from saccade.math.kernels import flow_kernel, gaussian_logp, ode
-from saccade.math.paths import to_data
+from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of
-from saccade.models.diffusion import Backbone, Conditioning, Prompt, PromptCache, load
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load
 from saccade.models.sharding import shard
-from saccade.policies.flow_models import FlowModel
-from saccade.policies.network import Network
+from saccade.policies.flow_network import Network
+from saccade.policies.flow_presets import FlowModel
 
 LATENT_DIMS = 3
 
@@ -78,20 +76,27 @@ class FlowPolicy:
             raise ValueError(f"a picture takes 1 denoising step or more, not {self.steps}")
         outside = [i for i in self.stochastic if not 0 <= i < self.steps]
         if outside:
-            raise ValueError(f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})")
+            raise ValueError(
+                f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})"
+            )
         if self.through_unconditional and self.reuse_unconditional:
             raise ValueError("reuse_unconditional has no gradient, but through_unconditional asks for it")
         self.said = self.said or PromptCache(self.backbone)
         self.network = Network(
-            self.backbone, self.said, self.size, self.precision, self.one_call, self.merge, self.fold_trained, self.at_once
+            self.backbone,
+            self.said,
+            self.size,
+            self.precision,
+            self.one_call,
+            self.merge,
+            self.fold_trained,
+            self.at_once,
         )
 
     # -- acting ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def rollout(
-        self, problems: Sequence[Problem], seeds_B: Tensor, stochastic: Sequence[int] | None = None
-    ) -> Rollout:
+    def rollout(self, problems: Sequence[Problem], seeds_B: Tensor, stochastic: Sequence[int] | None = None) -> Rollout:
         """One picture for each problem; ``stochastic`` overrides the policy's own choice of drawn steps."""
         drawn = sorted(self.stochastic if stochastic is None else stochastic)
         stored: list[dict[str, Tensor]] = []
@@ -101,8 +106,8 @@ class FlowPolicy:
     def best(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
         """One picture for each problem as the checkpoint's own scheduler makes it: how the model is used and evaluated.
 
-        It walks along the ODE, with no noise but the first, or, where the scheduler samples stochastically (generators of
-        a few steps), predicts x0 and noises it again to the next time.
+        It walks along the ODE, with no noise but the first, or, where the scheduler samples stochastically (generators
+        of a few steps), predicts x0 and noises it again to the next time.
         """
         if not self.renoises:
             return self.rollout(problems, seeds_B, stochastic=())
@@ -111,8 +116,8 @@ class FlowPolicy:
     def unroll(self, problems: Sequence[Problem], seeds_B: Tensor, through: int | None = None) -> Tensor:
         """The latents x0 ``[B, C, h, w]`` of `rollout`, from the same seeds, as functions of the weights.
 
-        Gradients flow through the last ``through`` steps (None: all) and both halves of the guidance. ValueError if there
-        are not so many.
+        Gradients flow through the last ``through`` steps (None: all) and both halves of the guidance. ValueError if
+        there are not so many.
         """
         through = self.steps if through is None else through
         if not 1 <= through <= self.steps:
@@ -129,7 +134,9 @@ class FlowPolicy:
         """
         visited: list[Tensor] = []
         with torch.no_grad():
-            last = self._walk(self._noise(seeds_B, 0), range(self.steps - 1), problems, seeds_B, self.stochastic, visited=visited)
+            last = self._walk(
+                self._noise(seeds_B, 0), range(self.steps - 1), problems, seeds_B, self.stochastic, visited=visited
+            )
             x = torch.stack([*visited, last])[step_B, torch.arange(len(step_B))]
         t_B = self.times[step_B].to(x.device)
         return to_data(x, self.velocity(x, t_B, problems, self.guidance, through=True), t_B)
@@ -146,7 +153,8 @@ class FlowPolicy:
     ) -> Tensor:
         """The state behind the steps in ``part``.
 
-        Where there are such lists, drawn steps are put into ``stored`` and the states that steps began from into ``visited``.
+        Where there are such lists, drawn steps are put into ``stored`` and the states that steps began from into
+        ``visited``.
         """
         if not part:
             return x
@@ -202,7 +210,9 @@ class FlowPolicy:
         )
 
     def decode(self, x0: Tensor, rows: int = 64) -> Tensor:
-        """Latents to pictures ``[B, 3, H, W]`` in [0, 1], on the CPU in float32, whole pictures (no tiles); gradients flow."""
+        """Latents to pictures ``[B, 3, H, W]`` in [0, 1], on the CPU in float32, whole pictures (no tiles);
+        gradients flow.
+        """
         vae = self.backbone.pipe.vae
         z = x0 / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
         parts = [vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in z.split(rows)]
@@ -241,11 +251,17 @@ class FlowPolicy:
         )
 
     def velocity(
-        self, x: Tensor, t_B: Tensor, problems: Sequence[Problem], guidance: float | None = None, through: bool | None = None
+        self,
+        x: Tensor,
+        t_B: Tensor,
+        problems: Sequence[Problem],
+        guidance: float | None = None,
+        through: bool | None = None,
     ) -> Tensor:
         """The network's velocity at states of one's own choice; gradients flow, those of the half without a prompt only
-        ``through`` (None: ``through_unconditional``). ``guidance`` None is that of the prompt alone: 1, or what a network
-        that was distilled with guidance is always told."""
+        ``through`` (None: ``through_unconditional``). ``guidance`` None is that of the prompt alone: 1, or what a
+        network that was distilled with guidance is always told.
+        """
         if guidance is None:
             guidance = self.guidance if self.backbone.embedded_guidance else 1.0
         through = self.through_unconditional if through is None else through
@@ -271,7 +287,9 @@ class FlowPolicy:
 
     @property
     def renoises(self) -> bool:
-        """Whether the checkpoint's scheduler predicts x0 at each step and noises it again, as generators of a few steps do."""
+        """Whether the checkpoint's scheduler predicts x0 at each step and noises it again, as generators of a few
+        steps do.
+        """
         return bool(self.backbone.pipe.scheduler.config.get("stochastic_sampling"))
 
     @property
@@ -338,7 +356,11 @@ def _backbone(cfg: FlowModel, resting: torch.dtype, beside: FlowPolicy | None) -
 
 
 def _policy(
-    cfg: FlowModel, backbone: Backbone, trained: list[nn.Parameter], stochastic: Sequence[int], beside: FlowPolicy | None
+    cfg: FlowModel,
+    backbone: Backbone,
+    trained: list[nn.Parameter],
+    stochastic: Sequence[int],
+    beside: FlowPolicy | None,
 ) -> FlowPolicy:
     return FlowPolicy(
         backbone,

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from saccade.core import Likelihood, Problem, Rollout, generator
-from saccade.math.guidance import guided
+from saccade.math.flow import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of, lowered
-from saccade.models.head import weigh
-from saccade.models.janus import Painter, load, paint
-from saccade.models.language import save
-from saccade.models.messages import Prompt
-from saccade.models.passages import PerRow, beside
+from saccade.models.language.head import weigh
+from saccade.models.language.janus import Painter, load, paint
+from saccade.models.language.messages import Prompt
+from saccade.models.language.model import save
+from saccade.models.language.prompts import PerRow, beside
+from saccade.models.language.states import Rows, states
 from saccade.models.sharding import gathered, shard, within
-from saccade.models.states import Rows, states
-from saccade.models.vision import Eyes
+from saccade.models.vision.encoder import Eyes
 from saccade.policies.tokens import distinct
 
 
@@ -43,11 +43,11 @@ class ImageTokenPolicy:
     ``guidance`` is the classifier-free scale on logits (1 = off), ``temperature`` divides the guided logits.
     ``logprob_under`` says whose log-probs are stored and trained: "cond", those of the logits with the prompt alone, as
     public trainers have it (one pass, but not the density that was drawn from), or "guided", those of the logits drawn
-    from, with gradients through both halves. Codes are drawn from the guided logits either way; ``extras`` hold the mean
-    entropies of both. ``merge`` folds LoRA in while sampling; with ``rescore`` stored log-probs come from `likelihood`
-    instead of the sampling loop, so that replay of the same rows is exact to the bit. ``checkpointing`` computes
-    activations again in the backward pass; prompts are then read once for each row. ``at_once`` bounds the pictures that
-    are drawn together (guidance doubles their rows).
+    from, with gradients through both halves. Codes are drawn from the guided logits either way; ``extras`` hold the
+    mean entropies of both. ``merge`` folds LoRA in while sampling; with ``rescore`` stored log-probs come from
+    `likelihood` instead of the sampling loop, so that replay of the same rows is exact to the bit. ``checkpointing``
+    computes activations again in the backward pass; prompts are then read once for each row. ``at_once`` bounds the
+    pictures that are drawn together (guidance doubles their rows).
     """
 
     painter: Painter
@@ -110,8 +110,12 @@ class ImageTokenPolicy:
         codes_BM, logp_2BM, entropy_2BM = paint(self.painter, moved[:3], *moved[3:], self.guidance, self.temperature)
         return codes_BM, logp_2BM[int(self.logprob_under == "guided")], *entropy_2BM.mean(-1)
 
-    def trajectory(self, ids_BL: Tensor, attention_BL: Tensor, place_BAL: Tensor, codes_BT: Tensor) -> dict[str, Tensor]:
-        """Prompts, as `beside` lays them out, and codes as one row of ids each, with where the decisions stand in it."""
+    def trajectory(
+        self, ids_BL: Tensor, attention_BL: Tensor, place_BAL: Tensor, codes_BT: Tensor
+    ) -> dict[str, Tensor]:
+        """Prompts, as `beside` lays them out, and codes as one row of ids each, with where the decisions stand in
+        it.
+        """
         rows, begin = ids_BL.shape
         step_T = torch.arange(codes_BT.shape[1])
         place_BAT = place_BAL.amax(2, keepdim=True) + 1 + step_T
@@ -161,7 +165,12 @@ class ImageTokenPolicy:
     def _acting(self) -> Iterator[None]:
         """No gradients, shards whole, LoRA folded in."""
         network = self.painter.network
-        with torch.no_grad(), gathered(network), merged(network) if self.merge else contextlib.nullcontext(), lowered(network, self.precision):
+        with (
+            torch.no_grad(),
+            gathered(network),
+            merged(network) if self.merge else contextlib.nullcontext(),
+            lowered(network, self.precision),
+        ):
             yield
 
     # -- weights --------------------------------------------------------------------------------------------
@@ -209,7 +218,9 @@ class ImageTokenModel:
     temperature: float = 1.0
     """Temperature of the guided logits."""
     logprob_under: Literal["cond", "guided"] = "cond"
-    """Whose log-probs are trained: of the logits with the prompt alone, or of the guided logits that codes are drawn from."""
+    """Whose log-probs are trained: of the logits with the prompt alone, or of the guided logits that codes are drawn
+    from.
+    """
     lora_rank: int = 0
     """Rank of LoRA on the attention projections; 0 trains all that a picture goes through."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -241,7 +252,8 @@ def build(
         logprob_under=cfg.logprob_under,
         precision=precision,
         merge=not cfg.sharded,
-        rescore=precision != torch.float32,  # sampling and replay round differently there, and ratios would not begin at 1
+        rescore=precision
+        != torch.float32,  # sampling and replay round differently there, and ratios would not begin at 1
         checkpointing=cfg.checkpointing,
         at_once=cfg.at_once,
     )

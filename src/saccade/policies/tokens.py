@@ -1,6 +1,7 @@
 """Words as decisions: a policy over any causal or vision-language model, log-prob of a token at its temperature.
 
-State = prompt, pictures and the tokens so far, action = the next token, log pi = log softmax(logits / temperature)[token].
+State = prompt, pictures and the tokens so far, action = the next token, log pi = log softmax(logits /
+temperature)[token].
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from torch import Tensor, nn
 from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of, lowered
-from saccade.models.drafts import Draft, Manner
-from saccade.models.head import weigh
-from saccade.models.language import LanguageModel, load, save
-from saccade.models.messages import Prompt
-from saccade.models.passages import Names, PerRow, content
+from saccade.models.language.generation import Draft, Manner
+from saccade.models.language.head import weigh
+from saccade.models.language.messages import Prompt
+from saccade.models.language.model import LanguageModel, load, save
+from saccade.models.language.prompts import Names, PerRow, content
+from saccade.models.language.states import Rows, states
 from saccade.models.sharding import gathered, shard, within
-from saccade.models.states import Rows, states
-from saccade.models.vision import Eyes
-from saccade.policies.token_models import TokenModel, WriterModel
+from saccade.models.vision.encoder import Eyes
+from saccade.policies.token_presets import TokenModel, WriterModel
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
@@ -40,13 +41,14 @@ def inputs_as_prompt(problem: Problem) -> Prompt:
 class TokenPolicy:
     """Writes texts from prompts; ``trained`` are the weights that move.
 
-    ``prompt`` gives plain text, or chat messages, pictures among them, that go through the model's template and processor.
-    ``temperature`` 0 is greedy (log-probs then are those at temperature 1). With ``top_p`` < 1 tokens are drawn from the
-    truncated distribution, but log-probs stay those of the full one: the truncation is not part of the density. Tokens
-    that stand for pictures have probability 0, in sampling and in replay. A row ends with an end token or when its text
-    contains one of ``stop``; both are its own decisions. ``merge`` folds LoRA in while sampling; with ``rescore`` the
-    stored log-probs come from `likelihood` instead of the sampling loop, so that replay of the same rows is exact to the
-    bit. Rows that share a prompt should stay together in micro-batches: they read it once, in the update too.
+    ``prompt`` gives plain text, or chat messages, pictures among them, that go through the model's template and
+    processor. ``temperature`` 0 is greedy (log-probs then are those at temperature 1). With ``top_p`` < 1 tokens are
+    drawn from the truncated distribution, but log-probs stay those of the full one: the truncation is not part of the
+    density. Tokens that stand for pictures have probability 0, in sampling and in replay. A row ends with an end token
+    or when its text contains one of ``stop``; both are its own decisions. ``merge`` folds LoRA in while sampling; with
+    ``rescore`` the stored log-probs come from `likelihood` instead of the sampling loop, so that replay of the same
+    rows is exact to the bit. Rows that share a prompt should stay together in micro-batches: they read it once, in the
+    update too.
     """
 
     language: LanguageModel
@@ -89,7 +91,12 @@ class TokenPolicy:
     def acting(self) -> Iterator[None]:
         """The state of the model in which a draft is written: no gradients, LoRA folded in."""
         model = self.language.model
-        with torch.no_grad(), gathered(model), merged(model) if self.merge else contextlib.nullcontext(), lowered(model, self.precision):
+        with (
+            torch.no_grad(),
+            gathered(model),
+            merged(model) if self.merge else contextlib.nullcontext(),
+            lowered(model, self.precision),
+        ):
             yield
 
     def draft(self, problems: Sequence[Problem], seeds_B: Tensor) -> Draft:
@@ -99,7 +106,9 @@ class TokenPolicy:
         return Draft(self.language, self.eyes, unique, torch.tensor(index), seeds_B, manner)
 
     def finished(self, draft: Draft, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
-        """A draft as a rollout; ``extras`` say whose turn a decision was, what was asked, what pictures looked like when shown."""
+        """A draft as a rollout; ``extras`` say whose turn a decision was, what was asked, what pictures looked like
+        when shown.
+        """
         device = self.language.model.device
         decisions = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in draft.decisions().items()}
         turns = [line.turns() for line in draft.lines]
@@ -144,8 +153,8 @@ class TokenPolicy:
     def likelihood(self, rollout: Rollout) -> Likelihood:
         """The stored tokens under the present weights, teacher-forced; 0 past the end of a row.
 
-        ``position_BT`` says where in a row of ``ids_BL`` a decision stands (0: nowhere), so rows and decisions can be cut
-        freely. Prompts that rows share, and pictures, are read once.
+        ``position_BT`` says where in a row of ``ids_BL`` a decision stands (0: nowhere), so rows and decisions can be
+        cut freely. Prompts that rows share, and pictures, are read once.
         """
         position_BT = rollout.decisions["position_BT"]
         logp_BT, entropy_BT = torch.zeros(2, *position_BT.shape, device=position_BT.device)
@@ -209,8 +218,11 @@ def build(
         top_p=cfg.top_p,
         precision=precision,
         merge=not cfg.sharded,
-        rescore=precision != torch.float32,  # sampling and replay round differently there, and ratios would not begin at 1
+        rescore=precision
+        != torch.float32,  # sampling and replay round differently there, and ratios would not begin at 1
     )
     if cfg.train_vision and policy.eyes.frozen:
-        raise ValueError(f"model '{cfg.model}': train_vision has no effect, nothing that looks at pictures would be trained")
+        raise ValueError(
+            f"model '{cfg.model}': train_vision has no effect, nothing that looks at pictures would be trained"
+        )
     return policy

@@ -15,12 +15,15 @@ POINTS = 400
 _SMOOTHED_FROM = 40
 
 
-def charts(records: Sequence[Record], section: str, families: Sequence[str], others: bool = False) -> list[dict[str, Any]]:
-    """Charts of the metrics whose family (the part before "/") is one of ``families``, or with ``others`` none of the known.
+def charts(
+    records: Sequence[Record], section: str, families: Sequence[str], others: bool = False
+) -> list[dict[str, Any]]:
+    """Charts of the metrics whose family (the part before "/") is one of ``families``, or with ``others`` none of the
+    known.
 
-    A chart is {"name", "traces": [{"run", "steps", "images", "seconds", "y", "smooth"?, "low"?, "high"?}]}; curves of more
-    than 400 points are averaged in equal bins, long ones get a smoothed line. Where a metric's standard error was logged
-    with it, "low" and "high" are the ends of its 95 % interval.
+    A chart is {"name", "traces": [{"run", "steps", "images", "seconds", "y", "smooth"?, "low"?, "high"?}]}; curves of
+    more than 400 points are averaged in equal bins, long ones get a smoothed line. Where a metric's standard error was
+    logged with it, "low" and "high" are the ends of its 95 % interval.
     """
     present = [(i, record.section(section)) for i, record in enumerate(records)]
     parts = [(i, part) for i, part in present if part is not None]
@@ -28,7 +31,11 @@ def charts(records: Sequence[Record], section: str, families: Sequence[str], oth
     found = []
     for name in names:
         family = name.partition("/")[0] if "/" in name else ""
-        if name not in ("step", "time") and not name.endswith(ERROR) and (family in families or (others and family not in _KNOWN)):
+        if (
+            name not in ("step", "time")
+            and not name.endswith(ERROR)
+            and (family in families or (others and family not in _KNOWN))
+        ):
             traces = [trace | {"run": i} for i, part in parts if (trace := _trace(part, name))]
             # What was measured once, such as a reference beforehand, stands among the scores; it is no curve.
             found += [{"name": name, "traces": traces}] if any(len(trace["y"]) > 1 for trace in traces) else []
@@ -78,7 +85,9 @@ def _binned(lines: list[tuple]) -> list[tuple]:
 
 
 def _smooth(y: Sequence[float]) -> list[float]:
-    """Mean weighted both ways in time, so that it does not lag: m_t = sum_s a^|t-s| y_s / sum_s a^|t-s|, a = exp(-30/n)."""
+    """Mean weighted both ways in time, so that it does not lag: m_t = sum_s a^|t-s| y_s / sum_s a^|t-s|, a =
+    exp(-30/n).
+    """
     memory = math.exp(-30 / len(y))
     fade = lambda values: list(accumulate(values, lambda kept, value: memory * kept + value))
     both = lambda values: [a + b - v for a, b, v in zip(fade(values), fade(values[::-1])[::-1], values)]

@@ -1,4 +1,6 @@
-"""Sample sets to episodes: clips before and after with their returns, strips where nothing may move, paths from above."""
+"""Sample sets to episodes: clips before and after with their returns, strips where nothing may move, paths from
+above.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _POINTS = 200
 
 @dataclass(frozen=True)
 class Film:
-    """One episode: whose it is (run number), when, its clip and a still, what became of it, its return and how that moved."""
+    """One episode: whose it is (run number), when, its clip and a still, what became of it, its return and how that
+    moved.
+    """
 
     run: int
     caption: str
@@ -74,7 +78,9 @@ def _set(records: Sequence[Record], section: str, name: str) -> FilmSet:
                 shown.setdefault(key, []).extend(_moved(run, pair))
     folder = lambda run: records[run].section(section).folder
     cards = [_card(key[0], [(run, folder(run), *rest) for run, *rest in items]) for key, items in shown.items()]
-    count = max((sum("clip" in item for item in last["items"]) for _, _, last in ends(records, section, name)), default=0)
+    count = max(
+        (sum("clip" in item for item in last["items"]) for _, _, last in ends(records, section, name)), default=0
+    )
     return FilmSet(name, origin(steps, "Acted", "episodes"), [card for card in cards if card.films], count)
 
 
@@ -107,7 +113,10 @@ def _trails(paths: Sequence[tuple[int, str, list[list[float]]]]) -> list[Trail]:
     span = [max(point[axis] for point in places) - low[axis] for axis in (0, 1)]
     side = max(span) or 1.0
     corner = [low[axis] - (side - span[axis]) / 2 for axis in (0, 1)]
-    at = lambda point: (round(6 + 88 * (point[0] - corner[0]) / side, 1), round(94 - 88 * (point[1] - corner[1]) / side, 1))
+    at = lambda point: (
+        round(6 + 88 * (point[0] - corner[0]) / side, 1),
+        round(94 - 88 * (point[1] - corner[1]) / side, 1),
+    )
     found = []
     for run, caption, path in sorted(paths, key=lambda one: one[1] != "before"):
         some = min(len(path), _POINTS)

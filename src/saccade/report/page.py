@@ -20,7 +20,8 @@ _HERE = Path(__file__).parent
 
 
 def write(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
-    """Write the report of ``runs`` (folders) to the file ``out`` and return it; ``checks`` are results of saccade check.
+    """Write the report of ``runs`` (folders) to the file ``out`` and return it; ``checks`` are results of saccade
+    check.
 
     Parts that a run lacks are left out; a folder that is empty, broken or not a run is a ValueError with one line.
     """
@@ -77,12 +78,16 @@ def _section(records: list[Record], name: str) -> dict[str, Any] | None:
 def _tables(parts: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
     """Tables by title, those of all runs together."""
     titles = dict.fromkeys(title for _, part in parts for title in part.tables)
-    return [{"title": t, "runs": [(i, _table(part.tables[t])) for i, part in parts if t in part.tables]} for t in titles]
+    return [
+        {"title": t, "runs": [(i, _table(part.tables[t])) for i, part in parts if t in part.tables]} for t in titles
+    ]
 
 
 def _table(table: dict[str, Any]) -> dict[str, Any]:
     """A table and which of its columns hold numbers alone."""
-    columns = [[row[i] for row in table["rows"] if i < len(row) and row[i] is not None] for i in range(len(table["columns"]))]
+    columns = [
+        [row[i] for row in table["rows"] if i < len(row) and row[i] is not None] for i in range(len(table["columns"]))
+    ]
     numeric = [i for i, values in enumerate(columns) if values and all(isinstance(v, (int, float)) for v in values)]
     return table | {"numeric": numeric}
 

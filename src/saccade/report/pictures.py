@@ -1,4 +1,6 @@
-"""Sample sets to cards: pictures before and after with their scores, programs beside what they draw, rewritten prompts."""
+"""Sample sets to cards: pictures before and after with their scores, programs beside what they draw, rewritten
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Program:
 
 @dataclass(frozen=True)
 class Card:
-    """All pictures of one prompt; what an edit began with and the target come first, ``programs`` are the texts of renders."""
+    """All pictures of one prompt; what an edit began with and the target come first, ``programs`` are the texts of
+    renders.
+    """
 
     prompt: str
     views: list[View]
@@ -80,7 +84,11 @@ def rewrites(records: Sequence[Record], section: str) -> list[Rewrite]:
         for run, first, last in ends(records, section, name):
             texts = {key: item.get("text") for key, item in keyed(first["items"])}
             learned = [(key, item) for key, item in keyed(last["items"]) if not {"target", "turns"} & set(item)]
-            found += [Rewrite(run, item["prompt"], texts.get(key) or "", item["text"]) for key, item in learned if item.get("text")]
+            found += [
+                Rewrite(run, item["prompt"], texts.get(key) or "", item["text"])
+                for key, item in learned
+                if item.get("text")
+            ]
     return found[:CARDS]
 
 
@@ -105,7 +113,9 @@ def _add(card: Card, run: int, folder: Path, shown: Sequence[tuple[str, dict]]) 
         card.views.extend(View(run, name, picture) for name, picture in given.items() if picture)
     for caption, item in shown:
         image = load(folder / item["image"], item.get("boxes", ()))
-        if image is None or (item is not last and any(view.caption == "before" and view.image == image for view in card.views)):
+        if image is None or (
+            item is not last and any(view.caption == "before" and view.image == image for view in card.views)
+        ):
             continue
         change = moved(shown[0][1].get("score"), item.get("score")) if item is last and len(shown) > 1 else 0
         card.views.append(View(run, caption, image, item.get("score"), change))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saccade.training import files, folder as on_disk
+from saccade.training import files
+from saccade.training import folder as on_disk
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def read_all(folders: Sequence[Path]) -> list[Record]:
 def _read(folder: Path) -> Record:
     config = on_disk.config(folder)
     stages = [(on_disk.config(path.parent), path.parent) for path in folder.glob("*/config.json")]
-    stages = sorted((pair for pair in stages if "stage" in pair[0]), key=lambda pair: (str(pair[0].get("started")), pair[1].name))
+    stages = sorted(
+        (pair for pair in stages if "stage" in pair[0]), key=lambda pair: (str(pair[0].get("started")), pair[1].name)
+    )
     sections = [_section("", folder), *(_section(path.name, path) for _, path in stages)]
     if all(section.empty() for section in sections):
         raise ValueError(f"the run in {folder} has nothing to show yet: no metrics, samples, tables or result")
@@ -104,7 +107,11 @@ def _mapping(path: Path) -> dict[str, Any]:
 def _whole_tables(path: Path) -> dict[str, dict[str, Any]]:
     tables = _mapping(path)
     for title, table in tables.items():
-        if not isinstance(table, dict) or not isinstance(table.get("columns"), list) or not isinstance(table.get("rows"), list):
+        if (
+            not isinstance(table, dict)
+            or not isinstance(table.get("columns"), list)
+            or not isinstance(table.get("rows"), list)
+        ):
             raise ValueError(f"{path} is broken: table {title!r} lacks columns or rows")
     return tables
 
@@ -115,7 +122,9 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{folder / 'samples.jsonl'} is broken: step {sample['step']} lacks a set or items")
     for item in items:
         if not isinstance(item, dict) or "prompt" not in item or not {"image", "turns"} & set(item):
-            raise ValueError(f"{folder / 'samples.jsonl'} is broken: an item of step {sample['step']} lacks prompt or image")
+            raise ValueError(
+                f"{folder / 'samples.jsonl'} is broken: an item of step {sample['step']} lacks prompt or image"
+            )
         for picture in _pictures(folder, sample, item):
             if not (folder / picture).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{folder / 'samples.jsonl'} names a picture outside its run: {picture[:60]!r}")
@@ -123,7 +132,9 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """The files of all pictures of an item, its source's, target's, clip's and turns' too. ValueError for parts of another form."""
+    """The files of all pictures of an item, its source's, target's, clip's and turns' too. ValueError for parts of
+    another form.
+    """
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]
@@ -132,7 +143,11 @@ def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> lis
         paths += [item[name] for name in ("source", "target", "clip") if name in item]
         boxes = [box for picture in shown for box in picture.get("boxes", [])]
         places = all(map(_is_place, item.get("path", [])))
-        if all(isinstance(text, str) for text in (*words, *paths, item.get("note", ""))) and all(map(_is_box, boxes)) and places:
+        if (
+            all(isinstance(text, str) for text in (*words, *paths, item.get("note", "")))
+            and all(map(_is_box, boxes))
+            and places
+        ):
             return paths
     except (KeyError, TypeError, AttributeError):
         pass

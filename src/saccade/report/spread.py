@@ -1,4 +1,6 @@
-"""How sure a score is: intervals from its standard error over episodes, and over runs that differ in their seed alone."""
+"""How sure a score is: intervals from its standard error over episodes, and over runs that differ in their seed
+alone.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def half(scores: Mapping[str, Any], name: str) -> float | None:
 
 
 def over_seeds(records: Sequence[Record]) -> list[Seeds]:
-    """Groups of two or more runs that differ in their seed alone, one for each seed, with Student's intervals over the runs."""
+    """Groups of two or more runs that differ in their seed alone, one for each seed, with Student's intervals over
+    the runs.
+    """
     groups: dict[str, dict[Any, int]] = {}
     for number, record in enumerate(records):
         groups.setdefault(_but_seed(record.config), {}).setdefault(record.config.get("seed"), number)

@@ -37,7 +37,9 @@ class Change:
     def delta(self) -> float | None:
         if self.before is None or self.after is None:
             return None
-        return 0.0 if math.isclose(self.before, self.after, rel_tol=1e-6) else self.after - self.before  # what rounding left
+        return (
+            0.0 if math.isclose(self.before, self.after, rel_tol=1e-6) else self.after - self.before
+        )  # what rounding left
 
     @property
     def track(self) -> tuple[float, float] | None:
@@ -68,13 +70,19 @@ def settings(records: Sequence[Record]) -> list[Row]:
 def cost(records: Sequence[Record]) -> list[Row]:
     """Steps, sums of everything counted, time, and the machine; stages together."""
     sums = [_total(record) for record in records]
-    return [Row(name, [text(one.get(name)) for one in sums]) for name in dict.fromkeys(name for one in sums for name in one)]
+    return [
+        Row(name, [text(one.get(name)) for one in sums]) for name in dict.fromkeys(name for one in sums for name in one)
+    ]
 
 
 def provenance(records: Sequence[Record]) -> list[Row]:
     """Where the numbers come from: preset, seed, machine, versions, commit, command."""
     found = [_origin(record.config) for record in records]
-    rows = [(name, [exact(one[name]) for one in found]) for name in found[0] if any(one[name] not in (None, {}) for one in found)]
+    rows = [
+        (name, [exact(one[name]) for one in found])
+        for name in found[0]
+        if any(one[name] not in (None, {}) for one in found)
+    ]
     own = ("started", "command")  # these differ between any two runs
     return [Row(name, values, name not in own and len(set(values)) > 1) for name, values in rows]
 

@@ -1,4 +1,6 @@
-"""Sample sets to conversations: what a model saw and said turn by turn, before and after, boxes drawn into its pictures."""
+"""Sample sets to conversations: what a model saw and said turn by turn, before and after, boxes drawn into its
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Talk:
 
 @dataclass(frozen=True)
 class TalkSet:
-    """One sample set: where it comes from in words, the conversations about each prompt, and how many prompts there are."""
+    """One sample set: where it comes from in words, the conversations about each prompt, and how many prompts there
+    are.
+    """
 
     name: str
     origin: str
@@ -61,7 +65,12 @@ def _set(records: Sequence[Record], section: str, name: str) -> TalkSet:
         folder = records[run].section(section).folder
         for key, shown in pairs(first, last):
             if "turns" in shown[-1][1] and (key in cards or len(cards) < CARDS):
-                _add(cards.setdefault(key, []), run, folder, [(caption, item) for caption, item in shown if "turns" in item])
+                _add(
+                    cards.setdefault(key, []),
+                    run,
+                    folder,
+                    [(caption, item) for caption, item in shown if "turns" in item],
+                )
     count = max((len(last["items"]) for _, _, last in ends(records, section, name)), default=0)
     return TalkSet(name, origin(steps, "Held"), list(cards.values()), count)
 

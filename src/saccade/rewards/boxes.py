@@ -1,8 +1,9 @@
 """Rewards on boxes written as text against ``problem.answer["boxes"]`` and ``["labels"]`` (VLM-R1 2504.07615).
 
-Where nothing is to be found, an answer of no boxes scores 1; no boxes where there are some, some where there are none, and
-what cannot be read score 0. NaN where a problem has no boxes to compare with. A box of no extent overlaps nothing, yet
-counts as written. Boxes are written in the pixels of the picture as it was shown and carried into those of the targets.
+Where nothing is to be found, an answer of no boxes scores 1; no boxes where there are some, some where there are none,
+and what cannot be read score 0. NaN where a problem has no boxes to compare with. A box of no extent overlaps nothing,
+yet counts as written. Boxes are written in the pixels of the picture as it was shown and carried into those of the
+targets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from saccade.core import Problem, Rollout
 from saccade.math.boxes import COCO_THRESHOLDS, average_precision, iou, match
 from saccade.math.frames import Box, Frame
-from saccade.rewards.reading import Written, boxes, each_row, in_form
+from saccade.rewards.text.reading import Written, boxes, each_row, in_form
 
 Shown = Callable[[Rollout], Sequence[Frame | None]]
 """The frame of each row in whose pixels the model wrote; None = that of the targets, the original."""
@@ -68,9 +69,9 @@ class DetectionPrecision:
 class MatchedBoxes:
     """Weighted mean of position, completeness and naming of boxes matched one to one (VLM-R1's weighted_sum).
 
-    Position is the overlap of matched pairs over the number of targets, 0 for a pair whose labels differ; completeness is
-    1 - (missed / targets + spurious / written) / 2; naming is the share of targets matched under their own label. Pairs
-    match from an overlap of ``least`` on.
+    Position is the overlap of matched pairs over the number of targets, 0 for a pair whose labels differ; completeness
+    is 1 - (missed / targets + spurious / written) / 2; naming is the share of targets matched under their own label.
+    Pairs match from an overlap of ``least`` on.
     """
 
     position: float = 0.7
@@ -120,7 +121,9 @@ class BoxFormat:
 
 
 def _judge(
-    rollout: Rollout, asked: BoxOverlap | DetectionPrecision | MatchedBoxes, score: Callable[[Tensor, Tensor, Tensor], Tensor]
+    rollout: Rollout,
+    asked: BoxOverlap | DetectionPrecision | MatchedBoxes,
+    score: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """``score`` of the overlaps ``[N, M]`` and labels of boxes written and targets, where there are both: ``[B]``."""
 
@@ -154,4 +157,6 @@ def _labels(found: list[Written], truth: dict) -> tuple[Tensor, Tensor]:
     number = {label: i for i, label in enumerate(wanted)}
     only = wanted[0] if len(number) == 1 else ""
     mean = lambda label: only if not label or not any(wanted) else label
-    return torch.tensor([number.get(mean(plain(b.label)), -1) for b in found]), torch.tensor([number[w] for w in wanted])
+    return torch.tensor([number.get(mean(plain(b.label)), -1) for b in found]), torch.tensor(
+        [number[w] for w in wanted]
+    )

@@ -1,34 +1,31 @@
-"""Memory of transitions: added as they happen, sampled as n-step transitions or as sequences.
-
-Transitions of one episode are linked in the order in which they were added, whatever was added in between, so nothing ever
-crosses an episode. Pictures (uint8 with three axes) are stored once for both transitions that see them. What is sampled
-follows from the seed, the step and what is stored.
+"""The replay buffer: episodes linked by number, pictures stored once, n-step transitions and sequences drawn from a
+seed and a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from saccade.core import Problem, Rollout
 from saccade.training.feeds import join
-from saccade.training.stills import Stills
-from saccade.training.transitions import Links, checked, links
+from saccade.training.frame_store import Stills
 
 _OWN = ("reward", "terminated", "truncated", "episode")
+
 _NOTHING = Problem(0, None)
 
 
 class Buffer:
     """The last ``capacity`` transitions, by name.
 
-    Fields: "seen.<name>", "next.<name>" (the true observation after it, at an end too), "action", "reward", "terminated",
-    "truncated", "episode" (an integer, the same for all transitions of one episode and of no other that is running), and
-    any more; those that begin with "next_" are, like "next.<name>", of what follows.
+    Fields: "seen.<name>", "next.<name>" (the true observation after it, at an end too), "action", "reward",
+    "terminated", "truncated", "episode" (an integer, the same for all transitions of one episode and of no other that
+    is running), and any more; those that begin with "next_" are, like "next.<name>", of what follows.
     """
 
     def __init__(self, capacity: int, seed: int = 0):
@@ -47,8 +44,8 @@ class Buffer:
     def add(self, fields: Mapping[str, Any]) -> None:
         """Store ``n`` transitions, each field ``[n, ...]``; those of one episode in their order.
 
-        ValueError for fields, shapes or kinds of numbers other than before, for numbers that are not finite, for more at
-        once than fit, and for an episode that goes on after its end; nothing of the call is stored then.
+        ValueError for fields, shapes or kinds of numbers other than before, for numbers that are not finite, for more
+        at once than fit, and for an episode that goes on after its end; nothing of the call is stored then.
         """
         rows = checked(fields, self._known(), self.capacity)
         found = links(rows["episode"], rows["terminated"] | rows["truncated"])
@@ -66,12 +63,13 @@ class Buffer:
         self._link(rows["episode"], number, found)
 
     def sample(self, rows: int, step: int, n_step: int = 1, gamma: float = 0.99) -> Rollout:
-        """``rows`` stored transitions drawn evenly, each with up to ``n_step`` rewards: fewer where its episode ends before.
+        """``rows`` stored transitions drawn evenly, each with up to ``n_step`` rewards: fewer where its episode ends
+        before.
 
-        Decisions "seen.<name>_B", "action_BT" and all else as ``_BT`` with T = 1; "next.<name>_B" and "next_…_BT" are of
-        the last transition that counted. Reward: the discounted sum ``[B]``. Extras: ``discount_B`` = gamma^n
-        (1 - terminated), with which the value of what came next counts (truncation ends rewards, not value); ``seed_B``,
-        a seed for each row.
+        Decisions "seen.<name>_B", "action_BT" and all else as ``_BT`` with T = 1; "next.<name>_B" and "next_…_BT" are
+        of the last transition that counted. Reward: the discounted sum ``[B]``. Extras: ``discount_B`` = gamma^n (1 -
+        terminated), with which the value of what came next counts (truncation ends rewards, not value); ``seed_B``, a
+        seed for each row.
         """
         self._ask(rows=rows, n_step=n_step)
         rng = self._rng(step, 0)
@@ -87,9 +85,9 @@ class Buffer:
     def sequences(self, rows: int, length: int, step: int) -> Rollout:
         """``rows`` sequences of ``length`` moments: what was seen, the action taken there, the reward that it earned.
 
-        Each begins at a stored transition drawn evenly. An episode's true last observation is a moment of its own, with mask,
-        action and reward 0; after it the row goes on at another transition. Extras: ``first_BT`` 1 where what came before
-        is unknown or another episode, ``terminated_BT``, ``truncated_BT``, ``seed_B``.
+        Each begins at a stored transition drawn evenly. An episode's true last observation is a moment of its own, with
+        mask, action and reward 0; after it the row goes on at another transition. Extras: ``first_BT`` 1 where what
+        came before is unknown or another episode, ``terminated_BT``, ``truncated_BT``, ``seed_B``.
         """
         self._ask(rows=rows, length=length)
         rng = self._rng(step, 1)
@@ -261,3 +259,80 @@ def _rollout(decisions: Mapping, reward: np.ndarray, extras: Mapping, mask_BT: n
         rewards={"reward": torch.from_numpy(reward)},
         extras=tensors(extras),
     )
+
+
+NEEDED = ("action", "reward", "terminated", "truncated", "episode")
+
+
+class Links(NamedTuple):
+    """Transitions of one call by their index: ``after[i]`` follows ``before[i]``; which begin what the call holds of
+    their episode, and which are the last of an episode that goes on.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    begins: list[int]
+    goes_on: list[int]
+
+
+def links(episode: np.ndarray, ended: np.ndarray) -> Links:
+    """How transitions ``[n]`` follow one another. ValueError for an episode that goes on after its end."""
+    order = np.argsort(episode, kind="stable")
+    same = episode[order][1:] == episode[order][:-1]
+    before, after = order[:-1][same], order[1:][same]
+    if ended[before].any():
+        number = episode[before[ended[before]][0]]
+        raise ValueError(f"episode {number} goes on after its end")
+    begins, lasts = order[np.append(True, ~same)], order[np.append(~same, True)]
+    return Links(before, after, begins.tolist(), lasts[~ended[lasts]].tolist())
+
+
+def checked(fields: Mapping[str, Any], known: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """The fields as arrays of one length: floats as float32, marks as bool, integers as they are.
+
+    ``known`` are arrays of the same fields from before, if there are any. ValueError in one line for what does not fit.
+    """
+    rows = {name: _array(name, value) for name, value in fields.items()}
+    _whole(rows, most)
+    if known and rows.keys() != known.keys():
+        odd = sorted(rows.keys() ^ known.keys())
+        raise ValueError(f"transitions have other fields than before: {', '.join(odd)}")
+    for name, value in rows.items():
+        if name in known and (value.shape[1:] != known[name].shape[1:] or value.dtype != known[name].dtype):
+            was = f"{known[name].dtype} {list(known[name].shape[1:])}"
+            raise ValueError(f"{name} is {value.dtype} {list(value.shape[1:])}, but was {was} before")
+    return rows
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if name in ("terminated", "truncated"):
+        return array.astype(bool, copy=False)
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    elif array.dtype.kind not in "iub":
+        raise ValueError(f"{name} holds {array.dtype}, not numbers")
+    return array.astype(np.float32) if name == "reward" else array
+
+
+def _whole(rows: Mapping[str, np.ndarray], most: int) -> None:
+    """Nothing is missing and all have one length, between 1 and ``most``."""
+    seen = {name.removeprefix("seen.") for name in rows if name.startswith("seen.")}
+    needed = {*NEEDED, *(f"next.{name}" for name in seen)}
+    missing = sorted(needed - rows.keys()) or ([] if seen else ["seen.<name>"])
+    if missing:
+        raise ValueError(f"transitions lack {', '.join(missing)}")
+    lengths = {name: len(value) if value.ndim else 0 for name, value in rows.items()}
+    count = lengths["reward"]
+    odd = [name for name, length in lengths.items() if length != count]
+    if odd:
+        raise ValueError(f"{odd[0]} has {lengths[odd[0]]} transitions, reward has {count}")
+    if not 1 <= count <= most:
+        raise ValueError(f"{count} transitions were given; between 1 and the capacity {most} can be added at once")
+    for name in ("reward", "terminated", "truncated", "episode"):
+        if rows[name].ndim != 1:
+            raise ValueError(f"{name} is one number a transition, not {list(rows[name].shape[1:])}")
+    if rows["episode"].dtype.kind not in "iu":
+        raise ValueError("episode is an integer")

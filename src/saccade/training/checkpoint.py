@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent: written beside, synced to disk, renamed; the newest two are kept.
 
-A checkpoint is a folder ``step-000100`` of tensors.safetensors, state.json and manifest.json (the sizes and SHA-256 sums of
-the other two). While a step is saved anew, its former folder waits as ``step-000100~``, so that no moment is without one.
+A checkpoint is a folder ``step-000100`` of tensors.safetensors, state.json and manifest.json (the sizes and SHA-256
+sums of the other two). While a step is saved anew, its former folder waits as ``step-000100~``, so that no moment is
+without one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _NAME = re.compile(r"step-(\d{6,})(~?)")
 def write(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
     """Save nested ``state`` as ``folder/step-<step>`` and remove all but the newest two.
 
-    A failure (full disk: OSError with one line) or a kill at any moment leaves the checkpoints that were there untouched.
+    A failure (full disk: OSError with one line) or a kill at any moment leaves the checkpoints that were there
+    untouched.
     """
     if step < 0:
         raise ValueError(f"a checkpoint's step is 0 or more, not {step}")

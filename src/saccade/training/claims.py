@@ -1,7 +1,7 @@
 """What a recipe claims of its arms, as something that can come out false.
 
-Results of a check: arm -> seed -> score -> value. A margin above its threshold in the mean over seeds and in at least two
-thirds of them makes a claim hold.
+Results of a check: arm -> seed -> score -> value. A margin above its threshold in the mean over seeds and in at least
+two thirds of them makes a claim hold.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ class Other:
 
 @dataclass(frozen=True)
 class Following:
-    """An arm that begins with the finished stages of another arm with the same seed, which nothing in it would change."""
+    """An arm that begins with the finished stages of another arm with the same seed, which nothing in it would
+    change.
+    """
 
     arm: str
     settings: Any
 
 
 def final(scores: Mapping[str, Any]) -> list[str]:
-    """The names of scores after training, without those on the way ("acc@1@0"); "acc@1" is itself no step of an "acc"."""
+    """The names of scores after training, without those on the way ("acc@1@0"); "acc@1" is itself no step of an
+    "acc".
+    """
     return [name for name in scores if not re.search(r"@\d+$", name) or f"{name}@0" in scores]
 
 

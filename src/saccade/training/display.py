@@ -19,7 +19,9 @@ _STOPPING = "stopping after this step (Ctrl-C again stops at once)"
 class Lines:
     """One plain line at the start, at every evaluation, at the end, and every ten seconds."""
 
-    def __init__(self, stopping: Callable[[], bool], stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, stopping: Callable[[], bool], stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self._meters: dict[str, Meter] = {}
         self._stopping, self._stream, self._clock = stopping, stream, clock
         self._last = -_QUIET_SECONDS + clock()
@@ -77,7 +79,9 @@ class Live:
             from rich.live import Live as Screen
 
             # Results on standard output belong to whoever reads the command, so only errors pass above the bar.
-            self._live = Screen(console=self._console, get_renderable=self._render, redirect_stdout=False, refresh_per_second=4)
+            self._live = Screen(
+                console=self._console, get_renderable=self._render, redirect_stdout=False, refresh_per_second=4
+            )
             self._live.start()
         return self._meters.setdefault(label, Meter(label))
 

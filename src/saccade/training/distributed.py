@@ -1,8 +1,8 @@
 """Several processes: each takes whole groups, adds up losses and gradients, and sees the same weights.
 
-Replicas add their gradients themselves after the last micro-batch, one flat bucket a dtype, update by update; no wrapper
-watches the backward pass, so several losses, frozen parts and skipped updates cannot confuse it. Sharded modules
-(`models.sharding`) reduce inside their own backward pass; their mean is turned back into the sum.
+Replicas add their gradients themselves after the last micro-batch, one flat bucket a dtype, update by update; no
+wrapper watches the backward pass, so several losses, frozen parts and skipped updates cannot confuse it. Sharded
+modules (`models.sharding`) reduce inside their own backward pass; their mean is turned back into the sum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the next batch comes from: fresh attempts, a memory of past ones, a fixed set, or a mixture.
 
-A feed is called with the training step and returns a batch. What it returns follows from its seed and the step (and, for
-a memory, from what it was given), so a resumed run sees the same batches.
+A feed is called with the training step and returns a batch. What it returns follows from its seed and the step (and,
+for a memory, from what it was given), so a resumed run sees the same batches.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Rounds:
     """A set that is made anew every ``steps`` steps, ``make(round)``, and handed out as `Stored` until then.
 
     A set of fewer than ``rows`` rows is handed out whole each step.
-    It is made again after a resume, so what ``make`` gives must follow from the round and from what a checkpoint holds and
-    no step of the round changes (a reference, not the weights in training).
+    It is made again after a resume, so what ``make`` gives must follow from the round and from what a checkpoint holds
+    and no step of the round changes (a reference, not the weights in training).
     """
 
     def __init__(self, make: Callable[[int], Rollout], steps: int, rows: int, seed: int, together: int = 1):
@@ -120,7 +120,8 @@ class Rounds:
 
 
 def kept(folder: Path, number: int, make: Callable[[], Rollout]) -> Rollout:
-    """What ``make`` gives, written to ``folder`` under a number, or read from there if it was made before (offline data).
+    """What ``make`` gives, written to ``folder`` under a number, or read from there if it was made before (offline
+    data).
 
     The newest two are kept. ValueError where several processes made parts of it: a folder holds what one process made.
     """
@@ -158,7 +159,11 @@ def join(parts: Sequence[Rollout]) -> Rollout:
         k: _stacked([read(p)[k] for p in parts]) for k in read(parts[0]) if all(k in read(p) for p in parts)
     }
     first = parts[0].outputs
-    outputs = torch.cat([p.outputs for p in parts]) if isinstance(first, torch.Tensor) else [o for p in parts for o in p.outputs]
+    outputs = (
+        torch.cat([p.outputs for p in parts])
+        if isinstance(first, torch.Tensor)
+        else [o for p in parts for o in p.outputs]
+    )
     with_credit = all(p.advantage_BT is not None for p in parts)
     return Rollout(
         problems=[q for p in parts for q in p.problems],
@@ -175,7 +180,9 @@ def join(parts: Sequence[Rollout]) -> Rollout:
 
 def to_state(rollout: Rollout) -> dict[str, Any]:
     """A rollout as nested tensors and plain values; problems must hold plain values."""
-    state = {k: getattr(rollout, k) for k in ("decisions", "outputs", "logp_BT", "mask_BT", "group_B", "rewards", "extras")}
+    state = {
+        k: getattr(rollout, k) for k in ("decisions", "outputs", "logp_BT", "mask_BT", "group_B", "rewards", "extras")
+    }
     problems = [{"id": p.id, "inputs": p.inputs, "answer": p.answer, "source": p.source} for p in rollout.problems]
     return state | {"problems": problems, "advantage_BT": rollout.advantage_BT}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saccade.math.pixels import to_bytes
 from saccade.naming import nearest
-from saccade.training import clips, files
+from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
 BOXES = ("said", "true")
@@ -47,11 +47,15 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def lender(folder: Path, new: Mapping[str, Any]) -> Path:
-    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if it has none."""
+    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
+    it has none.
+    """
     kept = config(folder)
     for name in ("recipe", "seed"):
         if kept.get(name) != new.get(name):
-            raise ValueError(f"the stages of {folder} are of {name} {kept.get(name)}; those of {name} {new.get(name)} are wanted")
+            raise ValueError(
+                f"the stages of {folder} are of {name} {kept.get(name)}; those of {name} {new.get(name)} are wanted"
+            )
     if not any(folder.glob("*/config.json")):
         raise ValueError(f"the run in {folder} has no stages to take")
     return folder
@@ -119,7 +123,9 @@ def png(image: Tensor) -> bytes:
 
 
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with ``place``."""
+    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with
+    ``place``.
+    """
     found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
     if item.get("clip") is not None:
         found |= _clip(item, place, pictures)
@@ -139,17 +145,24 @@ def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) 
 
 def _clip(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     """The files of a clip, its strip where the item has no picture of its own, and its path."""
-    pictures[f"{place}.webp"] = clips.webp(item["clip"])
-    still = {} if "image" in item else _picture({"image": clips.strip(item["clip"])}, place, pictures)
+    pictures[f"{place}.webp"] = video.webp(item["clip"])
+    still = {} if "image" in item else _picture({"image": video.strip(item["clip"])}, place, pictures)
     path = np.asarray(item["path"], float) if item.get("path") is not None else np.zeros((0, 2))
     if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
         raise ValueError(f"a sample's path must be finite places [T, 2], not {list(path.shape)}")
-    return {**still, "clip": f"{place}.webp"} | ({"path": [[float(f"{x:.6g}") for x in point] for point in path]} if len(path) else {})
+    return {**still, "clip": f"{place}.webp"} | (
+        {"path": [[float(f"{x:.6g}") for x in point] for point in path]} if len(path) else {}
+    )
 
 
 def _turn(turn: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     shown = [_picture(picture, f"{place}-{k}", pictures) for k, picture in enumerate(turn.get("pictures", ()))]
-    return {"who": str(turn["who"]), "text": str(turn["text"]), "pictures": shown, "trained": bool(turn.get("trained", False))}
+    return {
+        "who": str(turn["who"]),
+        "text": str(turn["text"]),
+        "pictures": shown,
+        "trained": bool(turn.get("trained", False)),
+    }
 
 
 def _picture(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:

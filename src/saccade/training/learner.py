@@ -1,8 +1,8 @@
 """From a batch to better weights: an ordered list of updates, each with its own loss, weights and optimiser.
 
-An update opens only its own weights for gradients, so that losses which share a network, or reward and policy that share
-one, cannot leak into each other. Micro-batches add up sums; the gradient is divided once by the summed weight, so any
-cut, by rows or by decisions, over one process or many, gives the gradient of the full batch.
+An update opens only its own weights for gradients, so that losses which share a network, or reward and policy that
+share one, cannot leak into each other. Micro-batches add up sums; the gradient is divided once by the summed weight, so
+any cut, by rows or by decisions, over one process or many, gives the gradient of the full batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from saccade.training import distributed
 class Update:
     """One loss on one set of weights.
 
-    ``on`` names the rollout of a record that the loss reads ("" = the whole batch). ``every`` skips batches, ``repeats``
-    steps several times on the same one. ``max_norm`` clips this update's gradient alone. ``after`` runs behind each
-    optimiser step (moving averages, target networks) and is given the number of steps taken.
+    ``on`` names the rollout of a record that the loss reads ("" = the whole batch). ``every`` skips batches,
+    ``repeats`` steps several times on the same one. ``max_norm`` clips this update's gradient alone. ``after`` runs
+    behind each optimiser step (moving averages, target networks) and is given the number of steps taken.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Updates:
 
     A minibatch takes an equal part of the attempts of every group, in order, so it is the same whatever the number of
     processes. With a seed ``shuffle`` each epoch instead deals out the rows of this process at random, as PPO does with
-    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once. Where a GPU's memory is
-    not enough for so many rows, the step is taken again with half of them, and all later ones are.
+    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once. Where a GPU's
+    memory is not enough for so many rows, the step is taken again with half of them, and all later ones are.
     """
 
     def __init__(
@@ -64,7 +64,12 @@ class Updates:
         micro_decisions: int | None = None,
         shuffle: int | None = None,
     ):
-        counts = {"epochs": epochs, "minibatches": minibatches, "micro_rows": micro_rows, "micro_decisions": micro_decisions}
+        counts = {
+            "epochs": epochs,
+            "minibatches": minibatches,
+            "micro_rows": micro_rows,
+            "micro_decisions": micro_decisions,
+        }
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name} must be 1 or more, not {count}")
@@ -101,7 +106,9 @@ class Updates:
             losses = self._losses(update, mini)
         names = sorted(losses[0].metrics)
         stacked = torch.stack([_sum(losses, lambda x: x.count), _sum(losses, lambda x: x.total.detach())])
-        totals = torch.cat([stacked, torch.stack([_sum(losses, lambda x: x.metrics[k]) for k in names])] if names else [stacked])
+        totals = torch.cat(
+            [stacked, torch.stack([_sum(losses, lambda x: x.metrics[k]) for k in names])] if names else [stacked]
+        )
         totals = distributed.all_sum(totals.double())
         count = totals[0]
         distributed.sum_gradients(update.params)
@@ -165,7 +172,9 @@ class Updates:
 
 
 def minibatch(batch: Any, part: int, parts: int) -> Any:
-    """Every ``parts``-th attempt of each group, from the ``part``-th on; groups that do not divide evenly begin one apart."""
+    """Every ``parts``-th attempt of each group, from the ``part``-th on; groups that do not divide evenly begin one
+    apart.
+    """
     if parts == 1 or not isinstance(batch, Rollout):
         return batch
     place_B = rank_in_group(batch.group_B)

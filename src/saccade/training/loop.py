@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saccade.core import Batch, EnvironmentFailed, NothingJudged, Rollout
-from saccade.math.credit import silent_groups
+from saccade.math.advantages import silent_groups
 from saccade.training import distributed
 from saccade.training.run import Interrupted, Run, RunFailed
 
@@ -31,11 +31,11 @@ def train(
 ) -> dict[str, dict[str, float]]:
     """Train until ``steps`` batches were learned from, from the run's last checkpoint if it has one.
 
-    ``state`` names everything else that a checkpoint must hold (policies, averages, rolling baselines). Returns the first
-    and the last evaluation as {"before": …, "after": …}. Raises Interrupted after a first Ctrl-C, with a checkpoint
-    saved, and RunFailed, with what to do, if a batch cannot be collected or learned from.
-    It ends before its last step where the run says that no better score is to be waited for (`Run.keep_best`).
-    Where steps are as small as one gradient, a line is logged for ``log_every`` of them: means, and sums of ``cost/…``.
+    ``state`` names everything else that a checkpoint must hold (policies, averages, rolling baselines). Returns the
+    first and the last evaluation as {"before": …, "after": …}. Raises Interrupted after a first Ctrl-C, with a
+    checkpoint saved, and RunFailed, with what to do, if a batch cannot be collected or learned from. It ends before its
+    last step where the run says that no better score is to be waited for (`Run.keep_best`). Where steps are as small as
+    one gradient, a line is logged for ``log_every`` of them: means, and sums of ``cost/…``.
     """
     for name, every in {"evaluate_every": evaluate_every, "save_every": save_every, "log_every": log_every}.items():
         if every < 1:
@@ -147,7 +147,9 @@ def _advised(place: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         advice = "try fewer attempts at once, or the recipe's switches for checkpointing, sharding and precision"
-        raise RunFailed(f"{place}: the GPU's memory is full: {advice}; the last checkpoint is from before it") from error
+        raise RunFailed(
+            f"{place}: the GPU's memory is full: {advice}; the last checkpoint is from before it"
+        ) from error
 
 
 def describe(batch: Batch) -> dict[str, float]:

@@ -29,11 +29,19 @@ class Meter:
         """Take note of one line of metrics; shown is the total reward, or the first reward or loss met."""
         self.step = max(self.step, step)
         known = {name: value for name, value in values.items() if value is not None}
-        met = self.main[0] if self.main else next((n for kind in ("reward/", "loss/") for n in known if n.startswith(kind)), None)
+        met = (
+            self.main[0]
+            if self.main
+            else next((n for kind in ("reward/", "loss/") for n in known if n.startswith(kind)), None)
+        )
         main = "reward/total" if "reward/total" in known else met
         if main in known:
             self.main = main, known[main]
-        scores = {name.removeprefix("eval/"): known[name] for name in known if name.startswith("eval/") and not name.endswith(ERROR)}
+        scores = {
+            name.removeprefix("eval/"): known[name]
+            for name in known
+            if name.startswith("eval/") and not name.endswith(ERROR)
+        }
         self.evaluation = (step, scores) if scores else self.evaluation
         self.images += known.get("cost/images", known.get("cost/attempts", 0))
 

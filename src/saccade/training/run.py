@@ -17,11 +17,12 @@ from typing import Any, Protocol
 
 from saccade.models.sharding import whole
 from saccade.naming import nearest
-from saccade.training import checkpoint, clips, distributed, files, folder as on_disk
+from saccade.training import checkpoint, distributed, files, video
+from saccade.training import folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
+from saccade.training.loggers import check, open_sinks
 from saccade.training.provenance import now, provenance
-from saccade.training.sinks import check, open_sinks
 
 
 class Interrupted(Exception):
@@ -47,7 +48,15 @@ class Run:
     so that nobody above asks for a rank. As a context manager a run closes itself, whatever happens.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], resumed: bool, sinks: Sequence[str], display: bool, outer: Run | None):
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        resumed: bool,
+        sinks: Sequence[str],
+        display: bool,
+        outer: Run | None,
+    ):
         """Open a folder that exists; callers use ``start``, ``resume`` and ``stage``."""
         self.folder, self.config = folder, config
         self._writes, self._outer, self._stages = _writes(), outer, {}
@@ -144,7 +153,9 @@ class Run:
         return self.config["command"] if named else f"{self.config['command']} --out {self.folder}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl and tell sinks and display; NaN becomes null, tensors of one element numbers."""
+        """Add one line to metrics.jsonl and tell sinks and display; NaN becomes null, tensors of one element
+        numbers.
+        """
         if not {"step", "time"}.isdisjoint(values):
             raise ValueError("a metric cannot be named 'step' or 'time': every line has these already")
         numbers = {name: files.number(name, value) for name, value in values.items()}
@@ -159,15 +170,14 @@ class Run:
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Keep pictures of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
 
-        All else may be left out. ``score`` is a number, ``boxes`` lie in the image, ``text`` is what a model made of the
-        prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one that should come of it, or that a
-        program, then its ``text``, is to draw.
-        ``turns`` are a conversation, in place of one picture: each with who, text, trained? and pictures?, these again with
-        image and boxes?. A box has corners [x1, y1, x2, y2] in pixels of its image, label? and kind? ("said", or "true" for
-        the right one).
-        ``clip`` is an episode, uint8 [T, H, W, 3], kept small (`clips.small`); ``path`` the places [T, 2] it went through, in
-        the plane, and ``note`` what became of it. Its image, where it has none, is a strip of a few frames.
-        Keep a set with the same prompts and noise at several steps: its first is shown as before, its last as after.
+        All else may be left out. ``score`` is a number, ``boxes`` lie in the image, ``text`` is what a model made of
+        the prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one that should come of it,
+        or that a program, then its ``text``, is to draw. ``turns`` are a conversation, in place of one picture: each
+        with who, text, trained? and pictures?, these again with image and boxes?. A box has corners [x1, y1, x2, y2] in
+        pixels of its image, label? and kind? ("said", or "true" for the right one). ``clip`` is an episode, uint8 [T,
+        H, W, 3], kept small (`clips.small`); ``path`` the places [T, 2] it went through, in the plane, and ``note``
+        what became of it. Its image, where it has none, is a strip of a few frames. Keep a set with the same prompts
+        and noise at several steps: its first is shown as before, its last as after.
         """
         on_disk.checked(name, "sample set")
         if self._writes:
@@ -202,7 +212,9 @@ class Run:
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
         told = files.records(self.folder / "metrics.jsonl") if self._writes else []
-        before = [sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None]
+        before = [
+            sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None
+        ]
         values = [value if value == value else -math.inf for value in (*before, sign * scores[name])]
         since = len(values) - 1 - values.index(max(values))
         if distributed.any_true(self._writes and not since):
@@ -294,4 +306,4 @@ def _pictures(item: Mapping[str, Any]) -> list[Any]:
     told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
     if "image" in item:
         return [item["image"]]
-    return [clips.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]
+    return [video.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]

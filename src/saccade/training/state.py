@@ -17,7 +17,8 @@ from torch import Tensor
 def pack(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     """A JSON tree and the tensors that it names, contiguous on the CPU; a tensor met twice is stored once.
 
-    Holds tensors, numbers, strings, None, lists, tuples and dicts; anything else is a ValueError that says where it stands.
+    Holds tensors, numbers, strings, None, lists, tuples and dicts; anything else is a ValueError that says where it
+    stands.
     """
     shelf = _Shelf()
     return _pack(state, "", shelf), shelf.tensors
@@ -93,7 +94,9 @@ def _pack(value: Any, path: str, shelf: _Shelf) -> Any:
             pairs = [(_key(k, path), _pack(v, inner(k), shelf)) for k, v in value.items()]
             plain = all(isinstance(k, str) and not k.startswith("$") for k, _ in pairs)
             return dict(pairs) if plain else {"$items": [list(pair) for pair in pairs]}
-    raise ValueError(f"cannot save {path}: {type(value).__name__}; tensors, numbers, strings, None, lists and dicts can be")
+    raise ValueError(
+        f"cannot save {path}: {type(value).__name__}; tensors, numbers, strings, None, lists and dicts can be"
+    )
 
 
 def _key(key: Any, path: str) -> str | int:

@@ -55,7 +55,10 @@ def main(words: Sequence[str]) -> int:
 def _show(result: Mapping[str, Any]) -> None:
     """Scores of the arms as mean ± spread over seeds, then the claims with the margin of each seed."""
     names = _compared(result["scores"])
-    rows = [(arm, *(_spread([s[name] for s in seeds.values()]) for name in names)) for arm, seeds in result["scores"].items()]
+    rows = [
+        (arm, *(_spread([s[name] for s in seeds.values()]) for name in names))
+        for arm, seeds in result["scores"].items()
+    ]
     show_table(("arm", *names), rows, f"{len(result['seeds'])} seeds", right=range(1, len(names) + 1))
     show_claims(result["claims"], f"{result['name']}: {VERDICTS[result['holds']]}, in {result['seconds']:.0f} s")
 

@@ -18,8 +18,8 @@ from saccade.cli.parsing import Flag, parse
 class Options:
     """Scores on held-out prompts.
 
-    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, one that
-    edits on edits of its scenes, a language model on rewriting its captions.
+    A run is evaluated by its recipe, at its newest checkpoint. A model that draws is judged on the world of shapes, one
+    that edits on edits of its scenes, a language model on rewriting its captions.
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
@@ -43,19 +43,23 @@ def evaluate(path: str) -> dict[str, float]:
     """The scores of a run or a model."""
     if subjects.is_run(path):
         trained = subjects.open_run(path)
-        return {name: float(value) for name, value in trained.recipe.evaluate(trained.settings, trained.policies).items()}
+        return {
+            name: float(value) for name, value in trained.recipe.evaluate(trained.settings, trained.policies).items()
+        }
     if subjects.draws(path):
         return evaluate_drawing(path)
-    from saccade.models.locate import locate
-    from saccade.recipes.miniatures import qwen2_rewriter
+    from saccade.builders import qwen2_rewriter
+    from saccade.models.loading import locate
 
     return qwen2_rewriter.evaluate(Path(locate(path)))
 
 
 def evaluate_drawing(path: str) -> dict[str, float]:
-    """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out edits."""
-    from saccade.tasks import DrawingTask
-    from saccade.tasks.editing import EditingTask
+    """Points of a model's pictures of held-out shapes, by wording and by tag; of an editor, scores of held-out
+    edits.
+    """
+    from saccade.worlds.edits.task import EditingTask
+    from saccade.worlds.shapes.task import DrawingTask
 
     policy = subjects.drawing_policy(path)
     return EditingTask().score(policy.best) if subjects.edits(policy) else DrawingTask().score_by_tag(policy.best)

@@ -63,9 +63,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def builders() -> dict[str, str]:
-    """The miniatures that can be built, by the names that their files in recipes/miniatures begin with, and their modules."""
-    files = sorted((catalog.PACKAGE / "recipes" / "miniatures").glob("[a-z]*.py"))
-    return {file.read_text(encoding="utf-8").split("`")[1]: file.stem for file in files}
+    """The miniatures that can be built, by the names that their files in builders/ begin with, and their modules."""
+    root = catalog.PACKAGE / "builders"
+    files = sorted([*root.glob("[a-z]*.py"), *root.glob("*/build.py")])
+    module = lambda file: ".".join(file.relative_to(root).with_suffix("").parts)
+    return {file.read_text(encoding="utf-8").split("`")[1]: module(file) for file in files}
 
 
 def present(name: str) -> Path | None:
@@ -89,7 +91,7 @@ def _build(name: str, words: Sequence[str]) -> int:
         return 0
     if name not in builders():
         raise ValueError(f"unknown miniature '{name}'; nearest: {nearest(name, list(builders()))}")
-    builder = importlib.import_module(f"saccade.recipes.miniatures.{builders()[name]}")
+    builder = importlib.import_module(f"saccade.builders.{builders()[name]}")
     made = dataclasses.make_dataclass("CommandLine", [("recipe", builder.Settings), ("place", Options)], frozen=True)
     made.__doc__ = (builder.__doc__ or name).partition("\n")[0]
     given = parse(made, words, f"saccade miniature build {name}", made(builder.Settings(), Options()))

@@ -67,13 +67,15 @@ def _refuse(options: Options) -> None:
             raise ValueError(f"there is no picture '{word}', with which the prompt '{prompt}' begins")
     suffix = Path(options.out).suffix
     if suffix.lower() not in SUFFIXES:
-        raise ValueError(f"'{options.out}' is no kind of picture; nearest: {nearest(suffix, SUFFIXES)} (of {', '.join(SUFFIXES)})")
+        raise ValueError(
+            f"'{options.out}' is no kind of picture; nearest: {nearest(suffix, SUFFIXES)} (of {', '.join(SUFFIXES)})"
+        )
 
 
 def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
     """Items with prompt, image or text, or both."""
     from saccade.core import Problem, seeds
-    from saccade.tasks.answering import asked
+    from saccade.worlds.questions.task import asked
 
     seeds_B = seeds(options.seed, len(prompts))
     if subjects.is_run(options.path):

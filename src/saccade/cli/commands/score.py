@@ -11,6 +11,7 @@ import tyro
 
 from saccade.cli.output import figure, say_error, show_json, show_table
 from saccade.cli.parsing import Flag, parse
+from saccade.rewards.registry import PICTURES, reward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +51,11 @@ def main(words: Sequence[str]) -> int:
 
 def score(names: Sequence[str], folder: Path, prompts: Path | None) -> dict[str, Any]:
     """Verdicts of rewards on the pictures of a folder. ValueError if files do not fit, or a reward judges nothing."""
-    from saccade import tasks
     from saccade.cli import pictures
 
     if not names:
-        raise ValueError(f"--reward names no reward; there are {', '.join(tasks.PICTURES)}, and FILE.py:FUNCTION")
-    rewards = {name: tasks.reward(name) for name in names}
+        raise ValueError(f"--reward names no reward; there are {', '.join(PICTURES)}, and FILE.py:FUNCTION")
+    rewards = {name: reward(name) for name in names}
     files = pictures.find(folder)
     problems = _problems(prompts, len(files), folder)
     images = [pictures.read(file) for file in files]
@@ -84,7 +84,7 @@ def _ask(name: str, reward: Any, images: Sequence[Tensor], problems: Sequence[Pr
     """One reward's verdicts ``[N]``, NaN where it has none; pictures of one size are judged together."""
     import torch
 
-    from saccade.rewards.judging import ask
+    from saccade.rewards.rubric import ask
 
     verdicts, failure = torch.full((len(images),), float("nan")), None
     for rows in _by_size(images):
@@ -92,7 +92,9 @@ def _ask(name: str, reward: Any, images: Sequence[Tensor], problems: Sequence[Pr
         failure = failure or (error and f"{type(error).__name__}: {error}")
     if not verdicts.isfinite().any():
         advice = "" if prompts else "; it may need --prompts"
-        raise ValueError(f"reward '{name}' judged none of {len(images)} pictures: {failure or f'it gave no verdict{advice}'}")
+        raise ValueError(
+            f"reward '{name}' judged none of {len(images)} pictures: {failure or f'it gave no verdict{advice}'}"
+        )
     if failure:
         say_error(f"reward '{name}' failed on {int(verdicts.isnan().sum())} of {len(images)} pictures: {failure}")
     return verdicts
@@ -105,7 +107,9 @@ def _rollout(images: Sequence[Tensor], problems: Sequence[Problem]) -> Any:
     from saccade.core import Rollout
 
     none = torch.zeros(len(images), 0)
-    return Rollout(list(problems), {}, torch.stack(list(images)), none, none, torch.zeros(len(images), dtype=torch.long))
+    return Rollout(
+        list(problems), {}, torch.stack(list(images)), none, none, torch.zeros(len(images), dtype=torch.long)
+    )
 
 
 def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
@@ -117,6 +121,8 @@ def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _show(names: Sequence[str], result: Mapping[str, Any]) -> None:
-    rows = [(item["image"], *(figure(item[name]) for name in names), item.get("prompt", "")) for item in result["items"]]
+    rows = [
+        (item["image"], *(figure(item[name]) for name in names), item.get("prompt", "")) for item in result["items"]
+    ]
     rows.append(("mean", *(figure(result["mean"][name]) for name in names), ""))
     show_table(("picture", *names, "prompt"), rows, right=range(1, len(names) + 1))

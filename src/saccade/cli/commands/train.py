@@ -48,7 +48,9 @@ def _train(request: Request) -> int:
         _tell(run.folder, result, request.options.json)
         if run.settled and not request.options.json:
             score, evaluations = run.config["keep_best"], run.config["patience"]
-            print(f"ended   after {run.steps} steps: {evaluations} evaluations without a better {score}; the best is {run.folder}/best")
+            print(
+                f"ended   after {run.steps} steps: {evaluations} evaluations without a better {score}; the best is {run.folder}/best"
+            )
     return 0
 
 
@@ -96,7 +98,9 @@ def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         return show_json(result)
     before, after = result.get("before", {}), result.get("after", {})
-    change = lambda name: f"{after[name] - before[name]:+.3f}" if None not in (before.get(name), after.get(name)) else ""
+    change = lambda name: (
+        f"{after[name] - before[name]:+.3f}" if None not in (before.get(name), after.get(name)) else ""
+    )
     rows = [(name, figure(before.get(name)), sure(after, name), change(name)) for name in known({**before, **after})]
     show_table(("held out", "before", "after", "change"), rows, right=(1, 2, 3))
     print(f"run     {folder}")

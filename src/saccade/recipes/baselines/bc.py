@@ -1,13 +1,16 @@
 """Behaviour cloning: a policy learns from recorded episodes what was done at each moment, and nothing of rewards.
 
-paper: ALVINN: An Autonomous Land Vehicle in a Neural Network, NIPS 1988; the term from "A Framework for Behavioural Cloning", 1995.
-idea: Pairs of what was seen and what was done are a supervised problem: the negative log-likelihood of the action, with a
+paper: ALVINN: An Autonomous Land Vehicle in a Neural Network, NIPS 1988; the term from "A Framework for Behavioural
+Cloning", 1995. idea: Pairs of what was seen and what was done are a supervised problem: the negative log-likelihood of
+the action, with a
     spread that is learnt or, which is the squared error, one that is fixed.
-claims: Cloned from thirty episodes of a noisy expert, nine tenths of test episodes succeed, by likelihood and by squared
+claims: Cloned from thirty episodes of a noisy expert, nine tenths of test episodes succeed, by likelihood and by
+squared
     error alike; with actions dealt out at random less than a tenth do.
-differs: Demonstrations are recorded episodes (ours, LeRobot's, Minari's), or those of the embedded world's scripted expert
-    with noise. All weights are those of the last step; nothing is selected by test episodes. The critic that comes with the
-    policy is not trained.
+differs: Demonstrations are recorded episodes (ours, LeRobot's, Minari's), or those of the embedded world's scripted
+expert
+    with noise. All weights are those of the last step; nothing is selected by test episodes. The critic that comes with
+    the policy is not trained.
 """
 
 from __future__ import annotations
@@ -19,19 +22,19 @@ from typing import Literal
 import torch
 from torch import nn
 
+from saccade.algorithms.bc import lessons
+from saccade.algorithms.sft import Supervised
 from saccade.core import Rollout, generator
-from saccade.objectives.supervised import Supervised
-from saccade.policies.chunked import lessons
-from saccade.policies.control import SEEN, ActorCritic, ActorCriticModel, build
-from saccade.tasks import control
-from saccade.tasks.cloning import Demonstrations
-from saccade.tasks.control import HALF_CHEETAH, ControlTask
+from saccade.envs import task
+from saccade.envs.demonstrations import Demonstrations
+from saccade.envs.recordings import Recorded
+from saccade.envs.task import HALF_CHEETAH, ControlTask
+from saccade.policies.actor_critic import SEEN, ActorCritic, ActorCriticModel, build
 from saccade.training.claims import Claim
 from saccade.training.feeds import Stored
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-from saccade.worlds.recordings import Recorded
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ def decisions(episodes: Sequence[Recorded]) -> Rollout:
     """Every moment of the episodes as a row of one decision."""
     rows = lessons(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
     seen = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(SEEN)}
-    return replace(rows, decisions={**seen, "action_BT": rows.decisions["action_BT"]}, extras={"length_B": torch.ones(len(rows))})
+    return replace(
+        rows, decisions={**seen, "action_BT": rows.decisions["action_BT"]}, extras={"length_B": torch.ones(len(rows))}
+    )
 
 
 def shuffle_actions(data: Rollout, seed: int) -> None:
@@ -117,10 +122,14 @@ def shuffle_actions(data: Rollout, seed: int) -> None:
 
 def imitating(policy: ActorCritic, spread: str) -> list[nn.Parameter]:
     """The weights that act; of the spread only where it is learned."""
-    return [*policy.trunk.parameters(), *policy.actor.parameters(), *(policy.head.parameters() if spread == "learned" else ())]
+    return [
+        *policy.trunk.parameters(),
+        *policy.actor.parameters(),
+        *(policy.head.parameters() if spread == "learned" else ()),
+    ]
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {

@@ -18,21 +18,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saccade.algorithms.nft import NFT
 from saccade.core import Problem, Rollout
-from saccade.math.credit import group_advantage, shuffled
+from saccade.math.advantages import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.forward_process import NFT
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.sampling.layout import in_groups
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.drawing import OCR
+from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training import distributed
 from saccade.training.claims import Claim, Other, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.task import OCR, DrawingTask
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def kept(cfg: Settings, taken: int) -> float:
     return min(cfg.decay_slope * max(taken - cfg.decay_after, 0), cfg.decay_most)
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _CHECK = Settings(task=DrawingTask(held_out_size=192), steps=36, evaluate_every=18)

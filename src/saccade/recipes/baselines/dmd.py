@@ -1,29 +1,35 @@
 """DMD and Diff-Instruct: a generator of one step or a few, made of a diffusion by the integral KL of their scores.
 
-paper: One-step Diffusion with Distribution Matching Distillation, arXiv 2311.18828, and DMD2, arXiv 2405.14867; Diff-Instruct,
+paper: One-step Diffusion with Distribution Matching Distillation, arXiv 2311.18828, and DMD2, arXiv 2405.14867;
+Diff-Instruct,
     arXiv 2305.18455.
-idea: Along the forward process the gradient of the KL from the generator to the diffusion is the difference of their scores,
-    carried back through the generator alone. The diffusion knows its own, guided; a second network learns the generator's.
-claims: One step of the generator is worth more than one step of the diffusion, and is not far from the many guided steps
+idea: Along the forward process the gradient of the KL from the generator to the diffusion is the difference of their
+scores,
+    carried back through the generator alone. The diffusion knows its own, guided; a second network learns the
+    generator's.
+claims: One step of the generator is worth more than one step of the diffusion, and is not far from the many guided
+steps
     that it was made of.
-differs: No regression to pairs of noise and picture (DMD), no adversarial loss on real pictures (DMD2), so no data at all.
-    Times are drawn evenly. DMD and Diff-Instruct differ here in the weight of a row and in how often the score is taught.
-    In the check one step of the diffusion earns 0.05, one of the generator 0.29 and four 0.38, the diffusion 0.50 in 20
-    guided ones; of learning rates 3e-4 and 1e-4 (200 and 300 steps) the lower one was better, and was still rising.
+differs: No regression to pairs of noise and picture (DMD), no adversarial loss on real pictures (DMD2), so no data at
+all.
+    Times are drawn evenly. DMD and Diff-Instruct differ here in the weight of a row and in how often the score is
+    taught. In the check one step of the diffusion earns 0.05, one of the generator 0.29 and four 0.38, the diffusion
+    0.50 in 20 guided ones; of learning rates 3e-4 and 1e-4 (200 and 300 steps) the lower one was better, and was still
+    rising.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from saccade.objectives.distillation import ScoreDistillation
+from saccade.algorithms.dmd import Distilling, ScoreDistillation
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.distilling import Distilling
+from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training.claims import Claim, gain
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,18 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         return found | {f"reference, {name}": value for name, value in whole.items()}
 
     return run_loop(
-        feed, learner, run, cfg.steps, state=state, evaluate=look, evaluate_every=cfg.evaluate_every, save_every=cfg.save_every
+        feed,
+        learner,
+        run,
+        cfg.steps,
+        state=state,
+        evaluate=look,
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
     )
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {"dmd": PRESETS["dmd"], "diff-instruct": PRESETS["diff-instruct"], "four steps": PRESETS["four-steps"]}
@@ -106,5 +119,7 @@ CLAIMS = (
         "so does Diff-Instruct",
         lambda arm: arm["diff-instruct"]["train wording"] / arm["diff-instruct"]["reference, train wording@0"] - 0.8,
     ),
-    Claim("four steps earn no less than one", lambda arm: arm["four steps"]["train wording"] - arm["dmd"]["train wording"]),
+    Claim(
+        "four steps earn no less than one", lambda arm: arm["four steps"]["train wording"] - arm["dmd"]["train wording"]
+    ),
 )

@@ -4,11 +4,12 @@ paper: Dream to Control: Learning Behaviors by Latent Imagination, arXiv 1912.01
 idea: A recurrent state-space model is trained to reconstruct pictures and rewards. From every state that it took a
     sequence for, an actor and a critic imagine futures; gradients of the returns flow through the dynamics.
 claims: The return of test episodes rises well above that of random actions.
-differs: The embedded default is small (32 px, belief 64, latent 16) and acts in a world of two clouds: of two discs its states
-    hold a code that jumps from pixel to pixel, and 12,000 updates did not teach it what an action does. Random actions are
-    held for five steps. The divergence weighs 0.3 without free nats. One update follows every few steps of 8 episodes in
-    place of 100 updates after each episode. Acting takes the posterior's mean and draws the action alone. Free nats are
-    those of each moment. Ends are imagined if asked for.
+differs: The embedded default is small (32 px, belief 64, latent 16) and acts in a world of two clouds: of two discs its
+states
+    hold a code that jumps from pixel to pixel, and 12,000 updates did not teach it what an action does. Random actions
+    are held for five steps. The divergence weighs 0.3 without free nats. One update follows every few steps of 8
+    episodes in place of 100 updates after each episode. Acting takes the posterior's mean and draws the action alone.
+    Free nats are those of each moment. Ends are imagined if asked for.
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saccade.models.rssm import Sizes
-from saccade.objectives.imagination import Dreamer, Learning
-from saccade.objectives.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
+from saccade.algorithms.dreamer import REAL, Dreamer, Learning, Memory, Sequences, build
+from saccade.algorithms.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
+from saccade.envs.task import ControlTask
+from saccade.evaluation.world_model import filmed, score
+from saccade.models.world_model.rssm import Sizes
 from saccade.policies.dreamer import DreamerPolicy
-from saccade.tasks.control import ControlTask
-from saccade.tasks.imagining import REAL, Memory, Sequences, build, filmed, score
 from saccade.training.claims import Claim
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
-
 
 RANDOM, EXPERT = 10.7, 46.0
 """Mean returns of random and of scripted actions in the embedded world."""

@@ -4,11 +4,12 @@ paper: Flow-GRPO: Training Flow Matching Models via Online RL, arXiv 2505.05470 
 idea: A stochastic sampler with the marginals of the flow's ODE gives every denoising step a Gaussian density, so the
     clipped policy gradient applies to it; attempts at one prompt are compared with one another.
 claims: The reward of held-out prompts rises over the untrained model; with shuffled rewards it does not.
-differs: The embedded default trains the weights themselves (no LoRA), a window of steps, and draws without guidance; the
+differs: The embedded default trains the weights themselves (no LoRA), a window of steps, and draws without guidance;
+the
     judge is exact. The check takes 90 batches: 60 batches of 8 x 16 pictures with three trained steps gained 0.14, 0.09
     and 0.08 (seeds 0 to 2), so that the claim failed there, and took 63 to 77 % of the time of training all steps. With
-    shuffled rewards the scores of three seeds change by 0.00 to 0.07 in 90 batches: random credit drifts at this rate, and
-    that claim holds with 0.0001 to spare in the mean, where on another machine it failed by 0.009.
+    shuffled rewards the scores of three seeds change by 0.00 to 0.07 in 90 batches: random credit drifts at this rate,
+    and that claim holds with 0.0001 to spare in the mean, where on another machine it failed by 0.009.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient, random_window, remember_reference, sliding_window
 from saccade.core import Problem, Rollout
-from saccade.math.credit import group_advantage, shuffled
+from saccade.math.advantages import group_advantage, shuffled
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import FLUX1_DEV, SD35_MEDIUM
-from saccade.sampling.layout import in_groups, random_window, sliding_window
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.drawing import OCR
+from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
 from saccade.training import distributed
 from saccade.training.claims import Claim, Scores, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.task import OCR, DrawingTask
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def steps_to_draw(cfg: Settings, step: int) -> tuple[int, ...]:
     raise ValueError(f"unknown schedule '{cfg.schedule}': one of first, random, sliding")
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _CHECK = Settings(task=DrawingTask(held_out_size=192))

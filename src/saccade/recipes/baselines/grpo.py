@@ -5,11 +5,14 @@ paper: DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Langua
 idea: What an answer scored above the others at the same question is its credit, so no critic is needed. Dr. GRPO leaves
     out the spread and weighs every token alike over a constant; DAPO clips higher upwards, draws groups until they tell
     their answers apart and punishes overlong ones; GSPO has one ratio an answer; RLOO compares with the others alone.
-claims: Held-out questions are answered rightly more often than by the untrained model, with shuffled rewards they are not;
+claims: Held-out questions are answered rightly more often than by the untrained model, with shuffled rewards they are
+not;
     each of its kin gains too.
-differs: Right answers earn 1 and wrong ones 0, where DAPO's earn 1 and -1; its punishment of length is halved with them.
-    RLOO's pull to the reference is in the loss, not in the reward. All have the learning rate of GRPO. In the check 60 steps
-    gain 0.025, 0.016 and 0.004: the miniature names every colour from the start, learns to count, and not to relate.
+differs: Right answers earn 1 and wrong ones 0, where DAPO's earn 1 and -1; its punishment of length is halved with
+them.
+    RLOO's pull to the reference is in the loss, not in the reward. All have the learning rate of GRPO. In the check 60
+    steps gain 0.025, 0.016 and 0.004: the miniature names every colour from the start, learns to count, and not to
+    relate.
 """
 
 from __future__ import annotations
@@ -22,24 +25,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.algorithms.grpo import PolicyGradient, remember_reference, until_telling
 from saccade.core import Problem, Rollout, spawn
+from saccade.evaluation.templates import Template, asking
 from saccade.math import surrogates
-from saccade.math.credit import group_advantage, leave_one_out, shuffled
+from saccade.math.advantages import group_advantage, leave_one_out, shuffled
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.rewards.length import Overlong
-from saccade.sampling.filtering import until_telling
-from saccade.sampling.layout import in_groups
-from saccade.tasks import AnsweringTask, answering
-from saccade.tasks.templates import Template, asking
+from saccade.rewards.text.length import Overlong
 from saccade.training import distributed
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy, join
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.questions import task
+from saccade.worlds.questions.task import AnsweringTask
 
 SURROGATES = {"clipped": surrogates.clipped, "dual_clipped": surrogates.dual_clipped, "cispo": surrogates.cispo}
 
@@ -61,8 +64,8 @@ class Settings:
     group: int = 8
     """Attempts at each question, compared with one another."""
     credit: Literal["group", "batch", "none", "leave_one_out"] = "group"
-    """Reward minus the group's mean, over the spread of the group, of the batch or of none (Dr. GRPO); or minus that of the
-    others (RLOO)."""
+    """Reward minus the group's mean, over the spread of the group, of the batch or of none (Dr. GRPO); or minus that
+    of the others (RLOO)."""
     surrogate: Literal["clipped", "dual_clipped", "cispo"] = "clipped"
     """What is done about ratios that leave their range."""
     ratio: Literal["decision", "row", "row_decision"] = "decision"
@@ -76,7 +79,9 @@ class Settings:
     beta: float = 0.04
     """Weight of the k3 distance to the reference; 0 needs none."""
     draws: int = 1
-    """With more than 1, questions are drawn up to so many times until enough groups tell their attempts apart (DAPO)."""
+    """With more than 1, questions are drawn up to so many times until enough groups tell their attempts apart
+    (DAPO).
+    """
     overlong: int = 0
     """Tokens before the longest answer from which length is punished, up to -1/2 (DAPO); 0 does not."""
     lr: float = 1e-4
@@ -117,7 +122,9 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions before and after."""
     if cfg.draws > 1 and cfg.model.sharded:
-        raise ValueError(f"draws {cfg.draws}: processes draw until each has enough, but sharded networks must be called in step")
+        raise ValueError(
+            f"draws {cfg.draws}: processes draw until each has enough, but sharded networks must be called in step"
+        )
     policy = policies(cfg)["policy"]
     reference = Snapshot(policy.trained)
     questions = cfg.task.training(cfg.seed)
@@ -151,7 +158,15 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         return rollout
 
     objective = PolicyGradient(
-        policy, cfg.clip, cfg.clip_high, cfg.beta, "k3", cfg.average, cfg.model.max_new_tokens, SURROGATES[cfg.surrogate], cfg.ratio
+        policy,
+        cfg.clip,
+        cfg.clip_high,
+        cfg.beta,
+        "k3",
+        cfg.average,
+        cfg.model.max_new_tokens,
+        SURROGATES[cfg.surrogate],
+        cfg.ratio,
     )
     update = Update(
         "words",
@@ -180,7 +195,7 @@ def credit(cfg: Settings, rollout: Rollout) -> Tensor:
     return group_advantage(reward, group_B, scale=cfg.credit, unbiased=True, all_sum=distributed.all_sum)
 
 
-evaluate, sample = answering.evaluate, answering.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 KIN = ("dr-grpo", "dapo", "gspo", "rloo", "cispo")
@@ -198,5 +213,7 @@ CLAIMS = (
         "with shuffled rewards they gain less than half of that",
         lambda arm: gain(arm["grpo"], RIGHT) / 2 - gain(arm["shuffled rewards"], RIGHT),
     ),
-    Claim("each of its kin gains at least 1 point", lambda arm: min(gain(arm[name], RIGHT) for name in KIN), least=0.01),
+    Claim(
+        "each of its kin gains at least 1 point", lambda arm: min(gain(arm[name], RIGHT) for name in KIN), least=0.01
+    ),
 )

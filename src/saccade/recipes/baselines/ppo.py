@@ -1,12 +1,15 @@
 """PPO: an actor and a critic learn from segments of what they do, several times from each, held near what they were.
 
 paper: Proximal Policy Optimization Algorithms, arXiv 1707.06347; advantages from 1506.02438.
-idea: The ratio of new to old probability says how far the policy has moved from the one that acted; where it has moved far enough in
+idea: The ratio of new to old probability says how far the policy has moved from the one that acted; where it has moved
+far enough in
     the direction of its advantage, a decision pulls no more, so that a segment can be learned from for several epochs.
-claims: At equal steps, from vectors and from pictures, the return of test episodes is that of stable-baselines3 within a tenth.
-differs: The defaults are those of stable-baselines3. An episode cut off by time is worth what the critic says of its last state.
-    Small tanh networks on a CPU have their gradient written out; pictures are convolved with channels last. Running means of
-    what is seen move between segments, not within. ``method sb3`` trains stable-baselines3 in place of ours, for comparison.
+claims: At equal steps, from vectors and from pictures, the return of test episodes is that of stable-baselines3 within
+a tenth. differs: The defaults are those of stable-baselines3. An episode cut off by time is worth what the critic says
+of its last state.
+    Small tanh networks on a CPU have their gradient written out; pictures are convolved with channels last. Running
+    means of what is seen move between segments, not within. ``method sb3`` trains stable-baselines3 in place of ours,
+    for comparison.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from saccade.algorithms.ppo import Proximal, feed, learner
 from saccade.core import Rollout
-from saccade.policies.control import ActorCritic, ActorCriticModel, build
-from saccade.tasks import control, stable_baselines
-from saccade.tasks.control import HALF_CHEETAH, ControlTask, returns
-from saccade.tasks.proximal import Proximal, feed, learner
+from saccade.envs import task
+from saccade.envs.rollout import Segments
+from saccade.envs.task import HALF_CHEETAH, ControlTask, returns
+from saccade.oracles import stable_baselines3
+from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, build
 from saccade.training.claims import Claim, gain, level
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
@@ -79,14 +84,14 @@ def policies(cfg: Settings) -> dict[str, ActorCritic]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
-        return stable_baselines.train(cfg.task, cfg.model, cfg.ppo, cfg.rows, cfg.steps, cfg.seed, run)
+        return stable_baselines3.train_ppo(cfg.task, cfg.model, cfg.ppo, cfg.rows, cfg.steps, cfg.seed, run)
     policy, ended = policies(cfg)["policy"], returns(run)
 
     def tell(step: int, rollout: Rollout) -> None:
         ended(step, [episode for row in rollout.outputs for episode in row])
 
     return run_loop(
-        feed(cfg.ppo, cfg.task.make(cfg.rows), policy, cfg.seed, tell),
+        feed(cfg.ppo, Segments(cfg.task.make(cfg.rows), policy, cfg.ppo.length, cfg.seed), cfg.rows, tell),
         learner(cfg.ppo, policy, cfg.rows, cfg.steps, cfg.seed),
         run,
         cfg.steps,
@@ -97,7 +102,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _POLE, _REACH = PRESETS["tiny"], PRESETS["reach"]

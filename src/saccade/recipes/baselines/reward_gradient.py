@@ -1,20 +1,23 @@
 """ReFL and DRaFT: the gradient of a differentiable reward, back through the last steps of a sampler.
 
-paper: ImageReward (ReFL), arXiv 2304.05977; Directly Fine-Tuning Diffusion Models on Differentiable Rewards (DRaFT), arXiv
+paper: ImageReward (ReFL), arXiv 2304.05977; Directly Fine-Tuning Diffusion Models on Differentiable Rewards (DRaFT),
+arXiv
     2309.17400.
-idea: A picture is a differentiable function of the weights that drew it, so a reward that can be differentiated needs no
+idea: A picture is a differentiable function of the weights that drew it, so a reward that can be differentiated needs
+no
     policy gradient. ReFL stops at a random late step and judges the picture predicted there; DRaFT walks to the end and
     keeps the last K steps; its low-variance form takes the last step several times from fresh noise.
 claims: The reward that is trained on rises, and with it, at first, the exact judge's; gradients through more steps move
     it faster.
-differs: ReFL has no second loss on a data set's pictures, and its reward is not cut by a ReLU. DRaFT's gradient runs through
+differs: ReFL has no second loss on a data set's pictures, and its reward is not cut by a ReLU. DRaFT's gradient runs
+through
     the Euler steps of a flow's ODE instead of DDIM. No mixing of LoRA by a scale after training.
     The reward of the embedded default is a small critic taught on rendered scenes in the first stage. It draws without
-    guidance: with a scale of 2 the critic's reward rose and the judge's points fell at both rates tried (0.443 to 0.364 at
-    5e-5, to 0.403 at 1.5e-5). In the check rewards rise by 0.03 to 0.06, and points with them; three steps carry more than
-    one and move pictures further from real ones. The checkpoint's grid ends with a step from t = 0.001, so two copies of it
-    see one picture, and earn as much to four digits; both claims about more gradients asked for 0 before that was seen.
-    A reward that reads noisy latents harms the pictures.
+    guidance: with a scale of 2 the critic's reward rose and the judge's points fell at both rates tried (0.443 to 0.364
+    at 5e-5, to 0.403 at 1.5e-5). In the check rewards rise by 0.03 to 0.06, and points with them; three steps carry
+    more than one and move pictures further from real ones. The checkpoint's grid ends with a step from t = 0.001, so
+    two copies of it see one picture, and earn as much to four digits; both claims about more gradients asked for 0
+    before that was seen. A reward that reads noisy latents harms the pictures.
 """
 
 from __future__ import annotations
@@ -25,20 +28,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saccade.algorithms.reward_gradient import RewardGradient
+from saccade.algorithms.reward_model import Criticism
 from saccade.core import Problem, Rollout
+from saccade.evaluation.scoring import measured
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.reward_gradient import RewardGradient
-from saccade.objectives.unrolling import unmade
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.critique import Criticism, scorer
-from saccade.tasks.survey import Survey, measured
+from saccade.policies.flow_presets import SD35_MEDIUM
+from saccade.policies.unrolling import unmade
+from saccade.rewards.registry import scorer
 from saccade.training.claims import Claim, Following, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ class Settings:
     task: DrawingTask = DrawingTask()
     criticism: Criticism = Criticism()
     scorer: str = "critic"
-    """The differentiable reward: critic or latents (taught in the first stage; the second reads latents under noise, so that
-    nothing is decoded), text_image, or FILE.py:FUNCTION."""
+    """The differentiable reward: critic or latents (taught in the first stage; the second reads latents under noise,
+    so that nothing is decoded), text_image, or FILE.py:FUNCTION."""
     scorer_model: str = ""
     """Encoders of the scorer text_image: a folder or a hub id."""
     seed: int = 0
@@ -64,7 +70,9 @@ class Settings:
     late: int = 4
     """ReFL: a random one of so many last steps is left for the picture predicted there; 0 walks to the end."""
     copies: int = 0
-    """DRaFT-LV: times that the last step is taken, each from fresh noise on the picture that was made; 0 switches it off."""
+    """DRaFT-LV: times that the last step is taken, each from fresh noise on the picture that was made; 0 switches it
+    off.
+    """
     lr: float = 3e-5
     """Learning rate of AdamW."""
     warmup: int = 5
@@ -143,7 +151,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {

@@ -1,23 +1,26 @@
 """RLPD: off-policy learning from scratch, half of every batch from demonstrations and half from experience.
 
 paper: Efficient Online Reinforcement Learning with Offline Data, arXiv 2302.02948.
-idea: Nothing is learned beforehand: demonstrations are simply remembered, and every batch is half made of them. LayerNorm bounds
+idea: Nothing is learned beforehand: demonstrations are simply remembered, and every batch is half made of them.
+LayerNorm bounds
     what critics say of actions that nobody has taken; an ensemble allows several gradient steps for each step taken.
-claims: Where only success is rewarded, twenty noisy demonstrations let it succeed more often than the same learner without.
-differs: The embedded check has four critics of 64 units for ten of 256, two gradient steps for each step taken for twenty, and no
-    entropy in the backup, as the paper has it for sparse rewards. Several episodes run side by side. The temperature starts at
-    0.02: from 1, as elsewhere, it is still 0.2 after the check's 11,200 gradient steps, and no success was met.
+claims: Where only success is rewarded, twenty noisy demonstrations let it succeed more often than the same learner
+without. differs: The embedded check has four critics of 64 units for ten of 256, two gradient steps for each step taken
+for twenty, and no
+    entropy in the backup, as the paper has it for sparse rewards. Several episodes run side by side. The temperature
+    starts at 0.02: from 1, as elsewhere, it is still 0.2 after the check's 11,200 gradient steps, and no success was
+    met.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from saccade.objectives.off_policy import RLPD
-from saccade.tasks import control, replaying
-from saccade.tasks.cloning import Demonstrations
-from saccade.tasks.control import ControlTask
-from saccade.tasks.replaying import Agent, Course, Replaying, Scaled, agent, recorded
+from saccade.algorithms import off_policy
+from saccade.algorithms.off_policy import RLPD, Agent, Course, Replaying, Scaled, agent, recorded
+from saccade.envs import task
+from saccade.envs.demonstrations import Demonstrations
+from saccade.envs.task import ControlTask
 from saccade.training.buffers import Buffer
 from saccade.training.claims import Claim
 from saccade.training.run import Run
@@ -56,7 +59,7 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Remember demonstrations, train, evaluate, save. Returns the scores of test episodes before and after."""
     own = agent(cfg.learning, cfg.task.make(1), cfg.seed)
-    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run, remembered(cfg, own, run))
+    return off_policy.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run, remembered(cfg, own, run))
 
 
 def remembered(cfg: Settings, own: Agent, run: Run) -> Buffer | None:
@@ -67,7 +70,7 @@ def remembered(cfg: Settings, own: Agent, run: Run) -> Buffer | None:
     return recorded(episodes, own.range, cfg.seed)
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _ALONE = replace(Settings().learning, how=replace(_SPARSE, offline_share=0.0))

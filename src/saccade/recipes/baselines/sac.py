@@ -1,13 +1,17 @@
 """SAC: off-policy learning of a policy that is paid for staying random, its temperature held by a target entropy.
 
-paper: Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905; Randomized Ensembled Double Q-Learning, 2101.05982.
-idea: Critics learn from memory what actions are worth, entropy included; the actor follows their gradient through its
-    reparametrised actions, so that no step of the environment is used once only. REDQ learns twenty times from each, which ten
-    critics allow of which two random ones make the target.
-claims: At equal steps the return of test episodes is that of stable-baselines3's SAC, in less time; REDQ's settings earn more in the
+paper: Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905; Randomized Ensembled Double Q-Learning,
+2101.05982. idea: Critics learn from memory what actions are worth, entropy included; the actor follows their gradient
+through its
+    reparametrised actions, so that no step of the environment is used once only. REDQ learns twenty times from each,
+    which ten critics allow of which two random ones make the target.
+claims: At equal steps the return of test episodes is that of stable-baselines3's SAC, in less time; REDQ's settings
+earn more in the
     first steps.
-differs: The target entropy is -1 for each dimension of the action. On vectors the gradients are written out and one forward
-    pass draws present and next actions; the weights begin orthogonal. ``method sb3`` trains stable-baselines3 in place of ours.
+differs: The target entropy is -1 for each dimension of the action. On vectors the gradients are written out and one
+forward
+    pass draws present and next actions; the weights begin orthogonal. ``method sb3`` trains stable-baselines3 in place
+    of ours.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from saccade.objectives.off_policy import REDQ
-from saccade.tasks import control, replaying, replaying_oracle
-from saccade.tasks.control import HALF_CHEETAH, PENDULUM, ControlTask
-from saccade.tasks.replaying import MILLION, Course, Replaying, Scaled, agent
+from saccade.algorithms import off_policy
+from saccade.algorithms.off_policy import MILLION, REDQ, Course, Replaying, Scaled, agent
+from saccade.envs import task
+from saccade.envs.task import HALF_CHEETAH, PENDULUM, ControlTask
+from saccade.oracles import stable_baselines3
 from saccade.training.claims import Claim, level
 from saccade.training.run import Run
 
@@ -59,15 +64,17 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
-        return replaying_oracle.train("SAC", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
+        return stable_baselines3.train_off_policy("SAC", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
     own = agent(cfg.learning, cfg.task.make(1), cfg.seed)
-    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
+    return off_policy.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
-_SMALL = replace(_TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=Course(env_steps=1000, evaluate_every=300))
+_SMALL = replace(
+    _TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=Course(env_steps=1000, evaluate_every=300)
+)
 _CHEETAH = replace(
     PRESETS["half-cheetah"], learning=Replaying(warm_up=1000, memory=20_000),
     course=Course(env_steps=10_000, evaluate_every=9000, save_every=9000),

@@ -2,8 +2,9 @@
 
 paper: Training language models to follow instructions with human feedback, arXiv 2203.02155 (its first stage).
 idea: Where the right answer is known it can be imitated token by token; nothing is sampled and nobody judges.
-claims: Rewards of held-out questions rise above those of the untrained model; with answers dealt out at random they do not.
-differs: A batch holds each question once, with its answer, where GRPO has a group of attempts. The answer is learnt as it
+claims: Rewards of held-out questions rise above those of the untrained model; with answers dealt out at random they do
+not. differs: A batch holds each question once, with its answer, where GRPO has a group of attempts. The answer is
+learnt as it
     stands in the data, without thoughts, between tags where asked for; boxes are written in the pixels that are shown.
     In the check 240 steps gain 0.037, 0.039 and 0.014 (60 steps, the first try: 0.025, 0.035 and 0.012).
 """
@@ -17,18 +18,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.algorithms.sft import Supervised, gold_rollout
 from saccade.core import Problem, Rollout, generator
-from saccade.objectives.supervised import Supervised
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.evaluation.templates import Template, around, asking
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.tasks import AnsweringTask, answering
-from saccade.tasks.gold import gold_rollout
-from saccade.tasks.templates import Template, around, asking
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.questions import task
+from saccade.worlds.questions.task import AnsweringTask
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy = policies(cfg)["policy"]
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        return gold_rollout(policy, shuffled(problems, seeds_P) if cfg.shuffle_answers else problems, around(cfg.template))
+        return gold_rollout(
+            policy, shuffled(problems, seeds_P) if cfg.shuffle_answers else problems, around(cfg.template)
+        )
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0)
     update = Update("words", Supervised(policy, cfg.average), policy.trained, optimizer, schedule=warmup(cfg.warmup))
@@ -101,7 +104,7 @@ def shuffled(problems: Sequence[Problem], seeds_P: Tensor) -> list[Problem]:
     return [replace(problem, answer=problems[i].answer) for problem, i in zip(problems, order)]
 
 
-evaluate, sample = answering.evaluate, answering.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _CHECK = Settings(steps=240, evaluate_every=240)

@@ -1,10 +1,13 @@
-"""TD3: off-policy learning of a deterministic policy, with the lesser of two critics, smoothed targets and a delayed actor.
+"""TD3: off-policy learning of a deterministic policy, with the lesser of two critics, smoothed targets and a delayed
+actor.
 
 paper: Addressing Function Approximation Error in Actor-Critic Methods, arXiv 1802.09477.
-idea: An actor that follows its critic finds the critic's errors. The lesser of two critics, judged around the next action and
+idea: An actor that follows its critic finds the critic's errors. The lesser of two critics, judged around the next
+action and
     not at it alone, overestimates less; and the actor waits until they have settled a little.
 claims: At equal steps the return of test episodes is that of stable-baselines3's TD3.
-differs: The slow critics follow at each of their steps and the slow actor at each of its own; the learning rate is that of
+differs: The slow critics follow at each of their steps and the slow actor at each of its own; the learning rate is that
+of
     SAC's defaults, for both sides. ``method sb3`` trains stable-baselines3 in place of ours.
 """
 
@@ -13,10 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from saccade.objectives.off_policy import TD3
-from saccade.tasks import control, replaying, replaying_oracle
-from saccade.tasks.control import HALF_CHEETAH, PENDULUM, ControlTask
-from saccade.tasks.replaying import MILLION, Course, Replaying, Scaled, agent
+from saccade.algorithms import off_policy
+from saccade.algorithms.off_policy import MILLION, TD3, Course, Replaying, Scaled, agent
+from saccade.envs import task
+from saccade.envs.task import HALF_CHEETAH, PENDULUM, ControlTask
+from saccade.oracles import stable_baselines3
 from saccade.training.claims import Claim, level
 from saccade.training.run import Run
 
@@ -48,12 +52,12 @@ def policies(cfg: Settings) -> dict[str, Scaled]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
-        return replaying_oracle.train("TD3", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
+        return stable_baselines3.train_off_policy("TD3", cfg.task, cfg.learning, cfg.course, cfg.seed, run)
     own = agent(cfg.learning, cfg.task.make(1), cfg.seed, stochastic=False)
-    return replaying.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
+    return off_policy.train(cfg.task, cfg.learning, cfg.course, own, cfg.seed, run)
 
 
-evaluate, sample = control.evaluate, control.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {"td3": Settings(), "td3, sb3": Settings(method="sb3")}

@@ -1,18 +1,21 @@
 """Diff-Instruct*: a one-step generator tuned to a reward while a score-based divergence holds it to a diffusion.
 
-paper: David and Goliath: Small One-step Model Beats Large Diffusion with Score Post-training (Diff-Instruct*), arXiv 2410.20898.
-idea: A generator of one step is taught by a differentiable reward, and by a divergence from a frozen guided diffusion that is
-    taken between their scores along the forward process: its pseudo-Huber norm, with gradients through both score networks.
-    A second network learns the generator's own score online. No picture of a data set is used.
-claims: At equal reward the pseudo-Huber divergence keeps pictures nearer to real ones, or more diverse, than the integral KL of
+paper: David and Goliath: Small One-step Model Beats Large Diffusion with Score Post-training (Diff-Instruct*), arXiv
+2410.20898. idea: A generator of one step is taught by a differentiable reward, and by a divergence from a frozen guided
+diffusion that is
+    taken between their scores along the forward process: its pseudo-Huber norm, with gradients through both score
+    networks. A second network learns the generator's own score online. No picture of a data set is used.
+claims: At equal reward the pseudo-Huber divergence keeps pictures nearer to real ones, or more diverse, than the
+integral KL of
     Diff-Instruct++; the best generator has more reward than the guided diffusion in many steps and than its own start;
     without a divergence pictures leave the distribution.
-differs: SDXL's network, which predicts noise, is not among our backbones: the preset is of the SD3 class, where a step from
-    pure noise is defined. Learning rates, batch, rounding of the norm and weights over time are ours, the paper gives none.
-    Products are means over the latent, so the reward's weight is the paper's over the square root of its dimensions.
-    The embedded world is ours at 32 px, its one-step start is distilled in the run, its reward a small critic taught on
-    rendered scenes; the check has two weights of the reward, its design three. In it DI++ is ahead: at equal reward its
-    pictures are as diverse, and nearer to real ones by 0.12, 0.48 and 0.32 of the distance.
+differs: SDXL's network, which predicts noise, is not among our backbones: the preset is of the SD3 class, where a step
+from
+    pure noise is defined. Learning rates, batch, rounding of the norm and weights over time are ours, the paper gives
+    none. Products are means over the latent, so the reward's weight is the paper's over the square root of its
+    dimensions. The embedded world is ours at 32 px, its one-step start is distilled in the run, its reward a small
+    critic taught on rendered scenes; the check has two weights of the reward, its design three. In it DI++ is ahead: at
+    equal reward its pictures are as diverse, and nearer to real ones by 0.12, 0.48 and 0.32 of the distance.
 """
 
 from __future__ import annotations
@@ -22,16 +25,18 @@ from typing import Literal
 
 import numpy as np
 
-from saccade.objectives.distillation import ScoreDistillation
+from saccade.algorithms.dmd import Distilling, ScoreDistillation
+from saccade.algorithms.reward_model import Criticism
+from saccade.evaluation.scoring import measured
 from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.flow_models import SD35_MEDIUM
-from saccade.tasks import DrawingTask, drawing
-from saccade.tasks.critique import Criticism, scorer
-from saccade.tasks.distilling import Distilling
-from saccade.tasks.survey import Survey, measured
+from saccade.policies.flow_presets import SD35_MEDIUM
+from saccade.rewards.registry import scorer
 from saccade.training.claims import Arms, Claim, Following, Scores
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.shapes import task
+from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ class Settings:
     seed: int = 0
     """Seed of everything: prompts, noise, critic."""
     distil_steps: int = 120
-    """Steps of the stage that makes a one-step generator of the diffusion by the integral KL; 0 for one that is made."""
+    """Steps of the stage that makes a one-step generator of the diffusion by the integral KL; 0 for one that is
+    made.
+    """
     distil_lr: float = 3e-4
     """Learning rate of that stage, of both networks."""
     steps: int = 120
@@ -124,11 +131,18 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         return found
 
     return run_loop(
-        feed, learner, run, cfg.steps, state=state, evaluate=look, evaluate_every=cfg.evaluate_every, save_every=cfg.save_every
+        feed,
+        learner,
+        run,
+        cfg.steps,
+        state=state,
+        evaluate=look,
+        evaluate_every=cfg.evaluate_every,
+        save_every=cfg.save_every,
     )
 
 
-evaluate, sample = drawing.evaluate, drawing.sample
+evaluate, sample = task.evaluate, task.sample
 
 
 _KL = dict(divergence="integral_kl", through_scores=False)
@@ -140,6 +154,7 @@ ARMS = {
     "DI++, more reward": Following("DI*", Settings(reward_weight=_HARD, **_KL)),
     "reward only": Following("DI*", Settings(reward_weight=_HARD, divergence_weight=0.0)),
 }
+
 
 def curve(arm: Arms, method: str) -> list[tuple[float, float, float]]:
     """Reward, distance from real pictures and diversity of a method, from its start to its most rewarded end."""

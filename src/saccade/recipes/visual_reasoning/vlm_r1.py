@@ -1,18 +1,21 @@
 """VLM-R1: GRPO with rules as rewards teaches a vision-language model to point at things and to find all of a kind.
 
 paper: VLM-R1: A Stable and Generalizable R1-style Large Vision-Language Model, arXiv 2504.07615.
-idea: A box can be judged without a model: by its overlap with the right one (expressions), or by average precision over all
-    boxes written (detection), beside a point for thoughts and answer between their tags. Average precision alone forgives
-    boxes too many, so it is multiplied by targets / boxes (odLength), or pairs are matched and the rest weighed
-    (weighted_sum); length and repetition may count too.
-claims: Trained on expressions by attributes, RL does better on relations, which neither saw, than supervised fine-tuning on
+idea: A box can be judged without a model: by its overlap with the right one (expressions), or by average precision over
+all
+    boxes written (detection), beside a point for thoughts and answer between their tags. Average precision alone
+    forgives boxes too many, so it is multiplied by targets / boxes (odLength), or pairs are matched and the rest
+    weighed (weighted_sum); length and repetition may count too.
+claims: Trained on expressions by attributes, RL does better on relations, which neither saw, than supervised
+fine-tuning on
     the same pictures, asked with thoughts or without, and as well in its own domain. Under average precision alone a
     detector writes more boxes than under odLength, and no better ones.
-differs: The cosine of the length knows wrong answers (the release overwrites their score before it is tested). Overlap is
-    exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections. Here the
-    untrained model has seen boxes by relation too, fewer than by attributes; thoughts are the name of what is meant. The check
-    trains 80 steps on expressions and 60 of half the batch on detection, where its design has 100.
-    In the check supervised fine-tuning forgets nothing: fresh pictures leave it nothing to memorise. Both go from 0.42 to
+differs: The cosine of the length knows wrong answers (the release overwrites their score before it is tested). Overlap
+is
+    exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections. Here
+    the untrained model has seen boxes by relation too, fewer than by attributes; thoughts are the name of what is
+    meant. The check trains 80 steps on expressions and 60 of half the batch on detection, where its design has 100. In
+    the check supervised fine-tuning forgets nothing: fresh pictures leave it nothing to memorise. Both go from 0.42 to
     about 0.66 on relations, RL without thoughts 0.02 above, with thoughts 0.03 below.
 """
 
@@ -26,27 +29,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Collect, Objective, Problem, Reward, Rollout
-from saccade.math.credit import group_advantage
+from saccade.algorithms.grpo import PolicyGradient, remember_reference
+from saccade.algorithms.sft import Supervised, gold_rollout
+from saccade.core import Collect, Objective, Problem, Reward, Rollout, Show
+from saccade.evaluation.templates import Template, around, asking, tagged
+from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.objectives.policy_gradient import PolicyGradient, remember_reference
-from saccade.objectives.supervised import Supervised
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
-from saccade.rewards.judging import judge, weighted
-from saccade.rewards.length import CosineLength, Repetition
-from saccade.rewards.reading import boxes
-from saccade.sampling.layout import in_groups
-from saccade.tasks import Show, answering
-from saccade.tasks.gold import gold_rollout
-from saccade.tasks.grounding import GroundingTask, f1
-from saccade.tasks.templates import Template, around, asking, tagged
+from saccade.rewards.rubric import judge, weighted
+from saccade.rewards.text.length import CosineLength, Repetition
+from saccade.rewards.text.reading import boxes
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.questions import task
+from saccade.worlds.questions.grounding import GroundingTask, f1
 
 REWARDS = {
     "iou": BoxOverlap(), "od_ap": DetectionPrecision(), "od_ap50": DetectionPrecision((0.5,)),
@@ -206,7 +208,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, fl
     return scores(cfg, policies["policy"])
 
 
-sample = answering.sample
+sample = task.sample
 
 
 _FINDER = replace(_DETECTION, steps=60, evaluate_every=60, other_templates=())
@@ -244,7 +246,9 @@ CLAIMS = (
     ),
     Claim(
         "under average precision alone a detector writes 1.3 times as many boxes as where their number counts",
-        lambda arm: arm["od_ap"]["in domain, boxes per target"] / max(arm["odLength"]["in domain, boxes per target"], 1e-6),
+        lambda arm: (
+            arm["od_ap"]["in domain, boxes per target"] / max(arm["odLength"]["in domain, boxes per target"], 1e-6)
+        ),
         least=1.3,
     ),
     Claim(

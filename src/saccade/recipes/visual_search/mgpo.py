@@ -2,17 +2,19 @@
 
 paper: High-Resolution Visual Reasoning via Multi-Turn Grounding-Based Reinforcement Learning, arXiv 2507.05920.
 idea: A scripted dialogue of two turns. The first asks for a box of the key area and hides the choices, the environment
-    cuts it out of the original picture, the second asks for the letter. Both turns share the advantage of the answer, so
-    pointing is learned without a single labelled box.
-claims: Answers are better than those of GRPO whose boxes bring back only the whole view, and its boxes more often hold what
-    is asked for, which those of GRPO do not; the fewer pixels the first view has, the larger the gain; with another row's
-    crop in place of the own one it is lost.
-differs: The letter stands in answer tags or alone, not in a box command. Every view has the pixels of the first, crops too,
-    so that looking closer costs no more tokens than looking again. The paper does not state the spread in the credit, the
-    mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch holds an equal part
-    of every group instead of whole groups. The embedded check has fewer conversations than the sheet's design.
-    In the check the boxes of GRPO do not stay as they were: without a reward that they could earn they drift, and hold the
-    digit in 0.14 to 0.31 of cases at the end, 0.56 at the start.
+    cuts it out of the original picture, the second asks for the letter. Both turns share the advantage of the answer,
+    so pointing is learned without a single labelled box.
+claims: Answers are better than those of GRPO whose boxes bring back only the whole view, and its boxes more often hold
+what
+    is asked for, which those of GRPO do not; the fewer pixels the first view has, the larger the gain; with another
+    row's crop in place of the own one it is lost.
+differs: The letter stands in answer tags or alone, not in a box command. Every view has the pixels of the first, crops
+too,
+    so that looking closer costs no more tokens than looking again. The paper does not state the spread in the credit,
+    the mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch holds an
+    equal part of every group instead of whole groups. The embedded check has fewer conversations than the sheet's
+    design. In the check the boxes of GRPO do not stay as they were: without a reward that they could earn they drift,
+    and hold the digit in 0.14 to 0.31 of cases at the end, 0.56 at the start.
 """
 
 from __future__ import annotations
@@ -24,26 +26,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler
-from saccade.math.credit import group_advantage
+from saccade.algorithms.grpo import PolicyGradient
+from saccade.core import Problem, Rollout, Sampler, Show
+from saccade.math.advantages import group_advantage
 from saccade.math.surrogates import dual_clipped
-from saccade.objectives.policy_gradient import PolicyGradient
-from saccade.policies.token_models import QWEN25_VL_3B
+from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.sampling.layout import in_groups
-from saccade.sampling.looking import Looking
-from saccade.tasks.answering import answers_to
-from saccade.tasks.scoring import Show
-from saccade.tasks.searching import SearchingTask, answerer, parts
+from saccade.policies.zoom import Looking
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
+from saccade.training.groups import in_groups
 from saccade.training.learner import Update, Updates, warmup
 from saccade.training.loop import train as run_loop
 from saccade.training.run import Run
+from saccade.worlds.canvases.task import SearchingTask, answerer, parts
+from saccade.worlds.questions.task import answers_to
 
 NARROW, WIDE = 32 * 32, 48 * 48
-"""Pixels of a view in which the digits of a whole canvas of the embedded world cannot be read, and in which some can."""
+"""Pixels of a view in which the digits of a whole canvas of the embedded world cannot be read, and in which some
+can.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         rollout = in_groups(attempt, problems, seeds_P, cfg.group)
         right_B = rollout.rewards["total"] = cfg.task.judge(rollout)
         all_sum = distributed.all_sum
-        advantage_B = group_advantage(right_B, rollout.group_B, scale=cfg.credit, eps=1e-6, unbiased=True, all_sum=all_sum)
+        advantage_B = group_advantage(
+            right_B, rollout.group_B, scale=cfg.credit, eps=1e-6, unbiased=True, all_sum=all_sum
+        )
         rollout.advantage_BT = rollout.credit(advantage_B)
         return rollout
 
@@ -155,7 +160,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 
 def score(cfg: Settings, policy: TokenPolicy, base: Sampler, show: Show | None = None) -> dict[str, float]:
-    """Held-out questions in conversations drawn as in training: answers, boxes, and what the base reads off their crops."""
+    """Held-out questions in conversations drawn as in training: answers, boxes, and what the base reads off their
+    crops.
+    """
     drawn, likeliest = (dialogue(cfg, one, cfg.test_turns) for one in (policy, policy.greedy()))
     return cfg.task.score(drawn, likeliest, base, show, cfg.micro_rows)
 
@@ -189,7 +196,9 @@ def lead(arm: Arms, view: str = "") -> float:
 BOXES = "sufficient box"
 CLAIMS = (
     Claim("looking closer answers 15 points more than GRPO that gets the whole view back", lead, least=0.15),
-    Claim("15 points more boxes than at first hold what is asked for", lambda arm: gain(arm["mgpo"], BOXES), least=0.15),
+    Claim(
+        "15 points more boxes than at first hold what is asked for", lambda arm: gain(arm["mgpo"], BOXES), least=0.15
+    ),
     Claim("those of GRPO change by 7 points at most", lambda arm: 0.07 - abs(gain(arm["grpo"], BOXES))),
     Claim(
         "it answers 15 points more than with another row's crop",

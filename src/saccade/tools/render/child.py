@@ -1,9 +1,9 @@
 """The worker's side: one process that draws program after program and holds nothing worth taking.
 
 Its arguments are the back end's module and the parent's process id. Requests come through standard input, answers leave
-through what was standard output. A program that runs too long is ended by the kernel, whatever it is doing and whether the
-parent still lives; an idle worker ends with its parent. Imports only what draws: it starts in a fraction of a second and
-knows no weights.
+through what was standard output. A program that runs too long is ended by the kernel, whatever it is doing and whether
+the parent still lives; an idle worker ends with its parent. Imports only what draws: it starts in a fraction of a
+second and knows no weights.
 """
 
 from __future__ import annotations

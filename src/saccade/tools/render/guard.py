@@ -1,4 +1,5 @@
-"""The gate before the SVG renderer: only small drawings of known elements that refer to nothing outside themselves pass.
+"""The gate before the SVG renderer: only small drawings of known elements that refer to nothing outside themselves
+pass.
 
 What passes is not the text that came in but the tree that was read, with a root of ours: the file's own canvas is gone.
 """
@@ -54,7 +55,9 @@ def read(code: str) -> Any:
 
 
 def parse(code: str) -> Any:
-    """The root element of strict XML; nothing is fetched, no entity is filled in. `Refused` if it is not well formed."""
+    """The root element of strict XML; nothing is fetched, no entity is filled in. `Refused` if it is not well
+    formed.
+    """
     from lxml import etree
 
     reader = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
@@ -105,7 +108,9 @@ class _Expansion:
         self._open: set[Any] = set()
 
     def measure(self, element: Any, depth: int) -> tuple[int, int]:
-        """Elements that are drawn for ``element``, and levels below it. `Refused` beyond ELEMENTS, DEPTH, or in a circle."""
+        """Elements that are drawn for ``element``, and levels below it. `Refused` beyond ELEMENTS, DEPTH, or in a
+        circle.
+        """
         if element in self._open:
             raise Refused("unsafe", f"<{_local(element)}> refers to itself")
         if element not in self._known and depth <= DEPTH:
@@ -130,7 +135,9 @@ class _Expansion:
         """What an element points at, and whether that is drawn again (<use>) or only looked up (paint, clip)."""
         found = []
         for name, value in element.items():
-            targets = [value] if name in ("href", _XLINK) else _REFERENCE.findall(value) if "url" in value.lower() else []
+            targets = (
+                [value] if name in ("href", _XLINK) else _REFERENCE.findall(value) if "url" in value.lower() else []
+            )
             known = (self._names.get(target[1:]) for target in targets)
             found += [(target, _local(element) == "use") for target in known if target is not None]
         return found

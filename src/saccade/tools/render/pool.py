@@ -37,7 +37,9 @@ class Pool:
         atexit.register(self.close)
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:
-        """One answer for each job, in their order. `RendererBroken`, from then on, if a fresh worker fails the probe."""
+        """One answer for each job, in their order. `RendererBroken`, from then on, if a fresh worker fails the
+        probe.
+        """
         with self._turn:
             if self._broken:
                 raise self._broken

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("svg",)
 STATUSES = ("ok", "empty", "syntax", "unsafe", "timeout", "crash", "too_large")
-"""Drawn; drawn, but every pixel is background; not well formed; reaches for what it may not have; took too long; took its
-worker down twice; beyond a limit of size."""
+"""Drawn; drawn, but every pixel is background; not well formed; reaches for what it may not have; took too long;
+took its worker down twice; beyond a limit of size."""
 
 LARGEST = 4096
 """Most pixels on a side."""
@@ -28,8 +28,9 @@ Box = tuple[float, float, float, float]
 class Request:
     """One program to draw as ``size`` x ``size`` pixels on an opaque ``background`` (#rgb or #rrggbb).
 
-    ``box`` is the part of the program's coordinates that fills the picture (centred, aspect kept), None for the language's
-    own; what the program says about its canvas changes nothing. ValueError for anything but ``code`` that makes no sense.
+    ``box`` is the part of the program's coordinates that fills the picture (centred, aspect kept), None for the
+    language's own; what the program says about its canvas changes nothing. ValueError for anything but ``code`` that
+    makes no sense.
     """
 
     code: str

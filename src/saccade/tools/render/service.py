@@ -1,4 +1,6 @@
-"""Programs to pictures: what is known comes from the cache, what is too long never leaves, the rest goes to the workers."""
+"""Programs to pictures: what is known comes from the cache, what is too long never leaves, the rest goes to the
+workers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def render(code: str, lang: str, size: int, background: str = "#fff", box: Box |
 def render_batch(requests: Sequence[Request]) -> list[Render]:
     """The programs' pictures, in their order; equal requests are drawn once, and are one object.
 
-    Blocks until all are done, on all cores that this process may use. `RendererBroken` if it is not the programs' fault.
+    Blocks until all are done, on all cores that this process may use. `RendererBroken` if it is not the programs'
+    fault.
     """
     keys = [_key(request) for request in requests]
     known = {key: _cache(os.getpid()).get(key) for key in keys}

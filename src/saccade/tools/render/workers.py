@@ -1,7 +1,7 @@
 """The parent's side of one worker: a process that draws one program at a time.
 
-It is a plain new process, not a fork: no thread, lock, weight or key of the trainer exists in it. Only JSON of bounded length
-and pixels of the expected number are taken from it.
+It is a plain new process, not a fork: no thread, lock, weight or key of the trainer exists in it. Only JSON of bounded
+length and pixels of the expected number are taken from it.
 """
 
 from __future__ import annotations

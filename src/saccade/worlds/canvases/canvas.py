@@ -1,4 +1,6 @@
-"""Large canvases with coloured plates in jittered cells, each with a small dark digit, drawn for many problems at once."""
+"""Large canvases with coloured plates in jittered cells, each with a small dark digit, drawn for many problems at
+once.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.worlds.canvases.glyphs import DIGITS, GLYPHS, HEIGHT, WIDTH
+from saccade.worlds.canvases.glyphs import GLYPHS, HEIGHT, WIDTH
 from saccade.worlds.shapes import COLORS
 from saccade.worlds.shapes.scene import BACKGROUND, INK
 
@@ -18,13 +20,16 @@ _JITTER = (CELL - PLATE) // 2
 _SHIFT = 3
 """How far a glyph's centre may lie from its plate's, on each axis, in pixels."""
 _FAINTEST = 0.7
-"""Least share of ink in a glyph's pixels: drawn at random, so that a blurred plate's darkness does not name its digit."""
+"""Least share of ink in a glyph's pixels: drawn at random, so that a blurred plate's darkness does not name its
+digit.
+"""
 
 
 @dataclass(frozen=True)
 class Plates:
     """P canvases of K plates: ``color`` and ``digit`` [P, K] are positions in PAINTS and DIGITS, ``cell`` [P, K] a cell
-    of the grid, row by row, ``corner`` and ``glyph`` [P, K, 2] the upper left corners (x, y) of plate and digit."""
+    of the grid, row by row, ``corner`` and ``glyph`` [P, K, 2] the upper left corners (x, y) of plate and digit.
+    """
 
     color: np.ndarray
     digit: np.ndarray

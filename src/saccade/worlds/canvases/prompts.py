@@ -10,7 +10,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.canvases.canvas import CELL, PAINTS, Plates, boxes, draw, lay
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.draws import QUARTERS, balanced, shares, stream, worded
+from saccade.worlds.splits import QUARTERS, balanced, shares, stream, worded
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"
@@ -47,9 +47,9 @@ def problems(
     """``count`` problems, skills ("digit", "quarter") in equal parts: ``inputs`` a Question about one picture uint8
     [size, size, 3], ``source`` the skill, ``answer`` {"text", "kind", "boxes": [box of the digit], "labels": [digit]}.
 
-    Plates have 20 px, digits 6 x 10 px, whatever ``size`` is: a larger canvas has more cells of 24 px. ``choices`` 0 asks
-    for the answer itself; 2 to 6 (4 at most for quarters) ask for a letter, in lines below the question that `parts` takes
-    off, and put what the letters mean into "choices". ValueError for anything this world does not know.
+    Plates have 20 px, digits 6 x 10 px, whatever ``size`` is: a larger canvas has more cells of 24 px. ``choices`` 0
+    asks for the answer itself; 2 to 6 (4 at most for quarters) ask for a letter, in lines below the question that
+    `parts` takes off, and put what the letters mean into "choices". ValueError for anything this world does not know.
     """
     side = _cells(size, plates)
     rng = stream(seed, split)
@@ -72,14 +72,17 @@ def problems(
 
 
 def parts(text: str) -> tuple[str, str]:
-    """The question and, "" where there are none, the lines of its choices: a first turn may ask without showing them."""
+    """The question and, "" where there are none, the lines of its choices: a first turn may ask without showing
+    them.
+    """
     question, _, lines = text.partition("\n")
     return question, lines
 
 
 def sufficient(box: Sequence[float] | None, problem: Problem, side: float = 48.0) -> bool:
-    """Whether a crop to ``box`` (x1, y1, x2, y2 in pixels of the canvas) is enough to answer: the digit lies inside, and
-    no side is longer than ``side``. False for None and for a box that is none."""
+    """Whether a crop to ``box`` (x1, y1, x2, y2 in pixels of the canvas) is enough to answer: the digit lies inside,
+    and no side is longer than ``side``. False for None and for a box that is none.
+    """
     if box is None or len(box) != 4 or not np.isfinite(box).all():
         return False
     x1, y1, x2, y2 = box

@@ -7,4 +7,14 @@ from saccade.worlds.edits.kinds import KINDS, split_of
 from saccade.worlds.edits.prompts import problems
 from saccade.worlds.edits.wordings import INSTRUCTIONS, PHOTOGRAPHS
 
-__all__ = ["INSTRUCTIONS", "KINDS", "PHOTOGRAPHS", "VERDICTS", "load", "photographs", "problems", "split_of", "verdicts"]
+__all__ = [
+    "INSTRUCTIONS",
+    "KINDS",
+    "PHOTOGRAPHS",
+    "VERDICTS",
+    "load",
+    "photographs",
+    "problems",
+    "split_of",
+    "verdicts",
+]

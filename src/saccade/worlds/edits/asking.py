@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from saccade.worlds.draws import wordings_of
 from saccade.worlds.edits.kinds import Edit
 from saccade.worlds.edits.staging import Thing, article, name, pick
 from saccade.worlds.edits.wordings import ASKED
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import COLORS, SHAPES, Scene
 from saccade.worlds.shapes.captions import plural
+from saccade.worlds.splits import wordings_of
 
 Asked = tuple[str, str, str]
 """A question about the edited picture, its answer ("yes" or "no"), and what it is about ("edit" or "keep")."""
@@ -47,7 +47,9 @@ def _related(edit: Edit, rng: np.random.Generator) -> list[tuple[str, str]]:
     one, other = (name((thing.shape, thing.color)) for thing in edit.after.objects)
     known = wordings_of(WORDINGS["verdict_relation"], "train")
     ways = [meaning["include"][1]["position"][0] for meaning in reversed(edit.meanings)]
-    return [(pick(known, rng).format(one=one, other=other, relation=way), said) for way, said in zip(ways, ("yes", "no"))]
+    return [
+        (pick(known, rng).format(one=one, other=other, relation=way), said) for way, said in zip(ways, ("yes", "no"))
+    ]
 
 
 def _there(thing: Thing, rng: np.random.Generator) -> str:

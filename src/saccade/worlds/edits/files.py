@@ -1,8 +1,8 @@
 """Edits from JSONL files, their pictures read when they are asked for.
 
-A line is {"image", "instruction"}, and may have "edit_type", "caption_before", "caption_after", "target" (the path of the
-expected picture) and "questions", a list of {"text", "answer": "yes" or "no", "about": "edit" or "keep"}, "about" being
-"edit" where it is missing.
+A line is {"image", "instruction"}, and may have "edit_type", "caption_before", "caption_after", "target" (the path of
+the expected picture) and "questions", a list of {"text", "answer": "yes" or "no", "about": "edit" or "keep"}, "about"
+being "edit" where it is missing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from saccade.core import Problem, Question
 from saccade.worlds.edits.asking import Asked
-from saccade.worlds.lines import Problems, entry_of, file_of, need, read, text_of
-from saccade.worlds.pictures import open_picture
+from saccade.worlds.images import open_picture
+from saccade.worlds.text_files import Problems, entry_of, file_of, need, read, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 
@@ -33,9 +33,9 @@ class Record:
 def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
-    ``answer`` has the keys of the embedded world: "kind" is the edit's type ("" where none is named), scenes are None, and
-    so are captions and a picture that the line does not give. ValueError "FILE:LINE: why" for a line that does not fit or
-    names a picture that does not exist, and where the file cannot be read or is empty.
+    ``answer`` has the keys of the embedded world: "kind" is the edit's type ("" where none is named), scenes are None,
+    and so are captions and a picture that the line does not give. ValueError "FILE:LINE: why" for a line that does not
+    fit or names a picture that does not exist, and where the file cannot be read or is empty.
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
@@ -53,11 +53,16 @@ def _record(line: str, root: Path) -> Record:
 
 def _problem(stem: str, index: int, record: Record) -> Problem:
     answer = record.answer | {"picture": record.target and open_picture(record.target)}
-    return Problem(index, Question(record.instruction, (open_picture(record.image),)), answer, record.answer["kind"] or stem)
+    return Problem(
+        index, Question(record.instruction, (open_picture(record.image),)), answer, record.answer["kind"] or stem
+    )
 
 
 def _questions(listed: Any) -> tuple[Asked, ...]:
-    need(isinstance(listed, list) and all(isinstance(q, dict) for q in listed), f"questions {listed!r} must be a list of objects")
+    need(
+        isinstance(listed, list) and all(isinstance(q, dict) for q in listed),
+        f"questions {listed!r} must be a list of objects",
+    )
     return tuple(_question(entry) for entry in listed)
 
 

@@ -29,7 +29,9 @@ VERDICTS = ("success", "keep", "quality", "overall")
 UNRELATED = 0.09 * 255
 """Mean absolute difference of two unrelated scenes."""
 NEAR, FAR = 0.25, 0.75
-"""Distances from the parse, in the mean paint of what was parsed: up to the first all is well, from the second on nothing."""
+"""Distances from the parse, in the mean paint of what was parsed: up to the first all is well, from the second on
+nothing.
+"""
 _FAINT = 0.04 * 255
 """Mean paint below which a picture counts as if it had that much."""
 _SLACK = 0.125
@@ -41,7 +43,8 @@ _SAME = 0.5
 
 
 def verdicts(images: np.ndarray | Tensor, problems: Sequence[Problem]) -> dict[str, np.ndarray]:
-    """Scores [B] in [0, 1] by the names of `VERDICTS`; NaN where the picture holds a NaN or nothing is known to compare with.
+    """Scores [B] in [0, 1] by the names of `VERDICTS`; NaN where the picture holds a NaN or nothing is known to compare
+    with.
 
     ``images`` are uint8 [B, S, S, 3] or float [B, 3, S, S] in [0, 1], of any one size. ValueError for other pictures.
     """
@@ -125,7 +128,9 @@ def _quality(rgb: np.ndarray, objects: Sequence[Sequence[Object]]) -> np.ndarray
 
 def _closeness(rgb: np.ndarray, problem: Problem) -> float:
     """How much of the way from the source to the expected picture was gone, 0 for none or away from it."""
-    source, target = (_sized(picture, rgb.shape[0]) for picture in (problem.inputs.pictures[0], problem.answer["picture"]))
+    source, target = (
+        _sized(picture, rgb.shape[0]) for picture in (problem.inputs.pictures[0], problem.answer["picture"])
+    )
     whole = np.abs(source - target).mean()
     return float(np.clip(1 - np.abs(rgb - target).mean() / whole, 0, 1)) if whole >= _SAME else np.nan
 

@@ -14,25 +14,41 @@ from typing import Any
 
 import numpy as np
 
-from saccade.worlds.draws import CELLS
 from saccade.worlds.edits.staging import (
-    MOVES, alike, apart, article, changed, name, one_or_two, pair, pick, point, related, spread, told, upright,
+    MOVES,
+    alike,
+    apart,
+    article,
+    changed,
+    name,
+    one_or_two,
+    pair,
+    pick,
+    point,
+    related,
+    spread,
+    told,
+    upright,
 )  # fmt: skip
 from saccade.worlds.shapes import COLORS, RELATIONS, SHAPES, Meaning, Scene, Text, depict, fonts, meanings_of
 from saccade.worlds.shapes.captions import NUMBERS, plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.shapes.layout import GRID
+from saccade.worlds.splits import CELLS
 
 _MOST = 4
 """Most things alike that an edit asks for."""
 _WIDEST, _LEGIBLE = 0.88, 0.18
-"""Greatest width of a line, and least cap height that it must allow; smaller letters are misread in pictures of 32 px."""
+"""Greatest width of a line, and least cap height that it must allow; smaller letters are misread in pictures of 32
+px.
+"""
 _SALT = 1
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: ``before`` and ``after`` are scenes, ``meanings`` what captions say of them, ``slots`` fill the wordings.
+    """One edit: ``before`` and ``after`` are scenes, ``meanings`` what captions say of them, ``slots`` fill the
+    wordings.
 
     ``fact`` is what is asked for apart from the scene around it: the same facts are held out everywhere.
     """
@@ -46,7 +62,7 @@ class Edit:
 
 
 def split_of(edit: Edit) -> str:
-    """"held_out" for a fixed fifth of all that can be asked for, by a hash, else "train"."""
+    """ "held_out" for a fixed fifth of all that can be asked for, by a hash, else "train"."""
     key = json.dumps([_SALT, edit.kind, *edit.fact]).encode()
     return "held_out" if int.from_bytes(blake2b(key, digest_size=4).digest(), "big") % 5 == 0 else "train"
 

@@ -1,7 +1,8 @@
 """Edits of real photographs whose result can be computed: brightness, contrast, crop, blur, greyscale.
 
-With v in [0, 1] and p the named share: brightness v (1 +- p); contrast m + (v - m) (1 +- p) with m the mean of all; crop: a
-quarter, enlarged (bicubic); blur: a Gaussian of 1/32 or 1/16 of the side; greyscale: 0.299 R + 0.587 G + 0.114 B.
+With v in [0, 1] and p the named share: brightness v (1 +- p); contrast m + (v - m) (1 +- p) with m the mean of all;
+crop: a quarter, enlarged (bicubic); blur: a Gaussian of 1/32 or 1/16 of the side; greyscale: 0.299 R + 0.587 G + 0.114
+B.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import QUARTERS, stream, wordings_of
+from saccade.naming import require
 from saccade.worlds.edits.staging import pick
 from saccade.worlds.edits.wordings import ASKED, PHOTOGRAPHS
-from saccade.worlds.pictures import photographs
-from saccade.worlds.shapes.meanings import require
+from saccade.worlds.images import photographs
+from saccade.worlds.splits import QUARTERS, stream, wordings_of
 
 TRAINED = ("astronaut", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry", "stereo_motorcycle")
 HELD_OUT = ("coffee", "retina")
@@ -26,7 +27,9 @@ _PERCENT = (20, 30, 40, 50)
 _BLURS = {"a little": 1 / 32, "strongly": 1 / 16}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _LEAST = 0.02
-"""Mean absolute change that an edit must make, as a share of the range; elsewhere another part of a photograph is taken."""
+"""Mean absolute change that an edit must make, as a share of the range; elsewhere another part of a photograph is
+taken.
+"""
 _STORED = 512
 """Photographs are reduced to this shorter side, once, before parts are cut out."""
 
@@ -79,8 +82,8 @@ def problems(
     """``count`` problems, kinds in turn, each about a square part of a photograph, uint8 [size, size, 3].
 
     ``answer``: "kind"; "picture", the computed result; "questions" about both pictures, the source first; there are no
-    scenes and no captions (None). ``split`` has photographs and wordings of its own: "train", "held_out", or None for all.
-    The first problems are the same whatever the count. ValueError for an unknown kind or split.
+    scenes and no captions (None). ``split`` has photographs and wordings of its own: "train", "held_out", or None for
+    all. The first problems are the same whatever the count. ValueError for an unknown kind or split.
     """
     for kind in kinds:
         require("kind of edit", kind, tuple(KINDS))
@@ -103,7 +106,9 @@ def _problem(
     text = pick(wordings_of(PHOTOGRAPHS[kind], split), rng).format(**slots)
     asked = ((ASKED[kind].format(**slots), "yes", "edit"), (ASKED["same"], "yes", "keep"))
     scenes = dict.fromkeys(("before", "after", "caption_before", "caption_after"))
-    return Problem(number, Question(text, (source,)), {"kind": kind, "picture": target, "questions": asked} | scenes, kind)
+    return Problem(
+        number, Question(text, (source,)), {"kind": kind, "picture": target, "questions": asked} | scenes, kind
+    )
 
 
 def _part(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

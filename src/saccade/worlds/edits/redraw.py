@@ -29,7 +29,7 @@ def nearest(rgb: np.ndarray, objects: Sequence[Sequence[Object]]) -> np.ndarray:
     dark = [row for row, seen in enumerate(objects) if any(o.color in INK for o in seen)]
     found = segment(rgb[dark])
     lines = {dark[k]: (line, _letters(found, k)) for k, line in enumerate(lines_of(found, len(dark))) if _legible(line)}
-    best = {row: np.inf for row in lines}
+    best = dict.fromkeys(lines, np.inf)
     for font in fonts.FONTS:
         scenes = [replace(bare[row], text=_line(line, font, *letters)) for row, (line, letters) in lines.items()]
         for row, picture in zip(lines, render(scenes, rgb.shape[1])):

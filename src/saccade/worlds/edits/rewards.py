@@ -10,6 +10,8 @@ from saccade.worlds.edits.judge import VERDICTS, verdicts
 
 
 def judge(rollout: Rollout) -> dict[str, Tensor]:
-    """All verdicts with one look at each picture: "success", "keep", "quality", "overall", each [B]; NaN = cannot judge."""
+    """All verdicts with one look at each picture: "success", "keep", "quality", "overall", each [B]; NaN = cannot
+    judge.
+    """
     seen = verdicts(rollout.outputs.detach(), rollout.problems)
     return {name: torch.as_tensor(seen[name], dtype=torch.float32, device=rollout.outputs.device) for name in VERDICTS}

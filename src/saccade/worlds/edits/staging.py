@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from saccade.worlds.draws import CELLS
 from saccade.worlds.shapes import COLORS, SHAPES, SIZES, Meaning, Object, Scene
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.shapes.layout import CROWD, GRID
+from saccade.worlds.splits import CELLS
 
 Thing = tuple[str, str]
 """A shape and its colour."""

@@ -1,8 +1,8 @@
 """The instructions' wordings: six for every kind of edit, of which training never shows the last two.
 
-Slots: ``thing`` a coloured shape without its article, ``a_thing`` with it, ``a_new`` what takes its place, ``color`` the new
-colour, ``cell`` a place of the 3 x 3 grid, ``kind`` things in the plural, ``number`` how many there shall be, ``word`` and
-``old`` what is written and what was.
+Slots: ``thing`` a coloured shape without its article, ``a_thing`` with it, ``a_new`` what takes its place, ``color``
+the new colour, ``cell`` a place of the 3 x 3 grid, ``kind`` things in the plural, ``number`` how many there shall be,
+``word`` and ``old`` what is written and what was.
 """
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {

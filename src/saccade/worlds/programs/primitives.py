@@ -28,7 +28,9 @@ class Primitive:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Primitives of N scenes: ``kind`` and ``color`` as indices [N, K], ``numbers`` [N, K, 6], 0 where there is none."""
+    """Primitives of N scenes: ``kind`` and ``color`` as indices [N, K], ``numbers`` [N, K, 6], 0 where there is
+    none.
+    """
 
     kind: np.ndarray
     color: np.ndarray
@@ -45,7 +47,11 @@ class Shapes:
 
     def put(self, row: np.ndarray, slot: np.ndarray, new: Shapes) -> None:
         """Have ``new`` ones [M, 1] in the places of M others."""
-        self.kind[row, slot], self.color[row, slot], self.numbers[row, slot] = new.kind[:, 0], new.color[:, 0], new.numbers[:, 0]
+        self.kind[row, slot], self.color[row, slot], self.numbers[row, slot] = (
+            new.kind[:, 0],
+            new.color[:, 0],
+            new.numbers[:, 0],
+        )
 
 
 def drawn(rng: np.random.Generator, shape: tuple[int, int]) -> Shapes:

@@ -1,7 +1,8 @@
 """Problems of this world, drawn at random or read from files: a picture, and a program that draws it.
 
-``inputs`` is a `Question` with the picture; ``answer`` holds "kind" ("program"), "code" (a reference program), "picture"
-(what it draws, uint8 ``[size, size, 3]``) and, for programs from files, "box" (the canvas that they are drawn on).
+``inputs`` is a `Question` with the picture; ``answer`` holds "kind" ("program"), "code" (a reference program),
+"picture" (what it draws, uint8 ``[size, size, 3]``) and, for programs from files, "box" (the canvas that they are drawn
+on).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
-from saccade.worlds.lines import entry_of, need, read
 from saccade.worlds.programs.scenes import Scene, sample
 from saccade.worlds.programs.writing import verbose
+from saccade.worlds.text_files import entry_of, need, read
 
 TRAIN = (2, 5)
 OOD = (6, 8)
@@ -47,11 +48,13 @@ def problems(
         codes += [code for scene, code in chunk if split in (None, split_of(scene))]
     requests = [Request(code, size=size) for code in codes[:count]]
     pictures = [one.picture for one in render_batch(requests)]
-    return [_problem(i, code, picture, picture, None, "programs") for i, (code, picture) in enumerate(zip(codes, pictures))]
+    return [
+        _problem(i, code, picture, picture, None, "programs") for i, (code, picture) in enumerate(zip(codes, pictures))
+    ]
 
 
 def split_of(scene: Scene) -> str:
-    """"held_out" for a fixed fifth of all meanings, else "train".
+    """ "held_out" for a fixed fifth of all meanings, else "train".
 
     A meaning is which primitives of which colors can be seen, not where, in what order or what lies under them.
     """
@@ -63,9 +66,9 @@ def split_of(scene: Scene) -> str:
 def load(path: str | Path, size: int = 64) -> list[Problem]:
     """Problems from a folder of ``*.svg``, or from JSON lines with the columns of SVG-Stack: "Svg", "Filename".
 
-    A line may name an "image" (a path, relative to the file): then this is what the model sees, in its own size, while the
-    reference is always drawn by our renderer, on the program's own canvas. Programs that cannot be drawn are left out with
-    one warning. ValueError "FILE:LINE: why" for a line that does not fit, or if nothing can be drawn.
+    A line may name an "image" (a path, relative to the file): then this is what the model sees, in its own size, while
+    the reference is always drawn by our renderer, on the program's own canvas. Programs that cannot be drawn are left
+    out with one warning. ValueError "FILE:LINE: why" for a line that does not fit, or if nothing can be drawn.
     """
     path = Path(path)
     entries = list(_folder(path) if path.is_dir() else _lines(path))
@@ -77,7 +80,9 @@ def load(path: str | Path, size: int = 64) -> list[Problem]:
         first = f"{entries[bad[0]][1]}: {renders[bad[0]].message or 'it names no canvas'}"
         if len(bad) == len(entries):
             raise ValueError(f"{path}: no program can be drawn; {first}")
-        warnings.warn(f"{path}: {len(bad)} of {len(entries)} programs cannot be drawn and are left out; {first}", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(bad)} of {len(entries)} programs cannot be drawn and are left out; {first}", stacklevel=2
+        )
     good = [i for i in range(len(entries)) if i not in set(bad)]
     shown = [_picture(path, entries[i][2], renders[i].picture) for i in good]
     return [

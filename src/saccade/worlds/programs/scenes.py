@@ -33,8 +33,8 @@ class Scene:
 def sample(count: int, rng: np.random.Generator, primitives: tuple[int, int] = (2, 5)) -> list[Scene]:
     """About ``count`` random scenes with that many visible primitives (least, most) and 0 to 2 hidden ones.
 
-    Every visible primitive shows at least 14 of 1024 pixels, and touching ones differ in color. The few scenes for which no
-    place is found are left out. ValueError unless 1 <= least <= most <= 8.
+    Every visible primitive shows at least 14 of 1024 pixels, and touching ones differ in color. The few scenes for
+    which no place is found are left out. ValueError unless 1 <= least <= most <= 8.
     """
     least, most = primitives
     if not 1 <= least <= most <= 8:

@@ -36,12 +36,27 @@ def verbose(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def vocabulary() -> list[str]:
-    """The pieces that all programs of this world can be cut into, for a tokenizer: as long as they can be between two numbers."""
+    """The pieces that all programs of this world can be cut into, for a tokenizer: as long as they can be between
+    two numbers.
+    """
     opened = [f'<{kind} {names[0]}="' for kind, names in _NAMES.items()]
     following = sorted({f'" {name}="' for names in _NAMES.values() for name in names[1:]})
     idle = [f'"{text[:-1]}' for text in _IDLE]
     ends = ['" fill="', 'Z" fill="', *idle, '"/>']
-    return [HEAD, TAIL, "<g>", "</g>", '<path d="M', "L", " ", *opened, *following, *ends, *COLORS, *map(str, range(SIDE))]
+    return [
+        HEAD,
+        TAIL,
+        "<g>",
+        "</g>",
+        '<path d="M',
+        "L",
+        " ",
+        *opened,
+        *following,
+        *ends,
+        *COLORS,
+        *map(str, range(SIDE)),
+    ]
 
 
 def _element(one: Primitive, idle: str = "") -> str:

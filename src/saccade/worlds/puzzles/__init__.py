@@ -1,6 +1,6 @@
 """The world of puzzles: questions that any picture poses about itself, with no label but what was done to it."""
 
-from saccade.worlds.pictures import PHOTOGRAPHS, UPRIGHT, folder, photographs
+from saccade.worlds.images import PHOTOGRAPHS, UPRIGHT, folder, photographs
 from saccade.worlds.puzzles.contrast import Contrast
 from saccade.worlds.puzzles.jigsaw import Jigsaw
 from saccade.worlds.puzzles.position import Position

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.draws import balanced
 from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown, check_strength
 from saccade.worlds.puzzles.views import augmented, distance, resized
+from saccade.worlds.splits import balanced
 
 WORDINGS = (
     "Do the two pictures show the same scene, changed, or different scenes? Answer same or different.",

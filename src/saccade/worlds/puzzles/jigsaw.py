@@ -31,8 +31,8 @@ Order = tuple[int, ...]
 class Jigsaw:
     """The pieces of a picture in mixed order: for each place, row by row, which of the shown pieces belongs there?
 
-    The truth is the order in which the pieces are shown; the answer is its inverse, counted from 1. ``grid`` pieces a side
-    (2 to 6), ``gap`` pixels lost around each, which takes away edges that fit.
+    The truth is the order in which the pieces are shown; the answer is its inverse, counted from 1. ``grid`` pieces a
+    side (2 to 6), ``gap`` pixels lost around each, which takes away edges that fit.
     """
 
     name: ClassVar[str] = "jigsaw"

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.draws import QUARTERS, balanced
 from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown, check_strength
 from saccade.worlds.puzzles.views import distance, recolored
+from saccade.worlds.splits import QUARTERS, balanced
 
 WORDINGS = (
     "The second picture is a part of the first. In which quarter does it lie: {options}?",

@@ -8,19 +8,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import balanced, stream, worded
 from saccade.worlds.puzzles.contrast import Contrast
 from saccade.worlds.puzzles.jigsaw import Jigsaw
 from saccade.worlds.puzzles.position import Position
 from saccade.worlds.puzzles.puzzle import Puzzle, Shown
 from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.puzzles.views import resized, square
+from saccade.worlds.splits import balanced, stream, worded
 
 PUZZLES: tuple[Puzzle, ...] = (Rotation(), Position(), Jigsaw(), Contrast())
 
 
 class Pictures(Protocol):
-    """Pictures uint8 [H, W, 3], each of its own size: a list, an array [N, H, W, 3], or a folder that reads them late."""
+    """Pictures uint8 [H, W, 3], each of its own size: a list, an array [N, H, W, 3], or a folder that reads them
+    late.
+    """
 
     def __len__(self) -> int: ...
 
@@ -37,14 +39,14 @@ def problems(
     crop: float = 1.0,
     least: int = 4,
 ) -> list[Problem]:
-    """``count`` problems, puzzles in equal parts: ``inputs`` a Question about two pictures or more, ``source`` the puzzle's
-    name, ``answer`` {"text", "kind"}.
+    """``count`` problems, puzzles in equal parts: ``inputs`` a Question about two pictures or more, ``source`` the
+    puzzle's name, ``answer`` {"text", "kind"}.
 
-    Every picture is first cut to a square, whose side is drawn from ``crop`` of the shorter side to all of it, and brought
-    to ``size`` pixels (None: left as it is). ``split`` has wordings of its own ("train", "held_out", None for all); keep
-    pictures apart by giving other ones. A picture that leaves a truth in doubt (pieces that look alike, a turn that changes
-    nothing) is passed over for another. ValueError where all are, where a picture that would be shown is less than
-    ``least`` pixels wide, or for a value that makes no sense.
+    Every picture is first cut to a square, whose side is drawn from ``crop`` of the shorter side to all of it, and
+    brought to ``size`` pixels (None: left as it is). ``split`` has wordings of its own ("train", "held_out", None for
+    all); keep pictures apart by giving other ones. A picture that leaves a truth in doubt (pieces that look alike, a
+    turn that changes nothing) is passed over for another. ValueError where all are, where a picture that would be shown
+    is less than ``least`` pixels wide, or for a value that makes no sense.
     """
     _check(pictures, puzzles, size, crop)
     rng = stream(seed, split)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.draws import balanced
 from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown
 from saccade.worlds.puzzles.views import distance, turned
+from saccade.worlds.splits import balanced
 
 WORDINGS = (
     "The second picture is the first one turned counterclockwise. By how many degrees: {options}?",

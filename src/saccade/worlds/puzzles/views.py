@@ -26,7 +26,9 @@ def resized(picture: np.ndarray, side: int, box: tuple[float, float, float, floa
 
 
 def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
-    """A square picture turned counterclockwise, of the same size; right angles move pixels, others leave black corners."""
+    """A square picture turned counterclockwise, of the same size; right angles move pixels, others leave black
+    corners.
+    """
     from PIL import Image
 
     if degrees % 90 == 0:
@@ -37,8 +39,8 @@ def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
 def recolored(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """The picture with other colours; strength 0 changes nothing, sometimes it becomes gray.
 
-    At strength 1 the channels are mixed by a random rotation, then the mean and spread of each are drawn anew: no colour
-    statistic tells which picture it was.
+    At strength 1 the channels are mixed by a random rotation, then the mean and spread of each are drawn anew: no
+    colour statistic tells which picture it was.
     """
     rgb = picture.astype(np.float32)
     tone, spread = rng.uniform(*_TONE, 3), rng.uniform(*_SPREAD, 3)

@@ -1,4 +1,6 @@
-"""Answers as texts: words as they are, boxes as ``[x1,y1,x2,y2]``, detections as lists of labelled boxes or ``None``."""
+"""Answers as texts: words as they are, boxes as ``[x1,y1,x2,y2]``, detections as lists of labelled boxes or
+``None``.
+"""
 
 from __future__ import annotations
 

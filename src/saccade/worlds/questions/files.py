@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.lines import Problems, entry_of, need, read
-from saccade.worlds.pictures import open_picture
+from saccade.worlds.images import open_picture
 from saccade.worlds.questions.answers import NOTHING, detection_text
 from saccade.worlds.questions.choices import chosen, has_choices
 from saccade.worlds.questions.lines import pictures_of, told
+from saccade.worlds.text_files import Problems, entry_of, need, read
 
 _SLACK = 1.0
 """Pixels by which annotations may reach beyond the picture."""
@@ -32,10 +32,10 @@ class Record:
 def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
-    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled boxes
-    gets "boxes" and "labels"; in a file with such answers "None" is the empty list. A question with lettered choices has
-    the letter as its answer. ValueError "FILE:LINE: why" for a line that does
-    not fit or names a picture that does not exist, and where the file cannot be read or is empty.
+    ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled
+    boxes gets "boxes" and "labels"; in a file with such answers "None" is the empty list. A question with lettered
+    choices has the letter as its answer. ValueError "FILE:LINE: why" for a line that does not fit or names a picture
+    that does not exist, and where the file cannot be read or is empty.
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()

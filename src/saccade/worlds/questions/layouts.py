@@ -26,7 +26,8 @@ _TILT = 0.2
 @dataclass(frozen=True)
 class Crowd:
     """P scenes of up to K objects, arrays [P, K]: ``shape`` and ``color`` are positions in SHAPES and COLOR_NAMES,
-    ``cell`` is a place of the 3 x 3 grid (no two share one), ``here`` is False for slots without an object."""
+    ``cell`` is a place of the 3 x 3 grid (no two share one), ``here`` is False for slots without an object.
+    """
 
     shape: np.ndarray
     color: np.ndarray
@@ -56,7 +57,9 @@ def other(value: np.ndarray, options: int, rng: np.random.Generator, most: int) 
 
 
 def settle(things: Crowd, radius: tuple[float, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places [P, K, 4] (x, y, radius, angle) in unit coordinates and the tight boxes [P, K, 4] of what is drawn there."""
+    """Places [P, K, 4] (x, y, radius, angle) in unit coordinates and the tight boxes [P, K, 4] of what is drawn
+    there.
+    """
     size = rng.uniform(*radius, things.shape.shape)
     free = (1 / 6 - _MARGIN - REACH * size)[..., None]
     grid = np.stack([things.cell % 3, things.cell // 3], -1) / 3 + 1 / 6

@@ -1,4 +1,5 @@
-"""One line of a file of questions, taken apart and checked. Two formats are known, both are JSON objects; `choices` has a third.
+"""One line of a file of questions, taken apart and checked. Two formats are known, both are JSON objects; `choices` has
+a third.
 
 VLM-R1's and RefCOCO's conversations have "image" (a path or a list of them) and "conversations", a human's turn and a
 gpt's, each with "from" and "value"; ``<image>`` marks in the text are taken off. Records have "image" or "images",
@@ -12,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from saccade.worlds.lines import need
 from saccade.worlds.questions.answers import NOTHING
+from saccade.worlds.text_files import need
 
 _MARK = "<image>"
 _WRAPPING = re.compile(r"</?answer>|^```(json)?|```$", re.MULTILINE)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.draws import CELLS, shares, stream, worded
 from saccade.worlds.questions.answers import NOTHING, box_text, detection_text
 from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, ROOM, crowd, settle
 from saccade.worlds.questions.skills import HELD_OUT_SKILLS, NEEDS, SKILLS, Asked
@@ -18,6 +17,7 @@ from saccade.worlds.questions.styles import draw
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import RELATIONS, SHAPES
 from saccade.worlds.shapes.captions import plural
+from saccade.worlds.splits import CELLS, shares, stream, worded
 
 _ALL = {**SKILLS, **HELD_OUT_SKILLS}
 _LEAST_PIXELS = 3
@@ -37,11 +37,15 @@ class Look:
     def __post_init__(self) -> None:
         (low, most), (small, large) = self.objects, self.radius
         if not 1 <= low <= most <= len(CELLS):
-            raise ValueError(f"objects are {self.objects}; the least and greatest number lie between 1 and {len(CELLS)}")
+            raise ValueError(
+                f"objects are {self.objects}; the least and greatest number lie between 1 and {len(CELLS)}"
+            )
         if not 0 < small <= large <= ROOM:
             raise ValueError(f"radius is {self.radius}; the least and greatest lie between 0 and {ROOM:.3f}")
         if small * self.size < _LEAST_PIXELS:
-            raise ValueError(f"size is {self.size}; objects of radius {small} need {np.ceil(_LEAST_PIXELS / small):.0f}")
+            raise ValueError(
+                f"size is {self.size}; objects of radius {small} need {np.ceil(_LEAST_PIXELS / small):.0f}"
+            )
         if small * self.displayed < 1:
             raise ValueError(f"displayed is {self.displayed}; boxes of such objects need {np.ceil(1 / small):.0f}")
 
@@ -62,16 +66,19 @@ def problems(
     y2 exclusive) and "labels".
 
     ``split`` has wordings and pictures of its own: "train", "held_out", or None for all wordings. ``objects`` are the
-    least and greatest number of objects, ``radius`` their least and greatest radius as shares of the side. ``displayed``
-    is the side of the picture in whose pixels the text of a box is written, where that is not ``size``; the boxes
-    themselves lie on its pixels too, so that this text is exact. ValueError for anything this world does not know.
+    least and greatest number of objects, ``radius`` their least and greatest radius as shares of the side.
+    ``displayed`` is the side of the picture in whose pixels the text of a box is written, where that is not ``size``;
+    the boxes themselves lie on its pixels too, so that this text is exact. ValueError for anything this world does not
+    know.
     """
     look, rng = Look(size, style, objects, radius, size if displayed is None else displayed), stream(seed, split)
     which = shares(count, skills, tuple(_ALL), "skill", rng)
     rows: list[Any] = [None] * count
     for k, skill in enumerate(skills):
         if objects[1] < NEEDS.get(skill, 1):
-            raise ValueError(f"skill {skill!r} needs scenes of {NEEDS[skill]} objects; at most {objects[1]} are allowed")
+            raise ValueError(
+                f"skill {skill!r} needs scenes of {NEEDS[skill]} objects; at most {objects[1]} are allowed"
+            )
         mine = np.flatnonzero(which == k)
         for i, row in zip(mine.tolist(), _posed(skill, len(mine), split, look, rng)):
             rows[i] = row

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.worlds.draws import CELLS, balanced
 from saccade.worlds.questions.answers import listing
 from saccade.worlds.questions.layouts import COLOR_NAMES, Crowd, crowd, other, seats
 from saccade.worlds.questions.staging import ELSEWHERE, first, one, pair, some, tell_apart
 from saccade.worlds.shapes import RELATIONS, SHAPES, Text, depict, meanings_of
 from saccade.worlds.shapes.captions import plural
+from saccade.worlds.splits import CELLS, balanced
 
 Slots = dict[str, str]
 _C, _S = len(COLOR_NAMES), len(SHAPES)
@@ -23,7 +23,8 @@ _SIDE = {"left of": "left", "right of": "right", "above": "above", "below": "bel
 @dataclass(frozen=True)
 class Asked:
     """P questions: ``crowd`` what is seen, ``slots`` what fills the wording, ``answers`` their texts (None where the
-    answer is the boxes of ``target`` [P, K]), ``lines`` what is written."""
+    answer is the boxes of ``target`` [P, K]), ``lines`` what is written.
+    """
 
     crowd: Crowd
     slots: list[Slots]
@@ -166,7 +167,9 @@ def grounding_relation(number: int, objects: tuple[int, int], rng: np.random.Gen
     rival = np.where(elsewhere, rng.random((number, 9)), -1).argmax(1)
     things.cell[:] = seats(np.stack([*things.cell[:, :2].T, rival], 1), objects[1], rng)
     said = zip(kind, way, _names(things, 1))
-    return Asked(things, [{"thing": f"{SHAPES[s]} {RELATIONS[w]} the {name}"} for s, w, name in said], None, first(things))
+    return Asked(
+        things, [{"thing": f"{SHAPES[s]} {RELATIONS[w]} the {name}"} for s, w, name in said], None, first(things)
+    )
 
 
 def _name(shape: int, color: int) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from saccade.worlds.draws import balanced
 from saccade.worlds.questions.layouts import COLOR_NAMES, Crowd, crowd, other, seats
 from saccade.worlds.shapes import RELATIONS, SHAPES
+from saccade.worlds.splits import balanced
 
 _C, _S, _R = len(COLOR_NAMES), len(SHAPES), len(RELATIONS)
 
@@ -39,7 +39,12 @@ def one(
 
 
 def some(
-    number: int, objects: tuple[int, int], by_shape: np.ndarray, by_color: np.ndarray, most: int, rng: np.random.Generator
+    number: int,
+    objects: tuple[int, int],
+    by_shape: np.ndarray,
+    by_color: np.ndarray,
+    most: int,
+    rng: np.random.Generator,
 ) -> tuple[Crowd, np.ndarray, np.ndarray, np.ndarray]:
     """The same with none to ``most`` targets in equal parts; the second value says which slots they are [P, K]."""
     wanted = balanced(number, most + 1, rng)
@@ -49,9 +54,7 @@ def some(
     return things, target, shape, color
 
 
-def pair(
-    number: int, objects: tuple[int, int], rng: np.random.Generator, least: int = 2
-) -> tuple[Crowd, np.ndarray]:
+def pair(number: int, objects: tuple[int, int], rng: np.random.Generator, least: int = 2) -> tuple[Crowd, np.ndarray]:
     """Object 0 stands in a relation to object 1, in one row or column; relations [P] in equal parts."""
     things, way = crowd(number, objects, rng, least), balanced(number, _R, rng)
     taken = _PAIRS[way, rng.integers(_PAIRS.shape[1], size=number)]

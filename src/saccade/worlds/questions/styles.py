@@ -1,7 +1,7 @@
 """How scenes are painted: "plain" as in the world of shapes, or "gravity", where up, down, left and right can be seen.
 
-In gravity there is a sky above a ground, the light comes from the left, and every object is lit from above: so no part of
-the picture is like another, and no object is the same when it is turned.
+In gravity there is a sky above a ground, the light comes from the left, and every object is lit from above: so no part
+of the picture is like another, and no object is the same when it is turned.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from saccade.naming import require
 from saccade.worlds.questions.layouts import REACH, Crowd
 from saccade.worlds.shapes import COLORS, SHAPES, Scene, Text, render
-from saccade.worlds.shapes.meanings import require
 from saccade.worlds.shapes.render import coverage
 from saccade.worlds.shapes.scene import BACKGROUND, INK
 
@@ -28,8 +28,11 @@ _LIGHT, _SHADE = 0.35, 0.5
 _PAINTS = np.array(list(COLORS.values()), np.float32)
 
 
-def draw(things: Crowd, places: np.ndarray, lines: Sequence[Text | None], size: int, style: str = "plain") -> np.ndarray:
-    """Pictures uint8 [P, size, size, 3] of objects at ``places`` [P, K, 4] and of lines of text, one pixel anti-aliased.
+def draw(
+    things: Crowd, places: np.ndarray, lines: Sequence[Text | None], size: int, style: str = "plain"
+) -> np.ndarray:
+    """Pictures uint8 [P, size, size, 3] of objects at ``places`` [P, K, 4] and of lines of text, one pixel
+    anti-aliased.
 
     ValueError for an unknown style.
     """

@@ -2,8 +2,9 @@
 
 What is kept back is another way to ask, in words that training shows in questions of other skills.
 
-Slots: ``kind`` things in the plural, ``thing`` one thing without its article, ``a_thing`` with it, ``shape`` and ``color``
-alone, ``cell`` a place of the 3 x 3 grid, ``one`` and ``other`` two things, ``relation`` one of the world's relations.
+Slots: ``kind`` things in the plural, ``thing`` one thing without its article, ``a_thing`` with it, ``shape`` and
+``color`` alone, ``cell`` a place of the 3 x 3 grid, ``one`` and ``other`` two things, ``relation`` one of the world's
+relations.
 """
 
 WORDINGS: dict[str, tuple[str, ...]] = {

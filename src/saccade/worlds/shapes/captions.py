@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning, require
+from saccade.naming import require
+from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning
 from saccade.worlds.shapes.wordings import RELATION_PHRASES, TEMPLATES
 
 WORDINGS = tuple(range(12))
@@ -16,7 +17,7 @@ _TERSE = (0, 1, 2, 3, 8, 9)
 
 
 def style(wording: int) -> str:
-    """"terse" or "descriptive". ValueError for an unknown wording."""
+    """ "terse" or "descriptive". ValueError for an unknown wording."""
     _check(wording)
     return "terse" if wording in _TERSE else "descriptive"
 

@@ -17,7 +17,9 @@ def spoiled(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Scene]:
 
 
 def smeared(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pictures uint8 ``[B, H, W, 3]`` as a model that is unsure draws them: blurred, noisy, or two laid over one another."""
+    """Pictures uint8 ``[B, H, W, 3]`` as a model that is unsure draws them: blurred, noisy, or two laid over one
+    another.
+    """
     from scipy.ndimage import gaussian_filter
 
     kind = rng.integers(3, size=len(pictures))

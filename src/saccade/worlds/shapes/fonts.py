@@ -30,7 +30,8 @@ FONTS = tuple(_FILES)
 @dataclass(frozen=True)
 class Atlas:
     """All glyphs: ``distance`` [fonts, 26, CELL, CELL] in cap heights, negative inside the ink; ``advance`` and
-    ``drop`` [fonts, 26] are the width and the box centre's height above mid-cap (down positive) in cap heights."""
+    ``drop`` [fonts, 26] are the width and the box centre's height above mid-cap (down positive) in cap heights.
+    """
 
     distance: np.ndarray
     advance: np.ndarray

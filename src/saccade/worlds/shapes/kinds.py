@@ -24,7 +24,8 @@ def present(images: np.ndarray | Tensor) -> Tensor:
 
 
 def wanted(meaning: Meaning | None) -> Tensor:
-    """For each thing that is asked for the kinds that answer it: 0 or 1, ``[THINGS, K]``, no kind for a thing that is not there.
+    """For each thing that is asked for the kinds that answer it: 0 or 1, ``[THINGS, K]``, no kind for a thing that is
+    not there.
 
     NaN where the meaning speaks of words, of another world, or of nothing. How many of a thing and where is left out.
     """

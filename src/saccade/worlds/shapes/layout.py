@@ -1,4 +1,5 @@
-"""Where objects go: near the nine points of a 3 x 3 grid, apart from one another, with a clear relation if one is asked.
+"""Where objects go: near the nine points of a 3 x 3 grid, apart from one another, with a clear relation if one is
+asked.
 
 Loose places would cost a model of three million parameters most of what it can learn on a laptop.
 """

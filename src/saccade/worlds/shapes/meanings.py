@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from saccade.naming import nearest
+from saccade.naming import require
 from saccade.worlds.shapes.fonts import LETTERS
 
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
+
 COLORS = {
     "red": (220, 30, 35),
     "orange": (250, 140, 15),
@@ -23,13 +24,17 @@ COLORS = {
     "purple": (130, 45, 170),
     "pink": (255, 105, 185),
 }
+
 RELATIONS = ("left of", "right of", "above", "below")
+
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "text")
+
 WORDS = (
     "A I GO UP NO YES CAT DOG SUN SKY SEA RED ICE EGG FOX OWL BEE ANT COW PIG HEN BAT CAR BUS BOX CUP HAT MAP PEN KEY "
     "JAM TEA TOP WIN NEW OLD BIG HOT LOVE HOME TREE BIRD FISH STAR MOON RAIN SNOW WIND FIRE LAKE ROAD SHIP BOOK GAME "
     "PLAY OPEN STOP EXIT JAZZ QUIZ ZERO KIWI VOTE HI OK"
 ).split()
+
 _SALT = 3
 """Chosen so that every tag has training and held-out meanings (there are only six meanings "a <shape>")."""
 
@@ -58,14 +63,8 @@ def meanings_of(
     return drawn
 
 
-def require(name: str, value: str, known: Sequence[str]) -> None:
-    """ValueError that names the nearest known value where ``value`` is none of them."""
-    if value not in known:
-        raise ValueError(f"unknown {name} '{value}'; nearest: {nearest(value, known)}")
-
-
 def split_of(meaning: Meaning) -> str:
-    """"held_out" for a fixed fifth of all meanings, by a hash of the meaning, else "train".
+    """ "held_out" for a fixed fifth of all meanings, by a hash of the meaning, else "train".
 
     "a ring left of a star" and "a star right of a ring" are one meaning here, so no twin crosses the split.
     """

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem
-from saccade.worlds.lines import entry_of, need, read, text_of
 from saccade.worlds.shapes.captions import TRAIN_WORDINGS, caption, interpret
 from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
+from saccade.worlds.text_files import entry_of, need, read, text_of
 
 
 def problems(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from saccade.naming import require
 from saccade.worlds.shapes import fonts
-from saccade.worlds.shapes.meanings import COLORS, SHAPES, require
+from saccade.worlds.shapes.meanings import COLORS, SHAPES
 from saccade.worlds.shapes.scene import BACKGROUND, INK, Scene, Text
 
 _PAINT = {**COLORS, **INK}

@@ -39,7 +39,8 @@ _SEEN = 12.0
 @dataclass(frozen=True)
 class Segments:
     """N segments of B pictures: ``row`` and ``paint`` (an index into PAINTS) [N], ``x``, ``y``, ``mass`` in unit
-    coordinates [N], ``spread`` (radius of gyration in pixels) [N], ``patch`` unit vectors [N, PATCH * PATCH]."""
+    coordinates [N], ``spread`` (radius of gyration in pixels) [N], ``patch`` unit vectors [N, PATCH * PATCH].
+    """
 
     row: np.ndarray
     paint: np.ndarray

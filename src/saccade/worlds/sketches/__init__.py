@@ -1,4 +1,6 @@
-"""The world of sketches: objects in fine-grained families, photos of them, and vector sketches of them by many hands."""
+"""The world of sketches: objects in fine-grained families, photos of them, and vector sketches of them by many
+hands.
+"""
 
 from saccade.worlds.sketches.files import load, read_sketch
 from saccade.worlds.sketches.pairs import Pairs, made

@@ -12,7 +12,9 @@ POINTS = 33
 _TOLERANCE = (0.003, 0.05)
 """Of simplification: the least abstract sketch's and the most abstract one's."""
 _LEFT_OUT = (0.05, 0.85)
-"""Share of details that such sketches leave out; of other parts it is always the first, and the body is always drawn."""
+"""Share of details that such sketches leave out; of other parts it is always the first, and the body is always
+drawn.
+"""
 
 
 def sketches(objects: Objects, rng: np.random.Generator) -> list[Sketch]:

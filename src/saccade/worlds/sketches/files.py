@@ -3,9 +3,9 @@
     {"sketch": "7_1.svg", "photo": "photos/7.png"}
     {"sketch": "7_2.npy", "photo": "photos/7.png", "coordinates": "absolute", "source": "boots"}
 
-Paths are relative to the file. An array is stroke-5 ``[points, 5]`` or stroke-3 ``[points, 3]`` (x, y, then pen states);
-"coordinates" says whether x and y are "offsets" from the point before, Sketch-RNN's way and the default, or "absolute".
-Sketches are scaled to fill the canvas. Photos that several lines name are one photo.
+Paths are relative to the file. An array is stroke-5 ``[points, 5]`` or stroke-3 ``[points, 3]`` (x, y, then pen
+states); "coordinates" says whether x and y are "offsets" from the point before, Sketch-RNN's way and the default, or
+"absolute". Sketches are scaled to fill the canvas. Photos that several lines name are one photo.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from saccade.worlds.lines import at, entry_of, file_of, need, read
-from saccade.worlds.pictures import open_picture
+from saccade.worlds.images import open_picture
 from saccade.worlds.sketches.pairs import Pairs
 from saccade.worlds.sketches.paths import read_svg
 from saccade.worlds.sketches.strokes import Sketch, fitted, from_stroke5
+from saccade.worlds.text_files import at, entry_of, file_of, need, read
 
 COORDINATES = ("offsets", "absolute")
 
@@ -46,14 +46,18 @@ class Photos:
 
 
 def load(file: str | Path, size: int) -> Pairs:
-    """The pairs of a file, photos in ``size`` pixels a side. ValueError "FILE:LINE: why" for a line that does not fit."""
+    """The pairs of a file, photos in ``size`` pixels a side. ValueError "FILE:LINE: why" for a line that does not
+    fit.
+    """
     file = Path(file).expanduser()
     numbers: dict[Path, tuple[int, int]] = {}
     sketches, truth, sources = [], [], []
     for line, (sketch, photo, source) in read(file, lambda text: _entry(text, file), "sketches"):
         number, _ = numbers.setdefault(photo, (len(numbers), line))
         sketches.append(sketch), truth.append(number), sources.append(source)
-    return Pairs(sketches, truth, sources, Photos(file, tuple((line, path) for path, (_, line) in numbers.items()), size))
+    return Pairs(
+        sketches, truth, sources, Photos(file, tuple((line, path) for path, (_, line) in numbers.items()), size)
+    )
 
 
 def _entry(text: str, file: Path) -> tuple[Sketch, Path, str]:

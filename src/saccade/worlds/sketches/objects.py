@@ -1,8 +1,8 @@
 """Objects of a few parts in twelve families; the objects of a family are near twins.
 
-Coordinates are those of a unit canvas, y downwards. A part is an ellipse, box, arc or triangle at (x, y), half as wide and
-high as ``w`` and ``h``, turned by ``angle``. Families differ in what tells their objects apart: mostly the large parts in
-the first ones, mostly the small parts in the last.
+Coordinates are those of a unit canvas, y downwards. A part is an ellipse, box, arc or triangle at (x, y), half as wide
+and high as ``w`` and ``h``, turned by ``angle``. Families differ in what tells their objects apart: mostly the large
+parts in the first ones, mostly the small parts in the last.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def objects(count: int, rng: np.random.Generator) -> Objects:
 
 @cache
 def templates() -> tuple[np.ndarray, np.ndarray]:
-    """What the families' objects have in common, always the same: kinds ``[families, P]`` and places ``[families, P, 5]``."""
+    """What the families' objects have in common, always the same: kinds ``[families, P]`` and places ``[families, P,
+    5]``.
+    """
     rng = np.random.default_rng(12)
     kind_FP = np.full((FAMILIES, PARTS), -1)
     place_FPF = np.zeros((FAMILIES, PARTS, 5))
@@ -75,5 +77,9 @@ def _parts(count: int, rng: np.random.Generator) -> np.ndarray:
     around = rng.uniform(0, 2 * np.pi) + np.arange(limbs) * rng.uniform(1.6, 3.1)
     reach = body[2:4] * 1.1
     limb = lambda a: [*(0.5 + reach * (np.cos(a), np.sin(a))), *rng.uniform(0.09, 0.15, 2), rng.uniform(-0.5, 0.5)]
-    detail = lambda: [*(0.5 + body[2:4] * rng.uniform(-0.5, 0.5, 2)), *rng.uniform(0.035, 0.07, 2), rng.uniform(-0.5, 0.5)]
+    detail = lambda: [
+        *(0.5 + body[2:4] * rng.uniform(-0.5, 0.5, 2)),
+        *rng.uniform(0.035, 0.07, 2),
+        rng.uniform(-0.5, 0.5),
+    ]
     return np.array([body, *(limb(a) for a in around), *(detail() for _ in range(count - 1 - limbs))])

@@ -10,16 +10,18 @@ from torch import Tensor
 
 from saccade.core import Problem
 from saccade.math.pixels import to_unit
-from saccade.worlds.draws import stream
 from saccade.worlds.sketches.drawing import sketches
 from saccade.worlds.sketches.objects import objects
 from saccade.worlds.sketches.photos import photos
 from saccade.worlds.sketches.strokes import Sketch
+from saccade.worlds.splits import stream
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Sketches, the number of the photo that each is of, what kind of thing each shows; photos are uint8 ``[size, size, 3]``."""
+    """Sketches, the number of the photo that each is of, what kind of thing each shows; photos are uint8 ``[size,
+    size, 3]``.
+    """
 
     sketches: Sequence[Sketch]
     truth: Sequence[int]
@@ -36,7 +38,9 @@ class Pairs:
         return to_unit(np.stack([self.photos[i] for i in photo_B.tolist()]))
 
     def apart(self, count: int) -> tuple[Pairs, Pairs]:
-        """All but the last ``count`` photos, and those, each with the sketches of them. ValueError where none would be left."""
+        """All but the last ``count`` photos, and those, each with the sketches of them. ValueError where none would
+        be left.
+        """
         edge = len(self.photos) - count
         if not 0 < edge < len(self.photos):
             raise ValueError(f"{count} of {len(self.photos)} photos cannot be kept apart")

@@ -20,7 +20,9 @@ _STEPS = np.linspace(0, 1, 9)[1:, None]
 
 
 def read_svg(text: str) -> Sketch:
-    """The strokes of a drawing, in its own units. ValueError for what is no line or curve, a transform, or no stroke at all."""
+    """The strokes of a drawing, in its own units. ValueError for what is no line or curve, a transform, or no stroke
+    at all.
+    """
     try:
         root = parse(text)
     except Refused as error:

@@ -1,8 +1,8 @@
 """Vector sketches as pictures: drawn anew for every canvas, never a large picture made smaller.
 
-The rule for lines, in every arm: ``width`` is a share of the canvas, as in an SVG file, so a line of 1.3 pixels on 64 is one
-of 0.3 pixels on 16, and pale there. Ends are round, edges soft: across a line, ink adds up to its width. Lines that cross
-are no darker. A dot is a line as long as a pixel is wide, lest it fall between two.
+The rule for lines, in every arm: ``width`` is a share of the canvas, as in an SVG file, so a line of 1.3 pixels on 64
+is one of 0.3 pixels on 16, and pale there. Ends are round, edges soft: across a line, ink adds up to its width. Lines
+that cross are no darker. A dot is a line as long as a pixel is wide, lest it fall between two.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Polylines, each float32 ``[points, 2]`` of (x, y) in [0, 1], y downwards; there is at least one, none is empty."""
+    """Polylines, each float32 ``[points, 2]`` of (x, y) in [0, 1], y downwards; there is at least one, none is
+    empty.
+    """
 
     strokes: tuple[np.ndarray, ...]
 
@@ -23,7 +25,9 @@ class Sketch:
 
 
 def stroke5(sketch: Sketch) -> np.ndarray:
-    """(x, y, drawing, lifted, ended) float32 ``[points + 1, 5]``: a point and what the pen does after it; the last row ends."""
+    """(x, y, drawing, lifted, ended) float32 ``[points + 1, 5]``: a point and what the pen does after it; the last
+    row ends.
+    """
     rows = np.zeros((sketch.points + 1, 5), np.float32)
     rows[:-1, :2] = np.concatenate(sketch.strokes)
     rows[-1, :2] = rows[-2, :2]

@@ -1,0 +1,1 @@
+"""How janus-shapes was made."""

@@ -1,0 +1,174 @@
+"""`janus-shapes`: a JanusForConditionalGeneration in miniature that draws the world of shapes code by code, and looks
+at it.
+
+The classes are the real ones (a Llama decoder, JanusVQVAE, the vision tower, JanusProcessor); only their sizes are
+small. A picture of 32 px is 64 codes. It begins with single objects, then learns all scenes in one wording, then in
+every wording of training. By then a share of the captions describes another scene of the same kind on purpose: the base
+knows the right pictures and mixes them up, which leaves room for reinforcement learning. Between them it learns to
+answer short questions about pictures. With everything at once from the start, captions did not come to decide what is
+drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saccade.builders.janus_shapes.codes import codes_of, fidelity, train_codes
+from saccade.builders.janus_shapes.course import Course, answer_loss, code_loss
+from saccade.builders.janus_shapes.parts import assemble, make_processor
+from saccade.builders.parts.stages import Progress, Rates, Step, by_muon, descend, size_of, stage
+from saccade.core import seeds
+from saccade.models.language.janus import CodeModel, Painter, load
+from saccade.policies.image_tokens import ImageTokenPolicy
+from saccade.policies.tokens import TokenPolicy
+from saccade.worlds import questions, shapes
+from saccade.worlds.questions.task import by_source
+from saccade.worlds.shapes.task import DrawingTask
+
+SKILLS = ("color", "shape", "count", "verdict", "caption")
+
+LOOK = {"objects": (1, 3), "radius": (0.11, 0.13)}
+"""How many things pictures show that are asked about, and how large."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the miniature is trained; the defaults made the one that is shipped."""
+
+    seed: int = 0
+    size: int = 32
+    """Edge of a picture in pixels."""
+    scenes: int = 40_000
+    """Scenes that are rendered and encoded once; their captions are drawn anew each time."""
+    codes: int = 256
+    """Codes that a place in a picture can have."""
+    codebook: str = ""
+    """Folder of an earlier build whose codes are taken, to spare their training."""
+    vq_steps: int = 900
+    vq_batch: int = 32
+    vq_lr: float = 4e-3
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    sight_width: int = 64
+    """Width of the vision tower, which has two layers."""
+    steps: int = 5_200
+    batch: int = 64
+    rates: Rates = Rates(4e-3, 2e-3)
+    single: float = 0.1
+    """Share of the steps, the first ones, that show scenes of one object."""
+    plain: float = 0.4
+    """Share of the steps, the first ones, with true captions of one wording and no questions."""
+    wrong: float = 0.25
+    """Share of the later captions that describe another scene of the same kind."""
+    dropout: float = 0.1
+    """Share of captions whose words are blotted out, for classifier-free guidance."""
+    questions: int = 12_000
+    """Questions with their pictures, drawn once."""
+    ask_every: int = 4
+    """Every so many of the later steps a batch of questions is learned instead of one of captions; 0 never."""
+    tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
+    """Kinds of scenes, drawn evenly; words are left out, since the model is too small for letters."""
+
+
+def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train the miniature and write it to ``out``. Returns facts for its card."""
+    processor = make_processor(cfg.size, texts(cfg, stage(cfg.seed, 0)))
+    model = assemble(cfg, processor.tokenizer)
+    vq = model.model.vqmodel
+    made = learn_codes(cfg, vq, stage(cfg.seed, 1), progress)
+    rng = stage(cfg.seed, 2)
+    means = train(cfg, model, processor, rng, progress)
+    scenes, meanings = shapes.sample(500, rng, cfg.tags)
+    model.half().save_pretrained(out)
+    processor.save_pretrained(out)
+    return {
+        "parameters": size_of(model),
+        "parameters of the decoder": size_of(model.model.language_model),
+        **made,
+        "points of pictures through the codes": fidelity(vq.float(), shapes.render(scenes, cfg.size), meanings),
+        "loss per code": means["codes of captions"],
+        "loss per answer's token": means.get("answers", nan),
+    }
+
+
+def texts(cfg: Settings, rng: np.random.Generator) -> list[str]:
+    """What the tokenizer learns its merges from."""
+    meanings = shapes.meanings_of(6_000, rng, cfg.tags)
+    captions = [shapes.caption(meaning, int(rng.choice(shapes.WORDINGS))) for meaning in meanings]
+    return captions + [" ".join(questions.vocabulary())] * 20
+
+
+def learn_codes(cfg: Settings, vq: nn.Module, rng: np.random.Generator, progress: Progress) -> dict[str, Any]:
+    """Train what turns pictures into codes, or take the weights of an earlier build's. Returns what the card says of
+    it.
+    """
+    if cfg.codebook:
+        vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
+        return {"codes": "those of an earlier build"}
+    pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
+    return {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
+
+
+def train(
+    cfg: Settings, model: nn.Module, processor: Any, rng: np.random.Generator, progress: Progress
+) -> dict[str, float]:
+    """Pictures' codes given captions and answers given pictures; the running losses of both."""
+    inner = model.model
+    scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
+    codes = codes_of(inner.vqmodel, shapes.render(scenes, cfg.size))
+    beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
+    network = nn.ModuleList([inner.language_model, inner.vision_model])
+    descent = by_muon(network, beside, cfg.rates, cfg.steps, rise=60)
+    return descend(lessons(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
+
+
+def lessons(
+    cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, course: Course, rng: np.random.Generator
+) -> Iterator[Step]:
+    """Captions and, where the course says so, questions."""
+    school = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **LOOK)
+    painter = CodeModel(model)
+    for step in range(cfg.steps):
+        with torch.autocast("cpu", torch.bfloat16):
+            if course.asks(step):
+                some = [school[i] for i in rng.integers(len(school), size=cfg.batch)]
+                lesson = Step("answers", answer_loss(model, processor, some))
+            else:
+                index, prompts = course.captions(step, rng)
+                blotted = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
+                lesson = Step("codes of captions", code_loss(painter, processor, prompts, blotted, codes[index].long()))
+        yield lesson
+
+
+def evaluate(folder: Path) -> dict[str, float]:
+    """Points of pictures of held-out meanings, by guidance, wording and tag; exact answers to held-out questions, by
+    skill.
+    """
+    painter = load(folder)
+    return drawing_scores(painter) | answer_scores(painter)
+
+
+def drawing_scores(painter: Painter, guidances: Sequence[float] = (1.0, 3.0), count: int = 192) -> dict[str, float]:
+    """The judge's points with and without guidance."""
+    task = DrawingTask(wordings="all", held_out_size=count)
+    found = {scale: task.score_by_tag(ImageTokenPolicy(painter, [], guidance=scale).best) for scale in guidances}
+    return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
+
+
+def answer_scores(painter: Painter, count: int = 500) -> dict[str, float]:
+    """Share of exact answers of the likeliest words."""
+    policy = TokenPolicy(painter.language, [], max_new_tokens=24, temperature=0.0)
+    asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)
+    told = policy.rollout(asked, seeds(0, count)).outputs
+    right = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(told, asked)]).double()
+    found = by_source(asked, right)
+    return {f"answers, {name}": found[name] for name in SKILLS}

@@ -1,0 +1,1 @@
+"""What several builders share: stages of training, texts and tokenizers, pictures."""

@@ -1,0 +1,1 @@
+"""How qwen2.5-vl-shapes was made."""

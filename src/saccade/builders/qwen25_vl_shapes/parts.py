@@ -1,0 +1,124 @@
+"""The untrained parts of `qwen2.5-vl-shapes`, those of an earlier build with room for more, and how they are
+written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.builders.parts.texts import TAGS, ends, qwen2_tokenizer, writer
+from saccade.builders.qwen25_vl_shapes.shown import SHOWN
+from saccade.models.language.processor import save, without_videos
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+SPECIAL = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+WORDS = (*(str(n) for n in range(10, 100)), *TAGS, "<think>", "</think>", '{"bbox_2d":[', '],"label":"', '"}')
+"""Numbers, tags and what a list of boxes is made of: tokens, however often they stand somewhere."""
+
+
+def learn_tokenizer(texts: Sequence[str], also: Sequence[str]) -> Any:
+    """A Qwen2Tokenizer whose merges make a word of these texts one token; numbers to 99, tags and ``also`` are
+    tokens too.
+    """
+    return qwen2_tokenizer(texts, 700, SPECIAL, (*WORDS, *also), CHAT_TEMPLATE, least=2)
+
+
+def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
+    """The untrained model of a build's settings."""
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = writer(tokenizer, cfg.width, cfg.layers, cfg.heads, positions=1024)
+    vision = dict(
+        depth=cfg.sight_layers, hidden_size=cfg.sight_width, intermediate_size=8 * cfg.sight_width // 3, num_heads=4,
+        patch_size=SHOWN.patch, spatial_merge_size=SHOWN.merge, temporal_patch_size=SHOWN.frames, window_size=128,
+        out_hidden_size=cfg.width, fullatt_block_indexes=list(range(cfg.sight_layers)), initializer_range=0.06,
+    )  # fmt: skip
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    config = Qwen2_5_VLConfig(
+        text_config=text | {"rope_parameters": mrope(cfg.width // cfg.heads)},
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()},
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
+    return model
+
+
+def begun(cfg: Any) -> tuple[Any, nn.Module]:
+    """Tokenizer and model of an earlier build, which new layers in its middle leave as it is until they are trained.
+
+    ValueError for fewer layers than it has, or another width.
+    """
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(cfg.start)
+    known = Qwen2_5_VLForConditionalGeneration.from_pretrained(cfg.start, dtype=torch.float32)
+    text = known.config.text_config
+    if cfg.layers < text.num_hidden_layers or cfg.width != text.hidden_size:
+        has = f"{text.num_hidden_layers} layers of width {text.hidden_size}"
+        raise ValueError(
+            f"{cfg.start} has {has}; it can get more layers, but not be made to {cfg.layers} of width {cfg.width}"
+        )
+    model = assemble(cfg, tokenizer)
+    old, layers = known.model.language_model.layers, model.model.language_model.layers
+    new = range(len(old) // 2, len(old) // 2 + len(layers) - len(old))
+    for place, layer in enumerate(layers):
+        if place in new:
+            nn.init.zeros_(layer.self_attn.o_proj.weight)
+            nn.init.zeros_(layer.mlp.down_proj.weight)
+        else:
+            layer.load_state_dict(old[place - len(new) * (place > new.start)].state_dict())
+    rest = {name: value for name, value in known.state_dict().items() if ".language_model.layers." not in name}
+    model.load_state_dict(rest, strict=False)
+    return tokenizer, model
+
+
+def mrope(head: int) -> dict[str, Any]:
+    """Rotary positions whose three axes take turns, so that rows and columns both get fast and slow frequencies.
+
+    The usual three blocks leave the columns none that tells eight places apart. The number of sections is a multiple of
+    three, so that releases of transformers that walk through them twice agree with those that do it once.
+    """
+    half = head // 2
+    count = half - half % 3
+    sections = [1] * (count - 1) + [1 + half - count]
+    return {"rope_type": "default", "rope_theta": 100.0, "mrope_section": sections}
+
+
+def write(model: nn.Module, tokenizer: Any, out: Path) -> None:
+    """Model (float16), processor and tokenizer in the Hugging Face layout."""
+    from transformers import Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    images = Qwen2VLImageProcessorPil(
+        patch_size=SHOWN.patch, merge_size=SHOWN.merge, temporal_patch_size=SHOWN.frames,
+        size={"shortest_edge": SHOWN.least, "longest_edge": SHOWN.most},
+        image_mean=list(SHOWN.mean), image_std=list(SHOWN.std),
+    )  # fmt: skip
+    save(without_videos(Qwen2_5_VLProcessor, images, tokenizer, chat_template=CHAT_TEMPLATE), out)
+    shown = json.loads((out / "preprocessor_config.json").read_text())
+    videos = {k: v for k, v in shown.items() if not k.startswith("image_processor")}
+    (out / "video_preprocessor_config.json").write_text(
+        json.dumps({**videos, "video_processor_type": "Qwen2VLVideoProcessor"}, indent=2) + "\n"
+    )
+    (out / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2_5_VLProcessor"}, indent=2) + "\n")
+    half = type(model)(model.config).half()
+    half.load_state_dict(model.state_dict())
+    half.generation_config = model.generation_config
+    half.save_pretrained(out)

@@ -1,0 +1,127 @@
+"""Flow matching: the path between data and noise, the step of a sampler on it, and classifier-free guidance."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from saccade.core import Kernel
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def ode(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Euler step of the probability-flow ODE, x + v dt: deterministic, standard deviation 0."""
+    t, t_next = _left(t, x), _left(t_next, x)
+    return x + v * (t_next - t), torch.zeros_like(t)
+
+
+def flow_sde(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float, guard: float) -> tuple[Tensor, Tensor]:
+    """Flow-GRPO: drift corrected for the noise g = a sqrt(t / (1 - t)), std g sqrt(-dt).
+
+    ``guard`` replaces t inside 1 - t where t = 1 (most codes take the second time of the grid).
+    """
+    t, t_next = _left(t, x), _left(t_next, x)
+    dt = t_next - t
+    room = 1 - torch.where(t >= 1, torch.full_like(t, guard), t)
+    g2 = a * a * t / room
+    mean = x * (1 + g2 * dt / (2 * t)) + v * (1 + g2 * (1 - t) / (2 * t)) * dt
+    return mean, (g2 * -dt).sqrt()
+
+
+def dance_sde(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, eta: float) -> tuple[Tensor, Tensor]:
+    """DanceGRPO: x + (v - eta^2 score / 2) dt with score = -(x - (1 - t) x0) / t^2, std eta sqrt(-dt)."""
+    t, t_next = _left(t, x), _left(t_next, x)
+    dt = t_next - t
+    score = -(x - (1 - t) * (x - t * v)) / (t * t)
+    return x + (v - 0.5 * eta * eta * score) * dt, eta * (-dt).sqrt()
+
+
+def cps(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float) -> tuple[Tensor, Tensor]:
+    """Coefficients-preserving sampling: (1 - t') x0 + sqrt(t'^2 - S^2) eps, std S = t' sin(a pi / 2).
+
+    With a = 1 nothing of eps is kept: the predicted x0 is noised again to t', as consistency models (2303.01469) and
+    DMD2 (2405.14867) sample in a few steps.
+    """
+    t, t_next = _left(t, x), _left(t_next, x)
+    std = t_next * math.sin(a * math.pi / 2)
+    return (1 - t_next) * (x - t * v) + (t_next**2 - std**2).clamp(min=0).sqrt() * (x + (1 - t) * v), std
+
+
+def ddim(x: Tensor, eps: Tensor, alpha: Tensor, alpha_next: Tensor, *, eta: float) -> tuple[Tensor, Tensor]:
+    """DDIM on a variance-preserving path: ``alpha`` are the cumulative alpha-bar, ``eps`` the predicted noise."""
+    alpha, alpha_next = _left(alpha, x), _left(alpha_next, x)
+    std = eta * ((1 - alpha_next) / (1 - alpha)).sqrt() * (1 - alpha / alpha_next).sqrt()
+    x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+    return alpha_next.sqrt() * x0 + (1 - alpha_next - std**2).clamp(min=0).sqrt() * eps, std
+
+
+def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
+    """A kernel by its field name (``flow_sde``, ``dance_sde``, ``cps``, ``renoise``, ``ode``) for a grid of
+    ``times``.
+    """
+    match name:
+        case "flow_sde":
+            return partial(flow_sde, a=noise, guard=float(times[1]))
+        case "dance_sde":
+            return partial(dance_sde, eta=noise)
+        case "cps":
+            return partial(cps, a=noise)
+        case "renoise":
+            return partial(cps, a=1.0)
+        case "ode":
+            return ode
+    raise ValueError(f"unknown kernel '{name}': one of flow_sde, dance_sde, cps, renoise, ode")
+
+
+def gaussian_logp(x_next: Tensor, mean: Tensor, std: Tensor, dims: int, reduce: str = "mean") -> Tensor:
+    """Log-density of a drawn next state under N(mean, std^2), over the last ``dims`` dimensions.
+
+    ``reduce="mean"`` divides the true log-density by the number of latent dimensions, as the Flow-GRPO family does
+    (its tiny clip ranges follow from that); ``"sum"`` is the density itself.
+    """
+    over = tuple(range(-dims, 0))
+    term = -((x_next - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * LOG_2PI
+    return term.mean(over) if reduce == "mean" else term.sum(over)
+
+
+def _left(t: Tensor, x: Tensor) -> Tensor:
+    return t.float().reshape(t.shape + (1,) * (x.dim() - t.dim()))
+
+
+def flow_times(steps: int, shift: float = 1.0) -> Tensor:
+    """Times ``[steps + 1]`` float32, 1 down to 0; ``shift`` s warps t to s t / (1 + (s - 1) t) (SD3, 2403.03206)."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    t = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    return (shift * t / (1 + (shift - 1) * t)).float()
+
+
+def add_noise(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """The forward process x_t = (1 - t) x0 + t eps; ``t`` broadcasts from the left."""
+    t = _like(t, x0)
+    return (1 - t) * x0 + t * eps
+
+
+def to_data(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """The clean sample that a velocity points to: x0 = x - t v."""
+    return x - _like(t, x) * v
+
+
+def to_noise(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """The noise that a velocity comes from: eps = x + (1 - t) v."""
+    return x + (1 - _like(t, x)) * v
+
+
+def _like(t: Tensor, x: Tensor) -> Tensor:
+    return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
+
+
+def guided(said: Tensor, unsaid: Tensor | None, guidance: float) -> Tensor:
+    """unsaid + guidance (said - unsaid), for velocities or logits of any one shape; ``said`` where there is no
+    other.
+    """
+    return said if unsaid is None else unsaid + guidance * (said - unsaid)

@@ -1,0 +1,1 @@
+"""Networks that act: perceptrons, encoders of observations, critics."""

@@ -1,0 +1,1 @@
+"""Adapters to diffusers: pipelines as networks that predict a velocity."""

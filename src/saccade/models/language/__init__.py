@@ -1,0 +1,1 @@
+"""Adapters to transformers' language models: prompts, generation with caches, heads."""

@@ -1,0 +1,73 @@
+"""Transformers' processors, which prepare pictures for a vision-language model: read, bounded, written.
+
+Some of them read videos too and then ask for torchvision even where only pictures come; here they do without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def load(place: str, tokenizer: Any, model_type: str) -> Any | None:
+    """The processor that was saved with a model, None if none was."""
+    from transformers import AutoImageProcessor, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
+    from transformers.utils import cached_file, is_torchvision_available
+
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if not any(cached_file(place, file, **quiet) for file in FILES):
+        return None
+    kind = processor_class_from_name(PROCESSOR_MAPPING_NAMES.get(model_type, ""))
+    if kind is None or is_torchvision_available() or "video_processor" not in kind.get_attributes():
+        return AutoProcessor.from_pretrained(place)
+    settings, _ = kind.get_processor_dict(place)
+    taken = set(inspect.signature(kind.__init__).parameters) - set(kind.get_attributes())
+    images = AutoImageProcessor.from_pretrained(place)
+    return without_videos(kind, images, tokenizer, **{k: v for k, v in settings.items() if k in taken})
+
+
+def without_videos(kind: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> Any:
+    """A processor of class ``kind`` that reads pictures and no videos, and so does not need torchvision."""
+    made = kind.__new__(kind)
+    made.check_argument_for_proper_class = lambda *_: None  # it refuses None in place of the part for videos
+    made.__init__(image_processor=image_processor, tokenizer=tokenizer, video_processor=None, **settings)
+    del made.check_argument_for_proper_class
+    return made
+
+
+def save(processor: Any, folder: str | Path) -> None:
+    """Write a processor as transformers reads it, with its tokenizer and chat template."""
+    if getattr(processor, "video_processor", True) is not None:
+        processor.save_pretrained(folder)
+        return
+    processor.image_processor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    if processor.chat_template is not None:
+        (Path(folder) / "chat_template.jinja").write_text(processor.chat_template)
+
+
+def bound(processor: Any, name: str, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Let pictures be resized to so many pixels. ValueError if the processor of model ``name`` has no such bounds."""
+    size = getattr(processor, "image_processor", None) and processor.image_processor.size
+    given = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    if not has_pixel_bounds(processor):
+        option = "min_pixels" if min_pixels is not None else "max_pixels"
+        raise ValueError(
+            f"model '{name}': {option} has no effect, its pictures have sizes of their own ({size or 'none'})"
+        )
+    bounds = {k: given[k] if given[k] is not None else size[k] for k in given}
+    if not 0 < bounds["shortest_edge"] <= bounds["longest_edge"]:
+        raise ValueError(
+            f"min_pixels {bounds['shortest_edge']} is not between 1 and max_pixels {bounds['longest_edge']}"
+        )
+    processor.image_processor.size = type(size)(**bounds)
+
+
+def has_pixel_bounds(processor: Any) -> bool:
+    """Whether pictures keep their shape and are resized between two numbers of pixels (Qwen-VL and its kin)."""
+    images = getattr(processor, "image_processor", None)
+    return images is not None and "min_pixels" in getattr(images.valid_kwargs, "__annotations__", {})

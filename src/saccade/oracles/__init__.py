@@ -1,0 +1,1 @@
+"""Other libraries' learners on our environments, to compare with."""

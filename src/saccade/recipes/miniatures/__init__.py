@@ -1,1 +1,0 @@
-"""How the embedded miniatures are made: each file pre-trains one tiny checkpoint and writes it in the Hugging Face layout."""

@@ -1,0 +1,1 @@
+"""Rewards of pictures that need no trained model of their own."""

@@ -1,0 +1,111 @@
+"""Rewards by the names of the command line; a name that is none of them is ``FILE.py:FUNCTION``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from saccade.core import Reward, Rollout
+from saccade.naming import nearest
+from saccade.rewards import boxes
+from saccade.rewards.image import ocr, pictures
+from saccade.rewards.learned.reward_model import CriticReward
+from saccade.rewards.learned.text_image import TextImage
+from saccade.rewards.render import rendering
+from saccade.rewards.text import answers, reference
+
+
+@dataclass(frozen=True)
+class OfWorld:
+    """A reward that stands with its world, above this room: imported when it is first asked."""
+
+    module: str
+    name: str
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        return getattr(importlib.import_module(self.module), self.name)(rollout)
+
+
+_SHAPES = "saccade.worlds.shapes.rewards"
+PICTURES: dict[str, Reward] = {
+    "geneval": OfWorld(_SHAPES, "points"),
+    "geneval_strict": OfWorld(_SHAPES, "correct"),
+    "ocr": OfWorld(_SHAPES, "ocr"),
+    "rapidocr": ocr.similarity,
+    "sharpness": pictures.sharpness,
+    "diversity": pictures.diversity,
+}
+"""Rewards on pictures."""
+
+TEXTS: dict[str, Reward] = {
+    "exact": answers.Answer(answers.exact),
+    "number": answers.Answer(answers.Numeric()),
+    "choice": answers.Answer(answers.choice),
+    "yes_no": answers.Answer(answers.yes_no),
+    "similar": answers.Answer(answers.similar),
+    "positions": answers.Answer(answers.positions),
+    "by_kind": answers.ByKind(),
+    "iou": boxes.BoxOverlap(),
+    "map": boxes.DetectionPrecision(),
+    "ap50": boxes.DetectionPrecision((0.5,)),
+    "map_by_count": boxes.DetectionPrecision(by_count=True),
+    "matched": boxes.MatchedBoxes(),
+    "box_format": boxes.BoxFormat(),
+    "think_answer": answers.think_answer,
+}
+"""Rewards on texts."""
+
+PROGRAMS: dict[str, Reward] = {
+    "l2": rendering.l2,
+    "edge_l2": rendering.EdgeL2(),
+    "structure": rendering.structure,
+    "ssim": rendering.ssim,
+    "foreground_iou": rendering.foreground_iou,
+    "error": rendering.error,
+    "validity": rendering.validity,
+    "length": reference.RelativeLength(),
+    "length_ratio": reference.LengthRatio(),
+    "overlap": reference.TokenOverlap(),
+}
+"""Rewards on programs that draw; lengths are those of letters, `error` is better the less it is."""
+
+
+def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
+    """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
+    if name in known:
+        return known[name]
+    file, _, function = name.rpartition(":")
+    if file.endswith(".py"):
+        return _from_file(Path(file), function)
+    if name.endswith(".py"):
+        raise ValueError(f"reward '{name}' names no function in its file: {name}:FUNCTION")
+    raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
+
+
+def _from_file(file: Path, function: str) -> Reward:
+    if not file.is_file():
+        raise ValueError(f"reward file '{file}' does not exist")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"reward file '{file}' cannot be run: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, function, None)):
+        raise ValueError(f"reward file '{file}' has no function '{function}'")
+    return getattr(module, function)
+
+
+def scorer(name: str, critic: CriticReward | None, model: str = "", device: str = "cpu") -> Reward:
+    """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or
+    ``FILE.py:FUNCTION``.
+    """
+    known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model, device=device)} if model else {})
+    if not known and ".py:" not in name:
+        raise ValueError(f"scorer '{name}': no critic is taught (critic_steps 0), no encoders are named (scorer_model)")
+    return reward(name, known)

@@ -1,0 +1,1 @@
+"""Rewards of programs by what they draw."""

@@ -1,0 +1,180 @@
+"""Where metrics also go, on demand: TensorBoard, trackio, Weights & Biases, behind three verbs."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any, Protocol
+
+from saccade.math.pixels import to_bytes
+from saccade.naming import nearest
+from saccade.training import video
+
+NAMES = ("tensorboard", "trackio", "wandb")
+
+
+class Sink(Protocol):
+    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], clip? uint8 [T, H, W, 3],
+    text?, score?.
+
+    Where a service shows moving pictures, a clip goes there in place of its image.
+    ``stage`` gives the sink of a stage whose files lie in ``folder`` and that continues after ``step``.
+    """
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink: ...
+
+    def finish(self) -> None: ...
+
+
+def open_sinks(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Sink]:
+    """Open sinks by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
+    check(names)
+    kinds = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
+    return [kinds[name](folder, config, step) for name in names]
+
+
+def check(names: Sequence[str]) -> None:
+    """A name that is unknown, or whose package is not installed, is a ValueError; nothing is opened."""
+    for name in names:
+        if name not in NAMES:
+            near = nearest(name.lower(), NAMES)
+            raise ValueError(f"there is no sink '{name}'; nearest: {near} (of {', '.join(NAMES)})")
+        _package(name)
+
+
+class TensorBoard:
+    """Event files in ``<run>/tensorboard``; what lies beyond ``step`` is hidden when a run is resumed."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        if not step:
+            self._writer.add_text("config", "\n".join(f"    {k}: {v}" for k, v in config.items()))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        for i, item in enumerate(items):
+            self._writer.add_image(f"{name}/{i:02d}", item["image"].detach().float().cpu().clamp(0, 1), step)
+        self._writer.add_text(name, "\n\n".join(_caption(item) for item in items), step)
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return TensorBoard(folder, {"stage": name}, step)
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+class Trackio:
+    """A trackio run of the project "saccade", grouped by recipe; trackio keeps one run open a process."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
+        self._trackio = _package("trackio")
+        self._scratch: TemporaryDirectory | None = None
+        self._made = 0
+        recipe = str(config.get("recipe", "run"))
+        with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for results
+            self._run = self._trackio.init(
+                project="saccade", name=f"{recipe}-{folder.name}", group=recipe, config=dict(config), resume="allow"
+            )  # fmt: skip
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        self._run.log({f"{name}/{i:02d}": self._media(item) for i, item in enumerate(items)}, step=step)
+
+    def _media(self, item: Mapping[str, Any]) -> Any:
+        """A picture, or a clip as a file, since trackio encodes no clips by itself where there is no ffmpeg."""
+        if item.get("clip") is None:
+            return self._trackio.Image(to_bytes(item["image"]), caption=_caption(item))
+        self._scratch = self._scratch or TemporaryDirectory()
+        path = Path(self._scratch.name) / f"{self._made:06d}.gif"
+        path.write_bytes(video.gif(item["clip"]))
+        self._made += 1
+        return self._trackio.Video(path, caption=_caption(item))
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return Stage(self, name)
+
+    def finish(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._trackio.finish()
+        if self._scratch:
+            self._scratch.cleanup()
+
+
+class Wandb:
+    """A Weights & Biases run of the project "saccade", grouped by recipe; files lie in the run folder."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
+        self._wandb = _package("wandb")
+        recipe = str(config.get("recipe", "run"))
+        same = re.sub(r"[^\w.-]", "-", f"{recipe}-{folder.name}")
+        self._run = self._wandb.init(
+            project="saccade", group=recipe, name=folder.name, id=same, dir=str(folder), config=dict(config), resume="allow"
+        )  # fmt: skip
+        # W&B drops what comes with an older step of its own counter: pictures after metrics, or a resumed step.
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({**values, "step": step})
+
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        self._run.log({name: [self._media(item) for item in items], "step": step})
+
+    def _media(self, item: Mapping[str, Any]) -> Any:
+        if item.get("clip") is None:
+            return self._wandb.Image(to_bytes(item["image"]), caption=_caption(item))
+        return self._wandb.Video(io.BytesIO(video.gif(item["clip"])), caption=_caption(item), format="gif")
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return Stage(self, name)
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+class Stage:
+    """A sink that several stages of a run share, with the stage's name before every other name."""
+
+    def __init__(self, whole: Sink, name: str):
+        self._whole, self._name = whole, name
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._whole.log(step, {f"{self._name}/{name}": value for name, value in values.items()})
+
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        self._whole.images(step, f"{self._name}/{name}", items)
+
+    def stage(self, name: str, folder: Path, step: int) -> Sink:
+        return Stage(self, name)
+
+    def finish(self) -> None:
+        """The run that holds the stage finishes the sink."""
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
+
+
+def _caption(item: Mapping[str, Any]) -> str:
+    score = f"{float(item['score']):.3g}" if item.get("score") is not None else None
+    return " | ".join(part for part in (item["prompt"], item.get("text"), item.get("note"), score) if part)
