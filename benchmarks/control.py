@@ -33,7 +33,7 @@ from measure import Timing, interleaved, load, ratio
 from saccade.algorithms.ppo import feed, learner
 from saccade.core import Rollout
 from saccade.oracles import stable_baselines3
-from saccade.policies.actor_critic import build
+from saccade.policies.actor_critic import build_actor_critic
 from saccade.recipes.baselines.ppo import PRESETS, Settings
 from saccade.training.provenance import commit, machine, now, versions
 
@@ -47,7 +47,7 @@ class Ours:
 
     def __init__(self, cfg: Settings):
         world = cfg.task.make(cfg.rows)
-        self.policy = build(cfg.model, world.observation_space, world.action_space, cfg.seed)
+        self.policy = build_actor_critic(cfg.model, world.observation_space, world.action_space, cfg.seed)
         self.finished: deque[float] = deque(maxlen=RECENT)
         self.feed = feed(cfg.ppo, world, self.policy, cfg.seed, self._tell)
         # As many steps as are made for the whole training, so that an annealed rate begins as it would there.

@@ -49,7 +49,7 @@ class Ours:
     def __init__(self, cfg: Replaying, by_hand: bool):
         world = TASK.make(1)
         own = agent(cfg, world, 0)
-        off_policy.fits_by_hand = off_policy.fits_by_hand if by_hand else (lambda *_: False)
+        off_policy.has_analytic_gradient = off_policy.has_analytic_gradient if by_hand else (lambda *_: False)
         self.feed, self.learner, self.done = feed(cfg, world, own, 0), learner(cfg, own), 0
 
     def step(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ def memory_of(case: Case, side: str) -> dict[str, float]:
     advantage_B, before = torch.ones(len(problems)), resident_mb()
     drawn = one.sample(problems, seeds(3, len(problems)))
     if side in VARIANTS:
-        drawn.advantage_BT = drawn.credit(advantage_B)
+        drawn.advantage_BT = drawn.broadcast(advantage_B)
         one.update(drawn, BETA)
     else:
         one.update(drawn, advantage_B, BETA)

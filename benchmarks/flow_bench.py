@@ -33,7 +33,7 @@ class Bench:
 
     def _rollout(self, ours: Ours) -> Rollout:
         rollout = ours.sample(self.problems, self.seeds_B)
-        rollout.advantage_BT = rollout.credit(self.advantage_B)
+        rollout.advantage_BT = rollout.broadcast(self.advantage_B)
         return rollout
 
     def part(self, name: str) -> Rollout:

@@ -29,7 +29,7 @@ class Bench:
         advantage_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(2))
         self.rollouts = {name: one.sample() for name, one in self.ours.items()}
         for rollout in self.rollouts.values():
-            rollout.advantage_BT = rollout.credit(advantage_B)
+            rollout.advantage_BT = rollout.broadcast(advantage_B)
         self.batches = {name: theirs.sample() for name, theirs in self.trl.items()}
 
     # -- the same work? -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from saccade.models.sharding import shard, whole
 from saccade.policies import flow, tokens
 from saccade.training import distributed
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 torch.set_num_threads(1)
@@ -25,10 +25,10 @@ def policy_of(kind: str, folder: str):
     if kind.startswith("flow"):
         cut = dict(sharded=True, lora_rank=2 if "lora" in kind else 0) if "sharded" in kind else {}
         model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1, **cut)
-        return flow.build(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
+        return flow.build_flow_policy(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
     chat = lambda problem: str(problem.inputs)
     model = tokens.WriterModel(folder, max_new_tokens=6, rewriter_sharded="sharded" in kind)
-    return tokens.build(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
+    return tokens.build_token_policy(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
 
 
 def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
@@ -36,10 +36,10 @@ def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
     policy, problems = policy_of(kind, folder)
 
     def collect(problems, seeds_P, step):
-        rollout = in_groups(policy.rollout, problems, seeds_P, 4)
+        rollout = sample_groups(policy.rollout, problems, seeds_P, 4)
         _, seeds_B = None, torch.stack([spawn(seeds_P, k) for k in range(4)], 1).flatten()
         reward = (seeds_B % 1000).float() / 1000
-        rollout.advantage_BT = rollout.credit(
+        rollout.advantage_BT = rollout.broadcast(
             group_advantage(reward, rollout.group_B, scale="batch", all_sum=distributed.all_sum)
         )
         return rollout
@@ -66,7 +66,7 @@ def sharded(out: str) -> None:
     modules = [first, second]
     for m in modules:
         shard(m)
-    rows = distributed.share(list(range(6)))
+    rows = distributed.shard(list(range(6)))
     x = torch.linspace(-1, 1, 24).reshape(6, 4)[rows[0] : rows[-1] + 1]
     both = lambda _: Loss((modules[0](x) * modules[1](x)).sum(), torch.tensor(float(len(x))))
     own = lambda _: Loss((modules[1](x) ** 2).sum(), torch.tensor(float(len(x))))

@@ -69,8 +69,12 @@ PPO = CONTROL | {"ppo.length": 32, "ppo.minibatch": 16, "steps": 2}
 """What makes runs of a family short."""
 
 RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
-    "flow_grpo": ("flow_grpo", "tiny", DRAWING | {"beta": 0.01, "minibatches": 2}),
-    "flow_grpo, random window": ("flow_grpo", "tiny", DRAWING | {"schedule": "random", "credit": "group", "shuffle_rewards": True}),
+    "flow_grpo": ("flow_grpo", "tiny", DRAWING | {"grpo.beta": 0.01, "batch.minibatches": 2}),
+    "flow_grpo, random window": (
+        "flow_grpo",
+        "tiny",
+        DRAWING | {"window_place": "random", "grpo.std": "group", "shuffle_rewards": True},
+    ),
     "flow_grpo, cps": ("flow_grpo", "tiny", DRAWING | {"flow.kernel": "cps", "flow.guidance": 2.0, "flow.lora_rank": 4}),
     "diffusion_nft": ("diffusion_nft", "tiny", DRAWING | {"beta_reference": 0.01}),
     "diffusion_dpo": ("diffusion_dpo", "online", DRAWING | PAIRS),
@@ -118,9 +122,21 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
+SHARED = {
+    "steps": "schedule.steps",
+    "evaluate_every": "schedule.evaluate_every",
+    "prompts_per_step": "batch.prompts_per_step",
+    "group": "batch.group_size",
+    "warmup": "optim.warmup",
+}
+"""Where the names above stand in recipes with shared groups of settings."""
+
+
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Settings with the fields at dotted places changed. AttributeError for a place that there is not."""
+    shared = SHARED if hasattr(settings, "schedule") else {}
     for place, value in changes.items():
+        place = shared.get(place, place)
         name, _, rest = place.partition(".")
         known = {field.name for field in fields(settings)} if is_dataclass(settings) else set()
         if name not in known:

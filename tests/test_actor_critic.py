@@ -10,12 +10,20 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from saccade.algorithms.fast.flat import FlatUpdates
-from saccade.algorithms.fast.ppo import ByHand, fits
-from saccade.algorithms.ppo import ActorCriticLoss, Proximal, RewardScale, credited, each_decision, learner, normalised
+from saccade.algorithms.fast.analytic import AnalyticUpdates
+from saccade.algorithms.fast.ppo import AnalyticPPOGradient, has_analytic_gradient
+from saccade.algorithms.ppo import (
+    ActorCriticLoss,
+    NormalizeReward,
+    Proximal,
+    flatten_decisions,
+    learner,
+    normalize_advantages,
+    with_advantages,
+)
 from saccade.core import Problem, Rollout, generator
-from saccade.models.control.networks import MLP, Encoder, Pixels, Standardise
-from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, Categorical, build
+from saccade.models.control.networks import MLP, Encoder, Pixels, RunningMeanStd
+from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, Categorical, build_actor_critic
 from saccade.training.learner import Update, Updates
 
 SEEN = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
@@ -24,7 +32,7 @@ B, T = 4, 24
 
 
 def segment(policy: ActorCritic, seed: int = 0) -> Rollout:
-    """What `Segments` would hand out: made-up rewards and endings for what the policy does on random states."""
+    """What `RolloutCollector` would hand out: made-up rewards and endings for what the policy does on random states."""
     g = generator(seed)
     seen = {"state": torch.randn(B * T, 3, generator=g)}
     choice = isinstance(policy.head, Categorical)
@@ -49,7 +57,7 @@ def segment(policy: ActorCritic, seed: int = 0) -> Rollout:
 
 def decisions(policy: ActorCritic, seed: int = 0) -> Rollout:
     rollout = segment(policy, seed)
-    return each_decision(credited(rollout, rollout.rewards["reward"], 0.99, 0.95))
+    return flatten_decisions(with_advantages(rollout, rollout.rewards["reward"], 0.99, 0.95))
 
 
 def moved(policy: ActorCritic, by: float = 0.1) -> ActorCritic:
@@ -65,7 +73,7 @@ def moved(policy: ActorCritic, by: float = 0.1) -> ActorCritic:
     "model", [ActorCriticModel(), ActorCriticModel(hidden=(), width=8), ActorCriticModel(standardise=True)]
 )
 def test_replay_equals_acting(action, model):
-    policy = build(model, SEEN, action, seed=0)
+    policy = build_actor_critic(model, SEEN, action, seed=0)
     assert (policy.twin is not None) == (model.hidden != ())
     rollout = segment(policy)
     seen = policy.likelihood(rollout)
@@ -74,7 +82,7 @@ def test_replay_equals_acting(action, model):
 
 
 def test_choices_have_the_frequencies_of_their_probabilities_and_the_likeliest_is_greedy():
-    head = build(ActorCriticModel(), SEEN, CHOICE, 0).head
+    head = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0).head
     logits = np.float32([[0.1, 1.0, -2.0, 0.5]])
     drawn, logp = head.act(logits.repeat(40_000, 0), torch.rand(40_000, 1, generator=generator(0)).numpy())
     expected = torch.from_numpy(logits).softmax(-1)[0].numpy()
@@ -90,7 +98,7 @@ def test_an_actor_critic_for_pictures_vectors_and_ids_replays_and_survives_savin
         "state": spaces.Box(-1, 1, (3,), np.float32),
     })  # fmt: skip
     model = ActorCriticModel(hidden=(16,), activation="relu", width=8, features=32, convolutions="small")
-    policy, other = build(model, space, VECTOR, 0), build(model, space, VECTOR, 1)
+    policy, other = build_actor_critic(model, space, VECTOR, 0), build_actor_critic(model, space, VECTOR, 1)
     seen = {k: torch.from_numpy(np.stack([space[k].sample() for _ in range(3)])) for k in space}
     before = policy.act(seen, None)
     other.load_state_dict(policy.state_dict())
@@ -98,7 +106,7 @@ def test_an_actor_critic_for_pictures_vectors_and_ids_replays_and_survives_savin
     policy.export(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"policy.json", "policy.safetensors"}
     with pytest.raises(ValueError, match="actions are MultiBinary"):
-        build(model, space, spaces.MultiBinary(3), 0)
+        build_actor_critic(model, space, spaces.MultiBinary(3), 0)
     with pytest.raises(ValueError, match="observation 'odd' is"):
         Encoder(spaces.Dict({"odd": spaces.MultiBinary(3)}))
     with pytest.raises(ValueError, match="leave nothing of pictures of 20 x 20"):
@@ -126,8 +134,8 @@ def test_weights_begin_orthogonal():
 @pytest.mark.parametrize("options", [{}, {"entropy": 0.02, "clip_high": 0.3}, {"clip_value": 0.1}])
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
 def test_the_loss_is_the_formula(action, options):
-    policy = build(ActorCriticModel(), SEEN, action, 0)
-    rollout = normalised(decisions(policy))
+    policy = build_actor_critic(ActorCriticModel(), SEEN, action, 0)
+    rollout = normalize_advantages(decisions(policy))
     loss = ActorCriticLoss(moved(policy), **options)
     seen, total = policy.likelihood(rollout), 0.0
     low, high = 0.8, 1 + options.get("clip_high", 0.2)
@@ -148,19 +156,19 @@ def test_the_loss_is_the_formula(action, options):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
 def test_the_gradient_written_out_is_that_of_autograd(action, masked):
-    policy = build(ActorCriticModel(hidden=(32, 16)), SEEN, action, 0)
+    policy = build_actor_critic(ActorCriticModel(hidden=(32, 16)), SEEN, action, 0)
     rollout = decisions(policy)
     if masked:
         rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(3)) > 0.3).float()
         rollout.advantage_BT[rollout.mask_BT == 0] = math.nan
         rollout.decisions["seen.state_BT"][rollout.mask_BT == 0] = 1e6
     loss = ActorCriticLoss(moved(policy), entropy=0.03, clip_high=0.3)
-    hand = ByHand(loss)
+    hand = AnalyticPPOGradient(loss)
     told = hand(hand.columns(rollout))
     assert 0.05 < told["clipped"] < 0.95, "clipping is seen at work"
-    generic = loss(normalised(rollout))
+    generic = loss(normalize_advantages(rollout))
     expected = torch.autograd.grad(generic.mean(), policy.trained)
-    found = build(policy.model, SEEN, action, 1)
+    found = build_actor_critic(policy.model, SEEN, action, 1)
     found.twin.flat[:] = policy.twin.slope
     for slope, part in zip(expected, found.trained):
         torch.testing.assert_close(part.detach(), slope, rtol=1e-4, atol=1e-6)
@@ -174,12 +182,15 @@ def test_the_gradient_written_out_is_that_of_autograd(action, masked):
 def test_the_fast_learner_takes_the_steps_of_the_generic_one(action, updates):
     both, told = [], []
     cfg = Proximal(length=T, epochs=1, minibatch=B * T if updates == 1 else 24, entropy=0.01, anneal=True, lr=1e-3)
-    rollouts = [decisions(build(ActorCriticModel(), SEEN, action, 0), seed) for seed in range(5 if updates > 1 else 1)]
+    rollouts = [
+        decisions(build_actor_critic(ActorCriticModel(), SEEN, action, 0), seed)
+        for seed in range(5 if updates > 1 else 1)
+    ]
     for fast in (True, False):
-        policy = build(ActorCriticModel(), SEEN, action, 0)
+        policy = build_actor_critic(ActorCriticModel(), SEEN, action, 0)
         policy.twin = policy.twin if fast else None
         taker = learner(cfg, policy, rows=B, steps=5, seed=7)
-        assert isinstance(taker, FlatUpdates) == fast
+        assert isinstance(taker, AnalyticUpdates) == fast
         told.append([taker.update(rollout) for rollout in rollouts][-1])
         both.append(torch.cat([p.detach().flatten() for p in policy.trained]))
     apart = (both[0] - both[1]).norm() / both[1].norm()
@@ -190,30 +201,37 @@ def test_the_fast_learner_takes_the_steps_of_the_generic_one(action, updates):
 
 
 def test_where_the_written_gradient_does_not_reach_the_generic_learner_is_taken():
-    policy = build(ActorCriticModel(), SEEN, CHOICE, 0)
-    assert fits(ActorCriticLoss(policy)) and not fits(ActorCriticLoss(policy, clip_value=0.2))
-    assert build(ActorCriticModel(activation="relu"), SEEN, CHOICE, 0).twin is None
+    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
+    assert has_analytic_gradient(ActorCriticLoss(policy)) and not has_analytic_gradient(
+        ActorCriticLoss(policy, clip_value=0.2)
+    )
+    assert build_actor_critic(ActorCriticModel(activation="relu"), SEEN, CHOICE, 0).twin is None
     assert isinstance(learner(Proximal(length=16, clip_value=0.2), policy, B, 1, 0), Updates)
     with pytest.raises(ValueError, match="a minibatch of 64 is asked of 1 rows x 32 decisions: 2 to 32"):
         learner(Proximal(length=32), policy, 1, 1, 0)
 
 
 def test_any_cut_gives_the_gradient_of_the_minibatch():
-    policy = build(ActorCriticModel(), SEEN, CHOICE, 0)
+    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
     rollout, seen = decisions(policy), []
     moved(policy)
     optimizer = torch.optim.SGD(policy.trained, lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten() for p in policy.trained])))
     for rows in (None, 7):
         update = Update(
-            "ppo", ActorCriticLoss(policy, entropy=0.1), policy.trained, optimizer, max_norm=1e9, prepare=normalised
+            "ppo",
+            ActorCriticLoss(policy, entropy=0.1),
+            policy.trained,
+            optimizer,
+            max_norm=1e9,
+            prepare=normalize_advantages,
         )
         Updates([update], minibatches=2, shuffle=5, micro_rows=rows).update(rollout)
     torch.testing.assert_close(seen[:2], seen[2:], rtol=1e-4, atol=1e-7)
 
 
 def test_shuffled_minibatches_hold_every_row_once_an_epoch_and_differ_between_epochs():
-    policy, seen = build(ActorCriticModel(), SEEN, CHOICE, 0), []
+    policy, seen = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0), []
     rollout = decisions(policy)
     rollout.extras["number_B"] = torch.arange(len(rollout))
 
@@ -234,12 +252,12 @@ def test_resumed_fast_learning_is_bit_for_bit():
     cfg = Proximal(length=T, epochs=2, minibatch=32)
     weights = []
     for stops in (False, True):
-        policy = build(ActorCriticModel(), SEEN, VECTOR, 0)
+        policy = build_actor_critic(ActorCriticModel(), SEEN, VECTOR, 0)
         taker = learner(cfg, policy, B, 4, seed=3)
         for seed in range(4):
             if stops and seed == 2:
                 saved = policy.state_dict(), taker.state_dict()
-                policy = build(ActorCriticModel(), SEEN, VECTOR, 9)
+                policy = build_actor_critic(ActorCriticModel(), SEEN, VECTOR, 9)
                 taker = learner(cfg, policy, B, 4, seed=3)
                 policy.load_state_dict(saved[0]), taker.load_state_dict(saved[1])
             taker.update(decisions(policy, seed))
@@ -248,7 +266,7 @@ def test_resumed_fast_learning_is_bit_for_bit():
 
 
 def test_a_gradient_that_is_no_number_is_an_error_with_the_name_of_the_update():
-    policy = build(ActorCriticModel(), SEEN, CHOICE, 0)
+    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
     rollout = decisions(policy)
     rollout.extras["return_BT"][3] = math.inf
     with pytest.raises(FloatingPointError, match="the gradient of update 'ppo' is"):
@@ -256,12 +274,12 @@ def test_a_gradient_that_is_no_number_is_an_error_with_the_name_of_the_update():
 
 
 def test_running_means_are_those_of_all_rows_and_replay_is_that_of_the_means_that_acted():
-    x, scale = torch.randn(100, 3, generator=generator(0)) * 5 + 2, Standardise(3)
+    x, scale = torch.randn(100, 3, generator=generator(0)) * 5 + 2, RunningMeanStd(3)
     for part in x.split([1, 30, 69]):
-        scale.follow(part)
+        scale.update_statistics(part)
     torch.testing.assert_close(scale.mean, x.double().mean(0))
     torch.testing.assert_close(scale.variance, x.double().var(0, correction=0))
-    policy = build(ActorCriticModel(standardise=True), SEEN, VECTOR, 0)
+    policy = build_actor_critic(ActorCriticModel(standardise=True), SEEN, VECTOR, 0)
     taker = learner(Proximal(length=T, epochs=1, minibatch=B * T), policy, B, 9, 0)
     for seed in range(3):
         rollout = decisions(policy, seed)
@@ -270,10 +288,10 @@ def test_running_means_are_those_of_all_rows_and_replay_is_that_of_the_means_tha
 
 
 def test_scaled_rewards_have_returns_of_spread_one_and_resume():
-    policy = build(ActorCriticModel(), SEEN, CHOICE, 0)
+    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
     rollout = segment(policy)
     rollout = replace(rollout, rewards={"reward": 100 * rollout.rewards["reward"]})
-    scale, again = RewardScale(B, 0.9), RewardScale(B, 0.9)
+    scale, again = NormalizeReward(B, 0.9), NormalizeReward(B, 0.9)
     first = scale(rollout)
     returns, running = [], torch.zeros(B)
     for t in range(T):
@@ -286,8 +304,8 @@ def test_scaled_rewards_have_returns_of_spread_one_and_resume():
 
 
 def test_each_decision_takes_rows_apart_in_order():
-    rollout = segment(build(ActorCriticModel(), SEEN, VECTOR, 0))
-    apart = each_decision(rollout)
+    rollout = segment(build_actor_critic(ActorCriticModel(), SEEN, VECTOR, 0))
+    apart = flatten_decisions(rollout)
     assert (
         len(apart) == B * T
         and apart.logp_BT.shape == (B * T, 1)

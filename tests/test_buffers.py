@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saccade import random
-from saccade.algorithms.replay import shifted
+from saccade.algorithms.replay import random_shift
 from saccade.core import generator
 from saccade.training.buffers import Buffer, Mixture
 
@@ -150,7 +150,7 @@ def test_mixtures_hold_their_shares():
 
 def test_pictures_are_shifted_by_the_seed_of_their_row():
     batch = filled().sample(40, 1)
-    moved, again = shifted(batch, 2), shifted(batch.rows(torch.arange(10, 20)), 2)
+    moved, again = random_shift(batch, 2), random_shift(batch.rows(torch.arange(10, 20)), 2)
     assert torch.equal(moved.decisions["seen.view_B"][10:20], again.decisions["seen.view_B"])
     padded = torch.nn.functional.pad(
         batch.decisions["seen.view_B"].permute(0, 3, 1, 2).float(), (2,) * 4, mode="replicate"
@@ -160,8 +160,8 @@ def test_pictures_are_shifted_by_the_seed_of_their_row():
         cuts = {(y, x): padded[row, :, y : y + 6, x : x + 5] for y in range(5) for x in range(5)}
         places |= {place for place, cut in cuts.items() if torch.equal(cut, view.permute(2, 0, 1).float())}
     assert len(places) > 12 and torch.equal(moved.decisions["seen.state_B"], batch.decisions["seen.state_B"])
-    assert not torch.equal(shifted(batch, 2).decisions["next.view_B"], batch.decisions["next.view_B"])
-    assert shifted(filled().sequences(3, 4, 0), 1).decisions["seen.view_BT"].shape == (3, 4, 6, 5, 3)
+    assert not torch.equal(random_shift(batch, 2).decisions["next.view_B"], batch.decisions["next.view_B"])
+    assert random_shift(filled().sequences(3, 4, 0), 1).decisions["seen.view_BT"].shape == (3, 4, 6, 5, 3)
 
 
 def without(fields: dict, name: str) -> dict:

@@ -12,10 +12,10 @@ import tiny_vision
 import torch
 from tiny_vision import picture
 
-from saccade.algorithms.sft import Supervised, closing, dictated, gold, gold_rollout, shown
+from saccade.algorithms.sft import SupervisedLoss, eos_id, gold, sft_batch, shown, teacher_forced
 from saccade.core import Problem, Question, seeds
 from saccade.models.adapters import trainable
-from saccade.models.language.model import load
+from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy, inputs_as_prompt
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision
 from saccade.training.feeds import join
@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def policy(folders):
     def made(kind: str = "qwen25", **fields) -> TokenPolicy:
-        language = load(folders[kind])
+        language = load_language_model(folders[kind])
         return TokenPolicy(language, trainable(language.model), **{"max_new_tokens": 24, **fields})
 
     return made
@@ -46,7 +46,7 @@ def policy(folders):
 @pytest.mark.parametrize("kind", tiny_vision.KINDS)
 def test_a_text_is_as_likely_as_in_transformers(kind, policy):
     one = policy(kind)
-    language, rollout = one.language, dictated(one, PROBLEMS, TEXTS)
+    language, rollout = one.language, teacher_forced(one, PROBLEMS, TEXTS)
     with torch.no_grad():
         logp_BT = one.likelihood(rollout).logp_BT
     for row, (problem, text) in enumerate(zip(PROBLEMS, TEXTS)):
@@ -54,7 +54,7 @@ def test_a_text_is_as_likely_as_in_transformers(kind, policy):
             inputs_as_prompt(problem), tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
         answer = torch.tensor(
-            [[*language.tokenizer(text, add_special_tokens=False)["input_ids"], closing(one, problem)]]
+            [[*language.tokenizer(text, add_special_tokens=False)["input_ids"], eos_id(one, problem)]]
         )
         ids = torch.cat([asked["input_ids"], answer], 1)
         marks = {k: torch.nn.functional.pad(v, (0, answer.shape[1])) for k, v in asked.items() if "token_type" in k}
@@ -70,7 +70,7 @@ def test_a_text_is_as_likely_as_in_transformers(kind, policy):
 
 def test_nobody_drew_these_decisions_and_equal_prompts_are_one(policy):
     one = policy()
-    rollout = dictated(one, PROBLEMS, TEXTS)
+    rollout = teacher_forced(one, PROBLEMS, TEXTS)
     assert torch.equal(rollout.logp_BT.isnan(), rollout.mask_BT > 0)
     sights = [own[0] for own in rollout.decisions["sights_B"].values]
     assert sights[0] is sights[3] and sights[0] is not sights[1] and sights[2] is None
@@ -88,7 +88,7 @@ def test_nobody_drew_these_decisions_and_equal_prompts_are_one(policy):
 @pytest.mark.parametrize("average", ["decisions", "rows"])
 def test_any_cut_has_the_gradient_of_the_whole(policy, average):
     one = policy()
-    objective, rollout = Supervised(one, average), dictated(one, PROBLEMS, TEXTS)
+    objective, rollout = SupervisedLoss(one, average), teacher_forced(one, PROBLEMS, TEXTS)
     rows = [rollout.rows(torch.tensor(index)) for index in ([0, 3], [1], [2])]
     cuts = [part.columns(piece) for part in rows for piece in (slice(0, 4), slice(4, 99))]
 
@@ -111,22 +111,22 @@ def test_any_cut_has_the_gradient_of_the_whole(policy, average):
 def test_what_is_learnt_is_written_and_ended(policy):
     one = policy(temperature=0.0)
     problems, texts = PROBLEMS[:3], TEXTS[:3]
-    objective, optimizer = Supervised(one), torch.optim.AdamW(one.trained, lr=5e-3)
+    objective, optimizer = SupervisedLoss(one), torch.optim.AdamW(one.trained, lr=5e-3)
     for _ in range(120):
-        loss = objective(dictated(one, problems, texts)).mean()
+        loss = objective(teacher_forced(one, problems, texts)).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert loss < 0.1
     written = one.rollout(problems, seeds(0, 3))
     assert written.outputs == texts
-    assert torch.equal(written.extras["length_B"], dictated(one, problems, texts).extras["length_B"])
+    assert torch.equal(written.extras["length_B"], teacher_forced(one, problems, texts).extras["length_B"])
 
 
 def test_plain_prompts_end_with_the_tokenizers_own_token():
     language = tiny_language.qwen2()
     one = TokenPolicy(language, trainable(language.model), max_new_tokens=8)
-    rollout = dictated(one, [Problem(0, "two blue")], ["squares"])
+    rollout = teacher_forced(one, [Problem(0, "two blue")], ["squares"])
     last = rollout.decisions["ids_BL"][0, rollout.decisions["position_BT"][0, -1]]
     assert last == language.tokenizer.eos_token_id and one.likelihood(rollout).logp_BT.isfinite().all()
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_dictated_is_refused_in_one_line(policy):
         (["a red circle " * 400, "", "", ""], "exceed the model's 512 positions"),
     ):
         with pytest.raises(ValueError, match=why) as error:
-            dictated(one, PROBLEMS, texts)
+            teacher_forced(one, PROBLEMS, texts)
         assert "\n" not in str(error.value)
 
 
@@ -160,12 +160,12 @@ def test_gold_boxes_are_written_where_the_model_sees_them_and_score_one(policy):
         boxed('[{"bbox_2d":[1,2,3,4],"label":"ring"}]', [first, second], ["ring", "star"]),
         boxed("None", [], []),
     ]
-    rollout = gold_rollout(one, problems, "<answer>{}</answer>")
+    rollout = sft_batch(one, problems, "<answer>{}</answer>")
     assert rollout.outputs[0] == "<answer>[2,3,9,11]</answer>" and rollout.outputs[2] == "<answer>None</answer>"
     for reward in (BoxOverlap(), DetectionPrecision()):
         assert reward(rollout).tolist() == pytest.approx([1, 1, 1])
     assert gold(replace(PROBLEMS[2], answer={"text": "red", "kind": "word"}), ()) == "red"
     with pytest.raises(ValueError, match="problem 2 has no expected answer"):
-        gold_rollout(one, [PROBLEMS[2]])
+        sft_batch(one, [PROBLEMS[2]])
     with pytest.raises(ValueError, match="has no {} where"):
-        gold_rollout(one, problems, "answer")
+        sft_batch(one, problems, "answer")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms import dmd as d
-from saccade.algorithms.dmd import ScoreDistillation, ScoreMatching, fresh, noised_at, samples
+from saccade.algorithms.dmd import ScoreDistillation, ScoreMatching, noised_at, sample_generator, samples
 from saccade.core import Problem, seeds
 from saccade.math.flow import add_noise, cps, flow_kernel, to_data, to_noise
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.policies.unrolling import unmade
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.unrolling import empty_rollout
 from saccade.training.learner import Update, Updates
 from saccade.worlds.shapes.sample_metrics import frechet
 
@@ -108,9 +108,9 @@ def test_frechet_distance_of_gaussians():
 def trio(folder, steps: int = 1, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
     """Generator, score network and diffusion, told apart."""
     model = FlowModel(str(folder), size=16, sampling_steps=steps, text_length=2, **changes)
-    one = build(model, range(steps - 1))
+    one = build_flow_policy(model, range(steps - 1))
     plain = replace(model, sampling_steps=4, kernel="flow_sde")
-    two, three = build(plain, (), beside=one), frozen(plain, one)
+    two, three = build_flow_policy(plain, (), beside=one), frozen(plain, one)
     for k, part in enumerate((one, two)):
         with torch.no_grad():
             for p in part.trained:
@@ -135,7 +135,7 @@ def test_networks_beside_one_another_share_all_but_themselves(sd3_folder, flux_f
     assert len({id(part.backbone.transformer) for part in (one, two, three)}) == 3
     assert not any(p.requires_grad for p in three.backbone.transformer.parameters()) and not three.trained
     with pytest.raises(ValueError, match="a FluxPipeline cannot share the encoders of a StableDiffusion3Pipeline"):
-        build(FlowModel(str(flux_folder), size=16), (), beside=one)
+        build_flow_policy(FlowModel(str(flux_folder), size=16), (), beside=one)
 
 
 @pytest.mark.parametrize("guide", ["in", "none"])
@@ -150,10 +150,10 @@ def test_the_loss_is_the_formula_and_passes_through_both_networks(sd3_folder, gu
     fake, reference = clean(two, 1.0), clean(three, 3.0 if guide == "in" else 1.0)
     y = fake - reference
     by_hand = -(y / ((y**2).mean((1, 2, 3), True) + 0.03**2).sqrt() * (fake - x0)).mean((1, 2, 3)).sum()
-    made = loss(unmade(problems, own))
+    made = loss(empty_rollout(problems, own))
     torch.testing.assert_close(made.total, by_hand)
     whole = gradient_of(made.total, one)
-    cut = gradient_of(replace(loss, through_scores=False)(unmade(problems, own)).total, one)
+    cut = gradient_of(replace(loss, through_scores=False)(empty_rollout(problems, own)).total, one)
     torch.testing.assert_close(whole, gradient_of(by_hand, one), atol=1e-5, rtol=1e-4)
     assert (whole - cut).abs().max() > 0.05 * whole.abs().max(), "the detached loss is another one"
 
@@ -170,7 +170,7 @@ def test_the_integral_kl_pushes_along_the_difference_of_clean_samples(sd3_folder
         reference = to_data(x_t, three.velocity(x_t, t_B, problems, 3.0), t_B)
         pull = (fake - reference) / (x0 - reference).abs().mean((1, 2, 3), True)
     by_hand = (pull * x0).mean((1, 2, 3)).sum()
-    made = gradient_of(loss(unmade(problems, own)).total, one)
+    made = gradient_of(loss(empty_rollout(problems, own)).total, one)
     torch.testing.assert_close(made, gradient_of(by_hand, one), atol=1e-6, rtol=1e-4)
 
 
@@ -185,14 +185,16 @@ def test_guidance_out_adds_its_own_pull(sd3_folder):
         free, said = (three.velocity(x_t, t_B, problems, scale) for scale in (0.0, 1.0))
         pull = -t_B[:, None, None, None] * (free - said)
     added = gradient_of(2.0 * (pull * x0).mean((1, 2, 3)).sum(), one)
-    both = gradient_of(replace(plain, guide="out")(unmade(problems, own)).total, one)
-    torch.testing.assert_close(both, gradient_of(plain(unmade(problems, own)).total, one) + added, atol=1e-5, rtol=1e-3)
+    both = gradient_of(replace(plain, guide="out")(empty_rollout(problems, own)).total, one)
+    torch.testing.assert_close(
+        both, gradient_of(plain(empty_rollout(problems, own)).total, one) + added, atol=1e-5, rtol=1e-3
+    )
 
 
 def test_rows_may_be_cut_and_the_networks_take_no_gradient(sd3_folder):
     one, two, three = trio(sd3_folder)
     loss = ScoreDistillation(one, two, three)
-    rollout = fresh(one)(*asked(), 0)
+    rollout = sample_generator(one)(*asked(), 0)
     assert rollout.outputs is None, "nothing is decoded for the score's sake"
     updates = [
         Update("score", ScoreMatching(two), two.trained, torch.optim.SGD(two.trained, lr=0.0)),
@@ -208,7 +210,7 @@ def test_rows_may_be_cut_and_the_networks_take_no_gradient(sd3_folder):
 def test_the_reward_is_weighed_in_and_must_be_differentiable(sd3_folder):
     one, two, three = trio(sd3_folder)
     bright = lambda rollout: rollout.outputs.flatten(1).mean(1)
-    rollout = unmade(*asked())
+    rollout = empty_rollout(*asked())
     plain = ScoreDistillation(one, two, three)
     both = replace(plain, reward=bright, reward_weight=2.0)
     alone = replace(both, weight=0.0)
@@ -251,7 +253,7 @@ def test_an_exported_generator_draws_the_same_in_plain_diffusers(sd3_folder, tmp
 
     policy = trio(sd3_folder, steps, kernel="renoise")[0]
     own = seeds(9, 2)
-    ours = policy.best(PROBLEMS[:2], own).outputs
+    ours = policy.greedy().rollout(PROBLEMS[:2], own).outputs
     torch.testing.assert_close(policy.rollout(PROBLEMS[:2], own).outputs, ours)
     policy.export(tmp_path / "out")
     pipe = StableDiffusion3Pipeline.from_pretrained(tmp_path / "out", text_encoder_3=None, tokenizer_3=None)
@@ -267,15 +269,15 @@ def test_an_exported_generator_draws_the_same_in_plain_diffusers(sd3_folder, tmp
         call = json.loads((tmp_path / "out" / "sampling.json").read_text())
         theirs = pipe(PROMPTS[:2], latents=policy._noise(own, 0), output_type="pt", **call).images
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
-    again = build(FlowModel(str(tmp_path / "out"), size=16, sampling_steps=steps, text_length=2), ())
-    torch.testing.assert_close(again.best(PROBLEMS[:2], own).outputs, ours, atol=1e-4, rtol=0)
+    again = build_flow_policy(FlowModel(str(tmp_path / "out"), size=16, sampling_steps=steps, text_length=2), ())
+    torch.testing.assert_close(again.greedy().rollout(PROBLEMS[:2], own).outputs, ours, atol=1e-4, rtol=0)
 
 
 def test_a_generator_of_a_few_steps_is_trained_at_each_of_them(sd3_folder):
     policy = trio(sd3_folder, 3, kernel="renoise")[0]
     problems, own = [PROBLEMS[0]] * 6, seeds(2, 6)
     step_B = torch.tensor([0, 1, 2, 2, 1, 0])
-    found = policy.predicted(problems, own, step_B)
+    found = policy.predict_x0_at(problems, own, step_B)
     assert found.requires_grad
     walked = policy.rollout(problems, own)
     torch.testing.assert_close(found[2:4], walked.decisions["x0_B"][2:4], atol=1e-5, rtol=1e-5)

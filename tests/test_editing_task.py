@@ -14,7 +14,7 @@ from saccade.core import NothingJudged, Rollout, seeds
 from saccade.models.loading import MINIATURES
 from saccade.report.page import write
 from saccade.training.run import Run
-from saccade.worlds.edits.task import MONITORS, EditingTask, edited, exhibits
+from saccade.worlds.edits.task import MONITORS, EditingTask, edited, logged_samples
 
 SMALL = EditingTask(held_out_size=14, train_size=20)
 
@@ -74,10 +74,10 @@ def test_photographs_and_files(tmp_path):
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "e.jsonl").write_text(json.dumps({"image": "a.png", "instruction": "Make it red."}))
     task = EditingTask(str(tmp_path / "e.jsonl"))
-    assert task.kept_back() == {} and task.score(idle) == {}
+    assert task.held_out_problems() == {} and task.score(idle) == {}
     with pytest.raises(NothingJudged, match="reward 'overall' judged none"):
         task.judge(idle(list(task.training(0)), None))
-    item = exhibits(idle([task.training(0)[0]], None), torch.ones(1))[0]
+    item = logged_samples(idle([task.training(0)[0]], None), torch.ones(1))[0]
     assert "target" not in item and item["source"].shape == (3, 32, 32)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from saccade.core import EnvironmentFailed, Step, seeds
 from saccade.envs import environment
-from saccade.envs.action_noise import AHEAD, Draws
-from saccade.envs.rollout import Segments, whole
+from saccade.envs.action_noise import AHEAD, ActionNoise
+from saccade.envs.rollout import RolloutCollector, run_episodes
 from saccade.training.checkpoint import read, write
 
 
@@ -96,7 +96,7 @@ def same(one, other) -> bool:
 
 
 def test_a_segment_has_what_was_seen_done_and_told():
-    rollout = Segments(Count(3), Toy(discrete=True), length=7, seed=1)(0)
+    rollout = RolloutCollector(Count(3), Toy(discrete=True), length=7, seed=1)(0)
     extras, seen = rollout.extras, rollout.decisions["seen.state_BT"]
     assert rollout.logp_BT.shape == rollout.mask_BT.shape == rollout.rewards["reward"].shape == (3, 7)
     assert seen.shape == (3, 7, 1) and rollout.decisions["action_BT"].dtype == torch.int64
@@ -115,7 +115,7 @@ def test_a_segment_has_what_was_seen_done_and_told():
 
 
 def test_what_is_bootstrapped_at_an_end_is_the_true_last_observation():
-    rollout = Segments(Count(4), Toy(discrete=True), length=8, seed=3)(0)
+    rollout = RolloutCollector(Count(4), Toy(discrete=True), length=8, seed=3)(0)
     steps_T = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
     seed_BT = rollout.decisions["seen.state_BT"][..., 0] % 100
     assert torch.equal(rollout.extras["next_value_BT"], seed_BT + 100 * steps_T)
@@ -125,8 +125,8 @@ def test_what_is_bootstrapped_at_an_end_is_the_true_last_observation():
 
 
 def test_segments_join_without_a_seam():
-    whole_ = Segments(Count(2, last=5), Toy(discrete=True), length=12, seed=4)(0)
-    cut = Segments(Count(2, last=5), Toy(discrete=True), length=4, seed=4)
+    whole_ = RolloutCollector(Count(2, last=5), Toy(discrete=True), length=12, seed=4)(0)
+    cut = RolloutCollector(Count(2, last=5), Toy(discrete=True), length=4, seed=4)
     parts = [cut(i) for i in range(3)]
     for name, value in {**whole_.decisions, **whole_.extras}.items():
         if name.endswith("_BT"):
@@ -137,7 +137,9 @@ def test_segments_join_without_a_seam():
 def test_an_episode_depends_on_its_seed_alone(name, settings):
     policy, own = Toy(discrete=name != "reach"), list(range(100, 107))
     film = 2 if name == "reach" else 0
-    found = [whole(environment(name, rows, **settings), policy, own, greedy=False, film=film) for rows in (1, 3, 16)]
+    found = [
+        run_episodes(environment(name, rows, **settings), policy, own, greedy=False, film=film) for rows in (1, 3, 16)
+    ]
     assert [e.seed for e in found[0]] == own and len({e.total for e in found[0]}) > 3
     for other in found[1:]:
         assert [(e.seed, e.total, e.length, e.info) for e in other] == [
@@ -149,15 +151,15 @@ def test_an_episode_depends_on_its_seed_alone(name, settings):
 
 
 def test_training_sees_the_episodes_that_judging_sees():
-    feed = Segments(environment("CartPole-v1", 3), Toy(discrete=True), length=64, seed=9)
+    feed = RolloutCollector(environment("CartPole-v1", 3), Toy(discrete=True), length=64, seed=9)
     ended = [e for row in feed(0).outputs for e in row]
-    again = whole(environment("CartPole-v1", 2), Toy(discrete=True), [e.seed for e in ended], greedy=False)
+    again = run_episodes(environment("CartPole-v1", 2), Toy(discrete=True), [e.seed for e in ended], greedy=False)
     assert len(ended) > 3 and [(e.total, e.length) for e in ended] == [(e.total, e.length) for e in again]
 
 
 def test_whole_episodes_of_no_seed_and_of_fewer_seeds_than_rows():
-    assert whole(Count(3), Toy(discrete=True), []) == []
-    few = whole(Count(3), Toy(discrete=True), torch.tensor([8, 7]), film=1)
+    assert run_episodes(Count(3), Toy(discrete=True), []) == []
+    few = run_episodes(Count(3), Toy(discrete=True), torch.tensor([8, 7]), film=1)
     assert [e.seed for e in few] == [8, 7] and [f[0, 0, 0] for f in few[0].frames] == [0, 1, 2, 3]
 
 
@@ -167,7 +169,7 @@ def test_whole_episodes_of_no_seed_and_of_fewer_seeds_than_rows():
 def test_a_run_resumed_from_a_checkpoint_goes_on_bit_for_bit(name, settings, tmp_path):
     def feed():
         world = environment(name, 3, **settings)
-        return Segments(
+        return RolloutCollector(
             world, Toy(discrete=name == "CartPole-v1") if name != "Pendulum-v1" else Narrow(), length=23, seed=2
         )
 
@@ -188,17 +190,19 @@ class Narrow(Toy):
 
 
 def test_a_failed_call_leaves_the_state_of_before():
-    good, bad = (Segments(Count(2, last=4, fails_at=at), Toy(discrete=True), length=5, seed=6) for at in (None, 8))
+    good, bad = (
+        RolloutCollector(Count(2, last=4, fails_at=at), Toy(discrete=True), length=5, seed=6) for at in (None, 8)
+    )
     wanted = [good(i) for i in range(3)]
     assert same(bad(0), wanted[0])
     before = bad.state_dict()
     with pytest.raises(EnvironmentFailed, match="gave up"):
         bad(1)
-    fresh = Segments(Count(2, last=4), Toy(discrete=True), length=5, seed=6)
+    fresh = RolloutCollector(Count(2, last=4), Toy(discrete=True), length=5, seed=6)
     fresh.load_state_dict(bad.state_dict())
     assert fresh.state_dict()["begun"] == before["begun"]
     assert same(fresh(1), wanted[1]) and same(bad(1), wanted[1]) and same(bad(2), wanted[2])
-    never = Segments(Count(2, fails_at=1), Toy(discrete=True), length=5, seed=6)
+    never = RolloutCollector(Count(2, fails_at=1), Toy(discrete=True), length=5, seed=6)
     with pytest.raises(EnvironmentFailed):
         never(0)
     assert never.state_dict() == {"begun": 0, "running": None}
@@ -206,23 +210,23 @@ def test_a_failed_call_leaves_the_state_of_before():
 
 def test_draws_follow_from_seed_and_step_alone():
     own, steps = [5, 2**62 + 1, 0], np.array([0, AHEAD - 1, 5 * AHEAD + 3])
-    together = Draws(own, 4)
+    together = ActionNoise(own, 4)
     found = together.at(steps)
     assert found.shape == (3, 4) and found.dtype == torch.float32
     for row in range(3):
-        alone = Draws([own[row]], 4)
+        alone = ActionNoise([own[row]], 4)
         passed = [alone.at(np.array([step])) for step in range(steps[row] + 1)]
         assert torch.equal(passed[-1][0], found[row])
     together.begin([1], [5])
     assert torch.equal(together.at(np.array([0, 0, 0]))[1], found[0])
-    assert not torch.equal(found[0], Draws([6], 4).at(np.array([0]))[0])
-    space = Draws.of(spaces.Discrete(7), [1, 2]), Draws.of(spaces.Box(-1, 1, (2, 3)), [1, 2])
+    assert not torch.equal(found[0], ActionNoise([6], 4).at(np.array([0]))[0])
+    space = ActionNoise.of(spaces.Discrete(7), [1, 2]), ActionNoise.of(spaces.Box(-1, 1, (2, 3)), [1, 2])
     assert [d.at(np.zeros(2, np.int64)).shape for d in space] == [(2, 1), (2, 6)]
 
 
 def test_draws_are_normal_or_uniform():
     many = lambda **k: torch.cat(
-        [d.at(np.full(200, s)) for d in [Draws(range(200), 2, **k)] for s in range(100)]
+        [d.at(np.full(200, s)) for d in [ActionNoise(range(200), 2, **k)] for s in range(100)]
     ).flatten()
     assert stats.kstest(many().numpy(), "norm").pvalue > 1e-3
     even = many(uniform=True)
@@ -231,4 +235,4 @@ def test_draws_are_normal_or_uniform():
 
 def test_a_segment_has_a_length():
     with pytest.raises(ValueError, match="segments of 0 steps"):
-        Segments(Count(1), Toy(discrete=True), length=0, seed=0)
+        RolloutCollector(Count(1), Toy(discrete=True), length=0, seed=0)

@@ -11,16 +11,16 @@ import torch
 from saccade.algorithms.dpo import DiffusionDPO
 from saccade.core import Problem, Rollout, seeds
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.training.groups import in_groups
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
+from saccade.training.groups import sample_groups
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]
 
 
 def sd3(folder: Path, **changes) -> FlowPolicy:
-    model = dict(model=str(folder), size=16, sampling_steps=4, guidance=3.0, text_length=2)
-    return build(FlowModel(**model | changes), stochastic=(0, 1, 2))
+    model = dict(name=str(folder), size=16, sampling_steps=4, guidance=3.0, text_length=2)
+    return build_flow_policy(FlowModel(**model | changes), stochastic=(0, 1, 2))
 
 
 def exact(policy: FlowPolicy) -> FlowPolicy:
@@ -49,7 +49,9 @@ def test_replay_gap_of_the_fast_path_is_rounding(sd3_folder, changes):
 
 
 def test_replay_of_flux_with_embedded_guidance(flux_folder):
-    policy = build(FlowModel(str(flux_folder), size=16, sampling_steps=4, guidance=3.5, text_length=4), (0, 1))
+    policy = build_flow_policy(
+        FlowModel(str(flux_folder), size=16, sampling_steps=4, guidance=3.5, text_length=4), (0, 1)
+    )
     rollout = policy.rollout(PROBLEMS, seeds(0, 3))
     assert rollout.outputs.shape == (3, 3, 16, 16)
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 2e-5
@@ -81,7 +83,7 @@ def test_samples_are_those_of_the_plain_sd3_pipeline(sd3_folder):
 def test_samples_are_those_of_the_plain_flux_pipeline(flux_folder):
     from diffusers import FluxPipeline
 
-    policy = build(FlowModel(str(flux_folder), size=16, sampling_steps=4, guidance=3.5, text_length=4), ())
+    policy = build_flow_policy(FlowModel(str(flux_folder), size=16, sampling_steps=4, guidance=3.5, text_length=4), ())
     start = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(3))
     ours = _from_noise(policy, PROBLEMS[:2], start)
     pipe = FluxPipeline.from_pretrained(flux_folder)
@@ -121,16 +123,16 @@ def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
         for p in adapted.trained:
             p.add_(0.1)
     with reference:
-        at_reference = adapted.best(PROBLEMS, seeds(0, 3)).outputs
-    torch.testing.assert_close(at_reference, plain.best(PROBLEMS, seeds(0, 3)).outputs, atol=1e-4, rtol=0)
+        at_reference = adapted.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs
+    torch.testing.assert_close(at_reference, plain.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs, atol=1e-4, rtol=0)
     assert torch.equal(adapted.state_dict()["0"], before + 0.1), "the present weights came back unchanged"
 
 
 def test_diffusion_dpo_begins_at_log_two_and_falls_toward_the_winners(sd3_folder):
     policy = sd3(sd3_folder, guidance=1.0)
     reference = Snapshot(policy.trained)
-    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, 3), 2)
-    rollout.advantage_BT = rollout.credit(torch.tensor([1.0, -1, -1, 1, 0, 0]))
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3), 2)
+    rollout.advantage_BT = rollout.broadcast(torch.tensor([1.0, -1, -1, 1, 0, 0]))
     dpo = DiffusionDPO(policy, reference)
     loss = dpo(rollout)
     assert int(loss.count) == 2, "a group that tells nothing apart has no pair"
@@ -151,7 +153,10 @@ def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):
     policy.export(tmp_path / "out")
     again = sd3(tmp_path / "out")
     torch.testing.assert_close(
-        again.best(PROBLEMS, seeds(0, 3)).outputs, policy.best(PROBLEMS, seeds(0, 3)).outputs, atol=1e-4, rtol=0
+        again.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
+        policy.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
+        atol=1e-4,
+        rtol=0,
     )
 
 
@@ -177,14 +182,14 @@ def test_a_prompt_is_encoded_once(sd3_folder):
 def test_bad_models_give_one_line(sd3_folder, tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
     with pytest.raises(ValueError, match="WanPipeline is not supported; supported: StableDiffusion3Pipeline"):
-        build(FlowModel(str(tmp_path)), ())
+        build_flow_policy(FlowModel(str(tmp_path)), ())
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="model_index.json is broken"):
-        build(FlowModel(str(tmp_path)), ())
+        build_flow_policy(FlowModel(str(tmp_path)), ())
     with pytest.raises(ValueError, match="nearest miniature: sd3-shapes|miniatures:"):
-        build(FlowModel("./sd3-shape"), ())
+        build_flow_policy(FlowModel("./sd3-shape"), ())
     with pytest.raises(ValueError, match="stochastic step 9 is not one of the 4 steps"):
-        build(FlowModel(str(sd3_folder), size=16, sampling_steps=4), stochastic=(9,))
+        build_flow_policy(FlowModel(str(sd3_folder), size=16, sampling_steps=4), stochastic=(9,))
 
 
 def _from_noise(policy: FlowPolicy, problems: list[Problem], x: torch.Tensor) -> torch.Tensor:
@@ -219,4 +224,4 @@ def test_sizes_and_steps_that_draw_nothing_are_refused(sd3_folder, changes, why)
 def test_what_has_no_stochastic_step_cannot_be_weighed(sd3_folder):
     policy = sd3(sd3_folder)
     with pytest.raises(ValueError, match="no denoising step of these attempts was stochastic"):
-        policy.likelihood(policy.best(PROBLEMS, seeds(0, 3)))
+        policy.likelihood(policy.greedy().rollout(PROBLEMS, seeds(0, 3)))

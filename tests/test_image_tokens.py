@@ -14,9 +14,9 @@ import torch
 
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Question, seeds
-from saccade.models.language.janus import Painter, load
-from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.training.groups import in_groups
+from saccade.models.language.janus import ImageTokenGenerator, load_image_token_generator
+from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
+from saccade.training.groups import sample_groups
 
 WISHES = ("a red circle", "a green star above a ring", "three small crosses in pink")
 PROBLEMS = [Problem(i, wish) for i, wish in enumerate(WISHES)]
@@ -29,8 +29,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def painter(folder) -> Painter:
-    return load(folder)
+def painter(folder) -> ImageTokenGenerator:
+    return load_image_token_generator(folder)
 
 
 def plain(folder):
@@ -89,7 +89,7 @@ def naive(folder, rollout, policy) -> tuple[torch.Tensor, torch.Tensor]:
     for blot in (False, True):
         rows = []
         for passage, codes in zip(
-            policy.painter.asked([policy.prompt(p) for p in rollout.problems]), policy.codes(rollout)
+            policy.image_generator.asked([policy.prompt(p) for p in rollout.problems]), policy.codes(rollout)
         ):
             ids = torch.tensor(
                 [i if not blot or i in kept else processor.tokenizer.pad_token_id for i in passage.ids_L.tolist()]
@@ -131,7 +131,7 @@ def test_codes_are_drawn_from_the_guided_distribution(painter):
 @pytest.mark.parametrize("under", ["cond", "guided"])
 def test_replay_is_rollout_and_exact_where_it_was_scored_again(painter, under):
     policy = ImageTokenPolicy(painter, [], guidance=2.0, logprob_under=under)
-    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, 3), 4)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3), 4)
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     exact = replace(policy, rescore=True)
     rollout = exact.rollout(PROBLEMS, seeds(0, 3))
@@ -161,8 +161,8 @@ def gradient(policy, rollout, rows: int | None = None, decisions: int | None = N
 
 @pytest.mark.parametrize("under", ["cond", "guided"])
 def test_every_cut_shared_prompts_and_recomputing_give_one_gradient(folder, under):
-    policy = build(ImageTokenModel(str(folder), guidance=2.0, logprob_under=under))
-    rollout = in_groups(policy.rollout, PROBLEMS, seeds(2, 3), 2)
+    policy = build_image_token_policy(ImageTokenModel(str(folder), guidance=2.0, logprob_under=under))
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(2, 3), 2)
     rollout.advantage_BT = torch.randn(6, CODES, generator=torch.Generator().manual_seed(0))
     whole = gradient(policy, rollout)
     assert float(whole.norm()) > 0.1
@@ -172,12 +172,12 @@ def test_every_cut_shared_prompts_and_recomputing_give_one_gradient(folder, unde
         )
     again = gradient(replace(policy, checkpointing=True), rollout)
     torch.testing.assert_close(again, whole, rtol=0, atol=2e-4 * float(whole.abs().max()))
-    assert not any(m.training for m in policy.painter.network.modules())
+    assert not any(m.training for m in policy.image_generator.network.modules())
 
 
 def test_gradients_agree_with_finite_differences(folder):
-    policy = build(ImageTokenModel(str(folder), guidance=1.7, logprob_under="guided"))
-    network = policy.painter.network.double()
+    policy = build_image_token_policy(ImageTokenModel(str(folder), guidance=1.7, logprob_under="guided"))
+    network = policy.image_generator.network.double()
     rollout = policy.rollout(PROBLEMS[:1], seeds(0, 1))
     weight = network.model.generation_head.proj_out.weight
     along = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -194,7 +194,7 @@ def test_gradients_agree_with_finite_differences(folder):
 
 def test_lora_begins_as_the_base_and_is_folded_in_by_an_export_that_plain_transformers_draws_with(folder, tmp_path):
     cfg = ImageTokenModel(str(folder), guidance=3.0, lora_rank=2, temperature=1e-5)
-    policy, base = build(cfg), likeliest(load(folder), guidance=3.0)
+    policy, base = build_image_token_policy(cfg), likeliest(load_image_token_generator(folder), guidance=3.0)
     before = policy.rollout(PROBLEMS, seeds(0, 3))
     assert torch.equal(policy.codes(before), base.codes(base.rollout(PROBLEMS, seeds(0, 3))))
     with torch.no_grad():
@@ -210,10 +210,10 @@ def test_lora_begins_as_the_base_and_is_folded_in_by_an_export_that_plain_transf
 
 
 def test_what_is_trained_is_what_a_picture_goes_through(folder):
-    policy = build(ImageTokenModel(str(folder)))
-    names = {name.split(".")[1] for name, p in policy.painter.network.named_parameters() if p.requires_grad}
+    policy = build_image_token_policy(ImageTokenModel(str(folder)))
+    names = {name.split(".")[1] for name, p in policy.image_generator.network.named_parameters() if p.requires_grad}
     assert names == {"language_model", "generation_embeddings", "generation_aligner", "generation_head"}
-    other = build(ImageTokenModel(str(folder)))
+    other = build_image_token_policy(ImageTokenModel(str(folder)))
     with torch.no_grad():
         policy.trained[0].add_(1.0)
     other.load_state_dict(policy.state_dict())
@@ -221,7 +221,7 @@ def test_what_is_trained_is_what_a_picture_goes_through(folder):
 
 
 def test_lower_precision_is_scored_again_so_ratios_begin_at_one(folder):
-    policy = build(ImageTokenModel(str(folder), precision="bfloat16", lora_rank=2))
+    policy = build_image_token_policy(ImageTokenModel(str(folder), precision="bfloat16", lora_rank=2))
     rollout = policy.rollout(PROBLEMS, seeds(0, 3))
     assert torch.equal(policy.likelihood(rollout).logp_BT, rollout.logp_BT) and rollout.outputs.dtype == torch.float32
 
@@ -235,12 +235,12 @@ def test_pictures_go_through_codes_and_back(painter):
 
 def test_the_same_folder_reads_pictures_and_writes_words(folder):
     from saccade.policies.tokens import TokenModel
-    from saccade.policies.tokens import build as build_words
+    from saccade.policies.tokens import build_token_policy as build_words
 
     policy = build_words(TokenModel(str(folder), max_new_tokens=5))
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     problems = [Problem(0, Question("a red circle", (picture,))), Problem(1, "two blue squares")]
-    rollout = in_groups(policy.rollout, problems, seeds(0, 2), 3)
+    rollout = sample_groups(policy.rollout, problems, seeds(0, 2), 3)
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     assert len(rollout.outputs) == 6 and float(rollout.mask_BT.sum()) > 6
 
@@ -255,5 +255,5 @@ def test_hostile_settings_prompts_and_models_are_refused(folder, painter, lm_fol
     with pytest.raises(ValueError, match="no picture is shown"):
         policy.rollout([Problem(0, "a <image> circle")], seeds(0, 1))
     with pytest.raises(ValueError, match="does not write pictures"):
-        load(lm_folder)
+        load_image_token_generator(lm_folder)
     assert policy.rollout([Problem(0, "")], seeds(0, 1)).outputs.shape == (1, 3, 16, 16)

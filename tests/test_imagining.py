@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.algorithms.dreamer import Dreamer, Memory, Sequences, build
+from saccade.algorithms.dreamer import Dreamer, Memory, Sequences, build_dreamer
 from saccade.core import EnvironmentFailed, generator
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import readings, wander
@@ -69,7 +69,7 @@ def test_adaptation_follows_the_first_stage_and_resumes_bit_for_bit(tmp_path):
 
 
 def test_alone_the_encoder_is_adapted_and_pairs_come_together():
-    policy = build(TASK, SIZES, 1.0, seed=0)
+    policy = build_dreamer(TASK, SIZES, 1.0, seed=0)
     before = {k: v.clone() for k, v in policy.model.state_dict().items()}
     source = Sequences(MEMORY, TASK.make(2), policy, 0)
     source(0)
@@ -84,7 +84,7 @@ def test_alone_the_encoder_is_adapted_and_pairs_come_together():
 
 @pytest.mark.parametrize("align", ["support", "distribution"])
 def test_both_alignments_move_the_encoder_towards_what_the_discriminator_takes_for_source(align):
-    policy = build(TASK, SIZES, 1.0, seed=0)
+    policy = build_dreamer(TASK, SIZES, 1.0, seed=0)
     learner = Adaptation(policy, Adapting(align=align))
     with torch.no_grad():
         before, _ = learner._verdict(torch.zeros(4, policy.model.encoder.width), generator(0))
@@ -112,7 +112,7 @@ def test_the_divergence_of_the_support_is_that_of_its_best_critic():
 
 
 def test_memory_is_fed_on_schedule_and_a_failure_names_the_world():
-    policy = build(TASK, SIZES, 1.0, seed=0)
+    policy = build_dreamer(TASK, SIZES, 1.0, seed=0)
     feed = Sequences(MEMORY, TASK.make(2), policy, 0)
     feed(0)
     assert len(feed.buffer) == 2 * 13
@@ -132,13 +132,13 @@ def test_memory_is_fed_on_schedule_and_a_failure_names_the_world():
 
 
 def test_readings_find_the_facts_of_the_world():
-    policy = build(TASK, SIZES, 1.0, seed=0)
+    policy = build_dreamer(TASK, SIZES, 1.0, seed=0)
     walk = wander(TASK, policy, rows=6)
     assert walk.features_BTF.shape == (6, 8, 9) and walk.facts["position"].shape == (6, 8, 2)
     told = walk._replace(features_BTF=walk.facts["position"].float())
     found = readings(told)
     assert found["R2 position"] > 0.95 and {"R2 goal", "R2 phase", "R2 backdrop"} <= set(found)
-    again = wander(TASK, build(TASK, SIZES, 1.0, seed=1), rows=6)
+    again = wander(TASK, build_dreamer(TASK, SIZES, 1.0, seed=1), rows=6)
     assert torch.equal(again.seen_BT, walk.seen_BT), "a walk does not depend on the policy"
 
 
@@ -151,7 +151,7 @@ def test_readings_find_the_facts_of_the_world():
 )
 def test_a_world_that_no_world_model_sees_is_refused_in_one_line(task, words):
     with pytest.raises(ValueError, match=words):
-        build(task, SIZES, 1.0, seed=0)
+        build_dreamer(task, SIZES, 1.0, seed=0)
 
 
 def test_pairs_of_worlds_that_have_none_are_refused():

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from saccade.core import Problem, Question, Rollout, noise, seeds, spawn
-from saccade.models.diffusion.lru import Kept
+from saccade.models.diffusion.lru import LRUCache
 from saccade.models.loading import source_latents
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in ((16, 16, 3), (16, 16, 3), (20, 33, 3))]
@@ -25,8 +25,8 @@ PROBLEMS = [Problem(i, Question(text, (picture,))) for i, (text, picture) in enu
 
 
 def editor(folder: Path, **changes) -> FlowPolicy:
-    model = dict(model=str(folder), size=16, sampling_steps=4, guidance=3.0, text_length=4)
-    return build(FlowModel(**model | changes), stochastic=(0, 1, 2))
+    model = dict(name=str(folder), size=16, sampling_steps=4, guidance=3.0, text_length=4)
+    return build_flow_policy(FlowModel(**model | changes), stochastic=(0, 1, 2))
 
 
 def with_sources(*pictures: np.ndarray) -> list[Problem]:
@@ -56,7 +56,7 @@ def test_an_exported_editor_edits_the_same_in_plain_diffusers(kontext_folder, tm
             p.add_(0.05)
     own = seeds(3, 3)
     policy.export(tmp_path / "out")
-    ours = policy.best(PROBLEMS, own).outputs
+    ours = policy.greedy().rollout(PROBLEMS, own).outputs
     torch.testing.assert_close(ours, plain_pictures(tmp_path / "out", policy, own), atol=2e-3, rtol=0)
 
 
@@ -68,7 +68,7 @@ def test_an_editor_with_embedded_guidance_edits_as_plain_diffusers(flux_folder, 
     policy.export(tmp_path / "out")
     own = seeds(4, 3)
     torch.testing.assert_close(
-        policy.best(PROBLEMS, own).outputs, plain_pictures(tmp_path / "out", policy, own), atol=2e-3, rtol=0
+        policy.greedy().rollout(PROBLEMS, own).outputs, plain_pictures(tmp_path / "out", policy, own), atol=2e-3, rtol=0
     )
 
 
@@ -122,7 +122,10 @@ def test_without_a_picture_it_draws_and_shares_what_was_read(kontext_folder):
     words = [Problem(i, text) for i, text in enumerate(WORDS)]
     own = seeds(2, 3)
     torch.testing.assert_close(
-        drawer.best(PROBLEMS, own).outputs, replace(policy, guidance=1.0).best(words, own).outputs, atol=1e-4, rtol=0
+        drawer.greedy().rollout(PROBLEMS, own).outputs,
+        replace(policy, guidance=1.0).greedy().rollout(words, own).outputs,
+        atol=1e-4,
+        rtol=0,
     )
     assert drawer.said is policy.said
 
@@ -133,7 +136,7 @@ def test_a_picture_is_encoded_once_as_the_mode_and_at_the_policys_size(kontext_f
     vae.encode = lambda pixels: calls.append(len(pixels)) or encode(pixels)
     policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 3)))
     twin = [Problem(0, Question("a blue ring", (PICTURES[0].copy(),)))]
-    policy.best(twin, seeds(0, 1))
+    policy.greedy().rollout(twin, seeds(0, 1))
     assert sum(calls) == 3, "equal pictures are one"
     source = policy.said([p.inputs for p in PROBLEMS], 16).source
     pixels = np.stack([np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.LANCZOS)) for p in PICTURES])
@@ -145,20 +148,20 @@ def test_a_picture_is_encoded_once_as_the_mode_and_at_the_policys_size(kontext_f
 def test_what_cannot_be_edited_is_refused(kontext_folder, sd3_folder):
     policy = editor(kontext_folder)
     with pytest.raises(ValueError, match="0 and 1 pictures in one batch"):
-        policy.best([PROBLEMS[0], Problem(1, "a red ring")], seeds(0, 2))
+        policy.greedy().rollout([PROBLEMS[0], Problem(1, "a red ring")], seeds(0, 2))
     with pytest.raises(ValueError, match="2 pictures in one batch"):
-        policy.best([Problem(0, Question("both", (PICTURES[0], PICTURES[1])))], seeds(0, 1))
+        policy.greedy().rollout([Problem(0, Question("both", (PICTURES[0], PICTURES[1])))], seeds(0, 1))
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[16, 16, 3\]"):
-        policy.best(with_sources(PICTURES[0] / 255), seeds(0, 1))
-    blind = build(FlowModel(str(sd3_folder), size=16, sampling_steps=4, text_length=2), ())
+        policy.greedy().rollout(with_sources(PICTURES[0] / 255), seeds(0, 1))
+    blind = build_flow_policy(FlowModel(str(sd3_folder), size=16, sampling_steps=4, text_length=2), ())
     with pytest.raises(ValueError, match="a StableDiffusion3Pipeline draws from words alone"):
-        blind.best(PROBLEMS, seeds(0, 3))
+        blind.greedy().rollout(PROBLEMS, seeds(0, 3))
     with pytest.raises(ValueError, match="draws from words alone"):
         source_latents(blind.backbone.pipe, PICTURES, 16)
 
 
 def test_what_was_made_first_is_forgotten_first():
-    kept, made = Kept(capacity=3 * 8), []
+    kept, made = LRUCache(capacity=3 * 8), []
     row = lambda keys: [torch.tensor([made.append(k) or float(k) for k in keys]).double()]
     assert kept([1, 2, 1], row)[0].tolist() == [1, 2, 1] and made == [1, 2]
     kept([2, 3, 4], row)

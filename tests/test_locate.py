@@ -8,7 +8,7 @@ import pytest
 import tiny_language
 
 from saccade.models import loading as places
-from saccade.models.language.model import load
+from saccade.models.language.model import load_language_model
 from saccade.models.loading import locate, miniatures
 
 
@@ -58,7 +58,7 @@ def test_a_file_is_refused(folder):
 
 
 def test_load_reads_a_folder(folder):
-    language = load(folder)
+    language = load_language_model(folder)
     assert type(language.model).__name__ == "Qwen2ForCausalLM"
     assert not any(p.requires_grad for p in language.model.parameters())
 
@@ -70,17 +70,17 @@ def edit(folder, **change) -> None:
 
 def test_broken_folders_say_what_is_wrong(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "config.json" in one_line(load, tmp_path / "empty")
+    assert "config.json" in one_line(load_language_model, tmp_path / "empty")
     edit(folder, architectures=["Qwen2ForTokenClassification"])
-    assert "Qwen2ForTokenClassification" in one_line(load, folder)
+    assert "Qwen2ForTokenClassification" in one_line(load_language_model, folder)
     edit(folder, model_type="qwen22")
-    assert "nearest: qwen2" in one_line(load, folder)
+    assert "nearest: qwen2" in one_line(load_language_model, folder)
     edit(folder, model_type="qwen2", architectures=None, hidden_size=48)
-    assert str(folder) in one_line(load, folder)
+    assert str(folder) in one_line(load_language_model, folder)
     (folder / "config.json").write_text("[1, 2]")
-    assert "broken" in one_line(load, folder)
+    assert "broken" in one_line(load_language_model, folder)
     (folder / "config.json").write_text('{"model_type": ')
-    assert "broken" in one_line(load, folder)
+    assert "broken" in one_line(load_language_model, folder)
 
 
 def test_missing_weights_are_never_made_up(folder):
@@ -89,18 +89,18 @@ def test_missing_weights_are_never_made_up(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert "lacks the weight model.layers.1.mlp.up_proj.weight" in one_line(load, folder)
+    assert "lacks the weight model.layers.1.mlp.up_proj.weight" in one_line(load_language_model, folder)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "could not be loaded" in one_line(load, folder)
+    assert "could not be loaded" in one_line(load_language_model, folder)
     (folder / "model.safetensors").unlink()
-    assert "could not be loaded" in one_line(load, folder)
+    assert "could not be loaded" in one_line(load_language_model, folder)
 
 
 def test_a_folder_without_tokenizer_is_refused(folder):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    assert str(folder) in one_line(load, folder)
+    assert str(folder) in one_line(load_language_model, folder)
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch):
@@ -110,5 +110,5 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
         raise OSError("no route to host\nsecond line")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
-    text = one_line(load, "somebody/does-not-exist-anywhere")
+    text = one_line(load_language_model, "somebody/does-not-exist-anywhere")
     assert "somebody/does-not-exist-anywhere" in text and "no route to host" in text

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(not (FOLDER / "config.json").is_file(), reason="
 
 @pytest.fixture(scope="module")
 def language():
-    from saccade.models.language.model import load
+    from saccade.models.language.model import load_language_model
 
-    return load(FOLDER)
+    return load_language_model(FOLDER)
 
 
 def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:

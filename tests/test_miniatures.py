@@ -49,14 +49,14 @@ def test_a_third_party_loads_the_rewriter_with_plain_transformers():
 def test_the_base_has_room_above_it_and_ground_below():
     """Under guidance 0.4 to 0.7 of the judge's points, more with descriptive wordings than with terse ones."""
     from saccade.core import seeds
-    from saccade.policies.flow import FlowModel, build
+    from saccade.policies.flow import FlowModel, build_flow_policy
     from saccade.worlds.shapes.task import DrawingTask
 
-    policy, scores = build(FlowModel(guidance=2.0), ()), {}
+    policy, scores = build_flow_policy(FlowModel(guidance=2.0), ()), {}
     for wordings in ("terse", "descriptive"):
         task = DrawingTask(wordings=wordings, held_out_size=96)
-        problems = task.kept_back()["train wording"]
-        scores[wordings] = float(task.judge(policy.best(problems, seeds(0, len(problems)))).mean())
+        problems = task.held_out_problems()["train wording"]
+        scores[wordings] = float(task.judge(policy.greedy().rollout(problems, seeds(0, len(problems)))).mean())
     assert 0.4 <= sum(scores.values()) / 2 <= 0.7, scores
     assert scores["descriptive"] > scores["terse"] + 0.03, scores
 
@@ -82,16 +82,18 @@ def test_a_third_party_edits_with_plain_diffusers():
 def test_the_painter_by_codes_draws_what_is_asked_for():
     from transformers import JanusForConditionalGeneration
 
-    from saccade.builders.janus_shapes.build import drawing_scores, load
+    from saccade.builders.janus_shapes.build import drawing_scores
+    from saccade.models.language.janus import load_image_token_generator
 
     folder = MINIATURES / "janus-shapes"
     assert sum(p.numel() for p in JanusForConditionalGeneration.from_pretrained(folder).parameters()) < 3_000_000
-    scores = drawing_scores(load(folder), guidances=(3.0,), count=96)
+    scores = drawing_scores(load_image_token_generator(folder), guidances=(3.0,), count=96)
     assert 0.35 < scores["guidance 3, train wording"] < 0.6, scores
 
 
 def test_the_painter_is_built_in_its_stages(tmp_path):
     from saccade.builders.janus_shapes import build
+    from saccade.models.language.janus import load_image_token_generator
 
     cfg = build.Settings(
         scenes=48, codes=24, vq_steps=2, vq_batch=4, width=32, layers=1, heads=2, sight_width=32, steps=20, batch=4,
@@ -102,7 +104,7 @@ def test_the_painter_is_built_in_its_stages(tmp_path):
     assert parts[2:] == ["codes of captions"] * 10 + ["codes of captions", "answers"] * 5
     assert 0 < facts["loss per code"] < 10 and "pixel loss of the codes" in facts
     again = build.build(replace(cfg, codebook=str(tmp_path)), tmp_path / "again", lambda *told: None)
-    assert again["codes"] == "those of an earlier build" and build.load(tmp_path / "again").codes == 64
+    assert again["codes"] == "those of an earlier build" and load_image_token_generator(tmp_path / "again").codes == 64
     meanings = shapes.meanings_of(40, np.random.default_rng(0), cfg.tags)
     course, rng = build.Course(cfg, meanings), np.random.default_rng(0)
     for step, kinds in ((0, {"single_object", "colors"}), (8, set(cfg.tags))):
@@ -126,7 +128,7 @@ def test_the_editor_is_built_and_kept_small(tmp_path):
     assert parts[:3] == ["drawing"] * 3 and set(parts) == {"drawing", "editing"} and facts["velocity loss of edits"] > 0
     weights = load_file(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float16} and (tmp_path / "sampling.json").is_file()
-    assert kontext_shapes.opened(tmp_path).best(edits_of(2), seeds(0, 2)).outputs.shape == (2, 3, 32, 32)
+    assert kontext_shapes.opened(tmp_path).greedy().rollout(edits_of(2), seeds(0, 2)).outputs.shape == (2, 3, 32, 32)
 
 
 def edits_of(count: int) -> list:

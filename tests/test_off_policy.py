@@ -16,8 +16,8 @@ from gymnasium import spaces
 from torch.nn.functional import layer_norm, linear, relu
 
 from saccade import catalog
-from saccade.algorithms.fast.off_policy import OffPolicyByHand, fits_by_hand
-from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.fast.off_policy import AnalyticOffPolicyLearner, has_analytic_gradient
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.off_policy import (
     REDQ,
     RLPD,
@@ -32,7 +32,7 @@ from saccade.algorithms.off_policy import (
     noise,
 )
 from saccade.core import Step, generator
-from saccade.envs.collector import Experience
+from saccade.envs.collector import Collector
 from saccade.math.gaussians import Gaussian, log_squashed
 from saccade.models.control.critics import Critics, Ensemble, Target
 from saccade.models.control.networks import MLP, Encoder
@@ -81,9 +81,9 @@ class Drift:
         self.place_B2, self.time_B = state["place"].numpy().copy(), state["time"].numpy().copy()
 
 
-def memory(count: int = 3, steps: int = 40, policy=None) -> tuple[Experience, Buffer]:
+def memory(count: int = 3, steps: int = 40, policy=None) -> tuple[Collector, Buffer]:
     buffer = Buffer(200, seed=1)
-    experience = Experience(Drift(count), policy, buffer, seed=5, warm_up=steps)
+    experience = Collector(Drift(count), policy, buffer, seed=5, warm_up=steps)
     for _ in range(steps):
         experience()
     return experience, buffer
@@ -91,7 +91,7 @@ def memory(count: int = 3, steps: int = 40, policy=None) -> tuple[Experience, Bu
 
 def test_random_actions_are_held_for_as_long_as_asked():
     buffer = Buffer(200, seed=1)
-    experience = Experience(Drift(3), None, buffer, seed=5, warm_up=40, hold=3)
+    experience = Collector(Drift(3), None, buffer, seed=5, warm_up=40, hold=3)
     for _ in range(40):
         experience()
     column = lambda name: buffer.columns[name][: len(buffer)]
@@ -101,12 +101,12 @@ def test_random_actions_are_held_for_as_long_as_asked():
         assert all(len(np.unique(taken[held == k], axis=0)) == 1 for k in range(held[-1] + 1))
         assert len(np.unique(taken, axis=0)) == held[-1] + 1
     with pytest.raises(ValueError, match="held for 0 steps"):
-        Experience(Drift(3), None, buffer, seed=5, hold=0)
+        Collector(Drift(3), None, buffer, seed=5, hold=0)
 
 
 def networks(how, stochastic: bool = True, dtype=torch.float64, hidden=(16, 16)):
     made = agent(Replaying(how, hidden=hidden), Drift(1), 0, stochastic)
-    temperature = Multiplier(0.3)
+    temperature = LagrangeMultiplier(0.3)
     for net in (made.critics, made.target.net, made.actor.trunk, temperature):
         net.to(dtype)
     with torch.no_grad():
@@ -210,13 +210,13 @@ def test_each_update_moves_its_own_weights_alone(how, stochastic):
 def test_the_gradient_by_hand_takes_the_steps_of_autograd(how):
     actor, critics, target, temperature = networks(how, dtype=torch.float32)
     twin = copy.deepcopy((actor, critics, target, temperature))
-    fast = OffPolicyByHand(actor, critics, target, how, temperature, 1e-2)
+    fast = AnalyticOffPolicyLearner(actor, critics, target, how, temperature, 1e-2)
     other, others, slow, dual = twin
     own = [*other.trunk.parameters(), dual.log]
     slowly = Updates(
         [
             Update("critic", CriticLoss(other, others, slow.net, how, dual), list(others.parameters()),
-                   torch.optim.Adam(others.parameters(), 1e-2), max_norm=math.inf, after=lambda taken: slow.follow()),
+                   torch.optim.Adam(others.parameters(), 1e-2), max_norm=math.inf, after=lambda taken: slow.soft_update()),
             Update("actor", ActorLoss(other, others, how, dual), own, torch.optim.Adam(own, 1e-2), every=how.actor_every, max_norm=math.inf),
         ]
     )  # fmt: skip
@@ -247,7 +247,7 @@ def test_products_in_bfloat16_take_nearly_the_same_steps_by_hand_and_by_autograd
 def test_what_is_not_written_out_is_not_taken_for_it():
     for how, stochastic in ((RLPD, True), (TD3, False), (replace(SAC, actor_value="first"), True)):
         made = agent(Replaying(how, hidden=(8, 8)), Drift(1), 0, stochastic)
-        assert not fits_by_hand(made.actor, made.critics, how)
+        assert not has_analytic_gradient(made.actor, made.critics, how)
     made = agent(Replaying(SAC, hidden=(8, 8)), Drift(1), 0)
     batch = memory()[1].sample(8, 0)
     batch.rewards["reward"][0] = math.nan
@@ -265,20 +265,20 @@ def test_an_ensemble_is_its_members_and_a_target_follows():
     with torch.no_grad():
         for p in ensemble.parameters():
             p.add_(1.0)
-    target.follow()
+    target.soft_update()
     assert all(torch.allclose(p, old + 0.25) and not p.requires_grad for p, old in zip(target.net.parameters(), before))
 
 
 def test_a_multiplier_grows_in_excess_and_shrinks_where_there_is_room():
     for ascent in ("log", "value"):
-        dual = Multiplier(2.0, ascent)
+        dual = LagrangeMultiplier(2.0, ascent)
         for excess, sign in ((0.5, 1), (-0.5, -1)):
             dual.log.grad = None
             measured = torch.tensor([excess, excess], requires_grad=True)
             dual.loss(measured).sum().backward()
             assert -dual.log.grad * sign == pytest.approx(1.0 if ascent == "log" else 2.0) and measured.grad is None
     with pytest.raises(ValueError, match="above 0"):
-        Multiplier(0.0)
+        LagrangeMultiplier(0.0)
 
 
 def test_densities_of_squashed_actions_integrate_to_one_and_stay_finite():
@@ -299,7 +299,7 @@ def test_experience_goes_on_where_it_was_and_fills_memory_with_what_happened():
     made = agent(Replaying(SAC, hidden=(8, 8)), Drift(1), 0)
     whole, buffer = memory(policy=made.actor)
     fresh = Buffer(200, seed=1)
-    again = Experience(Drift(3), made.actor, fresh, seed=5, warm_up=40)
+    again = Collector(Drift(3), made.actor, fresh, seed=5, warm_up=40)
     again.load_state_dict(copy.deepcopy(whole.state_dict()))
     fresh.load_state_dict(copy.deepcopy(buffer.state_dict()))
     finished = [[e.total for e in run()] for run in (whole, again) for _ in range(12)]
@@ -363,7 +363,7 @@ def test_what_cannot_be_learned_is_said():
     with pytest.raises(ValueError, match="off-policy learning needs a vector with bounds"):
         agent(Replaying(), world, 0)
     with pytest.raises(ValueError, match="off-policy learning needs a Box"):
-        Experience(world, None, Buffer(5), 0)
+        Collector(world, None, Buffer(5), 0)
     assert isinstance(Critics(Encoder(FACES), 3, 2), torch.nn.Module)
 
 

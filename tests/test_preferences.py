@@ -9,12 +9,12 @@ import pytest
 import torch
 from toy import PROBLEMS, Toy, height
 
-from saccade.algorithms.dpo import Preference, dpo, extremes, ipo, pairs
-from saccade.algorithms.grpo import remember_reference
+from saccade.algorithms.dpo import PreferenceLoss, best_worst_pairs, dpo, ipo, make_pairs
+from saccade.algorithms.grpo import add_reference_logprobs
 from saccade.core import Problem, seeds
 from saccade.models.snapshot import Snapshot
-from saccade.training.feeds import Rounds, Stored, join, kept
-from saccade.training.groups import in_groups
+from saccade.training.feeds import DatasetFeed, RegeneratedFeed, cached_rollout, join
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 
@@ -49,15 +49,15 @@ def test_extremes_leave_out_ties_small_gaps_and_rows_without_a_verdict():
     nan = float("nan")
     score = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, nan, 0.5, nan, 7.0, 7.2])
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3, 3])
-    assert [x.tolist() for x in extremes(score, group)] == [[1, 9], [0, 8]]
-    assert [x.tolist() for x in extremes(score, group, 0.5)] == [[1], [0]]
-    assert [len(x) for x in extremes(score[:0], group[:0])] == [0, 0]
+    assert [x.tolist() for x in best_worst_pairs(score, group)] == [[1, 9], [0, 8]]
+    assert [x.tolist() for x in best_worst_pairs(score, group, 0.5)] == [[1], [0]]
+    assert [len(x) for x in best_worst_pairs(score[:0], group[:0])] == [0, 0]
 
 
 def made(policy: Toy, group: int = 4, least: float = 0.0):
-    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS)), group)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS)), group)
     rollout.rewards["total"] = height(rollout)
-    found = pairs(rollout, rollout.rewards["total"], least)
+    found = make_pairs(rollout, rollout.rewards["total"], least)
     found.extras["reference_logp_BT"] = found.logp_BT
     return found
 
@@ -73,7 +73,7 @@ def test_the_objective_is_the_formula_and_its_gradient_that_of_likelihood_differ
     policy = Toy.new()
     found = made(policy)
     policy.mean.data += torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
-    loss = Preference(policy, beta=0.5)(found)
+    loss = PreferenceLoss(policy, beta=0.5)(found)
     change = (policy.likelihood(found).logp_BT - found.logp_BT).sum(1)
     margin = (change[0::2] - change[1::2]).detach()
     torch.testing.assert_close(loss.mean(), -torch.nn.functional.logsigmoid(0.5 * margin).mean())
@@ -88,7 +88,7 @@ def test_the_mean_is_the_sum_with_a_smaller_beta():
     policy = Toy.new()
     found = made(policy)
     policy.mean.data += 0.4
-    alike = [Preference(policy, 0.6, average="mean")(found).total, Preference(policy, 0.2)(found).total]
+    alike = [PreferenceLoss(policy, 0.6, average="mean")(found).total, PreferenceLoss(policy, 0.2)(found).total]
     torch.testing.assert_close(*alike)
 
 
@@ -98,14 +98,14 @@ def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
         policy = Toy.new()
         found = made(policy)
         update = Update(
-            "pairs", Preference(policy, 0.5), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1)
+            "pairs", PreferenceLoss(policy, 0.5), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1)
         )
         Updates([update], micro_rows=rows).update(found)
         weights.append(policy.mean.detach().clone())
     torch.testing.assert_close(weights[0], weights[1])
     torch.testing.assert_close(weights[0], weights[2])
     assert not torch.equal(weights[0], Toy.new().mean)
-    loss = Preference(policy, 0.5)
+    loss = PreferenceLoss(policy, 0.5)
     for wrong in (found.rows(torch.tensor([0])), found.rows(torch.tensor([1, 2]))):
         with pytest.raises(ValueError, match="pairs were cut apart"):
             loss(wrong)
@@ -117,11 +117,11 @@ def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
 def test_masked_decisions_may_hold_anything():
     policy = Toy.new()
     found = made(policy)
-    plain = Preference(policy, 0.5)(found)
+    plain = PreferenceLoss(policy, 0.5)(found)
     wide = join([found, made(Toy.new(5))]).rows(torch.arange(len(found)))
     wide.decisions["place_BT"] = wide.decisions["place_BT"].clamp(max=2)
     wide.extras["reference_logp_BT"][:, 3:] = float("nan")
-    torch.testing.assert_close(Preference(policy, 0.5)(wide).total, plain.total)
+    torch.testing.assert_close(PreferenceLoss(policy, 0.5)(wide).total, plain.total)
 
 
 def test_a_reference_may_be_a_snapshot_or_what_was_stored():
@@ -129,19 +129,19 @@ def test_a_reference_may_be_a_snapshot_or_what_was_stored():
     reference, found = Snapshot(policy.parameters()), made(policy)
     stored = found.extras.pop("reference_logp_BT")
     policy.mean.data += 1.0
-    remember_reference(policy, reference, found, rows=4)
+    add_reference_logprobs(policy, reference, found, rows=4)
     torch.testing.assert_close(found.extras["reference_logp_BT"], stored)
 
 
 def test_unknown_kinds_are_refused():
     for wrong in (dict(loss="kto"), dict(average="row"), dict(wrong=0.5), dict(loss="ipo", wrong=0.1)):
         with pytest.raises(ValueError):
-            Preference(Toy.new(), **wrong)
+            PreferenceLoss(Toy.new(), **wrong)
 
 
 def test_a_stored_set_keeps_pairs_together_and_shows_each_once_a_pass():
     data = made(Toy.new())
-    feed = Stored(data, 4, seed=3, together=2)
+    feed = DatasetFeed(data, 4, seed=3, pair_size=2)
     batches = [feed(step) for step in range(3)]
     assert all(torch.equal(b.group_B[0::2], b.group_B[1::2]) for b in batches)
     assert sorted(torch.cat([b.group_B for b in batches]).tolist()) == sorted(data.group_B.tolist())
@@ -149,7 +149,7 @@ def test_a_stored_set_keeps_pairs_together_and_shows_each_once_a_pass():
         torch.cat([feed(s).group_B for s in range(3, 6)]), torch.cat([b.group_B for b in batches])
     )
     with pytest.raises(ValueError, match="whole units of 2"):
-        Stored(data, 3, seed=0, together=2)
+        DatasetFeed(data, 3, seed=0, pair_size=2)
 
 
 def test_rounds_are_made_when_they_begin_and_the_same_after_a_resume():
@@ -160,16 +160,16 @@ def test_rounds_are_made_when_they_begin_and_the_same_after_a_resume():
         data = made(Toy.new())
         return replace(data, problems=[Problem(100 * round + p.id, "") for p in data.problems])
 
-    feed = Rounds(make, steps=3, rows=4, seed=1, together=2)
+    feed = RegeneratedFeed(make, steps=3, rows=4, seed=1, pair_size=2)
     seen = [[p.id for p in feed(step).problems] for step in range(6)]
     assert asked == [0, 1] and all(i >= 100 for ids in seen[3:] for i in ids)
-    assert [p.id for p in Rounds(make, 3, 4, 1, 2)(4).problems] == seen[4]
+    assert [p.id for p in RegeneratedFeed(make, 3, 4, 1, 2)(4).problems] == seen[4]
 
 
 def test_pairs_are_kept_on_disk_as_they_are(tmp_path):
     data, asked = made(Toy.new()), []
-    first = kept(tmp_path / "pairs", 0, lambda: asked.append(1) or data)
-    again = kept(tmp_path / "pairs", 0, lambda: asked.append(2) or data)
+    first = cached_rollout(tmp_path / "pairs", 0, lambda: asked.append(1) or data)
+    again = cached_rollout(tmp_path / "pairs", 0, lambda: asked.append(2) or data)
     assert asked == [1]
     for one in (first, again):
         assert one.problems == data.problems and torch.equal(one.rewards["total"], data.rewards["total"])
@@ -178,7 +178,7 @@ def test_pairs_are_kept_on_disk_as_they_are(tmp_path):
 
 
 def test_a_round_with_fewer_pairs_than_a_batch_is_handed_out_whole():
-    feed = Rounds(lambda round: made(Toy.new()), steps=2, rows=100, seed=0, together=2)
+    feed = RegeneratedFeed(lambda round: made(Toy.new()), steps=2, rows=100, seed=0, pair_size=2)
     assert sorted(feed(0).group_B.tolist()) == sorted(made(Toy.new()).group_B.tolist())
 
 
@@ -192,13 +192,13 @@ def test_words_can_be_preferred_as_well():
 
     language = tiny_language.qwen2()
     policy = TokenPolicy(language, [p.requires_grad_(True) for p in language.model.parameters()], max_new_tokens=6)
-    rollout = in_groups(
+    rollout = sample_groups(
         policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3), 4
     )
     rollout.rewards["total"] = torch.tensor([float(len(text)) for text in rollout.outputs])
-    found = pairs(rollout, rollout.rewards["total"])
+    found = make_pairs(rollout, rollout.rewards["total"])
     found.extras["reference_logp_BT"] = found.logp_BT
-    loss = Preference(policy, beta=0.1)
+    loss = PreferenceLoss(policy, beta=0.1)
     update = Update("pairs", loss, policy.trained, torch.optim.SGD(policy.trained, lr=1e-2))
     first = Updates([update], micro_rows=2).update(found)["loss/pairs"]
     with torch.no_grad():

@@ -12,9 +12,9 @@ import torch
 
 from saccade import catalog
 from saccade.core import seeds
-from saccade.envs.rollout import Segments
+from saccade.envs.rollout import RolloutCollector
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Sizes, fresh
-from saccade.recipes.driving_navigation.blip_fuseppo.mirror import mirrored
+from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import mirror_rollout
 from saccade.recipes.driving_navigation.blip_fuseppo.task import accuracy, mirror_ids
 from saccade.training import checkpoint
 from saccade.training.run import Run
@@ -57,9 +57,9 @@ def test_a_mirrored_decision_is_valued_as_the_policy_values_it_and_the_mirror_of
     words = recipe.captioner(cfg)
     policy, world = recipe.driver(cfg, words), cfg.task.make(2, words, 0)
     flips = cfg.task.flips(words)
-    rollout = Segments(world, policy, 40, 0)(0)
-    seen = mirrored(rollout, policy, flips)
-    again = mirrored(seen, policy, flips)
+    rollout = RolloutCollector(world, policy, 40, 0)(0)
+    seen = mirror_rollout(rollout, policy, flips)
+    again = mirror_rollout(seen, policy, flips)
     assert all(torch.equal(again.decisions[k], v) for k, v in rollout.decisions.items())
     assert torch.allclose(again.logp_BT, rollout.logp_BT, atol=1e-5) and torch.allclose(
         again.extras["value_BT"], rollout.extras["value_BT"], atol=1e-5
@@ -75,7 +75,7 @@ def test_a_mirrored_decision_is_valued_as_the_policy_values_it_and_the_mirror_of
         seen.extras["next_value_BT"][:, -1], rollout.extras["next_value_BT"][:, -1]
     )
     with pytest.raises(ValueError, match="no 'seen.smell_BT' to mirror"):
-        mirrored(rollout, policy, {"seen.smell_BT": torch.neg})
+        mirror_rollout(rollout, policy, {"seen.smell_BT": torch.neg})
 
 
 def test_left_and_right_are_exchanged_in_token_ids_and_nothing_else():

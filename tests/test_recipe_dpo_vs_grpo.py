@@ -14,8 +14,8 @@ import torch
 from saccade import catalog
 from saccade.core import Problem, Rollout, seeds
 from saccade.policies.image_tokens import ImageTokenModel
-from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, lessons, words
-from saccade.recipes.image_generation.dpo_vs_grpo.towers import Likeness, Towers, teach
+from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, batches, words
+from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import DualEncoder, DualEncoderReward, fit
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run, RunFailed
 
@@ -119,7 +119,7 @@ def test_real_presets_take_a_step(folder, bright, tmp_path, preset):
         str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), str(tmp_path / "other.jsonl"), verdict=bright
     )
     cfg = replace(
-        real, model=replace(real.model, model=str(folder)), task=task, judged_by=bright,
+        real, model=replace(real.model, name=str(folder)), task=task, judged_by=bright,
         steps=1, evaluate_every=1, prompts_per_step=2, group=4,
     )  # fmt: skip
     assert set(ran(cfg, tmp_path / "run")["after"]) == {"in domain", "out of domain"}
@@ -128,18 +128,21 @@ def test_real_presets_take_a_step(folder, bright, tmp_path, preset):
 def test_towers_learn_which_caption_belongs_to_which_picture_and_run_as_a_reward(folder, bright, tmp_path):
     torch.manual_seed(0)
     for both in (True, False):
-        assert teach(Towers(32, words(), 32), lessons(both, 32, 32, 16, 0, lambda x: x), 40) > 0.3, both
-    towers = Towers(32, words(), 32)
+        assert fit(DualEncoder(32, words(), 32), batches(both, 32, 32, 16, 0, lambda x: x), 40) > 0.3, both
+    towers = DualEncoder(32, words(), 32)
     problems = [Problem(0, "a red circle"), Problem(1, "unheard of"), Problem(2, "")]
     rollout = Rollout(problems, {}, torch.rand(3, 3, 32, 32), torch.zeros(3, 1), torch.ones(3, 1), torch.arange(3))
-    assert Likeness(towers, rows=2)(rollout).abs().max() <= 1 and not Likeness(towers)(rollout).requires_grad
+    assert (
+        DualEncoderReward(towers, rows=2)(rollout).abs().max() <= 1
+        and not DualEncoderReward(towers)(rollout).requires_grad
+    )
     cfg = small(folder, bright, judged_by="towers_in_domain", tower_steps=2, steps=1)
     assert ran(cfg, tmp_path / "run")["after"]
 
 
 def test_the_two_domains_share_no_prompt_and_no_combination():
     task = DomainsTask(train_size=400, held_out_size=200)
-    sets = {"training": task.training(0), **task.kept_back()}
+    sets = {"training": task.training(0), **task.held_out_problems()}
     meanings = {
         name: {repr({k: v for k, v in p.answer.items() if k != "wording"}) for p in ps} for name, ps in sets.items()
     }

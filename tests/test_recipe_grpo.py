@@ -11,7 +11,7 @@ import torch
 
 from saccade import catalog
 from saccade.core import seeds
-from saccade.math.advantages import shuffled
+from saccade.math.advantages import shuffle_rewards
 from saccade.policies.tokens import TokenModel
 from saccade.training import checkpoint
 from saccade.training.run import Run
@@ -71,14 +71,14 @@ def test_each_of_the_kin_moves_the_weights_its_own_way(folder, tmp_path):
 def test_dapo_draws_again_until_groups_tell_and_counts_what_it_drew(folder, tmp_path):
     ran(small(folder, "dapo", steps=2), tmp_path / "run")
     lines = logged(tmp_path / "run")
-    assert all(line["cost/generated"] >= 16 and line["health/silent_groups"] == 0 for line in lines)
+    assert all(line["cost/generated"] >= 16 and line["health/zero_variance_groups"] == 0 for line in lines)
     with pytest.raises(ValueError, match="draws 4: "):
         ran(replace(small(folder, "dapo"), model=TokenModel(str(folder), sharded=True)), tmp_path / "sharded")
 
 
 def test_shuffled_rewards_are_the_same_in_another_order_each_step():
     reward = torch.arange(16.0)
-    first, second = shuffled(reward, 1), shuffled(reward, 2)
+    first, second = shuffle_rewards(reward, 1), shuffle_rewards(reward, 2)
     assert torch.equal(first.sort().values, reward) and not torch.equal(first, second)
 
 

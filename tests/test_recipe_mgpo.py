@@ -18,13 +18,13 @@ from saccade.core import Problem, Question, seeds
 from saccade.evaluation.transcripts import conversations
 from saccade.math.frames import Frame
 from saccade.policies import zoom
-from saccade.policies.multi_turn import Talk, Turn
-from saccade.policies.zoom import Looking, crop, look, view
+from saccade.policies.multi_turn import Conversation, Turn
+from saccade.policies.zoom import ZoomEnvironment, crop, look, view
 from saccade.training import checkpoint
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.run import Run
 from saccade.worlds import canvases, questions
-from saccade.worlds.canvases.task import SearchingTask, answerer, from_crops, parts
+from saccade.worlds.canvases.task import SearchingTask, answer_sampler, from_crops, parts
 
 RECIPE = catalog.load("mgpo")
 TASK = SearchingTask(train_size=8, held_out_size=6)
@@ -52,7 +52,7 @@ def pointing(monkeypatch):
 def settings(folder, preset: str = "tiny", **changes):
     cfg = RECIPE.PRESETS[preset]
     small = dict(
-        model=replace(cfg.model, model=str(folder), max_new_tokens=5, max_pixels=576), task=TASK, prompts_per_step=2
+        model=replace(cfg.model, name=str(folder), max_new_tokens=5, max_pixels=576), task=TASK, prompts_per_step=2
     )
     small |= dict(group=4, view_pixels=16 * 16, steps=1, lr=1e-3, warmup=1, evaluate_every=1, save_every=1)
     return replace(cfg, **small | changes)
@@ -94,11 +94,11 @@ def test_a_view_pixels_is_small_and_its_boxes_find_back_to_the_original():
 
 @pytest.mark.parametrize("turns", [2, 3])
 def test_a_dialogue_hides_the_choices_and_shows_what_was_pointed_at(turns):
-    script, problem = Looking(parts, turns, 32 * 32), PROBLEMS[0]
+    script, problem = ZoomEnvironment(parts, turns, 32 * 32), PROBLEMS[0]
     (first,) = script.prompt(problem)
     question, lines = parts(problem.inputs.text)
     assert pixels(first).shape == (32, 32, 3) and words(first) == question + script.point and "A." in lines
-    frame, talk = first["content"][0]["frame"], Talk(turns=[Turn("")])
+    frame, talk = first["content"][0]["frame"], Conversation(turns=[Turn("")])
     for text, shown in (("[8, 8, 16, 16]", (24, 24, 3)), ("nothing", (32, 32, 3)), ("[0, 0, 33, 2]", (32, 32, 3))):
         talk.frames = (frame,)
         (told,) = script.reply(problem, talk, text)
@@ -108,7 +108,7 @@ def test_a_dialogue_hides_the_choices_and_shows_what_was_pointed_at(turns):
         assert pixels(whole).shape == (32, 32, 3) and words(whole) == asked
     if turns == 3:
         inner = talk.memory["looks"][0].frame.displayed(48, 48)
-        talk = Talk(turns=[Turn(""), Turn("")], frames=(frame, inner))
+        talk = Conversation(turns=[Turn(""), Turn("")], frames=(frame, inner))
         (last,) = script.reply(problem, talk, "[24, 0, 48, 24]")
         assert words(last) == problem.inputs.text and np.array_equal(
             pixels(last), problem.inputs.pictures[0][24:36, 36:48]
@@ -117,22 +117,22 @@ def test_a_dialogue_hides_the_choices_and_shows_what_was_pointed_at(turns):
 
 def test_wrong_dialogues_are_refused():
     with pytest.raises(ValueError, match="turns 1 is less than 2"):
-        Looking(parts, 1)
+        ZoomEnvironment(parts, 1)
     with pytest.raises(ValueError, match="one picture, this one has 0"):
-        Looking(parts).prompt(Problem(0, Question("what?")))
+        ZoomEnvironment(parts).prompt(Problem(0, Question("what?")))
     with pytest.raises(ValueError, match="2 turns, not of 3"):
-        Looking(parts, 3).swapped(None)
+        ZoomEnvironment(parts, 3).swapped(None)
 
 
 def test_both_turns_share_the_credit_of_the_answer_and_nothing_told_is_trained(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
-    rollout = in_groups(RECIPE.dialogue(cfg, policy), PROBLEMS, seeds(0, 4), 4)
+    rollout = sample_groups(RECIPE.dialogue(cfg, policy), PROBLEMS, seeds(0, 4), 4)
     rewards = cfg.task.judge(rollout)
     assert rollout.extras["turns_B"].tolist() == [2] * 16 and rollout.extras["failures_B"].sum() == 0
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
-    for row, talk in enumerate(rollout.extras["talk_B"].values):
+    for row, talk in enumerate(rollout.extras["conversation_B"].values):
         own = written[row][rollout.mask_BT[row] > 0]
         said = [own[rollout.extras["turn_BT"][row][: len(own)] == turn] for turn in (0, 1)]
         assert [policy.language.words(x.tolist()) for x in said] == [turn.said for turn in talk.turns]
@@ -158,10 +158,10 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
 
 def test_the_control_shows_crops_of_another_question(folder, pointing):
     cfg = settings(folder, back="swapped")
-    rollout = in_groups(RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    talks, found = rollout.extras["talk_B"].values, zoom.looks(rollout)
-    plain = in_groups(RECIPE.dialogue(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    assert [t.turns[0].said for t in talks] == [t.turns[0].said for t in plain.extras["talk_B"].values]
+    rollout = sample_groups(RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
+    talks, found = rollout.extras["conversation_B"].values, zoom.crops(rollout)
+    plain = sample_groups(RECIPE.dialogue(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
+    assert [t.turns[0].said for t in talks] == [t.turns[0].said for t in plain.extras["conversation_B"].values]
     for row, talk in enumerate(talks):
         other = found[(row + 4) % 16]
         told = talk.turns[0].told[0]
@@ -178,7 +178,7 @@ def test_the_control_shows_crops_of_another_question(folder, pointing):
 def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     cfg = settings(folder, closing=" Now.")
     policy = RECIPE.policies(cfg)["policy"]
-    base = answerer(policy, cfg.closing)
+    base = answer_sampler(policy, cfg.closing)
     rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(1, 4))
     from_crops(cfg.task.right, base, rollout)
     first = base(PROBLEMS, seeds(0, 4)).outputs
@@ -189,7 +189,7 @@ def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     assert replace(policy, temperature=0.0).rollout(PROBLEMS, seeds(0, 4)).outputs != first
     (asked, *_) = base(PROBLEMS, seeds(0, 4)).extras["prompt_B"].values
     assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
-    for talk in rollout.extras["talk_B"].values:
+    for talk in rollout.extras["conversation_B"].values:
         talk.memory["looks"] = [None]
     assert from_crops(cfg.task.right, base, rollout).tolist() == [0] * 4
 
@@ -198,7 +198,7 @@ def test_what_is_shown_is_what_the_model_saw(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
     rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(0, 4))
-    talk = rollout.extras["talk_B"].values[0]
+    talk = rollout.extras["conversation_B"].values[0]
     talk.turns[0] = replace(talk.turns[0], said='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
     item = conversations(rollout, torch.ones(4))[0]
     first, said, told, last = item["turns"]
@@ -225,7 +225,7 @@ def test_two_steps_equal_one_and_one(folder, pointing, tmp_path, back):
         "reward/valid box",
         "reward/box area",
         "reward/sufficient box",
-        "health/silent_groups",
+        "health/zero_variance_groups",
     } <= line.keys()
     assert line["health/words_ratio"] == pytest.approx(1, abs=1e-3)
     assert "turns" in json.loads((tmp_path / "whole" / "samples.jsonl").read_text().splitlines()[0])["items"][0]
@@ -313,9 +313,9 @@ def test_the_recipe_stands_in_the_catalog_with_its_head():
 
 
 def test_plain_answers_are_conversations_of_two_turns_with_their_boxes(folder):
-    from saccade.policies.tokens import TokenModel, build
+    from saccade.policies.tokens import TokenModel, build_token_policy
 
-    policy = build(TokenModel(str(folder), max_new_tokens=4))
+    policy = build_token_policy(TokenModel(str(folder), max_new_tokens=4))
     problem = Problem(
         0, Question("where?", (tiny_vision.picture(40, 60),)), {"text": "", "boxes": [[5.0, 5.0, 55.0, 35.0]]}
     )

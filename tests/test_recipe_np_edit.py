@@ -19,7 +19,7 @@ from saccade.core import Problem, Question, noise, seeds, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.loading import MINIATURES
 from saccade.policies.flow import FlowModel, FlowPolicy
-from saccade.policies.unrolling import late_steps, unmade
+from saccade.policies.unrolling import empty_rollout, refl_timesteps
 from saccade.recipes.image_editing.np_edit.unpaired import UnpairedEditing, drawers, lengths, two_steps
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run
@@ -76,7 +76,7 @@ def test_two_steps_are_the_samplers_own_with_its_noise_between(kontext_folder, f
     editor, problems, own = trio(kontext_folder, fresh_noise=fresh)[0], TASK.training(0)[:4], seeds(1, 4)
     eps = noise(spawn(own, 0), editor.latent_shape)
     x0 = step(editor, eps, torch.ones(4), problems)
-    t_B = editor.times[late_steps(own, 1, 4)]
+    t_B = editor.times[refl_timesteps(own, 1, 4)]
     x_t = add_noise(x0, noise(spawn(own, 1), editor.latent_shape) if fresh else eps, t_B)
     made = two_steps(editor, problems, own)
     torch.testing.assert_close(made, step(editor, x_t, t_B, problems), atol=1e-5, rtol=1e-5)
@@ -92,7 +92,7 @@ def test_two_steps_are_the_samplers_own_with_its_noise_between(kontext_folder, f
 
 def test_the_first_step_may_be_left_out_of_the_gradient(kontext_folder):
     editor, problems, own = trio(kontext_folder)[0], TASK.training(0)[:3], seeds(2, 3)
-    eps, t_B = noise(spawn(own, 0), editor.latent_shape), editor.times[late_steps(own, 1, 4)]
+    eps, t_B = noise(spawn(own, 0), editor.latent_shape), editor.times[refl_timesteps(own, 1, 4)]
     with torch.no_grad():
         x_t = add_noise(step(editor, eps, torch.ones(3), problems), eps, t_B)
     by_hand = gradient(step(editor, x_t, t_B, problems).square().sum(), editor)
@@ -108,7 +108,7 @@ def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_
     editor, fake, real = trio(kontext_folder)
     problems, own = TASK.training(0)[:3], seeds(3, 3)
     loss = UnpairedEditing(editor, fake, real, dark, judge_weight=0.3, matching_weight=2.0, guidance=3.0)
-    made = loss(unmade(problems, own))
+    made = loss(empty_rollout(problems, own))
     x0 = two_steps(editor, problems, own)
     t_B, eps = noised_at(own, x0, 1 << 25, 0.02, 0.98)
     x_t = add_noise(x0.detach(), eps, t_B)
@@ -124,7 +124,7 @@ def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_
     torch.testing.assert_close(made.total, by_hand, atol=1e-4, rtol=1e-4)
     whole = gradient(by_hand, editor)
     torch.testing.assert_close(gradient(made.total, editor), whole, atol=1e-4 * float(whole.abs().max()), rtol=1e-3)
-    parts = [loss(unmade([problems[i] for i in part], own[part])) for part in ([0, 2], [1])]
+    parts = [loss(empty_rollout([problems[i] for i in part], own[part])) for part in ([0, 2], [1])]
     torch.testing.assert_close(
         sum(gradient(part.total, editor) for part in parts), whole, atol=1e-3 * float(whole.abs().max()), rtol=1e-2
     )
@@ -159,7 +159,7 @@ def test_matching_moves_a_gaussian_to_the_one_that_it_is_held_to():
 
 def test_in_balance_both_gradients_are_equally_long_and_a_part_may_be_left_out(kontext_folder):
     editor, fake, real = trio(kontext_folder)
-    rollout = unmade(TASK.training(0)[:4], seeds(4, 4))
+    rollout = empty_rollout(TASK.training(0)[:4], seeds(4, 4))
     loss = UnpairedEditing(editor, fake, real, dark)
     even = loss.balance(rollout, rows=3)
     found = replace(loss, judge_weight=even)(rollout).metrics
@@ -178,7 +178,7 @@ def test_what_makes_no_sense_is_refused(kontext_folder):
         UnpairedEditing(editor, fake, real, dark, low=0.9, high=0.1)
     untold = Problem(7, TASK.training(0)[0].inputs, {"caption_after": None, "questions": ()})
     with pytest.raises(ValueError, match="problem 7 has no caption_after"):
-        UnpairedEditing(editor, fake, real, dark)(unmade([untold], seeds(0, 1)))
+        UnpairedEditing(editor, fake, real, dark)(empty_rollout([untold], seeds(0, 1)))
 
 
 # -- the recipe -----------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
     for name, preset in RECIPE.PRESETS.items():
         if name != "tiny":
             cfg = replace(
-                preset, flow=replace(preset.flow, model=str(tmp_path / "model"), size=32, lora_rank=2, text_length=6),
+                preset, flow=replace(preset.flow, name=str(tmp_path / "model"), size=32, lora_rank=2, text_length=6),
                 task=replace(preset.task, edits=str(tmp_path / "edits.jsonl"), held_out=str(tmp_path / "edits.jsonl"),
                              verdict_model="qwen2.5-vl-shapes", side=32),
                 steps=1, copy_steps=min(preset.copy_steps, 1), edits_per_step=2, group=2, score_updates=1, evaluate_every=1,

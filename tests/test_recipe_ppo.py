@@ -11,7 +11,7 @@ import torch
 
 from saccade.algorithms.ppo import Proximal
 from saccade.core import EnvironmentFailed
-from saccade.envs.rollout import Segments
+from saccade.envs.rollout import RolloutCollector
 from saccade.envs.task import ControlTask
 from saccade.recipes.baselines import bc, ppo
 from saccade.training.run import Run, RunFailed
@@ -85,14 +85,14 @@ def test_the_presets_build_and_learn_at_a_reduced_size(tmp_path):
         cfg = ppo.PRESETS[name]
         small = replace(cfg.ppo, length=8, minibatch=8, epochs=1)
         policy = ppo.policies(cfg)["policy"]
-        batch = ppo.feed(small, Segments(cfg.task.make(1), policy, small.length, 0), 1)(0)
+        batch = ppo.feed(small, RolloutCollector(cfg.task.make(1), policy, small.length, 0), 1)(0)
         assert ppo.learner(small, policy, 1, 1, 0).update(batch)["health/ppo_kl"] < 1e-4, name
 
 
 def test_half_precision_of_pictures_replays_within_its_rounding():
     cfg = replace(PICTURES, model=replace(PICTURES.model, precision="bfloat16"))
     policy = ppo.policies(cfg)["policy"]
-    rollout = ppo.feed(cfg.ppo, Segments(cfg.task.make(2), policy, cfg.ppo.length, 0), 2)(0)
+    rollout = ppo.feed(cfg.ppo, RolloutCollector(cfg.task.make(2), policy, cfg.ppo.length, 0), 2)(0)
     gap = (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max()
     assert 0 < gap < 0.02
 
@@ -179,6 +179,6 @@ def test_the_fixed_spread_is_the_squared_error():
     )
     rows.extras["length_B"] = torch.ones(5)
     weights = bc.imitating(policy, "fixed")
-    found = torch.autograd.grad(bc.Supervised(policy)(rows).mean(), weights)
+    found = torch.autograd.grad(bc.SupervisedLoss(policy)(rows).mean(), weights)
     error = 0.5 * ((policy.actor(policy.trunk({"state": seen[:, 0]})) - action[:, 0]) ** 2).sum(-1).mean()
     torch.testing.assert_close(found, torch.autograd.grad(error, weights))

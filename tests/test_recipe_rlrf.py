@@ -14,14 +14,14 @@ from PIL import Image
 from test_recipes import run_recipe, weights
 
 from saccade import catalog
-from saccade.algorithms.sft import cut
+from saccade.algorithms.sft import tokenize
 from saccade.checks.runner import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel
-from saccade.recipes.drawing_code.rlrf.determinism import Redrawing
+from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.rewards.render.rendering import nearness
-from saccade.rewards.render.strip_text import without_text, wordless
+from saccade.rewards.render.strip_text import strip_text, without_text
 from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
 from saccade.training import claims
@@ -163,7 +163,7 @@ def test_words_are_not_drawn_for_texts_and_are_for_pictures(text):
     assert np.array_equal(render(without_text(f"<answer>{code}</answer>"), "svg", 32).picture, plain)
     shown = Problem(0, Question("?", (plain,)), {"picture": plain})
     asked = Problem(1, Question("?"), {"picture": plain})
-    outputs = wordless(attempts([shown, asked], [code, code])).outputs
+    outputs = strip_text(attempts([shown, asked], [code, code])).outputs
     assert outputs[0] == code and "text>" not in outputs[1]
 
 
@@ -203,9 +203,9 @@ def test_programs_end_soon_after_the_longest_reference_of_their_batch(rlrf, vl, 
     cfg = tiny(rlrf, vl, file, model=TokenModel(str(vl), max_new_tokens=500, temperature=1.1), margin=3)
     policy = rlrf.policies(cfg)["policy"]
     with Run.start(tmp_path / "run", {"recipe": "rlrf"}, display=False) as run:
-        feed, _ = rlrf.reinforcement(cfg, policy, cfg.task.training(0), Redrawing(), run)
+        feed, _ = rlrf.reinforcement(cfg, policy, cfg.task.training(0), RenderDeterminism(), run)
         rollout = feed(0)
-    longest = max(len(cut(policy, p.answer["code"])) for p in rollout.problems)
+    longest = max(len(tokenize(policy, p.answer["code"])) for p in rollout.problems)
     assert longest < rollout.extras["length_B"].max() <= longest + 3
     per_group = rollout.advantage_BT[:, 0].view(2, 3)
     reward = rollout.rewards["total"].view(2, 3)
@@ -215,7 +215,9 @@ def test_programs_end_soon_after_the_longest_reference_of_their_batch(rlrf, vl, 
 def test_the_learning_rate_falls_by_the_papers_schedule(rlrf, vl, file, tmp_path):
     cfg = tiny(rlrf, vl, file)
     with Run.start(tmp_path / "run", {"recipe": "rlrf"}, display=False) as run:
-        _, learner = rlrf.reinforcement(cfg, rlrf.policies(cfg)["policy"], cfg.task.training(0), Redrawing(), run)
+        _, learner = rlrf.reinforcement(
+            cfg, rlrf.policies(cfg)["policy"], cfg.task.training(0), RenderDeterminism(), run
+        )
     factors = [learner.updates[0].schedule(k) for k in (0, 99, 100, 250)]
     assert factors == pytest.approx([1, 1, 0.7, 0.49])
     real = rlrf.PRESETS["qwen25-vl-7b"]
@@ -226,7 +228,7 @@ def test_the_learning_rate_falls_by_the_papers_schedule(rlrf, vl, file, tmp_path
 def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, lm_folder, eyes, file, tmp_path):
     cfg = rlrf.PRESETS[preset]
     small = dict(
-        model=replace(cfg.model, model=str(vl if preset != "text" else lm_folder), max_new_tokens=8, precision="float32"),
+        model=replace(cfg.model, name=str(vl if preset != "text" else lm_folder), max_new_tokens=8, precision="float32"),
         task=replace(cfg.task, programs=str(file), held_out=str(file), size=32), encoder=str(eyes), least_tokens=9,
         sft_steps=1, sft_batch=2, steps=1, prompts_per_step=2, group=2, candidates=2,
     )  # fmt: skip
@@ -298,14 +300,14 @@ def test_the_best_of_several_is_kept_and_one_without_verdict_is_not():
 
 def test_a_picture_that_changes_is_found_and_resuming_keeps_the_sample():
     problems = programs.problems(40, 1, size=32)
-    redrawing = Redrawing(every=4)
+    redrawing = RenderDeterminism(every=4)
     redrawing.keep(attempts(problems, [p.answer["code"] for p in problems]))
     assert 3 <= len(redrawing.kept) <= 20 and redrawing.alike() == 1
-    again = Redrawing(every=4)
+    again = RenderDeterminism(every=4)
     again.load_state_dict(json.loads(json.dumps(redrawing.state_dict())))
     next(iter(again.kept.values()))["picture"] = "another"
     assert again.alike() == pytest.approx(1 - 1 / len(again.kept))
-    assert np.isnan(Redrawing().alike())
+    assert np.isnan(RenderDeterminism().alike())
 
 
 def test_what_makes_no_sense_is_said_in_one_line(tmp_path, file):

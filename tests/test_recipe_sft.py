@@ -76,7 +76,7 @@ def test_real_presets_take_a_step_at_reduced_depth(preset, folder, tmp_path):
     cfg = SFT.PRESETS[preset]
     task = replace(cfg.task, questions=str(tmp_path / "all.jsonl"), held_out="")
     cfg = replace(
-        cfg, model=replace(cfg.model, model=str(folder), max_new_tokens=4), task=task, steps=1, prompts_per_step=2
+        cfg, model=replace(cfg.model, name=str(folder), max_new_tokens=4), task=task, steps=1, prompts_per_step=2
     )
     ran(cfg, tmp_path / "run")
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())

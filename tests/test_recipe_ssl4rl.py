@@ -14,12 +14,12 @@ import torch
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.evaluation.templates import ADDED
-from saccade.math.advantages import coins, group_advantage
+from saccade.math.advantages import group_advantage, random_rewards
 from saccade.recipes.visual_reasoning.ssl4rl.transfer import TransferTask
 from saccade.training import checkpoint
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.run import Run
 from saccade.worlds.puzzles.task import KINDS, PuzzlingTask
 
@@ -43,7 +43,7 @@ def tiny(folder: Path, preset: str = "tiny", **changes):
         save_every=1,
         warmup=1,
     )
-    return replace(cfg, model=replace(cfg.model, model=str(folder), max_new_tokens=4), **small | changes)
+    return replace(cfg, model=replace(cfg.model, name=str(folder), max_new_tokens=4), **small | changes)
 
 
 def run(cfg, place: Path) -> dict:
@@ -83,7 +83,7 @@ def test_two_steps_equal_one_and_one_and_puzzles_move_the_model(folder, tmp_path
         not torch.equal(one[k], v) for k, v in SSL.policies(at(0))["policy"].state_dict().items()
     )
     line = logged(tmp_path / "whole")
-    assert {"reward/right", "loss/words", "health/silent_groups", "health/words_kl"} <= line.keys() and 0 < line[
+    assert {"reward/right", "loss/words", "health/zero_variance_groups", "health/words_kl"} <= line.keys() and 0 < line[
         "reward/total"
     ] < 1
     items = {
@@ -112,15 +112,15 @@ def test_an_answer_is_right_by_the_letter_and_a_jigsaw_place_by_place():
 
 def test_the_model_is_shown_every_picture_and_asked_in_its_template():
     problem = Problem(0, Question("Same?", (np.zeros((9, 9, 3), np.uint8),) * 4))
-    (message,) = SSL.asking("think")(problem)
+    (message,) = SSL.prompt_template("think")(problem)
     assert [part["type"] for part in message["content"]] == ["image"] * 4 + ["text"]
     assert message["content"][-1]["text"] == "Same?" + ADDED["think"] and problem.inputs.text == "Same?"
 
 
 def test_coins_are_fair_and_follow_from_the_attempts_seeds():
-    flips = coins(seeds(0, 400), 5)
+    flips = random_rewards(seeds(0, 400), 5)
     assert flips.shape == (2000,) and set(flips.tolist()) == {0, 1} and abs(flips.mean() - 0.5) < 0.05
-    assert torch.equal(coins(seeds(0, 400)[7:9], 5), flips[35:45])
+    assert torch.equal(random_rewards(seeds(0, 400)[7:9], 5), flips[35:45])
 
 
 def test_a_training_puzzle_follows_from_its_number_and_kinds_come_in_equal_parts():
@@ -148,7 +148,7 @@ def test_knobs_make_puzzles_harder_or_trivial():
 
 
 def test_nothing_kept_back_is_trained_on(tmp_path):
-    sets = SSL.kept_back(replace(SSL.Settings(), task=TASK, transfer=TransferTask(downstream_size=50)))
+    sets = SSL.held_out_problems(replace(SSL.Settings(), task=TASK, transfer=TransferTask(downstream_size=50)))
     names = {"left or right", "above or below", "shape at a place", "color at a place", "count"}
     assert {p.source for p in sets["test"]} == {p.source for p in sets["validation"]} == names and len(
         sets["test"]
@@ -166,9 +166,9 @@ def test_nothing_kept_back_is_trained_on(tmp_path):
 
 def test_mistakes_name_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="unknown puzzle 'jigsow'; nearest: jigsaw"):
-        replace(TASK, puzzles=("jigsow",)).kept_back()
+        replace(TASK, puzzles=("jigsow",)).held_out_problems()
     with pytest.raises(ValueError, match="jigsaw would show 3 px"):
-        replace(TASK, puzzles=("jigsaw",), grid=6, gap=1, least_side=4).kept_back()
+        replace(TASK, puzzles=("jigsaw",), grid=6, gap=1, least_side=4).held_out_problems()
     (tmp_path / "one.jsonl").write_text(_question(tmp_path, "a.png", "B"))
     with pytest.raises(ValueError, match="2 are needed"):
         TransferTask(str(tmp_path / "one.jsonl")).halves()
@@ -178,8 +178,10 @@ def test_photographs_train_a_step_towards_what_was_rewarded(folder, tmp_path):
     task = PuzzlingTask(images="photographs", size=32, least_side=3, crop=0.6, train_size=64, held_out_size=4)
     cfg = tiny(folder, task=task, steps=1, random_rewards=True, beta=0.0, lr=1e-3)
     policy, own = SSL.policies(cfg)["policy"], seeds(cfg.seed, 4, key=0)
-    attempts = in_groups(policy.rollout, OnPolicy(task.training(cfg.seed), None, 4, cfg.seed).draw(0), own, cfg.group)
-    credit_B = group_advantage(coins(own, cfg.group), attempts.group_B)
+    attempts = sample_groups(
+        policy.rollout, OnPolicy(task.training(cfg.seed), None, 4, cfg.seed).draw(0), own, cfg.group
+    )
+    credit_B = group_advantage(random_rewards(own, cfg.group), attempts.group_B)
     result = run(cfg, tmp_path / "run")
     policy.load_state_dict(weights(tmp_path / "run"))
     likelier_BT = (policy.likelihood(attempts).logp_BT - attempts.logp_BT) * attempts.mask_BT

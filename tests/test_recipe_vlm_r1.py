@@ -93,7 +93,7 @@ def data(folder):
 def test_real_presets_take_a_step_at_reduced_depth(preset, folder, tmp_path):
     cfg = VLM_R1.PRESETS[preset]
     task = replace(cfg.task, questions=str(data(tmp_path) / f"{cfg.task.kind}.jsonl"), held_out="", out_of_domain="")
-    model = replace(cfg.model, model=str(folder), max_new_tokens=4)
+    model = replace(cfg.model, name=str(folder), max_new_tokens=4)
     ran(replace(cfg, model=model, task=task, steps=1, prompts_per_step=2, group=2, instruction=""), tmp_path / "run")
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 

@@ -25,7 +25,7 @@ SMALL = dict(task=TASK, prompts_per_step=2, group=4, evaluate_every=1, save_ever
 def tiny(name: str, sd3_folder: Path, lm_folder: Path, **changes):
     """A recipe's default settings on random tiny models."""
     settings = next(iter(catalog.load(name).PRESETS.values()))
-    small = dict(flow=replace(settings.flow, model=str(sd3_folder), size=16, sampling_steps=4), **SMALL)
+    small = dict(flow=replace(settings.flow, name=str(sd3_folder), size=16, sampling_steps=4), **SMALL)
     if hasattr(settings, "writer"):
         small["writer"] = replace(settings.writer, rewriter=str(lm_folder), max_new_tokens=8)
         small["retained"] = 1
@@ -113,14 +113,14 @@ def test_format_of_retained_pictures_is_the_mean_of_their_group():
 
 
 def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
-    from saccade.policies.flow import build
-    from saccade.training.groups import in_groups
+    from saccade.policies.flow import build_flow_policy
+    from saccade.training.groups import sample_groups
     from saccade.worlds import shapes
 
     task = DrawingTask(rewards=("ocr", "geneval"))
-    policy = build(FlowModel(str(sd3_folder), size=32, sampling_steps=1, guidance=1.0), ())
+    policy = build_flow_policy(FlowModel(str(sd3_folder), size=32, sampling_steps=1, guidance=1.0), ())
     problems = shapes.problems(1, 0, ("text",)) + shapes.problems(1, 0, ("counting",))
-    rollout = in_groups(policy.best, problems, seeds(0, 2), 3)
+    rollout = sample_groups(policy.greedy().rollout, problems, seeds(0, 2), 3)
     reward = task.judge(rollout)
     assert task.choose(rollout) == ["ocr"] * 3 + ["geneval"] * 3
     assert torch.equal(reward[:3], rollout.rewards["ocr"][:3]) and torch.equal(
@@ -139,7 +139,7 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
     task = DrawingTask(str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), rewards=("ocr",))
     folder = flux_folder if preset.startswith("flux") else sd3_folder
     changes = dict(
-        flow=replace(cfg.flow, model=str(folder), size=32, text_length=4), task=task, prompts_per_step=2, group=4
+        flow=replace(cfg.flow, name=str(folder), size=32, text_length=4), task=task, prompts_per_step=2, group=4
     )
     if hasattr(cfg, "writer"):
         changes["writer"] = replace(cfg.writer, rewriter=str(vlm_folder), max_new_tokens=8)

@@ -13,15 +13,15 @@ from test_recipe_rlrf import eyes  # noqa: F401  a fixture
 from test_recipes import brightness, run_recipe
 
 from saccade import catalog
-from saccade.algorithms.dmd import Distilling
-from saccade.algorithms.reward_model import Criticism
+from saccade.algorithms.dmd import Distillation
+from saccade.algorithms.reward_model import RewardModelConfig
 from saccade.recipes.baselines.diffusion_dpo import preferences as preference_file
 from saccade.training import checkpoint
 from saccade.worlds.shapes.task import DrawingTask
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
-CRITIC = Criticism(critic_lessons=32, critic_steps=2, critic_batch=8, critic_width=8)
-DISTILLING = Distilling(reference_steps=2, prompts_per_step=4, warmup=1)
+CRITIC = RewardModelConfig(critic_lessons=32, critic_steps=2, critic_batch=8, critic_width=8)
+DISTILLING = Distillation(reference_steps=2, prompts_per_step=4, warmup=1)
 
 
 def small(name: str, sd3_folder: Path, preset: str | None = None, **changes):
@@ -29,7 +29,7 @@ def small(name: str, sd3_folder: Path, preset: str | None = None, **changes):
     settings = catalog.load(name).PRESETS[preset] if preset else next(iter(catalog.load(name).PRESETS.values()))
     steps = settings.flow.sampling_steps
     cut = dict(
-        flow=replace(settings.flow, model=str(sd3_folder), size=16, sampling_steps=min(steps, 4), text_length=2),
+        flow=replace(settings.flow, name=str(sd3_folder), size=16, sampling_steps=min(steps, 4), text_length=2),
         task=TASK, prompts_per_step=4, steps=2, evaluate_every=1, save_every=1, warmup=1, distilling=DISTILLING,
         criticism=CRITIC, distil_steps=1, late=min(getattr(settings, "late", 0), 2), pool=8, group=4,
     )  # fmt: skip
@@ -165,7 +165,7 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, eye
     cfg = catalog.load(name).PRESETS[preset]
     file = str(tmp_path / "prompts.txt")
     changes = dict(
-        flow=replace(cfg.flow, model=str(sd3_folder), size=32, text_length=4),
+        flow=replace(cfg.flow, name=str(sd3_folder), size=32, text_length=4),
         task=replace(cfg.task, prompts=file, held_out=file, rewards=(brightness(tmp_path),)),
         prompts_per_step=2, steps=1, distil_steps=1, scorer_model=str(eyes), pairs=str(preferences) if "off" in preset else "",
     )  # fmt: skip
@@ -179,13 +179,14 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, eye
 def test_encoders_see_pictures_as_their_own_processor_does_and_let_gradients_through(eyes):
     from saccade.core import Problem, seeds
     from saccade.models.loading import encoder
-    from saccade.policies.unrolling import unmade
+    from saccade.policies.unrolling import empty_rollout
     from saccade.rewards.learned import text_image
 
     torch.manual_seed(0)
     pictures = torch.rand(3, 3, 20, 28).mul(255).round() / 255
     rollout = replace(
-        unmade([Problem(i, f"a {c} ring") for i, c in enumerate(("red", "blue", "red"))], seeds(0, 3)), outputs=pictures
+        empty_rollout([Problem(i, f"a {c} ring") for i, c in enumerate(("red", "blue", "red"))], seeds(0, 3)),
+        outputs=pictures,
     )
     processor, model = encoder(str(eyes), "cpu", texts=True)
     theirs = processor(

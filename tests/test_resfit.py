@@ -13,17 +13,17 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from saccade.algorithms.bc import lessons
+from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.off_policy import CriticLoss, OffPolicy
 from saccade.envs import environment
-from saccade.envs.rescale import ActionRange, Ranged
+from saccade.envs.rescale import ActionRange, RescaleAction
 from saccade.envs.task import ControlTask
 from saccade.models.control.critics import Critics
 from saccade.models.control.networks import Encoder
 from saccade.recipes.visual_control.resfit import recipe
 from saccade.recipes.visual_control.resfit.cloning import in_chunks, nothing, proposals
 from saccade.recipes.visual_control.resfit.planners import ChunkMLP, ChunkTransformer
-from saccade.recipes.visual_control.resfit.residual import EnsembleError, Perturbed, Proposing, residual
+from saccade.recipes.visual_control.resfit.residual import BaseActionWrapper, EnsembleError, NoisyBasePolicy, residual
 from saccade.recipes.visual_control.resfit.task import relabelled
 from saccade.training import checkpoint
 from saccade.training.buffers import Buffer
@@ -83,7 +83,7 @@ def test_demonstrations_are_told_what_comes_next_at_the_ends_of_chunks_too():
 
 def test_an_environment_shows_the_proposal_of_its_last_moment_from_the_chunk_under_way():
     plan = lambda seen: seen["state"][:, None, :2] + torch.tensor([0.0, 0.25, 0.5])[None, :, None]
-    world = Proposing(environment("push", 1, steps=2), in_chunks(plan, length=3, size=2, count=1))
+    world = BaseActionWrapper(environment("push", 1, steps=2), in_chunks(plan, length=3, size=2, count=1))
     first = world.begin([0], [1])
     world.step(np.zeros((1, 2)))
     end = world.step(np.zeros((1, 2)))
@@ -99,7 +99,7 @@ def test_the_range_of_actions_is_widened_and_never_too_narrow():
     assert np.allclose(range.low, [1 - 2.4, 0.51 - 0.06]) and np.allclose(range.high, [1 + 2.4, 0.51 + 0.06])
     assert np.allclose(range.to_unit(shown)[:, 0], [-1 / 1.2, 1 / 1.2])
     assert np.allclose(range.from_unit(range.to_unit(shown)), shown, atol=1e-6)
-    world = Ranged(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
+    world = RescaleAction(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
     world.begin([0], [1]), (plain := environment("push", 1)).begin([0], [1])
     assert np.array_equal(
         world.step(np.array([[1.0, -2.0]])).seen["state"], plain.step(np.array([[0.5, 0.0]])).seen["state"]
@@ -129,8 +129,8 @@ def test_the_corrected_action():
     assert torch.equal(fresh.act(seen, None).action_B, seen["base_action"]), (
         "it begins as the base policy to the last bit"
     )
-    moved = Perturbed(0.2).act(seen, torch.randn(5, 2)).action_B - seen["base_action"]
-    assert moved.abs().max() <= 0.2 and torch.equal(Perturbed(0.2).act(seen, None).action_B, seen["base_action"])
+    moved = NoisyBasePolicy(0.2).act(seen, torch.randn(5, 2)).action_B - seen["base_action"]
+    assert moved.abs().max() <= 0.2 and torch.equal(NoisyBasePolicy(0.2).act(seen, None).action_B, seen["base_action"])
 
 
 def transitions(rows: int = 6):
@@ -184,7 +184,7 @@ def test_both_errors_of_the_ensemble():
 
 
 def test_lessons_look_ahead_and_no_further_than_the_episode():
-    rows = lessons([recorded(3), recorded(2)], length=2)
+    rows = bc_dataset([recorded(3), recorded(2)], length=2)
     assert rows.decisions["seen.state_B"].flatten().tolist() == [0, 1, 2, 0, 1]
     assert rows.mask_BT.tolist() == [[1, 1], [1, 1], [1, 0], [1, 1], [1, 0]]
 
@@ -240,7 +240,7 @@ def test_before_the_first_correction_the_episodes_are_those_of_the_base_policy(t
         base, actor, critics = recipe.networks(SMALL, SMALL.task.make(1))
         episodes = recipe.begin(SMALL, base, run.stage("bc"))
     assert 1 <= len(episodes) <= 6 and max(np.abs(e["action"]).max() for e in episodes) <= 1 / 1.2 + 1e-6
-    world, plain = recipe.correcting(SMALL, base).make(4), base.proposer(4)
+    world, plain = recipe.residual_task(SMALL, base).make(4), base.proposer(4)
     seen = world.begin(range(4), range(4))
     for _ in range(10):
         action = actor.act({name: torch.from_numpy(value) for name, value in seen.items()}, None).action_B

@@ -15,12 +15,12 @@ from torch import nn
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, generator, seeds
 from saccade.recipes.recognition.sketch_flops import retrieval
-from saccade.recipes.recognition.sketch_flops.compute import Outlay, Search, surprise
+from saccade.recipes.recognition.sketch_flops.compute import ComputeCost, RetrievalGallery, entropy_bonus
 from saccade.recipes.recognition.sketch_flops.distillation import Matching, examples, relational, triplet
 from saccade.recipes.recognition.sketch_flops.embedder import Embedder, Meter, embedder, flops, large, small
-from saccade.recipes.recognition.sketch_flops.selector import MenuPolicy, Reader, drawn
+from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy, Reader, drawn
 from saccade.training.feeds import join
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 D = torch.tensor([[0.1, 0.5, 0.9], [0.4, 0.4, 0.4], [0.9, 0.2, 0.3]])
@@ -195,9 +195,9 @@ def test_a_network_of_a_library_gives_its_feature_maps_with_its_own_statistics(m
 # -- the menu ---------------------------------------------------------------------------------------------------
 
 
-def menu(seed: int = 0, **changes) -> MenuPolicy:
+def menu(seed: int = 0, **changes) -> CategoricalPolicy:
     torch.manual_seed(seed)
-    policy = MenuPolicy(
+    policy = CategoricalPolicy(
         Reader(2, 8, 3), (16, 32, 64), lambda values: torch.tensor(values, dtype=torch.float32).view(-1, 2), **changes
     )
     nn.init.normal_(policy.reader.head.weight)
@@ -229,7 +229,7 @@ def test_choices_are_drawn_as_often_as_they_are_likely_and_greedy_takes_the_like
     policy = menu().greedy()
     logp = policy.likelihood(policy.rollout(ASKED, seeds(0, 8)))
     assert (logp.logp_BT.exp() >= 1 / 3 - 1e-6).all() and (logp.entropy_BT <= math.log(3) + 1e-6).all()
-    fresh = MenuPolicy(Reader(2, 8, 3), (1, 2, 3), policy.read)
+    fresh = CategoricalPolicy(Reader(2, 8, 3), (1, 2, 3), policy.read)
     assert torch.allclose(fresh.rollout(ASKED, seeds(0, 8)).logp_BT, torch.full((8, 1), -math.log(3)))
 
 
@@ -263,43 +263,45 @@ def test_a_bandit_learns_which_sequences_need_the_dear_option():
 # -- rewards ----------------------------------------------------------------------------------------------------
 
 
-def chosen(options) -> tuple[Search, object]:
+def chosen(options) -> tuple[RetrievalGallery, object]:
     eye = torch.eye(3)
     query_NKD = torch.stack([eye, eye[[1, 1, 1]], eye[[1, 2, 0]]], 1)
     rollout = menu().rollout([Problem(i, [0.0, 0.0]) for i in range(3)], seeds(0, 3))
     rollout.outputs = list(options)
-    return Search((16, 32, 64), query_NKD, eye, torch.arange(3)), rollout
+    return RetrievalGallery((16, 32, 64), query_NKD, eye, torch.arange(3)), rollout
 
 
 def test_the_right_option_finds_the_right_one_and_costs_are_relative_to_their_span():
     search, rollout = chosen([16, 32, 64])
-    assert search.found(rollout).tolist() == pytest.approx([1, 1, 1 / 3])
+    assert search.reciprocal_rank(rollout).tolist() == pytest.approx([1, 1, 1 / 3])
     far = 0.3 + math.sqrt(2)
-    assert search.clear(rollout).tolist() == pytest.approx([0, 0, -(far + 0.3) / 2], abs=1e-3)
+    assert search.margin_reward(rollout).tolist() == pytest.approx([0, 0, -(far + 0.3) / 2], abs=1e-3)
     assert search.ranks().tolist() == [[1, 3, 3], [1, 1, 3], [1, 3, 3]]
-    assert Outlay({16: 1.0, 32: 2.0, 64: 5.0})(rollout).tolist() == [-0.25, -0.5, -1.25]
-    assert torch.equal(surprise(rollout), -rollout.logp_BT[:, 0])
+    assert ComputeCost({16: 1.0, 32: 2.0, 64: 5.0})(rollout).tolist() == [-0.25, -0.5, -1.25]
+    assert torch.equal(entropy_bonus(rollout), -rollout.logp_BT[:, 0])
     with pytest.raises(ValueError, match="costs the same"):
-        Outlay({16: 2.0, 32: 2.0})
+        ComputeCost({16: 2.0, 32: 2.0})
 
 
 def test_a_smaller_gallery_holds_the_right_one_always():
     search, rollout = chosen([64, 64, 64])
     small = replace(search, others=1)
-    assert set(small.found(rollout).tolist()) <= {1.0, 0.5} and torch.equal(small.found(rollout), small.found(rollout))
-    kept = replace(search, others=1).found(chosen([16, 16, 16])[1])
+    assert set(small.reciprocal_rank(rollout).tolist()) <= {1.0, 0.5} and torch.equal(
+        small.found(rollout), small.found(rollout)
+    )
+    kept = replace(search, others=1).reciprocal_rank(chosen([16, 16, 16])[1])
     assert kept.tolist() == [1, 1, 1]
 
 
 def test_attempts_that_are_compared_look_through_one_gallery():
     truth_N, gallery_MD = torch.arange(4), torch.randn(60, 8, generator=generator(0))
-    search = Search((16, 64), torch.randn(4, 2, 8, generator=generator(1)), gallery_MD, truth_N, others=9)
-    rollout = in_groups(menu().rollout, [Problem(i, [0.0, 0.0]) for i in range(4)], seeds(0, 4), 6)
+    search = RetrievalGallery((16, 64), torch.randn(4, 2, 8, generator=generator(1)), gallery_MD, truth_N, others=9)
+    rollout = sample_groups(menu().rollout, [Problem(i, [0.0, 0.0]) for i in range(4)], seeds(0, 4), 6)
     rollout.outputs = [16] * 24
-    found_GK = search.found(rollout).view(4, 6)
+    found_GK = search.reciprocal_rank(rollout).view(4, 6)
     assert torch.equal(found_GK, found_GK[:, :1].expand(-1, 6)), "the same choice is worth the same"
     other = replace(rollout, extras={"seed_B": rollout.extras["seed_B"] + 1})
-    assert not torch.equal(search.found(other).view(4, 6), found_GK), "another step has other galleries"
+    assert not torch.equal(search.reciprocal_rank(other).view(4, 6), found_GK), "another step has other galleries"
 
 
 def test_shuffled_choices_are_the_mean_over_all_ways_to_deal_them_out():

@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.reward_gradient import RewardGradient
-from saccade.algorithms.reward_model import Criticism, Recognition
+from saccade.algorithms.reward_model import RecognitionLoss, RewardModelConfig
 from saccade.core import Problem, Rollout, seeds
-from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.unrolling import late_steps, unmade
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
+from saccade.policies.unrolling import empty_rollout, refl_timesteps
 from saccade.rewards.learned.reward_model import soft_points
 from saccade.rewards.registry import scorer
 from saccade.training.learner import Update, Updates
 from saccade.training.run import Run
 from saccade.worlds import shapes
 from saccade.worlds.shapes import kinds, modes
-from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.sample_metrics import SampleMetrics
 from saccade.worlds.shapes.task import DrawingTask
 
 PROBLEMS = [Problem(i, p) for i, p in enumerate(["a red ring", "two blue squares", "a red ring"])]
 
 
 def sd3(folder, **changes) -> FlowPolicy:
-    model = dict(model=str(folder), size=16, sampling_steps=4, guidance=3.0, text_length=2)
-    policy = build(FlowModel(**model | changes), stochastic=(0, 1, 2))
+    model = dict(name=str(folder), size=16, sampling_steps=4, guidance=3.0, text_length=2)
+    policy = build_flow_policy(FlowModel(**model | changes), stochastic=(0, 1, 2))
     with torch.no_grad():  # LoRA must not be the identity here
         for p in policy.trained:
             p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
@@ -68,7 +68,9 @@ def test_and_within_rounding_on_the_fast_path(sd3_folder, changes):
 def test_the_gradient_of_a_whole_walk_is_that_of_finite_differences(sd3_folder):
     policy = sd3(sd3_folder)
     own = seeds(2, 3)
-    judge = lambda: bright(replace(unmade(PROBLEMS, own), outputs=policy.decode(policy.unroll(PROBLEMS, own)))).sum()
+    judge = lambda: bright(
+        replace(empty_rollout(PROBLEMS, own), outputs=policy.decode(policy.unroll(PROBLEMS, own)))
+    ).sum()
     weight = max(policy.trained, key=lambda p: p.numel())
     slope = torch.autograd.grad(judge(), weight)[0]
     direction = slope / slope.norm()
@@ -83,7 +85,7 @@ def test_the_gradient_of_a_whole_walk_is_that_of_finite_differences(sd3_folder):
 
 def test_fewer_steps_in_the_graph_are_another_gradient_of_the_same_reward(sd3_folder):
     policy = sd3(sd3_folder)
-    losses = [RewardGradient(policy, bright, through)(unmade(PROBLEMS, seeds(0, 3))) for through in (1, 2, None)]
+    losses = [RewardGradient(policy, bright, through)(empty_rollout(PROBLEMS, seeds(0, 3))) for through in (1, 2, None)]
     for loss in losses[1:]:
         torch.testing.assert_close(loss.total, losses[0].total, atol=1e-4, rtol=0)
     grads = [gradient(loss.total, policy) for loss in losses]
@@ -96,8 +98,8 @@ def test_fewer_steps_in_the_graph_are_another_gradient_of_the_same_reward(sd3_fo
 def test_refl_judges_what_is_predicted_at_a_late_step_of_each_row(sd3_folder):
     policy = replace(sd3(sd3_folder), stochastic=())
     own = seeds(3, 3)
-    step_B = late_steps(own, 2, 4)
-    assert set(late_steps(seeds(3, 50), 2, 4).tolist()) == {2, 3}
+    step_B = refl_timesteps(own, 2, 4)
+    assert set(refl_timesteps(seeds(3, 50), 2, 4).tolist()) == {2, 3}
     x = policy._noise(own, 0)
     expected = torch.zeros_like(x)
     with torch.no_grad():
@@ -105,9 +107,12 @@ def test_refl_judges_what_is_predicted_at_a_late_step_of_each_row(sd3_folder):
             v = policy.velocity(x, t.expand(3), PROBLEMS, policy.guidance)
             expected[step_B == i] = (x - t * v)[step_B == i]
             x = x + (t_next - t) * v
-    torch.testing.assert_close(policy.predicted(PROBLEMS, own, step_B), expected, atol=1e-5, rtol=1e-4)
-    whole = RewardGradient(policy, bright, late=2)(unmade(PROBLEMS, own))
-    parts = [RewardGradient(policy, bright, late=2)(unmade(PROBLEMS, own).rows(torch.tensor(r))) for r in ([0, 2], [1])]
+    torch.testing.assert_close(policy.predict_x0_at(PROBLEMS, own, step_B), expected, atol=1e-5, rtol=1e-4)
+    whole = RewardGradient(policy, bright, late=2)(empty_rollout(PROBLEMS, own))
+    parts = [
+        RewardGradient(policy, bright, late=2)(empty_rollout(PROBLEMS, own).rows(torch.tensor(r)))
+        for r in ([0, 2], [1])
+    ]
     torch.testing.assert_close(
         gradient(whole.total, policy), sum(gradient(p.total, policy) for p in parts), atol=1e-4, rtol=1e-3
     )
@@ -116,7 +121,7 @@ def test_refl_judges_what_is_predicted_at_a_late_step_of_each_row(sd3_folder):
 def test_low_variance_draft_repeats_the_last_step_from_fresh_noise(sd3_folder):
     policy = sd3(sd3_folder)
     own = seeds(0, 3)
-    rollout = unmade(PROBLEMS, own, x0_B=policy.rollout(PROBLEMS, own).decisions["x0_B"])
+    rollout = empty_rollout(PROBLEMS, own, x0_B=policy.rollout(PROBLEMS, own).decisions["x0_B"])
     loss = RewardGradient(policy, bright, copies=3)
     made = loss(rollout)
     assert float(made.count) == 9
@@ -131,7 +136,7 @@ def test_low_variance_draft_repeats_the_last_step_from_fresh_noise(sd3_folder):
 def test_steps_up_the_gradient_raise_the_reward(sd3_folder):
     for choice in (dict(through=2), dict(late=2), dict(copies=2)):
         policy = sd3(sd3_folder)
-        rollout = unmade(PROBLEMS, seeds(0, 3), x0_B=policy.unroll(PROBLEMS, seeds(0, 3), 1).detach())
+        rollout = empty_rollout(PROBLEMS, seeds(0, 3), x0_B=policy.unroll(PROBLEMS, seeds(0, 3), 1).detach())
         learner = Updates(
             [
                 Update(
@@ -192,11 +197,11 @@ def test_soft_points_are_those_of_the_formula():
 
 def test_a_critic_learns_what_pictures_show_and_has_gradients_in_pixels():
     task = DrawingTask(train_size=64, tags=("colors",))
-    cfg = Criticism(critic_lessons=384, critic_wrong=0.0, critic_width=8)
+    cfg = RewardModelConfig(critic_lessons=384, critic_wrong=0.0, critic_width=8)
     lesson = cfg.lesson(task, 32, 0, lambda pictures: pictures)
     critic = cfg.new(0)
     weights = list(critic.critic.parameters())
-    learner = Updates([Update("critic", Recognition(critic.critic), weights, torch.optim.AdamW(weights, lr=4e-3))])
+    learner = Updates([Update("critic", RecognitionLoss(critic.critic), weights, torch.optim.AdamW(weights, lr=4e-3))])
     losses = [learner.update(lesson.rows(torch.arange(64) + 64 * (k % 6)))["loss/critic"] for k in range(60)]
     assert sum(losses[-6:]) < 0.78 * sum(losses[:6])
     shown = lesson.rows(torch.arange(4))
@@ -207,15 +212,15 @@ def test_a_critic_learns_what_pictures_show_and_has_gradients_in_pixels():
 
 
 def test_a_reward_of_noisy_latents_is_taught_and_followed_without_decoding(sd3_folder, tmp_path, monkeypatch):
-    policy = build(FlowModel(str(sd3_folder), size=32, sampling_steps=2, text_length=2), ())
+    policy = build_flow_policy(FlowModel(str(sd3_folder), size=32, sampling_steps=2, text_length=2), ())
     task, cfg = (
         DrawingTask(train_size=32, tags=("colors",)),
-        Criticism(critic_lessons=64, critic_steps=12, critic_batch=32, critic_width=8),
+        RewardModelConfig(critic_lessons=64, critic_steps=12, critic_batch=32, critic_width=8),
     )
     with Run.start(tmp_path / "run", {"recipe": "x"}, display=False) as run:
-        reward = cfg.taught_latents(task, policy, run, 0)
+        reward = cfg.fitted_latents(task, policy, run, 0)
         with pytest.raises(ValueError, match="it needs critic_steps"):
-            replace(cfg, critic_steps=0).taught_latents(task, policy, run, 0)
+            replace(cfg, critic_steps=0).fitted_latents(task, policy, run, 0)
     problems = task.training(0)[:3]
     rollout = policy.rollout(problems, seeds(0, 3))
     alone = torch.cat([reward(rollout.rows(torch.tensor([i]))) for i in range(3)])
@@ -224,7 +229,7 @@ def test_a_reward_of_noisy_latents_is_taught_and_followed_without_decoding(sd3_f
         replace(rollout, problems=[Problem(0, "a cat")] * 3)
     ).isnan().all()
     monkeypatch.setattr(FlowPolicy, "decode", None)
-    loss = RewardGradient(policy, reward, through=1, late=2)(unmade(problems, seeds(0, 3)))
+    loss = RewardGradient(policy, reward, through=1, late=2)(empty_rollout(problems, seeds(0, 3)))
     assert gradient(loss.total, policy).norm() > 0
 
 
@@ -242,14 +247,14 @@ def test_modes_count_right_answers_alone():
 
 
 def test_a_survey_is_the_same_each_time(sd3_folder):
-    policy = build(FlowModel(str(sd3_folder), size=32, sampling_steps=1, text_length=2), ())
-    survey = Survey(Criticism(critic_width=8).new(0), DrawingTask(), 32, prompts=4, real=32)
-    one, two = survey(policy.best, each=2), survey(policy.best, each=2)
+    policy = build_flow_policy(FlowModel(str(sd3_folder), size=32, sampling_steps=1, text_length=2), ())
+    survey = SampleMetrics(RewardModelConfig(critic_width=8).new(0), DrawingTask(), 32, prompts=4, real=32)
+    one, two = survey(policy.greedy().rollout, each=2), survey(policy.greedy().rollout, each=2)
     assert one == two and set(one) == {"critic", "frechet", "modes"} and one["frechet"] > 0
 
 
 def test_a_scorer_is_found_by_name_or_file(tmp_path):
-    critic = Criticism(critic_width=8).new(0)
+    critic = RewardModelConfig(critic_width=8).new(0)
     assert scorer("critic", critic) is critic
     (tmp_path / "mine.py").write_text("def bright(rollout):\n    return rollout.outputs.flatten(1).mean(1)\n")
     assert callable(scorer(f"{tmp_path / 'mine.py'}:bright", None))

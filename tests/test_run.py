@@ -175,7 +175,7 @@ def test_stages_are_runs_inside_the_run(tmp_path):
         first.save(5, {"part": Counter(5)})
         assert first.finish({"after": {}})["steps"] == 5
         run.stage("main").log(2, {"reward/a": 2})
-        assert run.steps == 7 and run.stage("third").again == f"saccade train points --out {run.folder}"
+        assert run.steps == 7 and run.stage("third").resume_command == f"saccade train points --out {run.folder}"
     with Run.resume(tmp_path / "r", display=False) as run:
         assert run.stage("warm-up").load({"part": Counter()}) == 5
         run.stage("main")
@@ -209,7 +209,8 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path, monkeypatch):
         run.save(1, {"part": Counter(1)})
         monkeypatch.setattr(checkpoint, "save_file", full)
         with pytest.raises(
-            RunFailed, match=rf"^cannot write .*step-000002: No space left on device; resume with: {run.again}$"
+            RunFailed,
+            match=rf"^cannot write .*step-000002: No space left on device; resume with: {run.resume_command}$",
         ):
             run.save(2, {"part": Counter(2)})
         monkeypatch.setattr(files, "append", full)

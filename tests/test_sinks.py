@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.training.loggers import open_sinks
+from saccade.training.loggers import open_loggers
 from saccade.training.run import Run
 
 CONFIG = {"recipe": "points", "settings": {"lr": 0.1}, "command": "saccade train points"}
@@ -135,4 +135,4 @@ def test_an_absent_package_and_an_unknown_name_are_one_line_and_leave_no_folder(
         Run.start(tmp_path / "r", CONFIG, sinks=["wandb"])
     with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; nearest: tensorboard[^\n]*$"):
         Run.start(tmp_path / "r", CONFIG, sinks=["Tensorbord"])
-    assert not (tmp_path / "r").exists() and open_sinks([], tmp_path, {}) == []
+    assert not (tmp_path / "r").exists() and open_loggers([], tmp_path, {}) == []

@@ -14,9 +14,9 @@ def test_an_average_keeps_its_share_and_a_copy_keeps_up():
     average = Snapshot([weight])
     with torch.no_grad():
         weight.fill_(0.0)
-    average.follow(0.75)
+    average.update(0.75)
     torch.testing.assert_close(average.values[0], torch.tensor([3.0, -1.5]))
-    average.average(0.0)(7)
+    average.ema_update(0.0)(7)
     assert torch.equal(average.values[0], weight.detach())
 
 
@@ -28,7 +28,7 @@ def test_a_moving_average_forgets_its_start():
 
 def test_a_decay_that_is_no_share_is_refused():
     with pytest.raises(ValueError, match="an average keeps a share of 0 to 1 of itself, not 2"):
-        Snapshot([]).average(2)
+        Snapshot([]).ema_update(2)
 
 
 def test_it_takes_the_weights_place_and_gives_it_back():

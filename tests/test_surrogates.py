@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import PROBLEMS, Toy, height
 
-from saccade.algorithms.grpo import PolicyGradient, until_telling
+from saccade.algorithms.grpo import PolicyGradient, dynamic_sampling
 from saccade.core import seeds
-from saccade.math.advantages import group_advantage, leave_one_out, silent_groups, telling, whitened
+from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out, whitened, zero_variance_groups
 from saccade.math.kl import k3
 from saccade.math.surrogates import at_level, cispo, clipped, clipped_share, decision_weight, dual_clipped, mean_weight
 from saccade.training.feeds import join
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 MASK = torch.tensor([[1.0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.float64)
@@ -160,10 +160,10 @@ def test_averages_say_what_they_lack():
 
 
 def judged(policy: Toy):
-    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
     rollout.mask_BT[::3, 2] = 0
     rollout.extras["length_B"] = rollout.mask_BT.sum(1)
-    rollout.advantage_BT = rollout.credit(group_advantage(height(rollout), rollout.group_B))
+    rollout.advantage_BT = rollout.broadcast(group_advantage(height(rollout), rollout.group_B))
     with torch.no_grad():
         policy.mean += 0.2
     return rollout
@@ -226,8 +226,8 @@ def test_whitened_credit_has_mean_0_and_spread_1_over_own_decisions():
 def test_a_group_tells_its_attempts_apart_by_their_verdicts_alone():
     nan = float("nan")
     reward, group = torch.tensor([1.0, 1, 0, 1, nan, nan, 1, nan]), torch.tensor([5, 5, 2, 2, 0, 0, 9, 9])
-    assert telling(reward, group).tolist() == [False, False, True, True, False, False, False, False]
-    assert float(silent_groups(reward, group)) == pytest.approx(3 / 4)
+    assert has_reward_variance(reward, group).tolist() == [False, False, True, True, False, False, False, False]
+    assert float(zero_variance_groups(reward, group)) == pytest.approx(3 / 4)
 
 
 def test_dynamic_sampling_draws_until_enough_groups_tell_and_counts_what_it_made():
@@ -235,7 +235,7 @@ def test_dynamic_sampling_draws_until_enough_groups_tell_and_counts_what_it_made
 
     def attempt(problems, seeds_P):
         drawn.append([p.id for p in problems])
-        return in_groups(policy.rollout, problems, seeds_P, 4)
+        return sample_groups(policy.rollout, problems, seeds_P, 4)
 
     def even_ids_tell(rollout):
         tells = torch.tensor([p.id % 2 == 0 for p in rollout.problems])
@@ -243,15 +243,15 @@ def test_dynamic_sampling_draws_until_enough_groups_tell_and_counts_what_it_made
         return rollout.rewards["height"]
 
     rounds = lambda: ((PROBLEMS[i : i + 3], seeds(7, 3, key=i)) for i in (0, 3, 0, 3))
-    kept = until_telling(attempt, even_ids_tell, rounds(), groups=4)
+    kept = dynamic_sampling(attempt, even_ids_tell, rounds(), groups=4)
     assert drawn == [[0, 1, 2], [3, 4, 5], [0, 1, 2]] and (kept.groups, kept.generated) == (4, 36)
     batch = join(kept.parts)
     assert [p.id for p in batch.problems[::4]] == [0, 2, 4, 0] and len(batch) == 16
     assert batch.group_B.unique_consecutive(return_counts=True)[1].tolist() == [4] * 4
     assert torch.equal(batch.rewards["height"], height(batch))
-    short = until_telling(attempt, even_ids_tell, rounds(), groups=50)
+    short = dynamic_sampling(attempt, even_ids_tell, rounds(), groups=50)
     assert (short.groups, short.generated) == (6, 48)
-    silent = until_telling(attempt, lambda r: torch.ones(len(r)), rounds(), groups=2)
+    silent = dynamic_sampling(attempt, lambda r: torch.ones(len(r)), rounds(), groups=2)
     assert silent.groups == 0 and silent.generated == 48 and len(join(silent.parts)) == 12
     with pytest.raises(ValueError, match="there is no round"):
-        until_telling(attempt, even_ids_tell, [], groups=2)
+        dynamic_sampling(attempt, even_ids_tell, [], groups=2)

@@ -8,7 +8,7 @@ import torch
 
 from saccade.models.adapters import merged, trainable
 from saccade.models.language import decoding
-from saccade.models.language.decoding import positions, read, write
+from saccade.models.language.decoding import generate, positions, prefill
 from saccade.models.language.layers import token_decoder
 
 
@@ -26,12 +26,12 @@ def model(kind: str):
 def reading(made, index):
     ids_PL = torch.randint(5, 200, (3, 9), generator=torch.Generator().manual_seed(1))
     attention_PL = (torch.arange(9) >= torch.tensor([[0], [3], [5]])).long()
-    return read(made, ids_PL, attention_PL, positions(attention_PL)[:, None], torch.tensor(index), 9 + 12)
+    return prefill(made, ids_PL, attention_PL, positions(attention_PL)[:, None], torch.tensor(index), 9 + 12)
 
 
 def written(made, index):
     uniform = torch.rand(len(index), 12, generator=torch.Generator().manual_seed(2))
-    return write(reading(made, index), uniform, lambda tokens: tokens[:, -1] % 5 == 0)
+    return generate(reading(made, index), uniform, lambda tokens: tokens[:, -1] % 5 == 0)
 
 
 @pytest.mark.parametrize("kind", ["Qwen2", "Llama"])

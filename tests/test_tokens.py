@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from saccade.core import Problem, seeds
 from saccade.models.adapters import merged, trainable
 from saccade.models.language.decoding import choose, decode, nucleus
-from saccade.models.language.model import load
+from saccade.models.language.model import load_language_model
 from saccade.models.loading import MINIATURES
 from saccade.policies.tokens import TokenPolicy
 
@@ -122,7 +122,7 @@ def test_lora_is_folded_in_for_sampling_and_for_export(tmp_path):
     rollout = one.rollout(problems(8), seeds(0, 8))
     assert gap(one, rollout) < 1e-4
     one.export(tmp_path)
-    again = load(tmp_path)
+    again = load_language_model(tmp_path)
     with merged(one.language.model) as model:
         assert torch.equal(model.lm_head.weight, again.model.lm_head.weight)
     other = TokenPolicy(again, [], prompt=chat, max_new_tokens=12)
@@ -186,7 +186,7 @@ def test_the_nucleus_is_the_smallest_set_that_holds_the_mass(seed, top_p):
 
 
 def test_a_vision_language_model_rewrites_by_folder(tmp_path):
-    language = load(tiny_language.qwen25_vl(tmp_path))
+    language = load_language_model(tiny_language.qwen25_vl(tmp_path))
     assert type(language.model).__name__ == "Qwen2_5_VLForConditionalGeneration"
     one = TokenPolicy(language, trainable(language.model.get_decoder(), 2), prompt=chat, max_new_tokens=8)
     rollout = one.rollout(problems(8), seeds(0, 8))
@@ -194,7 +194,7 @@ def test_a_vision_language_model_rewrites_by_folder(tmp_path):
     one.likelihood(rollout).logp_BT.sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in one.parameters())
     one.export(tmp_path / "out")
-    assert type(load(tmp_path / "out").model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert type(load_language_model(tmp_path / "out").model).__name__ == "Qwen2_5_VLForConditionalGeneration"
 
 
 def test_plain_prompts_and_state_come_through():
@@ -239,5 +239,5 @@ def test_the_miniature_loads_in_plain_transformers(tmp_path: Path):
     written = model.generate(**asked, do_sample=False, max_new_tokens=32)[0, asked["input_ids"].shape[1] :]
     text = words.decode(written, skip_special_tokens=True)
     assert text.startswith("<answer>") and text.endswith("</answer>")
-    one = TokenPolicy(load("qwen2-rewriter"), [], prompt=chat, temperature=0.0)
+    one = TokenPolicy(load_language_model("qwen2-rewriter"), [], prompt=chat, temperature=0.0)
     assert one.rollout([Problem(0, "two red circles")], seeds(0, 1)).outputs == [text]

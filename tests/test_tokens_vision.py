@@ -20,14 +20,14 @@ from tiny_vision import picture
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.math.frames import Frame
 from saccade.models.adapters import trainable
-from saccade.models.language.head import weigh
-from saccade.models.language.model import LanguageModel, load
+from saccade.models.language.head import token_logprobs
+from saccade.models.language.model import LanguageModel, load_language_model
 from saccade.models.language.prompts import PerRow
 from saccade.models.language.states import Rows, states
 from saccade.models.vision import encoder
-from saccade.policies.tokens import TokenModel, TokenPolicy, WriterModel, build, inputs_as_prompt
+from saccade.policies.tokens import TokenModel, TokenPolicy, WriterModel, build_token_policy, inputs_as_prompt
 from saccade.training.feeds import join
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),
@@ -44,7 +44,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def language(folders):
-    return lambda kind: load(folders[kind])
+    return lambda kind: load_language_model(folders[kind])
 
 
 def policy(
@@ -61,7 +61,7 @@ def policy(
 
 
 def sampled(one: TokenPolicy, group: int = 4, seed: int = 0) -> Rollout:
-    return in_groups(one.rollout, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
+    return sample_groups(one.rollout, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
 
 
 def gap(one: TokenPolicy, rollout: Rollout) -> float:
@@ -147,7 +147,7 @@ def test_micro_batches_add_up_to_the_full_gradient(kind, language):
 
 def test_rollouts_that_were_joined_share_prefixes_and_replay(language):
     one = policy(language("qwen25"))
-    parts = [in_groups(one.rollout, some, seeds(0, 2), 3) for some in (PROBLEMS[:2], [PROBLEMS[2], PROBLEMS[0]])]
+    parts = [sample_groups(one.rollout, some, seeds(0, 2), 3) for some in (PROBLEMS[:2], [PROBLEMS[2], PROBLEMS[0]])]
     whole = join(parts)
     assert len(set(whole.decisions["begin_B"].tolist())) == 2 and gap(one, whole) < 1e-4
     rows, _ = Rows.before(one.language, whole.decisions, torch.arange(12), whole.decisions["position_BT"].amax(1))
@@ -256,7 +256,7 @@ def test_words_that_pose_as_a_picture_are_refused(language):
 
 def test_settings_build_bound_and_export(folders, tmp_path):
     cfg = TokenModel(str(folders["qwen25"]), max_new_tokens=6, lora_rank=2, min_pixels=64, max_pixels=128)
-    one = build(cfg)
+    one = build_token_policy(cfg)
     assert not any(p.requires_grad for p in one.language.model.model.visual.parameters()) and one.eyes.frozen
     for p in one.trained:
         torch.nn.init.normal_(p, std=0.3)
@@ -264,13 +264,13 @@ def test_settings_build_bound_and_export(folders, tmp_path):
     assert rollout.extras["frames_B"].values[0][0].width * rollout.extras["frames_B"].values[0][0].height <= 128
     assert gap(one, rollout) < 1e-4
     one.export(tmp_path)
-    again = TokenPolicy(load(tmp_path), [], max_new_tokens=6)
+    again = TokenPolicy(load_language_model(tmp_path), [], max_new_tokens=6)
     assert sampled(again).outputs == rollout.outputs
-    seeing = build(replace(cfg, train_vision=True))
+    seeing = build_token_policy(replace(cfg, train_vision=True))
     assert any(p.requires_grad for p in seeing.language.model.model.visual.parameters()) and not seeing.eyes.frozen
-    whole = build(replace(cfg, train_vision=True, lora_rank=0))
+    whole = build_token_policy(replace(cfg, train_vision=True, lora_rank=0))
     assert len(whole.trained) == len(list(whole.language.model.parameters()))
-    writer = build(WriterModel(str(folders["qwen25"]), max_new_tokens=6, rewriter_lora_rank=2))
+    writer = build_token_policy(WriterModel(str(folders["qwen25"]), max_new_tokens=6, rewriter_lora_rank=2))
     assert sampled(writer).logp_BT.shape[1] <= 6
 
 
@@ -285,7 +285,7 @@ def test_settings_build_bound_and_export(folders, tmp_path):
 )
 def test_options_without_effect_are_refused(kind, fields, why, folders, lm_folder):
     with pytest.raises(ValueError, match=why):
-        build(TokenModel(str(folders.get(kind, lm_folder)), **fields))
+        build_token_policy(TokenModel(str(folders.get(kind, lm_folder)), **fields))
 
 
 @settings(max_examples=20, deadline=None)
@@ -303,7 +303,7 @@ def test_log_probs_in_parts_are_those_of_the_plain_formula(seed, at_once, temper
     logits[:, 8:10] = -1e9
     logp = logits.log_softmax(-1)
     plain = logp.gather(1, token[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
-    ours = weigh(head, hidden, token, temperature, [8, 9], at_once)
+    ours = token_logprobs(head, hidden, token, temperature, [8, 9], at_once)
     inputs = (hidden, *head.parameters())
     for which in ((0,), (1,), (0, 1)):
         pulled = [sum((pull[i] * x[i]).sum() for i in which) for x in (plain, ours)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy import PROBLEMS, Toy, height
 
-from saccade.algorithms.grpo import PolicyGradient, random_window, remember_reference, sliding_window
+from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs, random_window, sliding_window
 from saccade.core import Loss, NothingJudged, Rollout, generator, noise, seeds, spawn
 from saccade.evaluation.scoring import score
 from saccade.math.advantages import group_advantage
@@ -19,17 +19,17 @@ from saccade.models.snapshot import Snapshot
 from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
-from saccade.training.feeds import Mixed, OnPolicy, Replay, Stored, join
-from saccade.training.groups import in_groups, spread
+from saccade.training.feeds import DatasetFeed, Mixed, OnPolicy, Replay, join
+from saccade.training.groups import repeat_for_groups, sample_groups
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
-from saccade.training.loop import train
+from saccade.training.loop import fit
 from saccade.training.run import Interrupted, Run, RunFailed
 
 
 def collect_with(policy: Toy, reward=height):
     def collect(problems, seeds_P, step) -> Rollout:
-        rollout = judge(in_groups(policy.rollout, problems, seeds_P, 4), {"height": reward})
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["height"].double(), rollout.group_B))
+        rollout = judge(sample_groups(policy.rollout, problems, seeds_P, 4), {"height": reward})
+        rollout.advantage_BT = rollout.broadcast(group_advantage(rollout.rewards["height"].double(), rollout.group_B))
         return rollout
 
     return collect
@@ -47,7 +47,7 @@ def run_for(steps: int, folder: Path, policy: Toy, reward=height, resume: bool =
     feed = feed or OnPolicy(PROBLEMS, collect_with(policy, reward), per_step=3, seed=1)
     look = lambda step: {"height": float(policy.mean.detach().sum())}
     with run:
-        return train(feed, make(policy, minibatches=2), run, steps, state={"policy": policy}, evaluate=look, **kwargs)
+        return fit(feed, make(policy, minibatches=2), run, steps, state={"policy": policy}, evaluate=look, **kwargs)
 
 
 def gradient_of(policy: Toy, learner_options: dict, rollout: Rollout) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_any_cut_gives_the_gradient_of_the_full_batch(options):
     rollout = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
     rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(0)) > 0.3).double()
     rollout.extras["length_B"] = rollout.mask_BT.sum(1)
-    remember_reference(policy, Snapshot(policy.parameters()), rollout)
+    add_reference_logprobs(policy, Snapshot(policy.parameters()), rollout)
     with torch.no_grad():
         policy.mean += 0.1
     torch.testing.assert_close(gradient_of(policy, options, rollout), gradient_of(policy, {}, rollout))
@@ -123,7 +123,7 @@ class Cramped:
 def test_where_memory_is_not_enough_the_same_step_is_taken_in_smaller_parts():
     policy = Toy.new()
     batch = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
-    remember_reference(policy, Snapshot(policy.parameters()), batch)
+    add_reference_logprobs(policy, Snapshot(policy.parameters()), batch)
     whole = gradient_of(policy, {}, batch)
     seen, optimizer = [], torch.optim.SGD(policy.parameters(), lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
@@ -154,10 +154,10 @@ def test_where_one_row_does_not_fit_the_run_ends_with_advice(tmp_path):
     for name, given in (("learning", feed), ("drawing", OnPolicy(PROBLEMS, full, per_step=3, seed=1))):
         with pytest.raises(RunFailed, match="step 1: the GPU's memory is full.*fewer attempts"):
             with Run.start(tmp_path / name, {"recipe": "toy"}, display=False) as run:
-                train(given, Updates([update]), run, 2, state={"policy": policy})
+                fit(given, Updates([update]), run, 2, state={"policy": policy})
     with pytest.raises(RunFailed, match="evaluation at step 0: the GPU's memory is full"):
         with Run.start(tmp_path / "evaluation", {"recipe": "toy"}, display=False) as run:
-            train(feed, Updates([update]), run, 2, state={"policy": policy}, evaluate=full)
+            fit(feed, Updates([update]), run, 2, state={"policy": policy}, evaluate=full)
 
 
 def test_a_masked_decision_is_not_trained_whatever_it_holds():
@@ -165,7 +165,7 @@ def test_a_masked_decision_is_not_trained_whatever_it_holds():
     rollout = collect_with(policy)(PROBLEMS[:1], seeds(0, 1), 0)
     rollout.mask_BT[:, 1] = 0
     rollout.decisions["drawn_BT"][:, 1] = 1e300
-    remember_reference(policy, Snapshot(policy.parameters()), rollout)
+    add_reference_logprobs(policy, Snapshot(policy.parameters()), rollout)
     rollout.logp_BT[:, 1] = -1e300
     grad = gradient_of(policy, {}, rollout)
     assert grad[1] == 0 and grad[0] != 0 and grad.isfinite().all()
@@ -194,14 +194,14 @@ def test_update_clocks_every_repeats_and_after():
 
 def test_minibatches_take_an_equal_part_of_every_group():
     policy = Toy.new()
-    rollout = in_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
     for part in range(2):
         mini = minibatch(rollout, part, 2)
         assert mini.group_B.bincount().tolist() == [2] * 6
 
 
 def test_groups_that_do_not_divide_give_minibatches_of_one_size_and_every_row_once():
-    rollout = in_groups(Toy.new().rollout, PROBLEMS[:4], seeds(0, 4), 5)
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:4], seeds(0, 4), 5)
     parts = [minibatch(rollout, part, 4) for part in range(4)]
     assert [len(part) for part in parts] == [5] * 4
     rows = torch.cat([part.logp_BT.flatten() for part in parts])
@@ -248,7 +248,7 @@ def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):
         return height(rollout)
 
     policy = Toy.new()
-    rollout = in_groups(policy.rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    rollout = sample_groups(policy.rollout, PROBLEMS[:2], seeds(0, 2), 2)
     values, error = ask(moody, rollout)
     assert values.isnan().tolist() == [True, True, False, False] and str(error) == "broken picture"
     run_for(2, tmp_path / "run", policy, moody)
@@ -263,7 +263,7 @@ def test_a_reward_that_hangs_on_some_rows_costs_only_those():
         return height(rollout)
 
     stuck.patience = 0.4
-    rollout = in_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
     began = time.monotonic()
     values, error = ask(stuck, rollout)
     assert values.isnan().tolist() == [True, True, False, False] and time.monotonic() - began < 2
@@ -337,7 +337,7 @@ def test_interrupt_saves_and_resumes(tmp_path):
         return {"height": float(policy.mean.detach().sum())}
 
     with pytest.raises(Interrupted), run:
-        train(feed, make(policy, minibatches=2), run, 8, state={"policy": policy}, evaluate=look, evaluate_every=3)
+        fit(feed, make(policy, minibatches=2), run, 8, state={"policy": policy}, evaluate=look, evaluate_every=3)
     whole, again = Toy.new(), Toy.new()
     run_for(8, tmp_path / "whole", whole)
     run_for(8, tmp_path / "run", again, resume=True)
@@ -359,10 +359,10 @@ def test_a_step_a_group_and_a_rhythm_of_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a step takes 1 problem or more, not 0"):
         OnPolicy(PROBLEMS, lambda *_: None, 0, 0)
     with pytest.raises(ValueError, match="a group is of 1 attempt or more, not 0"):
-        spread(PROBLEMS[:2], seeds(0, 2), 0)
+        repeat_for_groups(PROBLEMS[:2], seeds(0, 2), 0)
     with Run.start(tmp_path / "run", {}, display=False) as run:
         with pytest.raises(ValueError, match="save_every must be 1 or more, not 0"):
-            train(lambda step: None, None, run, 2, state={}, save_every=0)
+            fit(lambda step: None, None, run, 2, state={}, save_every=0)
 
 
 def test_feeds_hand_out_every_problem_once_a_pass_and_mix():
@@ -371,7 +371,7 @@ def test_feeds_hand_out_every_problem_once_a_pass_and_mix():
     assert sorted(p.id for step in range(2) for p in feed.draw(step)) == list(range(6))
     assert [p.id for p in feed.draw(5)] == [p.id for p in OnPolicy(PROBLEMS, collect_with(policy), 3, 1).draw(5)]
     data = join([feed(0), feed(1)])
-    stored = Stored(data, rows=8, seed=0)
+    stored = DatasetFeed(data, rows=8, seed=0)
     ids = [i for step in range(3) for i in stored(step).extras["seed_B"].tolist()]
     assert len(set(ids)) == 24
     mixed = Mixed([feed, stored])(0)

@@ -19,15 +19,15 @@ from saccade.math.advantages import group_advantage
 from saccade.math.frames import Frame
 from saccade.models.adapters import trainable
 from saccade.models.language import cache
-from saccade.models.language.model import load
-from saccade.policies.multi_turn import Talk, Turns
+from saccade.models.language.model import load_language_model
+from saccade.policies.multi_turn import Conversation, MultiTurnRollout
 from saccade.policies.tokens import TokenPolicy
 from saccade.policies.zoom import box_in, crop, view
 from saccade.rewards.rubric import judge
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train
+from saccade.training.loop import fit
 from saccade.training.run import Run
 
 PROBLEMS = [
@@ -47,14 +47,14 @@ def policy(folders):
     """Over a model of which every twelfth token ends a turn."""
 
     def make(kind: str = "qwen25", **fields) -> TokenPolicy:
-        language = load(folders[kind])
+        language = load_language_model(folders[kind])
         language.model.generation_config.eos_token_id = list(range(0, 280, 12))
         return TokenPolicy(language, trainable(language.model), **{"max_new_tokens": 8, **fields})
 
     return make
 
 
-def several(problem: Problem, talk: Talk, text: str):
+def several(problem: Problem, talk: Conversation, text: str):
     """Ends, fails, answers in words, or shows a picture of one size or another."""
     match len(text) % 4:
         case 0:
@@ -67,12 +67,12 @@ def several(problem: Problem, talk: Talk, text: str):
     return [{"role": "user", "content": [{"type": "text", "text": "look"}, seen]}]
 
 
-def again(problem: Problem, talk: Talk, text: str):
+def again(problem: Problem, talk: Conversation, text: str):
     return [{"role": "user", "content": "again"}]
 
 
 def sampled(attempt, group: int = 4, seed: int = 0) -> Rollout:
-    return in_groups(attempt, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
+    return sample_groups(attempt, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
 
 
 def gap(one: TokenPolicy, rollout: Rollout) -> float:
@@ -87,7 +87,7 @@ def own_tokens(rollout: Rollout) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", ["qwen25", "gemma3"])
 def test_one_likelihood_replays_a_whole_conversation(kind, policy):
     one = policy(kind)
-    rollout = sampled(Turns(one, several, turns=4))
+    rollout = sampled(MultiTurnRollout(one, several, turns=4))
     shown = {f.original.height for frames in rollout.extras["frames_B"].values for f in frames}
     assert set(rollout.extras["turns_B"].tolist()) >= {1, 2, 4} and len(shown) > 4
     assert gap(one, rollout) < 1e-4
@@ -98,14 +98,14 @@ def test_one_likelihood_replays_a_whole_conversation(kind, policy):
 
 def test_rescored_conversations_replay_exactly(policy):
     one = policy(rescore=True)
-    assert gap(one, sampled(Turns(one, several, turns=3))) == 0
+    assert gap(one, sampled(MultiTurnRollout(one, several, turns=3))) == 0
 
 
 def test_keys_and_values_that_stay_between_turns_are_those_of_reading_again(policy):
     one = policy()
-    kept = sampled(Turns(one, several, turns=4))
+    kept = sampled(MultiTurnRollout(one, several, turns=4))
     with mock.patch.object(cache, "remembers", lambda _: False):
-        again_read = sampled(Turns(one, several, turns=4))
+        again_read = sampled(MultiTurnRollout(one, several, turns=4))
     assert kept.outputs == again_read.outputs and kept.extras["turns_B"].max() == 4
     assert torch.equal(kept.decisions["ids_BL"], again_read.decisions["ids_BL"])
     torch.testing.assert_close(kept.logp_BT, again_read.logp_BT, rtol=0, atol=1e-4)
@@ -131,15 +131,15 @@ def test_rows_that_rest_keep_their_past(stays):
 
 def test_one_turn_is_a_plain_rollout(policy):
     one = policy()
-    plain, talk = sampled(one.rollout), sampled(Turns(one, several, turns=1))
+    plain, talk = sampled(one.rollout), sampled(MultiTurnRollout(one, several, turns=1))
     assert plain.outputs == talk.outputs and torch.equal(plain.logp_BT, talk.logp_BT)
     assert all(torch.equal(v, talk.decisions[k]) for k, v in plain.decisions.items() if isinstance(v, torch.Tensor))
 
 
 def test_decisions_are_the_models_own_tokens_and_nothing_it_was_told(policy):
     one = policy()
-    rollout = sampled(Turns(one, several, turns=4), seed=1)
-    for row, (tokens, talk) in enumerate(zip(own_tokens(rollout), rollout.extras["talk_B"].values)):
+    rollout = sampled(MultiTurnRollout(one, several, turns=4), seed=1)
+    for row, (tokens, talk) in enumerate(zip(own_tokens(rollout), rollout.extras["conversation_B"].values)):
         turns = rollout.extras["turn_BT"][row][rollout.mask_BT[row] > 0]
         said = [one.language.words(tokens[turns == t].tolist()) for t in range(len(talk.turns))]
         assert said == [turn.said for turn in talk.turns] and rollout.outputs[row] == said[-1]
@@ -159,10 +159,13 @@ def test_a_turn_that_the_model_closed_is_not_closed_again(policy):
     louder.weight.data.copy_(one.language.model.lm_head.weight)
     louder.weight.data[closing] *= 20
     one.language.model.lm_head = louder
-    rollout = sampled(Turns(one, again, turns=2), group=8)
+    rollout = sampled(MultiTurnRollout(one, again, turns=2), group=8)
     closed = 0
     for ids, talk, tokens, turn in zip(
-        rollout.decisions["ids_BL"], rollout.extras["talk_B"].values, own_tokens(rollout), rollout.extras["turn_BT"]
+        rollout.decisions["ids_BL"],
+        rollout.extras["conversation_B"].values,
+        own_tokens(rollout),
+        rollout.extras["turn_BT"],
     ):
         first = tokens[: int((turn == 0).sum())]
         closed += int(first[-1] == closing)
@@ -175,16 +178,16 @@ def test_a_turn_that_the_model_closed_is_not_closed_again(policy):
 def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
     one = policy()
 
-    def broken(problem: Problem, talk: Talk, text: str):
+    def broken(problem: Problem, talk: Conversation, text: str):
         if problem.id == 0:
             raise RuntimeError("no such <|image_pad|><|im_end|>\nbox")
         if problem.id == 1:
             return [{"role": "user", "content": "look at <|image_pad|>"}]
         return [{"role": "user", "content": [{"type": "image", "image": np.zeros((3, 3))}]}]
 
-    rollout = sampled(Turns(one, broken, turns=2), group=2)
+    rollout = sampled(MultiTurnRollout(one, broken, turns=2), group=2)
     assert rollout.extras["failures_B"].tolist() == [1] * 6 and rollout.extras["turns_B"].tolist() == [2] * 6
-    first = [talk.turns[0] for talk in rollout.extras["talk_B"].values]
+    first = [talk.turns[0] for talk in rollout.extras["conversation_B"].values]
     assert first[0].failure == "RuntimeError: no such <|image_pad|><|im_end|>"
     assert first[0].told[0]["content"] == "That did not work: no such "
     assert "no picture is shown" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
@@ -192,28 +195,28 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
 
 def test_conversations_end_for_want_of_turns_or_room(policy):
     one = policy()
-    by_turns = sampled(Turns(one, again, turns=3), group=1)
-    assert [talk.ended for talk in by_turns.extras["talk_B"].values] == ["turns"] * 3
+    by_turns = sampled(MultiTurnRollout(one, again, turns=3), group=1)
+    assert [talk.ended for talk in by_turns.extras["conversation_B"].values] == ["turns"] * 3
     longest = by_turns.decisions["attention_BL"].sum(1).max()
-    by_room = sampled(Turns(one, again, turns=9, most_tokens=int(longest)), group=1)
-    ended = [talk.ended for talk in by_room.extras["talk_B"].values]
+    by_room = sampled(MultiTurnRollout(one, again, turns=9, most_tokens=int(longest)), group=1)
+    ended = [talk.ended for talk in by_room.extras["conversation_B"].values]
     assert "room" in ended and (by_room.decisions["attention_BL"].sum(1) <= longest).all() and gap(one, by_room) < 1e-4
-    assert not by_room.extras["talk_B"].values[ended.index("room")].turns[-1].told
+    assert not by_room.extras["conversation_B"].values[ended.index("room")].turns[-1].told
     with pytest.raises(ValueError, match="turns 0 is less than 1"):
-        Turns(one, again, turns=0)
+        MultiTurnRollout(one, again, turns=0)
     with pytest.raises(ValueError, match=r"a prompt of \d+ tokens and max_new_tokens 8 exceed 20"):
-        sampled(Turns(one, again, most_tokens=20))
+        sampled(MultiTurnRollout(one, again, most_tokens=20))
     plain = policy(prompt=lambda problem: "a red circle")
     with pytest.raises(ValueError, match="chat messages"):
-        sampled(Turns(plain, again))
+        sampled(MultiTurnRollout(plain, again))
 
 
 def test_a_conversation_depends_on_its_seed_and_not_on_its_company(policy):
     one = policy()
     rows, seeds_B = PROBLEMS * 3, seeds(0, 9)
-    together = Turns(one, several, turns=3)(rows, seeds_B)
+    together = MultiTurnRollout(one, several, turns=3)(rows, seeds_B)
     for i in (0, 4, 8):
-        alone = Turns(one, several, turns=3)(rows[i : i + 1], seeds_B[i : i + 1])
+        alone = MultiTurnRollout(one, several, turns=3)(rows[i : i + 1], seeds_B[i : i + 1])
         assert alone.outputs[0] == together.outputs[i]
         wide = alone.logp_BT.shape[1]
         torch.testing.assert_close(alone.logp_BT[0], together.logp_BT[i, :wide], rtol=0, atol=1e-4)
@@ -221,7 +224,7 @@ def test_a_conversation_depends_on_its_seed_and_not_on_its_company(policy):
 
 def test_any_cut_has_the_full_gradient_and_masked_turns_have_none(policy):
     one = policy()
-    rollout = sampled(Turns(one, several, turns=3))
+    rollout = sampled(MultiTurnRollout(one, several, turns=3))
     rollout.advantage_BT = torch.randn(rollout.logp_BT.shape, generator=torch.Generator().manual_seed(0))
 
     def gradient(parts, masked: bool = False) -> torch.Tensor:
@@ -248,13 +251,13 @@ def test_any_cut_has_the_full_gradient_and_masked_turns_have_none(policy):
 def test_the_crop_tool_shows_the_original(policy):
     one = policy()
 
-    def zoom(problem: Problem, talk: Talk, text: str):
+    def zoom(problem: Problem, talk: Conversation, text: str):
         found = crop("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], talk.frames[0])
         return [{"role": "user", "content": [view(found.pixels, frame=found.frame)]}]
 
-    rollout = Turns(one, zoom, turns=2)(PROBLEMS[:1], seeds(0, 1))
+    rollout = MultiTurnRollout(one, zoom, turns=2)(PROBLEMS[:1], seeds(0, 1))
     shown, cut = rollout.extras["frames_B"].values[0]
-    told = rollout.extras["talk_B"].values[0].turns[0].told[0]["content"][0]
+    told = rollout.extras["conversation_B"].values[0].turns[0].told[0]["content"][0]
     left, top, right, bottom = told["frame"].window
     assert (left, top, right, bottom) == (10, 5, 48, 24)  # 60 x 40 pixels were shown as 24 x 16
     assert np.array_equal(told["image"], PROBLEMS[0].inputs.pictures[0][top:bottom, left:right])
@@ -296,19 +299,17 @@ def test_texts_without_a_box_and_other_pictures_are_refused():
 def test_two_steps_equal_one_and_one(policy, tmp_path):
     def run(steps: int, folder, resume: bool = False) -> dict[str, torch.Tensor]:
         one = policy(max_new_tokens=5)
-        attempt = Turns(one, several, turns=2)
+        attempt = MultiTurnRollout(one, several, turns=2)
 
         def collect(problems, seeds_P, step) -> Rollout:
-            rollout = judge(in_groups(attempt, problems, seeds_P, 3), {"short": lambda r: -r.extras["length_B"]})
-            rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["short"], rollout.group_B))
+            rollout = judge(sample_groups(attempt, problems, seeds_P, 3), {"short": lambda r: -r.extras["length_B"]})
+            rollout.advantage_BT = rollout.broadcast(group_advantage(rollout.rewards["short"], rollout.group_B))
             return rollout
 
         update = Update("words", PolicyGradient(one, 0.2), one.trained, torch.optim.AdamW(one.trained, lr=1e-3))
         place = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "talk"}, display=False)
         with place:
-            train(
-                OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one}
-            )
+            fit(OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one})
         return one.state_dict()
 
     whole = run(2, tmp_path / "whole")

@@ -15,8 +15,8 @@ import torch
 from saccade.core import Problem, Question, Rollout
 from saccade.models.loading import MINIATURES
 from saccade.models.vision.differentiable import Preparation
-from saccade.models.vision.encoder import Eyes, parameters
-from saccade.rewards.learned.vqa_judge import Verdict, YesNo, reader, tokens_of
+from saccade.models.vision.encoder import VisionEncoder, parameters
+from saccade.rewards.learned.vqa_judge import VQAJudge, YesNoLikelihood, reader, tokens_of
 from saccade.worlds import edits, questions
 
 needs_miniature = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def asked(text: str, *pictures: np.ndarray) -> list[dict]:
     ]
 
 
-def plainly(judge: YesNo, text: str, *pictures: np.ndarray) -> float:
+def plainly(judge: YesNoLikelihood, text: str, *pictures: np.ndarray) -> float:
     """The margin as the official processor and an ordinary forward pass give it."""
     passage, model = judge.language.passage(asked(text, *pictures)), judge.language.model
     marks = (passage.ids_L == model.config.image_token_id).long()[None]
@@ -89,8 +89,12 @@ def test_patches_are_those_of_the_official_processor(patch, least, most, std):
 @pytest.mark.parametrize("kind", ["qwen25", "qwen3"])
 def test_any_model_of_the_kind_is_read_as_it_reads_itself(kind, tmp_path):
     language = tiny_vision.language(kind, tmp_path)
-    judge = YesNo(
-        language, Preparation.of(language), Eyes(language.model, list(parameters(language.model))), [7, 9], [11]
+    judge = YesNoLikelihood(
+        language,
+        Preparation.of(language),
+        VisionEncoder(language.model, list(parameters(language.model))),
+        [7, 9],
+        [11],
     )
     large, small = tiny_vision.picture(24, 16, 1), tiny_vision.picture(16, 16, 2)
     rows = [
@@ -113,11 +117,11 @@ def test_models_of_another_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not of the Qwen2-VL kind"):
         Preparation.of(tiny_vision.language("llava", tmp_path / "llava"))
     with pytest.raises(ValueError, match="no token is 'yes'"):
-        Verdict(model=str(tiny_vision.saved("qwen25", tmp_path / "qwen"))).margin([(torch.zeros(3, 8, 8),)], ["a"])
+        VQAJudge(model=str(tiny_vision.saved("qwen25", tmp_path / "qwen"))).margin([(torch.zeros(3, 8, 8),)], ["a"])
     with pytest.raises(ValueError, match="has no {} where the question could stand"):
-        Verdict(template="yes or no?")
+        VQAJudge(template="yes or no?")
     with pytest.raises(ValueError, match="one at least"):
-        Verdict().margin([], [])
+        VQAJudge().margin([], [])
 
 
 def test_every_way_to_write_an_answer_in_one_token_counts():
@@ -130,7 +134,7 @@ def test_every_way_to_write_an_answer_in_one_token_counts():
 
 @needs_miniature
 def test_the_miniature_is_asked_as_it_asks_itself():
-    judge, verdict = reader("qwen2.5-vl-shapes"), Verdict(device="cpu")
+    judge, verdict = reader("qwen2.5-vl-shapes"), VQAJudge(device="cpu")
     assert [judge.language.tokenizer.decode(t) for t in judge.yes + judge.no].count("yes") == 1 and len(judge.yes) >= 2
     small, plain, large = (tiny_vision.picture(side, side, side) // 64 * 64 for side in (20, 32, 48))
     rows = [(small,), (plain,), (plain, large)]
@@ -146,7 +150,7 @@ def test_the_miniature_is_asked_as_it_asks_itself():
 
 @needs_miniature
 def test_gradients_are_those_of_finite_differences():
-    verdict = Verdict(precision="float64", device="cpu")
+    verdict = VQAJudge(precision="float64", device="cpu")
     for side in (32, 20):  # shown as it is, and enlarged
         picture = tensor(tiny_vision.picture(side, side)).double() * 0.6 + 0.2
         picture.requires_grad_()
@@ -165,13 +169,13 @@ def test_as_a_reward_and_as_a_gradient_of_a_rollout():
         for ps in ([p.answer["picture"] for p in made], [p.inputs.pictures[0] for p in made])
     )
     made[3] = Problem(3, made[3].inputs, {"questions": ()})
-    verdict = Verdict(device="cpu")
+    verdict = VQAJudge(device="cpu")
     scores, sources = verdict(rollout(made, gold)), verdict(rollout(made, idle))
     assert scores[3].isnan() and sources[3].isnan() and verdict.loglikelihood(rollout(made, gold))[3] == 0
     assert scores.nanmean() > sources.nanmean() + 0.1
     (text, answer, _), *rest = made[0].answer["questions"]
     each = [
-        Verdict(device="cpu").margin([(gold[0],)], [q])[0] * (1 if said == "yes" else -1)
+        VQAJudge(device="cpu").margin([(gold[0],)], [q])[0] * (1 if said == "yes" else -1)
         for q, said, _ in made[0].answer["questions"]
     ]
     assert float(scores[0]) == pytest.approx(float(torch.stack(each).sigmoid().mean()), abs=1e-4)
@@ -188,7 +192,7 @@ def test_as_a_reward_and_as_a_gradient_of_a_rollout():
 def test_the_source_is_shown_first_where_pictures_are_compared():
     picture, source = tiny_vision.picture(32, 32, 1), tiny_vision.picture(32, 32, 2)
     problem = Problem(0, Question("Make it red.", (source,)), {"questions": ((ASKED[0], "yes", "edit"),)})
-    verdict = Verdict(compare=True, device="cpu", template="{} yes or no?")
+    verdict = VQAJudge(compare=True, device="cpu", template="{} yes or no?")
     score = verdict(rollout([problem], tensor(picture)[None]))
     judge = reader("qwen2.5-vl-shapes")
     assert float(score.logit()) == pytest.approx(plainly(judge, f"{ASKED[0]} yes or no?", source, picture), abs=1e-3)
@@ -199,7 +203,7 @@ def test_the_source_is_shown_first_where_pictures_are_compared():
 def test_it_agrees_with_the_truth_about_what_is_there():
     asked_ = questions.problems(100, 5, ("verdict",), size=48)
     with torch.no_grad():
-        margin = Verdict(device="cpu").margin(
+        margin = VQAJudge(device="cpu").margin(
             [(tensor(p.inputs.pictures[0]),) for p in asked_], [p.inputs.text for p in asked_]
         )
     assert ((margin > 0) == torch.tensor([p.answer["text"] == "yes" for p in asked_])).float().mean() > 0.75

@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
-from saccade.algorithms.descent import closed
+from saccade.algorithms.descent import freeze
 from saccade.algorithms.dreamer import Dreamer, Imagined, Learning, actor_loss, critic_loss, imagine, look
-from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.world_model import (
-    Limited,
+    Constraint,
     View,
     Weighted,
+    detached_probe,
     divergence,
     dual_loss,
     ending,
@@ -21,7 +22,6 @@ from saccade.algorithms.world_model import (
     reconstruction,
     reward,
     values_of,
-    watching,
 )
 from saccade.core import Problem, Rollout, generator
 from saccade.evaluation.world_model import explained
@@ -116,10 +116,10 @@ def test_divergence_is_balanced_beyond_its_free_nats():
 
 
 def test_terms_add_up_and_limits_weigh_what_their_multipliers_say():
-    multiplier = Multiplier(0.2)
+    multiplier = LagrangeMultiplier(0.2)
     terms = {
         "a": Weighted(lambda v: torch.tensor(3.0), 2.0),
-        "b": Limited(lambda v: torch.tensor(5.0), 1.5, multiplier),
+        "b": Constraint(lambda v: torch.tensor(5.0), 1.5, multiplier),
     }
     values = values_of(terms, view())
     assert float(model_loss(terms, values)) == pytest.approx(2 * 3.0 + 0.2 * (5.0 - 1.5))
@@ -158,7 +158,7 @@ def test_the_prior_follows_the_posterior_five_times_harder_than_the_other_way():
 
 def test_watching_trains_the_decoder_alone_and_the_reward_no_decoder():
     seen = view()
-    watching(2)(seen).backward(retain_graph=True)
+    detached_probe(2)(seen).backward(retain_graph=True)
     decoder = set(seen.model.decoder.parameters())
     assert all(grown(decoder)) and not any(grown(p for p in seen.model.parameters() if p not in decoder))
     seen.model.zero_grad()
@@ -178,7 +178,7 @@ def test_the_gradient_of_imagined_returns_is_that_of_finite_differences():
     def mean_return() -> torch.Tensor:
         return imagine(model, actor, critic, start, noise, draw, cfg).return_NH.mean()
 
-    with closed(model, critic):
+    with freeze(model, critic):
         mean_return().backward()
     assert not any(grown([*model.parameters(), *critic.parameters()])), "imagination trains the actor alone"
     weight = actor.layers[2].bias
@@ -272,10 +272,10 @@ def test_a_size_that_is_no_size_is_refused():
 
 def learner(seed: int = 0, **options) -> Dreamer:
     terms = {
-        "watching": Weighted(watching(2)),
+        "watching": Weighted(detached_probe(2)),
         "reward": Weighted(reward),
         "ending": Weighted(ending),
-        "kl": Limited(divergence(5 / 6), 0.1, Multiplier(1e-2)),
+        "kl": Constraint(divergence(5 / 6), 0.1, LagrangeMultiplier(1e-2)),
     }
     return Dreamer(policy(seed), terms, Learning(horizon=3, **options), seed)
 

@@ -10,7 +10,7 @@ import tiny_language
 import torch
 
 from saccade.models.language import processor as processors
-from saccade.models.language.model import LanguageModel, load
+from saccade.models.language.model import LanguageModel, load_language_model
 
 PARTS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -129,4 +129,4 @@ def saved(kind: str, folder: Path, loud: float = 6.0) -> Path:
 
 
 def language(kind: str, folder: Path) -> LanguageModel:
-    return load(saved(kind, folder))
+    return load_language_model(saved(kind, folder))

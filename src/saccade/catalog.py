@@ -143,13 +143,13 @@ def arms(name: str) -> dict[str, Arm]:
 def _arm(name: str, arm: str, told: Any) -> Arm:
     from dataclasses import replace
 
-    from saccade.training.claims import Following, Other
+    from saccade.training.claims import BaselineArm, WarmStartedArm
 
     match told:
-        case Other(recipe, changes):
+        case BaselineArm(recipe, changes):
             return Arm(recipe, replace(next(iter(load(recipe).PRESETS.values())), **changes))
-        case Following(first, settings):
-            others = [each for each, what in load(name).ARMS.items() if not isinstance(what, Following)]
+        case WarmStartedArm(first, settings):
+            others = [each for each, what in load(name).ARMS.items() if not isinstance(what, WarmStartedArm)]
             if first not in others:
                 raise ValueError(f"arm '{arm}' of {name} follows '{first}', which is not one of {', '.join(others)}")
             return Arm(name, settings, first)

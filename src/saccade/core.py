@@ -97,7 +97,7 @@ class Rollout:
             extras=cut(self.extras),
         )
 
-    def credit(self, advantage_B: Tensor) -> Tensor:
+    def broadcast(self, advantage_B: Tensor) -> Tensor:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
         return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
@@ -140,6 +140,22 @@ class Policy(Protocol):
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
 
     def likelihood(self, rollout: Rollout) -> Likelihood: ...
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: anything whose state can be read and put back."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class Learner(Stateful, Protocol):
+    """Turns a batch into better weights."""
+
+    def update(self, batch: Any) -> dict[str, float]:
+        """Train on a batch; returns its metrics. FloatingPointError where a loss or a gradient is not finite."""
+        ...
 
 
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
@@ -259,5 +275,5 @@ def _take_any(values: Any, index_B: Tensor) -> Any:
     return [values[i] for i in index_B.tolist()]
 
 
-Show = Callable[[str, list[dict]], None]
+LogSamples = Callable[[str, list[dict]], None]
 """A set's name and some of its attempts, as `Run.samples` takes them."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from saccade.core import NothingJudged, Problem, Rollout
 from saccade.training.claims import Claim
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 

@@ -81,8 +81,8 @@ def test_a_score_that_is_missing_or_nan(saccade, tmp_path, in_process):
 
 
 def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
-    change(tmp_path, "import Claim\n", "import Claim, Following\n")
-    staged = '"learned": Following("left alone", Settings(first_steps=3)), "left alone": Settings(first_steps=3, frozen=True)'
+    change(tmp_path, "import Claim\n", "import Claim, WarmStartedArm\n")
+    staged = '"learned": WarmStartedArm("left alone", Settings(first_steps=3)), "left alone": Settings(first_steps=3, frozen=True)'
     change(tmp_path, '"learned": Settings(), "left alone": replace(Settings(), frozen=True)', staged)
     said = saccade(*CHECK, "--seeds", "2", "--json")
     result = json.loads(said.out.splitlines()[-1])
@@ -97,7 +97,7 @@ def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
         tmp_path / result["runs"] / f"{arm}-0" / "first" / "metrics.jsonl" for arm in ("learned", "left-alone")
     )
     assert one.read_bytes() == other.read_bytes()
-    change(tmp_path, 'Following("left alone"', 'Following("learned"')
+    change(tmp_path, 'WarmStartedArm("left alone"', 'WarmStartedArm("learned"')
     assert "arm 'learned' of ./grey.py follows 'learned', which is not one of left alone" in saccade(*CHECK).refused()
 
 

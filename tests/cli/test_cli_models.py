@@ -52,10 +52,10 @@ def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
 
 
 def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_folder, tmp_path, monkeypatch):
-    from saccade.policies.flow import FlowModel, build
+    from saccade.policies.flow import FlowModel, build_flow_policy
     from saccade.worlds.edits import task
 
-    build(FlowModel(str(kontext_folder), size=32, text_length=6), ()).export(tmp_path / "editor")
+    build_flow_policy(FlowModel(str(kontext_folder), size=32, text_length=6), ()).export(tmp_path / "editor")
     assert subjects.native(tmp_path / "editor") == {"size": 32, "text_length": 6}
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)).save("a.png")
     assert saccade("sample", "./editor", "a.png Make the ring red.", "-o", "edited.png").status == 0

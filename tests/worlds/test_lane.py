@@ -13,8 +13,8 @@ from saccade.envs import environment
 from saccade.envs.lane import HELD_OUT, LENGTH, SWAPPED, WORDS, Lane, Weights, captions, lidar, rewards, roads, vision
 from saccade.envs.lane.driving import MOST_STEER, TIME, WHEELBASE, Cars, drive
 from saccade.envs.lane.scenes import scenes
-from saccade.recipes.driving_navigation.blip_fuseppo.hints import PID, Hint
-from saccade.recipes.driving_navigation.blip_fuseppo.semantics import Semantics, constant, shuffled
+from saccade.recipes.driving_navigation.blip_fuseppo.captions import CaptionObservation, constant, shuffled
+from saccade.recipes.driving_navigation.blip_fuseppo.pid import PID, PIDObservation
 
 FULL = np.array([0.0, 1.0])
 
@@ -198,9 +198,11 @@ class Voice:
         return np.stack([pictures.reshape(len(pictures), -1).mean(1).astype(np.int64)] * 2, 1)
 
 
-def sensed(count: int, voice: Voice, **settings) -> Semantics:
+def sensed(count: int, voice: Voice, **settings) -> CaptionObservation:
     lane = Lane(count)
-    return Semantics(Hint(lane, lane.error), voice, lane.camera, spaces.MultiDiscrete([256, 256]), **settings)
+    return CaptionObservation(
+        PIDObservation(lane, lane.error), voice, lane.camera, spaces.MultiDiscrete([256, 256]), **settings
+    )
 
 
 def test_captions_are_asked_for_at_the_start_and_every_k_steps_held_between_and_saved():

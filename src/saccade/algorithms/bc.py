@@ -10,7 +10,7 @@ import torch
 from saccade.core import Problem, Rollout
 
 
-def lessons(episodes: Sequence[Mapping[str, np.ndarray]], length: int) -> Rollout:
+def bc_dataset(episodes: Sequence[Mapping[str, np.ndarray]], length: int) -> Rollout:
     """Every moment of recorded episodes as a row: what was seen, and the next ``length`` actions, mask 0 past the end.
 
     Decisions: "seen.<name>_B" ``[B, ...]``, "action_BT" ``[B, length, A]``.

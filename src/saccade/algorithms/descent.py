@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Descent:
+class ClippedAdam:
     """Adam on some weights, with the gradient clipped."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, max_norm: float):
@@ -27,7 +27,7 @@ class Descent:
 
 
 @contextmanager
-def closed(*modules: nn.Module) -> Iterator[None]:
+def freeze(*modules: nn.Module) -> Iterator[None]:
     """Nothing in these networks takes gradients inside, though gradients pass through them."""
     open_ = [p for module in modules for p in module.parameters() if p.requires_grad]
     for p in open_:

@@ -21,8 +21,8 @@ from saccade.algorithms.forward_process import velocity_error
 from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.policies.unrolling import judged, late_steps, unmade
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.unrolling import differentiable_reward, empty_rollout, refl_timesteps
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
 
@@ -152,7 +152,7 @@ class ScoreDistillation:
             loss_B = self.weight * divergence_B
             metrics["apart"] = apart_B.sum()
         if self.reward_weight:
-            reward_B, _ = judged(self.generator, self.reward, rollout, x0)
+            reward_B, _ = differentiable_reward(self.generator, self.reward, rollout, x0)
             loss_B = loss_B - self.reward_weight * reward_B.to(x0.device)
             metrics["reward"] = reward_B.detach().sum()
         return Loss(loss_B.sum(), torch.tensor(float(len(rollout))), metrics)
@@ -189,19 +189,19 @@ class ScoreMatching:
         return Loss(velocity_error(v, x0, eps).sum(), torch.tensor(float(len(rollout))))
 
 
-def fresh(generator: FlowPolicy) -> Collect:
+def sample_generator(generator: FlowPolicy) -> Collect:
     """A collector of what the generator draws now, as latents alone: nothing is decoded, nothing judged."""
 
     @torch.no_grad()
     def collect(problems: Sequence[Problem], seeds_B: Tensor, step: int) -> Rollout:
-        return unmade(problems, seeds_B, x0_B=samples(generator, problems, seeds_B))
+        return empty_rollout(problems, seeds_B, x0_B=samples(generator, problems, seeds_B))
 
     return collect
 
 
 def samples(generator: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor) -> Tensor:
     """What a generator draws, as latents with gradients; of several steps each row stops at a random one of them."""
-    return generator.predicted(problems, seeds_B, late_steps(seeds_B, 0, generator.steps))
+    return generator.predict_x0_at(problems, seeds_B, refl_timesteps(seeds_B, 0, generator.steps))
 
 
 def noised_at(seeds_B: Tensor, x0: Tensor, key: int, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ def noised_at(seeds_B: Tensor, x0: Tensor, key: int, low: float, high: float) ->
 
 
 @dataclass(frozen=True)
-class Distilling:
+class Distillation:
     """Generator and score network side by side on the generator's fresh samples, so that no picture of a data set is
     needed.
     """
@@ -245,10 +245,10 @@ class Distilling:
         ``policy``.
         """
         diffusion = replace(
-            flow, model=self.reference or flow.model, kernel="flow_sde", sampling_steps=self.reference_steps
+            flow, name=self.reference or flow.name, kernel="flow_sde", sampling_steps=self.reference_steps
         )
         guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
-        return build(diffusion, (), seed, beside=policy), frozen(guided, beside=policy)
+        return build_flow_policy(diffusion, (), seed, beside=policy), frozen(guided, beside=policy)
 
     def parts(
         self, problems: Sequence[Problem], loss: ScoreDistillation, seed: int
@@ -261,9 +261,9 @@ class Distilling:
         teach = Update("score", ScoreMatching(fake), fake.trained, adam(fake, self.score_lr), schedule=rise)
         follow = Update(
             "generator", loss, policy.trained, adam(policy, self.lr), every=self.score_updates, schedule=rise,
-            after=average.average(self.ema),
+            after=average.ema_update(self.ema),
         )  # fmt: skip
-        feed = OnPolicy(problems, fresh(policy), self.prompts_per_step, seed)
+        feed = OnPolicy(problems, sample_generator(policy), self.prompts_per_step, seed)
         return (
             feed,
             Updates([teach, follow], micro_rows=self.micro_rows),

@@ -31,7 +31,7 @@ def ipo(margin_P: Tensor, beta: float) -> Tensor:
     return (margin_P - 1 / (2 * beta)) ** 2
 
 
-def extremes(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
+def best_worst_pairs(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
     """Rows with the highest and the lowest score of each group where these differ by more than ``least``; NaN takes
     no part.
     """
@@ -48,20 +48,20 @@ def extremes(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tens
     return (torch.stack(best), torch.stack(worst)) if best else (empty, empty)
 
 
-def pairs(rollout: Rollout, score_B: Tensor, least: float = 0.0) -> Rollout:
+def make_pairs(rollout: Rollout, score_B: Tensor, least: float = 0.0) -> Rollout:
     """The best and the worst attempt of each group whose scores differ by more than ``least``, side by side, best
     first.
 
     Outputs are left behind: they have been judged, and a set of pairs may be large.
     """
-    best, worst = extremes(score_B, rollout.group_B, least)
+    best, worst = best_worst_pairs(score_B, rollout.group_B, least)
     chosen = rollout.rows(torch.stack([best, worst], 1).flatten())
     chosen.outputs = torch.zeros(len(chosen), 0)
     return chosen
 
 
 @dataclass(frozen=True)
-class Preference:
+class PreferenceLoss:
     """DPO and its kin on `pairs`, with what the reference thinks of them in ``extras["reference_logp_BT"]``.
 
     ``loss``: "dpo" or "ipo"; ``wrong``: the rate at which DPO takes labels to be wrong. ``average``: "sum" over the
@@ -120,7 +120,7 @@ class DiffusionDPO:
     beta: float = 100.0
 
     def __call__(self, rollout: Rollout) -> Loss:
-        best, worst = extremes(rollout.advantage_BT[:, 0], rollout.group_B)
+        best, worst = best_worst_pairs(rollout.advantage_BT[:, 0], rollout.group_B)
         if not len(best):
             return Loss(torch.zeros(()), torch.zeros(()))
         won, lost = rollout.rows(best), rollout.rows(worst)

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saccade.algorithms.descent import Descent, closed
-from saccade.algorithms.world_model import Terms, View, dual_loss, limited, model_loss, values_of
+from saccade.algorithms.descent import ClippedAdam, freeze
+from saccade.algorithms.world_model import Terms, View, constraints, dual_loss, model_loss, values_of
 from saccade.core import Environment, Rollout, generator, seeded, seeds
-from saccade.envs.collector import HELD, Experience
+from saccade.envs.collector import RANDOM_ACTION_REPEAT, Collector
 from saccade.envs.task import ControlTask
 from saccade.math.gaussians import log_squashed
 from saccade.math.values import lambda_return
 from saccade.models.device import device_of
 from saccade.models.world_model.rssm import RSSM, Sizes, State, mlp
-from saccade.policies.dreamer import DreamerPolicy, Remembered, SquashedGaussian
+from saccade.policies.dreamer import DreamerPolicy, RecurrentStateWrapper, SquashedGaussian
 from saccade.training.buffers import Buffer
 
 
@@ -115,12 +115,12 @@ class Dreamer:
     def __init__(self, policy: DreamerPolicy, terms: Terms, cfg: Learning, seed: int = 0):
         self.policy, self.terms, self.cfg, self.seed, self.updates = policy, terms, cfg, seed, 0
         self.critic = critic_of(policy, seed)
-        duals = [p for one in limited(terms).values() for p in one.multiplier.to(policy.device).parameters()]
+        duals = [p for one in constraints(terms).values() for p in one.multiplier.to(policy.device).parameters()]
         self.steps = {
-            "model": Descent(policy.model.parameters(), cfg.model_lr, cfg.max_norm),
-            "actor": Descent(policy.actor.parameters(), cfg.actor_lr, cfg.max_norm),
-            "critic": Descent(self.critic.parameters(), cfg.critic_lr, cfg.max_norm),
-        } | ({"dual": Descent(duals, cfg.dual_lr, cfg.max_norm)} if duals else {})
+            "model": ClippedAdam(policy.model.parameters(), cfg.model_lr, cfg.max_norm),
+            "actor": ClippedAdam(policy.actor.parameters(), cfg.actor_lr, cfg.max_norm),
+            "critic": ClippedAdam(self.critic.parameters(), cfg.critic_lr, cfg.max_norm),
+        } | ({"dual": ClippedAdam(duals, cfg.dual_lr, cfg.max_norm)} if duals else {})
 
     def update(self, batch: Rollout) -> dict[str, float]:
         """One step of every network. FloatingPointError if a gradient is not finite."""
@@ -143,7 +143,7 @@ class Dreamer:
         rows, horizon, device = len(start.belief), self.cfg.horizon, start.belief.device
         drawn = lambda width: torch.randn(rows, horizon, width, generator=noise).to(device)
         model = self.policy.model
-        with closed(model, self.critic):
+        with freeze(model, self.critic):
             return imagine(
                 model, self.policy.actor, self.critic, start, drawn(model.sizes.latent), drawn(model.actions), self.cfg
             )
@@ -157,19 +157,19 @@ class Dreamer:
     def _metrics(self, losses: Mapping, norms: Mapping, values: Mapping, imagined: Imagined) -> dict[str, float]:
         found = {f"loss/{k}": v for k, v in losses.items()} | {f"health/{k}": v for k, v in values.items()}
         found |= {f"health/{k}_gradient_norm": v for k, v in norms.items()}
-        found |= {f"health/{k}_multiplier": one.multiplier.value for k, one in limited(self.terms).items()}
+        found |= {f"health/{k}_multiplier": one.multiplier.value for k, one in constraints(self.terms).items()}
         found |= {"health/imagined_return": imagined.return_NH.mean(), "health/entropy": -imagined.logp_NH.mean()}
         return {k: float(v.detach()) for k, v in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        duals = {k: one.multiplier.state_dict() for k, one in limited(self.terms).items()}
+        duals = {k: one.multiplier.state_dict() for k, one in constraints(self.terms).items()}
         optimizers = {k: one.optimizer.state_dict() for k, one in self.steps.items()}
         return {"updates": self.updates, "critic": self.critic.state_dict(), "duals": duals, "optimizers": optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.updates = state["updates"]
         self.critic.load_state_dict(state["critic"])
-        for name, one in limited(self.terms).items():
+        for name, one in constraints(self.terms).items():
             one.multiplier.load_state_dict(state["duals"][name])
         for name, one in self.steps.items():
             one.optimizer.load_state_dict(state["optimizers"][name])
@@ -201,7 +201,7 @@ class Memory:
     """Episodes side by side."""
     warm_up: int = 250
     """Random steps of all rows before the first update."""
-    hold: int = HELD
+    hold: int = RANDOM_ACTION_REPEAT
     """Steps for which a random action is held: what white noise does hardly shows in pictures."""
     every: int = 4
     """Updates between bursts of acting."""
@@ -231,8 +231,8 @@ class Sequences:
     def __init__(self, cfg: Memory, environment: Environment, policy: DreamerPolicy, seed: int):
         self.cfg, self.acting = cfg, policy.acting(environment.count)
         self.buffer = Buffer(cfg.capacity, seed)
-        self.experience = Experience(
-            Remembered(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up, cfg.hold
+        self.experience = Collector(
+            RecurrentStateWrapper(environment, self.acting), self.acting, self.buffer, seed, cfg.warm_up, cfg.hold
         )
 
     def __call__(self, step: int) -> Rollout:
@@ -257,7 +257,7 @@ class Sequences:
         self.buffer.load_state_dict(state["buffer"])
 
 
-def build(task: ControlTask, sizes: Sizes, std: float, seed: int, device: str = "cpu") -> DreamerPolicy:
+def build_dreamer(task: ControlTask, sizes: Sizes, std: float, seed: int, device: str = "cpu") -> DreamerPolicy:
     """A world model and an actor for an environment. ValueError if it shows no picture, or if actions are not in
     [-1, 1].
     """

@@ -10,21 +10,33 @@ The same function trains denoising steps and words. GRPO 2402.03300, Flow-GRPO 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from saccade.core import Likelihood, Loss, Policy, Problem, Rollout, Sampler, generator, spawn
 from saccade.math import kl
-from saccade.math.advantages import telling
-from saccade.math.surrogates import Surrogate, at_level, clipped, clipped_share, decision_weight, mean_weight
+from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out
+from saccade.math.surrogates import (
+    Surrogate,
+    at_level,
+    cispo,
+    clipped,
+    clipped_share,
+    decision_weight,
+    dual_clipped,
+    mean_weight,
+)
 from saccade.models.snapshot import Snapshot
+from saccade.training import distributed
 
 
 @dataclass(frozen=True)
-class Kept:
+class DynamicSample:
     """What dynamic sampling gave: for each round a rollout of the groups kept, and what it took to find them."""
 
     parts: list[Rollout]
@@ -34,12 +46,12 @@ class Kept:
     """Attempts made, dropped ones too: budgets are compared by these."""
 
 
-def until_telling(
+def dynamic_sampling(
     attempt: Sampler,
     judge: Callable[[Rollout], Tensor],
     rounds: Iterable[tuple[Sequence[Problem], Tensor]],
     groups: int,
-) -> Kept:
+) -> DynamicSample:
     """Attempt round after round of problems and their seeds until ``groups`` groups tell their attempts apart.
 
     ``attempt`` numbers the groups of its rollout, ``judge`` gives the verdict that must differ within one ``[B]`` (an
@@ -54,7 +66,7 @@ def until_telling(
         rollout = attempt(problems, seeds_P)
         first = rollout if first is None else first
         generated += len(rollout)
-        kept = rollout.group_B[telling(judge(rollout), rollout.group_B)].unique()[: groups - found]
+        kept = rollout.group_B[has_reward_variance(judge(rollout), rollout.group_B)].unique()[: groups - found]
         if len(kept):
             parts.append(rollout.rows(torch.nonzero(torch.isin(rollout.group_B, kept)).flatten()))
             found += len(kept)
@@ -62,7 +74,73 @@ def until_telling(
             break
     if first is None:
         raise ValueError("there is no round to draw from")
-    return Kept(parts or [first], found, generated)
+    return DynamicSample(parts or [first], found, generated)
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """How group-relative policy optimization computes advantages and what its loss is."""
+
+    std: Literal["group", "batch", "none"] = "group"
+    """Standard deviation that advantages are divided by: of the group, of the whole batch (Flow-GRPO), or none
+    (Dr. GRPO).
+    """
+    std_eps: float = 1e-4
+    """Term added to that standard deviation."""
+    unbiased_std: bool = False
+    """Divide the variance by n - 1 instead of n."""
+    baseline: Literal["mean", "leave_one_out"] = "mean"
+    """What is subtracted from a reward: the mean of its group, or of the other samples of its group (RLOO)."""
+    adv_clip: float | None = 5.0
+    """Largest absolute advantage, in standard deviations or, where there is none, in units of the reward; None does not
+    clip.
+    """
+    clip: float = 0.2
+    """Range in which the probability ratio may move: 1 - clip to 1 + clip."""
+    clip_high: float | None = None
+    """Upper range of the probability ratio where it differs from the lower one (DAPO)."""
+    surrogate: Literal["clipped", "dual_clipped", "cispo"] = "clipped"
+    """What happens to ratios outside the range: clipped (PPO), also bounded for negative advantages, or CISPO."""
+    ratio: Literal["decision", "row", "row_decision"] = "decision"
+    """Probability ratio of each decision, or of the whole sample (GSPO, GSPO-token)."""
+    average: Literal["decisions", "rows", "constant", "sum"] = "decisions"
+    """How the loss is averaged: over all decisions, over samples first, over a constant length, or summed."""
+    beta: float = 0.0
+    """Weight of the KL divergence from the reference model; 0 spares the reference's forward pass."""
+    kl: Literal["k1", "k2", "k3", "variance", "drift"] = "k3"
+    """Estimator of that divergence: k1, k2 or k3 on log-probabilities, or on the means of Gaussian denoising steps the
+    squared distance over 2 S^2 (variance) or over 2 S^2 / |dt| (drift, Flow-GRPO).
+    """
+
+    def advantage(self, reward_B: Tensor, group_B: Tensor) -> Tensor:
+        """Advantage of each sample over its group ``[B]``; 0 where the reward is NaN."""
+        if self.baseline == "leave_one_out":
+            return leave_one_out(reward_B, group_B)
+        return group_advantage(
+            reward_B,
+            group_B,
+            scale=self.std,
+            eps=self.std_eps,
+            unbiased=self.unbiased_std,
+            clip=math.inf if self.adv_clip is None else self.adv_clip,
+            all_sum=distributed.all_sum,
+        )
+
+    def loss(self, policy: Policy, longest: int | None = None) -> PolicyGradient:
+        """The loss of the policy; ``longest`` is the length that ``average="constant"`` divides by."""
+        surrogate = SURROGATES[self.surrogate]
+        return PolicyGradient(
+            policy, self.clip, self.clip_high, self.beta, self.kl, self.average, longest, surrogate, self.ratio
+        )
+
+    def with_reference(self, rollout: Rollout, policy: Policy, reference: Snapshot, rows: int = 64) -> Rollout:
+        """The rollout with the reference's log-probabilities, as it is where ``beta`` is 0."""
+        if self.beta:
+            add_reference_logprobs(policy, reference, rollout, rows)
+        return rollout
+
+
+SURROGATES = {"clipped": clipped, "dual_clipped": dual_clipped, "cispo": cispo}
 
 
 @dataclass(frozen=True)
@@ -108,7 +186,7 @@ class PolicyGradient:
 
 
 def distance(seen: Likelihood, rollout: Rollout, kind: str) -> Tensor:
-    """Distance of each decision from the reference that ``remember_reference`` stored: ``[B, T]``."""
+    """Distance of each decision from the reference that ``add_reference_logprobs`` stored: ``[B, T]``."""
     if kind in ("k1", "k2", "k3"):
         own = rollout.mask_BT > 0
         present, reference = (torch.where(own, x, 0.0) for x in (seen.logp_BT, rollout.extras["reference_logp_BT"]))
@@ -122,7 +200,7 @@ def distance(seen: Likelihood, rollout: Rollout, kind: str) -> Tensor:
 
 
 @torch.no_grad()
-def remember_reference(policy: Policy, reference: Snapshot, rollout: Rollout, rows: int = 64) -> None:
+def add_reference_logprobs(policy: Policy, reference: Snapshot, rollout: Rollout, rows: int = 64) -> None:
     """Store what the reference thinks of each decision, once, for every epoch and minibatch that follows."""
     with reference:
         parts = [policy.likelihood(rollout.rows(i)) for i in torch.arange(len(rollout)).split(rows)]

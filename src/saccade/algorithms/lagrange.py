@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Multiplier(nn.Module):
+class LagrangeMultiplier(nn.Module):
     """A positive number by its logarithm, which grows while what it limits is in excess and shrinks while there is
     room.
 

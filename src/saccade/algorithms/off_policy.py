@@ -22,21 +22,21 @@ from gymnasium import spaces
 from torch import Tensor
 
 from saccade import random
-from saccade.algorithms.lagrange import Multiplier
-from saccade.algorithms.replay import Gathering, Replayed, shifted
-from saccade.core import Environment, Loss, Objective, Rollout, seeded, seeds
-from saccade.envs.collector import Experience
+from saccade.algorithms.lagrange import LagrangeMultiplier
+from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
+from saccade.core import Environment, Learner, Loss, Objective, Rollout, seeded, seeds
+from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.envs.recordings import into
-from saccade.envs.rescale import ActionRange, Ranged
-from saccade.envs.task import ControlTask, returns
+from saccade.envs.rescale import ActionRange, RescaleAction
+from saccade.envs.task import ControlTask, log_returns
 from saccade.models.control.critics import Critics, Target
 from saccade.models.control.networks import MLP, Encoder
 from saccade.policies.actors import Acted, Actor, DeterministicActor, SquashedActor
 from saccade.training import distributed
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 _NOISE, _MEMBERS = 1, 2
@@ -106,7 +106,7 @@ class CriticLoss:
     critics: Critics
     target: Critics
     how: OffPolicy
-    temperature: Multiplier | None = None
+    temperature: LagrangeMultiplier | None = None
 
     def __call__(self, rollout: Rollout) -> Loss:
         target_B = self.backup(rollout)
@@ -141,7 +141,7 @@ class ActorLoss:
     actor: Actor
     critics: Critics
     how: OffPolicy
-    temperature: Multiplier | None = None
+    temperature: LagrangeMultiplier | None = None
 
     def __call__(self, rollout: Rollout) -> Loss:
         now, draw_BA = seen(rollout), noise(rollout)[0]
@@ -220,7 +220,7 @@ class Replaying:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainSchedule:
     """How long it is learned for, and how often that is looked at."""
 
     rows: int = 1
@@ -235,7 +235,7 @@ class Course:
     """Gradient steps that share a line of metrics."""
 
 
-MILLION = Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000)
+MILLION_STEPS = TrainSchedule(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000)
 
 
 @dataclass(eq=False)
@@ -247,14 +247,14 @@ class Agent:
     actor: Actor
     critics: Critics
     target: Target
-    temperature: Multiplier | None
+    temperature: LagrangeMultiplier | None
     slow: Target | None
     range: ActionRange
 
     @property
-    def policy(self) -> Scaled:
+    def policy(self) -> RescaledActor:
         """The actor in units of the environment."""
-        return Scaled(self.actor, self.range)
+        return RescaledActor(self.actor, self.range)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, by name."""
@@ -262,7 +262,7 @@ class Agent:
         return parts | {k: v for k, v in (("temperature", self.temperature), ("slow", self.slow)) if v is not None}
 
 
-class Scaled:
+class RescaledActor:
     """An actor whose actions, from -1 to 1, are told in units of the environment."""
 
     def __init__(self, actor: Actor, range: ActionRange):
@@ -295,25 +295,25 @@ def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool 
     actor = (
         SquashedActor(encoder, trunk, True) if stochastic else DeterministicActor(encoder, trunk, True, cfg.exploration)
     )
-    temperature, slow = (Multiplier(cfg.temperature), None) if stochastic else (None, Target(trunk, how.tau))
+    temperature, slow = (LagrangeMultiplier(cfg.temperature), None) if stochastic else (None, Target(trunk, how.tau))
     reach = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
     return Agent(actor, critics, Target(critics, how.tau), temperature, slow, reach)
 
 
-def learner(cfg: Replaying, agent: Agent) -> Any:
+def learner(cfg: Replaying, agent: Agent) -> Learner:
     """Critics, then actor and temperature; written out where the networks allow it, the same steps within rounding."""
-    from saccade.algorithms.fast.off_policy import OffPolicyByHand, fits_by_hand
+    from saccade.algorithms.fast.off_policy import AnalyticOffPolicyLearner, has_analytic_gradient
 
     actor, critics, how, low = agent.actor, agent.critics, cfg.how, cfg.precision == "bfloat16"
-    if agent.temperature is not None and fits_by_hand(actor, critics, how) and distributed.world() == 1:
-        return OffPolicyByHand(actor, critics, agent.target, how, agent.temperature, cfg.lr, low)
+    if agent.temperature is not None and has_analytic_gradient(actor, critics, how) and distributed.world() == 1:
+        return AnalyticOffPolicyLearner(actor, critics, agent.target, how, agent.temperature, cfg.lr, low)
     acting = _slow_actor(agent) if agent.slow else actor
     judged = _rounded(CriticLoss(acting, critics, agent.target.net, how, agent.temperature), low)
     raised = _rounded(ActorLoss(actor, critics, how, agent.temperature), low)
     own = [*actor.trained, *([agent.temperature.log] if agent.temperature is not None else [])]
     adam = partial(torch.optim.Adam, lr=cfg.lr, fused=True)
     trained = list(critics.parameters())
-    follow, trail = agent.target.follow, agent.slow.follow if agent.slow else None
+    follow, trail = agent.target.soft_update, agent.slow.soft_update if agent.slow else None
     critic = Update("critic", judged, trained, adam(trained), max_norm=float("inf"), after=lambda taken: follow())
     moved = None if trail is None else (lambda taken: trail())
     return Updates(
@@ -322,13 +322,19 @@ def learner(cfg: Replaying, agent: Agent) -> Any:
 
 
 def train(
-    task: ControlTask, cfg: Replaying, course: Course, own: Agent, seed: int, run: Run, shown: Buffer | None = None
+    task: ControlTask,
+    cfg: Replaying,
+    course: TrainSchedule,
+    own: Agent,
+    seed: int,
+    run: Run,
+    shown: Buffer | None = None,
 ) -> dict[str, dict[str, float]]:
     """Act, remember, learn, evaluate, save; ``shown`` is recorded data. Returns the scores of test episodes before
     and after.
     """
     return run_loop(
-        feed(cfg, task.make(course.rows), own, seed, returns(run), shown),
+        feed(cfg, task.make(course.rows), own, seed, log_returns(run), shown),
         learner(cfg, own),
         run,
         max(course.env_steps - cfg.warm_up, 0) * cfg.how.updates,
@@ -347,7 +353,7 @@ def feed(
     seed: int,
     tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
     shown: Buffer | None = None,
-) -> Replayed:
+) -> ReplayFeed:
     """Batches of transitions, of what the agent does in the environment and, for ``how.offline_share`` of them, of
     ``shown``.
     """
@@ -360,10 +366,15 @@ def feed(
     memory = online if shown is None else Mixture([(shown, how.offline_share), (online, 1 - how.offline_share)])
     warm_up = -(-cfg.warm_up // rows)
     own = int(seeds(seed, 1, key=_EXPERIENCE))
-    experience = Experience(Ranged(environment, agent.range), agent.actor, online, own, warm_up)
-    change = partial(shifted, pad=cfg.shift) if cfg.shift else (lambda rollout: rollout)
-    return Replayed(
-        Gathering(experience, warm_up, rows * how.updates, tell), memory, cfg.batch, how.n_step, how.gamma, change
+    experience = Collector(RescaleAction(environment, agent.range), agent.actor, online, own, warm_up)
+    change = partial(random_shift, pad=cfg.shift) if cfg.shift else (lambda rollout: rollout)
+    return ReplayFeed(
+        CollectionSchedule(experience, warm_up, rows * how.updates, tell),
+        memory,
+        cfg.batch,
+        how.n_step,
+        how.gamma,
+        change,
     )
 
 

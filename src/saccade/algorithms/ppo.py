@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from saccade.core import Likelihood, Loss, Policy, Rollout
+from saccade.core import Learner, Likelihood, Loss, Policy, Rollout
 from saccade.math.kl import k3
 from saccade.math.surrogates import Surrogate, clipped, clipped_share
 from saccade.math.values import gae
-from saccade.models.control.networks import Standardise
+from saccade.models.control.networks import RunningMeanStd
 from saccade.policies.actor_critic import ActorCritic
 from saccade.training import distributed
 from saccade.training.feeds import Feed
 from saccade.training.learner import Update, Updates
 
 
-class Credited:
+class GAEFeed:
     """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
     decision.
 
@@ -34,7 +34,7 @@ class Credited:
         segments: Callable[[int], Rollout],
         gamma: float,
         lam: float,
-        scale: RewardScale | None = None,
+        scale: NormalizeReward | None = None,
         tell: Callable[[int, Rollout], None] = lambda step, rollout: None,
     ):
         self.segments, self.gamma, self.lam, self.scale, self.tell = segments, gamma, lam, scale, tell
@@ -43,7 +43,7 @@ class Credited:
         rollout = self.segments(step)
         self.tell(step, rollout)
         reward_BT = self.scale(rollout) if self.scale else rollout.rewards["reward"]
-        return each_decision(credited(rollout, reward_BT, self.gamma, self.lam))
+        return flatten_decisions(with_advantages(rollout, reward_BT, self.gamma, self.lam))
 
     def state_dict(self) -> dict[str, Any]:
         scale = {"scale": self.scale.state_dict()} if self.scale else {}
@@ -55,11 +55,11 @@ class Credited:
             self.scale.load_state_dict(state["scale"])
 
 
-class RewardScale:
+class NormalizeReward:
     """Divides rewards by the running spread of the discounted return of ``rows`` rows, and clips them to +-10."""
 
     def __init__(self, rows: int, gamma: float):
-        self.gamma, self.return_B, self.spread = gamma, torch.zeros(rows, dtype=torch.float64), Standardise(1)
+        self.gamma, self.return_B, self.spread = gamma, torch.zeros(rows, dtype=torch.float64), RunningMeanStd(1)
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """``[B, T]``, after the segment's own rewards were taken into the spread."""
@@ -68,7 +68,7 @@ class RewardScale:
         for reward_B, ended_B in zip(reward_BT.double().unbind(1), ended_BT.unbind(1)):
             found.append(self.return_B * self.gamma + reward_B)
             self.return_B = torch.where(ended_B, 0.0, found[-1])
-        self.spread.follow(torch.stack(found, 1).reshape(-1, 1))
+        self.spread.update_statistics(torch.stack(found, 1).reshape(-1, 1))
         return (reward_BT / (self.spread.variance + 1e-8).sqrt().to(reward_BT.dtype)).clamp(-10, 10)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class RewardScale:
         self.spread.load_state_dict({name: x for name, x in state.items() if name != "return_B"})
 
 
-def credited(rollout: Rollout, reward_BT: Tensor, gamma: float, lam: float) -> Rollout:
+def with_advantages(rollout: Rollout, reward_BT: Tensor, gamma: float, lam: float) -> Rollout:
     """The segment with the advantage of each decision and, as ``extras["return_BT"]``, what its state was worth
     after all.
     """
@@ -94,7 +94,7 @@ def ended(rollout: Rollout) -> Tensor:
     return (rollout.extras["terminated_BT"] > 0) | (rollout.extras["truncated_BT"] > 0)
 
 
-def each_decision(rollout: Rollout) -> Rollout:
+def flatten_decisions(rollout: Rollout) -> Rollout:
     """B rows of T decisions as B T rows of one, row after row; what belonged to a row now belongs to each of its
     decisions.
     """
@@ -165,7 +165,7 @@ class ActorCriticLoss:
         return torch.maximum(error_BT, (near_BT - return_BT) ** 2)
 
 
-def normalised(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] = lambda x: x) -> Rollout:
+def normalize_advantages(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] = lambda x: x) -> Rollout:
     """The same decisions with advantages of mean 0 and spread 1 (n - 1) over those whose mask is 1, in all
     processes.
     """
@@ -213,17 +213,7 @@ class Proximal:
     """Whether rewards are divided by the running spread of the discounted return."""
 
 
-class Learner(Protocol):
-    """What the loop needs of a learner."""
-
-    def update(self, batch: Rollout) -> dict[str, float]: ...
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-class Following:
+class ObservationNormalizer:
     """A learner after which the policy takes what was seen into its running means, so that acting and replay see the
     same.
     """
@@ -233,7 +223,7 @@ class Following:
 
     def update(self, batch: Rollout) -> dict[str, float]:
         metrics = self.learner.update(batch)
-        self.policy.follow(batch)
+        self.policy.update_statistics(batch)
         return metrics
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -243,34 +233,34 @@ class Following:
         self.learner.load_state_dict(state)
 
 
-def feed(cfg: Proximal, segments: Feed, rows: int, tell: Tell = lambda s, r: None) -> Credited:
+def feed(cfg: Proximal, segments: Feed, rows: int, tell: Tell = lambda s, r: None) -> GAEFeed:
     """Segments of ``rows`` rows, which another feed hands out, as decisions with advantages and returns."""
-    scale = RewardScale(rows, cfg.gamma) if cfg.scale_rewards else None
-    return Credited(segments, cfg.gamma, cfg.lam, scale, tell)
+    scale = NormalizeReward(rows, cfg.gamma) if cfg.scale_rewards else None
+    return GAEFeed(segments, cfg.gamma, cfg.lam, scale, tell)
 
 
 def learner(cfg: Proximal, policy: ActorCritic, rows: int, steps: int, seed: int) -> Learner:
     """Learns from ``steps`` segments of ``rows`` rows; written out where the networks allow it, the same steps
     within rounding.
     """
-    from saccade.algorithms.fast.flat import FlatUpdates
-    from saccade.algorithms.fast.ppo import ByHand, fits
+    from saccade.algorithms.fast.analytic import AnalyticUpdates
+    from saccade.algorithms.fast.ppo import AnalyticPPOGradient, has_analytic_gradient
 
     loss = ActorCriticLoss(policy, cfg.clip, value=cfg.value, entropy=cfg.entropy, clip_value=cfg.clip_value)
     parts = minibatches(cfg, rows)
     taken = steps * cfg.epochs * parts
     schedule = (lambda done: 1 - done / taken) if cfg.anneal else None
-    if fits(loss) and distributed.world() == 1:
-        made: Learner = FlatUpdates(
-            "ppo", ByHand(loss), lr=cfg.lr, eps=1e-5, epochs=cfg.epochs, minibatches=parts, max_norm=cfg.max_norm,
+    if has_analytic_gradient(loss) and distributed.world() == 1:
+        made: Learner = AnalyticUpdates(
+            "ppo", AnalyticPPOGradient(loss), lr=cfg.lr, eps=1e-5, epochs=cfg.epochs, minibatches=parts, max_norm=cfg.max_norm,
             shuffle=seed, schedule=schedule,
         )  # fmt: skip
     else:
         optimizer = torch.optim.Adam(policy.trained, lr=cfg.lr, eps=1e-5, fused=True)
-        ready = partial(normalised, all_sum=distributed.all_sum)
+        ready = partial(normalize_advantages, all_sum=distributed.all_sum)
         update = Update("ppo", loss, policy.trained, optimizer, max_norm=cfg.max_norm, schedule=schedule, prepare=ready)
         made = Updates([update], epochs=cfg.epochs, minibatches=parts, shuffle=seed)
-    return Following(made, policy) if policy.model.standardise else made
+    return ObservationNormalizer(made, policy) if policy.model.standardise else made
 
 
 def minibatches(cfg: Proximal, rows: int) -> int:

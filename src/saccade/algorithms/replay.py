@@ -11,14 +11,14 @@ from torch import Tensor
 
 from saccade import random
 from saccade.core import Rollout
-from saccade.envs.collector import Experience
+from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.training.buffers import Buffer, Mixture
 
 _KEYS = {"seen": 11, "next": 12}
 
 
-def shifted(rollout: Rollout, pad: int = 4) -> Rollout:
+def random_shift(rollout: Rollout, pad: int = 4) -> Rollout:
     """The rollout with every picture ("seen.…" and "next.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``) moved by up
     to ``pad`` pixels; by how much follows from the row's ``seed_B``, apart for "seen" and "next", alike for all moments
     of a row.
@@ -42,7 +42,7 @@ def _shift(pictures: Tensor, seeds_B: Tensor, pad: int, when: str) -> Tensor:
     return taken.movedim(3, 1).reshape(pictures.shape)
 
 
-class Gathering:
+class CollectionSchedule:
     """Experience that keeps pace with training: ``warm_up`` steps of all rows first, then one before every ``every``-th
     batch.
 
@@ -51,7 +51,7 @@ class Gathering:
 
     def __init__(
         self,
-        experience: Experience,
+        experience: Collector,
         warm_up: int,
         every: int,
         tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
@@ -72,7 +72,7 @@ class Gathering:
         self.experience.buffer.load_state_dict(state["buffer"])
 
 
-class Replayed:
+class ReplayFeed:
     """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a
     batch.
 
@@ -81,7 +81,7 @@ class Replayed:
 
     def __init__(
         self,
-        gathering: Gathering,
+        gathering: CollectionSchedule,
         memory: Buffer | Mixture,
         rows: int,
         n_step: int,

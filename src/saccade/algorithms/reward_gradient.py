@@ -16,7 +16,7 @@ from torch import Tensor
 from saccade.core import Loss, Reward, Rollout, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.policies.flow import FlowPolicy
-from saccade.policies.unrolling import judged, late_steps
+from saccade.policies.unrolling import differentiable_reward, refl_timesteps
 
 _COPY = 1 << 22
 """Key of the noise that DRaFT-LV puts on its own pictures."""
@@ -46,7 +46,7 @@ class RewardGradient:
     def __call__(self, rollout: Rollout) -> Loss:
         if self.copies:
             rollout = rollout.rows(torch.arange(len(rollout)).repeat_interleave(self.copies))
-        reward_B, known_B = judged(self.policy, self.reward, rollout, self._pictured(rollout))
+        reward_B, known_B = differentiable_reward(self.policy, self.reward, rollout, self._pictured(rollout))
         return Loss(-reward_B.sum(), known_B.sum().float(), {"reward": reward_B.detach().sum()})
 
     def _pictured(self, rollout: Rollout) -> Tensor:
@@ -54,7 +54,7 @@ class RewardGradient:
         problems, seeds_B = rollout.problems, rollout.extras["seed_B"]
         if self.late:
             steps = self.policy.steps
-            return self.policy.predicted(problems, seeds_B, late_steps(seeds_B, steps - self.late, steps))
+            return self.policy.predict_x0_at(problems, seeds_B, refl_timesteps(seeds_B, steps - self.late, steps))
         if not self.copies:
             return self.policy.unroll(problems, seeds_B, self.through)
         x0, t_B = rollout.decisions["x0_B"], self.policy.times[-2].expand(len(rollout))

@@ -16,11 +16,11 @@ from saccade.core import Loss, Problem, Rollout, seeded, seeds, spawn
 from saccade.math.flow import add_noise
 from saccade.math.pixels import to_unit
 from saccade.policies.flow import FlowPolicy
-from saccade.policies.unrolling import unmade
-from saccade.rewards.learned.reward_model import Critic, CriticReward, LatentReward, timed
-from saccade.training.feeds import Feed, Stored
+from saccade.policies.unrolling import empty_rollout
+from saccade.rewards.learned.reward_model import LatentReward, RewardModel, RewardNetwork, timed
+from saccade.training.feeds import DatasetFeed, Feed
 from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import train
+from saccade.training.loop import fit
 from saccade.training.run import Run
 from saccade.worlds import shapes
 from saccade.worlds.shapes import corruption, kinds
@@ -28,7 +28,7 @@ from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
-class Recognition:
+class RecognitionLoss:
     """-sum_k [y_k log p_k + (1 - y_k) log(1 - p_k)], p = sigmoid of ``critic(pictures)``, y =
     ``rollout.extras["present_B"]``.
 
@@ -44,11 +44,11 @@ class Recognition:
         return Loss(loss, torch.tensor(float(len(rollout))), {"found": found_B.sum()})
 
 
-Taught = TypeVar("Taught", CriticReward, LatentReward)
+FittedNetwork = TypeVar("Taught", RewardModel, LatentReward)
 
 
 @dataclass(frozen=True)
-class Criticism:
+class RewardModelConfig:
     """A small critic of the embedded world: it is shown rendered scenes, half of them spoiled, and told what is
     there.
     """
@@ -66,7 +66,7 @@ class Criticism:
     critic_width: int = 24
     """Channels of the critic's first layer."""
 
-    def taught(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> CriticReward | None:
+    def fitted(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> RewardModel | None:
         """The critic after a stage of the run, frozen; None for ``critic_steps`` 0.
 
         It looks at pictures as the policy's own autoencoder shows them. ValueError for prompts of another world.
@@ -78,9 +78,9 @@ class Criticism:
                 f"the critic is taught on the embedded world, not on {task.prompts}: critic_steps 0, another scorer"
             )
         lesson = self.lesson(task, policy.size, seed, lambda pictures: policy.decode(policy.encode(pictures)))
-        return self._learned(self.new(seed), Stored(lesson, self.critic_batch, seed), run.stage("critic"))
+        return self._learned(self.new(seed), DatasetFeed(lesson, self.critic_batch, seed), run.stage("critic"))
 
-    def taught_latents(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> LatentReward:
+    def fitted_latents(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> LatentReward:
         """A second critic after a stage of its own, which sees latents under noise. ValueError as with `taught`."""
         if not self.critic_steps or task.prompts != "shapes":
             raise ValueError(
@@ -88,7 +88,7 @@ class Criticism:
             )
         lesson = self.lesson(task, policy.size, seed, lambda pictures: pictures)
         lesson.outputs = policy.encode(lesson.outputs)
-        clean = Stored(lesson, self.critic_batch, seed)
+        clean = DatasetFeed(lesson, self.critic_batch, seed)
 
         def feed(step: int) -> Rollout:
             batch = clean(step)
@@ -98,25 +98,25 @@ class Criticism:
         untaught = LatentReward(self._critic(seed, policy.latent_shape[0] + 1), wanted)
         return self._learned(untaught, feed, run.stage("latent critic"))
 
-    def new(self, seed: int) -> CriticReward:
+    def new(self, seed: int) -> RewardModel:
         """An untaught critic."""
-        return CriticReward(self._critic(seed, 3), wanted)
+        return RewardModel(self._critic(seed, 3), wanted)
 
-    def _critic(self, seed: int, channels: int) -> Critic:
+    def _critic(self, seed: int, channels: int) -> RewardNetwork:
         with seeded(seed):
-            return Critic(len(kinds.KINDS), self.critic_width, channels)
+            return RewardNetwork(len(kinds.KINDS), self.critic_width, channels)
 
-    def _learned(self, critic: Taught, feed: Feed, stage: Run) -> Taught:
+    def _learned(self, critic: FittedNetwork, feed: Feed, stage: Run) -> FittedNetwork:
         """The critic after the stage, frozen."""
         weights = list(critic.critic.parameters())
         update = Update(
             "critic",
-            Recognition(critic.critic),
+            RecognitionLoss(critic.critic),
             weights,
             torch.optim.AdamW(weights, lr=self.critic_lr, weight_decay=1e-2),
             schedule=rise_and_fall(self.critic_steps, 20),
         )
-        train(feed, Updates([update]), stage, self.critic_steps, state={"critic": critic}, save_every=self.critic_steps)
+        fit(feed, Updates([update]), stage, self.critic_steps, state={"critic": critic}, save_every=self.critic_steps)
         critic.critic.requires_grad_(False)
         return critic
 
@@ -131,7 +131,7 @@ class Criticism:
         half = len(scenes) // 2
         pictures = shapes.render(corruption.spoiled(scenes[:half], rng) + scenes[half:], size)
         pictures[::2] = corruption.smeared(pictures[::2], rng)
-        lesson = unmade(asked, seeds(seed, len(asked)))
+        lesson = empty_rollout(asked, seeds(seed, len(asked)))
         lesson.outputs = seen(to_unit(pictures))
         present_BK = kinds.present(lesson.outputs)
         astray_B = torch.from_numpy(rng.random(len(asked)) < self.critic_wrong)

@@ -14,12 +14,12 @@ from saccade.core import Loss, Policy, Problem, Rollout
 from saccade.math.frames import Box, Frame
 from saccade.math.surrogates import decision_weight, mean_weight
 from saccade.models.language.model import LanguageModel
-from saccade.models.language.prompts import Passage, PerRow, beside
+from saccade.models.language.prompts import EncodedPrompt, PerRow, beside
 from saccade.policies.tokens import TokenPolicy, distinct
 from saccade.worlds.questions import box_text, detection_text
 
 
-def dictated(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
+def teacher_forced(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
     """One given text for each problem, closed by an end token, for `TokenPolicy.likelihood` to weigh.
 
     Nothing goes through the network. Only the text and its end are decisions, prompt and pictures are not. ``logp_BT``
@@ -29,7 +29,7 @@ def dictated(policy: TokenPolicy, problems: Sequence[Problem], texts: Sequence[s
     if len(problems) != len(texts) or not problems:
         raise ValueError(f"{len(texts)} texts are given for {len(problems)} problems; there must be one for each")
     language, (passages, index) = policy.language, _read(policy, problems)
-    prompts, end = [passages[i] for i in index], closing(policy, problems[0])
+    prompts, end = [passages[i] for i in index], eos_id(policy, problems[0])
     written = [_tokens(language, text, end, len(prompt)) for prompt, text in zip(prompts, texts)]
     length_B = torch.tensor([len(ids) for ids in written], device=language.model.device)
     own_BT = torch.arange(int(length_B.max()), device=length_B.device) < length_B[:, None]
@@ -55,12 +55,12 @@ def shown(policy: TokenPolicy, problems: Sequence[Problem]) -> list[tuple[Frame,
     return [passages[i].frames for i in index]
 
 
-def cut(policy: TokenPolicy, text: str) -> tuple[int, ...]:
+def tokenize(policy: TokenPolicy, text: str) -> tuple[int, ...]:
     """A text as the policy's tokenizer cuts it, without an end."""
     return tuple(_cut(policy.language, text))
 
 
-def closing(policy: TokenPolicy, problem: Problem) -> int:
+def eos_id(policy: TokenPolicy, problem: Problem) -> int:
     """The token that ends a text: the one that closes a turn in the chat template, after a plain prompt the
     tokenizer's.
     """
@@ -72,7 +72,7 @@ def closing(policy: TokenPolicy, problem: Problem) -> int:
     return end
 
 
-def _read(policy: TokenPolicy, problems: Sequence[Problem]) -> tuple[list[Passage], list[int]]:
+def _read(policy: TokenPolicy, problems: Sequence[Problem]) -> tuple[list[EncodedPrompt], list[int]]:
     """Each different prompt once, and for each problem the number of its own."""
     prompts, index = distinct([policy.prompt(problem) for problem in problems])
     return [policy.language.passage(prompt) for prompt in prompts], index
@@ -94,7 +94,9 @@ def _cut(language: LanguageModel, text: str) -> list[int]:
     return language.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _side_by_side(language: LanguageModel, prompts: Sequence[Passage], written: Sequence[Tensor]) -> dict[str, Tensor]:
+def _side_by_side(
+    language: LanguageModel, prompts: Sequence[EncodedPrompt], written: Sequence[Tensor]
+) -> dict[str, Tensor]:
     """Prompts that end in one column and what follows them; keys as `TokenPolicy.likelihood` reads them."""
     ids_PL, attention_PL, place_PAL = beside(prompts, language.pad)
     begin, axes = ids_PL.shape[1], place_PAL.shape[1]
@@ -111,7 +113,7 @@ def _side_by_side(language: LanguageModel, prompts: Sequence[Passage], written: 
 
 
 @dataclass(frozen=True)
-class Supervised:
+class SupervisedLoss:
     """Mean of -log pi over the decisions whose mask is 1; neither the stored log-probs nor any credit is read.
 
     ``average``: "decisions" (each token alike, the usual one), "rows" (each answer alike), "constant" (over
@@ -133,12 +135,12 @@ class Supervised:
         return Loss(-(weight * logp).sum(), share.sum(), {k: (share * m.detach()).sum() for k, m in metrics.items()})
 
 
-def gold_rollout(policy: TokenPolicy, problems: Sequence[Problem], around: str = "{}") -> Rollout:
+def sft_batch(policy: TokenPolicy, problems: Sequence[Problem], around: str = "{}") -> Rollout:
     """The gold answers as attempts of the policy, each written in place of the ``{}`` of ``around``."""
     if "{}" not in around:
         raise ValueError(f"{around!r} has no {{}} where the answer could stand")
     texts = [gold(problem, frames) for problem, frames in zip(problems, shown(policy, problems))]
-    return dictated(policy, problems, [around.replace("{}", text) for text in texts])
+    return teacher_forced(policy, problems, [around.replace("{}", text) for text in texts])
 
 
 def gold(problem: Problem, frames: Sequence[Frame]) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.math.gaussians import kl
 from saccade.models.world_model.rssm import RSSM, Observed, as_input
 
@@ -52,15 +52,15 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Limited:
+class Constraint:
     """A term that may be at most ``most``; the multiplier is what it weighs, and is learned."""
 
     term: Term
     most: float
-    multiplier: Multiplier
+    multiplier: LagrangeMultiplier
 
 
-Terms = Mapping[str, Weighted | Limited]
+Terms = Mapping[str, Weighted | Constraint]
 
 
 def values_of(terms: Terms, view: View) -> dict[str, Tensor]:
@@ -75,20 +75,20 @@ def model_loss(terms: Terms, values: Mapping[str, Tensor]) -> Tensor:
         match one:
             case Weighted():
                 parts.append(one.weight * values[name])
-            case Limited():
+            case Constraint():
                 parts.append(one.multiplier.value.detach() * (values[name] - one.most))
     return torch.stack(parts).sum()
 
 
 def dual_loss(terms: Terms, values: Mapping[str, Tensor]) -> Tensor | None:
     """What the multipliers minimise: each grows while its term is above its limit. None without a limit."""
-    parts = [one.multiplier.loss(values[name].detach() - one.most) for name, one in limited(terms).items()]
+    parts = [one.multiplier.loss(values[name].detach() - one.most) for name, one in constraints(terms).items()]
     return torch.stack(parts).sum() if parts else None
 
 
-def limited(terms: Terms) -> dict[str, Limited]:
+def constraints(terms: Terms) -> dict[str, Constraint]:
     """The terms under a limit."""
-    return {name: one for name, one in terms.items() if isinstance(one, Limited)}
+    return {name: one for name, one in terms.items() if isinstance(one, Constraint)}
 
 
 def reconstruction(view: View) -> Tensor:
@@ -96,7 +96,7 @@ def reconstruction(view: View) -> Tensor:
     return _misdrawn(view, view.observed.state.features, view.picture_BT)
 
 
-def watching(every: int = 4) -> Term:
+def detached_probe(every: int = 4) -> Term:
     """The same on detached states of every so many moments: it trains the decoder alone, for people to look at."""
 
     def term(view: View) -> Tensor:

@@ -26,7 +26,7 @@ from saccade.core import Problem, seeds
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
 from saccade.policies.flow import FlowModel, FlowPolicy
-from saccade.policies.flow import build as open_policy
+from saccade.policies.flow import build_flow_policy as open_policy
 from saccade.worlds import edits, shapes
 from saccade.worlds.edits.task import EditingTask
 
@@ -155,11 +155,11 @@ def _edits(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list
 def evaluate(folder: Path) -> dict[str, float]:
     """Scores of edits kept back, by wording and by kind, and the points of pictures drawn from captions."""
     policy, kinds = opened(folder), Settings().kinds
-    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.best)
+    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout)
     meanings = shapes.meanings_of(240, np.random.default_rng(1), ["colors", "color_attr", "counting", "position"])
     told = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
     asked = [Problem(i, shapes.caption(meaning, told[i % len(told)])) for i, meaning in enumerate(meanings)]
-    drawn = policy.best(asked, seeds(1, len(asked))).outputs
+    drawn = policy.greedy().rollout(asked, seeds(1, len(asked))).outputs
     return scores | {"drawn from captions, points": float(np.nanmean(shapes.verdicts(drawn, meanings)["points"]))}
 
 

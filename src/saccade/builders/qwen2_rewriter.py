@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from saccade.builders.parts.stages import Descent, Progress, Step, descend, size_of, stage
 from saccade.builders.parts.texts import TAGS, alike, ends, qwen2_tokenizer, tagged, writer
 from saccade.core import Problem, seeds
-from saccade.models.language.model import load
+from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.text.parsing import answer
 from saccade.worlds import shapes
@@ -156,7 +156,7 @@ def as_messages(caption: str) -> list[dict[str, str]]:
 
 def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float]:
     """Sampled rewrites of held-out meanings: share with both tags, share that keeps the meaning, by kind of input."""
-    policy = TokenPolicy(load(folder), [], prompt=lambda p: as_messages(p.inputs), max_new_tokens=40)
+    policy = TokenPolicy(load_language_model(folder), [], prompt=lambda p: as_messages(p.inputs), max_new_tokens=40)
     rng = np.random.default_rng(seed)
     groups = {
         kind: [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == kind] for kind in ("terse", "descriptive")

@@ -28,7 +28,7 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
     if seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, not {seeds}")
     began = time.monotonic()
-    folder = catalog.new_run(Path(name).stem, "check-")
+    folder = catalog.new_run(catalog.name_of(Path(name)), "check-")
     folder.mkdir(parents=True)
     arms, jobs = catalog.arms(name), jobs_of(name, seeds, folder)
     run_all(jobs, at_once or cores())
@@ -37,7 +37,7 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
         scores[job.arm][job.seed] = read_scores(job.folder)
     verdicts = [_judge(claim, scores) for claim in recipe.CLAIMS]
     return {
-        "name": Path(name).stem,
+        "name": catalog.name_of(Path(name)),
         "holds": overall(verdicts),
         "arms": {arm: chosen.settings for arm, chosen in arms.items()},
         "seeds": list(range(seeds)),

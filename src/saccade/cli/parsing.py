@@ -9,7 +9,7 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 """A switch whose help says nothing of its default."""
 
-_STYLE = (
-    tyro.conf.OmitArgPrefixes,
-    tyro.conf.HelptextFromCommentsOff,
-)
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""A group of settings whose options carry no prefix."""
+
+_STYLE = (tyro.conf.HelptextFromCommentsOff,)
 
 
 def parse(kind: type[T], words: Sequence[str], command: str, default: T | None = None) -> T:
@@ -35,6 +35,7 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
     names = flags(kind)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two settings are called {twice[0]}: rename one")
+    words = [whole(word, names) for word in words]
     known = {} if default is None else {"default": default}
     # Help shows the one form of a switch that changes something; a repeated command may use the other.
     style = (*_STYLE, tyro.conf.FlagCreatePairsOff) if {"-h", "--help"} & set(words) else _STYLE
@@ -53,13 +54,48 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
 
 
 def flags(kind: type) -> list[str]:
-    """The long options of a dataclass, those of the dataclasses in it included."""
-    found = []
-    hints = get_type_hints(kind)
+    """The long options of a dataclass, those of the dataclasses in it included: ``--steps``, ``--flow.lora-rank``."""
+    return ["--" + path for path in _paths(kind)]
+
+
+def _paths(kind: type) -> list[str]:
+    found, hints = [], get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        inner = hints[field.name]
-        found += flags(inner) if dataclasses.is_dataclass(inner) else ["--" + field.name.replace("_", "-")]
+        hint, name = hints[field.name], field.name.replace("_", "-")
+        flat, inner = is_flat(hint), get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if dataclasses.is_dataclass(inner):
+            found += [path if flat else f"{name}.{path}" for path in _paths(inner)]
+        else:
+            found.append(name)
     return found
+
+
+def is_flat(hint: Any) -> bool:
+    """Whether a field's options carry no prefix (`settings.Flat`)."""
+    return get_origin(hint) is Annotated and any(getattr(extra, "name", None) == "" for extra in get_args(hint)[1:])
+
+
+def whole(word: str, names: Sequence[str]) -> str:
+    """An option by its whole name, where it was given by the last part of it alone: ``--lora-rank`` for
+    ``--flow.lora-rank``, or by its group for the ``name`` in it: ``--flow`` for ``--flow.name``.
+
+    ValueError where several settings end like this.
+    """
+    flag, equal, value = word.partition("=")
+    no = "no-" if flag.startswith("--no-") else ""
+    bare = flag[2 + len(no) :]
+    plain = "--" + bare
+    if not flag.startswith("--") or flag in names or plain in names:
+        return word if not no or "." not in bare else word
+    if f"{plain}.name" in names:
+        return f"{plain}.name{equal}{value}"
+    ends = [name for name in names if name.endswith(f".{bare}")]
+    if len(ends) > 1:
+        raise ValueError(f"'{flag}' may mean {', '.join(ends)}: give the whole name")
+    if not ends:
+        return word
+    group, _, last = ends[0].rpartition(".")
+    return f"{group}.{no}{last}{equal}{value}"
 
 
 def _unknown(left: Sequence[str], kind: type) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from saccade import catalog
-from saccade.cli.parsing import Flag, parse
+from saccade.cli.parsing import Flag, Flat, parse
 from saccade.cli.settings import contradiction, flat
 from saccade.cli.subjects import settings_of
 from saccade.naming import nearest
@@ -93,7 +93,7 @@ def _command_line(recipe: ModuleType) -> type:
     """A dataclass of the recipe's settings and the run's options, from which tyro makes the flags."""
     summary = (recipe.__doc__ or recipe.__name__).partition("\n")[0]
     presets = f"Presets: {', '.join(recipe.PRESETS)}."
-    fields = [("recipe", recipe.Settings), ("run", Options)]
+    fields = [("recipe", Flat[recipe.Settings]), ("run", Flat[Options])]
     made = dataclasses.make_dataclass("CommandLine", fields, frozen=True)
     made.__doc__ = f"{summary}\n\n{presets}"
     return made
@@ -122,7 +122,7 @@ def _resumable(folder: Path, name: str) -> dict[str, Any] | None:
     config = on_disk.config(folder)
     if "settings" not in config:
         raise ValueError(f"{folder} exists and is no run: name a new folder")
-    if config.get("recipe") != catalog.find(name).stem:
+    if config.get("recipe") != catalog.name_of(catalog.find(name)):
         raise ValueError(f"the run in {folder} is one of {config.get('recipe')}, not of {name}: name a new folder")
     return config
 

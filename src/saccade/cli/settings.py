@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from saccade.cli.parsing import flags
 from saccade.naming import nearest
 
 T = TypeVar("T")
@@ -14,10 +15,18 @@ T = TypeVar("T")
 def flat(settings: Any) -> dict[str, Any]:
     """Option names (``--model``) and values of a settings dataclass, those of the dataclasses in it included."""
     found: dict[str, Any] = {}
+    for path, value in zip(flags(type(settings)), _leaves(settings)):
+        found[path] = value
+    return found
+
+
+def _leaves(settings: Any) -> Iterator[Any]:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        found |= flat(value) if dataclasses.is_dataclass(value) else {"--" + field.name.replace("_", "-"): value}
-    return found
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value)
+        else:
+            yield value
 
 
 def revive(template: T, saved: Mapping[str, Any], place: str) -> T:

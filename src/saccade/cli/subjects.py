@@ -102,9 +102,9 @@ def drawing_policy(name: str, **options: Any) -> Any:
     from saccade.policies import flow, image_tokens
 
     if _config(Path(locate(name))).get("model_type") == "janus":
-        return image_tokens.build(image_tokens.ImageTokenModel(model=name, **options))
+        return image_tokens.build_image_token_policy(image_tokens.ImageTokenModel(name=name, **options))
     made_for = {key: value for key, value in native(Path(locate(name))).items() if key not in options}
-    return flow.build(flow.FlowModel(model=name, **options, **made_for), stochastic=())
+    return flow.build_flow_policy(flow.FlowModel(name=name, **options, **made_for), stochastic=())
 
 
 def edits(policy: Any) -> bool:
@@ -131,10 +131,12 @@ def native(folder: Path) -> dict[str, int]:
 def writing_policy(name: str) -> Any:
     """A TokenPolicy over a language model that rewrites prompts as the miniature was taught to."""
     from saccade.builders.qwen2_rewriter import as_messages
-    from saccade.models.language.model import load
+    from saccade.models.language.model import load_language_model
     from saccade.policies.tokens import TokenPolicy
 
-    return TokenPolicy(load(name), [], prompt=lambda problem: as_messages(problem.inputs), max_new_tokens=40)
+    return TokenPolicy(
+        load_language_model(name), [], prompt=lambda problem: as_messages(problem.inputs), max_new_tokens=40
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ AHEAD = 64
 """Steps that are drawn at once: counter-based streams start anywhere, but starting one costs."""
 
 
-class Draws:
+class ActionNoise:
     """``width`` numbers a step for each row: standard normal, or ``uniform`` in [0, 1).
 
     Philox streams keyed by the episode's seed: nothing needs saving but seeds and step numbers.
@@ -26,7 +26,7 @@ class Draws:
         self.block_B = np.full(len(self.seeds), -1)
 
     @classmethod
-    def of(cls, action_space: Any, seeds_B: Sequence[int] | Tensor) -> Draws:
+    def of(cls, action_space: Any, seeds_B: Sequence[int] | Tensor) -> ActionNoise:
         """What an action of a space takes: one normal for each number of a Box, one uniform for a Discrete."""
         discrete = hasattr(action_space, "n")
         return cls(seeds_B, 1 if discrete else int(np.prod(action_space.shape)), uniform=discrete)

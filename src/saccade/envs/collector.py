@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from saccade.core import Environment, Step, seeds
-from saccade.envs.action_noise import Draws
-from saccade.envs.episodes import Actor, Episode, Running
+from saccade.envs.action_noise import ActionNoise
+from saccade.envs.episodes import Actor, Episode, RunningEpisodes
 
 _WARM = 1
 """What is added to an episode's seed for its random actions."""
@@ -26,7 +26,7 @@ class Takes(Protocol):
     def add(self, fields: Mapping[str, np.ndarray]) -> Any: ...
 
 
-class Experience:
+class Collector:
     """The running episodes of an environment whose actions are a Box, and the buffer that their transitions go to.
 
     The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are
@@ -44,9 +44,9 @@ class Experience:
         if hold < 1:
             raise ValueError(f"random actions are held for {hold} steps; it must be 1 or more")
         self.environment, self.policy, self.buffer, self.seed, self.warm_up = environment, policy, buffer, seed, warm_up
-        self.hold, self.running, self.steps, self.begun = hold, Running(environment), 0, 0
+        self.hold, self.running, self.steps, self.begun = hold, RunningEpisodes(environment), 0, 0
         self.number_B = np.zeros(environment.count, np.int64)
-        self.chance = Draws([0] * environment.count, int(np.prod(environment.action_space.shape)), uniform=True)
+        self.chance = ActionNoise([0] * environment.count, int(np.prod(environment.action_space.shape)), uniform=True)
 
     def __call__(self) -> list[Episode]:
         """One step of all rows; the episodes that it ended."""
@@ -67,7 +67,7 @@ class Experience:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps, self.begun, self.number_B = state["steps"], state["begun"], state["number_B"].numpy().copy()
-        self.running = Running(self.environment)
+        self.running = RunningEpisodes(self.environment)
         if self.begun:
             self.running.load_state_dict(state["running"])
             self.chance.begin(range(len(self.number_B)), (self.running.seed_B + _WARM).tolist())
@@ -100,5 +100,5 @@ def transitions(
     return {**fields, **ends, "action": action_B.cpu().numpy(), "reward": told.reward_B, "episode": number_B}
 
 
-HELD = 5
+RANDOM_ACTION_REPEAT = 5
 """Steps for which an action of a random walk is held."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Environment, seeds
-from saccade.envs.action_noise import Draws
+from saccade.envs.action_noise import ActionNoise
 from saccade.envs.recordings import Recorded, record, source
 
 _DEMONSTRATED = -4
@@ -48,7 +48,7 @@ class Demonstrations:
 
 def noisy(environment: Any, noise: float) -> Callable[..., np.ndarray]:
     """The expert with Gaussian noise that follows from an episode's seed and the step in it."""
-    draws = Draws.of(environment.action_space, [0] * environment.count)
+    draws = ActionNoise.of(environment.action_space, [0] * environment.count)
     low, high = environment.action_space.low, environment.action_space.high
 
     def act(seen: Any, seed_B: np.ndarray, time_B: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Environment, Step
-from saccade.envs.action_noise import Draws
+from saccade.envs.action_noise import ActionNoise
 
 Seen = dict[str, Tensor]
 
@@ -44,14 +44,14 @@ class Episode:
     """uint8 ``[length + 1, H, W, 3]``."""
 
 
-class Running:
+class RunningEpisodes:
     """The episodes that run in the rows of an environment; ``seen`` is what the policy acts on next."""
 
     def __init__(self, environment: Environment):
         count = environment.count
         self.environment, self.seen = environment, {}
         self.seed_B, self.step_B, self.total_B = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count)
-        self.draws = Draws.of(environment.action_space, self.seed_B)
+        self.draws = ActionNoise.of(environment.action_space, self.seed_B)
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """New episodes in these rows; at first in all of them."""
@@ -88,7 +88,7 @@ class Running:
         self.environment.load_state_dict(state["environment"])
         self.seen = {name: value.numpy() for name, value in state["seen"].items()}
         self.seed_B, self.step_B, self.total_B = (state[k].numpy().copy() for k in ("seed_B", "step_B", "total_B"))
-        self.draws = Draws.of(self.environment.action_space, self.seed_B)
+        self.draws = ActionNoise.of(self.environment.action_space, self.seed_B)
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> Seen:

@@ -41,7 +41,7 @@ class ActionRange:
         return ((low + high + unit * (high - low)) / 2).astype(np.float32)
 
 
-class Ranged:
+class RescaleAction:
     """An environment whose actions are given in units of a range."""
 
     def __init__(self, environment: Environment, range: ActionRange):

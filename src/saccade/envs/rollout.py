@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from saccade.core import Environment, Problem, Rollout, Step, seeds
-from saccade.envs.episodes import Acted, Actor, Episode, Running, tensors
+from saccade.envs.episodes import Acted, Actor, Episode, RunningEpisodes, tensors
 
 
-class Segments:
+class RolloutCollector:
     """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
 
     Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" and "action_BT",
@@ -32,7 +32,7 @@ class Segments:
         if length < 1:
             raise ValueError(f"segments of {length} steps; they have 1 or more")
         self.environment, self.policy, self.length, self.seed = environment, policy, length, seed
-        self.running, self.begun = Running(environment), 0
+        self.running, self.begun = RunningEpisodes(environment), 0
         self.before: dict[str, Any] | None = None
 
     def __call__(self, step: int) -> Rollout:
@@ -51,7 +51,7 @@ class Segments:
         return {"begun": self.begun, "running": self.running.state_dict() if self.begun else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.before, self.begun, self.running = None, state["begun"], Running(self.environment)
+        self.before, self.begun, self.running = None, state["begun"], RunningEpisodes(self.environment)
         if self.begun:
             self.running.load_state_dict(state["running"])
 
@@ -143,7 +143,7 @@ class _Columns:
 
 
 @torch.no_grad()
-def whole(
+def run_episodes(
     environment: Environment, policy: Actor, seeds: Sequence[int] | Tensor, greedy: bool = True, film: int = 0
 ) -> list[Episode]:
     """One whole episode for each seed, in that order; frames are kept of the first ``film`` of them.
@@ -153,7 +153,7 @@ def whole(
     wanted = [int(seed) for seed in seeds]
     if not wanted:
         return []
-    rows, running = environment.count, Running(environment)
+    rows, running = environment.count, RunningEpisodes(environment)
     queue = enumerate(wanted)
     places = [next(queue, (None, wanted[0])) for _ in range(rows)]
     running.begin(list(range(rows)), [seed for _, seed in places])

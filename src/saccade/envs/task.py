@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.core import Environment, Observation, Show, Step, seeds
+from saccade.core import Environment, LogSamples, Observation, Step, seeds
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
-from saccade.envs.rollout import whole
+from saccade.envs.rollout import run_episodes
 from saccade.training import distributed
 from saccade.training.folder import ERROR
 from saccade.training.run import Run
-from saccade.training.video import strip
+from saccade.training.video import thumbnails
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ class ControlTask:
         """The seeds of the test episodes."""
         return seeds(self.test_seed, self.test_episodes).tolist()
 
-    def score(self, policy: Any, show: Show | None = None) -> dict[str, float]:
+    def score(self, policy: Any, show: LogSamples | None = None) -> dict[str, float]:
         """Over the test episodes, acted greedily: mean "return" and its standard error, "length", and all facts at the
         end.
 
         ``policy`` acts as `envs.rollout.whole` asks. ``show`` is given the first episodes as clips.
         """
-        return scores(self.played(self.make(min(self.test_rows, self.test_episodes)), policy, show))
+        return episode_scores(self.run_episodes(self.make(min(self.test_rows, self.test_episodes)), policy, show))
 
-    def played(self, world: Environment, policy: Any, show: Show | None = None) -> list[Episode]:
+    def run_episodes(self, world: Environment, policy: Any, show: LogSamples | None = None) -> list[Episode]:
         """The test episodes in ``world``, whatever is built around the task's own, acted greedily."""
-        return played(world, policy, self.seeds(), self.place, self.shown, show)
+        return evaluate_episodes(world, policy, self.seeds(), self.place, self.shown, show)
 
-    def filmed(self, policy: Any, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
+    def record_video(self, policy: Any, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """One whole episode for each seed, acted greedily, as `films`."""
-        return films(self.make(len(seeds)), policy, seeds, self.place)
+        return record_video(self.make(len(seeds)), policy, seeds, self.place)
 
 
 PENDULUM = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
@@ -75,26 +75,26 @@ PENDULUM = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
 HALF_CHEETAH = ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1)
 
 
-def played(
-    world: Environment, policy: Any, seeds: Sequence[int], place: str, shown: int, show: Show | None = None
+def evaluate_episodes(
+    world: Environment, policy: Any, seeds: Sequence[int], place: str, shown: int, show: LogSamples | None = None
 ) -> list[Episode]:
     """One whole episode for each seed, acted greedily. ``show`` is given the first ``shown`` as clips."""
-    tracked = Tracked(world, place)
-    found = whole(tracked, policy, seeds, film=shown if show else 0)
+    tracked = PathRecorder(world, place)
+    found = run_episodes(tracked, policy, seeds, film=shown if show else 0)
     if show:
-        show("episodes", exhibits(found[:shown], tracked.paths))
+        show("episodes", logged_samples(found[:shown], tracked.paths))
     return found
 
 
-def films(
+def record_video(
     world: Environment, policy: Any, seeds: Sequence[int] | Tensor, place: str = "position"
 ) -> list[dict[str, Any]]:
     """One whole episode for each seed, acted greedily: its clip, a few frames of it as the image, its path where
     there is one.
     """
-    tracked = Tracked(world, place)
-    items = exhibits(whole(tracked, policy, seeds, film=len(seeds)), tracked.paths)
-    return [item | {"image": strip(item["clip"])} for item in items]
+    tracked = PathRecorder(world, place)
+    items = logged_samples(run_episodes(tracked, policy, seeds, film=len(seeds)), tracked.paths)
+    return [item | {"image": thumbnails(item["clip"])} for item in items]
 
 
 def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
@@ -104,10 +104,10 @@ def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
 
 def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """Of a recipe: one filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+    return cfg.task.record_video(policies["policy"], seeds_B)
 
 
-def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
+def log_returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
     """Tells a run, after a training step, of the episodes that it ended: their mean return, and how many there are."""
 
     def tell(step: int, finished: Sequence[Episode]) -> None:
@@ -118,7 +118,7 @@ def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
     return tell
 
 
-def scores(episodes: Sequence[Episode]) -> dict[str, float]:
+def episode_scores(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over episodes: "return" with its standard error, "length", and every fact at the end that is one number."""
     total = np.array([episode.total for episode in episodes], np.float64)
     found = {"return": float(total.mean()), "length": float(np.mean([episode.length for episode in episodes]))}
@@ -129,7 +129,7 @@ def scores(episodes: Sequence[Episode]) -> dict[str, float]:
     return found | {name: float(np.nanmean(values)) for name, values in known.items() if not np.isnan(values).all()}
 
 
-def exhibits(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
+def logged_samples(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
     """Episodes that were filmed as `Run.samples` takes them: prompt, clip, score (the return), note, path where
     there is one.
     """
@@ -149,7 +149,7 @@ def _exhibit(number: int, episode: Episode, path: Sequence[np.ndarray]) -> dict[
 
 
 @dataclass
-class Tracked:
+class PathRecorder:
     """An environment that also notes the places which one of its facts (``place``, ``[B, 2]``) tells: a path for
     each seed.
     """

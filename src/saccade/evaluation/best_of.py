@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout, Sampler
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BestOf:
 
     def __call__(self, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:
         """One attempt at each problem, in their order."""
-        rollout = in_groups(self.attempt, problems, seeds_P, self.count)
+        rollout = sample_groups(self.attempt, problems, seeds_P, self.count)
         value_PG = self.reward(rollout).nan_to_num(-torch.inf).view(len(problems), self.count)
         best = rollout.rows(value_PG.argmax(1) + torch.arange(len(problems)) * self.count)
         best.group_B = torch.arange(len(problems))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, Sampler, Show, seeds
+from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler, seeds
 
 
 def score(
@@ -29,7 +29,7 @@ def score(
     return found
 
 
-def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
+def logged_samples(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
     """The first pictures of a rollout as a run shows them: prompt, image, score."""
     return [
         {"prompt": str(p.inputs), "image": picture, "score": float(r)}
@@ -38,7 +38,7 @@ def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[
 
 
 @torch.no_grad()
-def measured(task: Any, draw: Sampler, judge: Reward, show: Show | None = None) -> dict[str, float]:
+def score_with_reward(task: Any, draw: Sampler, judge: Reward, show: LogSamples | None = None) -> dict[str, float]:
     """The task's scores of kept-back prompts, and the mean over them of the reward that is trained on, "scorer"."""
     seen: list[Rollout] = []
     found = task.score(lambda problems, seeds_B: seen.append(draw(problems, seeds_B)) or seen[-1], show)

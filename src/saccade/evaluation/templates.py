@@ -22,13 +22,13 @@ ADDED: dict[Template, str] = {
 """What a template adds to a question."""
 
 
-def asking(template: Template, instruction: str = "") -> Callable[[Problem], Prompt]:
+def prompt_template(template: Template, instruction: str = "") -> Callable[[Problem], Prompt]:
     """Problem -> the chat messages that ask it: its text, an instruction, and what the template adds."""
     added = instruction + ADDED[template]
     return lambda p: inputs_as_prompt(replace(p, inputs=replace(p.inputs, text=p.inputs.text + added)) if added else p)
 
 
-def around(template: Template) -> str:
+def answer_template(template: Template) -> str:
     """How a right answer is written, in place of {}. ValueError for a template with thoughts."""
     known = {"plain": "{}", "answer": "<answer>{}</answer>"}
     if template not in known:
@@ -36,11 +36,11 @@ def around(template: Template) -> str:
     return known[template]
 
 
-def tagged(template: Template) -> bool:
+def has_answer_tags(template: Template) -> bool:
     """Whether answers stand between tags, outside of which there is none."""
     return template != "plain"
 
 
-def kept(template: Template, text: str) -> bool:
+def follows_template(template: Template, text: str) -> bool:
     """Whether an answer is in the template's form; plain ones always are."""
     return {"think": in_form(text), "answer": said(text, tagged=True) is not None, "plain": True}[template]

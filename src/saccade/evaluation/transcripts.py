@@ -27,7 +27,7 @@ def conversations(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[d
     A box that the model wrote is drawn into the picture that it saw last, what the problem's "boxes" say beside it.
     """
     frames = rollout.extras["frames_B"].values
-    talks = rollout.extras["talk_B"].values if "talk_B" in rollout.extras else [None] * len(rollout)
+    talks = rollout.extras["conversation_B"].values if "conversation_B" in rollout.extras else [None] * len(rollout)
     rows = zip(
         rollout.problems[:count], rollout.outputs, reward_B.tolist(), frames, rollout.extras["prompt_B"].values, talks
     )

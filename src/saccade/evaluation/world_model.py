@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from saccade.core import Show, seeds
-from saccade.envs.collector import HELD
+from saccade.core import LogSamples, seeds
+from saccade.envs import task as control
+from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.episodes import tensors
-from saccade.envs.task import ControlTask, films, scores
+from saccade.envs.task import ControlTask, episode_scores
 from saccade.models.world_model.rssm import as_input, as_picture
-from saccade.policies.dreamer import DreamerPolicy, Remembered
+from saccade.policies.dreamer import DreamerPolicy, RecurrentStateWrapper
 
 
 def explained(x_ND: Tensor, y_NK: Tensor, test_x_MD: Tensor, test_y_MK: Tensor, ridge: float = 1e-2) -> float:
@@ -39,23 +40,23 @@ WALKS, STEPS = 192, 16
 """Random walks and their steps: what an episode draws once, such as a goal, needs many of them to be read off."""
 
 
-def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) -> dict[str, float]:
+def score(task: ControlTask, policy: DreamerPolicy, show: LogSamples | None = None) -> dict[str, float]:
     """Test episodes acted greedily, as `ControlTask.score`, and what can be read off the model's states, as
     `readings`.
     """
     world = task.make(min(task.test_rows, task.test_episodes))
     acting = policy.acting(world.count)
-    episodes = task.played(Remembered(world, acting), acting, show)
+    episodes = task.run_episodes(RecurrentStateWrapper(world, acting), acting, show)
     walk = wander(task, policy)
     if show:
         show("reconstructions", reconstructions(policy, walk, task.shown))
-    return scores(episodes) | readings(walk)
+    return episode_scores(episodes) | readings(walk)
 
 
-def filmed(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
+def record_video(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
     """One filmed episode for each seed, acted greedily: its clip, and a few frames as "image"."""
     world, acting = task.make(len(seeds_B)), policy.acting(len(seeds_B))
-    return films(Remembered(world, acting), acting, seeds_B, task.place)
+    return control.record_video(RecurrentStateWrapper(world, acting), acting, seeds_B, task.place)
 
 
 class Walk(NamedTuple):
@@ -72,13 +73,13 @@ class Walk(NamedTuple):
 def wander(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walk:
     """The model follows random walks, the same ones whatever the policy does, for STEPS or until the first ends."""
     world, acting = task.make(rows), policy.acting(rows)
-    watched = Remembered(world, acting)
+    watched = RecurrentStateWrapper(world, acting)
     own = seeds(task.test_seed, rows, key=1).tolist()
     rng = np.random.default_rng(task.test_seed)
     acting.look(tensors(watched.begin(range(rows), own)))
     features, seen, facts, ended = [], [], [], False
     while not ended and len(features) < STEPS:
-        if len(features) % HELD == 0:
+        if len(features) % RANDOM_ACTION_REPEAT == 0:
             action_B = rng.uniform(-1, 1, (rows, policy.actions)).astype(np.float32)
         told = watched.step(action_B)
         shown = tensors(told.seen)

@@ -113,7 +113,7 @@ def whitened(values_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8, all_sum: 
     return (centred / (_spread(all_sum((centred**2).sum()), count, False) + eps)).to(values_BT.dtype)
 
 
-def telling(reward_B: Tensor, group_B: Tensor) -> Tensor:
+def has_reward_variance(reward_B: Tensor, group_B: Tensor) -> Tensor:
     """Whether the attempts of a row's group got different rewards, so that there is something to learn: bool
     ``[B]``.
     """
@@ -121,7 +121,7 @@ def telling(reward_B: Tensor, group_B: Tensor) -> Tensor:
     return (spread > 1e-8)[inverse]
 
 
-def silent_groups(reward_B: Tensor, group_B: Tensor) -> Tensor:
+def zero_variance_groups(reward_B: Tensor, group_B: Tensor) -> Tensor:
     """Share of groups whose attempts all got the same reward, hence no signal: a health metric."""
     return (_group_spread(reward_B, group_B)[0] <= 1e-8).float().mean()
 
@@ -145,12 +145,12 @@ def _spread(squares: Tensor, count: Tensor, unbiased: bool) -> Tensor:
     return (squares / (count - float(unbiased)).clamp(min=1)).clamp(min=0).sqrt()
 
 
-def shuffled(reward_B: Tensor, seed: int) -> Tensor:
+def shuffle_rewards(reward_B: Tensor, seed: int) -> Tensor:
     """The same rewards dealt out at random: the control with which nothing can be learned."""
     return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
 
 
-def coins(seeds_P: Tensor, group: int) -> Tensor:
+def random_rewards(seeds_P: Tensor, group: int) -> Tensor:
     """0 or 1 for each of ``group`` attempts at each problem ``[B]``: the control that rewards nothing but sharper
     habits.
     """

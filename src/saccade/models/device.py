@@ -23,7 +23,7 @@ def device_of(name: str) -> str:
     return name
 
 
-def lowered(network: Any, precision: torch.dtype) -> torch.autocast:
+def autocast(network: Any, precision: torch.dtype) -> torch.autocast:
     """Within it, a network whose weights rest in float32 is multiplied in ``precision``; any other as it is."""
     wanted = precision != torch.float32 and network.dtype == torch.float32
     return torch.autocast(network.device.type, precision, enabled=wanted)

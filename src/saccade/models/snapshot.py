@@ -21,19 +21,19 @@ class Snapshot:
         self.values = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
+    def update(self, decay: float) -> None:
         """values <- decay values + (1 - decay) parameters."""
         for value, parameter in zip(self.values, self.parameters):
             value.lerp_(parameter.detach(), 1 - decay)
 
-    def average(self, decay: float) -> Callable[[int], None]:
+    def ema_update(self, decay: float) -> Callable[[int], None]:
         """What an `Update` does after its k-th step for this to be a moving average that forgets its start; 0 keeps up.
 
         ValueError for a decay that is no share.
         """
         if not 0 <= decay <= 1:
             raise ValueError(f"an average keeps a share of 0 to 1 of itself, not {decay}")
-        return lambda taken: self.follow(warm_decay(decay, taken))
+        return lambda taken: self.update(warm_decay(decay, taken))
 
     @torch.no_grad()
     def put(self) -> None:

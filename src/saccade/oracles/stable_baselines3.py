@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saccade.algorithms.off_policy import Course, Replaying
+from saccade.algorithms.off_policy import Replaying, TrainSchedule
 from saccade.algorithms.ppo import Proximal
 from saccade.core import Environment, seeds
 from saccade.envs.task import ControlTask
@@ -20,7 +20,7 @@ from saccade.training.run import Run
 
 
 def train_off_policy(
-    name: str, task: ControlTask, cfg: Replaying, course: Course, seed: int, run: Run
+    name: str, task: ControlTask, cfg: Replaying, course: TrainSchedule, seed: int, run: Run
 ) -> dict[str, dict[str, float]]:
     """Train its ``name`` ("SAC" or "TD3") for so many steps in the environment. The scores of test episodes before
     and after.
@@ -120,7 +120,7 @@ class Oracle:
 
 
 def rows_of(environment: Environment, seed: int) -> Any:
-    """Our environment as its VecEnv: ended rows begin again at once, with the same seeds as `Segments` gives them."""
+    """Our environment as its VecEnv: ended rows begin again at once, with the same seeds as `RolloutCollector` gives them."""
     from stable_baselines3.common.vec_env import VecEnv
 
     (name, space), *more = environment.observation_space.items()

@@ -1,7 +1,7 @@
 """An actor and a critic that see what an environment shows: actions, their log-probs, and what the state is worth.
 
 Both may stand on one trunk (pictures) or on what is seen itself (vectors). Where they are small tanh networks on a CPU
-they share one vector of weights (`policies.twin`), which acts ten times as fast and is the same policy within rounding.
+they share one vector of weights (`policies.fused_actor_critic`), which acts ten times as fast and is the same policy within rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from saccade.core import Likelihood, Rollout, seeded
 from saccade.models.control.networks import MLP, Encoder
 from saccade.models.device import device_of
-from saccade.policies.twin import Twin, fits
+from saccade.policies.fused_actor_critic import FusedActorCritic, fits
 
 SEEN = "seen."
 
@@ -71,7 +71,7 @@ class ActorCritic:
     critic: MLP
     head: Head
     model: ActorCriticModel = ActorCriticModel()
-    twin: Twin | None = field(init=False)
+    twin: FusedActorCritic | None = field(init=False)
     names: tuple[str, ...] = field(init=False)
     """Of what is seen, in the trunk's order."""
 
@@ -79,7 +79,7 @@ class ActorCritic:
         self.names = tuple(self.trunk.parts)
         plain = not list(self.trunk.parameters()) and self.model.precision == "float32"
         self.twin = (
-            Twin(self.actor, self.critic, list(self.head.parameters()))
+            FusedActorCritic(self.actor, self.critic, list(self.head.parameters()))
             if plain and fits(self.actor, self.critic)
             else None
         )
@@ -132,11 +132,11 @@ class ActorCritic:
         """What actor and critic are given of each decision: ``[B T, F]``, for a trunk that is not trained."""
         return self._features(self.seen(rollout))
 
-    def follow(self, rollout: Rollout) -> None:
+    def update_statistics(self, rollout: Rollout) -> None:
         """Take what was seen into the trunk's running means; log-probs stored before are no longer those of this
         policy.
         """
-        self.trunk.follow({name: x.to(self.device) for name, x in self.seen(rollout).items()})
+        self.trunk.update_statistics({name: x.to(self.device) for name, x in self.seen(rollout).items()})
 
     def seen(self, rollout: Rollout) -> dict[str, Tensor]:
         """What was seen at each decision, by name: ``[B T, ...]``."""
@@ -184,7 +184,7 @@ def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1)
 
 
-def build(
+def build_actor_critic(
     model: ActorCriticModel, seen: spaces.Dict, action: spaces.Space, seed: int, device: str = "cpu"
 ) -> ActorCritic:
     """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other

@@ -125,7 +125,7 @@ class Acting:
         self.action_B = state["action"].to(self.action_B)
 
 
-class Remembered:
+class RecurrentStateWrapper:
     """An environment whose episodes ``acting`` follows: it is told where they begin and what was done in them."""
 
     def __init__(self, world: Environment, acting: Acting):

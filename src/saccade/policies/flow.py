@@ -20,7 +20,7 @@ from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
 from saccade.models.sharding import shard
 from saccade.policies.flow_network import Network
 from saccade.policies.flow_presets import FlowModel
@@ -103,15 +103,15 @@ class FlowPolicy:
         x0 = self._walk(self._noise(seeds_B, 0), range(self.steps), problems, seeds_B, drawn, stored)
         return self._record(problems, seeds_B, drawn, stored, x0)
 
-    def best(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        """One picture for each problem as the checkpoint's own scheduler makes it: how the model is used and evaluated.
+    def greedy(self) -> FlowPolicy:
+        """The same policy, sampling as the checkpoint's own scheduler does: how the model is used and evaluated.
 
-        It walks along the ODE, with no noise but the first, or, where the scheduler samples stochastically (generators
-        of a few steps), predicts x0 and noises it again to the next time.
+        It follows the ODE, with no noise but the first, or, where the scheduler samples stochastically (generators of a
+        few steps), predicts x0 and adds noise again up to the next time.
         """
         if not self.renoises:
-            return self.rollout(problems, seeds_B, stochastic=())
-        return replace(self, kernel="renoise").rollout(problems, seeds_B, range(self.steps - 1))
+            return replace(self, stochastic=())
+        return replace(self, kernel="renoise", stochastic=range(self.steps - 1))
 
     def unroll(self, problems: Sequence[Problem], seeds_B: Tensor, through: int | None = None) -> Tensor:
         """The latents x0 ``[B, C, h, w]`` of `rollout`, from the same seeds, as functions of the weights.
@@ -127,7 +127,7 @@ class FlowPolicy:
             x = self._walk(self._noise(seeds_B, 0), range(first), problems, seeds_B, self.stochastic)
         return self._walk(x, range(first, self.steps), problems, seeds_B, self.stochastic)
 
-    def predicted(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
+    def predict_x0_at(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
         """The x0 ``[B, C, h, w]`` that each attempt predicts at a step of its own, gradients through that step alone.
 
         All rows walk to the last step, so that networks which are cut over processes are called in step.
@@ -166,7 +166,7 @@ class FlowPolicy:
                 if visited is not None:
                     visited.append(x)
                 t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                halves = self.network.halves(x, t, said, unsaid, self.guidance, through=True)
+                halves = self.network.cond_uncond_velocity(x, t, said, unsaid, self.guidance, through=True)
                 v = guided(*halves, self.guidance)
                 if i not in drawn:
                     x = ode(x, v, t, t_next)[0]
@@ -241,7 +241,9 @@ class FlowPolicy:
         free = rollout.decisions.get("free_BT") if torch.is_grad_enabled() else None
         free = None if free is None else free.flatten(0, 1)
         with self.network.form():
-            halves = self.network.halves(x, times[step], said, unsaid, self.guidance, free, self.through_unconditional)
+            halves = self.network.cond_uncond_velocity(
+                x, times[step], said, unsaid, self.guidance, free, self.through_unconditional
+            )
         v = guided(*halves, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
         logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
@@ -267,7 +269,7 @@ class FlowPolicy:
         through = self.through_unconditional if through is None else through
         said, unsaid = self._conditioning(problems, guidance)
         with self.network.form():
-            return guided(*self.network.halves(x, t_B, said, unsaid, guidance, through=through), guidance)
+            return guided(*self.network.cond_uncond_velocity(x, t_B, said, unsaid, guidance, through=through), guidance)
 
     def _conditioning(
         self, problems: Sequence[Problem], guidance: float, repeat: int = 1
@@ -317,7 +319,9 @@ class FlowPolicy:
         (Path(folder) / "sampling.json").write_text(json.dumps(call, indent=2) + "\n")
 
 
-def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0, beside: FlowPolicy | None = None) -> FlowPolicy:
+def build_flow_policy(
+    cfg: FlowModel, stochastic: Sequence[int], seed: int = 0, beside: FlowPolicy | None = None
+) -> FlowPolicy:
     """Load the checkpoint and open its trained weights. ValueError with one line if it cannot be had.
 
     A policy ``beside`` lends its text encoders and its autoencoder, so that only a network of its own is read.
@@ -346,7 +350,7 @@ def frozen(cfg: FlowModel, beside: FlowPolicy) -> FlowPolicy:
 def _backbone(cfg: FlowModel, resting: torch.dtype, beside: FlowPolicy | None) -> Backbone:
     device = device_of(cfg.device)
     lender = beside.backbone if beside else None
-    backbone = load(cfg.model, text_length=cfg.text_length, dtype=resting, device=device, beside=lender)
+    backbone = load_backbone(cfg.name, text_length=cfg.text_length, dtype=resting, device=device, beside=lender)
     if cfg.checkpointing:
         backbone.transformer.enable_gradient_checkpointing()
         backbone.pipe.vae.enable_gradient_checkpointing()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.models.adapters import merged
-from saccade.models.device import lowered
+from saccade.models.device import autocast
 from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, wordless
 
 
@@ -63,7 +63,7 @@ class Network:
         free = guidance != 1.0 and not self.backbone.embedded_guidance
         return self.said(prompts, self.size), self.said([*map(wordless, prompts)], self.size) if free else None
 
-    def halves(
+    def cond_uncond_velocity(
         self,
         x: Tensor,
         t_B: Tensor,
@@ -112,5 +112,5 @@ class Network:
     def _call(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
         network = self.backbone.transformer
         said = Conditioning(*(part.to(network.dtype) for part in said.parts))
-        with lowered(network, self.precision):
+        with autocast(network, self.precision):
             return self.backbone.velocity(x.to(network.dtype), t_B, said, guidance).float()

@@ -10,7 +10,7 @@ from typing import Literal
 class FlowModel:
     """Which checkpoint draws, how it is sampled, and which of its weights move."""
 
-    model: str = "sd3-shapes"
+    name: str = "sd3-shapes"
     """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
     size: int = 32
     """Edge of a picture in pixels."""
@@ -51,4 +51,4 @@ SD35_MEDIUM = FlowModel(
 )
 """A checkpoint as recipes train it; they say with how many steps, which guidance and which LoRA."""
 
-FLUX1_DEV = replace(SD35_MEDIUM, model="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)
+FLUX1_DEV = replace(SD35_MEDIUM, name="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)

@@ -19,15 +19,15 @@ from torch.utils.checkpoint import checkpoint
 from saccade.core import Likelihood, Problem, Rollout, generator
 from saccade.math.flow import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
-from saccade.models.device import device_of, lowered
-from saccade.models.language.head import weigh
-from saccade.models.language.janus import Painter, load, paint
+from saccade.models.device import autocast, device_of
+from saccade.models.language.head import token_logprobs
+from saccade.models.language.janus import ImageTokenGenerator, generate_codes, load_image_token_generator
 from saccade.models.language.messages import Prompt
 from saccade.models.language.model import save
 from saccade.models.language.prompts import PerRow, beside
 from saccade.models.language.states import Rows, states
 from saccade.models.sharding import gathered, shard, within
-from saccade.models.vision.encoder import Eyes
+from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.tokens import distinct
 
 
@@ -50,7 +50,7 @@ class ImageTokenPolicy:
     pictures that are drawn together (guidance doubles their rows).
     """
 
-    painter: Painter
+    image_generator: ImageTokenGenerator
     trained: list[nn.Parameter]
     prompt: Callable[[Problem], Prompt] = inputs_as_wish
     guidance: float = 5.0
@@ -61,7 +61,7 @@ class ImageTokenPolicy:
     rescore: bool = False
     checkpointing: bool = False
     at_once: int = 256
-    eyes: Eyes = field(init=False, repr=False)
+    eyes: VisionEncoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -70,7 +70,7 @@ class ImageTokenPolicy:
             raise ValueError(f"unknown logprob_under '{self.logprob_under}': one of cond, guided")
         if self.at_once < 1:
             raise ValueError(f"at_once {self.at_once} is less than 1")
-        self.eyes = Eyes(self.painter.network)
+        self.eyes = VisionEncoder(self.image_generator.network)
 
     # -- acting ---------------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ class ImageTokenPolicy:
         """One picture for each problem; equal prompts are read once. ValueError if a prompt leaves no room for it."""
         unique, index = distinct([self.prompt(problem) for problem in problems])
         index_B = torch.tensor(index)
-        asked = beside(self.painter.asked(unique), self.painter.pad)
+        asked = beside(self.image_generator.asked(unique), self.image_generator.pad)
         with self._acting():
             cuts = torch.arange(len(problems)).split(self.at_once)
             parts = [self._draw(asked, index_B[cut], seeds_B[cut]) for cut in cuts]
@@ -87,27 +87,31 @@ class ImageTokenPolicy:
         rollout = Rollout(
             problems=list(problems),
             decisions=self.trajectory(*(x[index_B] for x in asked), codes_BT),
-            outputs=self.painter.pictures(codes_BT),
+            outputs=self.image_generator.pictures(codes_BT),
             logp_BT=logp_BT,
             mask_BT=torch.ones_like(logp_BT),
             group_B=torch.arange(len(problems)),
             extras={
-                "length_B": torch.full((len(problems),), float(self.painter.codes)),
+                "length_B": torch.full((len(problems),), float(self.image_generator.codes)),
                 "entropy_B": entropy_B,
                 "guided_entropy_B": guided_entropy_B,
             },
         )
         return replace(rollout, logp_BT=self.likelihood(rollout).logp_BT) if self.rescore else rollout
 
-    def best(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+    def greedy(self) -> ImageTokenPolicy:
         """How the model is used and evaluated: as it is trained, since its likeliest pictures are not its best ones."""
-        return self.rollout(problems, seeds_B)
+        return self
 
     def _draw(self, asked: Sequence[Tensor], index_B: Tensor, seeds_B: Tensor) -> tuple[Tensor, ...]:
         """Codes and log-probs ``[B, M]``, mean entropies ``[B]`` with the prompt alone and of what was drawn from."""
-        uniform_BM = torch.stack([torch.rand(self.painter.codes, generator=generator(s)) for s in seeds_B.tolist()])
+        uniform_BM = torch.stack(
+            [torch.rand(self.image_generator.codes, generator=generator(s)) for s in seeds_B.tolist()]
+        )
         moved = [x.to(self.device) for x in (*asked, index_B, uniform_BM)]
-        codes_BM, logp_2BM, entropy_2BM = paint(self.painter, moved[:3], *moved[3:], self.guidance, self.temperature)
+        codes_BM, logp_2BM, entropy_2BM = generate_codes(
+            self.image_generator, moved[:3], *moved[3:], self.guidance, self.temperature
+        )
         return codes_BM, logp_2BM[int(self.logprob_under == "guided")], *entropy_2BM.mean(-1)
 
     def trajectory(
@@ -120,7 +124,7 @@ class ImageTokenPolicy:
         step_T = torch.arange(codes_BT.shape[1])
         place_BAT = place_BAL.amax(2, keepdim=True) + 1 + step_T
         found = {
-            "ids_BL": torch.cat([ids_BL, codes_BT.cpu() + self.painter.model.words], 1),
+            "ids_BL": torch.cat([ids_BL, codes_BT.cpu() + self.image_generator.model.words], 1),
             "attention_BL": torch.cat([attention_BL, torch.ones_like(codes_BT, device="cpu")], 1),
             "place_BAL": torch.cat([place_BAL, place_BAT], 2),
             "position_BT": (begin + step_T).expand(rows, -1),
@@ -131,45 +135,47 @@ class ImageTokenPolicy:
     def codes(self, rollout: Rollout) -> Tensor:
         """The codes of stored pictures ``[B, T]``."""
         at = rollout.decisions["position_BT"]
-        return rollout.decisions["ids_BL"].gather(1, at) - self.painter.model.words
+        return rollout.decisions["ids_BL"].gather(1, at) - self.image_generator.model.words
 
     # -- being weighed --------------------------------------------------------------------------------------
 
     def likelihood(self, rollout: Rollout) -> Likelihood:
         """The stored codes under the present weights, teacher-forced; rows and decisions can be cut freely."""
         shape = rollout.decisions["position_BT"].shape
-        with lowered(self.painter.network, self.precision):
-            logp_N, entropy_N = within(self.painter.network, lambda: self._weigh(rollout.decisions))
+        with autocast(self.image_generator.network, self.precision):
+            logp_N, entropy_N = within(self.image_generator.network, lambda: self._weigh(rollout.decisions))
         return Likelihood(logp_BT=logp_N.view(shape), entropy_BT=entropy_N.view(shape))
 
     def _weigh(self, decisions: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of all decisions: two ``[N]``."""
         at_BT, ids_BL = decisions["position_BT"], decisions["ids_BL"]
         row_N = torch.arange(len(at_BT), device=at_BT.device).repeat_interleave(at_BT.shape[1])
-        at_N, head = at_BT.flatten(), self.painter.model.head
+        at_N, head = at_BT.flatten(), self.image_generator.model.head
         hidden_ND = self._states(decisions, row_N, at_N)
         if self.logprob_under == "guided" and self.guidance != 1:
-            blotted = decisions | {"ids_BL": self.painter.unasked(ids_BL)}
+            blotted = decisions | {"ids_BL": self.image_generator.unasked(ids_BL)}
             hidden_ND = torch.cat([hidden_ND, self._states(blotted, row_N, at_N)], 1)
-            head = lambda both: guided(*(self.painter.model.head(h).float() for h in both.chunk(2, -1)), self.guidance)
-        return weigh(head, hidden_ND, ids_BL[row_N, at_N] - self.painter.model.words, self.temperature)
+            head = lambda both: guided(
+                *(self.image_generator.model.head(h).float() for h in both.chunk(2, -1)), self.guidance
+            )
+        return token_logprobs(head, hidden_ND, ids_BL[row_N, at_N] - self.image_generator.model.words, self.temperature)
 
     def _states(self, decisions: dict[str, Tensor], row_N: Tensor, at_N: Tensor) -> Tensor:
         blind = {"sights_B": PerRow(((None,),) * len(decisions["ids_BL"]))}
-        rows, column_N = Rows.before(self.painter, decisions | blind, row_N, at_N)
-        with recomputing(self.painter.model.get_decoder(), self.checkpointing and torch.is_grad_enabled()):
-            hidden_BLD = states(self.painter, self.eyes, rows, sharing=not self.checkpointing)
+        rows, column_N = Rows.before(self.image_generator, decisions | blind, row_N, at_N)
+        with recomputing(self.image_generator.model.get_decoder(), self.checkpointing and torch.is_grad_enabled()):
+            hidden_BLD = states(self.image_generator, self.eyes, rows, sharing=not self.checkpointing)
         return hidden_BLD[row_N, column_N - rows.begin]
 
     @contextlib.contextmanager
     def _acting(self) -> Iterator[None]:
         """No gradients, shards whole, LoRA folded in."""
-        network = self.painter.network
+        network = self.image_generator.network
         with (
             torch.no_grad(),
             gathered(network),
             merged(network) if self.merge else contextlib.nullcontext(),
-            lowered(network, self.precision),
+            autocast(network, self.precision),
         ):
             yield
 
@@ -177,7 +183,7 @@ class ImageTokenPolicy:
 
     @property
     def device(self) -> torch.device:
-        return self.painter.network.device
+        return self.image_generator.network.device
 
     def parameters(self) -> list[nn.Parameter]:
         return self.trained
@@ -190,7 +196,7 @@ class ImageTokenPolicy:
 
     def export(self, folder: str | Path) -> None:
         """Write model (LoRA folded in), tokenizer and processor as a plain transformers folder."""
-        save(self.painter.language, folder)
+        save(self.image_generator.language, folder)
 
 
 @contextlib.contextmanager
@@ -211,7 +217,7 @@ def recomputing(decoder: nn.Module, wanted: bool) -> Iterator[None]:
 class ImageTokenModel:
     """Which model writes pictures, how it is sampled, and which of its weights move."""
 
-    model: str = "janus-shapes"
+    name: str = "janus-shapes"
     """Hub id, folder or miniature of a JanusForConditionalGeneration."""
     guidance: float = 3.0
     """Classifier-free guidance on logits (1 = off)."""
@@ -235,13 +241,13 @@ class ImageTokenModel:
     """Pictures that are drawn together (guidance doubles their rows)."""
 
 
-def build(
+def build_image_token_policy(
     cfg: ImageTokenModel, prompt: Callable[[Problem], Prompt] = inputs_as_wish, seed: int = 0
 ) -> ImageTokenPolicy:
     """Load the model and open its trained weights. ValueError with one line if it cannot be had."""
     device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
-    painter = load(cfg.model, precision if cfg.lora_rank else torch.float32, device)
+    painter = load_image_token_generator(cfg.name, precision if cfg.lora_rank else torch.float32, device)
     trained = trainable(nn.ModuleList(painter.path), cfg.lora_rank, seed=seed)
     return ImageTokenPolicy(
         painter,

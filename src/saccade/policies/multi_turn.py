@@ -18,9 +18,9 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.frames import Frame
-from saccade.models.language.generation import Draft
+from saccade.models.language.generation import GenerationState
 from saccade.models.language.messages import Message
-from saccade.models.language.prompts import Passage, PerRow
+from saccade.models.language.prompts import EncodedPrompt, PerRow
 from saccade.models.loading import first_line
 from saccade.policies.tokens import TokenPolicy
 
@@ -35,7 +35,7 @@ class Turn:
 
 
 @dataclass(eq=False)
-class Talk:
+class Conversation:
     """A conversation as its environment sees it, and as it is kept.
 
     ``frames`` are those of all pictures so far as the model was shown them. A picture that is told may bring its frame
@@ -49,18 +49,18 @@ class Talk:
     ended: str = ""
 
 
-Reply = Callable[[Problem, Talk, str], Sequence[Message] | None]
+Reply = Callable[[Problem, Conversation, str], Sequence[Message] | None]
 """What the model is told after it said a text: chat messages, pictures among them; None if there is nothing to add."""
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
+class MultiTurnRollout:
     """``attempt(problems, seeds_B)`` with at most ``turns`` turns of the model and ``most_tokens`` in a conversation.
 
     A reply that raises becomes a message that says so. A reply that would leave no room for a further turn is not
     given. ``outputs`` are the texts of the last turns; ``extras`` hold the turn of each decision (``turn_BT``, from 0),
     how many turns there were (``turns_B``), how many replies failed (``failures_B``) and all that was said
-    (``talk_B``).
+    (``conversation_B``).
     """
 
     policy: TokenPolicy
@@ -79,7 +79,7 @@ class Turns:
         longest, most = max(map(len, draft.lines)), self.policy.max_new_tokens
         if not self._fits(longest):
             raise ValueError(f"a prompt of {longest} tokens and max_new_tokens {most} exceed {self.most_tokens}")
-        talks = [Talk() for _ in problems]
+        talks = [Conversation() for _ in problems]
         while True:
             with self.policy.acting():
                 said = draft.write()
@@ -87,11 +87,15 @@ class Turns:
             if not told:
                 return self._finished(draft, problems, talks)
             with self.policy.acting():
-                draft.hear(told)
+                draft.append(told)
 
     def _told(
-        self, draft: Draft, problems: Sequence[Problem], talks: Sequence[Talk], said: Mapping[int, str]
-    ) -> dict[int, Passage]:
+        self,
+        draft: GenerationState,
+        problems: Sequence[Problem],
+        talks: Sequence[Conversation],
+        said: Mapping[int, str],
+    ) -> dict[int, EncodedPrompt]:
         """What the rows are told whose conversation goes on."""
         told = {}
         for row, text in said.items():
@@ -106,8 +110,8 @@ class Turns:
         return told
 
     def _next(
-        self, problem: Problem, talk: Talk, text: str, read: Callable[[Sequence[Message]], Passage]
-    ) -> Passage | None:
+        self, problem: Problem, talk: Conversation, text: str, read: Callable[[Sequence[Message]], EncodedPrompt]
+    ) -> EncodedPrompt | None:
         """What comes after a turn; None, and why, if the conversation is over."""
         if len(talk.turns) == self.turns:
             talk.ended = "turns"
@@ -132,11 +136,11 @@ class Turns:
         bounds = [bound for bound in (self.policy.language.room, self.most_tokens) if bound is not None]
         return tokens + self.policy.max_new_tokens <= min(bounds, default=math.inf)
 
-    def _finished(self, draft: Draft, problems: Sequence[Problem], talks: Sequence[Talk]) -> Rollout:
+    def _finished(self, draft: GenerationState, problems: Sequence[Problem], talks: Sequence[Conversation]) -> Rollout:
         rollout = self.policy.finished(draft, problems, [talk.turns[-1].said for talk in talks])
         rollout.extras |= {
             "turns_B": torch.tensor([float(len(talk.turns)) for talk in talks]),
             "failures_B": torch.tensor([float(sum(bool(turn.failure) for turn in talk.turns)) for talk in talks]),
-            "talk_B": PerRow(tuple(talks)),
+            "conversation_B": PerRow(tuple(talks)),
         }
         return rollout

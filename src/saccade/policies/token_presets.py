@@ -10,7 +10,7 @@ from typing import Literal
 class TokenModel:
     """Which model reads and writes, how it is sampled, and which of its weights move."""
 
-    model: str = "qwen2.5-vl-shapes"
+    name: str = "qwen2.5-vl-shapes"
     """Hub id, folder or miniature of a language model or a vision-language model."""
     max_new_tokens: int = 64
     """Longest turn."""

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
-from saccade.models.device import device_of, lowered
-from saccade.models.language.generation import Draft, Manner
-from saccade.models.language.head import weigh
+from saccade.models.device import autocast, device_of
+from saccade.models.language.generation import GenerationState, SamplingParams
+from saccade.models.language.head import token_logprobs
 from saccade.models.language.messages import Prompt
-from saccade.models.language.model import LanguageModel, load, save
+from saccade.models.language.model import LanguageModel, load_language_model, save
 from saccade.models.language.prompts import Names, PerRow, content
 from saccade.models.language.states import Rows, states
 from saccade.models.sharding import gathered, shard, within
-from saccade.models.vision.encoder import Eyes
+from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.token_presets import TokenModel, WriterModel
 
 
@@ -61,7 +61,7 @@ class TokenPolicy:
     precision: torch.dtype = torch.float32
     merge: bool = True
     rescore: bool = False
-    eyes: Eyes = field(init=False, repr=False)
+    eyes: VisionEncoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -72,7 +72,7 @@ class TokenPolicy:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} is less than 1")
         if "" in self.stop:
             raise ValueError("an empty stop string would end every text at once")
-        self.eyes = Eyes(self.language.model, self.trained)
+        self.eyes = VisionEncoder(self.language.model, self.trained)
 
     # -- acting ---------------------------------------------------------------------------------------------
 
@@ -95,17 +95,17 @@ class TokenPolicy:
             torch.no_grad(),
             gathered(model),
             merged(model) if self.merge else contextlib.nullcontext(),
-            lowered(model, self.precision),
+            autocast(model, self.precision),
         ):
             yield
 
-    def draft(self, problems: Sequence[Problem], seeds_B: Tensor) -> Draft:
+    def draft(self, problems: Sequence[Problem], seeds_B: Tensor) -> GenerationState:
         """Rows that have read their prompts and may write, inside `acting`."""
         unique, index = distinct(self.asked(problems).values)
-        manner = Manner(self.max_new_tokens, self.temperature, self.top_p, self._ended)
-        return Draft(self.language, self.eyes, unique, torch.tensor(index), seeds_B, manner)
+        manner = SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self._ended)
+        return GenerationState(self.language, self.eyes, unique, torch.tensor(index), seeds_B, manner)
 
-    def finished(self, draft: Draft, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
+    def finished(self, draft: GenerationState, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
         """A draft as a rollout; ``extras`` say whose turn a decision was, what was asked, what pictures looked like
         when shown.
         """
@@ -160,7 +160,7 @@ class TokenPolicy:
         logp_BT, entropy_BT = torch.zeros(2, *position_BT.shape, device=position_BT.device)
         own_BT = position_BT > 0
         if own_BT.any():
-            with lowered(self.language.model, self.precision):
+            with autocast(self.language.model, self.precision):
                 weighed = within(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
             logp_BT, entropy_BT = (logp_BT.to(x.dtype).masked_scatter(own_BT, x) for x in weighed)
         return Likelihood(logp_BT=logp_BT, entropy_BT=entropy_BT)
@@ -171,7 +171,7 @@ class TokenPolicy:
         rows, column_N = Rows.before(self.language, decisions, row_N, at_N)
         hidden_ND = states(self.language, self.eyes, rows)[row_N, column_N - rows.begin]
         token_N = decisions["ids_BL"][row_N, at_N]
-        return weigh(self.language.head, hidden_ND, token_N, self.temperature, self.language.banned)
+        return token_logprobs(self.language.head, hidden_ND, token_N, self.temperature, self.language.banned)
 
     # -- weights --------------------------------------------------------------------------------------------
 
@@ -198,14 +198,16 @@ def distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
     return [first[i] for i in range(len(number))], index
 
 
-def build(
+def build_token_policy(
     cfg: TokenModel | WriterModel, prompt: Callable[[Problem], Prompt] = inputs_as_prompt, seed: int = 0
 ) -> TokenPolicy:
     """Load the model and open its trained weights. ValueError with one line if it cannot be had."""
     cfg = cfg.plain() if isinstance(cfg, WriterModel) else cfg
     device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
-    language = load(cfg.model, precision if cfg.lora_rank else torch.float32, device, cfg.min_pixels, cfg.max_pixels)
+    language = load_language_model(
+        cfg.name, precision if cfg.lora_rank else torch.float32, device, cfg.min_pixels, cfg.max_pixels
+    )
     model = language.model
     words = nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
     trained = trainable(model if cfg.train_vision else words, cfg.lora_rank, seed=seed)
@@ -223,6 +225,6 @@ def build(
     )
     if cfg.train_vision and policy.eyes.frozen:
         raise ValueError(
-            f"model '{cfg.model}': train_vision has no effect, nothing that looks at pictures would be trained"
+            f"model '{cfg.name}': train_vision has no effect, nothing that looks at pictures would be trained"
         )
     return policy

@@ -15,20 +15,20 @@ _STEP = 1 << 21
 """Key of the seeds that late steps are drawn from."""
 
 
-def unmade(problems: Sequence[Problem], seeds_B: Tensor, **decisions: Tensor) -> Rollout:
+def empty_rollout(problems: Sequence[Problem], seeds_B: Tensor, **decisions: Tensor) -> Rollout:
     """Attempts whose pictures nobody has looked at: problems, seeds and perhaps latents, to be unrolled from there."""
     none = torch.zeros(len(problems), 0)
     extras = {"length_B": torch.zeros(len(problems)), "seed_B": seeds_B.clone()}
     return Rollout(list(problems), decisions, None, none, none, torch.arange(len(problems)), extras=extras)
 
 
-def late_steps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
+def refl_timesteps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
     """A step of ``first`` … ``steps`` - 1 for each row, from the row's own seed: ``[B]``."""
     draw = lambda s: torch.randint(first, steps, (), generator=generator(s))
     return torch.stack([draw(s) for s in spawn(seeds_B, _STEP).tolist()])
 
 
-def judged(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:
+def differentiable_reward(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:
     """A differentiable reward of latents, 0 where it has no verdict, and where it has one: two ``[B]``.
 
     Pictures are decoded for it unless it reads latents, which it says by an attribute ``latent``. ValueError if

@@ -18,7 +18,7 @@ from saccade.core import Problem, Rollout
 from saccade.math.frames import Box, Frame
 from saccade.models.language.model import Message
 from saccade.models.language.prompts import digest
-from saccade.policies.multi_turn import Talk, Turns
+from saccade.policies.multi_turn import Conversation, MultiTurnRollout
 from saccade.policies.tokens import TokenPolicy
 
 SLENDER = 200
@@ -26,7 +26,7 @@ SLENDER = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Looking:
+class ZoomEnvironment:
     """What the model is told before each of ``turns`` turns; a box that cannot be used brings the whole view back.
 
     ``parts`` cuts a question's text into what is asked at once and the lines of choices that the last turn adds.
@@ -57,8 +57,8 @@ class Looking:
         """The first turn. ValueError unless the question is about one picture."""
         return [_user(self._view(problem), self.asked(problem, last=False))]
 
-    def reply(self, problem: Problem, talk: Talk, text: str) -> list[Message]:
-        """The next turn, as `Turns` asks for it."""
+    def reply(self, problem: Problem, talk: Conversation, text: str) -> list[Message]:
+        """The next turn, as `MultiTurnRollout` asks for it."""
         found = look(text, problem.inputs.pictures[0], talk.frames[-1])
         talk.memory.setdefault("looks", []).append(found)
         shown = self.others.get(id(problem), found)
@@ -73,9 +73,9 @@ class Looking:
             return problem.inputs.text + self.closing
         return self.parts(problem.inputs.text)[0] + self.point
 
-    def attempt(self, policy: TokenPolicy) -> Turns:
+    def attempt(self, policy: TokenPolicy) -> MultiTurnRollout:
         """One conversation about each problem, by a policy whose prompt is `prompt`."""
-        return Turns(policy, self.reply, self.turns)
+        return MultiTurnRollout(policy, self.reply, self.turns)
 
     def swapped(self, policy: TokenPolicy) -> Callable[[Sequence[Problem], Tensor], Rollout]:
         """Conversations in which everyone is shown what the box of a row about another problem brought: a control.
@@ -137,9 +137,9 @@ def look(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
     return found if long < SLENDER * short else None
 
 
-def looks(rollout: Rollout) -> list[Crop | None]:
+def crops(rollout: Rollout) -> list[Crop | None]:
     """What the last box of each conversation showed of its picture."""
-    return [(talk.memory.get("looks") or [None])[-1] for talk in rollout.extras["talk_B"].values]
+    return [(talk.memory.get("looks") or [None])[-1] for talk in rollout.extras["conversation_B"].values]
 
 
 def box_areas(found: Sequence[Crop | None]) -> Tensor:

@@ -14,7 +14,7 @@ from saccade.core import Reward, Rollout
 from saccade.naming import nearest
 from saccade.rewards import boxes
 from saccade.rewards.image import ocr, pictures
-from saccade.rewards.learned.reward_model import CriticReward
+from saccade.rewards.learned.reward_model import RewardModel
 from saccade.rewards.learned.text_image import TextImage
 from saccade.rewards.render import rendering
 from saccade.rewards.text import answers, reference
@@ -49,7 +49,7 @@ TEXTS: dict[str, Reward] = {
     "yes_no": answers.Answer(answers.yes_no),
     "similar": answers.Answer(answers.similar),
     "positions": answers.Answer(answers.positions),
-    "by_kind": answers.ByKind(),
+    "by_kind": answers.DispatchByType(),
     "iou": boxes.BoxOverlap(),
     "map": boxes.DetectionPrecision(),
     "ap50": boxes.DetectionPrecision((0.5,)),
@@ -101,7 +101,7 @@ def _from_file(file: Path, function: str) -> Reward:
     return getattr(module, function)
 
 
-def scorer(name: str, critic: CriticReward | None, model: str = "", device: str = "cpu") -> Reward:
+def scorer(name: str, critic: RewardModel | None, model: str = "", device: str = "cpu") -> Reward:
     """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or
     ``FILE.py:FUNCTION``.
     """

@@ -13,7 +13,7 @@ import torch
 
 from saccade.core import Problem, Rollout
 from saccade.training.feeds import join
-from saccade.training.frame_store import Stills
+from saccade.training.frame_store import FrameStore
 
 _OWN = ("reward", "terminated", "truncated", "episode")
 
@@ -33,7 +33,7 @@ class Buffer:
             raise ValueError(f"a buffer holds at least one transition, not {capacity}")
         self.capacity, self.seed = capacity, seed
         self.columns: dict[str, np.ndarray] = {}
-        self.stills: dict[str, Stills] = {}
+        self.stills: dict[str, FrameStore] = {}
         self.following = np.full(capacity, -1)
         self.added = 0
         self.running: dict[int, int] = {}
@@ -125,7 +125,7 @@ class Buffer:
         for name, saved in state["columns"].items():
             self.columns[name] = _ring(self.capacity, saved.numpy())
         for name, saved in state["stills"].items():
-            self.stills[name] = Stills(self.capacity, saved["ring"].numpy())
+            self.stills[name] = FrameStore(self.capacity, saved["ring"].numpy())
             self.stills[name].load_state_dict(saved)
 
     def _known(self) -> dict[str, np.ndarray]:
@@ -138,7 +138,7 @@ class Buffer:
             if name.split(".")[0] not in ("seen", "next") or not _is_picture(value):
                 self.columns[name] = _ring(self.capacity, value[:0])
             elif name.startswith("seen."):
-                self.stills[name.removeprefix("seen.")] = Stills(self.capacity, value)
+                self.stills[name.removeprefix("seen.")] = FrameStore(self.capacity, value)
 
     def _link(self, episode: np.ndarray, number: np.ndarray, found: Links) -> None:
         """Say of each stored transition which one follows it, of what is new and what was running."""

@@ -50,7 +50,7 @@ def require_one(what: str) -> None:
         raise ValueError(f"{what} by one process, not by {world()}: start without torchrun")
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
+def shard(items: Sequence[T]) -> Sequence[T]:
     """This process's part of what all processes know, as many for each: sharded networks are called in step."""
     if not dist.is_initialized():
         return items

@@ -34,7 +34,7 @@ class OnPolicy:
     def __call__(self, step: int) -> Batch:
         drawn = self.draw(step)
         own = seeds(self.seed, self.per_step, key=step)
-        mine = distributed.share(list(range(len(drawn))))
+        mine = distributed.shard(list(range(len(drawn))))
         return self.collect([drawn[i] for i in mine], own[list(mine)], step)
 
     def draw(self, step: int) -> list[Problem]:
@@ -75,39 +75,39 @@ class Replay:
         self.memory = [held.rows(torch.tensor([i])) for i in range(len(held))] if held else []
 
 
-class Stored:
+class DatasetFeed:
     """A fixed set of attempts (offline data), ``rows`` a step, shuffled anew for each pass.
 
-    Every ``together`` rows that follow one another stay side by side (2 for pairs).
+    Every ``pair_size`` rows that follow one another stay side by side (2 for pairs).
     """
 
-    def __init__(self, data: Rollout, rows: int, seed: int, together: int = 1):
+    def __init__(self, data: Rollout, rows: int, seed: int, pair_size: int = 1):
         if len(data) < rows:
             raise ValueError(f"{rows} rows a step are asked of a set that has {len(data)}")
-        if rows % together:
-            raise ValueError(f"{rows} rows a step cannot hold whole units of {together}")
-        self.data, self.rows, self.seed, self.together = data, rows, seed, together
+        if rows % pair_size:
+            raise ValueError(f"{rows} rows a step cannot hold whole units of {pair_size}")
+        self.data, self.rows, self.seed, self.pair_size = data, rows, seed, pair_size
 
     def __call__(self, step: int) -> Rollout:
-        units, wanted = len(self.data) // self.together, self.rows // self.together
+        units, wanted = len(self.data) // self.pair_size, self.rows // self.pair_size
         per_pass = units // wanted
         g = generator(int(seeds(self.seed, 1, key=step // per_pass)))
         order = torch.randperm(units, generator=g)
         place = step % per_pass * wanted
-        first = order[place : place + wanted] * self.together
-        return self.data.rows((first[:, None] + torch.arange(self.together)).flatten())
+        first = order[place : place + wanted] * self.pair_size
+        return self.data.rows((first[:, None] + torch.arange(self.pair_size)).flatten())
 
 
-class Rounds:
-    """A set that is made anew every ``steps`` steps, ``make(round)``, and handed out as `Stored` until then.
+class RegeneratedFeed:
+    """A set that is made anew every ``steps`` steps, ``make(round)``, and handed out as `DatasetFeed` until then.
 
     A set of fewer than ``rows`` rows is handed out whole each step.
     It is made again after a resume, so what ``make`` gives must follow from the round and from what a checkpoint holds
     and no step of the round changes (a reference, not the weights in training).
     """
 
-    def __init__(self, make: Callable[[int], Rollout], steps: int, rows: int, seed: int, together: int = 1):
-        self.make, self.steps, self.rows, self.seed, self.together = make, steps, rows, seed, together
+    def __init__(self, make: Callable[[int], Rollout], steps: int, rows: int, seed: int, pair_size: int = 1):
+        self.make, self.steps, self.rows, self.seed, self.pair_size = make, steps, rows, seed, pair_size
         self.round, self.stored = -1, None
 
     def __call__(self, step: int) -> Rollout:
@@ -115,11 +115,11 @@ class Rounds:
             self.round = step // self.steps
             own = int(seeds(self.seed, 1, key=self.round))
             made = self.make(self.round)
-            self.stored = Stored(made, min(self.rows, len(made)), own, self.together)
+            self.stored = DatasetFeed(made, min(self.rows, len(made)), own, self.pair_size)
         return self.stored(step % self.steps)
 
 
-def kept(folder: Path, number: int, make: Callable[[], Rollout]) -> Rollout:
+def cached_rollout(folder: Path, number: int, make: Callable[[], Rollout]) -> Rollout:
     """What ``make`` gives, written to ``folder`` under a number, or read from there if it was made before (offline
     data).
 

@@ -146,7 +146,7 @@ def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) 
 def _clip(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     """The files of a clip, its strip where the item has no picture of its own, and its path."""
     pictures[f"{place}.webp"] = video.webp(item["clip"])
-    still = {} if "image" in item else _picture({"image": video.strip(item["clip"])}, place, pictures)
+    still = {} if "image" in item else _picture({"image": video.thumbnails(item["clip"])}, place, pictures)
     path = np.asarray(item["path"], float) if item.get("path") is not None else np.zeros((0, 2))
     if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
         raise ValueError(f"a sample's path must be finite places [T, 2], not {list(path.shape)}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Stills:
+class FrameStore:
     """A ring of pictures ``[capacity, ...]`` and, for some of its places, the picture after."""
 
     def __init__(self, capacity: int, like: np.ndarray):

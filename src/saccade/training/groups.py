@@ -15,15 +15,15 @@ from saccade.core import Problem, Rollout, spawn
 Attempt = Callable[[Sequence[Problem], Tensor], Rollout]
 
 
-def in_groups(attempt: Attempt, problems: Sequence[Problem], seeds_P: Tensor, group: int) -> Rollout:
+def sample_groups(attempt: Attempt, problems: Sequence[Problem], seeds_P: Tensor, group: int) -> Rollout:
     """``group`` independent attempts of each problem, rows of a problem side by side and numbered alike."""
-    rows, seeds_B, group_B = spread(problems, seeds_P, group)
+    rows, seeds_B, group_B = repeat_for_groups(problems, seeds_P, group)
     rollout = attempt(rows, seeds_B)
     rollout.group_B = group_B
     return rollout
 
 
-def spread(problems: Sequence[Problem], seeds_P: Tensor, group: int) -> tuple[list[Problem], Tensor, Tensor]:
+def repeat_for_groups(problems: Sequence[Problem], seeds_P: Tensor, group: int) -> tuple[list[Problem], Tensor, Tensor]:
     """Rows for ``group`` attempts of each problem: problems, their own seeds ``[B]`` and group numbers ``[B]``."""
     if group < 1:
         raise ValueError(f"a group is of 1 attempt or more, not {group}")

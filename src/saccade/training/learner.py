@@ -102,7 +102,7 @@ class Updates:
         return batch.rows(order.tensor_split(self.minibatches)[part])
 
     def _step(self, update: Update, base: list[float], mini: Any, sums: dict, counts: dict) -> None:
-        with only(update.params, self.updates):
+        with train_only(update.params, self.updates):
             losses = self._losses(update, mini)
         names = sorted(losses[0].metrics)
         stacked = torch.stack([_sum(losses, lambda x: x.count), _sum(losses, lambda x: x.total.detach())])
@@ -213,7 +213,7 @@ def micro(batch: Any, rows: int | None, decisions: int | None) -> Iterator[Any]:
 
 
 @contextmanager
-def only(params: Sequence[nn.Parameter], updates: Sequence[Update]) -> Iterator[None]:
+def train_only(params: Sequence[nn.Parameter], updates: Sequence[Update]) -> Iterator[None]:
     """Only ``params`` take gradients inside; what the other updates own is closed and opened again."""
     own = {id(p) for p in params}
     closed = [p for u in updates for p in u.params if id(p) not in own and p.requires_grad]

@@ -20,7 +20,7 @@ from saccade.training import video
 NAMES = ("tensorboard", "trackio", "wandb")
 
 
-class Sink(Protocol):
+class Logger(Protocol):
     """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], clip? uint8 [T, H, W, 3],
     text?, score?.
 
@@ -32,12 +32,12 @@ class Sink(Protocol):
 
     def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None: ...
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink: ...
+    def stage(self, name: str, folder: Path, step: int) -> Logger: ...
 
     def finish(self) -> None: ...
 
 
-def open_sinks(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Sink]:
+def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Logger]:
     """Open sinks by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
     check(names)
     kinds = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
@@ -72,7 +72,7 @@ class TensorBoard:
             self._writer.add_image(f"{name}/{i:02d}", item["image"].detach().float().cpu().clamp(0, 1), step)
         self._writer.add_text(name, "\n\n".join(_caption(item) for item in items), step)
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
         return TensorBoard(folder, {"stage": name}, step)
 
     def finish(self) -> None:
@@ -108,7 +108,7 @@ class Trackio:
         self._made += 1
         return self._trackio.Video(path, caption=_caption(item))
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
         return Stage(self, name)
 
     def finish(self) -> None:
@@ -142,7 +142,7 @@ class Wandb:
             return self._wandb.Image(to_bytes(item["image"]), caption=_caption(item))
         return self._wandb.Video(io.BytesIO(video.gif(item["clip"])), caption=_caption(item), format="gif")
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
         return Stage(self, name)
 
     def finish(self) -> None:
@@ -152,7 +152,7 @@ class Wandb:
 class Stage:
     """A sink that several stages of a run share, with the stage's name before every other name."""
 
-    def __init__(self, whole: Sink, name: str):
+    def __init__(self, whole: Logger, name: str):
         self._whole, self._name = whole, name
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -161,7 +161,7 @@ class Stage:
     def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
         self._whole.images(step, f"{self._name}/{name}", items)
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
         return Stage(self, name)
 
     def finish(self) -> None:

@@ -9,27 +9,28 @@ from typing import Any
 
 import torch
 
-from saccade.core import Batch, EnvironmentFailed, NothingJudged, Rollout
-from saccade.math.advantages import silent_groups
+from saccade.core import Batch, EnvironmentFailed, Learner, NothingJudged, Rollout, Stateful
+from saccade.math.advantages import zero_variance_groups
 from saccade.training import distributed
 from saccade.training.run import Interrupted, Run, RunFailed
+from saccade.training.settings import Schedule
 
 Evaluate = Callable[[int], Mapping[str, float]]
 
 
-def train(
+def fit(
     feed: Callable[[int], Batch],
-    learner: Any,
+    learner: Learner,
     run: Run,
-    steps: int,
+    schedule: Schedule | int,
     *,
-    state: Mapping[str, Any],
+    state: Mapping[str, Stateful],
     evaluate: Evaluate | None = None,
     evaluate_every: int = 20,
     save_every: int = 50,
     log_every: int = 1,
 ) -> dict[str, dict[str, float]]:
-    """Train until ``steps`` batches were learned from, from the run's last checkpoint if it has one.
+    """Train until ``schedule.steps`` batches were learned from, from the run's last checkpoint if it has one.
 
     ``state`` names everything else that a checkpoint must hold (policies, averages, rolling baselines). Returns the
     first and the last evaluation as {"before": …, "after": …}. Raises Interrupted after a first Ctrl-C, with a
@@ -37,6 +38,9 @@ def train(
     last step where the run says that no better score is to be waited for (`Run.keep_best`). Where steps are as small as
     one gradient, a line is logged for ``log_every`` of them: means, and sums of ``cost/…``.
     """
+    if not isinstance(schedule, int):
+        evaluate_every, save_every, log_every = schedule.evaluate_every, schedule.save_every, schedule.log_every
+    steps = schedule if isinstance(schedule, int) else schedule.steps
     for name, every in {"evaluate_every": evaluate_every, "save_every": save_every, "log_every": log_every}.items():
         if every < 1:
             raise ValueError(f"{name} must be 1 or more, not {every}")
@@ -133,7 +137,7 @@ def _evaluate(scores: _Scores, step: int, run: Run, kept: Mapping[str, Any]) -> 
         raise RunFailed(f"evaluation at step {step}: {error}") from error
 
 
-def _learn(learner: Any, batch: Batch, step: int, run: Run) -> dict[str, float]:
+def _learn(learner: Learner, batch: Batch, step: int, run: Run) -> dict[str, float]:
     try:
         return learner.update(batch)
     except FloatingPointError as error:
@@ -167,8 +171,8 @@ def describe(batch: Batch) -> dict[str, float]:
                 found[f"health/unjudged_{name}"] = float(failed)
     for name, part in parts.items():
         if "total" in part.rewards:
-            key = "health/silent_groups" + (f"_{name}" if name else "")
-            share = silent_groups(part.rewards["total"], part.group_B)
+            key = "health/zero_variance_groups" + (f"_{name}" if name else "")
+            share = zero_variance_groups(part.rewards["total"], part.group_B)
             found[key] = float(distributed.all_sum(share.double())) / distributed.world()
     pictures = sum(len(p) for p in parts.values() if isinstance(p.outputs, torch.Tensor) and p.outputs.dim() == 4)
     if pictures:

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from saccade.core import Stateful
 from saccade.models.sharding import whole
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
-from saccade.training.loggers import check, open_sinks
+from saccade.training.loggers import check, open_loggers
 from saccade.training.provenance import now, provenance
 
 
@@ -31,14 +32,6 @@ class Interrupted(Exception):
 
 class RunFailed(Exception):
     """The run cannot go on; one line says why, and how to resume it."""
-
-
-class Stateful(Protocol):
-    """What can be saved: anything with these two methods."""
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-    def load_state_dict(self, state: Any) -> Any: ...
 
 
 class Run:
@@ -69,7 +62,7 @@ class Run:
         whole = outer._sinks if outer else []
         self._sinks = [sink.stage(folder.name, folder, reached) for sink in whole]
         if self._writes:
-            self._sinks += open_sinks(sinks, folder, config, reached)
+            self._sinks += open_loggers(sinks, folder, config, reached)
         self._interrupts = outer._interrupts if outer else Interrupts()
         self._display = outer._display if outer else open_display(display and self._writes, lambda: self.stop)
         self._label = str(config.get("stage") or config.get("recipe") or folder.name)
@@ -144,10 +137,10 @@ class Run:
         return self._steps + sum(stage.steps for stage in self._stages.values())
 
     @property
-    def again(self) -> str:
+    def resume_command(self) -> str:
         """The command line that resumes this run."""
         if self._outer:
-            return self._outer.again
+            return self._outer.resume_command
         words = str(self.config["command"]).split()
         named = any(word == "--out" or word.startswith("--out=") for word in words)
         return self.config["command"] if named else f"{self.config['command']} --out {self.folder}"
@@ -294,7 +287,7 @@ class Run:
             yield
         except OSError as error:
             line = f"cannot write in {self.folder}: {error.strerror}" if error.strerror else error
-            raise RunFailed(f"{line}; resume with: {self.again}") from error
+            raise RunFailed(f"{line}; resume with: {self.resume_command}") from error
 
 
 def _writes() -> bool:
@@ -306,4 +299,4 @@ def _pictures(item: Mapping[str, Any]) -> list[Any]:
     told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
     if "image" in item:
         return [item["image"]]
-    return [video.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]
+    return [video.thumbnails(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]

@@ -58,7 +58,7 @@ def gif(clip: Any) -> bytes:
     return _animated(small(clip), "GIF")
 
 
-def strip(clip: Any) -> Tensor:
+def thumbnails(clip: Any) -> Tensor:
     """A few frames of a clip from its first to its last, side by side: ``[3, H, W]`` in [0, 1]."""
     frames = small(clip, STRIP)
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)

@@ -45,7 +45,7 @@ def fits(module: nn.Module) -> bool:
     )
 
 
-class Stack:
+class BatchedMLPs:
     """``flat`` are the weights, ``slope`` is where `backward` writes their gradient.
 
     ``low``: large products are those of numbers rounded to bfloat16, twice as fast where the CPU has it; all else is

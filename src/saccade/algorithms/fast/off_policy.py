@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from saccade.algorithms.fast.batched_mlps import FlatAdam, Stack, fits
-from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.fast.batched_mlps import BatchedMLPs, FlatAdam, fits
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.off_policy import OffPolicy, action, members, noise, seen
 from saccade.core import Rollout
 from saccade.math.gaussians import Gaussian, log_squashed
@@ -36,7 +36,7 @@ class _Drawn(NamedTuple):
     """1 where the spread is within its bounds, so that it has a gradient."""
 
 
-def fits_by_hand(actor: Actor, critics: Critics, how: OffPolicy) -> bool:
+def has_analytic_gradient(actor: Actor, critics: Critics, how: OffPolicy) -> bool:
     """Whether the gradients are written out here: squashed Gaussians on vectors as they are, ReLU, no norm, float32
     on a CPU.
     """
@@ -45,7 +45,7 @@ def fits_by_hand(actor: Actor, critics: Critics, how: OffPolicy) -> bool:
     return isinstance(actor, SquashedActor) and bare and known and fits(actor.trunk) and fits(critics.ensemble)
 
 
-class OffPolicyByHand:
+class AnalyticOffPolicyLearner:
     """The critics' step, every ``how.actor_every`` batches that of actor and temperature, the target's: unclipped, by
     Adam.
 
@@ -54,12 +54,12 @@ class OffPolicyByHand:
     """
 
     def __init__(
-        self, actor: SquashedActor, critics: Critics, target: Target, how: OffPolicy, temperature: Multiplier, lr: float,
+        self, actor: SquashedActor, critics: Critics, target: Target, how: OffPolicy, temperature: LagrangeMultiplier, lr: float,
         low: bool = False,
     ):  # fmt: skip
         self.encoder, self.how, self.ascent, self.batches = critics.encoder, how, temperature.ascent, 0
         self.actor, self.critics, self.target = (
-            Stack(net, low) for net in (actor.trunk, critics.ensemble, target.net.ensemble)
+            BatchedMLPs(net, low) for net in (actor.trunk, critics.ensemble, target.net.ensemble)
         )
         self.target.rooms = (
             self.critics.rooms

@@ -13,26 +13,26 @@ from saccade.algorithms.ppo import ActorCriticLoss
 from saccade.core import Rollout
 from saccade.math.surrogates import clipped
 from saccade.policies.actor_critic import ActorCritic, Categorical
-from saccade.policies.twin import Twin
+from saccade.policies.fused_actor_critic import FusedActorCritic
 
 Columns = Mapping[str, np.ndarray]
 """Decisions as arrays by name, each ``[N, ...]``."""
 
 
-def fits(loss: ActorCriticLoss) -> bool:
+def has_analytic_gradient(loss: ActorCriticLoss) -> bool:
     """Whether the gradient of this loss is written out here."""
     twin = isinstance(loss.policy, ActorCritic) and loss.policy.twin is not None
     return twin and loss.surrogate is clipped and loss.clip_value is None
 
 
-class ByHand:
+class AnalyticPPOGradient:
     """Writes the gradient of ``loss`` on some decisions into ``twin.slope``. ``normalise``: advantages are
     standardised first.
     """
 
     def __init__(self, loss: ActorCriticLoss, normalise: bool = True):
         self.loss, self.normalise, self.policy = loss, normalise, loss.policy
-        self.twin: Twin = loss.policy.twin
+        self.twin: FusedActorCritic = loss.policy.twin
         self.choice = isinstance(loss.policy.head, Categorical)
 
     def columns(self, rollout: Rollout) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from saccade.builders.janus_shapes.course import Course, answer_loss, code_loss
 from saccade.builders.janus_shapes.parts import assemble, make_processor
 from saccade.builders.parts.stages import Progress, Rates, Step, by_muon, descend, size_of, stage
 from saccade.core import seeds
-from saccade.models.language.janus import CodeModel, Painter, load
+from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.worlds import questions, shapes
@@ -112,7 +112,7 @@ def learn_codes(cfg: Settings, vq: nn.Module, rng: np.random.Generator, progress
     it.
     """
     if cfg.codebook:
-        vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
+        vq.load_state_dict(load_image_token_generator(cfg.codebook).network.model.vqmodel.state_dict())
         return {"codes": "those of an earlier build"}
     pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
     return {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
@@ -153,18 +153,22 @@ def evaluate(folder: Path) -> dict[str, float]:
     """Points of pictures of held-out meanings, by guidance, wording and tag; exact answers to held-out questions, by
     skill.
     """
-    painter = load(folder)
+    painter = load_image_token_generator(folder)
     return drawing_scores(painter) | answer_scores(painter)
 
 
-def drawing_scores(painter: Painter, guidances: Sequence[float] = (1.0, 3.0), count: int = 192) -> dict[str, float]:
+def drawing_scores(
+    painter: ImageTokenGenerator, guidances: Sequence[float] = (1.0, 3.0), count: int = 192
+) -> dict[str, float]:
     """The judge's points with and without guidance."""
     task = DrawingTask(wordings="all", held_out_size=count)
-    found = {scale: task.score_by_tag(ImageTokenPolicy(painter, [], guidance=scale).best) for scale in guidances}
+    found = {
+        scale: task.score_by_tag(ImageTokenPolicy(painter, [], guidance=scale).greedy().rollout) for scale in guidances
+    }
     return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
 
 
-def answer_scores(painter: Painter, count: int = 500) -> dict[str, float]:
+def answer_scores(painter: ImageTokenGenerator, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""
     policy = TokenPolicy(painter.language, [], max_new_tokens=24, temperature=0.0)
     asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)

@@ -92,7 +92,7 @@ def averaged(lessons: Iterable[Step], network: nn.Module, decay: float) -> Itera
     average = Snapshot(network.parameters())
     for number, lesson in enumerate(lessons):
         yield lesson
-        average.follow(warm_decay(decay, number))
+        average.update(warm_decay(decay, number))
     average.put()
 
 

@@ -62,4 +62,8 @@ def evaluate_drawing(path: str) -> dict[str, float]:
     from saccade.worlds.shapes.task import DrawingTask
 
     policy = subjects.drawing_policy(path)
-    return EditingTask().score(policy.best) if subjects.edits(policy) else DrawingTask().score_by_tag(policy.best)
+    return (
+        EditingTask().score(policy.greedy().rollout)
+        if subjects.edits(policy)
+        else DrawingTask().score_by_tag(policy.greedy().rollout)
+    )

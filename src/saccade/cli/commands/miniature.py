@@ -17,7 +17,7 @@ import tyro
 
 from saccade import catalog
 from saccade.cli.output import figure, show_scores, show_table
-from saccade.cli.parsing import parse
+from saccade.cli.parsing import Flat, parse
 from saccade.naming import nearest
 
 _USAGE = """usage: saccade miniature list
@@ -92,7 +92,9 @@ def _build(name: str, words: Sequence[str]) -> int:
     if name not in builders():
         raise ValueError(f"unknown miniature '{name}'; nearest: {nearest(name, list(builders()))}")
     builder = importlib.import_module(f"saccade.builders.{builders()[name]}")
-    made = dataclasses.make_dataclass("CommandLine", [("recipe", builder.Settings), ("place", Options)], frozen=True)
+    made = dataclasses.make_dataclass(
+        "CommandLine", [("recipe", Flat[builder.Settings]), ("place", Flat[Options])], frozen=True
+    )
     made.__doc__ = (builder.__doc__ or name).partition("\n")[0]
     given = parse(made, words, f"saccade miniature build {name}", made(builder.Settings(), Options()))
     target = Path(given.place.out or Path("miniatures") / name)

@@ -75,7 +75,7 @@ def _refuse(options: Options) -> None:
 def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
     """Items with prompt, image or text, or both."""
     from saccade.core import Problem, seeds
-    from saccade.worlds.questions.task import asked
+    from saccade.worlds.questions.task import question_of
 
     seeds_B = seeds(options.seed, len(prompts))
     if subjects.is_run(options.path):
@@ -88,8 +88,8 @@ def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
     if subjects.draws(options.path):
         policy = subjects.drawing_policy(options.path)
         if subjects.edits(policy):
-            problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
-        drawn = policy.best(problems, seeds_B)
+            problems = [Problem(i, question_of(prompt)) for i, prompt in enumerate(prompts)]
+        drawn = policy.greedy().rollout(problems, seeds_B)
         return [{"prompt": prompt, "image": image} for prompt, image in zip(prompts, drawn.outputs)]
     written = subjects.writing_policy(options.path).rollout(problems, seeds_B)
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, written.outputs)]

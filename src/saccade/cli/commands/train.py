@@ -75,14 +75,14 @@ def _ended(error: BaseException, run: Run) -> int:
 def _again(run: Run) -> str:
     """The command line that resumes a run with as many processes as it has."""
     several = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE')} -m"
-    return run.again if alone() else run.again.replace("python -m", several, 1)
+    return run.resume_command if alone() else run.resume_command.replace("python -m", several, 1)
 
 
 def _open(request: Request) -> Run:
     from saccade.training import distributed
     from saccade.training.run import Run
 
-    options, name = request.options, catalog.find(request.name).stem
+    options, name = request.options, catalog.name_of(catalog.find(request.name))
     # All processes must have looked at the folder before the first one writes to it.
     folder = Path(distributed.gather([options.out or str(catalog.new_run(name))])[0])
     if request.resumed:

@@ -74,7 +74,7 @@ class Target:
         self._pairs = list(self.net.parameters()), list(source.parameters())
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def soft_update(self) -> None:
         """net <- (1 - tau) net + tau source, in place, all weights at once."""
         torch._foreach_lerp_(*self._pairs, self.tau)
 

@@ -82,7 +82,7 @@ class Pixels(nn.Module):
         return self.features(self.convolutions(to_unit(picture_N)))
 
 
-class Standardise(nn.Module):
+class RunningMeanStd(nn.Module):
     """Numbers ``[N, D]`` less their running mean over their running spread, clipped to +-10; `follow` lets both run."""
 
     def __init__(self, size: int):
@@ -96,7 +96,7 @@ class Standardise(nn.Module):
         return ((x_ND - mean) / spread).clamp(-10, 10)
 
     @torch.no_grad()
-    def follow(self, x_ND: Tensor) -> None:
+    def update_statistics(self, x_ND: Tensor) -> None:
         """Take rows into mean and spread, which are then those of all rows ever taken in."""
         x_ND, seen = x_ND.double(), self.count + len(x_ND)
         gap = x_ND.mean(0) - self.mean
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
             self.parts[name], size = _part(name, part, width, features, convolutions)
             self.size += size
             if standardise and _is_vector(part):
-                self.scales[name] = Standardise(math.prod(part.shape))
+                self.scales[name] = RunningMeanStd(math.prod(part.shape))
 
         self.plain = not self.scales and all(isinstance(part, nn.Flatten) for part in self.parts.values())
 
@@ -138,10 +138,10 @@ class Encoder(nn.Module):
         parts = [part(self._scaled(name, seen[name])) for name, part in self.parts.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def follow(self, seen: Mapping[str, Tensor]) -> None:
+    def update_statistics(self, seen: Mapping[str, Tensor]) -> None:
         """Take what was seen into the running means and spreads."""
         for name, scale in self.scales.items():
-            scale.follow(seen[name].flatten(1))
+            scale.update_statistics(seen[name].flatten(1))
 
     def _scaled(self, name: str, x: Tensor) -> Tensor:
         return self.scales[name](x.flatten(1)) if name in self.scales else x

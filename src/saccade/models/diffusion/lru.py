@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Kept:
+class LRUCache:
     """Rows of tensors by key, of ``capacity`` bytes in all; those of one call are held together whatever their size."""
 
     def __init__(self, capacity: int):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from saccade.core import Question
 from saccade.models.diffusion.attention import JointAttention
-from saccade.models.diffusion.lru import Kept
+from saccade.models.diffusion.lru import LRUCache
 from saccade.models.loading import EDITORS, description, digest, locate, quiet, reading, source_latents
 
 Prompt = str | Question
@@ -149,7 +149,7 @@ FLUX_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift"
 KINDS = {"StableDiffusion3Pipeline": (SD3, 256), "FluxPipeline": (Flux, 512), "FluxKontextPipeline": (Flux, 512)}
 
 
-def load(
+def load_backbone(
     name: str,
     *,
     text_length: int | None = None,
@@ -198,7 +198,7 @@ class PromptCache:
     """
 
     def __init__(self, backbone: Backbone, capacity: int = 1 << 30):
-        self.backbone, self.texts, self.pictures = backbone, Kept(capacity), Kept(capacity)
+        self.backbone, self.texts, self.pictures = backbone, LRUCache(capacity), LRUCache(capacity)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], size: int) -> Conditioning:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
-class Sharers:
+class PrefixSharing:
     """Which of P prompts each row of a cache began with, while rows change places."""
 
     def __init__(self, index_B: Tensor):
@@ -38,7 +38,7 @@ class Sharers:
         return self.known[count]
 
 
-class Slab(DynamicLayer):
+class StaticKVCache(DynamicLayer):
     """The past of row ``index_B[b]`` of ``layer`` for every row b, in memory for ``room`` tokens.
 
     Only the first ``count`` rows are read and written; those behind them rest with all they have. It stands on
@@ -46,7 +46,7 @@ class Slab(DynamicLayer):
     prompts that rows share, for layers that can read them once for all of these; None where every row has its own.
     """
 
-    def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int, sharers: Sharers):
+    def __init__(self, layer: DynamicLayer, index_B: Tensor, room: int, sharers: PrefixSharing):
         super().__init__()
         self.sharers, shared = sharers, sharers.prompts < len(index_B)
         self.prompts = (layer.keys[: sharers.prompts], layer.values[: sharers.prompts]) if shared else None
@@ -89,10 +89,10 @@ def spread(cache: Any, index_B: Tensor, room: int) -> None:
 
     Sliding windows and recurrent states keep transformers' own layers, which do not grow.
     """
-    sharers = Sharers(index_B)
+    sharers = PrefixSharing(index_B)
     for i, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[i] = Slab(layer, index_B, room, sharers)
+            cache.layers[i] = StaticKVCache(layer, index_B, room, sharers)
         else:
             layer.batch_select_indices(index_B)
 
@@ -105,7 +105,7 @@ def share(cache: Any, index_B: Tensor) -> None:
 
 def remembers(cache: Any) -> bool:
     """Whether rows that rest in the cache keep all of their past: true for plain attention."""
-    return all(type(layer) is Slab for layer in cache.layers)
+    return all(type(layer) is StaticKVCache for layer in cache.layers)
 
 
 def sees_all(model: Any) -> bool:
@@ -124,10 +124,10 @@ def gather(cache: Any, stay_N: Tensor) -> Tensor:
     count = int(stay_N.sum())
     moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
     holes = moved[moved < count]
-    for sharers in {layer.sharers for layer in cache.layers if type(layer) is Slab}:
+    for sharers in {layer.sharers for layer in cache.layers if type(layer) is StaticKVCache}:
         sharers.exchange(holes, order[holes])
     for layer in cache.layers:
-        if type(layer) is Slab:
+        if type(layer) is StaticKVCache:
             layer.exchange(holes, order[holes])
             layer.show(count, layer.keys.shape[2])
         else:

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from saccade.models.language.head import tempered
 from saccade.models.language.layers import TokenDecoder, token_decoder
-from saccade.models.language.prompts import Passage, Sight, beside, position_ids
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, beside, position_ids
 
-Look = Callable[[Sequence[Sight | None], Tensor], Mapping[str, Any]]
+Look = Callable[[Sequence[ImageInputs | None], Tensor], Mapping[str, Any]]
 """Pictures and the tokens ``[B, L]`` that they are among -> further arguments of the model."""
 
 NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(eq=False)
-class Reading:
+class DecodeState:
     """How far B rows have read: a cache of keys and values, and what each may write next.
 
     Place n of the cache belongs to row ``row_B[n]``; the first ``count`` places are at work, the others rest.
@@ -77,7 +77,7 @@ class Reading:
         self.count = len(self.row_B)
         self.keep(torch.isin(self.row_B, rows))
 
-    def among(self, rows: Tensor, total: int) -> Reading:
+    def among(self, rows: Tensor, total: int) -> DecodeState:
         """The same for a reading of ``rows`` alone, out of ``total``."""
         self.row_B = rows[self.row_B]
         attention_NC, next_N = self.attention_BC, self.next_B
@@ -87,7 +87,7 @@ class Reading:
 
 
 @torch.no_grad()
-def read(
+def prefill(
     model: Any,
     ids_PL: Tensor,
     attention_PL: Tensor,
@@ -95,7 +95,7 @@ def read(
     index_B: Tensor,
     room: int,
     seen: Mapping[str, Any] = NOTHING,
-) -> Reading:
+) -> DecodeState:
     """Read left-padded prompts once, for rows b that begin with prompt ``index_B[b]`` and have room for ``room``
     tokens.
     """
@@ -108,12 +108,12 @@ def read(
     attention_BC[:, :width] = attention_PL[index_B]
     next_P = place_PAL.masked_fill(attention_PL[:, None] == 0, 0).amax((1, 2)) + 1
     every = torch.arange(rows, device=ids_PL.device)
-    return Reading(model, cache, every, rows, logits_PV[index_B], attention_BC, next_P[index_B], width)
+    return DecodeState(model, cache, every, rows, logits_PV[index_B], attention_BC, next_P[index_B], width)
 
 
 @torch.no_grad()
-def write(
-    reading: Reading,
+def generate(
+    reading: DecodeState,
     uniform_BT: Tensor,
     ended: Callable[[Tensor], Tensor],
     temperature: float = 1.0,
@@ -156,7 +156,7 @@ def write(
 
 
 @torch.no_grad()
-def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, room: int) -> None:
+def append(reading: DecodeState, told: Mapping[int, EncodedPrompt], look: Look, pad: int, room: int) -> None:
     """Read on in the rows that were told something, each its own passage (its last token first, which is not read yet).
 
     They are at work then, with room for ``room`` more tokens, and all others rest. ``look`` makes arguments of
@@ -173,7 +173,7 @@ def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, ro
     reading.next_B[reading.row_N] = place_NAE.amax((1, 2)) + 1
 
 
-def ahead(reading: Reading, start: int, most: int) -> tuple[Tensor, Tensor]:
+def ahead(reading: DecodeState, start: int, most: int) -> tuple[Tensor, Tensor]:
     """What the rows at work attend to if they write on from column ``start``, and where their first token stands."""
     own_NC = reading.attention_BC[reading.row_N]
     own_NC[:, start : start + most] = 1
@@ -192,8 +192,8 @@ def decode(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Complete the left-padded prompt ``index_B[b]`` in every row b: `read`, then `write`."""
     room = ids_PL.shape[1] + uniform_BT.shape[1]
-    reading = read(model, ids_PL, attention_PL, positions(attention_PL)[:, None], index_B, room)
-    return write(reading, uniform_BT, ended, temperature, top_p)
+    reading = prefill(model, ids_PL, attention_PL, positions(attention_PL)[:, None], index_B, room)
+    return generate(reading, uniform_BT, ended, temperature, top_p)
 
 
 def _read(

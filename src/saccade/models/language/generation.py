@@ -14,15 +14,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saccade.core import generator
 from saccade.math.frames import Frame
-from saccade.models.language.decoding import Reading, hear, read, write
+from saccade.models.language.decoding import DecodeState, append, generate, prefill
 from saccade.models.language.messages import Message, Prompt
 from saccade.models.language.model import LanguageModel
-from saccade.models.language.prompts import Names, Passage, PerRow, Sight, beside, content
-from saccade.models.vision.encoder import Eyes
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, Names, PerRow, beside, content
+from saccade.models.vision.encoder import VisionEncoder
 
 
 @dataclass(frozen=True)
-class Manner:
+class SamplingParams:
     """How tokens are chosen: at most ``most`` a turn, each by ``temperature`` and ``top_p``, until ``ended``."""
 
     most: int
@@ -32,15 +32,15 @@ class Manner:
 
 
 @dataclass(eq=False)
-class Line:
+class TokenSequence:
     """One row: its prompt and what follows, piece by piece; ``own`` is None for a piece that it was told."""
 
-    prompt: Passage
+    prompt: EncodedPrompt
     numbers: torch.Generator
     ids: list[Tensor] = field(default_factory=list)
     place: list[Tensor] = field(default_factory=list)
     own: list[Tensor | None] = field(default_factory=list)
-    sights: list[Sight | None] = field(default_factory=list)
+    sights: list[ImageInputs | None] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     after: int = 0
 
@@ -50,7 +50,7 @@ class Line:
     def __len__(self) -> int:
         return len(self.prompt) + sum(map(len, self.ids))
 
-    def add(self, passage: Passage, logp: Tensor | None = None) -> None:
+    def add(self, passage: EncodedPrompt, logp: Tensor | None = None) -> None:
         """A piece that was written with these log-probs, or told."""
         self.ids.append(passage.ids_L)
         self.place.append(passage.place_AL + self.after)
@@ -60,9 +60,11 @@ class Line:
             self.sights.append(passage.sight)
             self.frames.extend(passage.frames)
 
-    def whole(self) -> Passage:
+    def whole(self) -> EncodedPrompt:
         """All of it as one passage, without its pictures."""
-        return Passage(torch.cat([self.prompt.ids_L, *self.ids]), torch.cat([self.prompt.place_AL, *self.place], 1))
+        return EncodedPrompt(
+            torch.cat([self.prompt.ids_L, *self.ids]), torch.cat([self.prompt.place_AL, *self.place], 1)
+        )
 
     def turns(self) -> Tensor:
         """The turn of each own token."""
@@ -75,7 +77,7 @@ class Line:
         return mine.nonzero()[:, 0]
 
 
-class Draft:
+class GenerationState:
     """B rows that begin with prompt ``index_B[b]`` and draw their words from ``seeds_B``.
 
     All write, until some are told something: then these write on and the others rest for good. ValueError with one line
@@ -85,26 +87,28 @@ class Draft:
     def __init__(
         self,
         language: LanguageModel,
-        eyes: Eyes,
+        eyes: VisionEncoder,
         prompts: Sequence[Prompt],
         index_B: Tensor,
         seeds_B: Tensor,
-        manner: Manner,
+        manner: SamplingParams,
     ):
         self.language, self.eyes, self.manner, self.prompts, self.index_B = language, eyes, manner, prompts, index_B
-        self.replies: dict[str, Passage] = {}
+        self.replies: dict[str, EncodedPrompt] = {}
         self.names: Names = {}
         self.passages = [language.passage(prompt) for prompt in prompts]
         for passage in self.passages:
             self._check_room(passage)
-        self.lines = [Line(self.passages[i], generator(seed)) for i, seed in zip(index_B.tolist(), seeds_B.tolist())]
+        self.lines = [
+            TokenSequence(self.passages[i], generator(seed)) for i, seed in zip(index_B.tolist(), seeds_B.tolist())
+        ]
         self.width = max(map(len, self.passages))
         device = language.model.device
         batch = [x.to(device) for x in beside(self.passages, language.pad)]
         seen = eyes.see([passage.sight for passage in self.passages], batch[0])
-        self.reading = read(language.model, *batch, index_B.to(device), self.width + manner.most, seen)
+        self.reading = prefill(language.model, *batch, index_B.to(device), self.width + manner.most, seen)
 
-    def reply(self, row: int, told: Sequence[Message]) -> Passage:
+    def reply(self, row: int, told: Sequence[Message]) -> EncodedPrompt:
         """What a row is told, as it will read it. Rows that are told the same share it. ValueError if it cannot be
         read.
         """
@@ -114,7 +118,7 @@ class Draft:
             self.replies[key] = self.language.reply(self.prompts[number], told)
         return self.replies[key]
 
-    def _check_room(self, prompt: Passage) -> None:
+    def _check_room(self, prompt: EncodedPrompt) -> None:
         room, most = self.language.room, self.manner.most
         if room is not None and len(prompt) + most > room:
             pictures = f" ({prompt.sight.tokens} of them pictures)" if prompt.sight else ""
@@ -128,7 +132,7 @@ class Draft:
         uniform_BT = torch.zeros(len(self.lines), manner.most)
         for row in rows:
             uniform_BT[row] = torch.rand(manner.most, generator=self.lines[row].numbers)
-        written = write(
+        written = generate(
             self.reading,
             uniform_BT.to(self.language.model.device),
             manner.ended,
@@ -139,10 +143,10 @@ class Draft:
         tokens_BT, logp_BT, length_B = (x.cpu() for x in written)
         for row in rows:
             ids, logp = tokens_BT[row, : length_B[row]], logp_BT[row, : length_B[row]]
-            self.lines[row].add(Passage(ids, torch.arange(len(ids)).expand(self.language.axes, -1)), logp)
+            self.lines[row].add(EncodedPrompt(ids, torch.arange(len(ids)).expand(self.language.axes, -1)), logp)
         return {row: self.language.words(self.lines[row].ids[-1].tolist()) for row in rows}
 
-    def hear(self, told: Mapping[int, Passage]) -> None:
+    def append(self, told: Mapping[int, EncodedPrompt]) -> None:
         """Tell rows what `reply` made of the answers to them; they write next."""
         from saccade.models.language.cache import remembers
 
@@ -153,21 +157,21 @@ class Draft:
             if len(passage) > 1 and last.item() in self.language.ends and last == passage.ids_L[0]:
                 passage = passage.tail()  # the template closes a turn that the model has closed itself
             place = torch.cat([torch.zeros_like(passage.place_AL[:, :1]), passage.place_AL + 1], 1)
-            blocks[row] = Passage(torch.cat([last, passage.ids_L]), place, passage.sight)
+            blocks[row] = EncodedPrompt(torch.cat([last, passage.ids_L]), place, passage.sight)
             line.add(passage)
         self.replies, self.names = {}, {}
         if remembers(self.reading.cache):
-            hear(self.reading, blocks, self.eyes.see, self.language.pad, self.manner.most)
+            append(self.reading, blocks, self.eyes.see, self.language.pad, self.manner.most)
         else:
             self.reading = self._read_again(list(told))
 
-    def _read_again(self, rows: list[int]) -> Reading:
+    def _read_again(self, rows: list[int]) -> DecodeState:
         """Rows read from their beginning, where sliding windows and recurrent states have forgotten it."""
         device, lines = self.language.model.device, [self.lines[row] for row in rows]
         batch = [x.to(device) for x in beside([line.whole() for line in lines], self.language.pad)]
         seen = self.eyes.see([sight for line in lines for sight in line.sights], batch[0])
         every, room = torch.arange(len(rows), device=device), batch[0].shape[1] + self.manner.most
-        return read(self.language.model, *batch, every, room, seen).among(
+        return prefill(self.language.model, *batch, every, room, seen).among(
             torch.tensor(rows, device=device), len(self.lines)
         )
 

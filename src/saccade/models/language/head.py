@@ -19,7 +19,7 @@ NEVER = -1e30
 """The logit of a token that must not be written: probability 0, and no NaN in sums over p log p."""
 
 
-def weigh(
+def token_logprobs(
     head: Callable[[Tensor], Tensor],
     hidden_ND: Tensor,
     token_N: Tensor,

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from saccade.math.flow import guided
 from saccade.models.language import model as languages
-from saccade.models.language.decoding import ahead, choose, read
+from saccade.models.language.decoding import ahead, choose, prefill
 from saccade.models.language.head import entropy, tempered
 from saccade.models.language.layers import token_decoder
 from saccade.models.language.messages import Prompt
 from saccade.models.language.model import LanguageModel
-from saccade.models.language.prompts import Passage
+from saccade.models.language.prompts import EncodedPrompt
 
 
 class CodeModel:
@@ -64,7 +64,7 @@ class CodeModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Painter:
+class ImageTokenGenerator:
     """A Janus model, tokenizer and processor, as `states` takes a language model; ``model`` writes codes."""
 
     language: LanguageModel
@@ -97,7 +97,7 @@ class Painter:
         inner = self.network.base_model
         return [self.model.get_decoder(), inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
 
-    def asked(self, prompts: Sequence[Prompt]) -> list[Passage]:
+    def asked(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         """Prompts up to where the picture begins. ValueError where one leaves no room for it."""
         begin = self.language.processor.image_start_token
         passages = [self.language.passage(self.language.text(prompt) + begin) for prompt in prompts]
@@ -135,8 +135,13 @@ class Painter:
 
 
 @torch.no_grad()
-def paint(
-    painter: Painter, asked: Sequence[Tensor], index_B: Tensor, uniform_BM: Tensor, guidance: float, temperature: float
+def generate_codes(
+    painter: ImageTokenGenerator,
+    asked: Sequence[Tensor],
+    index_B: Tensor,
+    uniform_BM: Tensor,
+    guidance: float,
+    temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures for rows b that begin with prompt ``index_B[b]`` of those ``asked`` (as `beside` lays them out).
 
@@ -148,7 +153,7 @@ def paint(
     if guidance != 1:
         ids_PL, index_B = torch.cat([ids_PL, painter.unasked(ids_PL)]), torch.cat([index_B, index_B + len(ids_PL)])
         attention_PL, place_PAL = attention_PL.repeat(2, 1), place_PAL.repeat(2, 1, 1)
-    reading = read(painter.model, ids_PL, attention_PL, place_PAL, index_B, ids_PL.shape[1] + most)
+    reading = prefill(painter.model, ids_PL, attention_PL, place_PAL, index_B, ids_PL.shape[1] + most)
     start, (own_NC, place_N) = reading.width, ahead(reading, reading.width, most)
     decoder = token_decoder(painter.model, reading.cache, len(index_B))
     codes_BM = torch.zeros(rows, most, dtype=torch.int64, device=uniform_BM.device)
@@ -166,6 +171,8 @@ def paint(
     return codes_BM, logp_2BM, entropy_2BM
 
 
-def load(name_or_path: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Painter:
+def load_image_token_generator(
+    name_or_path: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> ImageTokenGenerator:
     """A Janus model by hub id, folder or miniature, frozen. ValueError with one line if it cannot be had."""
-    return Painter(languages.load(name_or_path, dtype, device))
+    return ImageTokenGenerator(languages.load_language_model(name_or_path, dtype, device))

@@ -15,7 +15,7 @@ from saccade.math.frames import Frame
 from saccade.models.adapters import merged
 from saccade.models.language import processor as processors
 from saccade.models.language.messages import Message, Prompt, as_pil, in_parts, in_words, pictures
-from saccade.models.language.prompts import Passage, Sight, beside, digest
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, beside, digest
 from saccade.models.loading import description, first_line, locate, quiet, reading
 from saccade.naming import nearest
 
@@ -112,7 +112,7 @@ class LanguageModel:
 
     # -- passages -------------------------------------------------------------------------------------------
 
-    def passage(self, prompt: Prompt) -> Passage:
+    def passage(self, prompt: Prompt) -> EncodedPrompt:
         """A prompt with its pictures. ValueError with one line if it cannot be read."""
         text = self.text(prompt)
         begun = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
@@ -123,7 +123,7 @@ class LanguageModel:
             raise ValueError(f"the prompt {prompt!r} has no tokens")
         return found
 
-    def reply(self, prompt: Prompt, told: Sequence[Message]) -> Passage:
+    def reply(self, prompt: Prompt, told: Sequence[Message]) -> EncodedPrompt:
         """How a conversation goes on: from the end of the model's turn over what it is told to its next turn.
 
         ``prompt`` is how it began; what was said since does not change how a template goes on. ValueError with one line
@@ -136,13 +136,13 @@ class LanguageModel:
             raise ValueError(f"the chat template of {self.model.name_or_path} does not show what an assistant said")
         return self._prepared(text.split(_TURN)[1], pictures(told), False)
 
-    def _prepared(self, text: str, shown: Sequence[Message], special: bool) -> Passage:
+    def _prepared(self, text: str, shown: Sequence[Message], special: bool) -> EncodedPrompt:
         if not shown:
             ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
             if posing := set(ids) & set(self.banned):
                 token = self.tokenizer.decode(min(posing))
                 raise ValueError(f"the text {text[-60:]!r} holds {token!r} but no picture is shown")
-            return Passage(torch.tensor(ids, dtype=torch.int64), torch.arange(len(ids)).expand(self.axes, -1))
+            return EncodedPrompt(torch.tensor(ids, dtype=torch.int64), torch.arange(len(ids)).expand(self.axes, -1))
         if self.processor is None:
             raise ValueError(f"{self.model.name_or_path} has no processor, so it cannot be shown pictures")
         try:
@@ -153,7 +153,9 @@ class LanguageModel:
         inputs = {k: v for k, v in made.items() if k not in _BY_TOKEN}
         kinds_L = (made["input_ids"][0] == self.model.config.image_token_id).long()
         place_AL = self._place(made["input_ids"], kinds_L, inputs)
-        return Passage(made["input_ids"][0], place_AL, Sight(inputs, int(kinds_L.sum())), self._frames(shown, inputs))
+        return EncodedPrompt(
+            made["input_ids"][0], place_AL, ImageInputs(inputs, int(kinds_L.sum())), self._frames(shown, inputs)
+        )
 
     def _place(self, ids_1L: Tensor, kinds_L: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.axes == 1:
@@ -170,7 +172,7 @@ class LanguageModel:
         return tuple(f.displayed(w * size, h * size) for f, (_, h, w) in zip(own, inputs["image_grid_thw"].tolist()))
 
 
-def load(
+def load_language_model(
     name_or_path: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",

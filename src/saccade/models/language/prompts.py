@@ -32,7 +32,7 @@ class PerRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class ImageInputs:
     """Pictures that were prepared together: what the vision part takes, and how many tokens they fill.
 
     Two sights are the same if they are the same object, however often rows refer to it; so features are computed once.
@@ -42,12 +42,12 @@ class Sight:
     tokens: int
 
 
-Sights = tuple[Sight | None, ...]
+ImageInputsList = tuple[ImageInputs | None, ...]
 """The pictures of a row in the order of its passages: the prompt's, then those of what it was told."""
 
 
 @dataclass(frozen=True, eq=False)
-class Passage:
+class EncodedPrompt:
     """Tokens ``[L]`` and their positions ``[A, L]`` from 0 on (A = 3 axes where pictures have rows and columns, else
     1).
 
@@ -56,7 +56,7 @@ class Passage:
 
     ids_L: Tensor
     place_AL: Tensor
-    sight: Sight | None = None
+    sight: ImageInputs | None = None
     frames: tuple[Frame, ...] = ()
 
     def __len__(self) -> int:
@@ -67,12 +67,12 @@ class Passage:
         """The position that follows."""
         return int(self.place_AL.max()) + 1
 
-    def tail(self) -> Passage:
+    def tail(self) -> EncodedPrompt:
         """Without the first token, which must not be a picture's."""
-        return Passage(self.ids_L[1:], self.place_AL[:, 1:] - 1, self.sight, self.frames)
+        return EncodedPrompt(self.ids_L[1:], self.place_AL[:, 1:] - 1, self.sight, self.frames)
 
 
-def beside(passages: Sequence[Passage], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+def beside(passages: Sequence[EncodedPrompt], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens ``[P, L]``, what is attended to ``[P, L]`` and positions ``[P, A, L]`` (int64), padded on the left."""
     longest = max(map(len, passages))
     ids_PL = torch.full((len(passages), longest), pad)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from saccade.models.language.model import LanguageModel
-from saccade.models.language.prompts import Sights, position_ids
-from saccade.models.vision.encoder import Eyes
+from saccade.models.language.prompts import ImageInputsList, position_ids
+from saccade.models.vision.encoder import VisionEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Rows:
     ids_BL: Tensor
     attention_BL: Tensor
     place_BAL: Tensor
-    sights_B: tuple[Sights, ...]
+    sights_B: tuple[ImageInputsList, ...]
     begin: int
 
     @classmethod
@@ -84,7 +84,7 @@ class Rows:
         )
 
 
-def states(language: LanguageModel, eyes: Eyes, rows: Rows, sharing: bool = True) -> Tensor:
+def states(language: LanguageModel, eyes: VisionEncoder, rows: Rows, sharing: bool = True) -> Tensor:
     """Hidden states ``[B, L - begin + 1, D]`` after the last token of the prompts and all that follow.
 
     Where the model's head is not plain these are its logits. With ``sharing`` equal prompts are read once.
@@ -100,7 +100,7 @@ def states(language: LanguageModel, eyes: Eyes, rows: Rows, sharing: bool = True
     return _run(language, rows.columns(slice(0, width)) | seen, width - rows.begin + 1, use_cache=False)[0]
 
 
-def _shared(language: LanguageModel, eyes: Eyes, rows: Rows, first_P: Tensor, index_B: Tensor) -> Tensor:
+def _shared(language: LanguageModel, eyes: VisionEncoder, rows: Rows, first_P: Tensor, index_B: Tensor) -> Tensor:
     from saccade.models.language.cache import share
 
     prompts, width = rows.pick(first_P), rows.ids_BL.shape[1]
@@ -126,7 +126,9 @@ def _run(language: LanguageModel, inputs: Mapping[str, Any], last: int, **cached
     return out.logits, out.past_key_values
 
 
-def _shown(language: LanguageModel, ids_BL: Tensor, sights_B: tuple[Sights, ...]) -> tuple[Sights, ...]:
+def _shown(
+    language: LanguageModel, ids_BL: Tensor, sights_B: tuple[ImageInputsList, ...]
+) -> tuple[ImageInputsList, ...]:
     """The pictures whose tokens are left in each row."""
     if not any(sight for sights in sights_B for sight in sights):
         return sights_B

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from saccade.models.language.prompts import Sight
+from saccade.models.language.prompts import ImageInputs
 
 AT_ONCE = 2**24
 """Numbers that go through the vision part in one call; it is a whole batch of small pictures, or a few large ones."""
@@ -22,7 +22,7 @@ layers.
 """
 
 
-class Eyes:
+class VisionEncoder:
     """Turns sights into what a model's forward pass takes. A frozen part looks at a sight once as long as it exists.
 
     A trained part looks once a call, with gradients; nothing of it is kept.
@@ -32,12 +32,12 @@ class Eyes:
         moving = {id(p) for p in trained}
         self.model = model
         self.frozen = not any(id(p) in moving for p in parameters(model))
-        self.kept: WeakKeyDictionary[Sight, Leaves] = WeakKeyDictionary()
+        self.kept: WeakKeyDictionary[ImageInputs, Leaves] = WeakKeyDictionary()
         self.one_tensor = False
         taken = inspect.signature(model.forward).parameters
         self.marks = [name for name in ("token_type_ids", "mm_token_type_ids") if name in taken]
 
-    def see(self, sights: Sequence[Sight | None], ids_BL: Tensor) -> dict[str, Any]:
+    def see(self, sights: Sequence[ImageInputs | None], ids_BL: Tensor) -> dict[str, Any]:
         """Arguments for the forward pass over rows ``ids_BL`` whose placeholders stand for ``sights``, in this
         order.
         """
@@ -53,7 +53,7 @@ class Eyes:
         marks = {name: (ids_BL == self.model.config.image_token_id).long() for name in self.marks}
         return {"mm_encoder_outputs": {"image": features}} | marks
 
-    def _leaves(self, sights: list[Sight]) -> dict[Sight, Leaves]:
+    def _leaves(self, sights: list[ImageInputs]) -> dict[ImageInputs, Leaves]:
         known = {sight: self.kept[sight] for sight in sights if sight in self.kept}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             for some in _alike([sight for sight in sights if sight not in known]):
@@ -62,7 +62,7 @@ class Eyes:
             self.kept.update(known)
         return known
 
-    def _look(self, sights: list[Sight]) -> list[Leaves]:
+    def _look(self, sights: list[ImageInputs]) -> list[Leaves]:
         inner = self.model.base_model
         inputs = {k: torch.cat([s.inputs[k] for s in sights]).to(self.model.device) for k in sights[0].inputs}
         out = inner.get_image_features(**inputs, return_dict=True)
@@ -78,9 +78,9 @@ def parameters(model: Any) -> Iterator[nn.Parameter]:
     return (p for p in model.parameters() if id(p) not in words)
 
 
-def _alike(sights: list[Sight]) -> Iterator[list[Sight]]:
+def _alike(sights: list[ImageInputs]) -> Iterator[list[ImageInputs]]:
     """Sights that can go through the vision part together: their inputs differ in the first axis alone."""
-    groups: dict[Any, list[Sight]] = {}
+    groups: dict[Any, list[ImageInputs]] = {}
     for sight in sights:
         groups.setdefault(tuple((k, v.shape[1:], v.dtype) for k, v in sight.inputs.items()), []).append(sight)
     for group in groups.values():

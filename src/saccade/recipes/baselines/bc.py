@@ -22,18 +22,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from saccade.algorithms.bc import lessons
-from saccade.algorithms.sft import Supervised
+from saccade.algorithms.bc import bc_dataset
+from saccade.algorithms.sft import SupervisedLoss
 from saccade.core import Rollout, generator
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.recordings import Recorded
 from saccade.envs.task import HALF_CHEETAH, ControlTask
-from saccade.policies.actor_critic import SEEN, ActorCritic, ActorCriticModel, build
+from saccade.policies.actor_critic import SEEN, ActorCritic, ActorCriticModel, build_actor_critic
 from saccade.training.claims import Claim
-from saccade.training.feeds import Stored
+from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 
@@ -79,7 +79,7 @@ PRESETS = {
 def policies(cfg: Settings) -> dict[str, ActorCritic]:
     """The policy that imitates. ValueError for an environment that it cannot act in."""
     world = cfg.task.make(1)
-    return {"policy": build(cfg.model, world.observation_space, world.action_space, cfg.seed)}
+    return {"policy": build_actor_critic(cfg.model, world.observation_space, world.action_space, cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -89,11 +89,13 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     data = decisions(shown)
     if cfg.shuffle_actions:
         shuffle_actions(data, cfg.seed)
-    policy.follow(data)
+    policy.update_statistics(data)
     weights = imitating(policy, cfg.spread)
-    update = Update("bc", Supervised(policy), weights, torch.optim.Adam(weights, lr=cfg.lr, fused=True), max_norm=10.0)
+    update = Update(
+        "bc", SupervisedLoss(policy), weights, torch.optim.Adam(weights, lr=cfg.lr, fused=True), max_norm=10.0
+    )
     return run_loop(
-        Stored(data, min(cfg.batch, len(data)), cfg.seed),
+        DatasetFeed(data, min(cfg.batch, len(data)), cfg.seed),
         Updates([update]),
         run,
         cfg.steps,
@@ -107,7 +109,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def decisions(episodes: Sequence[Recorded]) -> Rollout:
     """Every moment of the episodes as a row of one decision."""
-    rows = lessons(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
+    rows = bc_dataset(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
     seen = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(SEEN)}
     return replace(
         rows, decisions={**seen, "action_BT": rows.decisions["action_BT"]}, extras={"length_B": torch.ones(len(rows))}

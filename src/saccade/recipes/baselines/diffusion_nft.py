@@ -20,16 +20,16 @@ from torch import Tensor
 
 from saccade.algorithms.nft import NFT
 from saccade.core import Problem, Rollout
-from saccade.math.advantages import group_advantage, shuffled
+from saccade.math.advantages import group_advantage, shuffle_rewards
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training import distributed
-from saccade.training.claims import Claim, Other, gain
+from saccade.training.claims import BaselineArm, Claim, gain
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import OCR, DrawingTask
@@ -86,7 +86,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The model that draws."""
-    return {"policy": build(cfg.flow, stochastic=(), seed=cfg.seed)}
+    return {"policy": build_flow_policy(cfg.flow, stochastic=(), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -96,9 +96,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         with old:
-            rollout = in_groups(policy.best, problems, seeds_P, cfg.group)
+            rollout = sample_groups(policy.greedy().rollout, problems, seeds_P, cfg.group)
         reward = cfg.task.judge(rollout)
-        rollout.rewards["total"] = shuffled(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
+        rollout.rewards["total"] = shuffle_rewards(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
         credit_B = group_advantage(
             rollout.rewards["total"], rollout.group_B, scale="batch", all_sum=distributed.all_sum
         )
@@ -111,7 +111,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=1e-4),
         schedule=warmup(cfg.warmup),
-        after=lambda taken: old.follow(kept(cfg, taken)),
+        after=lambda taken: old.update(kept(cfg, taken)),
     )
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
@@ -119,7 +119,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "reference": reference, "old": old},
-        evaluate=lambda step: cfg.task.score(policy.best, run.show(step)),
+        evaluate=lambda step: cfg.task.score(policy.greedy().rollout, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
@@ -137,7 +137,7 @@ _CHECK = Settings(task=DrawingTask(held_out_size=192), steps=36, evaluate_every=
 ARMS = {
     "nft": _CHECK,
     "shuffled rewards": replace(_CHECK, shuffle_rewards=True),
-    "grpo": Other("flow_grpo", {"task": _CHECK.task, "steps": 60, "evaluate_every": 30}),
+    "grpo": BaselineArm("flow_grpo", {"task": _CHECK.task, "steps": 60, "evaluate_every": 30}),
 }
 # Evaluations of the network for a picture: NFT 8 to draw and 2 at each of 4 noise levels, GRPO 8 to draw and 1 for each
 # of 2 trained steps. 18 steps of 16 are just less than half of 60 steps of 10, with the same number of pictures a step.

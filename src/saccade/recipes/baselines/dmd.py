@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from saccade.algorithms.dmd import Distilling, ScoreDistillation
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.algorithms.dmd import Distillation, ScoreDistillation
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training.claims import Claim, gain
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import DrawingTask
@@ -38,7 +38,7 @@ class Settings:
 
     flow: FlowModel = FlowModel(sampling_steps=1)
     task: DrawingTask = DrawingTask()
-    distilling: Distilling = Distilling(score_updates=2)
+    distilling: Distillation = Distillation(score_updates=2)
     seed: int = 0
     """Seed of prompts and noise."""
     steps: int = 300
@@ -53,7 +53,7 @@ _TINY = Settings()
 _REAL = Settings(
     flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
     task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
-    distilling=Distilling(
+    distilling=Distillation(
         reference_guidance=4.5, reference_steps=40, prompts_per_step=64, score_updates=5, lr=5e-7, score_lr=5e-7,
         warmup=500, ema=0.999, micro_rows=1,
     ),
@@ -61,7 +61,7 @@ _REAL = Settings(
 )  # fmt: skip
 PRESETS = {
     "dmd": _TINY,
-    "diff-instruct": replace(_TINY, normalised=False, distilling=Distilling()),
+    "diff-instruct": replace(_TINY, normalised=False, distilling=Distillation()),
     "four-steps": replace(_TINY, flow=FlowModel(sampling_steps=4, kernel="renoise")),
     "sd35-medium": _REAL,
     "sd35-medium-four-steps": replace(_REAL, flow=replace(_REAL.flow, sampling_steps=4, kernel="renoise")),
@@ -70,7 +70,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The generator."""
-    return {"policy": build(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
+    return {"policy": build_flow_policy(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -85,8 +85,8 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with state["average"]:
-            found = cfg.task.score(policy.best, run.show(step))
-        whole = cfg.task.score(reference.best) if step == 0 else {}
+            found = cfg.task.score(policy.greedy().rollout, run.show(step))
+        whole = cfg.task.score(reference.greedy().rollout) if step == 0 else {}
         return found | {f"reference, {name}": value for name, value in whole.items()}
 
     return run_loop(

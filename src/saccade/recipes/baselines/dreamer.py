@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saccade.algorithms.dreamer import REAL, Dreamer, Learning, Memory, Sequences, build
+from saccade.algorithms.dreamer import REAL, Dreamer, Learning, Memory, Sequences, build_dreamer
 from saccade.algorithms.world_model import Terms, Weighted, divergence, ending, reconstruction, reward
 from saccade.envs.task import ControlTask
-from saccade.evaluation.world_model import filmed, score
+from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import Sizes
 from saccade.policies.dreamer import DreamerPolicy
 from saccade.training.claims import Claim
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 RANDOM, EXPERT = 10.7, 46.0
@@ -68,7 +68,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, DreamerPolicy]:
     """The world model and the actor inside it."""
-    return {"policy": build(cfg.task, cfg.sizes, cfg.std, cfg.seed, cfg.device)}
+    return {"policy": build_dreamer(cfg.task, cfg.sizes, cfg.std, cfg.seed, cfg.device)}
 
 
 def terms(cfg: Settings) -> Terms:
@@ -103,8 +103,8 @@ def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, 
 
 
 def sample(cfg: Settings, policies: Mapping[str, DreamerPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return filmed(cfg.task, policies["policy"], seeds_B)
+    """One record_video episode for each seed; there is nothing to prompt."""
+    return record_video(cfg.task, policies["policy"], seeds_B)
 
 
 ARMS = {"dreamer": Settings()}

@@ -20,12 +20,12 @@ from typing import Literal
 from saccade.algorithms.ppo import Proximal, feed, learner
 from saccade.core import Rollout
 from saccade.envs import task
-from saccade.envs.rollout import Segments
-from saccade.envs.task import HALF_CHEETAH, ControlTask, returns
+from saccade.envs.rollout import RolloutCollector
+from saccade.envs.task import HALF_CHEETAH, ControlTask, log_returns
 from saccade.oracles import stable_baselines3
-from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, build
+from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, build_actor_critic
 from saccade.training.claims import Claim, gain, level
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 
@@ -78,20 +78,20 @@ PRESETS = {
 def policies(cfg: Settings) -> dict[str, ActorCritic]:
     """The actor with its critic. ValueError for an environment that they cannot act in."""
     world = cfg.task.make(1)
-    return {"policy": build(cfg.model, world.observation_space, world.action_space, cfg.seed, cfg.device)}
+    return {"policy": build_actor_critic(cfg.model, world.observation_space, world.action_space, cfg.seed, cfg.device)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of test episodes before and after."""
     if cfg.method == "sb3":
         return stable_baselines3.train_ppo(cfg.task, cfg.model, cfg.ppo, cfg.rows, cfg.steps, cfg.seed, run)
-    policy, ended = policies(cfg)["policy"], returns(run)
+    policy, ended = policies(cfg)["policy"], log_returns(run)
 
     def tell(step: int, rollout: Rollout) -> None:
         ended(step, [episode for row in rollout.outputs for episode in row])
 
     return run_loop(
-        feed(cfg.ppo, Segments(cfg.task.make(cfg.rows), policy, cfg.ppo.length, cfg.seed), cfg.rows, tell),
+        feed(cfg.ppo, RolloutCollector(cfg.task.make(cfg.rows), policy, cfg.ppo.length, cfg.seed), cfg.rows, tell),
         learner(cfg.ppo, policy, cfg.rows, cfg.steps, cfg.seed),
         run,
         cfg.steps,

@@ -29,21 +29,21 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.reward_gradient import RewardGradient
-from saccade.algorithms.reward_model import Criticism
+from saccade.algorithms.reward_model import RewardModelConfig
 from saccade.core import Problem, Rollout
-from saccade.evaluation.scoring import measured
+from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
-from saccade.policies.unrolling import unmade
+from saccade.policies.unrolling import empty_rollout
 from saccade.rewards.registry import scorer
-from saccade.training.claims import Claim, Following, gain
+from saccade.training.claims import Claim, WarmStartedArm, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes import task
-from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.sample_metrics import SampleMetrics
 from saccade.worlds.shapes.task import DrawingTask
 
 
@@ -53,7 +53,7 @@ class Settings:
 
     flow: FlowModel = FlowModel()
     task: DrawingTask = DrawingTask()
-    criticism: Criticism = Criticism()
+    criticism: RewardModelConfig = RewardModelConfig()
     scorer: str = "critic"
     """The differentiable reward: critic or latents (taught in the first stage; the second reads latents under noise,
     so that nothing is decoded), text_image, or FILE.py:FUNCTION."""
@@ -88,7 +88,7 @@ class Settings:
 _REAL = Settings(
     flow=replace(SD35_MEDIUM, sampling_steps=20, guidance=4.5, lora_rank=32, lora_alpha=64.0),
     task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
-    criticism=Criticism(critic_steps=0),
+    criticism=RewardModelConfig(critic_steps=0),
     scorer="text_image", scorer_model="yuvalkirstain/PickScore_v1",
     steps=2000, prompts_per_step=64, late=8, lr=1e-4, warmup=50, ema=0.99, micro_rows=2, evaluate_every=100, save_every=100,
 )  # fmt: skip
@@ -104,26 +104,26 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The model that draws."""
-    return {"policy": build(cfg.flow, stochastic=(), seed=cfg.seed)}
+    return {"policy": build_flow_policy(cfg.flow, stochastic=(), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Teach the critic, then train on its gradient. Returns the scores of kept-back prompts before and after."""
     policy = policies(cfg)["policy"]
     average = Snapshot(policy.trained)
-    critic = cfg.criticism.taught(cfg.task, policy, run, cfg.seed)
+    critic = cfg.criticism.fitted(cfg.task, policy, run, cfg.seed)
     if cfg.scorer == "latents":
-        judge = cfg.criticism.taught_latents(cfg.task, policy, run, cfg.seed)
+        judge = cfg.criticism.fitted_latents(cfg.task, policy, run, cfg.seed)
     else:
         judge = scorer(cfg.scorer, critic, cfg.scorer_model, str(policy.device))
-    survey = Survey(critic, cfg.task, cfg.flow.size) if critic else None
+    survey = SampleMetrics(critic, cfg.task, cfg.flow.size) if critic else None
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         # The loss makes the attempts itself; only where it begins at their end must they be made before.
         if not cfg.copies:
-            return unmade(problems, seeds_P)
+            return empty_rollout(problems, seeds_P)
         with torch.no_grad():
-            return unmade(problems, seeds_P, x0_B=policy.unroll(problems, seeds_P, 1))
+            return empty_rollout(problems, seeds_P, x0_B=policy.unroll(problems, seeds_P, 1))
 
     update = Update(
         "flow",
@@ -131,13 +131,13 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         policy.trained,
         torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0),
         schedule=warmup(cfg.warmup),
-        after=average.average(cfg.ema),
+        after=average.ema_update(cfg.ema),
     )
 
     def look(step: int) -> dict[str, float]:
         with average:
-            found = measured(cfg.task, policy.best, judge, run.show(step))
-            return found | (survey(policy.best, each=4) if survey and step in (0, cfg.steps) else {})
+            found = score_with_reward(cfg.task, policy.greedy().rollout, judge, run.show(step))
+            return found | (survey(policy.greedy().rollout, each=4) if survey and step in (0, cfg.steps) else {})
 
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
@@ -156,10 +156,10 @@ evaluate, sample = task.evaluate, task.sample
 
 ARMS = {
     "ReFL": PRESETS["refl"],
-    "DRaFT-1": Following("ReFL", PRESETS["draft"]),
-    "DRaFT-3": Following("ReFL", Settings(through=3, late=0)),
-    "DRaFT-LV": Following("ReFL", PRESETS["draft-lv"]),
-    "latents": Following("ReFL", PRESETS["latents"]),
+    "DRaFT-1": WarmStartedArm("ReFL", PRESETS["draft"]),
+    "DRaFT-3": WarmStartedArm("ReFL", Settings(through=3, late=0)),
+    "DRaFT-LV": WarmStartedArm("ReFL", PRESETS["draft-lv"]),
+    "latents": WarmStartedArm("ReFL", PRESETS["latents"]),
 }
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saccade.algorithms import off_policy
-from saccade.algorithms.off_policy import RLPD, Agent, Course, Replaying, Scaled, agent, recorded
+from saccade.algorithms.off_policy import RLPD, Agent, Replaying, RescaledActor, TrainSchedule, agent, recorded
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.task import ControlTask
@@ -35,7 +35,7 @@ class Settings:
     task: ControlTask = ControlTask("push", test_episodes=100, test_rows=50)
     shown: Demonstrations = Demonstrations(episodes=20)
     learning: Replaying = Replaying(_SPARSE, hidden=(64, 64), batch=128, memory=100_000, warm_up=400, temperature=0.02)
-    course: Course = Course(rows=4, env_steps=6000, evaluate_every=1400, save_every=2800, log_every=400)
+    course: TrainSchedule = TrainSchedule(rows=4, env_steps=6000, evaluate_every=1400, save_every=2800, log_every=400)
     seed: int = 0
     """Seed of everything: demonstrations, episodes, actions, weights, batches."""
 
@@ -46,12 +46,12 @@ PRESETS = {
         task=ControlTask("AdroitHandDoorSparse-v1", test_episodes=50, test_rows=1, shown=1),
         shown=Demonstrations("minari:D4RL/door/human-v2"),
         learning=Replaying(replace(RLPD, entropy_in_backup=False), hidden=(256, 256, 256), warm_up=5000),
-        course=Course(env_steps=1_000_000, evaluate_every=25_000, save_every=25_000, log_every=10_000),
+        course=TrainSchedule(env_steps=1_000_000, evaluate_every=25_000, save_every=25_000, log_every=10_000),
     ),
 }  # fmt: skip
 
 
-def policies(cfg: Settings) -> dict[str, Scaled]:
+def policies(cfg: Settings) -> dict[str, RescaledActor]:
     """The actor. ValueError for an environment that it cannot act in."""
     return {"policy": agent(cfg.learning, cfg.task.make(1), cfg.seed).policy}
 

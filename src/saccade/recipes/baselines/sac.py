@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from saccade.algorithms import off_policy
-from saccade.algorithms.off_policy import MILLION, REDQ, Course, Replaying, Scaled, agent
+from saccade.algorithms.off_policy import MILLION_STEPS, REDQ, Replaying, RescaledActor, TrainSchedule, agent
 from saccade.envs import task
 from saccade.envs.task import HALF_CHEETAH, PENDULUM, ControlTask
 from saccade.oracles import stable_baselines3
@@ -34,7 +34,7 @@ class Settings:
 
     task: ControlTask = PENDULUM
     learning: Replaying = Replaying(memory=100_000)
-    course: Course = Course()
+    course: TrainSchedule = TrainSchedule()
     seed: int = 0
     """Seed of everything: episodes, actions, weights, batches."""
     method: Literal["own", "sb3"] = "own"
@@ -45,18 +45,18 @@ _TINY = Settings()
 PRESETS = {
     "tiny": _TINY,
     "pendulum": _TINY,
-    "half-cheetah": Settings(task=HALF_CHEETAH, learning=Replaying(warm_up=10_000), course=MILLION),
+    "half-cheetah": Settings(task=HALF_CHEETAH, learning=Replaying(warm_up=10_000), course=MILLION_STEPS),
     "redq": replace(
-        _TINY, learning=Replaying(REDQ, memory=100_000), course=Course(env_steps=2000, evaluate_every=250, save_every=1000)
+        _TINY, learning=Replaying(REDQ, memory=100_000), course=TrainSchedule(env_steps=2000, evaluate_every=250, save_every=1000)
     ),
     "redq-half-cheetah": Settings(
         task=HALF_CHEETAH, learning=Replaying(REDQ, warm_up=5000),
-        course=Course(env_steps=300_000, evaluate_every=10_000, save_every=10_000, log_every=10_000),
+        course=TrainSchedule(env_steps=300_000, evaluate_every=10_000, save_every=10_000, log_every=10_000),
     ),
 }  # fmt: skip
 
 
-def policies(cfg: Settings) -> dict[str, Scaled]:
+def policies(cfg: Settings) -> dict[str, RescaledActor]:
     """The actor. ValueError for an environment that it cannot act in."""
     return {"policy": agent(cfg.learning, cfg.task.make(1), cfg.seed).policy}
 
@@ -73,11 +73,11 @@ evaluate, sample = task.evaluate, task.sample
 
 
 _SMALL = replace(
-    _TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=Course(env_steps=1000, evaluate_every=300)
+    _TINY, learning=Replaying(memory=100_000, hidden=(64, 64)), course=TrainSchedule(env_steps=1000, evaluate_every=300)
 )
 _CHEETAH = replace(
     PRESETS["half-cheetah"], learning=Replaying(warm_up=1000, memory=20_000),
-    course=Course(env_steps=10_000, evaluate_every=9000, save_every=9000),
+    course=TrainSchedule(env_steps=10_000, evaluate_every=9000, save_every=9000),
 )  # fmt: skip
 ARMS = {
     "sac": _TINY,

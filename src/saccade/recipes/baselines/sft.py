@@ -18,15 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.algorithms.sft import Supervised, gold_rollout
+from saccade.algorithms.sft import SupervisedLoss, sft_batch
 from saccade.core import Problem, Rollout, generator
-from saccade.evaluation.templates import Template, around, asking
+from saccade.evaluation.templates import Template, answer_template, prompt_template
 from saccade.policies.token_presets import QWEN25_VL_3B
-from saccade.policies.tokens import TokenModel, TokenPolicy, build
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.questions import task
 from saccade.worlds.questions.task import AnsweringTask
@@ -72,7 +72,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that answers."""
-    return {"policy": build(cfg.model, asking(cfg.template), cfg.seed)}
+    return {"policy": build_token_policy(cfg.model, prompt_template(cfg.template), cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -80,12 +80,14 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy = policies(cfg)["policy"]
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        return gold_rollout(
-            policy, shuffled(problems, seeds_P) if cfg.shuffle_answers else problems, around(cfg.template)
+        return sft_batch(
+            policy, shuffled(problems, seeds_P) if cfg.shuffle_answers else problems, answer_template(cfg.template)
         )
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0)
-    update = Update("words", Supervised(policy, cfg.average), policy.trained, optimizer, schedule=warmup(cfg.warmup))
+    update = Update(
+        "words", SupervisedLoss(policy, cfg.average), policy.trained, optimizer, schedule=warmup(cfg.warmup)
+    )
     return run_loop(
         OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
         Updates([update], micro_rows=cfg.micro_rows),

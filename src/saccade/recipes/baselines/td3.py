@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saccade.algorithms import off_policy
-from saccade.algorithms.off_policy import MILLION, TD3, Course, Replaying, Scaled, agent
+from saccade.algorithms.off_policy import MILLION_STEPS, TD3, Replaying, RescaledActor, TrainSchedule, agent
 from saccade.envs import task
 from saccade.envs.task import HALF_CHEETAH, PENDULUM, ControlTask
 from saccade.oracles import stable_baselines3
@@ -31,7 +31,7 @@ class Settings:
 
     task: ControlTask = PENDULUM
     learning: Replaying = Replaying(TD3, memory=100_000)
-    course: Course = Course()
+    course: TrainSchedule = TrainSchedule()
     seed: int = 0
     """Seed of everything: episodes, actions, weights, batches."""
     method: Literal["own", "sb3"] = "own"
@@ -40,11 +40,11 @@ class Settings:
 
 PRESETS = {
     "tiny": Settings(),
-    "half-cheetah": Settings(task=HALF_CHEETAH, learning=Replaying(TD3, warm_up=10_000), course=MILLION),
+    "half-cheetah": Settings(task=HALF_CHEETAH, learning=Replaying(TD3, warm_up=10_000), course=MILLION_STEPS),
 }  # fmt: skip
 
 
-def policies(cfg: Settings) -> dict[str, Scaled]:
+def policies(cfg: Settings) -> dict[str, RescaledActor]:
     """The actor. ValueError for an environment that it cannot act in."""
     return {"policy": agent(cfg.learning, cfg.task.make(1), cfg.seed, stochastic=False).policy}
 

@@ -25,17 +25,17 @@ from typing import Literal
 
 import numpy as np
 
-from saccade.algorithms.dmd import Distilling, ScoreDistillation
-from saccade.algorithms.reward_model import Criticism
-from saccade.evaluation.scoring import measured
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.algorithms.dmd import Distillation, ScoreDistillation
+from saccade.algorithms.reward_model import RewardModelConfig
+from saccade.evaluation.scoring import score_with_reward
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.rewards.registry import scorer
-from saccade.training.claims import Arms, Claim, Following, Scores
-from saccade.training.loop import train as run_loop
+from saccade.training.claims import Arms, Claim, Scores, WarmStartedArm
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes import task
-from saccade.worlds.shapes.sample_metrics import Survey
+from saccade.worlds.shapes.sample_metrics import SampleMetrics
 from saccade.worlds.shapes.task import DrawingTask
 
 
@@ -45,8 +45,8 @@ class Settings:
 
     flow: FlowModel = FlowModel(sampling_steps=1)
     task: DrawingTask = DrawingTask()
-    criticism: Criticism = Criticism()
-    distilling: Distilling = Distilling(score_lr=2e-4)
+    criticism: RewardModelConfig = RewardModelConfig()
+    distilling: Distillation = Distillation(score_lr=2e-4)
     scorer: str = "critic"
     """The differentiable reward: critic (taught in the first stage), text_image, or FILE.py:FUNCTION."""
     scorer_model: str = ""
@@ -84,9 +84,9 @@ PRESETS = {
     "sd35-medium": Settings(
         flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
         task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
-        criticism=Criticism(critic_steps=0),
+        criticism=RewardModelConfig(critic_steps=0),
         scorer="text_image", scorer_model="yuvalkirstain/PickScore_v1",
-        distilling=Distilling(
+        distilling=Distillation(
             reference_guidance=7.5, prompts_per_step=128, lr=1e-6, score_lr=1e-6, warmup=500, ema=0.999, micro_rows=1
         ),
         distil_steps=20_000, distil_lr=1e-5, steps=20_000, reward_weight=0.4, evaluate_every=500, save_every=500,
@@ -96,14 +96,14 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The generator."""
-    return {"policy": build(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
+    return {"policy": build_flow_policy(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Teach the critic, distil the start, then train on reward and divergence. Returns the scores before and after."""
     policy = policies(cfg)["policy"]
     fake, reference = cfg.distilling.networks(cfg.flow, policy, cfg.seed)
-    critic = cfg.criticism.taught(cfg.task, policy, run, cfg.seed)
+    critic = cfg.criticism.fitted(cfg.task, policy, run, cfg.seed)
     problems = cfg.task.training(cfg.seed)
     plain = ScoreDistillation(
         policy, fake, reference, "integral_kl", cfg.kappa, through_scores=False, normalised=True,
@@ -120,14 +120,14 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         weight=cfg.divergence_weight, reward=judge, reward_weight=cfg.reward_weight,
     )  # fmt: skip
     feed, learner, state = cfg.distilling.parts(problems, chosen, cfg.seed)
-    survey = Survey(critic, cfg.task, cfg.flow.size) if critic else None
+    survey = SampleMetrics(critic, cfg.task, cfg.flow.size) if critic else None
 
     def look(step: int) -> dict[str, float]:
         with state["average"]:
-            found = measured(cfg.task, policy.best, judge, run.show(step))
-            found |= survey(policy.best) if survey and step in (0, cfg.steps) else {}
+            found = score_with_reward(cfg.task, policy.greedy().rollout, judge, run.show(step))
+            found |= survey(policy.greedy().rollout) if survey and step in (0, cfg.steps) else {}
         if survey and step == 0:
-            found |= {f"reference, {name}": value for name, value in survey(reference.best, each=4).items()}
+            found |= {f"reference, {name}": value for name, value in survey(reference.greedy().rollout, each=4).items()}
         return found
 
     return run_loop(
@@ -149,10 +149,10 @@ _KL = dict(divergence="integral_kl", through_scores=False)
 _HARD = 3 * PRESETS["tiny"].reward_weight
 ARMS = {
     "DI*": PRESETS["tiny"],
-    "DI*, more reward": Following("DI*", Settings(reward_weight=_HARD)),
-    "DI++": Following("DI*", Settings(**_KL)),
-    "DI++, more reward": Following("DI*", Settings(reward_weight=_HARD, **_KL)),
-    "reward only": Following("DI*", Settings(reward_weight=_HARD, divergence_weight=0.0)),
+    "DI*, more reward": WarmStartedArm("DI*", Settings(reward_weight=_HARD)),
+    "DI++": WarmStartedArm("DI*", Settings(**_KL)),
+    "DI++, more reward": WarmStartedArm("DI*", Settings(reward_weight=_HARD, **_KL)),
+    "reward only": WarmStartedArm("DI*", Settings(reward_weight=_HARD, divergence_weight=0.0)),
 }
 
 

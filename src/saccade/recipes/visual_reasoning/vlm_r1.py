@@ -29,23 +29,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
-from saccade.algorithms.sft import Supervised, gold_rollout
-from saccade.core import Collect, Objective, Problem, Reward, Rollout, Show
-from saccade.evaluation.templates import Template, around, asking, tagged
+from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs
+from saccade.algorithms.sft import SupervisedLoss, sft_batch
+from saccade.core import Collect, LogSamples, Objective, Problem, Reward, Rollout
+from saccade.evaluation.templates import Template, answer_template, has_answer_tags, prompt_template
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
-from saccade.policies.tokens import TokenModel, TokenPolicy, build
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.rubric import judge, weighted
 from saccade.rewards.text.length import CosineLength, Repetition
 from saccade.rewards.text.reading import boxes
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.questions import task
 from saccade.worlds.questions.grounding import GroundingTask, f1
@@ -133,12 +133,12 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that points, asked in the template of its training."""
-    return {"policy": build(cfg.model, asking(cfg.template, cfg.instruction), cfg.seed)}
+    return {"policy": build_token_policy(cfg.model, prompt_template(cfg.template, cfg.instruction), cfg.seed)}
 
 
 def rewards(cfg: Settings) -> dict[str, Reward]:
     """What is added up, by name."""
-    score = replace(REWARDS[cfg.reward], tagged=tagged(cfg.template))
+    score = replace(REWARDS[cfg.reward], tagged=has_answer_tags(cfg.template))
     found: dict[str, Reward] = {"accuracy": score, "format": cfg.task.form(cfg.template)}
     if cfg.cosine_length:
         found["length"] = CosineLength(score, cfg.cosine_length)
@@ -175,15 +175,17 @@ Method = tuple[Collect, Objective, dict[str, Any]]
 def reinforced(cfg: Settings, policy: TokenPolicy) -> Method:
     """Attempts in groups, compared with one another, with a pull to the untrained model."""
     judges, reference = rewards(cfg), Snapshot(policy.trained)
-    watched = {**judges, "f1": partial(f1, tagged=tagged(cfg.template))}
+    watched = {**judges, "f1": partial(f1, tagged=has_answer_tags(cfg.template))}
     weights = {name: cfg.format_weight if name == "format" else 1.0 for name in judges}
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = judge(in_groups(policy.rollout, problems, seeds_P, cfg.group), watched)
+        rollout = judge(sample_groups(policy.rollout, problems, seeds_P, cfg.group), watched)
         rollout.rewards["total"] = weighted(rollout.rewards, weights)
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True))
+        rollout.advantage_BT = rollout.broadcast(
+            group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True)
+        )
         if cfg.beta:
-            remember_reference(policy, reference, rollout, cfg.micro_rows)
+            add_reference_logprobs(policy, reference, rollout, cfg.micro_rows)
         return rollout
 
     objective = PolicyGradient(policy, cfg.clip, cfg.clip_high, cfg.beta, "k3", average="rows")
@@ -192,14 +194,14 @@ def reinforced(cfg: Settings, policy: TokenPolicy) -> Method:
 
 def imitated(cfg: Settings, policy: TokenPolicy) -> Method:
     """The right answers. ValueError if the template asks for thoughts."""
-    written = around(cfg.template)
-    collect = lambda problems, seeds_P, step: gold_rollout(policy, problems, written)
-    return collect, Supervised(policy), {}
+    written = answer_template(cfg.template)
+    collect = lambda problems, seeds_P, step: sft_batch(policy, problems, written)
+    return collect, SupervisedLoss(policy), {}
 
 
-def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None) -> dict[str, float]:
+def scores(cfg: Settings, policy: TokenPolicy, show: LogSamples | None = None) -> dict[str, float]:
     """Measures of each set kept back as asked in training, and "(template)" behind those of the other templates."""
-    asked = lambda template: replace(policy, prompt=asking(template, cfg.instruction), temperature=0.0).rollout
+    asked = lambda template: replace(policy, prompt=prompt_template(template, cfg.instruction), temperature=0.0).rollout
     return cfg.task.score_by_template(asked, (cfg.template, *cfg.other_templates), show)
 
 

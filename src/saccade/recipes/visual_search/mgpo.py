@@ -27,20 +27,20 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Problem, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Rollout, Sampler
 from saccade.math.advantages import group_advantage
 from saccade.math.surrogates import dual_clipped
 from saccade.policies.token_presets import QWEN25_VL_3B
-from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.policies.zoom import Looking
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.policies.zoom import ZoomEnvironment
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
-from saccade.worlds.canvases.task import SearchingTask, answerer, parts
+from saccade.worlds.canvases.task import SearchingTask, answer_sampler, parts
 from saccade.worlds.questions.task import answers_to
 
 NARROW, WIDE = 32 * 32, 48 * 48
@@ -105,13 +105,13 @@ _REAL = Settings(
 PRESETS = {
     "tiny": Settings(),
     "qwen25-vl-7b": _REAL,
-    "qwen25-vl-3b": replace(_REAL, model=replace(_REAL.model, model=QWEN25_VL_3B.model)),
+    "qwen25-vl-3b": replace(_REAL, model=replace(_REAL.model, name=QWEN25_VL_3B.name)),
 }
 
 
-def looking(cfg: Settings, turns: int = 2) -> Looking:
+def looking(cfg: Settings, turns: int = 2) -> ZoomEnvironment:
     """The dialogue: what is told before each turn."""
-    return Looking(parts, turns, cfg.view_pixels, cfg.point, cfg.closing, whole=cfg.back == "whole")
+    return ZoomEnvironment(parts, turns, cfg.view_pixels, cfg.point, cfg.closing, whole=cfg.back == "whole")
 
 
 def dialogue(cfg: Settings, policy: TokenPolicy, turns: int = 2) -> Sampler:
@@ -122,22 +122,22 @@ def dialogue(cfg: Settings, policy: TokenPolicy, turns: int = 2) -> Sampler:
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that points and answers."""
-    return {"policy": build(cfg.model, looking(cfg).prompt, cfg.seed)}
+    return {"policy": build_token_policy(cfg.model, looking(cfg).prompt, cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions before and after."""
     policy = policies(cfg)["policy"]
-    attempt, base = dialogue(cfg, policy), answerer(policy, cfg.closing)
+    attempt, base = dialogue(cfg, policy), answer_sampler(policy, cfg.closing)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = in_groups(attempt, problems, seeds_P, cfg.group)
+        rollout = sample_groups(attempt, problems, seeds_P, cfg.group)
         right_B = rollout.rewards["total"] = cfg.task.judge(rollout)
         all_sum = distributed.all_sum
         advantage_B = group_advantage(
             right_B, rollout.group_B, scale=cfg.credit, eps=1e-6, unbiased=True, all_sum=all_sum
         )
-        rollout.advantage_BT = rollout.credit(advantage_B)
+        rollout.advantage_BT = rollout.broadcast(advantage_B)
         return rollout
 
     update = Update(
@@ -159,7 +159,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def score(cfg: Settings, policy: TokenPolicy, base: Sampler, show: Show | None = None) -> dict[str, float]:
+def score(cfg: Settings, policy: TokenPolicy, base: Sampler, show: LogSamples | None = None) -> dict[str, float]:
     """Held-out questions in conversations drawn as in training: answers, boxes, and what the base reads off their
     crops.
     """
@@ -169,7 +169,7 @@ def score(cfg: Settings, policy: TokenPolicy, base: Sampler, show: Show | None =
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """Scores of held-out questions, always the same ones with the same words to draw."""
-    return score(cfg, policies["policy"], answerer(build(cfg.model, seed=cfg.seed), cfg.closing))
+    return score(cfg, policies["policy"], answer_sampler(build_token_policy(cfg.model, seed=cfg.seed), cfg.closing))
 
 
 def sample(cfg: Settings, policies: Mapping[str, TokenPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:

@@ -13,7 +13,7 @@ from saccade.core import Problem, Rollout, noise, spawn
 from saccade.math.flow import add_noise
 
 
-class Critic(nn.Module):
+class RewardNetwork(nn.Module):
     """Pictures ``[B, C, H, W]`` -> logits ``[B, K]``: how sure it is that each kind is somewhere to be seen.
 
     Pictures are RGB in [0, 1] and halved twice, or, with other ``channels``, latents that are small already. Then comes
@@ -51,14 +51,14 @@ class Critic(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class CriticReward:
+class RewardModel:
     """r in [0, 1] ``[B]``; ``wanted`` gives the kinds that answer each thing of a problem, ``[things, K]``, NaN for no
     verdict.
 
     Saved and loaded with the critic's weights.
     """
 
-    critic: Critic
+    critic: RewardNetwork
     wanted: Callable[[Problem], Tensor]
 
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -104,7 +104,7 @@ class LatentReward:
     Each row's noise comes from its own seed. Gradients flow into the latents.
     """
 
-    critic: Critic
+    critic: RewardNetwork
     wanted: Callable[[Problem], Tensor]
     times: tuple[float, ...] = (0.1, 0.3, 0.5)
     latent: bool = True

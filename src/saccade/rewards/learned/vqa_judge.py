@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from saccade.core import Rollout
 from saccade.math.pixels import to_unit
 from saccade.models.device import device_of
-from saccade.models.language.model import LanguageModel, load
-from saccade.models.language.prompts import Passage, Sight, beside
+from saccade.models.language.model import LanguageModel, load_language_model
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, beside
 from saccade.models.language.states import Rows, states
 from saccade.models.vision.differentiable import Preparation
-from saccade.models.vision.encoder import Eyes, parameters
+from saccade.models.vision.encoder import VisionEncoder, parameters
 
 Pictures = tuple[Tensor, ...]
 """What is shown with one question: pictures ``[3, H, W]`` in [0, 1], each of its own size."""
@@ -29,15 +29,15 @@ Sizes = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class YesNo:
+class YesNoLikelihood:
     """A frozen model that sees; ``yes`` and ``no`` are the tokens that are these answers."""
 
     language: LanguageModel
     preparation: Preparation
-    eyes: Eyes
+    eyes: VisionEncoder
     yes: list[int]
     no: list[int]
-    passages: dict[tuple[str, Sizes], Passage] = field(default_factory=dict)
+    passages: dict[tuple[str, Sizes], EncodedPrompt] = field(default_factory=dict)
 
     def odds(self, pictures: Sequence[Pictures], texts: Sequence[str]) -> Tensor:
         """Log-odds of "yes" after each text about its pictures ``[B]``.
@@ -48,9 +48,9 @@ class YesNo:
         passages = [self._passage(text, tuple(tuple(p.shape[1:]) for p in row)) for text, row in zip(texts, pictures)]
         cut = [int((p.ids_L == self.language.model.config.image_token_id).nonzero().max()) + 1 for p in passages]
         before = beside(
-            [Passage(p.ids_L[:end], p.place_AL[:, :end]) for p, end in zip(passages, cut)], self.language.pad
+            [EncodedPrompt(p.ids_L[:end], p.place_AL[:, :end]) for p, end in zip(passages, cut)], self.language.pad
         )
-        after = self._after([Passage(p.ids_L[end:], p.place_AL[:, end:]) for p, end in zip(passages, cut)])
+        after = self._after([EncodedPrompt(p.ids_L[end:], p.place_AL[:, end:]) for p, end in zip(passages, cut)])
         joined = [torch.cat(parts, -1).to(device) for parts in zip(before, after)]
         rows = Rows(*joined, tuple((sight,) for sight in self._look(pictures)), before[0].shape[1])
         last_B = torch.tensor([len(p) - end for p, end in zip(passages, cut)], device=device)
@@ -59,7 +59,7 @@ class YesNo:
         logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
         return logits_BV[:, self.yes].logsumexp(1) - logits_BV[:, self.no].logsumexp(1)
 
-    def _passage(self, text: str, sizes: Sizes) -> Passage:
+    def _passage(self, text: str, sizes: Sizes) -> EncodedPrompt:
         """A text after pictures of these sizes, as the model reads it; kept, since a question is asked often."""
         if (text, sizes) not in self.passages:
             shown = [{"type": "image", "image": np.zeros((*size, 3), np.uint8)} for size in sizes]
@@ -67,13 +67,13 @@ class YesNo:
             self.passages[text, sizes] = self.language.passage([{"role": "user", "content": content}])
         return self.passages[text, sizes]
 
-    def _after(self, texts: Sequence[Passage]) -> tuple[Tensor, Tensor, Tensor]:
+    def _after(self, texts: Sequence[EncodedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, what is attended to and positions as `beside` gives them, but padded on the right."""
         ids, place = [text.ids_L for text in texts], [text.place_AL.T for text in texts]
         attention = pad_sequence([torch.ones_like(own) for own in ids], True)
         return pad_sequence(ids, True, self.language.pad), attention, pad_sequence(place, True).transpose(1, 2)
 
-    def _look(self, pictures: Sequence[Pictures]) -> list[Sight]:
+    def _look(self, pictures: Sequence[Pictures]) -> list[ImageInputs]:
         """What is seen in each row's pictures; equal tuples are one sight, pictures of one size are prepared
         together.
         """
@@ -87,9 +87,11 @@ class YesNo:
         sights = {key: self._sight([prepared[picture] for picture in key]) for key in dict.fromkeys(keys)}
         return [sights[key] for key in keys]
 
-    def _sight(self, prepared: Sequence[tuple[Tensor, Tensor]]) -> Sight:
+    def _sight(self, prepared: Sequence[tuple[Tensor, Tensor]]) -> ImageInputs:
         patches, grids = torch.cat([own for own, _ in prepared]), torch.stack([grid for _, grid in prepared])
-        return Sight({"pixel_values": patches, "image_grid_thw": grids}, len(patches) // self.preparation.merge**2)
+        return ImageInputs(
+            {"pixel_values": patches, "image_grid_thw": grids}, len(patches) // self.preparation.merge**2
+        )
 
 
 @cache
@@ -99,12 +101,14 @@ def reader(
     device: str = "cpu",
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-) -> YesNo:
+) -> YesNoLikelihood:
     """The model by hub id, folder or miniature's name, loaded once. ValueError with one line if it cannot serve."""
-    language = load(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
+    language = load_language_model(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
     # Eyes whose weights count as trained let gradients through and keep nothing; the weights themselves are frozen.
-    eyes = Eyes(language.model, list(parameters(language.model)))
-    return YesNo(language, Preparation.of(language), eyes, tokens_of("yes", language), tokens_of("no", language))
+    eyes = VisionEncoder(language.model, list(parameters(language.model)))
+    return YesNoLikelihood(
+        language, Preparation.of(language), eyes, tokens_of("yes", language), tokens_of("no", language)
+    )
 
 
 def tokens_of(answer: str, language: LanguageModel) -> list[int]:
@@ -123,7 +127,7 @@ def tokens_of(answer: str, language: LanguageModel) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VQAJudge:
     """How sure a frozen model is of the wanted answers to a problem's ``answer["questions"]`` (text, "yes" or "no",
     about).
 

@@ -24,7 +24,7 @@ from saccade.rewards.render import similarity
 from saccade.rewards.text.reading import said
 from saccade.tools.render import STATUSES, Box, Refused, Render, Request, canvas, find, render_batch
 
-Likeness = Callable[[Tensor, Tensor], Tensor]
+ImageSimilarity = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures ``[B, 3, S, S]`` in [0, 1], drawn and wanted -> ``[B]``."""
 
 _SIZE = 64
@@ -98,7 +98,7 @@ def nearness(rollout: Rollout) -> Tensor:
     return torch.where(validity(rollout) > 0, -error(rollout), torch.nan)
 
 
-def compared(rollout: Rollout, like: Likeness, failed: float | None) -> Tensor:
+def compared(rollout: Rollout, like: ImageSimilarity, failed: float | None) -> Tensor:
     """``like`` of what is drawn and what was wanted ``[B]``, one call for each size of picture; NaN where none was
     wanted.
 

@@ -13,7 +13,7 @@ from saccade.rewards.render.rendering import program
 from saccade.tools.render import Refused
 
 
-def wordless(rollout: Rollout) -> Rollout:
+def strip_text(rollout: Rollout) -> Rollout:
     """The same attempts and the same dictionary of rewards; where no picture was shown, programs draw no words."""
     judged = [
         text if _shown(problem) else without_text(text) for problem, text in zip(rollout.problems, rollout.outputs)

@@ -55,7 +55,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class ByKind:
+class DispatchByType:
     """An answer compared as ``problem.answer["kind"]`` asks: lists place by place, choices by letter, others letter
     by letter.
     """

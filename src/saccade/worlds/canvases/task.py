@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Reward, Rollout, Sampler, Show, seeds
-from saccade.evaluation.templates import asking
+from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler, seeds
+from saccade.evaluation.templates import prompt_template
 from saccade.evaluation.transcripts import conversations
 from saccade.models.snapshot import Snapshot
 from saccade.policies.tokens import TokenPolicy
-from saccade.policies.zoom import box_areas, looks
+from saccade.policies.zoom import box_areas, crops
 from saccade.rewards.registry import TEXTS
 from saccade.worlds import canvases, questions
 from saccade.worlds.questions.task import by_source
@@ -44,7 +44,7 @@ class SearchingTask:
             self._asked(self.train_size, seed, "train") if self.questions == "canvases" else _lettered(self.questions)
         )
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on."""
         if self.questions == "canvases":
             return {"held out": self._asked(self.held_out_size, 12_345, "held_out")}
@@ -59,7 +59,7 @@ class SearchingTask:
         """1 for a right answer ``[B]``, the only reward; beside it stands what the boxes were like, which nobody
         trains on.
         """
-        found = looks(rollout)
+        found = crops(rollout)
         windows = [None if one is None else one.frame.window for one in found]
         right_B = self.right(rollout)
         rollout.rewards |= {
@@ -70,7 +70,7 @@ class SearchingTask:
         return right_B
 
     def score(
-        self, drawn: Sampler, likeliest: Sampler, base: Sampler, show: Show | None = None, rows: int = 128
+        self, drawn: Sampler, likeliest: Sampler, base: Sampler, show: LogSamples | None = None, rows: int = 128
     ) -> dict[str, float]:
         """Questions kept back in conversations as ``drawn`` has them: answers, boxes, and what ``base`` reads off their
         crops.
@@ -79,7 +79,7 @@ class SearchingTask:
         """
         said: dict[str, list[Tensor]] = {}
         sources: list[Problem] = []
-        for name, problems in self.kept_back().items():
+        for name, problems in self.held_out_problems().items():
             for number, (asked, seeds_B) in enumerate(batches(problems, rows)):
                 rollout = drawn(asked, seeds_B)
                 found = {"accuracy": self.judge(rollout), "accuracy, greedy": self.right(likeliest(asked, seeds_B))}
@@ -133,11 +133,11 @@ def sufficient(windows: Sequence[Sequence[float] | None], problems: Sequence[Pro
     return torch.tensor(verdicts)
 
 
-def answerer(policy: TokenPolicy, closing: str) -> Sampler:
+def answer_sampler(policy: TokenPolicy, closing: str) -> Sampler:
     """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest
     words.
     """
-    untrained, plain = Snapshot(policy.trained), replace(policy, prompt=asking("plain", closing)).greedy()
+    untrained, plain = Snapshot(policy.trained), replace(policy, prompt=prompt_template("plain", closing)).greedy()
 
     def answer(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
         with untrained:
@@ -150,7 +150,7 @@ def from_crops(right: Reward, base: Sampler, rollout: Rollout) -> Tensor:
     """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not
     enough.
     """
-    found = looks(rollout)
+    found = crops(rollout)
     rows = [row for row, one in enumerate(found) if one is not None]
     right_B = torch.zeros(len(rollout))
     if rows:

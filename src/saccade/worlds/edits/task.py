@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import score
 from saccade.math.pixels import to_unit
 from saccade.rewards.image.pictures import diversity, sharpness
-from saccade.rewards.learned.vqa_judge import Verdict
+from saccade.rewards.learned.vqa_judge import VQAJudge
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge, weighted
 from saccade.worlds import edits
 from saccade.worlds.edits.rewards import judge as exactly
-from saccade.worlds.questions.task import asked, by_source
+from saccade.worlds.questions.task import by_source, question_of
 
 MONITORS = (*edits.VERDICTS, "sharpness")
 """Never trained on unless asked for, always measured."""
@@ -59,7 +59,7 @@ class EditingTask:
             self._drawn(self.train_size, seed, "train", "split") if self.edits in _EMBEDDED else edits.load(self.edits)
         )
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Edits that are never trained on; those of shapes by the wording they use, the same edits in each."""
         if self.edits not in _EMBEDDED:
             return {"held out": edits.load(self.held_out)} if self.held_out else {}
@@ -69,9 +69,9 @@ class EditingTask:
         return {name: self._drawn(self.held_out_size, 12_345, "held_out", own) for name, own in words.items()}
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> VQAJudge:
         """The model that sees, as a reward and, for pictures with a graph, as a differentiable one."""
-        return Verdict(self.verdict_model, compare=self.compare or self.edits == "photographs")
+        return VQAJudge(self.verdict_model, compare=self.compare or self.edits == "photographs")
 
     @torch.no_grad()
     def judge(self, rollout: Rollout) -> Tensor:
@@ -85,19 +85,19 @@ class EditingTask:
         judge(rollout, {name: reward(name, known) for name in names}, tuple(abstaining))
         return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
 
-    def score(self, edit: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
+    def score(self, edit: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean of each reward and monitor over each set of kept-back edits, and the exact success by kind over all of
         them.
 
         ``edit`` makes one result an edit. ``show`` is given some results of each set beside what they were made from.
         """
-        found = score(self.kept_back(), edit, self.judge, rows)
+        found = score(self.held_out_problems(), edit, self.judge, rows)
         scores: dict[str, float] = {}
         for name, (parts, rewards_B) in found.items():
             means = {each: torch.cat([part.rewards[each] for part in parts]).nanmean() for each in parts[0].rewards}
             scores |= {f"{name}, {each}": float(mean) for each, mean in means.items() if mean.isfinite()}
             if show:
-                show(name, exhibits(parts[0], rewards_B))
+                show(name, logged_samples(parts[0], rewards_B))
         every = [part for parts, _ in found.values() for part in parts]
         success = torch.cat([part.rewards["success"] for part in every]) if every else torch.zeros(0)
         return scores | by_source([p for part in every for p in part.problems], success)
@@ -114,7 +114,7 @@ class EditingTask:
         return {**exact, "verdict": self.verdict, "sharpness": sharpness, "diversity": diversity}
 
 
-def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
+def logged_samples(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
     """The first results of a rollout as a run shows them: prompt, source, image, score and, where it is known, the
     target.
     """
@@ -131,7 +131,7 @@ def edited(edit: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[
 
     ValueError for a prompt that does not.
     """
-    problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
+    problems = [Problem(i, question_of(prompt)) for i, prompt in enumerate(prompts)]
     for prompt, problem in zip(prompts, problems):
         if len(problem.inputs.pictures) != 1:
             raise ValueError(f"{prompt!r} must begin with one picture file, then say what to change")

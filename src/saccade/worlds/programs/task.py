@@ -11,17 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Reward, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import score
 from saccade.math.pixels import to_unit
 from saccade.rewards.registry import PROGRAMS, reward
 from saccade.rewards.render.rendering import drawn, program
-from saccade.rewards.render.strip_text import wordless
+from saccade.rewards.render.strip_text import strip_text
 from saccade.rewards.rubric import gated, judge, weighted
 from saccade.tools.render import find
 from saccade.worlds import programs, text_files
 from saccade.worlds.programs.problems import TEXT
-from saccade.worlds.questions.task import asked
+from saccade.worlds.questions.task import question_of
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
 """Always measured; none but `validity` is trained on unless asked for."""
@@ -71,7 +71,7 @@ class ProgramTask:
             return self._load(self.programs)
         return made(self.train_size, seed, programs.TRAIN, "train", self.size)
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Problems that are never trained on: of the usual number of shapes, and of more."""
         if self.programs != "shapes":
             return {"held out": self._load(self.held_out)} if self.held_out else {}
@@ -85,7 +85,7 @@ class ProgramTask:
         names = dict.fromkeys((*self.rewards, *(name for name in MONITORS if name in known)))
         abstain = tuple(names) if len(self.rewards) > 1 else MONITORS
         spoken = {name: reward(name, known) for name in names if name in SPOKEN}
-        judge(wordless(rollout), {name: reward(name, known) for name in names if name not in SPOKEN}, abstain)
+        judge(strip_text(rollout), {name: reward(name, known) for name in names if name not in SPOKEN}, abstain)
         values = judge(rollout, spoken, abstain).rewards
         counted = {name: values[name] for name in self.rewards}
         if "length" in counted and self.rewards[0] != "length":
@@ -93,13 +93,15 @@ class ProgramTask:
         return weighted(counted, dict(zip(self.rewards, self.weights)))
 
     def score(
-        self, attempt: Sampler, known: Mapping[str, Reward], show: Show | None = None, rows: int = 96
+        self, attempt: Sampler, known: Mapping[str, Reward], show: LogSamples | None = None, rows: int = 96
     ) -> dict[str, float]:
         """The mean of every reward and monitor over each set kept back, "<set>, <name>", and of their sum, "<set>,
         total".
         """
         scores: dict[str, float] = {}
-        for name, (parts, total_B) in score(self.kept_back(), attempt, lambda r: self.judge(r, known), rows).items():
+        for name, (parts, total_B) in score(
+            self.held_out_problems(), attempt, lambda r: self.judge(r, known), rows
+        ).items():
             found = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
             scores |= {
                 f"{name}, {each}": float(value_B.nanmean()) for each, value_B in (found | {"total": total_B}).items()
@@ -110,7 +112,7 @@ class ProgramTask:
 
     def wanted(self, number: int, prompt: str) -> Problem:
         """A prompt of `saccade sample` as a problem: words, or a picture's file, which is its own reference."""
-        pictures = asked(f"{prompt} {TEXT}").pictures[:1]
+        pictures = question_of(f"{prompt} {TEXT}").pictures[:1]
         if not pictures:
             return Problem(number, wish(prompt), {"caption": prompt, "box": "own"})
         question = Question(TEXT, pictures)
@@ -174,7 +176,7 @@ def drawings(rollout: Rollout, total_B: Tensor, count: int = 16) -> list[dict[st
 
 def painted(rollout: Rollout) -> list[Tensor]:
     """What each attempt draws, ``[3, S, S]`` in [0, 1]; a white picture where it draws nothing."""
-    renders = drawn(wordless(rollout))
+    renders = drawn(strip_text(rollout))
     size = next((len(one.picture) for one in renders if one.picture is not None), 0)
     sides = [len(p.answer["picture"]) if "picture" in p.answer else size or 64 for p in rollout.problems]
     return [torch.ones(3, s, s) if one.picture is None else to_unit(one.picture) for s, one in zip(sides, renders)]

@@ -60,7 +60,7 @@ class PuzzlingTask:
         """The puzzles to train on, each posed when it is asked for."""
         return Posed(self, self.sources(seed)[0], seed)
 
-    def kept_back(self) -> list[Problem]:
+    def held_out_problems(self) -> list[Problem]:
         """Puzzles about pictures that are never trained on, in wordings of their own."""
         kept = self.sources(0)[1]
         return puzzles.problems(

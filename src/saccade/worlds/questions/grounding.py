@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import score
-from saccade.evaluation.templates import Template, kept
-from saccade.evaluation.templates import tagged as with_tags
+from saccade.evaluation.templates import Template, follows_template
+from saccade.evaluation.templates import has_answer_tags as with_tags
 from saccade.evaluation.transcripts import conversations
 from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.text.reading import boxes, each_row
@@ -59,7 +59,7 @@ class GroundingTask:
             return self._load(self.questions)
         return self._asked(SKILLS[self.kind][0], self.train_size, seed, "train")
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on, of the kind that training has and of another one."""
         if self.questions != "shapes":
             files = {"in domain": self.held_out, "out of domain": self.out_of_domain}
@@ -70,7 +70,7 @@ class GroundingTask:
     def score(
         self,
         attempt: Sampler,
-        show: Show | None = None,
+        show: LogSamples | None = None,
         more: Mapping[str, Reward] | None = None,
         tagged: bool = False,
         rows: int = 128,
@@ -81,7 +81,7 @@ class GroundingTask:
         """
         verdict = BoxOverlap(tagged) if self.kind == "expression" else DetectionPrecision(tagged=tagged)
         scores: dict[str, float] = {}
-        for name, (parts, verdict_B) in score(self.kept_back(), attempt, verdict, rows).items():
+        for name, (parts, verdict_B) in score(self.held_out_problems(), attempt, verdict, rows).items():
             found = measures(torch.cat([tally(part, tagged) for part in parts]))
             if self.kind == "expression":
                 found |= {
@@ -98,7 +98,7 @@ class GroundingTask:
         return scores
 
     def score_by_template(
-        self, asked: Callable[[Template], Sampler], templates: Sequence[Template], show: Show | None = None
+        self, asked: Callable[[Template], Sampler], templates: Sequence[Template], show: LogSamples | None = None
     ) -> dict[str, float]:
         """Measures of each set kept back as asked in the first template, and "(template)" behind those of the others.
 
@@ -113,7 +113,7 @@ class GroundingTask:
 
     def form(self, template: Template) -> Reward:
         """1 where an answer keeps to a template and holds a box; in detection "None" will do too."""
-        return BoxFormat(partial(kept, template), with_tags(template), none=self.kind == "detection")
+        return BoxFormat(partial(follows_template, template), with_tags(template), none=self.kind == "detection")
 
     def _load(self, file: str) -> Sequence[Problem]:
         found = questions.load(file, self.images or None)

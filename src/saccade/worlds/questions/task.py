@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Question, Rollout, Sampler
 from saccade.evaluation.scoring import score
 from saccade.evaluation.transcripts import conversations
 from saccade.rewards.registry import TEXTS, reward
@@ -48,7 +48,7 @@ class AnsweringTask:
             else questions.load(self.questions)
         )
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on."""
         if self.questions == "shapes":
             return {"held out": self._asked(self.held_out_size, 12_345, "held_out")}
@@ -60,10 +60,10 @@ class AnsweringTask:
         judge(rollout, {name: reward(name, TEXTS) for name in self.rewards}, may_abstain)
         return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
 
-    def score(self, attempt: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
+    def score(self, attempt: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean of each reward over the questions kept back, and of the first one for each skill."""
         scores: dict[str, float] = {}
-        for name, (parts, _) in score(self.kept_back(), attempt, self.judge, rows).items():
+        for name, (parts, _) in score(self.held_out_problems(), attempt, self.judge, rows).items():
             said = {each: torch.cat([part.rewards[each] for part in parts]) for each in self.rewards}
             scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in said.items()}
             scores |= by_source([p for part in parts for p in part.problems], said[self.rewards[0]])
@@ -79,7 +79,7 @@ def answers_to(attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> lis
     """One answer to each prompt, as `saccade sample` shows them: prompt, text. A prompt may begin with picture
     files.
     """
-    problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
+    problems = [Problem(i, question_of(prompt)) for i, prompt in enumerate(prompts)]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, attempt(problems, seeds_B).outputs)]
 
 
@@ -93,7 +93,7 @@ def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_
     return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
-def asked(prompt: str) -> Question:
+def question_of(prompt: str) -> Question:
     """``"a.png b.png What has changed?"`` as a question about two pictures. ValueError for a file that is no
     picture.
     """

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from saccade.core import Sampler, seeds
 from saccade.math.pixels import to_unit
-from saccade.rewards.learned.reward_model import CriticReward
-from saccade.training.groups import spread
+from saccade.rewards.learned.reward_model import RewardModel
+from saccade.training.groups import repeat_for_groups
 from saccade.worlds import shapes
 from saccade.worlds.shapes.modes import covered
 from saccade.worlds.shapes.task import DrawingTask
@@ -38,14 +38,14 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Survey:
+class SampleMetrics:
     """What many pictures of the same kept-back prompts are like together; always the same prompts and seeds.
 
     "critic": the learned reward. "frechet": distance of the critic's features from those of rendered scenes. "modes":
     different right answers that the pictures of a prompt show.
     """
 
-    critic: CriticReward
+    critic: RewardModel
     task: DrawingTask
     size: int
     prompts: int = 64
@@ -55,8 +55,8 @@ class Survey:
     @torch.no_grad()
     def __call__(self, draw: Sampler, each: int = 16) -> dict[str, float]:
         """The measures of ``each`` pictures a prompt."""
-        asked = replace(self.task, held_out_size=self.prompts).kept_back()["train wording"]
-        problems, seeds_B, group_B = spread(asked, seeds(98_765, len(asked)), each)
+        asked = replace(self.task, held_out_size=self.prompts).held_out_problems()["train wording"]
+        problems, seeds_B, group_B = repeat_for_groups(asked, seeds(98_765, len(asked)), each)
         parts = [
             draw([problems[i] for i in cut.tolist()], seeds_B[cut])
             for cut in torch.arange(len(problems)).split(self.rows)

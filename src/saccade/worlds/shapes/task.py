@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, Show
-from saccade.evaluation.scoring import exhibits, score
+from saccade.core import LogSamples, Problem, Rollout, Sampler
+from saccade.evaluation.scoring import logged_samples, score
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge, per_tag
 from saccade.worlds import shapes
@@ -48,7 +48,7 @@ class DrawingTask:
             return shapes.load(self.prompts)
         return shapes.problems(self.train_size, seed, self.tags, self._wordings(shapes.TRAIN_WORDINGS), "train")
 
-    def kept_back(self) -> dict[str, list[Problem]]:
+    def held_out_problems(self) -> dict[str, list[Problem]]:
         """Prompts that are never trained on: by the wording they use, the same meanings in each."""
         if self.prompts != "shapes":
             return {"held out": shapes.load(self.held_out)} if self.held_out else {}
@@ -62,15 +62,15 @@ class DrawingTask:
         judge(rollout, {name: reward(name) for name in names}, may_abstain=names if len(self.rewards) > 1 else MONITORS)
         return per_tag(rollout.rewards, self.choose(rollout))
 
-    def score(self, draw: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
+    def score(self, draw: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean reward of each set of kept-back prompts, and the monitors over all; always the same prompts and seeds.
 
         ``draw`` makes one picture a prompt. ``show`` is given some pictures of each set with their scores.
         """
-        found = score(self.kept_back(), draw, self.judge, rows)
+        found = score(self.held_out_problems(), draw, self.judge, rows)
         if show:
             for name, (parts, rewards_B) in found.items():
-                show(name, exhibits(parts[0], rewards_B))
+                show(name, logged_samples(parts[0], rewards_B))
         means = {name: float(rewards_B.nanmean()) for name, (_, rewards_B) in found.items()}
         if twin := STRICT.get(self.rewards[0]):
             strict = {name: torch.cat([reward(twin)(part) for part in parts]) for name, (parts, _) in found.items()}
@@ -120,12 +120,12 @@ def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
     """Of a recipe: rewards of held-out prompts, drawn without noise but the first; the same prompts and noise each
     time.
     """
-    return cfg.task.score(policies["policy"].best)
+    return cfg.task.score(policies["policy"].greedy().rollout)
 
 
 def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """Of a recipe: one picture for each prompt."""
-    return pictures_of(policies["policy"].best, prompts, seeds_B)
+    return pictures_of(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
 def _judged_groups(reward_B: Tensor, group_B: Tensor) -> set[int]:

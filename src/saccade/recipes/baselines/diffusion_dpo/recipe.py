@@ -23,19 +23,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dpo import DiffusionDPO, pairs
+from saccade.algorithms.dpo import DiffusionDPO, make_pairs
 from saccade.core import Problem, Rollout, seeds, spawn
-from saccade.math.advantages import shuffled
+from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
-from saccade.policies.unrolling import unmade
+from saccade.policies.unrolling import empty_rollout
 from saccade.recipes.baselines.diffusion_dpo import preferences
 from saccade.training.claims import Claim, gain
-from saccade.training.feeds import Feed, OnPolicy, Stored
-from saccade.training.groups import in_groups
+from saccade.training.feeds import DatasetFeed, Feed, OnPolicy
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import OCR, DrawingTask
@@ -94,7 +94,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The model that draws."""
-    return {"policy": build(cfg.flow, stochastic=(), seed=cfg.seed)}
+    return {"policy": build_flow_policy(cfg.flow, stochastic=(), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -116,7 +116,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         run,
         cfg.steps,
         state={"policy": policy, "reference": reference},
-        evaluate=lambda step: cfg.task.score(policy.best, run.show(step)),
+        evaluate=lambda step: cfg.task.score(policy.greedy().rollout, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
     )
@@ -130,22 +130,22 @@ def feed(cfg: Settings, policy: FlowPolicy, reference: Snapshot) -> Feed:
     if cfg.pairs:
         collect = lambda problems, seeds_P, step: given(policy, problems, seeds_P)
         return OnPolicy(preferences.load(cfg.pairs), collect, cfg.prompts_per_step, cfg.seed)
-    return Remembered(cfg, policy, reference)
+    return OfflinePairs(cfg, policy, reference)
 
 
 def drawn(cfg: Settings, policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
     """The best and the worst of a group of attempts at each problem."""
-    rollout = in_groups(policy.best, problems, seeds_P, cfg.group)
+    rollout = sample_groups(policy.greedy().rollout, problems, seeds_P, cfg.group)
     reward_B = cfg.task.judge(rollout)
-    rollout.rewards["total"] = shuffled(reward_B, cfg.seed + step) if cfg.shuffle_rewards else reward_B
-    return preferred(pairs(rollout, rollout.rewards["total"]))
+    rollout.rewards["total"] = shuffle_rewards(reward_B, cfg.seed + step) if cfg.shuffle_rewards else reward_B
+    return preferred(make_pairs(rollout, rollout.rewards["total"]))
 
 
 def given(policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:
     """The pictures of preferences as latents, chosen and rejected side by side."""
     twice = [problem for problem in problems for _ in range(2)]
     x0 = policy.encode(preferences.pictures(problems, policy.size))
-    rollout = unmade(twice, seeds_P.repeat_interleave(2), x0_B=x0)
+    rollout = empty_rollout(twice, seeds_P.repeat_interleave(2), x0_B=x0)
     rollout.group_B = torch.arange(len(problems)).repeat_interleave(2)
     return preferred(rollout)
 
@@ -156,15 +156,15 @@ def preferred(rollout: Rollout) -> Rollout:
     return rollout
 
 
-class Remembered:
+class OfflinePairs:
     """Pairs drawn once by the untrained model, each time under fresh noise; drawn again by it after a resume."""
 
     def __init__(self, cfg: Settings, policy: FlowPolicy, reference: Snapshot):
         self.cfg, self.policy, self.reference = cfg, policy, reference
-        self.stored: Stored | None = None
+        self.stored: DatasetFeed | None = None
 
     def __call__(self, step: int) -> Rollout:
-        self.stored = self.stored or Stored(self.draw(), 2 * self.cfg.prompts_per_step, self.cfg.seed, together=2)
+        self.stored = self.stored or DatasetFeed(self.draw(), 2 * self.cfg.prompts_per_step, self.cfg.seed, pair_size=2)
         rollout = self.stored(step)
         rollout.extras["seed_B"] = spawn(rollout.extras["seed_B"], step)
         return rollout

@@ -16,7 +16,7 @@ _AGAIN = "\n"
 """Draws nothing, but makes a program that is not known yet."""
 
 
-class Redrawing:
+class RenderDeterminism:
     """Keeps one in ``every`` different programs, chosen by their hash, with the hash of the picture."""
 
     def __init__(self, every: int = 100) -> None:

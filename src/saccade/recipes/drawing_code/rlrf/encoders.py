@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.algorithms.sft import cut
+from saccade.algorithms.sft import tokenize
 from saccade.core import Reward, Rollout
 from saccade.models.loading import encoder, locate
 from saccade.policies.tokens import TokenPolicy
@@ -98,7 +98,7 @@ def in_tokens(policy: TokenPolicy, model: str = "") -> dict[str, Reward]:
     """All rewards by name, lengths in the policy's own tokens; with a ``model`` that encodes also `features` and
     `alignment`.
     """
-    tokens = lru_cache(maxsize=4096)(partial(cut, policy))
+    tokens = lru_cache(maxsize=4096)(partial(tokenize, policy))
     own = {"length": RelativeLength(tokens), "length_ratio": LengthRatio(tokens), "overlap": TokenOverlap(tokens)}
     device = str(policy.language.model.device)
     seen = {"features": FeatureLikeness(model, device), "alignment": Alignment(model, device)} if model else {}

@@ -29,20 +29,20 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.algorithms.sft import Supervised, cut, dictated
-from saccade.core import Problem, Rollout, Sampler, Show
+from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
+from saccade.core import LogSamples, Problem, Rollout, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.math.advantages import group_advantage
-from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.recipes.drawing_code.rlrf.determinism import Redrawing
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.recipes.drawing_code.rlrf.encoders import in_tokens
 from saccade.rewards.render import rendering
-from saccade.rewards.render.strip_text import wordless
-from saccade.training.claims import Claim, Following
+from saccade.rewards.render.strip_text import strip_text
+from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.programs.task import ProgramTask, programs_for
 
@@ -127,7 +127,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that writes programs."""
-    return {"policy": build(cfg.model, seed=cfg.seed)}
+    return {"policy": build_token_policy(cfg.model, seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -140,7 +140,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         first = run.stage("sft")
         feed, learner = imitation(cfg, policy, problems, cfg.sft_steps)
         run_loop(feed, learner, first, cfg.sft_steps, state={"policy": policy}, save_every=cfg.save_every)
-    redrawing = Redrawing(cfg.redraw_every)
+    redrawing = RenderDeterminism(cfg.redraw_every)
     if cfg.method == "sft":
         feed, learner = imitation(cfg, policy, problems, cfg.steps)
     else:
@@ -161,30 +161,30 @@ def imitation(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], s
     plain = replace(policy, temperature=1.0)
 
     def collect(drawn: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        return dictated(plain, drawn, [problem.answer["code"] for problem in drawn])
+        return teacher_forced(plain, drawn, [problem.answer["code"] for problem in drawn])
 
     optimizer = torch.optim.AdamW(policy.trained, lr=cfg.sft_lr, weight_decay=0.0)
     update = Update(
-        "references", Supervised(plain), policy.trained, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.1)
+        "references", SupervisedLoss(plain), policy.trained, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.1)
     )
     return OnPolicy(problems, collect, cfg.sft_batch, cfg.seed), Updates([update], micro_rows=cfg.micro_rows)
 
 
 def reinforcement(
-    cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], redrawing: Redrawing, run: Run
+    cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], redrawing: RenderDeterminism, run: Run
 ) -> tuple[OnPolicy, Updates]:
     """GRPO on what programs draw, without a reference policy: feed and learner."""
-    known, count = in_tokens(policy, cfg.encoder), lambda problem: len(cut(policy, problem.answer["code"]))
+    known, count = in_tokens(policy, cfg.encoder), lambda problem: len(tokenize(policy, problem.answer["code"]))
     long = [problem for problem in problems if not cfg.least_tokens or count(problem) >= cfg.least_tokens]
 
     def collect(drawn: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         longest = min(max(map(count, drawn)) + cfg.margin, cfg.model.max_new_tokens)
-        rollout = in_groups(replace(policy, max_new_tokens=longest).rollout, drawn, seeds_P, cfg.group)
+        rollout = sample_groups(replace(policy, max_new_tokens=longest).rollout, drawn, seeds_P, cfg.group)
         reward_B = rollout.rewards["total"] = cfg.task.judge(rollout, known)
-        seen = wordless(rollout)
+        seen = strip_text(rollout)
         run.log(step + 1, rendering.status_shares(seen))
         redrawing.keep(seen)
-        rollout.advantage_BT = rollout.credit(group_advantage(reward_B, rollout.group_B, scale="none"))
+        rollout.advantage_BT = rollout.broadcast(group_advantage(reward_B, rollout.group_B, scale="none"))
         return rollout
 
     update = Update(
@@ -198,7 +198,7 @@ def reinforcement(
     return feed, Updates([update], minibatches=cfg.minibatches, micro_rows=cfg.micro_rows)
 
 
-def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None, best: bool = True) -> dict[str, float]:
+def scores(cfg: Settings, policy: TokenPolicy, show: LogSamples | None = None, best: bool = True) -> dict[str, float]:
     """Rewards and monitors of programs kept back: of the likeliest and, of the usual number of shapes, of the best
     of several.
     """
@@ -234,9 +234,9 @@ _UNSHORTENED = replace(_TINY.task, weights=(1.0, 0.5, 0.5, 0.0, 0.25))
 
 ARMS = {
     "RLRF": _TINY,
-    "more SFT": Following("RLRF", replace(_TINY, method="sft", steps=160, evaluate_every=80, candidates=1)),
-    "no length": Following("RLRF", replace(_TINY, task=_UNSHORTENED, candidates=1)),
-    "tokens": Following("RLRF", replace(_TINY, task=_TOKENS, candidates=1)),
+    "more SFT": WarmStartedArm("RLRF", replace(_TINY, method="sft", steps=160, evaluate_every=80, candidates=1)),
+    "no length": WarmStartedArm("RLRF", replace(_TINY, task=_UNSHORTENED, candidates=1)),
+    "tokens": WarmStartedArm("RLRF", replace(_TINY, task=_TOKENS, candidates=1)),
 }
 
 

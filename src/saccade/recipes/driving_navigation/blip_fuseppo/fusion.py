@@ -45,7 +45,7 @@ class Fusion(nn.Module):
         # Copied, since arrays of an environment begin at any address, and a product may round otherwise at another one.
         return self.mix(torch.cat([part(seen[name].clone()) for name, part in self.parts.items()], -1))
 
-    def follow(self, seen: Mapping[str, Tensor]) -> None:
+    def update_statistics(self, seen: Mapping[str, Tensor]) -> None:
         """Nothing here has running means."""
 
 

@@ -30,15 +30,15 @@ from torch import Tensor
 
 from saccade.algorithms import ppo
 from saccade.algorithms.ppo import Proximal
-from saccade.envs.rollout import Segments
+from saccade.envs.rollout import RolloutCollector
 from saccade.policies.actor_critic import ActorCritic
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner
 from saccade.recipes.driving_navigation.blip_fuseppo.fusion import fused
-from saccade.recipes.driving_navigation.blip_fuseppo.mirror import Mirroring
-from saccade.recipes.driving_navigation.blip_fuseppo.speaker import Speaker, teach
+from saccade.recipes.driving_navigation.blip_fuseppo.pretraining import CaptionerConfig, fit
+from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import SymmetryAugmentedFeed
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, driven
-from saccade.training.claims import Claim, Following
-from saccade.training.loop import train as run_loop
+from saccade.training.claims import Claim, WarmStartedArm
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 
@@ -47,7 +47,7 @@ class Settings:
     """BLIP-FusePPO; the defaults are the embedded miniature's."""
 
     task: LaneTask = LaneTask()
-    speaker: Speaker = Speaker()
+    speaker: CaptionerConfig = CaptionerConfig()
     ppo: Proximal = Proximal(length=256, epochs=5, minibatch=128, lr=5e-4, anneal=True, scale_rewards=True)
     channels: tuple[int, ...] = (16, 32, 32)
     """Of the three convolutions."""
@@ -71,7 +71,7 @@ PRESETS = {
     "tiny": _TINY,
     "blip-large": Settings(
         task=LaneTask(image=(224, 244), far=(160, 700), rays=180, road=500.0, error="vision"),
-        speaker=Speaker(
+        speaker=CaptionerConfig(
             "Salesforce/blip-image-captioning-large", prompt="a photo of the road, its condition and surroundings:",
             caption_length=50, beams=5, no_repeat=2, precision="float16", device="cuda",
         ),
@@ -102,11 +102,11 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     own = policies(cfg)
     policy, words = own["policy"], own.get("captioner") or captioner(cfg)
     if "captioner" in own and cfg.task.caption != "constant":
-        teach(cfg.speaker, words, cfg.task, cfg.seed, run.stage("captioner"))
+        fit(cfg.speaker, words, cfg.task, cfg.seed, run.stage("captioner"))
     world = cfg.task.make(cfg.rows, words, cfg.seed)
-    segments = Segments(world, policy, cfg.ppo.length, cfg.seed)
+    segments = RolloutCollector(world, policy, cfg.ppo.length, cfg.seed)
     if cfg.mirror:
-        segments = Mirroring(segments, policy, cfg.task.flips(words))
+        segments = SymmetryAugmentedFeed(segments, policy, cfg.task.flips(words))
     rows = cfg.rows * (1 + cfg.mirror)
     return run_loop(
         ppo.feed(cfg.ppo, segments, rows, driven(run)),
@@ -135,7 +135,7 @@ _PLAIN = replace(_TINY.task, hint=False, caption="none")
 
 ARMS = {
     "BLIP-FusePPO": _TINY,
-    "shuffled captions": Following("BLIP-FusePPO", replace(_TINY, task=replace(_TINY.task, caption="shuffled"))),
+    "shuffled captions": WarmStartedArm("BLIP-FusePPO", replace(_TINY, task=replace(_TINY.task, caption="shuffled"))),
     "image and LiDAR": replace(_TINY, task=_PLAIN),
     "with hint": replace(_TINY, task=replace(_PLAIN, hint=True)),
     "random tokens": replace(_TINY, task=replace(_TINY.task, caption="constant")),

@@ -14,15 +14,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import Environment, Rollout, Show
+from saccade.core import Environment, LogSamples, Rollout
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
-from saccade.envs.task import films, played, scores
+from saccade.envs.task import episode_scores, evaluate_episodes, record_video
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner
-from saccade.recipes.driving_navigation.blip_fuseppo.hints import Hint
-from saccade.recipes.driving_navigation.blip_fuseppo.mirror import Flips
-from saccade.recipes.driving_navigation.blip_fuseppo.semantics import Control, Semantics, constant, shuffled
+from saccade.recipes.driving_navigation.blip_fuseppo.captions import CaptionObservation, Control, constant, shuffled
+from saccade.recipes.driving_navigation.blip_fuseppo.pid import PIDObservation
+from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import SymmetryMap
 from saccade.training import distributed
 from saccade.training.run import Run
 
@@ -60,27 +60,31 @@ class LaneTask:
         """``count`` episodes side by side, with hint and captions. ``seed`` picks the captions of the controls."""
         distributed.require_one("the lane is driven")
         lane = self.world(count)
-        world: Environment = Hint(lane, lane.error) if self.hint else lane
+        world: Environment = PIDObservation(lane, lane.error) if self.hint else lane
         if self.caption == "none":
             return world
         words = _known(captioner)
         space = spaces.MultiDiscrete(np.full(words.length, words.vocabulary))
-        return Semantics(world, words, lane.camera, space, self.every, self._control(words, seed))
+        return CaptionObservation(world, words, lane.camera, space, self.every, self._control(words, seed))
 
     def world(self, count: int) -> Lane:
         """The bare world."""
         return Lane(count, self.image, self.far, self.rays, self.road, error=self.error)
 
-    def score(self, policy: Any, captioner: Captioner | None, seed: int, show: Show | None = None) -> dict[str, float]:
+    def score(
+        self, policy: Any, captioner: Captioner | None, seed: int, show: LogSamples | None = None
+    ) -> dict[str, float]:
         """How well the test episodes go, acted greedily. ``show`` is given the first ones as clips from above."""
         world = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
-        return kept(played(world, policy, list(HELD_OUT[: self.test_episodes]), "position", self.shown, show))
+        return kept(
+            evaluate_episodes(world, policy, list(HELD_OUT[: self.test_episodes]), "position", self.shown, show)
+        )
 
     def drive(self, policy: Any, captioner: Captioner | None, seed: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """One filmed episode for each seed, as `Run.samples` takes them."""
-        return films(self.make(len(seeds), captioner, seed), policy, seeds)
+        return record_video(self.make(len(seeds), captioner, seed), policy, seeds)
 
-    def flips(self, captioner: Captioner | None) -> Flips:
+    def flips(self, captioner: Captioner | None) -> SymmetryMap:
         """What a mirror makes of what is seen and of what is done."""
         found: dict[str, Callable[[Tensor], Tensor]] = {
             "seen.image_BT": lambda x: x.flip(-2),
@@ -108,7 +112,7 @@ def kept(episodes: Sequence[Episode]) -> dict[str, float]:
     square, size = (np.array([e.info[name] for e in episodes]) for name in ("offset_square", "offset_size"))
     weather = np.array([e.info["weather"] for e in episodes])
     rmse = math.sqrt(square.mean())
-    known = scores(episodes)
+    known = episode_scores(episodes)
     found = {"rmse": rmse, "std": math.sqrt(max(square.mean() - size.mean() ** 2, 0.0)), "nrmse": rmse / WIDTH}
     found |= {name: known[name] for name in ("success", "crashed", "lost", "return", "length")}
     asked = sum(e.info.get("captions", 0.0) for e in episodes) / sum(e.length for e in episodes)

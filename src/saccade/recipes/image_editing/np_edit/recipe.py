@@ -28,19 +28,19 @@ from torch import Tensor
 from saccade.algorithms.dmd import ScoreMatching
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Objective, Problem, Rollout, seeds
-from saccade.evaluation.scoring import measured
+from saccade.evaluation.scoring import score_with_reward
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
-from saccade.policies.unrolling import unmade
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
+from saccade.policies.unrolling import empty_rollout
 from saccade.recipes.image_editing.np_edit.unpaired import UnpairedEditing, drawers, edited, given
-from saccade.rewards.learned.vqa_judge import Verdict
+from saccade.rewards.learned.vqa_judge import VQAJudge
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.edits import task
 from saccade.worlds.edits.task import EditingTask
@@ -131,7 +131,7 @@ PRESETS = {
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The editor."""
     flow = replace(cfg.flow, kernel="renoise") if cfg.fresh_noise else cfg.flow
-    return {"policy": build(flow, stochastic=range(cfg.window), seed=cfg.seed)}
+    return {"policy": build_flow_policy(flow, stochastic=range(cfg.window), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -151,7 +151,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def look(step: int) -> dict[str, float]:
         with state["average"]:
-            return measured(cfg.task, policy.best, judge(cfg, True), run.show(step))
+            return score_with_reward(cfg.task, policy.greedy().rollout, judge(cfg, True), run.show(step))
 
     return run_loop(
         feed,
@@ -180,7 +180,8 @@ def unpaired(cfg: Settings, policy: FlowPolicy) -> Method:
     if cfg.judge_weight:
         few = [problems[i] for i in range(min(cfg.edits_per_step, len(problems)))]
         loss = replace(
-            loss, judge_weight=cfg.judge_weight * loss.balance(unmade(few, seeds(cfg.seed, len(few))), cfg.micro_rows)
+            loss,
+            judge_weight=cfg.judge_weight * loss.balance(empty_rollout(few, seeds(cfg.seed, len(few))), cfg.micro_rows),
         )
     learn = Update("score", ScoreMatching(fake), fake.trained, adam(fake, cfg.score_lr), schedule=warmup(cfg.warmup))
     edit, average = moved(cfg, policy, loss, cfg.lr, every=cfg.score_updates)
@@ -197,11 +198,11 @@ def reinforcement(cfg: Settings, policy: FlowPolicy) -> Method:
     reward = judge(cfg, cfg.identity)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
+        rollout = sample_groups(policy.rollout, problems, seeds_P, cfg.group)
         with torch.no_grad():
             reward_B = rollout.rewards["total"] = reward(rollout).cpu()
         credit_B = group_advantage(reward_B, rollout.group_B, scale="batch", all_sum=distributed.all_sum)
-        rollout.advantage_BT = rollout.credit(credit_B)
+        rollout.advantage_BT = rollout.broadcast(credit_B)
         return rollout
 
     edit, average = moved(cfg, policy, PolicyGradient(policy, cfg.clip), cfg.lr)
@@ -218,7 +219,7 @@ def imitation(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], An
     return feed, Updates([edit], micro_rows=cfg.micro_rows), {"policy": policy, "average": average}
 
 
-def judge(cfg: Settings, identity: bool) -> Verdict:
+def judge(cfg: Settings, identity: bool) -> VQAJudge:
     """The model that is asked whether the edit was carried out and, with ``identity``, whether all else is as it
     was.
     """
@@ -229,7 +230,7 @@ def judge(cfg: Settings, identity: bool) -> Verdict:
 def moved(cfg: Settings, policy: FlowPolicy, loss: Objective, lr: float, every: int = 1) -> tuple[Update, Snapshot]:
     """The update of the editor's weights, and their moving average."""
     average = Snapshot(policy.trained)
-    follow = average.average(cfg.ema)
+    follow = average.ema_update(cfg.ema)
     optimizer = adam(policy, lr)
     return Update(
         "editor", loss, policy.trained, optimizer, every=every, schedule=warmup(cfg.warmup), after=follow
@@ -242,12 +243,12 @@ def adam(policy: FlowPolicy, lr: float) -> torch.optim.Optimizer:
 
 def evaluate(cfg: Settings, policies: Mapping[str, FlowPolicy]) -> dict[str, float]:
     """Scores of edits kept back; the same edits and noise each time."""
-    return measured(cfg.task, policies["policy"].best, judge(cfg, True))
+    return score_with_reward(cfg.task, policies["policy"].greedy().rollout, judge(cfg, True))
 
 
 def sample(cfg: Settings, policies: Mapping[str, FlowPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One result for each prompt, which begins with a picture file."""
-    return task.edited(policies["policy"].best, prompts, seeds_B)
+    return task.edited(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
 ARMS = {

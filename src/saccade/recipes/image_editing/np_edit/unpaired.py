@@ -21,8 +21,8 @@ from torch import Tensor
 from saccade.algorithms.dmd import noised_at, normaliser
 from saccade.core import Collect, Loss, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import add_noise, to_data
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.policies.unrolling import late_steps, unmade
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.unrolling import empty_rollout, refl_timesteps
 
 _MATCHED = 1 << 25
 """Key of the noise under which distributions are compared."""
@@ -107,7 +107,7 @@ def two_steps(editor: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor, 
     eps = noise(spawn(seeds_B, 0), editor.latent_shape, editor.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_first):
         x0 = _step(editor, eps, torch.ones(len(eps), device=eps.device), problems)
-    t_B = editor.times[late_steps(seeds_B, 1, editor.steps)].to(eps.device)
+    t_B = editor.times[refl_timesteps(seeds_B, 1, editor.steps)].to(eps.device)
     again = noise(spawn(seeds_B, 1), editor.latent_shape, editor.device) if editor.renoises else eps
     return _step(editor, add_noise(x0, again, t_B), t_B, problems)
 
@@ -117,7 +117,7 @@ def edited(editor: FlowPolicy) -> Collect:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         with torch.no_grad():
-            return unmade(problems, seeds_P, x0_B=two_steps(editor, problems, seeds_P))
+            return empty_rollout(problems, seeds_P, x0_B=two_steps(editor, problems, seeds_P))
 
     return collect
 
@@ -127,7 +127,7 @@ def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         shown = [Question("", (picture(problem),)) for problem in problems]
-        return unmade(problems, seeds_P, x0_B=editor.said(shown, editor.size).source.float())
+        return empty_rollout(problems, seeds_P, x0_B=editor.said(shown, editor.size).source.float())
 
     return collect
 
@@ -137,7 +137,10 @@ def drawers(flow: FlowModel, guidance: float, editor: FlowPolicy, seed: int) -> 
     nothing.
     """
     plain = replace(flow, guidance=1.0)
-    fake, real = build(plain, (), seed, beside=editor), frozen(replace(plain, guidance=guidance), beside=editor)
+    fake, real = (
+        build_flow_policy(plain, (), seed, beside=editor),
+        frozen(replace(plain, guidance=guidance), beside=editor),
+    )
     return replace(fake, prompt=result), replace(real, prompt=result)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Sampler, Show, seeded
-from saccade.evaluation.scoring import exhibits, score
+from saccade.core import LogSamples, Problem, Sampler, seeded
+from saccade.evaluation.scoring import logged_samples, score
 from saccade.math.pixels import to_unit
-from saccade.recipes.image_generation.dpo_vs_grpo.towers import Lessons, Likeness, Towers, teach
+from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import Batches, DualEncoder, DualEncoderReward, fit
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge
 from saccade.worlds import shapes
@@ -54,7 +54,7 @@ class DomainsTask:
             return shapes.load(self.prompts)
         return shapes.problems(self.train_size, seed, INSIDE, DESCRIPTIVE, "train")
 
-    def kept_back(self) -> dict[str, list[Problem]]:
+    def held_out_problems(self) -> dict[str, list[Problem]]:
         """Prompts that are never trained on, by domain. Those of the embedded world combine other attributes."""
         if self.prompts != "shapes":
             files = {"in domain": self.in_domain, "out of domain": self.out_of_domain}
@@ -64,25 +64,27 @@ class DomainsTask:
             "out of domain": shapes.problems(self.held_out_size, 12_346, OUTSIDE, TERSE, "held_out"),
         }
 
-    def score(self, draw: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
+    def score(self, draw: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean verdict of each domain; always the same prompts and seeds. ``show`` is given some pictures of each."""
         verdict = lambda rollout: judge(rollout, {"verdict": reward(self.verdict)}).rewards["verdict"]
-        found = score(self.kept_back(), draw, verdict, rows)
+        found = score(self.held_out_problems(), draw, verdict, rows)
         if show:
             for name, (parts, verdict_B) in found.items():
-                show(name, exhibits(parts[0], verdict_B))
+                show(name, logged_samples(parts[0], verdict_B))
         return {name: float(verdict_B.nanmean()) for name, (_, verdict_B) in found.items()}
 
 
-def towers(both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Likeness:
+def dual_encoder_reward(
+    both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor], Tensor]
+) -> DualEncoderReward:
     """A small reward model for pictures of ``size`` px, taught with ``steps`` batches of `lessons`."""
     with seeded(seed):
-        untaught = Towers(size, words())
-    teach(untaught, lessons(both, size, 4096, 128, seed, seen), steps)
-    return Likeness(untaught)
+        untaught = DualEncoder(size, words())
+    fit(untaught, batches(both, size, 4096, 128, seed, seen), steps)
+    return DualEncoderReward(untaught)
 
 
-def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Lessons:
+def batches(both: bool, size: int, count: int, batch: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Batches:
     """Pictures and captions of the embedded world for a reward model: of training prompts alone, or half of the other
     domain.
 

@@ -30,22 +30,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dpo import Preference, pairs
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
+from saccade.algorithms.dpo import PreferenceLoss, make_pairs
+from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs
 from saccade.core import NothingJudged, Problem, Reward, Rollout
 from saccade.evaluation.best_of import BestOf
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, towers
+from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
+from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, dual_encoder_reward
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
-from saccade.training.feeds import OnPolicy, Rounds, join, kept
-from saccade.training.groups import in_groups
+from saccade.training.feeds import OnPolicy, RegeneratedFeed, cached_rollout, join
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes import task
 
@@ -107,14 +107,14 @@ PRESETS = {
     "janus-pro-1b": _REAL,
     "janus-pro-1b-dpo": replace(_REAL, method="dpo", lr=1e-5),
     "janus-pro-7b": replace(
-        _REAL, model=replace(_REAL.model, model="deepseek-community/Janus-Pro-7B", sharded=True), micro_rows=2
+        _REAL, model=replace(_REAL.model, name="deepseek-community/Janus-Pro-7B", sharded=True), micro_rows=2
     ),
 }
 
 
 def policies(cfg: Settings) -> dict[str, ImageTokenPolicy]:
     """The model that draws."""
-    return {"policy": build(cfg.model, seed=cfg.seed)}
+    return {"policy": build_image_token_policy(cfg.model, seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -132,7 +132,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def settle(taken: int) -> None:
         if taken % (cfg.steps // cfg.rounds) == 0:
-            reference.follow(0.0)
+            reference.update(0.0)
 
     def look(step: int) -> dict[str, float]:
         found = cfg.task.score(policy.rollout, run.show(step))
@@ -158,10 +158,12 @@ def group_relative(
     """GRPO: fresh pictures of the present policy each step, credit within their group."""
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = judge(in_groups(policy.rollout, problems, seeds_P, cfg.group), {"total": wanted})
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True))
+        rollout = judge(sample_groups(policy.rollout, problems, seeds_P, cfg.group), {"total": wanted})
+        rollout.advantage_BT = rollout.broadcast(
+            group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True)
+        )
         if cfg.beta:
-            remember_reference(policy, reference, rollout, cfg.micro_rows)
+            add_reference_logprobs(policy, reference, rollout, cfg.micro_rows)
             run.log(step + 1, {"cost/reference_codes": rollout.logp_BT.numel()})
         run.log(step + 1, sampling_facts(policy, [rollout]))
         return rollout
@@ -172,16 +174,16 @@ def group_relative(
 
 def preferred(
     cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, wanted: Reward, run: Run
-) -> tuple[Rounds, Preference]:
+) -> tuple[RegeneratedFeed, PreferenceLoss]:
     """DPO: pairs from as many pictures of the reference, drawn at the start of a round, as GRPO draws in its course."""
-    draw = lambda problems, seeds_P, step: in_groups(policy.rollout, problems, seeds_P, cfg.group)
+    draw = lambda problems, seeds_P, step: sample_groups(policy.rollout, problems, seeds_P, cfg.group)
     source = OnPolicy(cfg.task.training(cfg.seed), draw, cfg.prompts_per_step, cfg.seed)
     length = cfg.steps // cfg.rounds
 
     def make(round: int) -> Rollout:
         with reference:
             drawn = [judge(source(step), {"total": wanted}) for step in range(round * length, (round + 1) * length)]
-        found = join([pairs(rollout, rollout.rewards["total"], cfg.gap) for rollout in drawn])
+        found = join([make_pairs(rollout, rollout.rewards["total"], cfg.gap) for rollout in drawn])
         if not len(found):
             raise NothingJudged(
                 f"in no group do rewards '{cfg.judged_by}' differ by more than {cfg.gap}: there are no pairs"
@@ -191,10 +193,12 @@ def preferred(
         run.log(round * length + 1, facts | sampling_facts(policy, drawn))
         return found
 
-    again = lambda round: kept(Path(cfg.kept_pairs), round, lambda: make(round)) if cfg.kept_pairs else make(round)
-    rows = len(distributed.share(range(cfg.prompts_per_step))) * cfg.group
-    feed = Rounds(again, length, rows, cfg.seed, together=2)
-    return feed, Preference(policy, cfg.beta_pairs)
+    again = lambda round: (
+        cached_rollout(Path(cfg.kept_pairs), round, lambda: make(round)) if cfg.kept_pairs else make(round)
+    )
+    rows = len(distributed.shard(range(cfg.prompts_per_step))) * cfg.group
+    feed = RegeneratedFeed(again, length, rows, cfg.seed, pair_size=2)
+    return feed, PreferenceLoss(policy, cfg.beta_pairs)
 
 
 def sampling_facts(policy: ImageTokenPolicy, drawn: Sequence[Rollout]) -> dict[str, float]:
@@ -215,9 +219,9 @@ def reward_of(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
     everywhere = {"towers": True, "towers_in_domain": False}
     if cfg.judged_by not in everywhere:
         return reward(cfg.judged_by)
-    painter = policy.painter
+    painter = policy.image_generator
     seen = lambda pictures: painter.pictures(painter.encode(pictures))
-    return towers(everywhere[cfg.judged_by], painter.size, cfg.tower_steps, cfg.seed, seen)
+    return dual_encoder_reward(everywhere[cfg.judged_by], painter.size, cfg.tower_steps, cfg.seed, seen)
 
 
 def chosen_scores(cfg: Settings, policy: ImageTokenPolicy, wanted: Reward) -> dict[str, float]:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
-from saccade.core import Problem, Rollout, Show, spawn
+from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs
+from saccade.core import LogSamples, Problem, Rollout, spawn
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.policies import flow, tokens
@@ -35,9 +35,9 @@ from saccade.rewards.rubric import judge
 from saccade.rewards.text.parsing import answer, has_answer
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import spread
+from saccade.training.groups import repeat_for_groups
 from saccade.training.learner import Update, Updates, rank_in_group, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes.task import OCR, DrawingTask, pictures_of
 
@@ -112,8 +112,8 @@ def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
     """The model that draws and the model that rewrites."""
     drawn = range(cfg.window) if cfg.train_flow else ()
     return {
-        "policy": flow.build(cfg.flow, stochastic=drawn, seed=cfg.seed),
-        "rewriter": tokens.build(cfg.writer, instructed(cfg.instruction), seed=cfg.seed),
+        "policy": flow.build_flow_policy(cfg.flow, stochastic=drawn, seed=cfg.seed),
+        "rewriter": tokens.build_token_policy(cfg.writer, instructed(cfg.instruction), seed=cfg.seed),
     }
 
 
@@ -121,10 +121,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train both, evaluate, save. Returns the scores of held-out prompts before and after."""
     both = policies(cfg)
     policy, rewriter = both["policy"], both["rewriter"]
-    reference, first_words = Snapshot(policy.trained), Snapshot(rewriter.trained)
+    reference, rewriter_reference = Snapshot(policy.trained), Snapshot(rewriter.trained)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> dict[str, Rollout]:
-        wishes, seeds_B, group_B = spread(problems, seeds_P, cfg.group)
+        wishes, seeds_B, group_B = repeat_for_groups(problems, seeds_P, cfg.group)
         refined = torch.nonzero(rank_in_group(group_B) < cfg.group - cfg.retained).flatten()
         asked, batch = list(wishes), {}
         if len(refined):
@@ -142,11 +142,11 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         credit = group_advantage(reward, group_B)
         images.advantage_BT = credit[:, None].expand(-1, max(images.logp_BT.shape[1], 1))
         if len(refined):
-            rewrites.advantage_BT = rewrites.credit(credit[refined])
+            rewrites.advantage_BT = rewrites.broadcast(credit[refined])
             if cfg.word_beta:
-                remember_reference(rewriter, first_words, rewrites, cfg.micro_rows)
+                add_reference_logprobs(rewriter, rewriter_reference, rewrites, cfg.micro_rows)
         if cfg.train_flow and cfg.beta:
-            remember_reference(policy, reference, images, cfg.micro_rows)
+            add_reference_logprobs(policy, reference, images, cfg.micro_rows)
         return batch
 
     return run_loop(
@@ -154,7 +154,12 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         Updates(updates(cfg, policy, rewriter), micro_rows=cfg.micro_rows, micro_decisions=cfg.micro_decisions),
         run,
         cfg.steps,
-        state={"policy": policy, "rewriter": rewriter, "reference": reference, "first_words": first_words},
+        state={
+            "policy": policy,
+            "rewriter": rewriter,
+            "reference": reference,
+            "rewriter_reference": rewriter_reference,
+        },
         evaluate=lambda step: score(cfg, both, run.show(step)),
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
@@ -182,12 +187,12 @@ def updates(cfg: Settings, policy: FlowPolicy, rewriter: TokenPolicy) -> list[Up
     return [words] * (cfg.retained < cfg.group) + [pictures] * cfg.train_flow
 
 
-def score(cfg: Settings, both: Mapping, show: Show | None = None) -> dict[str, float]:
+def score(cfg: Settings, both: Mapping, show: LogSamples | None = None) -> dict[str, float]:
     """Rewards of held-out prompts as worded and, where there is a rewriter, rewritten."""
-    scores = cfg.task.score(both["policy"].best, show)
+    scores = cfg.task.score(both["policy"].greedy().rollout, show)
     if cfg.retained == cfg.group:
         return scores
-    rewritten = score_rewritten(cfg.task, both["rewriter"], both["policy"].best, show)
+    rewritten = score_rewritten(cfg.task, both["rewriter"], both["policy"].greedy().rollout, show)
     return scores | {f"{name}, rewritten": value for name, value in rewritten.items()}
 
 
@@ -199,9 +204,9 @@ def evaluate(cfg: Settings, policies: Mapping) -> dict[str, float]:
 def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One picture for each prompt, rewritten first where there is a rewriter."""
     if "rewriter" not in policies or cfg.retained == cfg.group:
-        return pictures_of(policies["policy"].best, prompts, seeds_B)
+        return pictures_of(policies["policy"].greedy().rollout, prompts, seeds_B)
     problems = [Problem(i, prompt) for i, prompt in enumerate(prompts)]
-    drawn, texts = redrawn(policies["rewriter"], policies["policy"].best, problems, seeds_B)
+    drawn, texts = redrawn(policies["rewriter"], policies["policy"].greedy().rollout, problems, seeds_B)
     return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, drawn.outputs)]
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Rollout, Sampler
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.text.parsing import answer
 from saccade.worlds.shapes.task import DrawingTask
@@ -48,7 +48,7 @@ def redrawn(
 
 
 def score_rewritten(
-    task: DrawingTask, rewriter: TokenPolicy, draw: Sampler, show: Show | None = None
+    task: DrawingTask, rewriter: TokenPolicy, draw: Sampler, show: LogSamples | None = None
 ) -> dict[str, float]:
     """The task's scores of kept-back prompts that are rewritten before they are drawn."""
     texts: dict[str, str] = {}

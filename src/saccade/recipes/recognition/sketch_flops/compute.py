@@ -1,6 +1,6 @@
 """What an option brings and what it costs: rewards of a choice between more and less compute.
 
-Names as in 2505.23763, whose selector of canvases is judged so: R_comp is `Outlay`, 1 / r is `found`, -L_tri is
+Names as in 2505.23763, whose selector of canvases is judged so: R_comp is `ComputeCost`, 1 / r is `found`, -L_tri is
 `clear`.
 """
 
@@ -21,7 +21,7 @@ _OTHERS = 1 << 21
 
 
 @dataclass(frozen=True)
-class Outlay:
+class ComputeCost:
     """-q / (q_max - q_min), q what the chosen option costs; ``cost`` names every option of the menu.
 
     ValueError where all options cost the same: then nothing could be saved.
@@ -41,13 +41,13 @@ class Outlay:
         return torch.tensor([-self.cost[option] / span for option in rollout.outputs])
 
 
-def surprise(rollout: Rollout) -> Tensor:
+def entropy_bonus(rollout: Rollout) -> Tensor:
     """-log pi of the choice ``[B]``, whose mean is the policy's entropy: with a small weight it keeps a choice open."""
     return -rollout.logp_BT.sum(1)
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
+class RetrievalGallery:
     """A gallery that is looked through with frozen embeddings, kept for every option of the menu.
 
     ``query_NKD`` embeds query n (a problem's id) with option k of ``options``, ``gallery_MD`` what is looked for,
@@ -62,7 +62,7 @@ class Search:
     others: int = 0
     margin: float = 0.3
 
-    def found(self, rollout: Rollout) -> Tensor:
+    def reciprocal_rank(self, rollout: Rollout) -> Tensor:
         """1 / rank of the right one ``[B]``, in (0, 1]."""
         near_BM, truth_B = self._looked(rollout)
         if not self.others:
@@ -72,7 +72,7 @@ class Search:
         own = [generator(seed) for seed in spawn(rollout.extras["seed_B"][first_B], _OTHERS).tolist()]
         return 1 / rank_among(near_BM, truth_B, self.others, own).float()
 
-    def clear(self, rollout: Rollout) -> Tensor:
+    def margin_reward(self, rollout: Rollout) -> Tensor:
         """Minus the mean of max(0, margin + d_right - d_wrong) over the gallery ``[B]``, at most 0."""
         near_BM, truth_B = self._looked(rollout)
         right_B1 = near_BM.gather(1, truth_B[:, None])

@@ -16,7 +16,7 @@ from saccade.recipes.recognition.sketch_flops.retrieval import distances
 from saccade.recipes.recognition.sketch_flops.task import RetrievalTask
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.sketches import Pairs
 
@@ -116,7 +116,7 @@ def embedding(
 
     The learning rate of AdamW is ``lr`` at most and falls to a twentieth.
     """
-    weights, kept_back = list(network.parameters()), task.kept_back()
+    weights, kept_back = list(network.parameters()), task.held_out_problems()
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01)
     run_loop(
         OnPolicy(pairs.problems(), lambda problems, seeds_P, step: examples(problems), batch, seed),

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.core import Problem, Rollout, seeds
-from saccade.recipes.recognition.sketch_flops.compute import Search
+from saccade.recipes.recognition.sketch_flops.compute import RetrievalGallery
 from saccade.recipes.recognition.sketch_flops.embedder import Embedder, Meter
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
-from saccade.recipes.recognition.sketch_flops.selector import MenuPolicy
+from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy
 from saccade.recipes.recognition.sketch_flops.task import RetrievalTask, choosing, found
 from saccade.training.run import Run
 from saccade.worlds.sketches import Pairs, read_sketch
@@ -25,7 +25,7 @@ def blank(canvas: int) -> Tensor:
     return torch.ones(1, 3, canvas, canvas)
 
 
-def fixed(search: Search) -> dict[str, float]:
+def fixed(search: RetrievalGallery) -> dict[str, float]:
     """acc@1 on every canvas, and all scores on the last."""
     rank_NK = search.ranks()
     each = {f"acc@1, {c} px": found(rank_NK[:, k])["acc@1"] for k, c in enumerate(search.options)}
@@ -37,7 +37,7 @@ class Costs:
     everyone.
     """
 
-    def __init__(self, canvases: Sequence[int], policy: MenuPolicy, student: Embedder):
+    def __init__(self, canvases: Sequence[int], policy: CategoricalPolicy, student: Embedder):
         self.canvases, self.canvas = canvases, Meter(student, blank)
         read = lambda sequence: policy.reader(sequence, torch.tensor([sequence.shape[1]]))
         self.read = Meter(read, lambda points: torch.zeros(1, points, 5))
@@ -54,7 +54,7 @@ class Costs:
 class Choosing:
     """Scores of a selector on pairs kept back, which are embedded once, since the student is frozen."""
 
-    def __init__(self, task: RetrievalTask, policy: MenuPolicy, student: Embedder, pairs: Pairs):
+    def __init__(self, task: RetrievalTask, policy: CategoricalPolicy, student: Embedder, pairs: Pairs):
         self.task, self.policy, self.pairs = task, policy, pairs
         self.costs = Costs(task.canvases, policy, student)
         self.search = task.search(student, pairs)
@@ -66,17 +66,17 @@ class Choosing:
         rollout = self.policy.greedy().rollout(problems, seeds(0, len(problems)))
         scores = choosing(self.rank_NK, rollout.decisions["choice_BT"][:, 0], self.task.canvases) | self.costs(rollout)
         if run:
-            run.samples(step, "sketches", exhibits(self.task, rollout, self.search, self.pairs))
+            run.samples(step, "sketches", logged_samples(self.task, rollout, self.search, self.pairs))
             columns = ("pixels", "MFLOPs of the student", "acc@1 with it alone", "share of the choices")
             run.table("Canvases", columns, by_canvas(scores, self.task.canvases))
         return scores
 
 
 def beside_teacher(
-    task: RetrievalTask, policy: MenuPolicy, student: Embedder, teacher: Embedder, run: Run
+    task: RetrievalTask, policy: CategoricalPolicy, student: Embedder, teacher: Embedder, run: Run
 ) -> Callable[[int], dict[str, float]] | None:
     """An evaluation of the choices, with the teacher's score and cost beside them; None where nothing is kept back."""
-    pairs, full = task.kept_back(), task.full
+    pairs, full = task.held_out_problems(), task.full
     if pairs is None:
         return None
     choices, whole = Choosing(task, policy, student, pairs), fixed(task.search(teacher, pairs, (full,)))
@@ -85,14 +85,14 @@ def beside_teacher(
 
 
 def photos_for(
-    task: RetrievalTask, policy: MenuPolicy, student: Embedder, sketches: Sequence[str], seeds_B: Tensor
+    task: RetrievalTask, policy: CategoricalPolicy, student: Embedder, sketches: Sequence[str], seeds_B: Tensor
 ) -> list[dict[str, Any]]:
     """For each sketch's file the canvas picked and the nearest photo of those kept back, as `saccade sample` shows
     them.
 
     ValueError where nothing is kept back.
     """
-    pairs = task.kept_back()
+    pairs = task.held_out_problems()
     if pairs is None:
         raise ValueError("there are no photos to look through: set held_out to a file of pairs")
     problems = [Problem(i, read_sketch(Path(sketch)), source=sketch) for i, sketch in enumerate(sketches)]
@@ -110,8 +110,8 @@ def by_canvas(scores: Mapping[str, float], canvases: Sequence[int]) -> list[list
     return [[c, *(round(scores[f"{name}, {c} px"], 4) for name in ("MFLOPs", "acc@1", "share"))] for c in canvases]
 
 
-def exhibits(
-    task: RetrievalTask, rollout: Rollout, search: Search, pairs: Pairs, count: int = 16
+def logged_samples(
+    task: RetrievalTask, rollout: Rollout, search: RetrievalGallery, pairs: Pairs, count: int = 16
 ) -> list[dict[str, Any]]:
     """Some sketches as they were drawn, with the photo found beside them; the right one is the target."""
     items = []
@@ -121,7 +121,7 @@ def exhibits(
         nearest = distances(query_1D, search.gallery_MD).argmin(1)
         item = beside(task, one.problems[0], one.outputs[0], pairs.pixels(nearest)[0])
         truth = torch.tensor([one.problems[0].answer])
-        items.append(item | {"target": pairs.pixels(truth)[0], "score": float(search.found(one))})
+        items.append(item | {"target": pairs.pixels(truth)[0], "score": float(search.reciprocal_rank(one))})
     return items[:count]
 
 

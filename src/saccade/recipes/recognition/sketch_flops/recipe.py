@@ -34,18 +34,18 @@ from torch import Tensor
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Collect, Problem, Rollout
 from saccade.math.advantages import group_advantage
-from saccade.recipes.recognition.sketch_flops.compute import Outlay, Search, surprise
+from saccade.recipes.recognition.sketch_flops.compute import ComputeCost, RetrievalGallery, entropy_bonus
 from saccade.recipes.recognition.sketch_flops.distillation import Matching, embedding
 from saccade.recipes.recognition.sketch_flops.embedder import Embedder, Meter, embedder
 from saccade.recipes.recognition.sketch_flops.evaluation import Choosing, beside_teacher, blank, photos_for
-from saccade.recipes.recognition.sketch_flops.selector import MenuPolicy, build
+from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy, build_selector
 from saccade.recipes.recognition.sketch_flops.task import RetrievalTask
 from saccade.rewards.rubric import judge, weighted
-from saccade.training.claims import Claim, Following, Scores
+from saccade.training.claims import Claim, Scores, WarmStartedArm
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 
@@ -125,7 +125,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, Any]:
     """The selector of canvases, and the student that embeds what is drawn on them."""
-    selector = build(cfg.task.canvases, cfg.task.strokes, 5, cfg.width, cfg.seed)
+    selector = build_selector(cfg.task.canvases, cfg.task.strokes, 5, cfg.width, cfg.seed)
     return {"policy": selector, "student": embedder(cfg.student, cfg.dim, cfg.seed, cfg.device)}
 
 
@@ -164,11 +164,16 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Search) -> Collect:
+def collector(cfg: Settings, policy: CategoricalPolicy, student: Embedder, search: RetrievalGallery) -> Collect:
     """What a step of the bandit does: choose, judge against the frozen search, give credit."""
     cost, bring = Meter(student, blank), 1 - cfg.compute_weight
-    outlay = Outlay({canvas: cost(canvas) for canvas in cfg.task.canvases})
-    rewards = {"found": search.found, "clear": search.clear, "outlay": outlay, "surprise": surprise}
+    outlay = ComputeCost({canvas: cost(canvas) for canvas in cfg.task.canvases})
+    rewards = {
+        "found": search.reciprocal_rank,
+        "clear": search.margin_reward,
+        "outlay": outlay,
+        "surprise": entropy_bonus,
+    }
     weights = {
         "found": bring * cfg.rank_weight, "clear": bring * cfg.margin_weight, "outlay": cfg.compute_weight,
         "surprise": cfg.surprise_weight,
@@ -178,7 +183,7 @@ def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Sear
         return weighted(judge(rollout, rewards).rewards, weights)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
+        rollout = sample_groups(policy.rollout, problems, seeds_P, cfg.group)
         reward_B = rollout.rewards["total"] = judged(rollout)
         match cfg.credit:
             case "group":
@@ -189,7 +194,7 @@ def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Sear
                 greedy = policy.greedy().rollout(rollout.problems, rollout.extras["seed_B"])
                 greedy.group_B = rollout.group_B
                 reward_B = reward_B - judged(greedy)
-        rollout.advantage_BT = rollout.credit(reward_B)
+        rollout.advantage_BT = rollout.broadcast(reward_B)
         return rollout
 
     return collect
@@ -197,7 +202,7 @@ def collector(cfg: Settings, policy: MenuPolicy, student: Embedder, search: Sear
 
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     """Scores of the sketches kept back, each on the canvas that the selector picks."""
-    pairs = cfg.task.kept_back()
+    pairs = cfg.task.held_out_problems()
     return Choosing(cfg.task, policies["policy"], policies["student"], pairs).scores() if pairs else {}
 
 
@@ -208,7 +213,7 @@ def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], s
 
 ARMS = {
     "SketchyNet": _TINY,
-    "triplets alone": Following("SketchyNet", replace(_TINY, method="triplets")),
+    "triplets alone": WarmStartedArm("SketchyNet", replace(_TINY, method="triplets")),
 }
 
 

@@ -35,7 +35,7 @@ class Reader(nn.Module):
 
 
 @dataclass(eq=False)
-class MenuPolicy:
+class CategoricalPolicy:
     """Picks one of ``options`` for a problem, after ``read(problem.inputs)``, a sequence ``[L, features]``, L at least
     1.
 
@@ -71,7 +71,7 @@ class MenuPolicy:
         entropy_B = -(logp_BK.exp() * logp_BK).sum(1)
         return Likelihood(logp_BK.gather(1, rollout.decisions["choice_BT"]), entropy_BT=entropy_B[:, None])
 
-    def greedy(self) -> MenuPolicy:
+    def greedy(self) -> CategoricalPolicy:
         """The same weights, the likeliest option each time."""
         return replace(self, likely=True)
 
@@ -99,11 +99,13 @@ class MenuPolicy:
         return self.reader(sequence_BLF.to(device), length_B).float().log_softmax(1)
 
 
-def build(options: tuple[Any, ...], read: Callable[[Any], Tensor], features: int, width: int, seed: int) -> MenuPolicy:
+def build_selector(
+    options: tuple[Any, ...], read: Callable[[Any], Tensor], features: int, width: int, seed: int
+) -> CategoricalPolicy:
     """A policy that has no preference yet, for sequences of ``features`` numbers, its weights drawn from ``seed``."""
     with seeded(seed):
         reader = Reader(features, width, len(options))
-    return MenuPolicy(reader, options, read)
+    return CategoricalPolicy(reader, options, read)
 
 
 def drawn(logp_BK: Tensor, seeds_B: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem
-from saccade.recipes.recognition.sketch_flops.compute import Search
+from saccade.recipes.recognition.sketch_flops.compute import RetrievalGallery
 from saccade.recipes.recognition.sketch_flops.retrieval import mean_reciprocal_rank, within
 from saccade.worlds import sketches
 from saccade.worlds.sketches import Pairs, Sketch
@@ -66,7 +66,7 @@ class RetrievalTask:
         made = sketches.made(self.train_size + self.selector_size, self.sketches_each, seed, "train", self.size)
         return made.apart(self.selector_size)
 
-    def kept_back(self) -> Pairs | None:
+    def held_out_problems(self) -> Pairs | None:
         """Pairs that nothing is ever learnt from."""
         if self.pairs != "sketches":
             return sketches.load(self.held_out, self.size) if self.held_out else None
@@ -96,11 +96,13 @@ class RetrievalTask:
 
     def search(
         self, embed: Embed, pairs: Pairs, canvases: Sequence[int] = (), others: int = 0, margin: float = 0.3
-    ) -> Search:
+    ) -> RetrievalGallery:
         """All photos and all sketches on every canvas (or on ``canvases``), embedded once."""
         canvases = tuple(canvases or self.canvases)
         query_NKD = torch.stack([self.queries(embed, pairs, canvas) for canvas in canvases], 1)
-        return Search(canvases, query_NKD, self.gallery(embed, pairs), torch.tensor(list(pairs.truth)), others, margin)
+        return RetrievalGallery(
+            canvases, query_NKD, self.gallery(embed, pairs), torch.tensor(list(pairs.truth)), others, margin
+        )
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from saccade.algorithms.descent import Descent
-from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.descent import ClippedAdam
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.core import Rollout, generator, seeded, seeds
 from saccade.math.gaussians import Gaussian, kl
 from saccade.models.world_model.rssm import Observed, mlp
@@ -74,14 +74,14 @@ class Adaptation:
                 "discriminator": Discriminator(model.encoder.width, sizes.hidden),
                 "density": mlp([model.encoder.width, sizes.hidden, 1]),
                 "inverse": mlp([2 * (sizes.belief + sizes.latent), sizes.hidden, sizes.hidden, policy.actions]),
-                "limit": Multiplier(1e-2),
+                "limit": LagrangeMultiplier(1e-2),
             }
         self.nets = nn.ModuleDict(nets).to(policy.device)
         self.even = nn.Parameter(torch.zeros((), device=policy.device))
         weights = {name: list(net.parameters()) for name, net in self.nets.items()}
         weights["density"] = [*weights["density"], self.even]
         weights["encoder"] = list(model.encoder.parameters())
-        self.steps = {name: Descent(params, cfg.lr, 100.0) for name, params in weights.items()}
+        self.steps = {name: ClippedAdam(params, cfg.lr, 100.0) for name, params in weights.items()}
 
     def update(self, batch: Mapping[str, Rollout]) -> dict[str, float]:
         """One step of every network. FloatingPointError if a gradient is not finite."""
@@ -109,7 +109,7 @@ class Adaptation:
         own = -gap(tau_N.detach(), f_s, f_t) if support else softplus(-f_s).mean() + softplus(f_t).mean()
         slopes = torch.autograd.grad(f_s.sum() + f_t.sum(), [source_NE, target_NE], create_graph=True)
         told = (told_s.mean() + told_t.mean()) / 2
-        limit: Multiplier = self.nets["limit"]
+        limit: LagrangeMultiplier = self.nets["limit"]
         held = limit.value.detach() * (told - self.cfg.code)
         steep = 0.5 * self.cfg.penalty * sum((slope**2).sum(-1).mean() for slope in slopes)
         found = {"discriminator": self._step("discriminator", own + held + steep), "code": told}

@@ -12,7 +12,7 @@ import numpy as np
 
 from saccade.algorithms.dreamer import Memory, Sequences
 from saccade.core import Rollout, seeds
-from saccade.envs.collector import HELD
+from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.task import ControlTask
 from saccade.training.buffers import Buffer
 
@@ -64,7 +64,7 @@ def _walk(world: Any, seed: int, rng: np.random.Generator) -> tuple[np.ndarray, 
     """
     states, steps = [world.begin([0], [seed])["state"][0]], []
     while not steps or not (steps[-1]["terminated"] or steps[-1]["truncated"]):
-        if len(steps) % HELD == 0:
+        if len(steps) % RANDOM_ACTION_REPEAT == 0:
             action_B = rng.uniform(-1, 1, (1, *world.action_space.shape)).astype(np.float32)
         told = world.step(action_B)
         states.append(told.seen["state"][0])

@@ -30,26 +30,26 @@ from typing import Literal
 
 from torch import Tensor
 
-from saccade.algorithms.dreamer import REAL, Dreamer, Learning, Memory, Sequences, build
-from saccade.algorithms.lagrange import Multiplier
+from saccade.algorithms.dreamer import REAL, Dreamer, Learning, Memory, Sequences, build_dreamer
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.world_model import (
-    Limited,
+    Constraint,
     Terms,
     Weighted,
+    detached_probe,
     divergence,
     ending,
     reconstruction,
     reward,
-    watching,
 )
 from saccade.envs.task import ControlTask
-from saccade.evaluation.world_model import filmed, score
+from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import Sizes
 from saccade.policies.dreamer import DreamerPolicy
 from saccade.recipes.visual_control.repo.adaptation import Adaptation, Adapting
 from saccade.recipes.visual_control.repo.domains import Domains, paired
-from saccade.training.claims import Arms, Claim, Following, Other, gain
-from saccade.training.loop import train as run_loop
+from saccade.training.claims import Arms, BaselineArm, Claim, WarmStartedArm, gain
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 RANDOM, EXPERT = 10.6, 49.7
@@ -112,7 +112,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, DreamerPolicy]:
     """The world model and the actor inside it."""
-    return {"policy": build(cfg.task, cfg.sizes, cfg.std, cfg.seed, cfg.device)}
+    return {"policy": build_dreamer(cfg.task, cfg.sizes, cfg.std, cfg.seed, cfg.device)}
 
 
 def terms(cfg: Settings) -> Terms:
@@ -120,10 +120,10 @@ def terms(cfg: Settings) -> Terms:
     drawing = (
         Weighted(reconstruction, cfg.reconstruction_weight)
         if cfg.reconstruction_weight
-        else Weighted(watching(), WATCH)
+        else Weighted(detached_probe(), WATCH)
     )
     apart = divergence(cfg.prior_share)
-    limit = Limited(apart, cfg.eps, Multiplier(cfg.beta)) if cfg.dual else Weighted(apart, cfg.beta)
+    limit = Constraint(apart, cfg.eps, LagrangeMultiplier(cfg.beta)) if cfg.dual else Weighted(apart, cfg.beta)
     found = {"drawing": drawing, "reward": Weighted(reward, cfg.reward_weight), "divergence": limit}
     return found | ({"ending": Weighted(ending)} if cfg.learning.ends else {})
 
@@ -190,8 +190,8 @@ def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, 
 
 
 def sample(cfg: Settings, policies: Mapping[str, DreamerPolicy], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return filmed(tested(cfg), policies["policy"], seeds_B)
+    """One record_video episode for each seed; there is nothing to prompt."""
+    return record_video(tested(cfg), policies["policy"], seeds_B)
 
 
 _STANDING = Settings(task=_STILL)
@@ -199,9 +199,9 @@ _STANDING = Settings(task=_STILL)
 _COMMON = ("task", "sizes", "learning", "memory", "steps", "reward_weight", "std")
 
 
-def drawn(cfg: Settings) -> Other:
+def drawn(cfg: Settings) -> BaselineArm:
     """Dreamer in the same world, with the same networks, memory and learning."""
-    return Other("dreamer", {name: getattr(cfg, name) for name in _COMMON})
+    return BaselineArm("dreamer", {name: getattr(cfg, name) for name in _COMMON})
 
 
 ARMS = {
@@ -209,7 +209,7 @@ ARMS = {
     "dreamer": drawn(Settings()),
     "repo, still": _STANDING,
     "dreamer, still": drawn(_STANDING),
-    "repo, aligned": Following("repo", Settings(adapt="align")),
+    "repo, aligned": WarmStartedArm("repo", Settings(adapt="align")),
 }
 
 

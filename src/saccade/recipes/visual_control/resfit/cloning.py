@@ -12,15 +12,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.algorithms.bc import lessons
+from saccade.algorithms.bc import bc_dataset
 from saccade.core import Loss, Rollout
 from saccade.envs.recordings import Recorded
 from saccade.envs.rescale import ActionRange
 from saccade.models.snapshot import Snapshot
 from saccade.recipes.visual_control.resfit.planners import ChunkMLP, ChunkTransformer
-from saccade.training.feeds import Stored
+from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 Seen = Mapping[str, Tensor]
@@ -95,7 +95,7 @@ def nothing(size: int, count: int) -> Proposer:
     )
 
 
-class Cloned(nn.Module):
+class BCPolicy(nn.Module):
     """A policy cloned from demonstrations: ``net`` plans chunks ``[B, length, A]`` in units of the range ``low`` to
     ``high``.
     """
@@ -167,13 +167,13 @@ class Cloning:
     """Gradient steps between evaluations in cloning, of which the best is kept."""
 
 
-def planner(cfg: Cloning, seen: spaces.Dict, actions: int) -> Cloned:
+def planner(cfg: Cloning, seen: spaces.Dict, actions: int) -> BCPolicy:
     """An untrained policy for what an environment shows. ValueError for a perceptron that is to see pictures."""
     net = {"perceptron": ChunkMLP, "transformer": ChunkTransformer}[cfg.net]
-    return Cloned(net(seen, actions, cfg.chunk, cfg.width), cfg.chunk, actions)
+    return BCPolicy(net(seen, actions, cfg.chunk, cfg.width), cfg.chunk, actions)
 
 
-def in_units_of_their_range(base: Cloned, episodes: Sequence[Recorded], widen: float, least: float) -> list[Recorded]:
+def in_units_of_their_range(base: BCPolicy, episodes: Sequence[Recorded], widen: float, least: float) -> list[Recorded]:
     """The episodes with their actions in units of the range of all of them, which ``base`` keeps with its weights."""
     range = ActionRange.of(np.concatenate([episode["action"] for episode in episodes]), widen, least)
     base.low.copy_(torch.tensor(range.low))
@@ -181,21 +181,21 @@ def in_units_of_their_range(base: Cloned, episodes: Sequence[Recorded], widen: f
     return [episode | {"action": range.to_unit(episode["action"])} for episode in episodes]
 
 
-def range_of(base: Cloned) -> ActionRange:
+def range_of(base: BCPolicy) -> ActionRange:
     """The range in units of which a cloned policy acts."""
     return ActionRange(tuple(base.low.tolist()), tuple(base.high.tolist()))
 
 
 def clone(
     cfg: Cloning,
-    base: Cloned,
+    base: BCPolicy,
     episodes: Sequence[Recorded],
     stage: Run,
     seed: int,
     score: Callable[[], Mapping[str, float]],
 ) -> None:
     """Train ``base`` on the episodes and leave it with the weights that scored best ("success", else "return")."""
-    rows, best = lessons(episodes, cfg.chunk), Best(base.net)
+    rows, best = bc_dataset(episodes, cfg.chunk), Best(base.net)
     base.net.standard.fit({name.removeprefix("seen.").removesuffix("_B"): x for name, x in rows.decisions.items()})
 
     def look(step: int) -> Mapping[str, float]:
@@ -204,7 +204,7 @@ def clone(
         return found
 
     run_loop(
-        Stored(rows, min(cfg.clone_batch, len(rows)), seed),
+        DatasetFeed(rows, min(cfg.clone_batch, len(rows)), seed),
         Updates([cloning(cfg, base)]),
         stage,
         cfg.clone_steps,
@@ -217,7 +217,7 @@ def clone(
     best.restore()
 
 
-def cloning(cfg: Cloning, base: Cloned) -> Update:
+def cloning(cfg: Cloning, base: BCPolicy) -> Update:
     """The update that makes ``base`` plan what was demonstrated."""
     weights = list(base.net.parameters())
     return Update(
@@ -239,7 +239,7 @@ class Best:
         """Keep the present weights if they score better than all before."""
         if score > self.score:
             self.score = score
-            self.kept.follow(0.0)
+            self.kept.update(0.0)
 
     @torch.no_grad()
     def restore(self) -> None:

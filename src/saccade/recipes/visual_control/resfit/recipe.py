@@ -28,15 +28,15 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.off_policy import ActorLoss, CriticLoss, OffPolicy
-from saccade.algorithms.replay import Gathering, Replayed, shifted
+from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
 from saccade.core import Environment, seeded, seeds
-from saccade.envs.collector import Experience
+from saccade.envs.collector import Collector
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.task import ControlTask
 from saccade.models.control.critics import Critics, Target
 from saccade.models.control.networks import Encoder
 from saccade.recipes.visual_control.resfit.cloning import (
-    Cloned,
+    BCPolicy,
     Cloning,
     clone,
     cloning,
@@ -44,12 +44,18 @@ from saccade.recipes.visual_control.resfit.cloning import (
     planner,
 )
 from saccade.recipes.visual_control.resfit.planners import Views
-from saccade.recipes.visual_control.resfit.residual import Across, EnsembleError, Perturbed, ResidualActor, residual
-from saccade.recipes.visual_control.resfit.task import Correcting, Refreshed, relabelled
+from saccade.recipes.visual_control.resfit.residual import (
+    Across,
+    EnsembleError,
+    NoisyBasePolicy,
+    ResidualActor,
+    residual,
+)
+from saccade.recipes.visual_control.resfit.task import FilteredBCFeed, ResidualTask, relabelled
 from saccade.training.buffers import Buffer, Mixture
-from saccade.training.claims import Claim, Following
+from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 _EXPERIENCE, _WEIGHTS = -2, -3
@@ -136,7 +142,7 @@ def policies(cfg: Settings) -> dict[str, Any]:
     return {"base": base, "policy": actor}
 
 
-def networks(cfg: Settings, environment: Environment) -> tuple[Cloned, ResidualActor, Critics]:
+def networks(cfg: Settings, environment: Environment) -> tuple[BCPolicy, ResidualActor, Critics]:
     """Base policy, actor and critics for what an environment shows, their weights from the seed."""
     space, actions = environment.observation_space, environment.action_space.shape[0]
     with seeded(int(seeds(cfg.seed, 1, key=_WEIGHTS))):
@@ -160,22 +166,22 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     return correct(cfg, base, actor, critics, episodes, run)
 
 
-def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
+def begin(cfg: Settings, base: BCPolicy, stage: Run) -> list[dict]:
     """Train the base policy; the demonstrations, in units of their range."""
     shown = cfg.shown.recorded(cfg.task.make(cfg.rows), cfg.seed, stage.folder / "demonstrations")
     episodes = in_units_of_their_range(base, shown, cfg.scale, cfg.least_range)
     # The best weights are chosen on other episodes than those by which they are judged.
-    others = replace(correcting(cfg, base), task=replace(cfg.task, test_seed=cfg.task.test_seed + 1))
-    clone(cfg.clone, base, episodes, stage, cfg.seed, lambda: others.score(Perturbed(0.0)))
+    others = replace(residual_task(cfg, base), task=replace(cfg.task, test_seed=cfg.task.test_seed + 1))
+    clone(cfg.clone, base, episodes, stage, cfg.seed, lambda: others.score(NoisyBasePolicy(0.0)))
     return episodes
 
 
 def correct(
-    cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run
+    cfg: Settings, base: BCPolicy, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run
 ) -> dict:
     """Off-policy learning of corrections, after a stage for the critics alone."""
-    experience = warming(cfg, base, Perturbed(cfg.reach))
-    shown = relabelled(episodes, correcting(cfg, base).proposer(1), 2 * cfg.seed + 1)
+    experience = warming(cfg, base, NoisyBasePolicy(cfg.reach))
+    shown = relabelled(episodes, residual_task(cfg, base).proposer(1), 2 * cfg.seed + 1)
     memory = Mixture([(shown, cfg.how.offline_share), (experience.buffer, 1 - cfg.how.offline_share)])
     target, slow = Target(critics, cfg.how.tau), Target(actor.head, cfg.how.tau)
     error = EnsembleError(CriticLoss(actor.slow(slow.net), critics, target.net, cfg.how), cfg.across, cfg.bounds)
@@ -185,10 +191,10 @@ def correct(
     )
     state = {"base": base, "policy": actor, "critics": critics, "target": target, "slow": slow}
 
-    def feed(every: int, first: int) -> Replayed:
-        gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Replayed(
-            gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, partial(shifted, pad=cfg.shift), first
+    def feed(every: int, first: int) -> ReplayFeed:
+        gathering = CollectionSchedule(experience, cfg.warm_up // cfg.rows, every)
+        return ReplayFeed(
+            gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, partial(random_shift, pad=cfg.shift), first
         )
 
     if cfg.env_steps:
@@ -199,24 +205,24 @@ def correct(
     )
 
 
-def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> dict:
+def clone_again(cfg: Settings, base: BCPolicy, episodes: list[dict], run: Run) -> dict:
     """Filtered cloning: as many gradient steps as ``correct`` takes, on demonstrations and own successes."""
     acting = copy.deepcopy(base)
-    experience, update = warming(cfg, acting, Perturbed(cfg.noise)), cloning(cfg.clone, base)
+    experience, update = warming(cfg, acting, NoisyBasePolicy(cfg.noise)), cloning(cfg.clone, base)
     state = {"base": base, "acting": acting}
 
-    def feed(every: int) -> Refreshed:
-        gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Refreshed(gathering, base, acting, episodes, cfg.refresh, cfg.clone.clone_batch, cfg.seed)
+    def feed(every: int) -> FilteredBCFeed:
+        gathering = CollectionSchedule(experience, cfg.warm_up // cfg.rows, every)
+        return FilteredBCFeed(gathering, base, acting, episodes, cfg.refresh, cfg.clone.clone_batch, cfg.seed)
 
     alone(cfg, feed(0), update, state, run.stage("filtered bc"))
-    return beside_experience(cfg, feed(cfg.rows * cfg.how.updates), [update], state, base, Perturbed(0.0), run)
+    return beside_experience(cfg, feed(cfg.rows * cfg.how.updates), [update], state, base, NoisyBasePolicy(0.0), run)
 
 
-def warming(cfg: Settings, base: Cloned, perturbed: Perturbed) -> Experience:
+def warming(cfg: Settings, base: BCPolicy, perturbed: NoisyBasePolicy) -> Collector:
     """Experience of what a policy proposes, moved a little, in a memory that is still empty."""
-    world, memory = correcting(cfg, base).make(cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
-    return Experience(world, perturbed, memory, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
+    world, memory = residual_task(cfg, base).make(cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
+    return Collector(world, perturbed, memory, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
 
 
 def alone(cfg: Settings, feed: Any, update: Update, state: dict, stage: Run) -> None:
@@ -225,42 +231,46 @@ def alone(cfg: Settings, feed: Any, update: Update, state: dict, stage: Run) -> 
     run_loop(feed, Updates([update]), stage, cfg.critic_steps, state=state, **times)
 
 
-def beside_experience(cfg: Settings, feed: Any, updates: list, state: dict, base: Cloned, actor: Any, run: Run) -> dict:
+def beside_experience(
+    cfg: Settings, feed: Any, updates: list, state: dict, base: BCPolicy, actor: Any, run: Run
+) -> dict:
     """All updates, several for each step in the environment."""
     steps = max(cfg.env_steps - cfg.warm_up, 0) * cfg.how.updates
     each = max(steps // cfg.evaluations, 1)
     times = {"evaluate_every": each, "save_every": each, "log_every": cfg.log_every}
-    look = lambda step: correcting(cfg, base).score(actor, run.show(step))
+    look = lambda step: residual_task(cfg, base).score(actor, run.show(step))
     return run_loop(feed, Updates(updates), run, steps, state=state, evaluate=look, **times)
 
 
-def correcting(cfg: Settings, base: Cloned) -> Correcting:
+def residual_task(cfg: Settings, base: BCPolicy) -> ResidualTask:
     """The task as corrections see it."""
-    return Correcting(cfg.task, base, cfg.method == "scratch")
+    return ResidualTask(cfg.task, base, cfg.method == "scratch")
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     """How test episodes went, acted without noise."""
-    return correcting(cfg, policies["base"]).score(policies["policy"])
+    return residual_task(cfg, policies["base"]).score(policies["policy"])
 
 
 def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
     """One filmed episode for each seed; there is nothing to prompt."""
-    return correcting(cfg, policies["base"]).filmed(policies["policy"], seeds_B)
+    return residual_task(cfg, policies["base"]).record_video(policies["policy"], seeds_B)
 
 
 def _update(cfg: Settings, name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=1e-4, fused=True)
-    return Update(name, loss, weights, optimizer, every=every, max_norm=cfg.max_norm, after=lambda taken: slow.follow())
+    return Update(
+        name, loss, weights, optimizer, every=every, max_norm=cfg.max_norm, after=lambda taken: slow.soft_update()
+    )
 
 
 _CHECK = Settings()
 
 ARMS = {
     "ResFiT": _CHECK,
-    "RLPD": Following("ResFiT", replace(_CHECK, method="scratch", actor_lr=3e-4, reach=1.0, noise=0.1)),
-    "filtered BC": Following("ResFiT", replace(_CHECK, method="filtered")),
-    "base": Following("ResFiT", replace(_CHECK, env_steps=0)),
+    "RLPD": WarmStartedArm("ResFiT", replace(_CHECK, method="scratch", actor_lr=3e-4, reach=1.0, noise=0.1)),
+    "filtered BC": WarmStartedArm("ResFiT", replace(_CHECK, method="filtered")),
+    "base": WarmStartedArm("ResFiT", replace(_CHECK, env_steps=0)),
 }
 
 CLAIMS = (

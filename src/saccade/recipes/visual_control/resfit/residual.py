@@ -36,14 +36,14 @@ class ResidualActor:
         """The corrected actions ``[B, A]`` without noise, whatever the draws, with gradients; their log-densities
         are 0.
         """
-        action_BA = (seen[PROPOSED] + self.correction(seen)).clamp(-1, 1)
+        action_BA = (seen[BASE_ACTION] + self.correction(seen)).clamp(-1, 1)
         return action_BA, action_BA.new_zeros(len(action_BA))
 
     def correction(self, seen: Mapping[str, Tensor]) -> Tensor:
         """What is added to the proposal: ``[B, A]`` in [-r, r]."""
         with torch.no_grad():
             features = self.encoder(seen)
-        return self.scale * torch.tanh(self.head(torch.cat([features, seen[PROPOSED]], -1)))
+        return self.scale * torch.tanh(self.head(torch.cat([features, seen[BASE_ACTION]], -1)))
 
     @torch.no_grad()
     def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
@@ -90,7 +90,7 @@ def residual(
 
 
 @dataclass(frozen=True)
-class Perturbed:
+class NoisyBasePolicy:
     """Does what is proposed, each number moved evenly in [-reach, reach]: how memory is filled before anything is
     learned.
     """
@@ -99,7 +99,7 @@ class Perturbed:
 
     def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
         """Standard normal draws say by how much; without them nothing is moved."""
-        action_BA = seen[PROPOSED]
+        action_BA = seen[BASE_ACTION]
         if draw_BA is not None:
             action_BA = action_BA + self.reach * torch.erf(draw_BA / 2**0.5)
         return Acted(action_BA.clamp(-1, 1), action_BA.new_zeros(len(action_BA)))
@@ -136,11 +136,11 @@ class EnsembleError:
         return Loss(error_B.sum(), torch.tensor(float(len(rollout)), device=error_B.device), metrics)
 
 
-PROPOSED = "base_action"
+BASE_ACTION = "base_action"
 """The name under which a proposal is seen."""
 
 
-class Base(Protocol):
+class BasePolicy(Protocol):
     """A frozen policy that proposes one action at each moment of each row's episode."""
 
     def begin(self, rows: Sequence[int]) -> None: ...
@@ -152,17 +152,17 @@ class Base(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class Proposing:
+class BaseActionWrapper:
     """An environment that also shows, as "base_action", what ``base`` proposes at each moment.
 
     An ended episode's last moment is still proposed for from the chunk under way; only ``begin`` forgets it.
     """
 
-    def __init__(self, environment: Environment, base: Base):
+    def __init__(self, environment: Environment, base: BasePolicy):
         self.environment, self.base = environment, base
         self.name, self.count, self.action_space = environment.name, environment.count, environment.action_space
         self.observation_space = spaces.Dict(
-            {**environment.observation_space.spaces, PROPOSED: environment.action_space}
+            {**environment.observation_space.spaces, BASE_ACTION: environment.action_space}
         )
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
@@ -186,4 +186,4 @@ class Proposing:
 
     def _with_proposals(self, seen: Observation, rows: Sequence[int] | None) -> Observation:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in seen.items()}
-        return {**seen, PROPOSED: self.base.propose(tensors, rows).numpy()}
+        return {**seen, BASE_ACTION: self.base.propose(tensors, rows).numpy()}

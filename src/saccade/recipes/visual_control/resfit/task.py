@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.algorithms.bc import lessons
-from saccade.algorithms.replay import Gathering
-from saccade.core import Rollout, Show
+from saccade.algorithms.bc import bc_dataset
+from saccade.algorithms.replay import CollectionSchedule
+from saccade.core import LogSamples, Rollout
 from saccade.envs.recordings import Recorded, into
-from saccade.envs.rescale import Ranged
-from saccade.envs.task import ControlTask, films, scores
-from saccade.recipes.visual_control.resfit.cloning import Cloned, Proposer, nothing, proposals, range_of
-from saccade.recipes.visual_control.resfit.residual import PROPOSED, Proposing
+from saccade.envs.rescale import RescaleAction
+from saccade.envs.task import ControlTask, episode_scores, record_video
+from saccade.recipes.visual_control.resfit.cloning import BCPolicy, Proposer, nothing, proposals, range_of
+from saccade.recipes.visual_control.resfit.residual import BASE_ACTION, BaseActionWrapper
 from saccade.training.buffers import Buffer
-from saccade.training.feeds import Stored
+from saccade.training.feeds import DatasetFeed
 
 
 def relabelled(episodes: Sequence[Recorded], base: Proposer, seed: int) -> Buffer:
@@ -28,39 +28,41 @@ def relabelled(episodes: Sequence[Recorded], base: Proposer, seed: int) -> Buffe
     the next.
     """
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
-    into(buffer, ({**episode, f"seen.{PROPOSED}": proposals(base, episode)} for episode in episodes))
+    into(buffer, ({**episode, f"seen.{BASE_ACTION}": proposals(base, episode)} for episode in episodes))
     return buffer
 
 
 @dataclass(frozen=True)
-class Correcting:
+class ResidualTask:
     """A task whose episodes also show what ``base`` proposes, with actions in units of those that were demonstrated.
 
     With ``scratch`` nothing is proposed: the same task without a base policy.
     """
 
     task: ControlTask
-    base: Cloned
+    base: BCPolicy
     scratch: bool = False
 
     def proposer(self, count: int) -> Proposer:
         """What proposes in ``count`` rows."""
         return nothing(self.base.actions, count) if self.scratch else self.base.proposer(count)
 
-    def make(self, count: int) -> Proposing:
+    def make(self, count: int) -> BaseActionWrapper:
         """``count`` episodes side by side."""
-        return Proposing(Ranged(self.task.make(count), range_of(self.base)), self.proposer(count))
+        return BaseActionWrapper(RescaleAction(self.task.make(count), range_of(self.base)), self.proposer(count))
 
-    def score(self, actor: Any, show: Show | None = None) -> dict[str, float]:
+    def score(self, actor: Any, show: LogSamples | None = None) -> dict[str, float]:
         """How test episodes went, acted without noise: "success", "return", "length"."""
-        return scores(self.task.played(self.make(min(self.task.test_rows, self.task.test_episodes)), actor, show))
+        return episode_scores(
+            self.task.run_episodes(self.make(min(self.task.test_rows, self.task.test_episodes)), actor, show)
+        )
 
-    def filmed(self, actor: Any, seeds_B: Tensor) -> list[dict[str, Any]]:
+    def record_video(self, actor: Any, seeds_B: Tensor) -> list[dict[str, Any]]:
         """One filmed episode for each seed."""
-        return films(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
+        return record_video(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
 
 
-class Refreshed:
+class FilteredBCFeed:
     """A feed of demonstrations and own successes, for cloning again.
 
     After every ``refresh`` transitions all successes until then are taken in, and ``acting`` gets the weights of
@@ -69,9 +71,9 @@ class Refreshed:
 
     def __init__(
         self,
-        gathering: Gathering,
-        base: Cloned,
-        acting: Cloned,
+        gathering: CollectionSchedule,
+        base: BCPolicy,
+        acting: BCPolicy,
         episodes: Sequence[Recorded],
         refresh: int,
         rows: int,
@@ -91,8 +93,8 @@ class Refreshed:
 
     def _take(self, until: int) -> None:
         own = successes(self.gathering.experience.buffer, until) if until else []
-        data = lessons([*self.episodes, *own], self.base.length)
-        self.stored, self.taken = Stored(data, min(self.rows, len(data)), self.seed), until
+        data = bc_dataset([*self.episodes, *own], self.base.length)
+        self.stored, self.taken = DatasetFeed(data, min(self.rows, len(data)), self.seed), until
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.gathering.state_dict(), "taken": self.taken}
@@ -110,7 +112,7 @@ def successes(buffer: Buffer, until: int) -> list[Recorded]:
         )
     columns = {name: column[:until] for name, column in buffer.columns.items()}
     shown = {
-        name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{PROPOSED}"
+        name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{BASE_ACTION}"
     }
     shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {
         "action": columns["action"]

@@ -27,23 +27,23 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
+from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs
 from saccade.core import Problem, Rollout
-from saccade.evaluation.templates import Template, asking, tagged
-from saccade.math.advantages import coins, group_advantage
+from saccade.evaluation.templates import Template, has_answer_tags, prompt_template
+from saccade.math.advantages import group_advantage, random_rewards
 from saccade.math.surrogates import dual_clipped
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
-from saccade.policies.tokens import TokenModel, TokenPolicy, build
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.recipes.visual_reasoning.ssl4rl.transfer import TransferTask, score
 from saccade.rewards.rubric import judge
-from saccade.rewards.text.answers import ByKind
+from saccade.rewards.text.answers import DispatchByType
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, Scores
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.puzzles.task import KINDS, PuzzlingTask
 from saccade.worlds.questions import task
@@ -104,23 +104,23 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
     """The model that answers."""
-    return {"policy": build(cfg.model, asking(cfg.template), cfg.seed)}
+    return {"policy": build_token_policy(cfg.model, prompt_template(cfg.template), cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train on puzzles, evaluate, save. Returns the scores of puzzles and questions kept back, before and after."""
-    sets = kept_back(cfg)
+    sets = held_out_problems(cfg)
     policy = policies(cfg)["policy"]
     reference = Snapshot(policy.trained)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = in_groups(policy.rollout, problems, seeds_P, cfg.group)
+        rollout = sample_groups(policy.rollout, problems, seeds_P, cfg.group)
         right_B = judged(cfg, rollout)
-        reward_B = rollout.rewards["total"] = coins(seeds_P, cfg.group) if cfg.random_rewards else right_B
+        reward_B = rollout.rewards["total"] = random_rewards(seeds_P, cfg.group) if cfg.random_rewards else right_B
         credit_B = group_advantage(reward_B, rollout.group_B, eps=1e-6, unbiased=True, all_sum=distributed.all_sum)
-        rollout.advantage_BT = rollout.credit(credit_B)
+        rollout.advantage_BT = rollout.broadcast(credit_B)
         if cfg.beta:
-            remember_reference(policy, reference, rollout, cfg.micro_rows)
+            add_reference_logprobs(policy, reference, rollout, cfg.micro_rows)
         return rollout
 
     update = Update(
@@ -146,17 +146,17 @@ def judged(cfg: Settings, rollout: Rollout) -> Tensor:
     """How right each answer is, also kept in ``rollout.rewards["right"]``: 0 or 1, share of right places in a list
     ``[B]``.
     """
-    return judge(rollout, {"right": ByKind(tagged(cfg.template))}).rewards["right"]
+    return judge(rollout, {"right": DispatchByType(has_answer_tags(cfg.template))}).rewards["right"]
 
 
-def kept_back(cfg: Settings) -> dict[str, Sequence[Problem]]:
+def held_out_problems(cfg: Settings) -> dict[str, Sequence[Problem]]:
     """What is never trained on: puzzles about other pictures, and both halves of the questions."""
-    return {"puzzles": cfg.task.kept_back()} | cfg.transfer.halves()
+    return {"puzzles": cfg.task.held_out_problems()} | cfg.transfer.halves()
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
     """The scores of puzzles and questions kept back, answered greedily."""
-    return score(kept_back(cfg), policies["policy"].greedy().rollout, partial(judged, cfg))
+    return score(held_out_problems(cfg), policies["policy"].greedy().rollout, partial(judged, cfg))
 
 
 sample = task.sample

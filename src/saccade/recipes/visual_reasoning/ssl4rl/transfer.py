@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Rollout, Sampler
 from saccade.evaluation.scoring import score as attempted
 from saccade.evaluation.transcripts import conversations
 from saccade.worlds import questions
@@ -62,7 +62,7 @@ def score(
     sets: Mapping[str, Sequence[Problem]],
     attempt: Sampler,
     judge: Callable[[Rollout], Tensor],
-    show: Show | None = None,
+    show: LogSamples | None = None,
 ) -> dict[str, float]:
     """Of "puzzles", "validation" and "test": the mean verdict of each kind of puzzle, "puzzle <name>", the share of
     puzzles "solved" in full, that of the test questions by what they ask, and the mean of these as "downstream";

@@ -64,7 +64,7 @@ class Adam:
         weights -= spare
 
 
-class FlatUpdates:
+class AnalyticUpdates:
     """Epochs over a rollout in shuffled minibatches of decisions; ``schedule`` is a factor on ``lr`` for each step
     taken.
     """

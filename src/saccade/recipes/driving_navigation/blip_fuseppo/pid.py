@@ -45,7 +45,7 @@ class PID:
         return np.clip(-(self.kp * error + self.ki * self.integral_B[rows] + self.kd * change), -self.most, self.most)
 
 
-class Hint:
+class PIDObservation:
     """An environment that also shows "hint" float32 ``[B, 1]``: a PID's advice in units of ``scale``, or zeros with no
     use.
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from saccade.core import Policy, Rollout
 from saccade.training.feeds import join
 
-Flips = Mapping[str, Callable[[Tensor], Tensor]]
+SymmetryMap = Mapping[str, Callable[[Tensor], Tensor]]
 """Decisions by name ("seen.image_BT", "action_BT") -> what they are in the mirror; what is not named stays as it is."""
 
 
 @torch.no_grad()
-def mirrored(rollout: Rollout, policy: Policy, flips: Flips) -> Rollout:
+def mirror_rollout(rollout: Rollout, policy: Policy, flips: SymmetryMap) -> Rollout:
     """The segments as a mirror shows them, the same rewards, log-probs and values by the present weights.
 
     What a decision led to is valued as the next one is; at ends, where what was seen last is not stored, and behind the
@@ -40,15 +40,15 @@ def mirrored(rollout: Rollout, policy: Policy, flips: Flips) -> Rollout:
     return replace(shown, logp_BT=logp_BT, extras=rollout.extras | {"value_BT": value_BT, "next_value_BT": after_BT})
 
 
-class Mirroring:
+class SymmetryAugmentedFeed:
     """A feed of segments and of what they are in the mirror."""
 
-    def __init__(self, segments: Any, policy: Policy, flips: Flips):
+    def __init__(self, segments: Any, policy: Policy, flips: SymmetryMap):
         self.segments, self.policy, self.flips = segments, policy, flips
 
     def __call__(self, step: int) -> Rollout:
         rollout = self.segments(step)
-        return join([rollout, mirrored(rollout, self.policy, self.flips)])
+        return join([rollout, mirror_rollout(rollout, self.policy, self.flips)])
 
     def state_dict(self) -> Mapping[str, Any]:
         return self.segments.state_dict()

@@ -14,7 +14,7 @@ from saccade.envs.lane.scenes import scenes
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner, Sizes, fresh, load
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, accuracy
 from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 
 PLACES = 4
@@ -22,7 +22,7 @@ PLACES = 4
 
 
 @dataclass(frozen=True)
-class Speaker:
+class CaptionerConfig:
     """Who says what lies ahead."""
 
     model: str = ""
@@ -56,7 +56,7 @@ class Speaker:
         return load(self.model, self.caption_length, self.prompt, self.beams, self.no_repeat, dtype, self.device)
 
 
-def teach(who: Speaker, words: Captioner, task: LaneTask, seed: int, stage: Run) -> None:
+def fit(who: CaptionerConfig, words: Captioner, task: LaneTask, seed: int, stage: Run) -> None:
     """Train the captioner on pictures and true captions from anywhere on training roads, new ones in each step."""
     lane, tests = task.world(who.speaker_batch // PLACES), task.world(who.tests)
 

@@ -55,7 +55,7 @@ def fits(actor: nn.Module, critic: nn.Module) -> bool:
     )
 
 
-class Twin:
+class FusedActorCritic:
     """``flat`` holds the weights of ``actor``, ``critic`` and ``more``, ``slope`` the gradient that `backward`
     found.
     """

@@ -23,7 +23,7 @@ Control = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Seeds and numbers of the refresh within its episode ``[n]`` -> what is shown in place of a caption ``[n, L]``."""
 
 
-class Semantics:
+class CaptionObservation:
     """An environment that also shows "caption" ``[B, L]``: what ``read`` says of ``look``'s pictures, ``every`` so many
     steps.
 

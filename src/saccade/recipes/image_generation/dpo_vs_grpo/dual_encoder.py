@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from saccade.core import Rollout
 
-Lessons = Callable[[int], tuple[Tensor, Sequence[str], Tensor]]
+Batches = Callable[[int], tuple[Tensor, Sequence[str], Tensor]]
 """The step -> pictures ``[B, 3, H, W]``, their captions, and the meaning of each as a number ``[B]``."""
 
 
-class Towers(nn.Module):
+class DualEncoder(nn.Module):
     """Pictures of ``size`` px (in whole patches of 4) and captions made of ``words``, seen as vectors of length 1."""
 
     def __init__(self, size: int, words: Sequence[str], width: int = 96):
@@ -45,7 +45,7 @@ class Towers(nn.Module):
         return F.normalize(self.picture(2 * pictures - 1), dim=-1), F.normalize(self.caption(last_BD), dim=-1)
 
 
-def teach(towers: Towers, lessons: Lessons, steps: int, lr: float = 2e-3) -> float:
+def fit(towers: DualEncoder, lessons: Batches, steps: int, lr: float = 2e-3) -> float:
     """Train for so many batches; the share of pictures that find their caption, as a running mean."""
     optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.01)
     found = 0.0
@@ -69,10 +69,10 @@ def teach(towers: Towers, lessons: Lessons, steps: int, lr: float = 2e-3) -> flo
 
 
 @dataclass(frozen=True)
-class Likeness:
+class DualEncoderReward:
     """How well a picture fits its prompt, in [-1, 1] ``[B]``, in the eyes of ``towers``."""
 
-    towers: Towers
+    towers: DualEncoder
     rows: int = 256
 
     @torch.no_grad()
