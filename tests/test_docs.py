@@ -48,9 +48,10 @@ def test_the_recipe_in_the_readme_names_real_parts():
 
 
 def test_every_test_that_the_documentation_names_exists():
-    written = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    tests = ROOT / "tests"
+    written = {str(path.relative_to(tests)): path.read_text() for path in tests.rglob("test_*.py")}
     for page in sorted((ROOT / "docs").glob("*.md")):
-        for file, test in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
+        for file, test in re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
             assert file in written, f"{page.name} names {file}"
             assert not test or f"def {test}(" in written[file], f"{page.name} names {file}::{test}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 
 
 def launch(script: str, *arguments: str, processes: int = 2, timeout: int = 240) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ import pytest
 import tiny_vision
 import torch
 from PIL import Image
-from test_recipes import run_recipe, weights
+from running import run_recipe, weights
 
 from saccade import catalog
 from saccade.algorithms.sft import tokenize
@@ -242,28 +242,6 @@ def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, 
         prompts.append(str(tmp_path / "a.png"))
     items = rlrf.sample(cfg, rlrf.policies(cfg), prompts, seeds(0, len(prompts)))
     assert all(item["image"].ndim == 3 and isinstance(item["text"], str) for item in items)
-
-
-@pytest.fixture(scope="module")
-def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random CLIP with its processor."""
-    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    from saccade.builders import sd3_shapes
-    from saccade.builders.parts import texts
-
-    words = texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
-    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    ends = dict(eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id, pad_token_id=words.pad_token_id)
-    text = sizes | ends | dict(vocab_size=len(words), max_position_embeddings=16)
-    config = CLIPConfig(text_config=text, vision_config=sizes | dict(image_size=16, patch_size=4), projection_dim=16)
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(images, words).save_pretrained(folder)
-    return folder
 
 
 def test_alignment_is_lowest_for_what_does_not_draw_and_silent_without_a_caption(eyes):

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_recipe_rlrf import eyes  # noqa: F401  a fixture
-from test_recipes import brightness, run_recipe
+from running import brightness, run_recipe
 
 from saccade import catalog
 from saccade.algorithms.dmd import Distillation

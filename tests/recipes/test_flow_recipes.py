@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import brightness, run_recipe, weights
 
 from saccade import catalog
 from saccade.core import seeds
 from saccade.policies.flow import FlowModel
 from saccade.rewards.registry import reward
-from saccade.training.run import Run
 from saccade.worlds.shapes.task import DrawingTask
 
 TASK = DrawingTask(train_size=16, held_out_size=4)
@@ -30,27 +30,6 @@ def tiny(name: str, sd3_folder: Path, lm_folder: Path, **changes):
         small["writer"] = replace(settings.writer, rewriter=str(lm_folder), max_new_tokens=8)
         small["retained"] = 1
     return replace(settings, **small | changes)
-
-
-def run_recipe(name: str, cfg, folder: Path) -> dict:
-    recipe = catalog.load(name)
-    resume = folder.exists()
-    run = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": name}, display=False)
-    with run:
-        return recipe.train(cfg, run)
-
-
-def brightness(folder: Path) -> str:
-    """A reward of one's own, in a file."""
-    (folder / "mine.py").write_text("def bright(rollout):\n    return rollout.outputs.flatten(1).mean(1)\n")
-    return f"{folder / 'mine.py'}:bright"
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    from saccade.training import checkpoint
-
-    _, state = checkpoint.read(checkpoint.latest(folder / "checkpoints"))
-    return {f"{p}.{k}": v for p in ("policy", "rewriter") if p in state for k, v in state[p].items()}
 
 
 @pytest.mark.parametrize("name", ["flow_grpo", "diffusion_nft", "promptrl"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_recipes import run_recipe
+from running import run_recipe
 
 from saccade import catalog
 from saccade.checks.runner import read_scores
