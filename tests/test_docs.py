@@ -51,7 +51,7 @@ def test_every_test_that_the_documentation_names_exists():
     tests = ROOT / "tests"
     written = {str(path.relative_to(tests)): path.read_text() for path in tests.rglob("test_*.py")}
     for page in sorted((ROOT / "docs").glob("*.md")):
-        for file, test in re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
+        for file, test in re.findall(r"`(?:tests/)?((?:\w+/)?test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
             assert file in written, f"{page.name} names {file}"
             assert not test or f"def {test}(" in written[file], f"{page.name} names {file}::{test}"
 
