@@ -164,7 +164,6 @@ Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
 Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
 
-Advantage = Callable[[Rollout], Tensor]
 
 Objective = Callable[[Any], Loss]
 
