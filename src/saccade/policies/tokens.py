@@ -24,7 +24,7 @@ from saccade.models.language.messages import Prompt
 from saccade.models.language.model import LanguageModel, load_language_model, save
 from saccade.models.language.prompts import Names, PerRow, content
 from saccade.models.language.states import Rows, states
-from saccade.models.sharding import gathered, shard, within
+from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.token_presets import TokenModel, WriterModel
 
@@ -161,7 +161,7 @@ class TokenPolicy:
         own_BT = position_BT > 0
         if own_BT.any():
             with autocast(self.language.model, self.precision):
-                weighed = within(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
+                weighed = call_gathered(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
             logp_BT, entropy_BT = (logp_BT.to(x.dtype).masked_scatter(own_BT, x) for x in weighed)
         return Likelihood(logp_BT=logp_BT, entropy_BT=entropy_BT)
 
