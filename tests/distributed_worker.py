@@ -27,7 +27,7 @@ def policy_of(kind: str, folder: str):
         model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1, **cut)
         return flow.build_flow_policy(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
     chat = lambda problem: str(problem.inputs)
-    model = tokens.WriterModel(folder, max_new_tokens=6, rewriter_sharded="sharded" in kind)
+    model = tokens.TokenModel(folder, max_new_tokens=6, sharded="sharded" in kind)
     return tokens.build_token_policy(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
 
 

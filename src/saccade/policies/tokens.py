@@ -26,7 +26,7 @@ from saccade.models.language.prompts import Names, PerRow, content
 from saccade.models.language.states import Rows, states
 from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
-from saccade.policies.token_presets import TokenModel, WriterModel
+from saccade.policies.token_presets import TokenModel
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
@@ -199,10 +199,9 @@ def distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
 
 
 def build_token_policy(
-    cfg: TokenModel | WriterModel, prompt: Callable[[Problem], Prompt] = inputs_as_prompt, seed: int = 0
+    cfg: TokenModel, prompt: Callable[[Problem], Prompt] = inputs_as_prompt, seed: int = 0
 ) -> TokenPolicy:
     """Load the model and open its trained weights. ValueError with one line if it cannot be had."""
-    cfg = cfg.plain() if isinstance(cfg, WriterModel) else cfg
     device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
     language = load_language_model(
