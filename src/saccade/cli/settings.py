@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -31,7 +32,8 @@ def _leaves(settings: Any) -> Iterator[Any]:
 
 def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
     """A copy of ``template`` with the ``saved`` values. ValueError if ``place`` speaks of other fields than it has."""
-    names = [field.name for field in dataclasses.fields(template)]
+    types = {field.name: field.type for field in dataclasses.fields(template)}
+    names = list(types)
     for name in saved:
         if name not in names:
             raise ValueError(
@@ -44,6 +46,8 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
         present = getattr(template, name)
         inner = dataclasses.is_dataclass(present)
         values[name] = revive(present, saved[name], place) if inner else _tuples(saved[name])
+        if saved[name] is None and types[name] in (float, "float"):
+            values[name] = math.inf  # JSON has no infinity, and a run's config.json holds null for it
     return dataclasses.replace(template, **values)
 
 
