@@ -1,12 +1,10 @@
-"""A task for a model that edits: instructions to train on, instructions kept back, and the rewards that judge a
-result.
-"""
+"""The task of editing pictures: training edits, held-out edits, rewards and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,77 +17,92 @@ from saccade.rewards.learned.vqa_judge import VQAJudge
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge, weighted
 from saccade.worlds import edits
-from saccade.worlds.edits.rewards import judge as exactly
+from saccade.worlds.edits.prompts import Words
+from saccade.worlds.edits.rewards import exact_rewards
 from saccade.worlds.questions.task import by_source, question_of
 
-MONITORS = (*edits.VERDICTS, "sharpness")
-"""Never trained on unless asked for, always measured."""
+MONITORS = (*edits.SCORES, "sharpness")
+"""Rewards that are always measured, and trained on only where the settings name them."""
 
 _EMBEDDED = ("shapes", "photographs")
 
 
 @dataclass(frozen=True)
+class VQA:
+    """The vision-language model that is asked yes-or-no questions about the result of an edit."""
+
+    model: str = "qwen2.5-vl-shapes"
+    """Hub id, folder or miniature of a model of the Qwen2-VL kind."""
+    compare: bool = False
+    """Show the source before the result; questions about photographs compare the two always."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model."""
+
+    def judge(self, about: Sequence[str] = ("edit", "keep"), compare: bool = False) -> VQAJudge:
+        """The reward, differentiable for pictures that need gradients, of questions ``about`` these subjects."""
+        return VQAJudge(self.model, tuple(about), compare=self.compare or compare, precision=self.precision)
+
+
+@dataclass(frozen=True)
 class EditingTask:
-    """What is to be edited and who judges it."""
+    """Which edits are trained and evaluated, and their rewards."""
 
     edits: str = "shapes"
-    """An embedded world (shapes, photographs), or a file: JSONL with image and instruction."""
+    """Training edits: an embedded world (shapes, photographs), or a JSONL file with image and instruction."""
     held_out: str = ""
-    """A file of edits kept back; the embedded worlds keep back edits, photographs and wordings of their own."""
+    """File of held-out edits; the embedded worlds hold out edits, photographs and wordings."""
     kinds: tuple[str, ...] = ()
     """Kinds of edits in the embedded worlds; none means all."""
     rewards: tuple[str, ...] = ("overall",)
-    """Rewards that are added up: success, keep, quality, overall (exact), verdict (a model that sees), sharpness,
-    diversity.
-    """
-    verdict_model: str = "qwen2.5-vl-shapes"
-    """Hub id, folder or miniature of the model that gives the verdict."""
-    compare: bool = False
-    """Whether it is shown the source beside the result; photographs' questions compare the two always."""
+    """Rewards that are added up: success, keep, quality, overall (exact), vqa_judge, sharpness, diversity."""
+    vqa: VQA = VQA()
     side: int = 32
     """Side of the embedded worlds' pictures in pixels."""
     train_size: int = 2048
-    """Training edits drawn from an embedded world."""
+    """Number of training edits of an embedded world."""
     held_out_size: int = 140
-    """Edits kept back, in each set."""
+    """Number of held-out edits in each set."""
+    eval_seed: int = 12_345
+    """Seed of the held-out edits of an embedded world."""
 
     def training(self, seed: int) -> Sequence[Problem]:
-        """The edits to train on."""
-        return (
-            self._drawn(self.train_size, seed, "train", "split") if self.edits in _EMBEDDED else edits.load(self.edits)
-        )
+        """The training edits."""
+        if self.edits not in _EMBEDDED:
+            return edits.load_edits(self.edits)
+        return self._problems(self.train_size, seed, "train", "split")
 
     def held_out_problems(self) -> dict[str, Sequence[Problem]]:
-        """Edits that are never trained on; those of shapes by the wording they use, the same edits in each."""
+        """Held-out edits by set; for shapes the same edits in training wordings and in held-out wordings."""
         if self.edits not in _EMBEDDED:
-            return {"held out": edits.load(self.held_out)} if self.held_out else {}
-        words = (
-            {"train wording": "train", "paraphrase": "held_out"} if self.edits == "shapes" else {"held out": "split"}
-        )
-        return {name: self._drawn(self.held_out_size, 12_345, "held_out", own) for name, own in words.items()}
+            return {"held out": edits.load_edits(self.held_out)} if self.held_out else {}
+        sets: dict[str, Words] = {"held out": "split"}
+        if self.edits == "shapes":
+            sets = {"train wording": "train", "paraphrase": "held_out"}
+        return {
+            name: self._problems(self.held_out_size, self.eval_seed, "held_out", words) for name, words in sets.items()
+        }
 
-    @property
-    def verdict(self) -> VQAJudge:
-        """The model that sees, as a reward and, for pictures with a graph, as a differentiable one."""
-        return VQAJudge(self.verdict_model, compare=self.compare or self.edits == "photographs")
+    def vqa_judge(self, about: Sequence[str] = ("edit", "keep")) -> VQAJudge:
+        """The vision-language model as a reward, differentiable for pictures that need gradients."""
+        return self.vqa.judge(about, compare=self.edits == "photographs")
 
     @torch.no_grad()
     def judge(self, rollout: Rollout) -> Tensor:
         """Fill ``rollout.rewards`` with the rewards and monitors; returns the sum of the rewards ``[B]``.
 
-        One that has no verdict on a result is left out there.
+        A reward that is NaN for a result is left out of its sum.
         """
-        known = self._known(rollout)
+        known = self._rewards(rollout)
         names = dict.fromkeys((*self.rewards, *MONITORS))
-        abstaining = names if len(self.rewards) > 1 else names.keys() - set(self.rewards)
-        judge(rollout, {name: reward(name, known) for name in names}, tuple(abstaining))
+        may_abstain = names if len(self.rewards) > 1 else names.keys() - set(self.rewards)
+        judge(rollout, {name: reward(name, known) for name in names}, tuple(may_abstain))
         return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
 
     def score(self, edit: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean of each reward and monitor over each set of kept-back edits, and the exact success by kind over all of
-        them.
+        """Mean of each reward and monitor over each set of held-out edits, and the exact success of each kind of edit.
 
-        ``edit`` makes one result an edit. ``show`` is given some results of each set beside what they were made from.
+        ``edit`` gives one result for each edit, ``rows`` at a time; ``show`` takes some results of each set with their
+        sources.
         """
         found = score(self.held_out_problems(), edit, self.judge, rows)
         scores: dict[str, float] = {}
@@ -102,32 +115,30 @@ class EditingTask:
         success = torch.cat([part.rewards["success"] for part in every]) if every else torch.zeros(0)
         return scores | by_source([p for part in every for p in part.problems], success)
 
-    def _drawn(self, count: int, seed: int, split: str, words: str) -> list[Problem]:
+    def _problems(self, count: int, seed: int, split: str, words: Words) -> list[Problem]:
         if self.edits == "photographs":
-            return edits.photographs.problems(count, seed, self.kinds or tuple(edits.PHOTOGRAPHS), split, self.side)
+            kinds = self.kinds or tuple(edits.PHOTOGRAPH_INSTRUCTIONS)
+            return edits.photographs.problems(count, seed, kinds, split, self.side)
         return edits.problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
 
-    def _known(self, rollout: Rollout) -> dict[str, Reward]:
-        """All rewards by name; the exact ones share one look at the pictures."""
-        seen = exactly(rollout)
-        exact = {name: lambda _, value_B=value_B: value_B for name, value_B in seen.items()}
-        return {**exact, "verdict": self.verdict, "sharpness": sharpness, "diversity": diversity}
+    def _rewards(self, rollout: Rollout) -> dict[str, Reward]:
+        """All rewards by name; the exact ones are computed once for all of them."""
+        exact = {name: lambda _, value_B=value_B: value_B for name, value_B in exact_rewards(rollout).items()}
+        return {**exact, "vqa_judge": self.vqa_judge(), "sharpness": sharpness, "diversity": diversity}
 
 
 def logged_samples(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
-    """The first results of a rollout as a run shows them: prompt, source, image, score and, where it is known, the
-    target.
-    """
+    """The first results of a rollout for a run's log: prompt, source, image, score and, where it is known, target."""
     items = []
     for problem, picture, value in zip(rollout.problems[:count], rollout.outputs, rewards_B.tolist()):
         target = problem.answer.get("picture") if isinstance(problem.answer, dict) else None
-        shown = {"source": to_unit(problem.inputs.pictures[0]), "image": picture, "score": value}
-        items.append({"prompt": problem.inputs.text, **shown} | ({} if target is None else {"target": to_unit(target)}))
+        item = {"prompt": problem.inputs.text, "source": to_unit(problem.inputs.pictures[0]), "image": picture}
+        items.append(item | {"score": value} | ({} if target is None else {"target": to_unit(target)}))
     return items
 
 
 def edited(edit: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
-    """One result for each prompt, as `saccade sample` shows them: prompt, image. A prompt begins with a picture file.
+    """One result for each prompt, as `saccade sample` takes them: prompt, image. A prompt begins with a picture file.
 
     ValueError for a prompt that does not.
     """
