@@ -27,6 +27,7 @@ FLOORS = [
     {"oracles"},
     {"recipes", "builders"},
     {"catalog", "checks", "report"},
+    {"api"},
     {"cli"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
@@ -136,5 +137,5 @@ def entered(module: str) -> bool:
     """Whether a module is reached by another way than an import: a command, a recipe, a builder, a process of its
     own.
     """
-    entries = ("recipes.", "builders.", "cli.", "checks.arm", "tools.render.", "__main__")
+    entries = ("recipes.", "builders.", "api.", "cli.", "checks.arm", "tools.render.", "__main__")
     return FILES[module].name == "__init__.py" or module.startswith(entries)

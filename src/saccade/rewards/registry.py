@@ -75,8 +75,23 @@ PROGRAMS: dict[str, Reward] = {
 """Rewards on programs that draw; lengths are those of letters, `error` is better the less it is."""
 
 
+class Function(str):
+    """A reward given as a function: its name is ``module:function``, which is what the config of a run keeps of it."""
+
+    function: Reward
+
+    def __new__(cls, function: Reward) -> Function:
+        """The name of a function, or of the type of any other callable, and the function itself."""
+        named = function if hasattr(function, "__qualname__") else type(function)
+        made = super().__new__(cls, f"{named.__module__}:{named.__qualname__}")
+        made.function = function
+        return made
+
+
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
-    """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
+    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, for any other."""
+    if isinstance(name, Function):
+        return name.function
     if name in known:
         return known[name]
     file, _, function = name.rpartition(":")
