@@ -15,7 +15,7 @@ import saccade
 
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
-    {"core", "naming", "random"},
+    {"core", "naming", "random", "config"},
     {"math"},
     {"models", "tools"},
     {"policies"},
@@ -31,7 +31,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
-ALLOWED_ASIDE = {("checks", "catalog"), ("report", "catalog")}
+ALLOWED_ASIDE = {("config", "naming"), ("checks", "catalog"), ("report", "catalog")}
 
 PUBLIC = {
     "algorithms.nft": "a learning rule is whole in one file, for people's own recipes too",

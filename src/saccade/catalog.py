@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from saccade.config import changed
 from saccade.naming import nearest
 
 if TYPE_CHECKING:
@@ -198,13 +199,11 @@ def arms(name: str) -> dict[str, Arm]:
 
 
 def _arm(name: str, arm: str, entry: Any) -> Arm:
-    from dataclasses import replace
-
     from saccade.training.claims import BaselineArm, WarmStartedArm
 
     match entry:
         case BaselineArm(recipe, changes):
-            return Arm(recipe, replace(next(iter(load(recipe).PRESETS.values())), **changes))
+            return Arm(recipe, changed(next(iter(load(recipe).PRESETS.values())), changes))
         case WarmStartedArm(first, settings):
             others = [each for each, kind in load(name).ARMS.items() if not isinstance(kind, WarmStartedArm)]
             if first not in others:

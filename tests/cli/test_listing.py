@@ -15,7 +15,7 @@ import pytest
 from saccade import catalog
 from saccade.cli import COMMANDS, papers
 from saccade.cli.commands import doctor, miniature
-from saccade.api.settings import flags
+from saccade.config import flags
 
 
 def test_list_tells_the_63_systems_in_order(saccade):

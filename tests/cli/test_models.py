@@ -49,7 +49,8 @@ def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
     assert "OddPipeline" in saccade("sample", "./odd", "x").refused()
     (tmp_path / "odd" / "model_index.json").unlink()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "qwen9"}')
-    assert "qwen9" in saccade("eval", "./odd").refused()
+    assert "qwen9" in saccade("sample", "./odd", "x").refused()
+    assert "is a language model, and its config.json names no saccade_miniature" in saccade("eval", "./odd").refused()
 
 
 def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_folder, tmp_path, monkeypatch):

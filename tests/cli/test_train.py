@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from saccade import catalog
 from saccade.cli.output import known, sure
 from saccade.cli.parsing import parse
-from saccade.api.settings import flat, revive
+from saccade.config import flat, revive
 from saccade.training.files import plain
 
 GREY = ("train", "./grey.py")
@@ -279,7 +279,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
 
 
 def test_settings_survive_json():
-    recipe = catalog.load(str(Path(__file__).parent / "grey.py"))
+    recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
     for preset in recipe.PRESETS.values():
         assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
     assert flat(recipe.PRESETS["large"])["model.model"] == "slate"
@@ -295,7 +295,7 @@ FLAGS = st.sampled_from(
 def test_no_words_break_the_parser(words):
     if {"-h", "--help"} & set(words):
         return
-    recipe = catalog.load(str(Path(__file__).parent / "grey.py"))
+    recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
     try:
         made = parse(recipe.Settings, words, "saccade train grey", recipe.PRESETS["tiny"])
     except ValueError as error:

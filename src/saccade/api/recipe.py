@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
-from saccade.api.settings import changed, described, flat, words
+from saccade.config import changed, described, flat, words
 
 if TYPE_CHECKING:
     from saccade.api.run import TrainedRun
@@ -100,11 +100,10 @@ class LoadedRecipe:
         """
         from saccade.api import training
 
-        plan = training.plan(self._asked, preset, str(out))
+        plan = training.plan(self._asked, preset, str(out), self.module)
         tables, others = training.tables_of(type(plan.settings), settings)
         functions = any(map(_has_function, others.values()))
         given = changed(plan.settings, _functions(others))
-        given = training.with_data(given, tables, Path(plan.out)) if plan.kept else given
         again = ", rewards=[…]" if functions else ""
         resume = f'saccade.load("{self._asked}").train(out="{{out}}"{again})'
         options = training.Options(

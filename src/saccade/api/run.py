@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from saccade import catalog
 from saccade.api import hub
-from saccade.api.training import settings_of
+from saccade.api.training import settings_of, with_functions
 from saccade.catalog import Recipe
 
 
@@ -165,10 +165,11 @@ class TrainedRun:
         )
 
 
-def open_run(path: str | Path) -> TrainedRun:
+def open_run(path: str | Path, functions: Sequence[Callable] = ()) -> TrainedRun:
     """The run in a folder, finished or not, at its newest checkpoint; "RUN/best" is the one that ``keep_best`` kept.
 
-    ValueError if it is no run, or if its recipe has other settings now.
+    ``functions`` are those among the run's rewards, which a folder cannot keep; only ``evaluate`` needs them. ValueError
+    if it is no run, or if its recipe has other settings now.
     """
     from saccade.training import folder as on_disk
 
@@ -179,7 +180,9 @@ def open_run(path: str | Path) -> TrainedRun:
     if "settings" not in config:
         raise ValueError(f"{path} is not a run")
     recipe = catalog.load(str(config.get("file") or config["recipe"]))
-    return TrainedRun(folder, recipe, settings_of(recipe, config, folder), "best" if best else "checkpoints")
+    settings = settings_of(recipe, config, folder)
+    settings = with_functions(settings, functions) if functions else settings
+    return TrainedRun(folder, recipe, settings, "best" if best else "checkpoints")
 
 
 def is_run(path: str | Path) -> bool:

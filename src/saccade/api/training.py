@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
 from saccade.api import data
-from saccade.api.settings import changed, contradiction, flat, meant, names, option, revive, words
+from saccade.config import changed, contradiction, flat, meant, names, option, revive, words
 from saccade.catalog import Recipe
 from saccade.naming import nearest
 
@@ -53,12 +53,13 @@ class Options:
     """What resumes the run, where that is not the command line of this process."""
 
 
-def plan(name: str, preset: str = "", out: str = "") -> Plan:
+def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = None) -> Plan:
     """The recipe called ``name``, with the settings of a preset or of the unfinished run in the folder ``out``.
 
-    ValueError for an unknown recipe or preset, and for a folder that must not be touched.
+    ``recipe`` is its module where it was loaded before. ValueError for an unknown recipe or preset, and for a folder that
+    must not be touched.
     """
-    recipe = catalog.load(name)
+    recipe = recipe or catalog.load(name)
     kept = _resumable(Path(out), name) if out else None
     chosen = preset or (kept or {}).get("preset") or next(iter(recipe.PRESETS))
     if chosen not in recipe.PRESETS:
@@ -117,6 +118,16 @@ def with_data(settings: Any, tables: Mapping[str, data.Table], folder: Path) -> 
     return changed(settings, {name: str(_place(folder, name, table)) for name, table in tables.items()})
 
 
+def with_functions(settings: Any, functions: Sequence[Callable]) -> Any:
+    """Settings in which functions stand where their names stood."""
+    from saccade.rewards.registry import Function
+
+    named: dict[str, Any] = {each: each for each in map(Function, functions)}
+    put = lambda value: tuple(map(put, value)) if isinstance(value, tuple) else named.get(value, value)
+    held = {name: value for name, value in flat(settings).items() if isinstance(value, (str, tuple))}
+    return changed(settings, {name: put(value) for name, value in held.items() if put(value) is not value})
+
+
 def data_settings(kind: type) -> dict[str, str]:
     """The settings that name data, with the column that holds the text there."""
     known = names(kind)
@@ -165,7 +176,7 @@ def _open(plan: Plan, settings: Any, options: Options, folder: Path, tables: Map
     functions = _functions(settings)
     config |= {"functions": functions} if functions else {}
     if options.resume:
-        config["resume"] = options.resume.format(out=str(folder))
+        config["resume"] = options.resume.replace("{out}", str(folder))
     first = Path(options.stages_of) if options.stages_of else None
     return Run.start(folder, config, options.loggers, options.display, first, options.callbacks)
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
-from saccade.api.settings import bare, documentation, flags, is_flat, meant
+from saccade.config import bare, documentation, flags, is_flat, meant
 from saccade.naming import nearest
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
 
 
 def whole(word: str, known: Sequence[str]) -> str:
-    """An option by its whole name, where it was given by a short form (see `api.settings`); other words as they are.
+    """An option by its whole name, where it was given by a short form (see `config`); other words as they are.
 
     ``--lora-rank=4`` becomes ``--flow.lora-rank=4``, ``--no-sharded`` becomes ``--flow.no-sharded``. ValueError where
     the short form could be several options.

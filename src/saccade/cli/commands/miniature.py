@@ -152,7 +152,7 @@ def _scores(builder: ModuleType, target: Path) -> dict[str, float]:
 
 def card(name: str, builder: ModuleType, settings: Any, facts: Mapping[str, Any], scores: Mapping[str, float]) -> str:
     """The model card that lies beside the weights."""
-    from saccade.api.settings import flat, option
+    from saccade.config import flat, option
     from saccade.training import provenance
 
     title, _, data = (builder.__doc__ or "").partition("\n")

@@ -66,7 +66,7 @@ def _show_notes(notes: Mapping[str, str]) -> None:
 
 def _show_presets(name: str) -> None:
     """The settings in which the presets differ; where there is one preset, all of them."""
-    from saccade.api.settings import flat, option, words
+    from saccade.config import flat, option, words
 
     presets = {preset: flat(settings) for preset, settings in catalog.load(name).PRESETS.items()}
     first = next(iter(presets.values()))
