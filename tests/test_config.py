@@ -14,7 +14,6 @@ from saccade.config import changed, contradiction, described, flags, flat, meant
 from saccade.training.files import plain
 
 
-
 @dataclass(frozen=True)
 class Optimizer:
     """How weights move."""

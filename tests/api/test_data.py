@@ -66,7 +66,9 @@ def test_other_columns_reach_rewards_as_the_answer(value, tmp_path):
 def test_problems_of_a_world_stay_what_they_are(tmp_path):
     problems = shapes.problems(8, 0)
     again = shapes.load(written(problems, tmp_path))
-    assert [(p.inputs, p.answer) for p in again] == [(p.inputs, {k: v for k, v in p.answer.items() if k != "wording"}) for p in problems]
+    assert [(p.inputs, p.answer) for p in again] == [
+        (p.inputs, {k: v for k, v in p.answer.items() if k != "wording"}) for p in problems
+    ]
 
 
 def test_pictures_lie_beside_their_rows(tmp_path):
@@ -164,13 +166,17 @@ def test_a_run_keeps_its_data_and_names_its_functions(tmp_path, monkeypatch):
         if step == 2 and any(name.startswith("loss/") for name in metrics):
             raise ZeroDivisionError
 
-    with pytest.raises(saccade.RunFailed, match=r"resume with: saccade.load\(.flow_grpo.\).train\(out=.r., rewards=\[…\]\)"):
+    with pytest.raises(
+        saccade.RunFailed, match=r"resume with: saccade.load\(.flow_grpo.\).train\(out=.r., rewards=\[…\]\)"
+    ):
         recipe.train(**small, callbacks=[stop])
     config = json.loads(Path("r/config.json").read_text())
     name = f"{__name__}:red"
     assert config["functions"] == [name] and config["settings"]["task"]["rewards"] == ["geneval", name]
     assert config["data"] == {"task.prompts": "task-prompts.txt", "task.held_out": "task-held_out.txt"}
-    with pytest.raises(ValueError, match="was trained with the function .*:red, which a folder cannot keep: give it again"):
+    with pytest.raises(
+        ValueError, match="was trained with the function .*:red, which a folder cannot keep: give it again"
+    ):
         recipe.train(out="r", display=False)
     with pytest.raises(ValueError, match=r"holds other data than those given now"):
         recipe.train(out="r", display=False, rewards=["geneval", red], prompts=["a green circle"])

@@ -56,7 +56,9 @@ def test_a_run_is_a_handle(grey, tmp_path):
     again = saccade.open_run("r")
     assert flat(again.settings) == flat(run.settings) and again.evaluate() == run.evaluate() == run.result["after"]
     (item,) = again.sample("one", seed=3)
-    assert item["text"] == "ONE" and isinstance(item["image"], Image.Image) and len(run.sample(["a", "b"], count=2)) == 4
+    assert (
+        item["text"] == "ONE" and isinstance(item["image"], Image.Image) and len(run.sample(["a", "b"], count=2)) == 4
+    )
     assert (run.export("weights") / "weight.txt").read_text() and run.report().name == "report.html"
     with pytest.raises(ValueError, match="weights exists and is not empty"):
         run.export("weights")
@@ -140,7 +142,9 @@ def test_a_run_is_uploaded_as_it_is_exported(grey, monkeypatch, tmp_path):
     run = saccade.load(grey).train(steps=2, display=False)
     assert run.push_to_hub("me/grey", private=True) == "https://hub/me/grey" and sent["private"]
     card = sent["README.md"]
-    assert float(sent["weight.txt"]) == 0.75 and "# grey" in card and "| level | 0.75 |" in card and '"steps": 2' in card
+    assert (
+        float(sent["weight.txt"]) == 0.75 and "# grey" in card and "| level | 0.75 |" in card and '"steps": 2' in card
+    )
 
 
 @pytest.mark.parametrize(

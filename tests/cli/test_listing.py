@@ -90,7 +90,10 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
         (("train", "./grey.py", "--modle=x"), "unknown option '--modle'; nearest: --model"),
         (("train", "./grey.py", "--steps", "x"), "--steps must be a whole number, not 'x'"),
         (("train", "./grey.py", "--steps"), "--steps needs a value"),
-        (("train", "./grey.py", "--kind", "fancie"), "--model.kind cannot be 'fancie'; nearest: fancy (of plain, fancy)"),
+        (
+            ("train", "./grey.py", "--kind", "fancie"),
+            "--model.kind cannot be 'fancie'; nearest: fancy (of plain, fancy)",
+        ),
         (("train", "./grey.py", "--preset", "lage"), "unknown preset 'lage'; nearest: large"),
         (("train", "./grey.py", "--logger", "tensorbord"), "nearest: tensorboard"),
         (("check", "./grey.py", "--seeds", "0"), "--seeds must be 1 or more, not 0"),

@@ -60,8 +60,6 @@ def test_what_does_not_fit_is_one_line(words, line):
     assert str(error.value) == line
 
 
-
-
 def test_a_help_text_shows_no_line_break_of_its_source(capsys):
     with pytest.raises(SystemExit):
         given("--help")

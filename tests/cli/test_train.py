@@ -260,7 +260,9 @@ def test_eval_sample_export_report_of_a_run(saccade, tmp_path):
     drawn = saccade("sample", "r", "one", "two", "--count", "3", "-o", "deep/p.png")
     assert drawn.out.splitlines() == ["one → ONE", "two → TWO", "deep/p.png"]
     assert Image.open(tmp_path / "deep/p.png").size == (28, 18)
-    assert "the run in r has no rewriter; it has policy" in saccade("sample", "r", "x", "--without", "rewriter").refused()
+    assert (
+        "the run in r has no rewriter; it has policy" in saccade("sample", "r", "x", "--without", "rewriter").refused()
+    )
     assert saccade("export", "r", "weights").status == 0 and (tmp_path / "weights/weight.txt").read_text() == "0.984375"
     assert "weights exists and is not empty" in saccade("export", "r", "weights").refused()
     saccade(*GREY, "--out", "s", "--frozen")

@@ -76,5 +76,3 @@ def write_grid(rows: Sequence[Sequence[Image.Image]], file: Path) -> None:
             sheet.paste(picture, (c * (width + _GAP), r * (height + _GAP)))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
-
-

@@ -60,9 +60,13 @@ class TrainedRun:
         from saccade.training import files
 
         folder = self._stage(stage).resolve()
-        absolute = lambda item: {k: folder / v if k in ("image", "source", "target", "clip") else v for k, v in item.items()}
+        absolute = lambda item: {
+            k: folder / v if k in ("image", "source", "target", "clip") else v for k, v in item.items()
+        }
         lines = files.records(folder / "samples.jsonl")
-        return [{"step": line["step"], "set": line["set"], **absolute(item)} for line in lines for item in line["items"]]
+        return [
+            {"step": line["step"], "set": line["set"], **absolute(item)} for line in lines for item in line["items"]
+        ]
 
     @cached_property
     def policies(self) -> Mapping[str, Any]:
@@ -80,7 +84,9 @@ class TrainedRun:
             policy.load_state_dict(state[average] if name == "policy" and average else state[name])
         return policies
 
-    def sample(self, prompts: str | Sequence[str], seed: int = 0, count: int = 1, without: Sequence[str] = ()) -> list[dict]:
+    def sample(
+        self, prompts: str | Sequence[str], seed: int = 0, count: int = 1, without: Sequence[str] = ()
+    ) -> list[dict]:
         """What the trained models make of prompts: ``count`` items each, with prompt, and image or text, or both.
 
         An image is one of Pillow's. The same ``seed`` gives the same items. ``without`` names models to leave out, such
@@ -156,7 +162,9 @@ class TrainedRun:
     def _card(self, repository: str) -> str:
         notes = catalog.head(Path(self.recipe.__file__))  # pyrefly: ignore[missing-attribute]
         after = (self.result or {}).get("after") or {}
-        rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in after.items() if isinstance(value, (int, float)))
+        rows = "\n".join(
+            f"| {name} | {value:.4g} |" for name, value in after.items() if isinstance(value, (int, float))
+        )
         settings = json.dumps(self.config["settings"], indent=2, ensure_ascii=False)
         table = f"\n## Scores on held-out problems\n\n| score | value |\n|---|---|\n{rows}\n" if rows else ""
         return (
@@ -212,4 +220,3 @@ def repeated(prompts: str | Sequence[str], count: int) -> list[str]:
     if not listed:
         raise ValueError("no prompts to sample from")
     return [prompt for prompt in listed for _ in range(count)]
-

@@ -89,7 +89,9 @@ def _ask(name: str, asked: Reward, images: Sequence[Tensor], problems: Sequence[
         failure = failure or (error and f"{type(error).__name__}: {error}")
     if not values.isfinite().any():
         advice = "" if prompted else "; it may need prompts"
-        raise ValueError(f"reward '{name}' scored none of {len(images)} pictures: {failure or f'it returned NaN{advice}'}")
+        raise ValueError(
+            f"reward '{name}' scored none of {len(images)} pictures: {failure or f'it returned NaN{advice}'}"
+        )
     if failure:
         failed = int(values.isnan().sum())
         warnings.warn(f"reward '{name}' failed on {failed} of {len(images)} pictures: {failure}", stacklevel=3)

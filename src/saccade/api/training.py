@@ -199,7 +199,9 @@ def _refuse(plan: Plan, settings: Any, options: Options) -> None:
             )
         return
     if differs := contradiction(settings, plan.settings):
-        raise ValueError(f"the run in {plan.out} cannot be resumed with {told(*differs)}: leave it out, or name a new folder")
+        raise ValueError(
+            f"the run in {plan.out} cannot be resumed with {told(*differs)}: leave it out, or name a new folder"
+        )
     for name, none in (("stages_of", ""), ("keep_best", ""), ("patience", 0)):
         value = getattr(options, name)
         if value not in (none, plan.kept.get(name)):

@@ -94,7 +94,8 @@ def _build(name: str, words: Sequence[str]) -> int:
     target = Path(given.place.out or Path("miniatures") / name)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty: name a new folder with --out")
-    facts = _train(name, builder, given.recipe, target)
+    facts = _train(builder, given.recipe, target)
+    _declare(name, target)
     scores = _scores(builder, target)
     (target / "README.md").write_text(card(name, builder, given.recipe, facts, scores), encoding="utf-8")
     show_scores(scores, name)
@@ -102,7 +103,7 @@ def _build(name: str, words: Sequence[str]) -> int:
     return 0
 
 
-def _train(name: str, builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any]:
+def _train(builder: ModuleType, settings: Any, target: Path) -> Mapping[str, Any]:
     """Build beside the target and rename, so that a folder is whole or absent."""
     from saccade.training.display import open_display
 
@@ -119,7 +120,6 @@ def _train(name: str, builder: ModuleType, settings: Any, target: Path) -> Mappi
         facts = builder.build(settings, beside, progress)
         facts = {"seconds": round(time.time() - began), **facts}
         _without_places(beside)
-        _declare(name, beside)
         if target.exists():
             target.rmdir()
         beside.rename(target)

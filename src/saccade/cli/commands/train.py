@@ -48,7 +48,9 @@ class Options:
     """
     patience: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")] = 0
     """Evaluations in a row without a better --keep-best score that end the run; 0 never ends it early."""
-    logger: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="L", help_behavior_hint="")] = ()
+    logger: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="L", help_behavior_hint="")
+    ] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
     json: Flag = False
     """Print one JSON object as the last line: run, steps, seconds, before, after."""
