@@ -35,6 +35,10 @@ OFF_POLICY = CONTROL | {
 }  # fmt: skip
 WORLD_MODEL = CONTROL | {"memory.warm_up": 20, "memory.batch": 4, "memory.length": 6, "steps": 4}
 DISTILLED = {"task.held_out_size": 6, "distilling.prompts_per_step": 4, "distilling.warmup": 1, "steps": 3}
+TWO_POLICIES = {name: value for name, value in DRAWING.items() if name != "warmup"} | {
+    "flow_optim.warmup": 1,
+    "rewriter_optim.warmup": 1,
+}
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
 CRITIC = {"criticism.critic_steps": 3, "criticism.critic_lessons": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
@@ -76,7 +80,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
         DRAWING | {"window_place": "random", "grpo.std": "group", "shuffle_rewards": True},
     ),
     "flow_grpo, cps": ("flow_grpo", "tiny", DRAWING | {"flow.kernel": "cps", "flow.guidance": 2.0, "flow.lora_rank": 4}),
-    "diffusion_nft": ("diffusion_nft", "tiny", DRAWING | {"beta_reference": 0.01}),
+    "diffusion_nft": ("diffusion_nft", "tiny", DRAWING | {"nft.reference_weight": 0.01}),
     "diffusion_dpo": ("diffusion_dpo", "online", DRAWING | PAIRS),
     "diffusion_dpo, offline": ("diffusion_dpo", "offline", DRAWING | PAIRS),
     "dmd": ("dmd", "dmd", DISTILLED),
@@ -85,8 +89,8 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "reward_gradient": ("reward_gradient", "refl", UNGROUPED | CRITIC),
     "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | CRITIC),
     "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | CRITIC),
-    "promptrl": ("promptrl", "tiny", DRAWING),
-    "promptrl, nothing retained": ("promptrl", "tiny", DRAWING | {"retained": 0, "train_flow": False}),
+    "promptrl": ("promptrl", "tiny", TWO_POLICIES),
+    "promptrl, nothing retained": ("promptrl", "tiny", TWO_POLICIES | {"retained": 0, "train_flow": False}),
     "dpo_vs_grpo": ("dpo_vs_grpo", "tiny", CODES),
     "dpo_vs_grpo, dpo": ("dpo_vs_grpo", "tiny", CODES | {"method": "dpo", "judged_by": "towers"}),
     "grpo": ("grpo", "tiny", ANSWERS),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import inspect
 import textwrap
 import types
@@ -94,6 +95,8 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
         present = getattr(template, name)
         inner = dataclasses.is_dataclass(present)
         values[name] = revive(present, saved[name], place) if inner else _tuples(saved[name])
+        if saved[name] is None and types[name] in (float, "float"):
+            values[name] = math.inf  # JSON has no infinity, so config.json holds null for it
     return dataclasses.replace(template, **values)  # pyrefly: ignore[bad-specialization]
 
 

@@ -133,7 +133,7 @@ def test_a_device_that_is_not_here_is_told():
     for device in ("auto", "cpu", "cpu:0"):
         _refuse_impossible(Settings(device), Settings())
     for device in ("cuda:99", "cud", "ipu"):
-        with pytest.raises(ValueError, match=rf"device '{device}' is not here; nearest: .* \(of auto, cpu"):
+        with pytest.raises(ValueError, match=rf"device '{device}' is not available; nearest: .* \(of auto, cpu"):
             _refuse_impossible(Settings(device), Settings())
 
 

@@ -21,7 +21,7 @@ from saccade.algorithms.forward_process import velocity_error
 from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import differentiable_reward, empty_rollout, refl_timesteps
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates, warmup
@@ -248,7 +248,7 @@ class Distillation:
             flow, name=self.reference or flow.name, kernel="flow_sde", sampling_steps=self.reference_steps
         )
         guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
-        return build_flow_policy(diffusion, (), seed, beside=policy), frozen(guided, beside=policy)
+        return build_flow_policy(diffusion, (), seed, share_with=policy), build_frozen_policy(guided, share_with=policy)
 
     def parts(
         self, problems: Sequence[Problem], loss: ScoreDistillation, seed: int

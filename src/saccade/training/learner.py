@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Batch, Loss, Objective, Rollout, generator, seeds
-from saccade.models.sharding import like
+from saccade.models.sharding import shard_like
 from saccade.training import distributed
 
 
@@ -239,7 +239,7 @@ def rise_and_fall(steps: int, rise: int, least: float = 0.0) -> Callable[[int], 
 
 def _cut_as(params: Sequence[nn.Parameter], saved: Mapping) -> dict:
     """An optimiser's saved state with its moments cut over the processes as their weights are."""
-    moments = {i: {k: like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
+    moments = {i: {k: shard_like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
     return {**saved, "state": moments}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core import Stateful
-from saccade.models.sharding import whole
+from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
@@ -243,7 +243,7 @@ class Run:
 
     def save(self, step: int, state: Mapping[str, Stateful], folder: str = "checkpoints") -> Path:
         """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
-        gathered = {name: whole(part.state_dict()) for name, part in state.items()}
+        gathered = {name: full_tensors(part.state_dict()) for name, part in state.items()}
         self._steps = max(self._steps, step)
         place = self.folder / folder
         if not self._writes:

@@ -93,7 +93,7 @@ def averaged(lessons: Iterable[Step], network: nn.Module, decay: float) -> Itera
     for number, lesson in enumerate(lessons):
         yield lesson
         average.update(warm_decay(decay, number))
-    average.put()
+    average.copy_to_parameters()
 
 
 def size_of(network: nn.Module) -> int:
