@@ -74,7 +74,7 @@ def _problems(prompts: Path | None, count: int, folder: Path) -> list[Problem]:
 
     if prompts is None:
         return [Problem(i, "") for i in range(count)]
-    found = shapes.load(prompts)
+    found = shapes.load_prompts(prompts)
     if len(found) != count:
         raise ValueError(f"{count} pictures in {folder}, but {len(found)} prompts in {prompts}")
     return found

@@ -48,7 +48,9 @@ def _glyphs() -> tuple[np.ndarray, np.ndarray]:
         size = round(1.6 * height) + 6
         for font in fonts.FONTS:
             places = 0.5 + rng.uniform(-0.5, 0.5, (2 * len(fonts.LETTERS), 2)) / size
-            scenes = [Scene((), Text(l, font, x, y, height / size)) for l, (x, y) in zip(2 * fonts.LETTERS, places)]
+            scenes = [
+                Scene((), Text(letter, font, x, y, height / size)) for letter, (x, y) in zip(2 * fonts.LETTERS, places)
+            ]
             sharp = render(scenes, size).astype(np.float32)
             for sigma in (0, 0.7):
                 segments = segment(gaussian_filter(sharp, (0, sigma, sigma, 0)) if sigma else sharp)
