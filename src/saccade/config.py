@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
 import inspect
+import math
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def gold(tmp_path: Path) -> Path:
     """Six rendered scenes, and a prompt file with their captions."""
-    scenes, meanings = shapes.sample(6, np.random.default_rng(1), ["single_object", "colors"])
+    scenes, meanings = shapes.sample_scenes(6, np.random.default_rng(1), ["single_object", "colors"])
     for i, picture in enumerate(shapes.render(scenes, 64)):
         pixels = np.asarray(picture)
         pixels = pixels if pixels.dtype == np.uint8 else (pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8)
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
     ],
 )
 def test_likeness_of_words(seen, asked, score):
-    assert ocr.likeness(seen, asked) == pytest.approx(score)
+    assert ocr.text_match(seen, asked) == pytest.approx(score)
 
 
 def written(*words: str) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_rapidocr_reads_words_offline():
 def test_without_rapidocr_the_install_line_is_told(saccade, gold, monkeypatch):
     import sys
 
-    ocr._reader.cache_clear()
+    ocr._engine.cache_clear()
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(ValueError, match=r"pip install 'saccade\[ocr\]'"):
         ocr.similarity(rollout(torch.zeros(1, 3, 8, 8), [{"text": "a"}]))

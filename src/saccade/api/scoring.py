@@ -62,7 +62,7 @@ def _problems(prompts: str | Path | Sequence[Any] | None, count: int, place: str
     if prompts is None:
         return [Problem(i, "") for i in range(count)]
     if isinstance(prompts, (str, Path)):
-        found, origin = shapes.load(prompts), str(prompts)
+        found, origin = shapes.load_prompts(prompts), str(prompts)
     else:
         found, origin = [_problem(i, each) for i, each in enumerate(prompts)], "the list"
     if len(found) != count:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
 from saccade.api import data
-from saccade.config import changed, contradiction, flat, meant, names, option, revive, words
 from saccade.catalog import Recipe
+from saccade.config import changed, contradiction, flat, meant, names, option, revive, words
 from saccade.naming import nearest
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import dataclasses
 import io
 import itertools
 import re
-import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints

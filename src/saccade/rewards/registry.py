@@ -118,11 +118,14 @@ def _from_file(file: Path, function: str) -> Reward:
     return getattr(module, function)
 
 
-def scorer(name: str, critic: RewardModel | None, model: str = "", device: str = "cpu") -> Reward:
-    """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or
-    ``FILE.py:FUNCTION``.
+def learned_reward(name: str, reward_model: RewardModel | None, encoders: str = "", device: str = "cpu") -> Reward:
+    """A differentiable reward of pictures: reward_model, text_image over ``encoders``, or ``FILE.py:FUNCTION``.
+
+    ValueError, with the nearest name, for a name that is none of these, or where what the name needs is not given.
     """
-    known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model, device=device)} if model else {})
+    known: dict[str, Reward] = {"reward_model": reward_model} if reward_model else {}
+    if encoders:
+        known["text_image"] = TextImage(encoders, device=device)
     if not known and ".py:" not in name:
-        raise ValueError(f"scorer '{name}': no critic is taught (critic_steps 0), no encoders are named (scorer_model)")
+        raise ValueError(f"reward '{name}': no reward model is trained (reward_model.steps 0) and encoders is empty")
     return reward(name, known)
