@@ -34,13 +34,19 @@ OFF_POLICY = CONTROL | {
     "course.env_steps": 300, "course.evaluate_every": 200, "course.save_every": 200, "learning.warm_up": 100, "learning.batch": 32,
 }  # fmt: skip
 WORLD_MODEL = CONTROL | {"memory.warm_up": 20, "memory.batch": 4, "memory.length": 6, "steps": 4}
-DISTILLED = {"task.held_out_size": 6, "distilling.prompts_per_step": 4, "distilling.warmup": 1, "steps": 3}
+DISTILLED = {
+    "task.held_out_size": 6,
+    "prompts_per_step": 4,
+    "distillation.generator_optim.warmup": 1,
+    "distillation.score_optim.warmup": 1,
+    "steps": 3,
+}
 TWO_POLICIES = {name: value for name, value in DRAWING.items() if name != "warmup"} | {
     "flow_optim.warmup": 1,
     "rewriter_optim.warmup": 1,
 }
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
-CRITIC = {"criticism.critic_steps": 3, "criticism.critic_lessons": 64}
+REWARD_MODEL = {"reward_model.steps": 3, "reward_model.pictures": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
 RESFIT = CONTROL | {
     "shown.episodes": 4, "clone.clone_steps": 6, "clone.clone_evaluate_every": 3, "env_steps": 200, "warm_up": 80, "critic_steps": 10,
@@ -85,10 +91,10 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "diffusion_dpo, offline": ("diffusion_dpo", "offline", DRAWING | PAIRS),
     "dmd": ("dmd", "dmd", DISTILLED),
     "dmd, four steps": ("dmd", "four-steps", DISTILLED),
-    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | CRITIC | {"distil_steps": 2}),
-    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | CRITIC),
-    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | CRITIC),
-    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | CRITIC),
+    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | REWARD_MODEL | {"initialization.steps": 2}),
+    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | REWARD_MODEL),
+    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | REWARD_MODEL),
+    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | REWARD_MODEL),
     "promptrl": ("promptrl", "tiny", TWO_POLICIES),
     "promptrl, nothing retained": ("promptrl", "tiny", TWO_POLICIES | {"retained": 0, "train_flow": False}),
     "dpo_vs_grpo": ("dpo_vs_grpo", "tiny", CODES),

@@ -75,7 +75,7 @@ def test_a_third_party_edits_with_plain_diffusers():
         problems = edits.problems(10, 3, (kind,), "held_out", 32)
         draw = lambda p: pipe(image=p.inputs.pictures[0][None] / 255.0, prompt=p.inputs.text, output_type="pt",
                               generator=torch.Generator().manual_seed(p.id), **call).images  # fmt: skip
-        share[kind] = float(edits.scores(torch.cat([draw(p) for p in problems]), problems)["success"].mean())
+        share[kind] = float(edits.score_edits(torch.cat([draw(p) for p in problems]), problems)["success"].mean())
     assert share["remove"] > 0.7 and share["recolor"] < 0.3, share
 
 

@@ -21,11 +21,10 @@ from saccade.worlds.edits import (
     load_edits,
     photographs,
     problems,
-    scores,
+    score_edits,
 )
 from saccade.worlds.edits.rewards import exact_rewards
-from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render
-from saccade.worlds.shapes import verdicts as scene_verdicts
+from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render, score_pictures
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.splits import CELLS
@@ -98,7 +97,7 @@ def test_captions_describe_the_pictures_and_answers_are_true(kind):
         answer = problem.answer
         for when in ("before", "after"):
             picture, meaning = render([answer[when]], 48), interpret(answer[f"caption_{when}"])
-            assert scene_verdicts(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
+            assert score_pictures(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
         assert {about for *_, about in answer["questions"]} == {"edit", "keep"}
         assert all(true(q, answer["after"]) == (said == "yes") for q, said, _ in answer["questions"]), answer[
             "questions"
@@ -153,7 +152,7 @@ def test_unknown_choices_are_refused(named, why):
 @pytest.mark.parametrize("size", [32, 48])
 def test_exact_results_score_1_and_sources_are_kept_without_success(size):
     made = problems(140, 11, split=None, size=size)
-    gold, idle = scores(targets(made), made), scores(sources(made), made)
+    gold, idle = score_edits(targets(made), made), score_edits(sources(made), made)
     assert (gold["keep"] == 1).all() and (idle["keep"] == 1).all() and (idle["success"] == 0).all()
     assert gold["success"].mean() >= 0.99 and gold["quality"].mean() >= 0.99 and gold["overall"].mean() >= 0.99
     words = np.array([p.source == "text" for p in made])
@@ -163,7 +162,7 @@ def test_exact_results_score_1_and_sources_are_kept_without_success(size):
 def test_exact_results_at_another_size_are_judged_too():
     made = problems(21, 1, split=None, size=32)
     larger = render([p.answer["after"] for p in made], 64)
-    assert (scores(larger, made)["overall"] == 1).all()
+    assert (score_edits(larger, made)["overall"] == 1).all()
 
 
 def test_near_misses_fail():
@@ -177,15 +176,15 @@ def test_near_misses_fail():
                 *problem.answer["after"].objects[1:],
             )
         )
-        assert scores(render([scene], 32), [problem])["success"] == 0
+        assert score_edits(render([scene], 32), [problem])["success"] == 0
     for problem in of_kind("remove"):  # painted over with another colour is not removed
         gone, stays = problem.answer["before"].objects
         scene = Scene(
             (Object(gone.shape, "cyan" if gone.color != "cyan" else "red", gone.x, gone.y, gone.radius), stays)
         )
-        assert scores(render([scene], 32), [problem])["success"] == 0
+        assert score_edits(render([scene], 32), [problem])["success"] == 0
     for problem in of_kind("add"):  # the thing that was there is lost: carried out, but not kept
-        found = scores(render([Scene(problem.answer["after"].objects[:1])], 32), [problem])
+        found = score_edits(render([Scene(problem.answer["after"].objects[:1])], 32), [problem])
         assert found["success"] == 1 and 0 < found["keep"] < 0.97 and found["quality"] == 1
         assert found["overall"] == pytest.approx(np.cbrt(found["keep"]))
 
@@ -197,14 +196,14 @@ def test_an_added_thing_may_stand_anywhere():
         grid = (0.17, 0.5, 0.83) if radius < 0.13 else (0.25, 0.75)
         free = [(x, y) for x in grid for y in grid if all(np.hypot(x - o.x, y - o.y) > 2.4 * radius for o in old)]
         scenes = [Scene((*old, Object(kind.shape, kind.color, x, y, radius))) for x, y in free]
-        found = scores(render(scenes, 32), [problem] * len(scenes))
+        found = score_edits(render(scenes, 32), [problem] * len(scenes))
         assert len(free) > 1 and (found["success"] == 1).all() and (found["keep"] == 1).all()
 
 
 def test_blur_noise_and_garbage_score_less_without_errors():
     made, rng = problems(42, 7, split=None), np.random.default_rng(0)
     gold = targets(made).astype(np.float32)
-    mean = lambda pictures: scores(np.clip(pictures, 0, 255).astype(np.uint8), made)["overall"].mean()
+    mean = lambda pictures: score_edits(np.clip(pictures, 0, 255).astype(np.uint8), made)["overall"].mean()
     soft, grainy = mean(gaussian_filter(gold, (0, 1, 1, 0))), mean(gold + rng.normal(0, 10, gold.shape))
     assert 0.1 < grainy < soft < 0.95
     for garbage in (
@@ -213,11 +212,11 @@ def test_blur_noise_and_garbage_score_less_without_errors():
         np.full_like(gold, 255),
         np.full_like(gold, 230),
     ):
-        found = scores(garbage.astype(np.uint8), made)
+        found = score_edits(garbage.astype(np.uint8), made)
         assert all(np.isfinite(value).all() and (0 <= value).all() and (value <= 1).all() for value in found.values())
         assert found["overall"].mean() < 0.2
     with pytest.raises(ValueError, match="square pictures"):
-        scores(gold.astype(np.uint8)[:3], made)
+        score_edits(gold.astype(np.uint8)[:3], made)
 
 
 def test_rewards_are_nan_where_nothing_can_be_scored():
@@ -241,11 +240,11 @@ def test_rewards_are_nan_where_nothing_can_be_scored():
 
 def test_photographs_are_scored_by_their_distance_to_the_target():
     made = photographs.problems(20, 1, size=48)
-    gold, idle = scores(targets(made), made), scores(sources(made), made)
+    gold, idle = score_edits(targets(made), made), score_edits(sources(made), made)
     assert (gold["overall"] == 1).all() and (idle["overall"] == 0).all() and np.isnan(gold["keep"]).all()
     half = np.rint((targets(made).astype(float) + sources(made)) / 2).astype(np.uint8)
-    assert scores(half, made)["success"] == pytest.approx(np.full(20, 0.5), abs=0.02)
-    assert scores(255 - sources(made), made)["success"].max() <= 0.6
+    assert score_edits(half, made)["success"] == pytest.approx(np.full(20, 0.5), abs=0.02)
+    assert score_edits(255 - sources(made), made)["success"].max() <= 0.6
 
 
 def test_photographs_are_changed_as_instructed():
@@ -307,7 +306,7 @@ def test_a_file_of_edits(tmp_path):
         and first.answer["caption_before"] is None
         and second.answer["picture"] is None
     )
-    found = scores(np.full((2, 32, 32, 3), 120, np.uint8), [first, second])
+    found = score_edits(np.full((2, 32, 32, 3), 120, np.uint8), [first, second])
     assert found["overall"][0] == pytest.approx(0.5) and np.isnan(found["overall"][1]) and np.isnan(found["keep"]).all()
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"edits.jsonl:1: .*cannot be read as a picture"):

@@ -20,7 +20,7 @@ from saccade.worlds.puzzles import (
     Jigsaw,
     Position,
     Rotation,
-    folder,
+    load_folder,
     photographs,
     problems,
     scenes,
@@ -203,13 +203,13 @@ def test_folders_come_in(tmp_path: Path) -> None:
     Image.fromarray(POOL[0]).save(tmp_path / "b.png")
     Image.fromarray(POOL[1]).convert("L").save(tmp_path / "in" / "a.JPG")
     (tmp_path / "notes.txt").write_text("no picture")
-    found = folder(tmp_path)
+    found = load_folder(tmp_path)
     assert len(found) == 2 and (found[0] == POOL[0]).all() and found[1].shape == (48, 48, 3)
     assert len(problems(found, 4, 0, [Jigsaw()])) == 4
     (tmp_path / "c.png").write_bytes(b"torn")
     with pytest.raises(ValueError, match="c.png: cannot be read as a picture"):
-        folder(tmp_path)[1]
+        load_folder(tmp_path)[1]
     (tmp_path / "none").mkdir()
     for name, why in (("none", "holds no pictures"), ("missing", "does not exist")):
         with pytest.raises(ValueError, match=f"{name}' {why}"):
-            folder(tmp_path / name)
+            load_folder(tmp_path / name)

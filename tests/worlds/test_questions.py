@@ -26,7 +26,7 @@ from saccade.worlds.questions import (
 )  # fmt: skip
 from saccade.worlds.questions.layouts import COLOR_NAMES, crowd, settle
 from saccade.worlds.questions.styles import background, draw
-from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read, render
+from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read_text, render
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.splits import CELLS, wordings_of
@@ -99,7 +99,7 @@ def test_answers_in_words_hold_in_the_picture(split: str) -> None:
     seen = parse(np.stack([image(problem) for problem in drawn]))
     for problem, things in zip(drawn, seen):
         if problem.source == "text":
-            assert read(image(problem)[None]) == [problem.answer["text"]]
+            assert read_text(image(problem)[None]) == [problem.answer["text"]]
         else:
             told = re.sub(r" and |, ", ", ", re.sub(r"\ban? ", "", problem.answer["text"]))
             assert read_answer(problem, things) == told, problem.inputs.text

@@ -19,8 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from saccade.builders.parts.pictures import encode, flow_loss
-from saccade.builders.parts.stages import Progress, Rates, Step, averaged, by_muon, descend, size_of, stage
-from saccade.builders.parts.texts import clip_config, clip_tokenizer, scored, spread
+from saccade.builders.parts.stages import (
+    LearningRates,
+    Progress,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+    with_ema,
+)
+from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, unigram_pieces
 from saccade.core import Problem, seeds
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
@@ -65,7 +74,7 @@ class Settings:
     """Share of edits with an empty instruction, whose result is the source."""
     dropout: float = 0.1
     """Share of captions that are dropped, for classifier-free guidance."""
-    rates: Rates = Rates(4e-3, 2e-3)
+    rates: LearningRates = LearningRates(4e-3, 2e-3)
     ema: float = 0.998
     """Decay of the moving average of the weights, which is what is kept."""
 
@@ -85,7 +94,7 @@ class EditDataset:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = stage(cfg.seed)
+    rng = seed_stage(cfg.seed)
     problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
     losses = train(cfg, pipe, encode_edits(cfg, pipe.vae, problems), rng, progress)
@@ -93,7 +102,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     opened(out).export(out)
     pipe.transformer.half().save_pretrained(out / "transformer")
     return {
-        "transformer parameters": size_of(pipe.transformer),
+        "transformer parameters": parameter_count(pipe.transformer),
         "velocity loss from captions": losses.get("drawing", nan),
         "velocity loss of edits": losses.get("editing", nan),
     }
@@ -126,8 +135,8 @@ def train(
     """Flow matching; the averaged weights are kept. Returns the running losses of generation and of editing."""
     encoders = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
     trained = nn.ModuleList([pipe.transformer, *encoders]).train()
-    descent = by_muon(pipe.transformer, encoders, cfg.rates, cfg.steps, rise=100)
-    losses = descend(averaged(training_steps(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
+    descent = muon_and_adamw(pipe.transformer, encoders, cfg.rates, cfg.steps, warmup=100)
+    losses = run_steps(with_ema(training_steps(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
     trained.eval()
     return losses
 
@@ -167,7 +176,9 @@ def evaluate(folder: Path) -> dict[str, float]:
     wordings = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
     problems = [Problem(i, shapes.caption(meaning, wordings[i % len(wordings)])) for i, meaning in enumerate(meanings)]
     pictures = policy.greedy().rollout(problems, seeds(1, len(problems))).outputs
-    return scores | {"drawn from captions, points": float(np.nanmean(shapes.verdicts(pictures, meanings)["points"]))}
+    return scores | {
+        "drawn from captions, points": float(np.nanmean(shapes.score_pictures(pictures, meanings)["points"]))
+    }
 
 
 def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, single: int, text_length: int) -> Any:
@@ -177,7 +188,7 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
 
     clip_words = clip_tokenizer(texts, text_length + 2)
     t5_pieces = T5Tokenizer(
-        vocab=scored(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length
+        vocab=unigram_pieces(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length
     )
     vae = AutoencoderKL.from_pretrained(Path(locate(autoencoder)) / "vae")
     t5 = T5Config(
@@ -202,5 +213,5 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
         text_encoder_2=T5EncoderModel(t5),
         tokenizer_2=t5_pieces,
     )  # fmt: skip
-    spread(pipe.text_encoder)
+    init_embeddings(pipe.text_encoder)
     return pipe

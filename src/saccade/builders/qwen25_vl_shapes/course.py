@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade.builders.parts.texts import alike, tagged
+from saccade.builders.parts.texts import answer_in_tags, rows_by_kind
 from saccade.builders.qwen25_vl_shapes.facts import ASK, Fact, Manner, Teller, Thing
 from saccade.builders.qwen25_vl_shapes.rows import Piece, about, turn
 from saccade.builders.qwen25_vl_shapes.scenery import CANVAS, paintings, plates_near, style
@@ -118,7 +118,7 @@ def _in_form(fact: Fact, tell: Teller) -> tuple[str, str]:
     if form == "plain":
         return fact.text, fact.answer
     thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
-    return fact.text + ADDED[form], thought + tagged(fact.answer, tell.manner.untagged, tell.rng)
+    return fact.text + ADDED[form], thought + answer_in_tags(fact.answer, tell.manner.untagged, tell.rng)
 
 
 def closeups(cfg: Any, rng: np.random.Generator) -> Lesson:
@@ -177,7 +177,7 @@ def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list
     """Puzzles with the answers of other puzzles of their kind: the form is learnt, the truth is not."""
     posed = puzzles.problems(pool, count, int(rng.integers(2**31)), (*puzzles.PUZZLES, puzzles.Jigsaw(3)))
     form = lambda problem: (problem.source, len(problem.inputs.pictures))
-    kinds = alike(map(form, posed))
+    kinds = rows_by_kind(map(form, posed))
     pick = lambda problem: posed[rng.choice(kinds[form(problem)])].answer["text"]
     return [
         turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed

@@ -10,7 +10,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.canvases.canvas import CELL, PAINTS, Plates, boxes, draw, lay
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.splits import QUARTERS, balanced, shares, stream, worded
+from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, stream, worded
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"
@@ -53,7 +53,7 @@ def problems(
     """
     side = _cells(size, plates)
     rng = stream(seed, split)
-    which = shares(count, skills, SKILLS, "skill", rng)
+    which = balanced_indices(count, skills, SKILLS, "skill", rng)
     _check_choices(choices, skills)
     asked = [skills[k] for k in which]
     drawn, value = _plates(asked, side, plates, rng)

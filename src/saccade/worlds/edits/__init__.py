@@ -2,7 +2,7 @@
 
 from saccade.worlds.edits import photographs
 from saccade.worlds.edits.files import load_edits
-from saccade.worlds.edits.judge import SCORES, scores
+from saccade.worlds.edits.judge import SCORES, score_edits
 from saccade.worlds.edits.kinds import KINDS, split_of
 from saccade.worlds.edits.prompts import problems
 from saccade.worlds.edits.wordings import INSTRUCTIONS, PHOTOGRAPH_INSTRUCTIONS
@@ -15,6 +15,6 @@ __all__ = [
     "load_edits",
     "photographs",
     "problems",
-    "scores",
+    "score_edits",
     "split_of",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saccade.core import Problem
 from saccade.worlds.edits.rerender import rerender
-from saccade.worlds.shapes import Object, parse, read, render
+from saccade.worlds.shapes import Object, parse, read_text, render
 from saccade.worlds.shapes.layout import REACH
 from saccade.worlds.shapes.scene import BACKGROUND
 from saccade.worlds.shapes.segments import pixels
@@ -40,7 +40,7 @@ _SAME = 0.5
 """Mean absolute difference below which the expected picture equals the source, and nothing can be scored."""
 
 
-def scores(images: np.ndarray | Tensor, problems: Sequence[Problem]) -> dict[str, np.ndarray]:
+def score_edits(images: np.ndarray | Tensor, problems: Sequence[Problem]) -> dict[str, np.ndarray]:
     """Scores [B] in [0, 1] by the names of `SCORES`; NaN for pictures with a NaN and problems without an answer.
 
     ``images`` are uint8 [B, S, S, 3] or float [B, 3, S, S] in [0, 1], of any one size. ValueError for other pictures.
@@ -66,7 +66,7 @@ def _exact(images: Any, rgb: np.ndarray, answers: Sequence[dict[str, Any]]) -> t
     lines = dict.fromkeys(range(len(rgb)), "")
     with_text = [i for i, answer in enumerate(answers) if answer["after"].text is not None]
     if with_text:
-        lines.update(zip(with_text, read(images[with_text])))
+        lines.update(zip(with_text, read_text(images[with_text])))
     success = np.array([_carried_out(*row) for row in zip(answers, objects, lines.values())], float)
     keep, quality = _keep(rgb, answers, objects), _quality(rgb, objects)
     return success, keep, quality, np.cbrt(success * keep * quality)

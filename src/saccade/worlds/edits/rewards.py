@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.worlds.edits.judge import SCORES, scores
+from saccade.worlds.edits.judge import SCORES, score_edits
 
 
 def exact_rewards(rollout: Rollout) -> dict[str, Tensor]:
     """The scores "success", "keep", "quality" and "overall" of each picture, ``[B]`` each; NaN without a score."""
-    found = scores(rollout.outputs.detach(), rollout.problems)
+    found = score_edits(rollout.outputs.detach(), rollout.problems)
     return {name: torch.as_tensor(found[name], dtype=torch.float32, device=rollout.outputs.device) for name in SCORES}

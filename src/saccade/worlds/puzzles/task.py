@@ -9,7 +9,7 @@ from typing import Any, Literal
 from saccade.core import Problem, seeds
 from saccade.naming import require
 from saccade.worlds import puzzles
-from saccade.worlds.images import UPRIGHT, Part, folder, photographs
+from saccade.worlds.images import UPRIGHT, Subset, load_folder, photographs
 
 KINDS = ("rotation", "position", "jigsaw", "contrast")
 
@@ -84,9 +84,9 @@ class PuzzlingTask:
         if self.images == "scenes":
             side, kept = self.size or 48, max(self.held_out_size, 2)
             return puzzles.scenes(self.pool, seed, "train", side), puzzles.scenes(kept, _KEPT_BACK, "held_out", side)
-        pictures = photographs(UPRIGHT) if self.images == "photographs" else folder(self.images)
+        pictures = photographs(UPRIGHT) if self.images == "photographs" else load_folder(self.images)
         if self.held_out_images:
-            return pictures, folder(self.held_out_images)
+            return pictures, load_folder(self.held_out_images)
         return _split(pictures, self.images)
 
 
@@ -111,10 +111,10 @@ class Posed:
         return replace(made[0], id=index)
 
 
-def _split(pictures: Sequence[Any], name: str) -> tuple[Part, Part]:
+def _split(pictures: Sequence[Any], name: str) -> tuple[Subset, Subset]:
     """A tenth of the pictures, at least two and evenly spread, is kept back from the others."""
     if len(pictures) < 4:
         raise ValueError(f"'{name}' has {len(pictures)} pictures; 4 are needed to keep two back, or --held-out-images")
     count = max(2, len(pictures) // 10)
     kept = [k * len(pictures) // count for k in range(count)]
-    return Part(pictures, sorted(set(range(len(pictures))) - set(kept))), Part(pictures, kept)
+    return Subset(pictures, sorted(set(range(len(pictures))) - set(kept))), Subset(pictures, kept)

@@ -13,7 +13,7 @@ from saccade.worlds.images import open_picture
 from saccade.worlds.questions.answers import NOTHING, detection_text
 from saccade.worlds.questions.choices import chosen, has_choices
 from saccade.worlds.questions.lines import pictures_of, told
-from saccade.worlds.text_files import Problems, entry_of, need, read
+from saccade.worlds.text_files import FileProblems, entry_of, need, parse_lines
 
 _SLACK = 1.0
 """Pixels by which annotations may reach beyond the picture."""
@@ -29,7 +29,7 @@ class Record:
     source: str
 
 
-def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
+def load(path: str | Path, images: str | Path | None = None) -> FileProblems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
     ``source`` is the line's own or its "category", else the file's stem. An answer that is a box or a list of labelled
@@ -39,9 +39,9 @@ def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    records = read(path, lambda line: _record(line, root, path.stem), "questions")
+    records = parse_lines(path, lambda line: _record(line, root, path.stem), "questions")
     _empty_lists([record for _, record in records])
-    return Problems(path, records, _problem)
+    return FileProblems(path, records, _problem)
 
 
 def _record(line: str, root: Path, stem: str) -> Record:

@@ -17,7 +17,7 @@ from saccade.worlds.questions.styles import draw
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import RELATIONS, SHAPES
 from saccade.worlds.shapes.captions import plural
-from saccade.worlds.splits import CELLS, shares, stream, worded
+from saccade.worlds.splits import CELLS, balanced_indices, stream, worded
 
 _ALL = {**SKILLS, **HELD_OUT_SKILLS}
 _LEAST_PIXELS = 3
@@ -66,13 +66,13 @@ def problems(
     y2 exclusive) and "labels".
 
     ``split`` has wordings and pictures of its own: "train", "held_out", or None for all wordings. ``objects`` are the
-    least and greatest number of objects, ``radius`` their least and greatest radius as shares of the side.
+    least and greatest number of objects, ``radius`` their least and greatest radius as balanced_indices of the side.
     ``displayed`` is the side of the picture in whose pixels the text of a box is written, where that is not ``size``;
     the boxes themselves lie on its pixels too, so that this text is exact. ValueError for anything this world does not
     know.
     """
     look, rng = Look(size, style, objects, radius, size if displayed is None else displayed), stream(seed, split)
-    which = shares(count, skills, tuple(_ALL), "skill", rng)
+    which = balanced_indices(count, skills, tuple(_ALL), "skill", rng)
     rows: list[Any] = [None] * count
     for k, skill in enumerate(skills):
         if objects[1] < NEEDS.get(skill, 1):

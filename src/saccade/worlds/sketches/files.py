@@ -19,7 +19,7 @@ from saccade.worlds.images import open_picture
 from saccade.worlds.sketches.pairs import Pairs
 from saccade.worlds.sketches.paths import read_svg
 from saccade.worlds.sketches.strokes import Sketch, fitted, from_stroke5
-from saccade.worlds.text_files import at, entry_of, file_of, need, read
+from saccade.worlds.text_files import entry_of, error_at, file_of, need, parse_lines
 
 COORDINATES = ("offsets", "absolute")
 
@@ -40,7 +40,7 @@ class Photos:
         from PIL import Image, ImageOps
 
         line, path = self.places[index]
-        with at(self.file, line):
+        with error_at(self.file, line):
             picture = Image.fromarray(open_picture(path))
         return np.array(ImageOps.pad(picture, (self.size, self.size), color=(255, 255, 255)))
 
@@ -52,7 +52,7 @@ def load(file: str | Path, size: int) -> Pairs:
     file = Path(file).expanduser()
     numbers: dict[Path, tuple[int, int]] = {}
     sketches, truth, sources = [], [], []
-    for line, (sketch, photo, source) in read(file, lambda text: _entry(text, file), "sketches"):
+    for line, (sketch, photo, source) in parse_lines(file, lambda text: _entry(text, file), "sketches"):
         number, _ = numbers.setdefault(photo, (len(numbers), line))
         sketches.append(sketch), truth.append(number), sources.append(source)
     return Pairs(

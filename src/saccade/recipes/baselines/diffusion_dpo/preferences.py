@@ -13,7 +13,7 @@ from torch import Tensor
 from saccade.core import Problem
 from saccade.math.pixels import to_unit
 from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import entry_of, need, read
+from saccade.worlds.text_files import entry_of, need, parse_lines
 
 FIELDS = ("prompt", "chosen", "rejected")
 
@@ -25,7 +25,7 @@ def load_preferences(path: str | Path) -> list[Problem]:
     line that does not fit.
     """
     path = Path(path).expanduser()
-    entries = read(path, _entry, "preferences")
+    entries = parse_lines(path, _entry, "preferences")
     paths = lambda entry: {name: str(path.parent / entry[name]) for name in FIELDS[1:]}
     return [Problem(number - 1, entry["prompt"], paths(entry), path.stem) for number, entry in entries]
 

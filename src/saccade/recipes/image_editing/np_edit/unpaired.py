@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dmd import noised_at, normaliser
+from saccade.algorithms.dmd import dmd_weight, time_and_noise
 from saccade.core import Collect, Loss, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
@@ -82,11 +82,11 @@ class UnpairedEditing:
     @torch.no_grad()
     def matched(self, rollout: Rollout, x0: Tensor) -> Pull:
         """1/2 mean g^2 with g = (fake - real) / mean |x0 - real|, which counts as a constant in the gradient g / N."""
-        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _MATCHED, self.low, self.high)
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _MATCHED, self.low, self.high)
         x_t = add_noise(x0, eps, t_B)
         clean = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
         fake, real = clean(self.fake, None), clean(self.real, self.guidance)
-        g = (fake - real) * normaliser(real, x0)[:, None, None, None]
+        g = (fake - real) * dmd_weight(real, x0)[:, None, None, None]
         return (g**2).flatten(1).mean(1) / 2, g / g[0].numel()
 
     @torch.no_grad()

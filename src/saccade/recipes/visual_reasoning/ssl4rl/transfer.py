@@ -14,7 +14,7 @@ from saccade.core import LogSamples, Problem, Rollout, Sampler
 from saccade.evaluation.scoring import score as attempted
 from saccade.evaluation.transcripts import conversations
 from saccade.worlds import questions
-from saccade.worlds.images import Part
+from saccade.worlds.images import Subset
 from saccade.worlds.questions.task import by_source
 
 HALVES = {"validation": 11, "test": 12}
@@ -43,7 +43,7 @@ class TransferTask:
         asked = questions.load(self.downstream)
         if len(asked) < 2:
             raise ValueError(f"{self.downstream}: has 1 question; some choose and others judge, so 2 are needed")
-        return {half: Part(asked, range(first, len(asked), 2)) for first, half in enumerate(HALVES)}
+        return {half: Subset(asked, range(first, len(asked), 2)) for first, half in enumerate(HALVES)}
 
     def _asked(self, seed: int) -> list[Problem]:
         part = self.downstream_size // sum(_SHARES.values())
