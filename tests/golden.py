@@ -60,10 +60,11 @@ SVG = {
 EDITS = {
     "task.held_out_size": 4,
     "task.train_size": 32,
-    "copy_steps": 1,
+    "copy.steps": 1,
+    "copy.optim.warmup": 1,
+    "np_edit.score_optim.warmup": 1,
     "steps": 2,
-    "edits_per_step": 8,
-    "group": 4,
+    "prompts_per_step": 8,
     "warmup": 1,
 }
 CODES = {"task.held_out_size": 4, "prompts_per_step": 3, "steps": 2, "candidates": 2, "tower_steps": 2, "warmup": 1}
@@ -110,7 +111,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "mgpo, swapped": ("mgpo", "tiny", SEARCH | {"back": "swapped"}),
     "rlrf": ("rlrf", "tiny", SVG),
     "np_edit": ("np_edit", "tiny", EDITS),
-    "np_edit, grpo": ("np_edit", "tiny", EDITS | {"method": "grpo"}),
+    "np_edit, grpo": ("np_edit", "tiny", EDITS | {"method": "grpo", "prompts_per_step": 2, "group": 4}),
     "np_edit, pairs": ("np_edit", "tiny", EDITS | {"method": "pairs"}),
     "sketch_flops": ("sketch_flops", "tiny", SKETCHES),
     "sketch_flops, greedy": ("sketch_flops", "tiny", SKETCHES | {"credit": "greedy", "method": "triplets"}),

@@ -243,6 +243,16 @@ class FlowPolicy:
         z = torch.cat([vae.encode(part).latent_dist.mean for part in parts]).float()
         return (z - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
+    def encode_sources(self, questions: Sequence[Question]) -> Tensor:
+        """Latents ``[B, C, h, w]`` of the pictures of questions as an editor takes them, float32.
+
+        ValueError for questions without a picture.
+        """
+        source = self.network.prompt_cache(questions, self.size).source
+        if source is None:
+            raise ValueError("these questions have no pictures to encode")
+        return source.float()
+
     # -- likelihood -----------------------------------------------------------------------------------------
 
     def likelihood(self, rollout: Rollout) -> Likelihood:
