@@ -1,6 +1,4 @@
-"""NP-Edit: two unrolled steps, both gradients by hand, their balance, copies, resuming, every method, the real
-preset.
-"""
+"""NP-Edit: two unrolled steps, both gradients by hand, their balance, the warm-up, resuming, methods, real presets."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from running import run_recipe
 from torch import Tensor
 
 from saccade import catalog
@@ -20,31 +19,44 @@ from saccade.math.flow import add_noise, to_data
 from saccade.models.loading import MINIATURES
 from saccade.policies.flow import FlowModel, FlowPolicy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
-from saccade.recipes.image_editing.np_edit.unpaired import UnpairedEditing, drawers, lengths, two_steps
+from saccade.recipes.image_editing.np_edit.unpaired import NPEdit, lengths, two_steps
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run
+from saccade.training.settings import AdamW, Batch, Schedule
 from saccade.worlds import edits
 from saccade.worlds.edits.task import EditingTask
 
 RECIPE = catalog.load("np_edit")
 TASK = EditingTask(kinds=("recolor", "replace"), train_size=8, held_out_size=4)
-SMALL = dict(copy_steps=1, steps=2, edits_per_step=4, group=2, evaluate_every=2, save_every=1, warmup=1, lr=1e-2)
+SMALL = Schedule(steps=2, evaluate_every=2, save_every=1)
+OPTIM = AdamW(lr=1e-2, betas=(0.9, 0.99), warmup=1)
+METHODS = [
+    {},
+    {"method": "grpo", "batch": Batch(prompts_per_step=2, group_size=2)},
+    {"method": "pairs", "copy": RECIPE.CopyStage(steps=0)},
+]
 needs_judge = pytest.mark.skipif(
     not (MINIATURES / "qwen2.5-vl-shapes").is_dir(), reason="qwen2.5-vl-shapes is not built here"
 )
 
 
 def small(folder, **changes):
-    return replace(
-        RECIPE.Settings(), flow=FlowModel(str(folder), sampling_steps=4, text_length=6), task=TASK, **SMALL | changes
+    settings = RECIPE.Settings(
+        schedule=SMALL,
+        batch=Batch(prompts_per_step=4, group_size=1),
+        flow=FlowModel(str(folder), sampling_steps=4, text_length=6),
+        task=TASK,
+        copy=RECIPE.CopyStage(steps=1, optim=replace(OPTIM, lr=2e-4)),
+        optim=OPTIM,
     )
+    return replace(settings, **changes)
 
 
-def trio(folder, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
-    """Editor, score network and model that draws, told apart."""
+def networks(folder, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
+    """Editor, score network and text-to-image model with different weights."""
     cfg = small(folder, **changes)
     editor = RECIPE.policies(cfg)["policy"]
-    fake, real = drawers(cfg.flow, cfg.reference_guidance, editor, cfg.seed)
+    fake, real = cfg.np_edit.networks(cfg.flow, editor, cfg.seed)
     with torch.no_grad():
         for k, part in enumerate((editor, fake)):
             for p in part.trained:
@@ -53,7 +65,7 @@ def trio(folder, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
 
 
 def dark(rollout) -> Tensor:
-    """A judge that wants pictures dark."""
+    """A judge that prefers dark pictures."""
     return -(rollout.outputs - 0.1).square().flatten(1).sum(1)
 
 
@@ -72,13 +84,13 @@ def step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: list[Problem]) ->
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_two_steps_are_the_samplers_own_with_its_noise_between(kontext_folder, fresh):
-    editor, problems, own = trio(kontext_folder, fresh_noise=fresh)[0], TASK.training(0)[:4], seeds(1, 4)
-    eps = noise(spawn(own, 0), editor.latent_shape)
+def test_two_steps_are_those_of_the_sampler_with_its_noise_between(kontext_folder, fresh):
+    editor, problems, seeds_B = networks(kontext_folder, fresh_noise=fresh)[0], TASK.training(0)[:4], seeds(1, 4)
+    eps = noise(spawn(seeds_B, 0), editor.latent_shape)
     x0 = step(editor, eps, torch.ones(4), problems)
-    t_B = editor.times[refl_timesteps(own, 1, 4)]
-    x_t = add_noise(x0, noise(spawn(own, 1), editor.latent_shape) if fresh else eps, t_B)
-    made = two_steps(editor, problems, own)
+    t_B = editor.times[refl_timesteps(seeds_B, 1, 4)]
+    x_t = add_noise(x0, noise(spawn(seeds_B, 1), editor.latent_shape) if fresh else eps, t_B)
+    made = two_steps(editor, problems, seeds_B)
     torch.testing.assert_close(made, step(editor, x_t, t_B, problems), atol=1e-5, rtol=1e-5)
     assert len(set(t_B.tolist())) > 1 and 0 < float(t_B.min()) and float(t_B.max()) < 1
     # On the grid 1, t, 0 the same noise makes Euler's two steps, and fresh noise those of a stochastic sampler.
@@ -86,56 +98,56 @@ def test_two_steps_are_the_samplers_own_with_its_noise_between(kontext_folder, f
         editor, steps=2, stochastic=(0,) if fresh else (), kernel="renoise", backbone=replace(editor.backbone)
     )
     sampler.backbone.times = lambda steps, size: torch.tensor([1.0, float(t_B[0]), 0.0])
-    walked = sampler.rollout(problems[:1], own[:1])
+    walked = sampler.rollout(problems[:1], seeds_B[:1])
     torch.testing.assert_close(made[:1].detach(), walked.decisions["x0_B"], atol=1e-4, rtol=1e-4)
 
 
 def test_the_first_step_may_be_left_out_of_the_gradient(kontext_folder):
-    editor, problems, own = trio(kontext_folder)[0], TASK.training(0)[:3], seeds(2, 3)
-    eps, t_B = noise(spawn(own, 0), editor.latent_shape), editor.times[refl_timesteps(own, 1, 4)]
+    editor, problems, seeds_B = networks(kontext_folder)[0], TASK.training(0)[:3], seeds(2, 3)
+    eps, t_B = noise(spawn(seeds_B, 0), editor.latent_shape), editor.times[refl_timesteps(seeds_B, 1, 4)]
     with torch.no_grad():
         x_t = add_noise(step(editor, eps, torch.ones(3), problems), eps, t_B)
     by_hand = gradient(step(editor, x_t, t_B, problems).square().sum(), editor)
-    cut, whole = (gradient(two_steps(editor, problems, own, detach).square().sum(), editor) for detach in (True, False))
+    loss = lambda detach: two_steps(editor, problems, seeds_B, detach).square().sum()
+    cut, full = (gradient(loss(detach), editor) for detach in (True, False))
     torch.testing.assert_close(cut, by_hand, atol=1e-3, rtol=1e-3)
-    assert (whole - cut).abs().max() > 0.01 * cut.abs().max()
+    assert (full - cut).abs().max() > 0.01 * cut.abs().max()
 
 
 # -- both gradients -------------------------------------------------------------------------------------------------
 
 
 def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_folder):
-    editor, fake, real = trio(kontext_folder)
-    problems, own = TASK.training(0)[:3], seeds(3, 3)
-    loss = UnpairedEditing(editor, fake, real, dark, judge_weight=0.3, matching_weight=2.0, guidance=3.0)
-    made = loss(empty_rollout(problems, own))
-    x0 = two_steps(editor, problems, own)
-    t_B, eps = time_and_noise(own, x0, 1 << 25, 0.02, 0.98)
+    editor, fake, real = networks(kontext_folder)
+    problems, seeds_B = TASK.training(0)[:3], seeds(3, 3)
+    settings = NPEdit(judge_weight=0.3, matching_weight=2.0, reference_guidance=3.0)
+    loss = settings.loss(editor, fake, real, dark)
+    made = loss(empty_rollout(problems, seeds_B))
+    x0 = two_steps(editor, problems, seeds_B)
+    t_B, eps = time_and_noise(seeds_B, x0, 1 << 25, 0.02, 0.98)
     x_t = add_noise(x0.detach(), eps, t_B)
-    told = [Problem(p.id, p.answer["caption_after"]) for p in problems]
+    captions = [Problem(p.id, p.answer["caption_after"]) for p in problems]
     with torch.no_grad():
-        plain = [replace(who, prompt=lambda p: p.inputs) for who in (fake, real)]
-        ours = to_data(x_t, plain[0].velocity(x_t, t_B, told), t_B)
-        theirs = to_data(x_t, plain[1].velocity(x_t, t_B, told, 3.0), t_B)
-        pull = ((x0 - theirs) - (x0 - ours)) / (x0 - theirs).abs().mean((1, 2, 3), True)
+        plain = [replace(network, prompt=lambda p: p.inputs) for network in (fake, real)]
+        fake_x0 = to_data(x_t, plain[0].velocity(x_t, t_B, captions), t_B)
+        real_x0 = to_data(x_t, plain[1].velocity(x_t, t_B, captions, 3.0), t_B)
+        pull = ((x0 - real_x0) - (x0 - fake_x0)) / (x0 - real_x0).abs().mean((1, 2, 3), True)
     matching = 0.5 * (x0 - (x0.detach() - pull)).square().flatten(1).mean(1).sum()
     judged = -dark(SimpleNamespace(outputs=editor.decode(x0))).sum()
     by_hand = 0.3 * judged + 2.0 * matching
     torch.testing.assert_close(made.total, by_hand, atol=1e-4, rtol=1e-4)
-    whole = gradient(by_hand, editor)
-    torch.testing.assert_close(gradient(made.total, editor), whole, atol=1e-4 * float(whole.abs().max()), rtol=1e-3)
-    parts = [loss(empty_rollout([problems[i] for i in part], own[part])) for part in ([0, 2], [1])]
+    full = gradient(by_hand, editor)
+    torch.testing.assert_close(gradient(made.total, editor), full, atol=1e-4 * float(full.abs().max()), rtol=1e-3)
+    parts = [loss(empty_rollout([problems[i] for i in part], seeds_B[part])) for part in ([0, 2], [1])]
     torch.testing.assert_close(
-        sum(gradient(part.total, editor) for part in parts), whole, atol=1e-3 * float(whole.abs().max()), rtol=1e-2
+        sum(gradient(part.total, editor) for part in parts), full, atol=1e-3 * float(full.abs().max()), rtol=1e-2
     )
     assert float(sum(part.count for part in parts)) == float(made.count) == 3
     assert not any(p.grad is not None for p in fake.trained)
 
 
-def test_matching_moves_a_gaussian_to_the_one_that_it_is_held_to():
-    """In one dimension with all scores known: the mean of N(2, 0.5^2) is brought down to -1 and its samples spread
-    to 1.
-    """
+def test_matching_moves_a_gaussian_to_the_reference():
+    """In one dimension with known scores, N(2, 0.5^2) moves to N(-1, 1)."""
 
     def known(mean: float, std: float) -> SimpleNamespace:
         def velocity(x_t, t_B, problems, guidance=1.0):
@@ -145,53 +157,46 @@ def test_matching_moves_a_gaussian_to_the_one_that_it_is_held_to():
 
         return SimpleNamespace(velocity=velocity)
 
-    mean, log_std, own = torch.tensor(2.0), torch.tensor(0.5).log(), seeds(0, 512)
-    z = noise(spawn(own, 5), (1, 1, 1))
+    mean, log_std, seeds_B = torch.tensor(2.0), torch.tensor(0.5).log(), seeds(0, 512)
+    z = noise(spawn(seeds_B, 5), (1, 1, 1))
     for k in range(150):
         stub = SimpleNamespace(steps=4)
-        loss = UnpairedEditing(stub, known(float(mean), float(log_std.exp())), known(-1.0, 1.0), dark)
+        loss = NPEdit().loss(stub, known(float(mean), float(log_std.exp())), known(-1.0, 1.0), dark)
         x0 = mean + log_std.exp() * z
-        value_B, pull = loss.matched(SimpleNamespace(problems=[None] * 512, extras={"seed_B": spawn(own, k)}), x0)
+        value_B, pull = loss.matching_loss(
+            SimpleNamespace(problems=[None] * 512, extras={"seed_B": spawn(seeds_B, k)}), x0
+        )
         mean, log_std = mean - 0.2 * pull.mean(), log_std - 0.2 * (pull * log_std.exp() * z).mean()
     assert float(mean) == pytest.approx(-1, abs=0.15) and float(log_std.exp()) == pytest.approx(1, abs=0.2)
     assert float(value_B.mean()) < 0.05
 
 
-def test_in_balance_both_gradients_are_equally_long_and_a_part_may_be_left_out(kontext_folder):
-    editor, fake, real = trio(kontext_folder)
+def test_balanced_gradients_are_equally_long_and_a_part_of_weight_0_is_left_out(kontext_folder):
+    editor, fake, real = networks(kontext_folder)
     rollout = empty_rollout(TASK.training(0)[:4], seeds(4, 4))
-    loss = UnpairedEditing(editor, fake, real, dark)
-    even = loss.balance(rollout, rows=3)
-    found = replace(loss, judge_weight=even)(rollout).metrics
-    assert float(found["judge_pull"]) == pytest.approx(float(found["matching_pull"]), rel=1e-3)
+    metrics = lambda **weights: NPEdit(**weights).loss(editor, fake, real, dark)(rollout).metrics
+    loss = NPEdit(matching_weight=1.0).loss(editor, fake, real, dark)
+    found = loss.balanced(rollout, rows=3)(rollout).metrics
+    assert float(found["judge_gradient"]) == pytest.approx(float(found["matching_gradient"]), rel=1e-3)
     x0 = two_steps(editor, rollout.problems, rollout.extras["seed_B"]).detach()
-    assert float(found["matching_pull"]) == pytest.approx(float(lengths(loss.matched(rollout, x0)[1]).sum()), rel=1e-4)
-    assert set(replace(loss, judge_weight=0.0)(rollout).metrics) == {"matching", "matching_pull"}
-    assert set(replace(loss, matching_weight=0.0)(rollout).metrics) == {"judge", "judge_pull"}
+    length = float(lengths(loss.matching_loss(rollout, x0)[1]).sum())
+    assert float(found["matching_gradient"]) == pytest.approx(length, rel=1e-4)
+    assert set(metrics(judge_weight=0.0)) == {"matching", "matching_gradient"}
+    assert set(metrics(matching_weight=0.0)) == {"judge", "judge_gradient"}
 
 
-def test_what_makes_no_sense_is_refused(kontext_folder):
-    editor, fake, real = trio(kontext_folder)
+def test_impossible_settings_are_refused(kontext_folder):
+    editor, fake, real = networks(kontext_folder)
     with pytest.raises(ValueError, match="an editor of one step has no second step"):
-        UnpairedEditing(replace(editor, steps=1, stochastic=()), fake, real, dark)
+        NPEdit().loss(replace(editor, steps=1, stochastic=()), fake, real, dark)
     with pytest.raises(ValueError, match="times from 0.9 to 0.1 are not within 0 and 1"):
-        UnpairedEditing(editor, fake, real, dark, low=0.9, high=0.1)
-    untold = Problem(7, TASK.training(0)[0].inputs, {"caption_after": None, "questions": ()})
+        NPEdit(min_t=0.9, max_t=0.1).loss(editor, fake, real, dark)
+    without_caption = Problem(7, TASK.training(0)[0].inputs, {"caption_after": None, "questions": ()})
     with pytest.raises(ValueError, match="problem 7 has no caption_after"):
-        UnpairedEditing(editor, fake, real, dark)(empty_rollout([untold], seeds(0, 1)))
+        NPEdit().loss(editor, fake, real, dark)(empty_rollout([without_caption], seeds(0, 1)))
 
 
 # -- the recipe -----------------------------------------------------------------------------------------------------
-
-
-def ran(cfg, folder):
-    run = (
-        Run.resume(folder, display=False)
-        if folder.exists()
-        else Run.start(folder, {"recipe": "np_edit"}, display=False)
-    )
-    with run:
-        return RECIPE.train(cfg, run)
 
 
 def state(folder):
@@ -199,31 +204,31 @@ def state(folder):
 
 
 def test_the_warm_up_learns_to_copy(kontext_folder):
-    cfg = small(kontext_folder, copy_lr=5e-3, edits_per_step=8)
+    cfg = small(kontext_folder, batch=Batch(prompts_per_step=8, group_size=1))
     policy = RECIPE.policies(cfg)["policy"]
-    feed, learner, _ = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy_lr)
-    source = policy.prompt_cache([p.inputs for p in TASK.training(0)], 32).source
-    first = feed(0).decisions["x0_B"]
-    assert all(any(torch.allclose(row, known, atol=1e-5) for known in source) for row in first)
-    losses = [learner.update(feed(k))["loss/editor"] for k in range(25)]
+    parts = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3))
+    sources = policy.encode_sources([p.inputs for p in TASK.training(0)])
+    first = parts.feed(0).decisions["x0_B"]
+    assert all(any(torch.allclose(row, source, atol=1e-5) for source in sources) for row in first)
+    losses = [parts.learner.update(parts.feed(k))["loss/editor"] for k in range(25)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 @needs_judge
-@pytest.mark.parametrize("changes", [{}, {"method": "grpo"}, {"method": "pairs", "copy_steps": 0}])
+@pytest.mark.parametrize("changes", METHODS)
 def test_two_steps_equal_one_and_one(kontext_folder, tmp_path, changes):
     cfg = small(kontext_folder, **changes)
-    whole = ran(cfg, tmp_path / "whole")
+    once = run_recipe("np_edit", cfg, tmp_path / "once")
 
     class Stopped(Run):
         stop = True
 
-    with pytest.raises(Interrupted), Stopped.start(tmp_path / "halves", {"recipe": "np_edit"}, display=False) as run:
+    with pytest.raises(Interrupted), Stopped.start(tmp_path / "resumed", {"recipe": "np_edit"}, display=False) as run:
         RECIPE.train(cfg, run)
-    assert ran(cfg, tmp_path / "halves") == whole
-    assert {"train wording, overall", "paraphrase, keep", "scorer", "recolor"} <= set(whole["after"])
-    one, two = state(tmp_path / "whole"), state(tmp_path / "halves")
-    for part in {"policy", "score", "average"} & one.keys():
+    assert run_recipe("np_edit", cfg, tmp_path / "resumed") == once
+    assert {"train wording, overall", "paraphrase, keep", "scorer", "recolor"} <= set(once["after"])
+    one, two = state(tmp_path / "once"), state(tmp_path / "resumed")
+    for part in {"policy", "score", "ema"} & one.keys():
         assert all(torch.equal(one[part][k], two[part][k]) for k in one[part]), part
     assert ("score" in one) == (not changes)
 
@@ -244,13 +249,17 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
     (tmp_path / "edits.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for name, preset in RECIPE.PRESETS.items():
         if name != "tiny":
+            files = dict(edits=str(tmp_path / "edits.jsonl"), held_out=str(tmp_path / "edits.jsonl"), side=32)
             cfg = replace(
-                preset, flow=replace(preset.flow, name=str(tmp_path / "model"), size=32, lora_rank=2, text_length=6),
-                task=replace(preset.task, edits=str(tmp_path / "edits.jsonl"), held_out=str(tmp_path / "edits.jsonl"),
-                             verdict_model="qwen2.5-vl-shapes", side=32),
-                steps=1, copy_steps=min(preset.copy_steps, 1), edits_per_step=2, group=2, score_updates=1, evaluate_every=1,
-            )  # fmt: skip
-            assert set(ran(cfg, tmp_path / name)["after"]) == {"held out, sharpness", "scorer"}, name
+                preset,
+                schedule=replace(preset.schedule, steps=1, evaluate_every=1),
+                batch=replace(preset.batch, prompts_per_step=2, group_size=min(preset.batch.group_size, 2)),
+                flow=replace(preset.flow, name=str(tmp_path / "model"), size=32, lora_rank=2, text_length=6),
+                task=replace(preset.task, vqa=replace(preset.task.vqa, model="qwen2.5-vl-shapes"), **files),
+                copy=replace(preset.copy, steps=min(preset.copy.steps, 1)),
+                np_edit=replace(preset.np_edit, score_updates=1),
+            )
+            assert set(run_recipe("np_edit", cfg, tmp_path / name)["after"]) == {"held out, sharpness", "scorer"}, name
 
 
 def test_samples_begin_with_a_picture(kontext_folder, tmp_path):
