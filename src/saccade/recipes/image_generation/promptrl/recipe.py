@@ -32,7 +32,7 @@ from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
 from saccade.policies.tokens import TokenPolicy, WriterModel
 from saccade.recipes.image_generation.promptrl.rewriting import format_of_all, instructed, redrawn, score_rewritten
 from saccade.rewards.rubric import judge
-from saccade.rewards.text.parsing import answer, has_answer
+from saccade.rewards.text.parsing import has_answer, tagged_answer
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import repeat_for_groups
@@ -131,7 +131,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
             rewrites = rewriter.rollout([wishes[i] for i in refined.tolist()], spawn(seeds_B[refined], 7))
             rewrites.group_B = group_B[refined]
             for i, text in zip(refined.tolist(), rewrites.outputs):
-                asked[i] = replace(wishes[i], inputs=answer(text) or wishes[i].inputs)
+                asked[i] = replace(wishes[i], inputs=tagged_answer(text) or wishes[i].inputs)
             batch["rewrites"] = judge(rewrites, {"format": has_answer})
         images = batch["images"] = policy.rollout(asked, seeds_B)
         images.group_B = group_B

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saccade.core import LogSamples, Problem, Rollout, Sampler
 from saccade.policies.tokens import TokenPolicy
-from saccade.rewards.text.parsing import answer
+from saccade.rewards.text.parsing import tagged_answer
 from saccade.worlds.shapes.task import DrawingTask
 
 
@@ -42,7 +42,7 @@ def redrawn(
 ) -> tuple[Rollout, list[str]]:
     """Pictures of greedily rewritten prompts, as attempts at the original problems; and the rewrites."""
     writer = replace(rewriter, temperature=0.0)
-    texts = [answer(t) or str(p.inputs) for t, p in zip(writer.rollout(problems, seeds_B).outputs, problems)]
+    texts = [tagged_answer(t) or str(p.inputs) for t, p in zip(writer.rollout(problems, seeds_B).outputs, problems)]
     drawn = draw([replace(p, inputs=text) for p, text in zip(problems, texts)], seeds_B)
     return replace(drawn, problems=list(problems)), texts
 
