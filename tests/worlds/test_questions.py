@@ -24,7 +24,7 @@ from saccade.worlds.questions import (
     problems,
     vocabulary,
 )  # fmt: skip
-from saccade.worlds.questions.layouts import COLOR_NAMES, crowd, settle
+from saccade.worlds.questions.layouts import COLOR_NAMES, sample_scenes, place_objects
 from saccade.worlds.questions.styles import background, draw
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read, render
 from saccade.worlds.shapes.captions import plural
@@ -142,11 +142,11 @@ def test_boxes_are_tight(size: int, style: str, contrast: int) -> None:
 
 def test_plain_pictures_are_those_of_the_world_of_shapes() -> None:
     rng = np.random.default_rng(4)
-    things = crowd(60, (1, 9), rng)
-    places, _ = settle(things, (0.06, 0.13), rng)
+    things = sample_scenes(60, (1, 9), rng)
+    places, _ = place_objects(things, (0.06, 0.13), rng)
     scenes = [
         Scene(tuple(Object(SHAPES[s], COLOR_NAMES[c], *map(float, p)) for s, c, h, p in zip(*row) if h))
-        for row in zip(things.shape, things.color, things.here, places)
+        for row in zip(things.shape, things.color, things.present, places)
     ]
     assert np.abs(draw(things, places, [None] * 60, 64).astype(int) - render(scenes, 64)).max() <= 1
 

@@ -108,7 +108,9 @@ class Frame:
         if self.parent is None or self.window is None:
             return Affine()
         left, top, right, bottom = self.window
-        return Affine((right - left) / self.width, (bottom - top) / self.height, left, top).then(self.parent._to_original())
+        return Affine((right - left) / self.width, (bottom - top) / self.height, left, top).then(
+            self.parent._to_original()
+        )
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,9 @@ def try_crop(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
 
 def last_crops(rollout: Rollout) -> list[Crop | None]:
     """The crop of the last box of each conversation ``[B]``, None where there is none."""
-    return [(conversation.memory.get("crops") or [None])[-1] for conversation in rollout.extras["conversation_B"].values]
+    return [
+        (conversation.memory.get("crops") or [None])[-1] for conversation in rollout.extras["conversation_B"].values
+    ]
 
 
 def box_areas(crops: Sequence[Crop | None]) -> Tensor:

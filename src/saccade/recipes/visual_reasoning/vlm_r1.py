@@ -196,9 +196,7 @@ sample = task.sample
 
 _GRPO = replace(_TINY, schedule=replace(_TINY.schedule, evaluate_every=_TINY.schedule.steps))
 _NO_THOUGHTS = replace(_GRPO, template="answer", eval_templates=("think",))
-_DETECTOR = replace(
-    _DETECTION, schedule=replace(_DETECTION.schedule, steps=60, evaluate_every=60), eval_templates=()
-)
+_DETECTOR = replace(_DETECTION, schedule=replace(_DETECTION.schedule, steps=60, evaluate_every=60), eval_templates=())
 ARMS = {
     "grpo": _GRPO,
     "grpo without thoughts": _NO_THOUGHTS,

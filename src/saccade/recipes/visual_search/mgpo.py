@@ -93,7 +93,9 @@ PRESETS = {
 def environment(cfg: Settings, turns: int = 2) -> ZoomEnvironment:
     """The scripted conversation: the picture and the text of each turn."""
     full_view = cfg.second_view == "full"
-    return ZoomEnvironment(split_choices, turns, cfg.view_pixels, cfg.box_prompt, cfg.answer_prompt, full_view=full_view)
+    return ZoomEnvironment(
+        split_choices, turns, cfg.view_pixels, cfg.box_prompt, cfg.answer_prompt, full_view=full_view
+    )
 
 
 def conversation_sampler(cfg: Settings, policy: TokenPolicy, turns: int = 2) -> Sampler:
