@@ -85,7 +85,8 @@ def _true_boxes(problem: Problem, frame: Frame) -> list[tuple[Box, str, str]]:
     if not corners or frame.original != Frame.of(picture, digest(picture)):
         return []
     labels = answer.get("labels") or [""] * len(corners)
-    return [(Box(*map(float, box), frame.original), label, "true") for box, label in zip(corners, labels)]
+    boxes = [Box(float(x1), float(y1), float(x2), float(y2), frame.original) for x1, y1, x2, y2 in corners]
+    return [(box, label, "true") for box, label in zip(boxes, labels)]
 
 
 def _drawn(box: Box, label: str, kind: str) -> dict[str, Any] | None:

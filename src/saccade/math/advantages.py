@@ -76,7 +76,7 @@ def per_reward(rewards_KB: Tensor, weights_K: Tensor, group_B: Tensor, eps: floa
 
 
 class RollingBaseline:
-    """DDPO: mean and standard deviation of the last ``size`` rewards of each prompt; of the batch below ``min_count``."""
+    """DDPO: mean and std of the last ``size`` rewards of each prompt; of the batch below ``min_count`` rewards."""
 
     def __init__(self, size: int = 32, min_count: int = 16, eps: float = 1e-6):
         self.size, self.min_count, self.eps = size, min_count, eps
@@ -105,7 +105,7 @@ class RollingBaseline:
 
 
 def whitened(values_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8, all_sum: AllSum = lambda x: x) -> Tensor:
-    """(A - mean) / (std + eps) over the unmasked decisions of the batch, else 0: ``[B, T]`` (REINFORCE++ 2501.03262)."""
+    """(A - mean) / (std + eps) over the batch's unmasked decisions, else 0: ``[B, T]`` (REINFORCE++ 2501.03262)."""
     unmasked = mask_BT > 0
     values = torch.where(unmasked, values_BT, 0.0).double()
     count = all_sum(unmasked.double().sum()).clamp(min=1)

@@ -87,7 +87,7 @@ def _precision(hit_NK: Tensor, targets: int) -> Tensor:
     true_KN = hit_NK.T.long().cumsum(1)
     precision_KN = true_KN.double() / torch.arange(1, len(hit_NK) + 1, device=hit_NK.device)
     falling_KN = precision_KN.flip(1).cummax(1).values.flip(1) if len(hit_NK) else precision_KN
-    # In whole numbers, so that a recall of 7 / 20 reaches .35 however either is rounded; never reached counts as 0.
+    # In integers, so that a recall of 7 / 20 reaches .35 however either is rounded; never reached counts as 0.
     wanted = targets * torch.arange(101, device=hit_NK.device).expand(len(true_KN), -1).contiguous()
     at = torch.searchsorted(100 * true_KN, wanted)
     return torch.nn.functional.pad(falling_KN, (0, 1)).gather(1, at).mean()

@@ -1,8 +1,8 @@
 """Coordinate frames as a type: a box belongs to the picture in whose pixels it was written, and is mapped to others.
 
 A frame shows a window of its parent at a size of its own: x_parent = left + x w / width, y_parent = top + y h / height,
-with a scale for each axis, since processors round width and height separately. Coordinates are edges of pixels: a picture spans
-0 … width, and x2, y2 are exclusive.
+with a scale for each axis, since processors round width and height separately. Coordinates are edges of pixels: a
+picture spans 0 … width, and x2, y2 are exclusive.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class Affine:
 class Frame:
     """The pixels of one picture: an original, or what `displayed` and `crop` made of a frame.
 
-    ``picture`` names the original: frames of pictures with different names are unrelated, whatever their sizes. ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window``
-    is the part of ``parent`` that is shown: left, top, right, bottom in whole pixels of it.
+    ``picture`` names the original: frames of pictures with different names are unrelated, whatever their sizes.
+    ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window`` is the part of
+    ``parent`` that is shown: left, top, right, bottom in integer pixels of the parent.
     """
 
     width: int
@@ -81,7 +82,7 @@ class Frame:
         return slice(top, bottom), slice(left, right)
 
     def displayed(self, width: int, height: int) -> Frame:
-        """The whole of this picture resized, as a processor shows it to a model."""
+        """The frame of this picture resized, as a processor shows it to a model."""
         return Frame(width, height, self.picture, "displayed", self, self.bounds)
 
     def crop(self, box: Box) -> Frame:

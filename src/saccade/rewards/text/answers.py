@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class DispatchByType:
-    """Compares an answer by its type, ``problem.answer["kind"]``: lists place by place, choices by letter, else exactly."""
+    """Compares by type, ``problem.answer["kind"]``: lists place by place, choices by letter, other answers exactly."""
 
     require_tags: bool = False
 

@@ -21,7 +21,7 @@ Tokens = Callable[[str], Sequence[Hashable]]
 
 @dataclass(frozen=True)
 class TokenOverlap:
-    """1 - edit distance / length of the longer one, between the tokens of the text and of ``problem.answer["code"]``."""
+    """1 - edit distance / length of the longer one, in tokens, of the text and ``problem.answer["code"]``."""
 
     tokens: Tokens = list
 

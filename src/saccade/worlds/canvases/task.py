@@ -79,8 +79,8 @@ class VisualSearchTask:
     ) -> dict[str, float]:
         """Scores of held-out questions in conversations of ``sampled``: accuracy, box metrics, accuracy from crops.
 
-        "accuracy, greedy" is that of the conversations of ``greedy``; "answer from the crop alone" that of ``base`` when
-        it is shown nothing but the crop.
+        "accuracy, greedy" is that of the conversations of ``greedy``, "answer from the crop alone" that of ``base``
+        when it is shown nothing but the crop.
         """
         values: dict[str, list[Tensor]] = {}
         sources: list[Problem] = []

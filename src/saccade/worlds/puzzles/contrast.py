@@ -24,7 +24,7 @@ WORDINGS = (
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two augmented views of the same picture or of two: same or different? ``strength`` is that of augmentation, 0 to 1."""
+    """Asks whether two augmented views show one picture or two; ``strength`` of the augmentation is 0 to 1."""
 
     name: ClassVar[str] = "contrast"
     kind: ClassVar[str] = "word"

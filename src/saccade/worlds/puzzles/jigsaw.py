@@ -30,7 +30,7 @@ Order = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Jigsaw:
-    """The pieces of a picture in random order: for each place, row by row, which of the shown pieces belongs there?
+    """Asks for each place of a picture, row by row, which of its pieces, shown in random order, belongs there.
 
     An answer is the order in which the pieces are shown; its text is the inverse order, counted from 1. ``grid`` is the
     number of pieces a side (2 to 6), ``gap`` the pixels removed around each piece, so that edges do not fit.
@@ -71,7 +71,7 @@ class Jigsaw:
 
 
 def _has_duplicates(pieces: Sequence[np.ndarray]) -> bool:
-    """Whether two pieces look the same, so that their places are ambiguous."""
+    """Whether two pieces are nearly equal, so that their places are ambiguous."""
     step = max(1, pieces[0].shape[0] // 24)
     small = np.stack([piece[::step, ::step] for piece in pieces]).astype(np.int16).reshape(len(pieces), -1)
     return any(float(np.abs(small[i + 1 :] - small[i]).mean(1).min()) < MIN_DIFFERENCE for i in range(len(pieces) - 1))

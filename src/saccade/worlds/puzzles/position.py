@@ -28,10 +28,10 @@ _MIN_STD = 12.0
 
 @dataclass(frozen=True)
 class Position:
-    """The second picture is cut out of one quarter of the first: out of which?
+    """Asks out of which quarter of the first picture the second one is cut.
 
-    The part's height and width are sampled from the range ``share`` of the quarter's; ``strength``, 0 to 1, is that of the
-    change of its colors.
+    The part's height and width are fractions of the quarter's, sampled from the range ``share``; ``strength``, 0 to 1,
+    is that of the change of its colors.
     """
 
     name: ClassVar[str] = "position"

@@ -24,10 +24,11 @@ WORDINGS = (
 
 @dataclass(frozen=True)
 class Rotation:
-    """The second picture is the first one rotated counterclockwise: by how many degrees?
+    """Asks by how many degrees the second picture is the first one rotated counterclockwise.
 
-    ``angles`` is the number of angles: 2 (0 or 180), 4 (right angles) or 8 (every 45 degrees; then both pictures are cut
-    to the square inside every rotation). ``marked`` first paints a white mark into the upper left corner: trivial.
+    ``angles`` is the number of angles: 2 (0 or 180 degrees), 4 (right angles) or 8 (every 45 degrees; then both
+    pictures are cut to the square inside every rotation). ``marked`` first paints a white mark into the upper left
+    corner, which makes the puzzle trivial.
     """
 
     name: ClassVar[str] = "rotation"

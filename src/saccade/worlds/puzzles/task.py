@@ -12,6 +12,7 @@ from saccade.naming import require
 from saccade.worlds import puzzles
 from saccade.worlds.images import UPRIGHT, Part, folder, photographs
 from saccade.worlds.puzzles.prompts import PictureSource
+from saccade.worlds.puzzles.puzzle import Puzzle
 
 PUZZLE_NAMES = ("rotation", "position", "jigsaw", "contrast")
 
@@ -25,7 +26,7 @@ class PuzzleTask:
     images: str = "scenes"
     """Unlabelled pictures: the embedded scenes, the photographs that scikit-image ships, or a folder."""
     held_out_images: str = ""
-    """Folder of held-out pictures; without it, a tenth of the pictures (at least two), or embedded scenes of their own."""
+    """Folder of held-out pictures; without it, a tenth of the pictures (at least two), or held-out embedded scenes."""
     pool: int = 2000
     """Number of embedded scenes to train on."""
     size: int | None = 48
@@ -63,9 +64,9 @@ class PuzzleTask:
         count, seed = self.held_out_size, HELD_OUT_SEED
         return puzzles.problems(pictures, count, seed, chosen, "held_out", self.size, self.crop, self.min_side)
 
-    def chosen_puzzles(self) -> list[puzzles.Puzzle]:
+    def chosen_puzzles(self) -> list[Puzzle]:
         """The puzzles with their settings. ValueError for an unknown type."""
-        known: dict[str, puzzles.Puzzle] = {
+        known: dict[str, Puzzle] = {
             "rotation": puzzles.Rotation(self.angles, self.marked),
             "position": puzzles.Position(self.share, self.recolor),
             "jigsaw": puzzles.Jigsaw(self.grid, self.gap),

@@ -87,7 +87,7 @@ def tight_boxes(shape: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _corners() -> np.ndarray:
-    """The outermost corners of each shape of radius 1 as it is drawn, for round ones four points: ``[shapes, 8, 2]``."""
+    """The outermost corners of each shape of radius 1, for round ones four points: ``[shapes, 8, 2]``."""
     turns = np.arange(5) * 2 * np.pi / 5
     round_ = [(-1, 0), (1, 0), (0, -1), (0, 1)]
     corners = {

@@ -1,8 +1,8 @@
 """Parsing of one line of a file of questions: a JSON object in one of two formats; `choices` has a third.
 
 VLM-R1's and RefCOCO's conversations have "image" (a path or a list of them) and "conversations", a turn from human and
-a turn from gpt, each with "from" and "value"; ``<image>`` marks are removed from the text. Records have "image" or "images",
-"question" and "answer". Both may have "boxes" with "labels", "kind" and "source".
+a turn from gpt, each with "from" and "value"; ``<image>`` marks are removed from the text. Records have "image" or
+"images", "question" and "answer". Both may have "boxes" with "labels", "kind" and "source".
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def picture_paths(entry: dict[str, Any], root: Path) -> tuple[Path, ...]:
 
 
 def parse_reply(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
-    """The text and kind of an answer, and the boxes that it consists of or that the entry has. ValueError for others."""
+    """The text and kind of an answer, and the boxes that it consists of or that the entry has."""
     kind = entry.get("kind")
     need(kind is None or isinstance(kind, str), f"kind {kind!r} must be a text")
     valid = isinstance(reply, (str, list, dict)) or _is_number(reply)

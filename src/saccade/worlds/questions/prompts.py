@@ -133,7 +133,7 @@ def _box_answers(
 ) -> list[dict[str, Any]]:
     """Answers that are the boxes of ``target`` ``[P, K]``, in the order of the grid's cells.
 
-    ``displayed`` ``[P, K, 4]`` are all boxes in the displayed picture, ``scale`` maps them to the pixels of the picture.
+    ``displayed`` ``[P, K, 4]`` are all boxes in the displayed picture, ``scale`` maps them to pixels of the picture.
     """
     order = np.where(target, batch.scenes.cell, len(CELLS)).argsort(1)
     number = target.sum(1).tolist()

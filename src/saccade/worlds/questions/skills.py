@@ -152,7 +152,7 @@ def text(number: int, objects: tuple[int, int], rng: np.random.Generator) -> Que
     """A line of one to four capital letters, in a picture without objects."""
     empty = np.zeros((number, objects[1]), int)
     meanings = meanings_of(number, rng, ["text"])
-    lines = [scene.text for scene in depict(meanings, rng)]
+    lines = [scene.text for scene in depict(meanings, rng) if scene.text is not None]
     return QuestionBatch(
         SceneBatch(empty, empty, empty, empty > 0), [{}] * number, [line.string for line in lines], lines=lines
     )

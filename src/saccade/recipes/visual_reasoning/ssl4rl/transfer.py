@@ -29,7 +29,7 @@ class TransferTask:
     """Questions that measure what training on puzzles transfers to."""
 
     questions: str = "shapes"
-    """The embedded world's questions, or a JSONL file whose even lines are for validation and whose odd ones for test."""
+    """The embedded world's questions, or a JSONL file whose lines are for validation and for test in turn."""
     size: int = 1000
     """Number of questions of the embedded world in each split, about relations, shapes and colors at places, counts."""
 
