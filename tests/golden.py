@@ -104,10 +104,10 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "sft": ("sft", "tiny", {k: v for k, v in ANSWERS.items() if k != "group"}),
     "vlm_r1": ("vlm_r1", "tiny", ANSWERS | {"cosine_length": 16, "repetition_penalty": True}),
     "vlm_r1, detection": ("vlm_r1", "tiny-detection", ANSWERS),
-    "vlm_r1, sft": ("vlm_r1", "tiny", ANSWERS | {"method": "sft", "template": "answer", "other_templates": ()}),
-    "ssl4rl": ("ssl4rl", "tiny", ANSWERS | {"task.held_out_size": 8, "transfer.downstream_size": 20}),
+    "vlm_r1, sft": ("vlm_r1", "tiny", ANSWERS | {"method": "sft", "template": "answer", "eval_templates": ()}),
+    "ssl4rl": ("ssl4rl", "tiny", ANSWERS | {"task.held_out_size": 8, "transfer.size": 20}),
     "mgpo": ("mgpo", "tiny", SEARCH),
-    "mgpo, swapped": ("mgpo", "tiny", SEARCH | {"back": "swapped"}),
+    "mgpo, swapped": ("mgpo", "tiny", SEARCH | {"second_view": "swapped"}),
     "rlrf": ("rlrf", "tiny", SVG),
     "np_edit": ("np_edit", "tiny", EDITS),
     "np_edit, grpo": ("np_edit", "tiny", EDITS | {"method": "grpo"}),
@@ -144,7 +144,8 @@ SHARED = {
 
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Settings with the fields at dotted places changed. AttributeError for a place that there is not."""
-    shared = SHARED if hasattr(settings, "schedule") else {}
+    known = [field.name for field in fields(settings)] if hasattr(settings, "schedule") else []
+    shared = {short: place for short, place in SHARED.items() if place.partition(".")[0] in known}
     for place, value in changes.items():
         place = shared.get(place, place)
         name, _, rest = place.partition(".")
