@@ -82,7 +82,7 @@ def wander(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walk:
         if len(features) % RANDOM_ACTION_REPEAT == 0:
             action_B = rng.uniform(-1, 1, (rows, policy.actions)).astype(np.float32)
         told = watched.step(action_B)
-        shown = tensors(told.seen)
+        shown = tensors(told.observation)
         features.append(acting.look(shown).features.cpu())
         seen.append(shown[policy.seen])
         facts.append(tensors(told.info))

@@ -65,7 +65,7 @@ class CaptionObservation:
         self._refresh(np.flatnonzero(self.age_B >= self.every))
         asked_B = np.zeros_like(self.refresh_B) if self.control else self.refresh_B
         told = {"caption_age": self.age_B.astype(np.float32), "captions": asked_B.astype(np.float32)}
-        return step._replace(seen={**step.seen, "caption": self.caption_BL.copy()}, info={**step.info, **told})
+        return step._replace(observation={**step.observation, "caption": self.caption_BL.copy()}, info={**step.info, **told})
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in ("caption_BL", "seed_B", "age_B", "refresh_B")}

@@ -72,7 +72,7 @@ class PIDObservation:
     def step(self, action_B: np.ndarray) -> Step:
         """One step of all rows."""
         step = self.inner.step(action_B)
-        return step._replace(seen=self._with_hint(step.seen, np.arange(self.count)))
+        return step._replace(observation=self._with_hint(step.observation, np.arange(self.count)))
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"integral_B": self.controller.integral_B, "last_B": self.controller.last_B}

@@ -67,7 +67,7 @@ def _walk(world: Any, seed: int, rng: np.random.Generator) -> tuple[np.ndarray, 
         if len(steps) % RANDOM_ACTION_REPEAT == 0:
             action_B = rng.uniform(-1, 1, (1, *world.action_space.shape)).astype(np.float32)
         told = world.step(action_B)
-        states.append(told.seen["state"][0])
+        states.append(told.observation["state"][0])
         ends = {"terminated": told.terminated_B[0], "truncated": told.truncated_B[0]}
         steps.append({"action": action_B[0], "reward": told.reward_B[0], **ends})
     return np.stack(states), {name: np.stack([one[name] for one in steps]) for name in steps[0]}
