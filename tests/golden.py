@@ -33,7 +33,7 @@ CONTROL = {"task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 
 OFF_POLICY = CONTROL | {
     "course.env_steps": 300, "course.evaluate_every": 200, "course.save_every": 200, "learning.warm_up": 100, "learning.batch": 32,
 }  # fmt: skip
-WORLD_MODEL = CONTROL | {"memory.warm_up": 20, "memory.batch": 4, "memory.length": 6, "steps": 4}
+WORLD_MODEL = CONTROL | {"replay.warmup_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
 DISTILLED = {"task.held_out_size": 6, "distilling.prompts_per_step": 4, "distilling.warmup": 1, "steps": 3}
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
 CRITIC = {"criticism.critic_steps": 3, "criticism.critic_lessons": 64}
@@ -118,7 +118,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "resfit, scratch": ("resfit", "tiny", RESFIT | {"method": "scratch"}),
     "resfit, filtered": ("resfit", "tiny", RESFIT | {"method": "filtered"}),
     "dreamer": ("dreamer", "tiny", WORLD_MODEL),
-    "repo": ("repo", "tiny", WORLD_MODEL | {"adapt": "align", "adapt_steps": 3, "paired_frames": 60}),
+    "repo": ("repo", "tiny", WORLD_MODEL | {"adapt": "align", "alignment.steps": 3, "alignment.paired_frames": 60}),
 }  # fmt: skip
 
 
