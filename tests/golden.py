@@ -62,8 +62,9 @@ SKETCHES = {
     "steps": 3, "sketches_per_step": 6, "group": 4, "others": 9,
 }  # fmt: skip
 LANE = {
-    "task.road": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "speaker.speaker_steps": 2,
-    "speaker.speaker_batch": 4, "speaker.tests": 8, "ppo.length": 24, "ppo.minibatch": 48, "ppo.epochs": 2, "rows": 2, "steps": 2,
+    "task.road_length": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "captioner.steps": 2,
+    "captioner.batch_size": 4, "captioner.test_pictures": 8, "ppo.n_steps": 24, "ppo.batch_size": 48, "ppo.n_epochs": 2, "n_envs": 2,
+    "steps": 2,
 }  # fmt: skip
 PPO = CONTROL | {"ppo.n_steps": 32, "ppo.batch_size": 16, "steps": 2}
 """What makes runs of a family short."""
