@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -142,12 +142,13 @@ class Policy(Protocol):
     def likelihood(self, rollout: Rollout) -> Likelihood: ...
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """What a checkpoint can hold: anything whose state can be read and put back."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
-    def load_state_dict(self, state: Any) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 class Learner(Stateful, Protocol):

@@ -258,7 +258,7 @@ def learner(cfg: Proximal, policy: ActorCritic, rows: int, steps: int, seed: int
     else:
         optimizer = torch.optim.Adam(policy.trained, lr=cfg.lr, eps=1e-5, fused=True)
         ready = partial(normalize_advantages, all_sum=distributed.all_sum)
-        update = Update("ppo", loss, policy.trained, optimizer, max_norm=cfg.max_norm, schedule=schedule, prepare=ready)
+        update = Update("ppo", loss, policy.trained, optimizer, max_grad_norm=cfg.max_norm, schedule=schedule, prepare=ready)
         made = Updates([update], epochs=cfg.epochs, minibatches=parts, shuffle=seed)
     return ObservationNormalizer(made, policy) if policy.model.standardise else made
 

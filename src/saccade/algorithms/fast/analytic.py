@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from saccade.core import Rollout
-from saccade.training.learner import shuffled
+from saccade.training.learner import permutation
 
 
 class Flat(Protocol):
@@ -90,7 +90,7 @@ class AnalyticUpdates:
         """Train on a batch; metrics are means over its minibatches, named as those of `Updates`."""
         columns, told = self.loss.columns(batch), []
         for epoch in range(self.epochs):
-            order = shuffled(len(batch), self.shuffle, self.batches * self.epochs + epoch).numpy()
+            order = permutation(len(batch), self.shuffle, self.batches * self.epochs + epoch).numpy()
             mixed = {name: part[order] for name, part in columns.items()}
             for place in torch.arange(len(batch)).tensor_split(self.minibatches):
                 start, end = int(place[0]), int(place[-1]) + 1

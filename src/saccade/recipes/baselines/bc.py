@@ -92,7 +92,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy.update_statistics(data)
     weights = imitating(policy, cfg.spread)
     update = Update(
-        "bc", SupervisedLoss(policy), weights, torch.optim.Adam(weights, lr=cfg.lr, fused=True), max_norm=10.0
+        "bc", SupervisedLoss(policy), weights, torch.optim.Adam(weights, lr=cfg.lr, fused=True), max_grad_norm=10.0
     )
     return run_loop(
         DatasetFeed(data, min(cfg.batch, len(data)), cfg.seed),

@@ -36,7 +36,7 @@ from saccade.rewards.text.parsing import answer, has_answer
 from saccade.training.claims import Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import repeat_for_groups
-from saccade.training.learner import Update, Updates, rank_in_group, warmup
+from saccade.training.learner import Update, Updates, index_in_group, warmup
 from saccade.training.loop import fit as run_loop
 from saccade.training.run import Run
 from saccade.worlds.shapes.task import OCR, DrawingTask, pictures_of
@@ -125,7 +125,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> dict[str, Rollout]:
         wishes, seeds_B, group_B = repeat_for_groups(problems, seeds_P, cfg.group)
-        refined = torch.nonzero(rank_in_group(group_B) < cfg.group - cfg.retained).flatten()
+        refined = torch.nonzero(index_in_group(group_B) < cfg.group - cfg.retained).flatten()
         asked, batch = list(wishes), {}
         if len(refined):
             rewrites = rewriter.rollout([wishes[i] for i in refined.tolist()], spawn(seeds_B[refined], 7))
