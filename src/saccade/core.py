@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -146,12 +146,13 @@ class Policy(LikelihoodPolicy, Protocol):
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """What a checkpoint can hold: anything whose state can be read and put back."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
-    def load_state_dict(self, state: Any) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 class RolloutFeed(Stateful, Protocol):

@@ -216,8 +216,8 @@ def test_the_gradient_by_hand_takes_the_steps_of_autograd(how):
     slowly = Updates(
         [
             Update("critic", CriticLoss(other, others, slow.net, how, dual), list(others.parameters()),
-                   torch.optim.Adam(others.parameters(), 1e-2), max_norm=math.inf, after=lambda taken: slow.soft_update()),
-            Update("actor", ActorLoss(other, others, how, dual), own, torch.optim.Adam(own, 1e-2), every=how.actor_every, max_norm=math.inf),
+                   torch.optim.Adam(others.parameters(), 1e-2), max_grad_norm=math.inf, after=lambda taken: slow.soft_update()),
+            Update("actor", ActorLoss(other, others, how, dual), own, torch.optim.Adam(own, 1e-2), every=how.actor_every, max_grad_norm=math.inf),
         ]
     )  # fmt: skip
     slow._pairs = list(slow.net.parameters()), list(others.parameters())

@@ -312,10 +312,10 @@ def learner(cfg: Replaying, agent: Agent) -> Learner:
     adam = partial(torch.optim.Adam, lr=cfg.lr, fused=True)
     trained = list(critics.parameters())
     follow, trail = agent.target.soft_update, agent.slow.soft_update if agent.slow else None
-    critic = Update("critic", judged, trained, adam(trained), max_norm=float("inf"), after=lambda taken: follow())
+    critic = Update("critic", judged, trained, adam(trained), max_grad_norm=float("inf"), after=lambda taken: follow())
     moved = None if trail is None else (lambda taken: trail())
     return Updates(
-        [critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)]
+        [critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_grad_norm=float("inf"), after=moved)]
     )
 
 

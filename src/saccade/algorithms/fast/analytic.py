@@ -15,7 +15,7 @@ import torch
 
 from saccade.algorithms.fast.adam import FlatAdam
 from saccade.core import Rollout
-from saccade.training.learner import shuffled
+from saccade.training.learner import permutation
 from saccade.training.settings import AdamW
 
 
@@ -65,7 +65,7 @@ class AnalyticUpdates:
         """Train on a batch; metrics are means over its minibatches, named as those of `Updates`."""
         columns, metrics = self.loss.columns(batch), []
         for epoch in range(self.epochs):
-            order = shuffled(len(batch), self.shuffle, self.batches * self.epochs + epoch).numpy()
+            order = permutation(len(batch), self.shuffle, self.batches * self.epochs + epoch).numpy()
             permuted = {name: part[order] for name, part in columns.items()}
             for place in torch.arange(len(batch)).tensor_split(self.minibatches):
                 start, end = int(place[0]), int(place[-1]) + 1

@@ -114,7 +114,7 @@ def successes(buffer: Buffer, until: int) -> list[Recorded]:
     shown = {
         name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{BASE_ACTION}"
     }
-    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {
+    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.frames.items()} | {
         "action": columns["action"]
     }
     won = np.unique(columns["episode"][columns["reward"] > 0])
