@@ -41,7 +41,7 @@ from saccade.recipes.image_generation.promptrl.rewriting import (
 )
 from saccade.training.claims import Claim
 from saccade.training.groups import repeat_for_groups
-from saccade.training.learner import Update, rank_in_group
+from saccade.training.learner import Update, index_in_group
 from saccade.training.loop import fit
 from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
@@ -122,7 +122,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> dict[str, Rollout]:
         originals, seeds_B, group_B = repeat_for_groups(problems, seeds_P, cfg.batch.group_size)
-        rows = torch.nonzero(rank_in_group(group_B) < cfg.batch.group_size - cfg.retained).flatten()
+        rows = torch.nonzero(index_in_group(group_B) < cfg.batch.group_size - cfg.retained).flatten()
         rewrites = sample_rewrites(rewriter, originals, seeds_B, group_B, rows)
         images = policy.rollout(with_rewrites(originals, rewrites, rows), seeds_B)
         images.group_B = group_B

@@ -12,7 +12,7 @@ from torch import Tensor
 from saccade.core import LogSamples, Problem, Rollout, Sampler, spawn
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.rubric import judge
-from saccade.rewards.text.parsing import answer, has_answer
+from saccade.rewards.text.parsing import has_answer, tagged_answer
 from saccade.worlds.shapes.task import DrawingTask
 
 
@@ -37,7 +37,7 @@ def with_rewrites(problems: Sequence[Problem], rewrites: Rollout | None, rows: T
     changed = list(problems)
     if rewrites is not None:
         for i, text in zip(rows.tolist(), rewrites.outputs):
-            changed[i] = replace(problems[i], inputs=answer(text) or problems[i].inputs)
+            changed[i] = replace(problems[i], inputs=tagged_answer(text) or problems[i].inputs)
     return changed
 
 
@@ -63,7 +63,7 @@ def generate_rewritten(
 ) -> tuple[Rollout, list[str]]:
     """Pictures of greedily rewritten prompts, as samples of the original problems; and the rewrites."""
     outputs = replace(rewriter, temperature=0.0).rollout(problems, seeds_B).outputs
-    texts = [answer(text) or str(problem.inputs) for text, problem in zip(outputs, problems)]
+    texts = [tagged_answer(text) or str(problem.inputs) for text, problem in zip(outputs, problems)]
     rollout = generate([replace(p, inputs=text) for p, text in zip(problems, texts)], seeds_B)
     return replace(rollout, problems=list(problems)), texts
 
