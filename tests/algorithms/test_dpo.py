@@ -1,4 +1,4 @@
-"""Losses on pairs against closed forms, pairs of groups, and offline sets that are kept, shuffled and made anew."""
+"""Losses on pairs against closed forms, pairs of groups, and offline data sets: stored, shuffled, regenerated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import PROBLEMS, Toy, height
 
-from saccade.algorithms.dpo import PreferenceLoss, best_worst_pairs, dpo, ipo, make_pairs
+from saccade.algorithms.dpo import DPO, PreferenceLoss, best_worst_pairs, dpo, ipo, make_pairs
 from saccade.algorithms.grpo import add_reference_logprobs
 from saccade.core import Problem, seeds
 from saccade.models.snapshot import Snapshot
@@ -18,7 +18,7 @@ from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 
-def test_losses_have_their_golden_values():
+def test_losses_equal_their_closed_forms():
     margin = torch.tensor([0.0, 3.0, -2.0], dtype=torch.float64)
     expected = [math.log(2), math.log(1 + math.exp(-0.3)), math.log(1 + math.exp(0.2))]
     torch.testing.assert_close(dpo(margin, 0.1), torch.tensor(expected, dtype=torch.float64))
@@ -36,7 +36,7 @@ def test_gradients_agree_with_finite_differences(loss):
     assert torch.autograd.gradcheck(loss, margin)
 
 
-def test_dpo_never_overflows_and_labels_that_are_often_wrong_bound_the_margin():
+def test_dpo_does_not_overflow_and_label_smoothing_bounds_the_margin():
     wild = torch.tensor([-1e6, 1e6], requires_grad=True)
     dpo(wild, 1.0).sum().backward()
     assert wild.grad.tolist() == [-1.0, 0.0]
@@ -45,7 +45,7 @@ def test_dpo_never_overflows_and_labels_that_are_often_wrong_bound_the_margin():
     assert abs(rest.grad.item()) < 1e-7
 
 
-def test_extremes_leave_out_ties_small_gaps_and_rows_without_a_verdict():
+def test_best_and_worst_leave_out_ties_small_gaps_and_rows_without_a_score():
     nan = float("nan")
     score = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, nan, 0.5, nan, 7.0, 7.2])
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3, 3])
@@ -54,26 +54,26 @@ def test_extremes_leave_out_ties_small_gaps_and_rows_without_a_verdict():
     assert [len(x) for x in best_worst_pairs(score[:0], group[:0])] == [0, 0]
 
 
-def made(policy: Toy, group: int = 4, least: float = 0.0):
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS)), group)
+def pairs_of(policy: Toy, group_size: int = 4, min_gap: float = 0.0):
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS)), group_size)
     rollout.rewards["total"] = height(rollout)
-    found = make_pairs(rollout, rollout.rewards["total"], least)
+    found = DPO(min_gap=min_gap).pairs(rollout, rollout.rewards["total"])
     found.extras["reference_logp_BT"] = found.logp_BT
     return found
 
 
-def test_pairs_stand_side_by_side_best_first_and_leave_outputs_behind():
-    found = made(Toy.new())
+def test_pairs_are_neighbours_best_first_without_outputs():
+    found = pairs_of(Toy.new())
     assert found.group_B.tolist() == [g for g in range(6) for _ in range(2)] and found.outputs.shape == (12, 0)
     assert (height(found)[0::2] > height(found)[1::2]).all()
-    assert len(made(Toy.new(), least=1e9)) == 0
+    assert len(pairs_of(Toy.new(), min_gap=1e9)) == 0
 
 
 def test_the_objective_is_the_formula_and_its_gradient_that_of_likelihood_differences():
     policy = Toy.new()
-    found = made(policy)
+    found = pairs_of(policy)
     policy.mean.data += torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
-    loss = PreferenceLoss(policy, beta=0.5)(found)
+    loss = DPO(beta=0.5).loss(policy)(found)
     change = (policy.likelihood(found).logp_BT - found.logp_BT).sum(1)
     margin = (change[0::2] - change[1::2]).detach()
     torch.testing.assert_close(loss.mean(), -torch.nn.functional.logsigmoid(0.5 * margin).mean())
@@ -81,12 +81,12 @@ def test_the_objective_is_the_formula_and_its_gradient_that_of_likelihood_differ
     drawn = found.decisions["drawn_BT"]
     pull = -0.5 * torch.sigmoid(-0.5 * margin)  # d loss / d margin; of the margin: drawn_w - drawn_l for each mean
     torch.testing.assert_close(policy.mean.grad, (pull[:, None] * (drawn[0::2] - drawn[1::2])).mean(0))
-    assert float(loss.metrics["ranked_right"]) == float((margin > 0).sum())
+    assert float(loss.metrics["accuracy"]) == float((margin > 0).sum())
 
 
 def test_the_mean_is_the_sum_with_a_smaller_beta():
     policy = Toy.new()
-    found = made(policy)
+    found = pairs_of(policy)
     policy.mean.data += 0.4
     alike = [PreferenceLoss(policy, 0.6, average="mean")(found).total, PreferenceLoss(policy, 0.2)(found).total]
     torch.testing.assert_close(*alike)
@@ -96,7 +96,7 @@ def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
     weights = []
     for rows in (None, 2, 4):
         policy = Toy.new()
-        found = made(policy)
+        found = pairs_of(policy)
         update = Update(
             "pairs", PreferenceLoss(policy, 0.5), policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1)
         )
@@ -116,9 +116,9 @@ def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
 
 def test_masked_decisions_may_hold_anything():
     policy = Toy.new()
-    found = made(policy)
+    found = pairs_of(policy)
     plain = PreferenceLoss(policy, 0.5)(found)
-    wide = join([found, made(Toy.new(5))]).rows(torch.arange(len(found)))
+    wide = join([found, pairs_of(Toy.new(5))]).rows(torch.arange(len(found)))
     wide.decisions["place_BT"] = wide.decisions["place_BT"].clamp(max=2)
     wide.extras["reference_logp_BT"][:, 3:] = float("nan")
     torch.testing.assert_close(PreferenceLoss(policy, 0.5)(wide).total, plain.total)
@@ -126,21 +126,28 @@ def test_masked_decisions_may_hold_anything():
 
 def test_a_reference_may_be_a_snapshot_or_what_was_stored():
     policy = Toy.new()
-    reference, found = Snapshot(policy.parameters()), made(policy)
+    reference, found = Snapshot(policy.parameters()), pairs_of(policy)
     stored = found.extras.pop("reference_logp_BT")
     policy.mean.data += 1.0
     add_reference_logprobs(policy, reference, found, rows=4)
     torch.testing.assert_close(found.extras["reference_logp_BT"], stored)
 
 
-def test_unknown_kinds_are_refused():
-    for wrong in (dict(loss="kto"), dict(average="row"), dict(wrong=0.5), dict(loss="ipo", wrong=0.1)):
-        with pytest.raises(ValueError):
-            PreferenceLoss(Toy.new(), **wrong)
+def test_impossible_settings_are_refused():
+    known = "unknown loss_type 'kto'", "unknown average 'row'", "outside", "label_smoothing is for dpo alone"
+    wrong = (
+        dict(loss_type="kto"),
+        dict(average="row"),
+        dict(label_smoothing=0.5),
+        dict(loss_type="ipo", label_smoothing=0.1),
+    )
+    for settings, why in zip(wrong, known):
+        with pytest.raises(ValueError, match=why):
+            DPO(**settings).loss(Toy.new())
 
 
 def test_a_stored_set_keeps_pairs_together_and_shows_each_once_a_pass():
-    data = made(Toy.new())
+    data = pairs_of(Toy.new())
     feed = DatasetFeed(data, 4, seed=3, pair_size=2)
     batches = [feed(step) for step in range(3)]
     assert all(torch.equal(b.group_B[0::2], b.group_B[1::2]) for b in batches)
@@ -152,12 +159,12 @@ def test_a_stored_set_keeps_pairs_together_and_shows_each_once_a_pass():
         DatasetFeed(data, 3, seed=0, pair_size=2)
 
 
-def test_rounds_are_made_when_they_begin_and_the_same_after_a_resume():
+def test_rounds_are_generated_when_they_begin_and_equal_after_a_resume():
     asked = []
 
     def make(round):
         asked.append(round)
-        data = made(Toy.new())
+        data = pairs_of(Toy.new())
         return replace(data, problems=[Problem(100 * round + p.id, "") for p in data.problems])
 
     feed = RegeneratedFeed(make, steps=3, rows=4, seed=1, pair_size=2)
@@ -166,8 +173,8 @@ def test_rounds_are_made_when_they_begin_and_the_same_after_a_resume():
     assert [p.id for p in RegeneratedFeed(make, 3, 4, 1, 2)(4).problems] == seen[4]
 
 
-def test_pairs_are_kept_on_disk_as_they_are(tmp_path):
-    data, asked = made(Toy.new()), []
+def test_pairs_are_cached_on_disk(tmp_path):
+    data, asked = pairs_of(Toy.new()), []
     first = cached_rollout(tmp_path / "pairs", 0, lambda: asked.append(1) or data)
     again = cached_rollout(tmp_path / "pairs", 0, lambda: asked.append(2) or data)
     assert asked == [1]
@@ -177,15 +184,13 @@ def test_pairs_are_kept_on_disk_as_they_are(tmp_path):
         assert torch.equal(one.extras["reference_logp_BT"], data.logp_BT)
 
 
-def test_a_round_with_fewer_pairs_than_a_batch_is_handed_out_whole():
-    feed = RegeneratedFeed(lambda round: made(Toy.new()), steps=2, rows=100, seed=0, pair_size=2)
-    assert sorted(feed(0).group_B.tolist()) == sorted(made(Toy.new()).group_B.tolist())
+def test_a_round_with_fewer_pairs_than_a_batch_is_one_batch():
+    feed = RegeneratedFeed(lambda round: pairs_of(Toy.new()), steps=2, rows=100, seed=0, pair_size=2)
+    assert sorted(feed(0).group_B.tolist()) == sorted(pairs_of(Toy.new()).group_B.tolist())
 
 
-def test_words_can_be_preferred_as_well():
-    """Rows of different lengths with an end token each: one step makes the preferred ones likelier, the others less
-    so.
-    """
+def test_preferences_between_texts():
+    """Rows of different lengths: a step makes the chosen ones more likely relative to the rejected ones."""
     import tiny_language
 
     from saccade.policies.tokens import TokenPolicy
@@ -204,4 +209,4 @@ def test_words_can_be_preferred_as_well():
     with torch.no_grad():
         after = loss(found)
     assert first == pytest.approx(math.log(2), abs=1e-4) and float(after.mean()) < first
-    assert float(after.metrics["won"]) > float(after.metrics["lost"])
+    assert float(after.metrics["chosen"]) > float(after.metrics["rejected"])

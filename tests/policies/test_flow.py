@@ -134,7 +134,7 @@ def test_diffusion_dpo_begins_at_log_two_and_falls_towards_the_chosen(sd3_folder
     reference = Snapshot(policy.trained)
     rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3), 2)
     rollout.advantage_BT = rollout.broadcast(torch.tensor([1.0, -1, -1, 1, 0, 0]))
-    dpo = DiffusionDPO(policy, reference)
+    dpo = DiffusionDPO().loss(policy, reference)
     loss = dpo(rollout)
     assert int(loss.count) == 2, "a group of equal rewards has no pair"
     torch.testing.assert_close(loss.total.detach(), 2 * torch.tensor(2.0).log())

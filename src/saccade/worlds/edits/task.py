@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,22 +28,6 @@ _EMBEDDED = ("shapes", "photographs")
 
 
 @dataclass(frozen=True)
-class VQA:
-    """The vision-language model that is asked yes-or-no questions about the result of an edit."""
-
-    model: str = "qwen2.5-vl-shapes"
-    """Hub id, folder or miniature of a model of the Qwen2-VL kind."""
-    compare: bool = False
-    """Show the source before the result; questions about photographs compare the two always."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the model."""
-
-    def judge(self, about: Sequence[str] = ("edit", "keep"), compare: bool = False) -> VQAJudge:
-        """The reward, differentiable for pictures that need gradients, of questions ``about`` these subjects."""
-        return VQAJudge(self.model, tuple(about), compare=self.compare or compare, precision=self.precision)
-
-
-@dataclass(frozen=True)
 class EditingTask:
     """Which edits are trained and evaluated, and their rewards."""
 
@@ -55,7 +39,7 @@ class EditingTask:
     """Kinds of edits in the embedded worlds; none means all."""
     rewards: tuple[str, ...] = ("overall",)
     """Rewards that are added up: success, keep, quality, overall (exact), vqa_judge, sharpness, diversity."""
-    vqa: VQA = VQA()
+    vqa: VQAJudge = VQAJudge()
     side: int = 32
     """Side of the embedded worlds' pictures in pixels."""
     train_size: int = 2048
@@ -83,8 +67,8 @@ class EditingTask:
         }
 
     def vqa_judge(self, about: Sequence[str] = ("edit", "keep")) -> VQAJudge:
-        """The vision-language model as a reward, differentiable for pictures that need gradients."""
-        return self.vqa.judge(about, compare=self.edits == "photographs")
+        """The judge of questions ``about`` these topics; about photographs it compares source and result always."""
+        return replace(self.vqa, about=tuple(about), compare=self.vqa.compare or self.edits == "photographs")
 
     @torch.no_grad()
     def judge(self, rollout: Rollout) -> Tensor:

@@ -41,7 +41,7 @@ from saccade.training.loop import fit
 from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.edits import task
-from saccade.worlds.edits.task import VQA, EditingTask
+from saccade.worlds.edits.task import EditingTask
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ _REAL = Settings(
         "edits_train.jsonl",
         "edits_test.jsonl",
         rewards=("sharpness",),
-        vqa=VQA("Qwen/Qwen2.5-VL-7B-Instruct", compare=True, precision="bfloat16"),
+        vqa=VQAJudge("Qwen/Qwen2.5-VL-7B-Instruct", compare=True, precision="bfloat16"),
         side=512,
     ),
     copy=CopyStage(steps=2000, optim=_SLOW),
