@@ -82,7 +82,8 @@ def contradiction(given: Any, kept: Any) -> tuple[str, Any, Any] | None:
 
 def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
     """A copy of ``template`` with the ``saved`` values. ValueError if ``place`` has other settings than the recipe."""
-    known = [field.name for field in dataclasses.fields(template)]  # pyrefly: ignore[bad-argument-type]
+    annotations = {field.name: field.type for field in dataclasses.fields(template)}  # pyrefly: ignore[bad-argument-type]
+    known = list(annotations)
     for name in saved:
         if name not in known:
             raise ValueError(
@@ -95,7 +96,7 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
         present = getattr(template, name)
         inner = dataclasses.is_dataclass(present)
         values[name] = revive(present, saved[name], place) if inner else _tuples(saved[name])
-        if saved[name] is None and types[name] in (float, "float"):
+        if saved[name] is None and annotations[name] in (float, "float"):
             values[name] = math.inf  # JSON has no infinity, so config.json holds null for it
     return dataclasses.replace(template, **values)  # pyrefly: ignore[bad-specialization]
 

@@ -202,9 +202,16 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
     )
     pipe = FluxKontextPipeline(
         transformer=FluxTransformer2DModel(
-            patch_size=1, in_channels=4 * vae.config.latent_channels, num_layers=double, num_single_layers=single,
-            attention_head_dim=32, num_attention_heads=width // 32, joint_attention_dim=width, pooled_projection_dim=64,
-            guidance_embeds=False, axes_dims_rope=(8, 12, 12),
+            patch_size=1,
+            in_channels=4 * vae.config.latent_channels,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=32,
+            num_attention_heads=width // 32,
+            joint_attention_dim=width,
+            pooled_projection_dim=64,
+            guidance_embeds=False,
+            axes_dims_rope=(8, 12, 12),
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=vae,
@@ -212,6 +219,6 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
         tokenizer=clip_words,
         text_encoder_2=T5EncoderModel(t5),
         tokenizer_2=t5_pieces,
-    )  # fmt: skip
+    )
     init_embeddings(pipe.text_encoder)
     return pipe
