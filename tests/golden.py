@@ -58,8 +58,9 @@ EDITS = {
 }
 CODES = {"task.held_out_size": 4, "prompts_per_step": 3, "steps": 2, "candidates": 2, "tower_steps": 2, "warmup": 1}
 SKETCHES = {
-    "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "teacher_steps": 2, "student_steps": 2, "batch": 8,
-    "steps": 3, "sketches_per_step": 6, "group": 4, "others": 9,
+    "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "steps": 3, "prompts_per_step": 6, "group": 4,
+    "teacher.steps": 2, "teacher.batch_size": 8, "teacher.optim.warmup": 0,
+    "student.steps": 2, "student.batch_size": 8, "student.optim.warmup": 0, "reward.distractors": 9,
 }  # fmt: skip
 LANE = {
     "task.road": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.shown": 1, "speaker.speaker_steps": 2,
@@ -103,7 +104,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "np_edit, grpo": ("np_edit", "tiny", EDITS | {"method": "grpo"}),
     "np_edit, pairs": ("np_edit", "tiny", EDITS | {"method": "pairs"}),
     "sketch_flops": ("sketch_flops", "tiny", SKETCHES),
-    "sketch_flops, greedy": ("sketch_flops", "tiny", SKETCHES | {"credit": "greedy", "method": "triplets"}),
+    "sketch_flops, greedy": ("sketch_flops", "tiny", SKETCHES | {"advantage": "greedy", "method": "triplets"}),
     "blip_fuseppo": ("blip_fuseppo", "tiny", LANE),
     "ppo": ("ppo", "tiny", PPO),
     "ppo, reach": ("ppo", "reach", PPO | {"rows": 2}),
