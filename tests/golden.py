@@ -29,11 +29,11 @@ from saccade.training.run import Run
 
 DRAWING = {"task.held_out_size": 6, "task.train_size": 64, "prompts_per_step": 2, "group": 4, "steps": 2, "warmup": 1}
 ANSWERS = {"task.held_out_size": 8, "task.train_size": 64, "prompts_per_step": 4, "group": 4, "steps": 2, "warmup": 1}
-CONTROL = {"task.test_episodes": 4, "task.test_rows": 4, "task.shown": 1}
+CONTROL = {"task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1}
 OFF_POLICY = CONTROL | {
     "course.env_steps": 300, "course.evaluate_every": 200, "course.save_every": 200, "learning.warm_up": 100, "learning.batch": 32,
 }  # fmt: skip
-WORLD_MODEL = CONTROL | {"memory.warm_up": 20, "memory.batch": 4, "memory.length": 6, "steps": 4}
+WORLD_MODEL = CONTROL | {"replay.warmup_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
 DISTILLED = {"task.held_out_size": 6, "distilling.prompts_per_step": 4, "distilling.warmup": 1, "steps": 3}
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
 CRITIC = {"criticism.critic_steps": 3, "criticism.critic_lessons": 64}
@@ -63,10 +63,11 @@ SKETCHES = {
     "student.steps": 2, "student.batch_size": 8, "student.optim.warmup": 0, "reward.distractors": 9,
 }  # fmt: skip
 LANE = {
-    "task.road": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.shown": 1, "speaker.speaker_steps": 2,
-    "speaker.speaker_batch": 4, "speaker.tests": 8, "ppo.length": 24, "ppo.minibatch": 48, "ppo.epochs": 2, "rows": 2, "steps": 2,
+    "task.road_length": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "captioner.steps": 2,
+    "captioner.batch_size": 4, "captioner.test_pictures": 8, "ppo.n_steps": 24, "ppo.batch_size": 48, "ppo.n_epochs": 2, "n_envs": 2,
+    "steps": 2,
 }  # fmt: skip
-PPO = CONTROL | {"ppo.length": 32, "ppo.minibatch": 16, "steps": 2}
+PPO = CONTROL | {"ppo.n_steps": 32, "ppo.batch_size": 16, "steps": 2}
 """What makes runs of a family short."""
 
 RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -107,19 +108,19 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "sketch_flops, greedy": ("sketch_flops", "tiny", SKETCHES | {"advantage": "greedy", "method": "triplets"}),
     "blip_fuseppo": ("blip_fuseppo", "tiny", LANE),
     "ppo": ("ppo", "tiny", PPO),
-    "ppo, reach": ("ppo", "reach", PPO | {"rows": 2}),
-    "ppo, scaled": ("ppo", "pendulum", PPO | {"ppo.scale_rewards": True, "ppo.anneal": True, "model.standardise": True}),
+    "ppo, reach": ("ppo", "reach", PPO | {"n_envs": 2}),
+    "ppo, scaled": ("ppo", "pendulum", PPO | {"ppo.normalize_rewards": True, "ppo.anneal_lr": True, "model.normalize_observations": True}),
     "sac": ("sac", "tiny", OFF_POLICY),
     "sac, redq": ("sac", "redq", OFF_POLICY | {"course.env_steps": 150}),
     "sac, bfloat16": ("sac", "tiny", OFF_POLICY | {"learning.precision": "bfloat16", "learning.hidden": (32, 32)}),
     "td3": ("td3", "tiny", OFF_POLICY),
     "rlpd": ("rlpd", "tiny", OFF_POLICY | {"shown.episodes": 3}),
-    "bc": ("bc", "tiny", CONTROL | {"shown.episodes": 3, "steps": 20, "evaluate_every": 20}),
+    "bc": ("bc", "tiny", CONTROL | {"demonstrations.episodes": 3, "steps": 20, "evaluate_every": 20}),
     "resfit": ("resfit", "tiny", RESFIT),
     "resfit, scratch": ("resfit", "tiny", RESFIT | {"method": "scratch"}),
     "resfit, filtered": ("resfit", "tiny", RESFIT | {"method": "filtered"}),
     "dreamer": ("dreamer", "tiny", WORLD_MODEL),
-    "repo": ("repo", "tiny", WORLD_MODEL | {"adapt": "align", "adapt_steps": 3, "paired_frames": 60}),
+    "repo": ("repo", "tiny", WORLD_MODEL | {"adapt": "align", "alignment.steps": 3, "alignment.paired_frames": 60}),
 }  # fmt: skip
 
 

@@ -134,12 +134,16 @@ class Loss:
         return self.total / self.count.clamp(min=1e-12)
 
 
-class Policy(Protocol):
+class LikelihoodPolicy(Protocol):
+    """Can say how likely stored decisions are: all that a policy-gradient loss needs."""
+
+    def likelihood(self, rollout: Rollout) -> Likelihood: ...
+
+
+class Policy(LikelihoodPolicy, Protocol):
     """Makes decisions, and can say how likely its stored decisions are."""
 
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
-
-    def likelihood(self, rollout: Rollout) -> Likelihood: ...
 
 
 @runtime_checkable
@@ -149,6 +153,12 @@ class Stateful(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
     def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+class RolloutFeed(Stateful, Protocol):
+    """Hands out a rollout for each training step, and can be resumed."""
+
+    def __call__(self, step: int, /) -> Rollout: ...
 
 
 class Learner(Stateful, Protocol):
@@ -179,14 +189,46 @@ Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
 
 
-class Step(NamedTuple):
-    """What became of one action in each of B episodes.
+class Action(NamedTuple):
+    """What a policy does in B episodes, on the CPU and without gradients.
 
-    ``seen`` is what is seen after it, at an end the true last observation: whoever steps begins the next episode.
-    ``info`` holds facts, each ``[B, ...]``, that no policy sees ("success").
+    ``action_B`` is ``[B]`` for discrete actions and ``[B, A]`` for vectors, ``logp_B`` their log-probabilities ``[B]``
+    (0 for a deterministic policy), ``value_B`` the value estimates of the states ``[B]``, None without a critic.
     """
 
-    seen: Observation
+    action_B: Tensor
+    logp_B: Tensor
+    value_B: Tensor | None = None
+
+
+class ActingPolicy(Protocol):
+    """A policy that acts in an environment."""
+
+    def act(self, observation: Mapping[str, Tensor], noise_BD: Tensor | None, /) -> Action:
+        """One action for each row of the observations ``[B, ...]``, given by name.
+
+        ``noise_BD`` is standard normal ``[B, A]`` for a vector of A numbers and uniform ``[B, 1]`` for a discrete
+        action; None asks for the greedy action.
+        """
+        ...
+
+
+class ActorCriticPolicy(ActingPolicy, Protocol):
+    """A policy that acts and estimates the values of states; its actions come with values."""
+
+    def value(self, observation: Mapping[str, Tensor], /) -> Tensor:
+        """Value estimate of each state: ``[B]``."""
+        ...
+
+
+class Step(NamedTuple):
+    """Result of one action in each of B episodes.
+
+    ``observation`` follows the action; at an end it is the episode's true last one, since the caller begins the next
+    episode. ``info`` holds facts, each ``[B, ...]``, that no policy observes ("success").
+    """
+
+    observation: Observation
     reward_B: np.ndarray
     terminated_B: np.ndarray
     truncated_B: np.ndarray

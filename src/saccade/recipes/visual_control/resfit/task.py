@@ -59,7 +59,7 @@ class ResidualTask:
 
     def record_video(self, actor: Any, seeds_B: Tensor) -> list[dict[str, Any]]:
         """One filmed episode for each seed."""
-        return record_video(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
+        return record_video(self.make(len(seeds_B)), actor, seeds_B, self.task.position)
 
 
 class FilteredBCFeed:
