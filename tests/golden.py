@@ -31,7 +31,7 @@ DRAWING = {"task.held_out_size": 6, "task.train_size": 64, "prompts_per_step": 2
 ANSWERS = {"task.held_out_size": 8, "task.train_size": 64, "prompts_per_step": 4, "group": 4, "steps": 2, "warmup": 1}
 CONTROL = {"task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1}
 OFF_POLICY = CONTROL | {
-    "course.env_steps": 300, "course.evaluate_every": 200, "course.save_every": 200, "learning.warm_up": 100, "learning.batch": 32,
+    "steps": 300, "evaluate_every": 200, "schedule.save_every": 200, "algo.learning_starts": 100, "algo.batch_size": 32,
 }  # fmt: skip
 WORLD_MODEL = CONTROL | {"replay.warmup_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
 DISTILLED = {"task.held_out_size": 6, "distilling.prompts_per_step": 4, "distilling.warmup": 1, "steps": 3}
@@ -111,10 +111,10 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "ppo, reach": ("ppo", "reach", PPO | {"n_envs": 2}),
     "ppo, scaled": ("ppo", "pendulum", PPO | {"ppo.normalize_rewards": True, "ppo.anneal_lr": True, "model.normalize_observations": True}),
     "sac": ("sac", "tiny", OFF_POLICY),
-    "sac, redq": ("sac", "redq", OFF_POLICY | {"course.env_steps": 150}),
-    "sac, bfloat16": ("sac", "tiny", OFF_POLICY | {"learning.precision": "bfloat16", "learning.hidden": (32, 32)}),
+    "sac, redq": ("sac", "redq", OFF_POLICY | {"steps": 150}),
+    "sac, bfloat16": ("sac", "tiny", OFF_POLICY | {"algo.precision": "bfloat16", "algo.hidden": (32, 32)}),
     "td3": ("td3", "tiny", OFF_POLICY),
-    "rlpd": ("rlpd", "tiny", OFF_POLICY | {"shown.episodes": 3}),
+    "rlpd": ("rlpd", "tiny", OFF_POLICY | {"demonstrations.episodes": 3}),
     "bc": ("bc", "tiny", CONTROL | {"demonstrations.episodes": 3, "steps": 20, "evaluate_every": 20}),
     "resfit": ("resfit", "tiny", RESFIT),
     "resfit, scratch": ("resfit", "tiny", RESFIT | {"method": "scratch"}),
