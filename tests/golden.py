@@ -39,8 +39,8 @@ UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
 CRITIC = {"criticism.critic_steps": 3, "criticism.critic_lessons": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
 RESFIT = CONTROL | {
-    "shown.episodes": 4, "clone.clone_steps": 6, "clone.clone_evaluate_every": 3, "env_steps": 200, "warm_up": 80, "critic_steps": 10,
-    "evaluations": 2, "refresh": 60,
+    "demonstrations.episodes": 4, "cloning.steps": 6, "cloning.evaluate_every": 3, "steps": 200, "evaluate_every": 60,
+    "schedule.save_every": 60, "algo.learning_starts": 80, "residual.critic_steps": 10, "refresh_every": 60,
 }  # fmt: skip
 SEARCH = {"task.held_out_size": 8, "task.train_size": 32, "prompts_per_step": 3, "group": 4, "steps": 2, "warmup": 1}
 SVG = {
