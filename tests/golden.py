@@ -34,9 +34,19 @@ OFF_POLICY = CONTROL | {
     "steps": 300, "evaluate_every": 200, "schedule.save_every": 200, "algo.learning_starts": 100, "algo.batch_size": 32,
 }  # fmt: skip
 WORLD_MODEL = CONTROL | {"replay.warmup_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
-DISTILLED = {"task.held_out_size": 6, "distilling.prompts_per_step": 4, "distilling.warmup": 1, "steps": 3}
+DISTILLED = {
+    "task.held_out_size": 6,
+    "prompts_per_step": 4,
+    "distillation.generator_optim.warmup": 1,
+    "distillation.score_optim.warmup": 1,
+    "steps": 3,
+}
+TWO_POLICIES = {name: value for name, value in DRAWING.items() if name != "warmup"} | {
+    "flow_optim.warmup": 1,
+    "rewriter_optim.warmup": 1,
+}
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
-CRITIC = {"criticism.critic_steps": 3, "criticism.critic_lessons": 64}
+REWARD_MODEL = {"reward_model.steps": 3, "reward_model.pictures": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
 RESFIT = CONTROL | {
     "demonstrations.episodes": 4, "cloning.steps": 6, "cloning.evaluate_every": 3, "steps": 200, "evaluate_every": 60,
@@ -78,17 +88,17 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
         DRAWING | {"window_place": "random", "grpo.std": "group", "shuffle_rewards": True},
     ),
     "flow_grpo, cps": ("flow_grpo", "tiny", DRAWING | {"flow.kernel": "cps", "flow.guidance": 2.0, "flow.lora_rank": 4}),
-    "diffusion_nft": ("diffusion_nft", "tiny", DRAWING | {"beta_reference": 0.01}),
+    "diffusion_nft": ("diffusion_nft", "tiny", DRAWING | {"nft.reference_weight": 0.01}),
     "diffusion_dpo": ("diffusion_dpo", "online", DRAWING | PAIRS),
     "diffusion_dpo, offline": ("diffusion_dpo", "offline", DRAWING | PAIRS),
     "dmd": ("dmd", "dmd", DISTILLED),
     "dmd, four steps": ("dmd", "four-steps", DISTILLED),
-    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | CRITIC | {"distil_steps": 2}),
-    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | CRITIC),
-    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | CRITIC),
-    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | CRITIC),
-    "promptrl": ("promptrl", "tiny", DRAWING),
-    "promptrl, nothing retained": ("promptrl", "tiny", DRAWING | {"retained": 0, "train_flow": False}),
+    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | REWARD_MODEL | {"initialization.steps": 2}),
+    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | REWARD_MODEL),
+    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | REWARD_MODEL),
+    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | REWARD_MODEL),
+    "promptrl": ("promptrl", "tiny", TWO_POLICIES),
+    "promptrl, nothing retained": ("promptrl", "tiny", TWO_POLICIES | {"retained": 0, "train_flow": False}),
     "dpo_vs_grpo": ("dpo_vs_grpo", "tiny", CODES),
     "dpo_vs_grpo, dpo": ("dpo_vs_grpo", "tiny", CODES | {"method": "dpo", "judged_by": "towers"}),
     "grpo": ("grpo", "tiny", ANSWERS),
@@ -96,10 +106,10 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "sft": ("sft", "tiny", {k: v for k, v in ANSWERS.items() if k != "group"}),
     "vlm_r1": ("vlm_r1", "tiny", ANSWERS | {"cosine_length": 16, "repetition_penalty": True}),
     "vlm_r1, detection": ("vlm_r1", "tiny-detection", ANSWERS),
-    "vlm_r1, sft": ("vlm_r1", "tiny", ANSWERS | {"method": "sft", "template": "answer", "other_templates": ()}),
-    "ssl4rl": ("ssl4rl", "tiny", ANSWERS | {"task.held_out_size": 8, "transfer.downstream_size": 20}),
+    "vlm_r1, sft": ("vlm_r1", "tiny", ANSWERS | {"method": "sft", "template": "answer", "eval_templates": ()}),
+    "ssl4rl": ("ssl4rl", "tiny", ANSWERS | {"task.held_out_size": 8, "transfer.size": 20}),
     "mgpo": ("mgpo", "tiny", SEARCH),
-    "mgpo, swapped": ("mgpo", "tiny", SEARCH | {"back": "swapped"}),
+    "mgpo, swapped": ("mgpo", "tiny", SEARCH | {"second_view": "swapped"}),
     "rlrf": ("rlrf", "tiny", SVG),
     "np_edit": ("np_edit", "tiny", EDITS),
     "np_edit, grpo": ("np_edit", "tiny", EDITS | {"method": "grpo"}),
@@ -136,7 +146,8 @@ SHARED = {
 
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Settings with the fields at dotted places changed. AttributeError for a place that there is not."""
-    shared = SHARED if hasattr(settings, "schedule") else {}
+    known = [field.name for field in fields(settings)] if hasattr(settings, "schedule") else []
+    shared = {short: place for short, place in SHARED.items() if place.partition(".")[0] in known}
     for place, value in changes.items():
         place = shared.get(place, place)
         name, _, rest = place.partition(".")

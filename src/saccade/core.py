@@ -50,14 +50,14 @@ class Rollout:
     """
 
     problems: list[Problem]
-    decisions: dict[str, Tensor]
+    decisions: dict[str, Any]
     outputs: Any
     logp_BT: Tensor
     mask_BT: Tensor
     group_B: Tensor
     rewards: dict[str, Tensor] = field(default_factory=dict)
     advantage_BT: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.problems)
@@ -175,7 +175,6 @@ Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
 Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
 
-Advantage = Callable[[Rollout], Tensor]
 
 Objective = Callable[[Any], Loss]
 
@@ -308,7 +307,7 @@ def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "c
     return torch.stack(rows).to(device)
 
 
-def _take(named: dict[str, Tensor], index_B: Tensor) -> dict[str, Tensor]:
+def _take(named: dict[str, Any], index_B: Tensor) -> dict[str, Any]:
     return {name: value[index_B] for name, value in named.items()}
 
 

@@ -258,7 +258,7 @@ def test_a_scorer_is_found_by_name_or_file(tmp_path):
     assert scorer("critic", critic) is critic
     (tmp_path / "mine.py").write_text("def bright(rollout):\n    return rollout.outputs.flatten(1).mean(1)\n")
     assert callable(scorer(f"{tmp_path / 'mine.py'}:bright", None))
-    with pytest.raises(ValueError, match="no critic is taught"):
+    with pytest.raises(ValueError, match="no reward model is trained"):
         scorer("critic", None)
     with pytest.raises(ValueError, match="unknown reward 'critc'; nearest: critic"):
         scorer("critc", critic)

@@ -10,14 +10,23 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from saccade.builders.parts.stages import Descent, Rates, Step, averaged, by_muon, descend, size_of, stage
-from saccade.builders.parts.texts import alike, qwen2_tokenizer, tagged
+from saccade.builders.parts.stages import (
+    LearningRates,
+    ScheduledOptimizers,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+    with_ema,
+)
+from saccade.builders.parts.texts import answer_in_tags, qwen2_tokenizer, rows_by_kind
 
 
 def test_rates_rise_then_fall_to_their_least_share():
     network, rates = nn.Linear(1, 1), []
     optimizer = torch.optim.AdamW(network.parameters(), lr=2.0)
-    descent = Descent([optimizer], steps=10, rise=4, least=0.5)
+    descent = ScheduledOptimizers([optimizer], steps=10, warmup=4, least=0.5)
     for _ in range(10):
         rates.append(optimizer.param_groups[0]["lr"])
         descent.step(network(torch.ones(1, 1)).sum())
@@ -26,7 +35,7 @@ def test_rates_rise_then_fall_to_their_least_share():
 
 def test_matrices_of_blocks_descend_by_muon_and_all_else_by_adam():
     network = nn.ModuleDict({"block": nn.Linear(3, 4), "embed": nn.Embedding(5, 3)})
-    muon, adam = by_muon(network, [nn.Linear(2, 2)], Rates(0.1, 0.2), steps=4, rise=1).optimizers
+    muon, adam = muon_and_adamw(network, [nn.Linear(2, 2)], LearningRates(0.1, 0.2), steps=4, warmup=1).optimizers
     shapes = lambda optimizer: [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
     assert shapes(muon) == [(4, 3)] and shapes(adam) == [(4,), (5, 3), (2, 2), (2,)]
 
@@ -41,8 +50,8 @@ def test_a_lesson_is_learnt_before_the_next_is_drawn_and_the_average_stays():
             loss = network.weight.sum()
             yield Step("odd" if step % 2 else "even", loss, told=2 * loss, scores={"step": float(step)})
 
-    descent = Descent([torch.optim.SGD(network.parameters(), lr=1.0)], steps=4, rise=1)
-    means = descend(averaged(lessons(), network, decay=0.5), descent, lambda *words: told.append(words))
+    descent = ScheduledOptimizers([torch.optim.SGD(network.parameters(), lr=1.0)], steps=4, warmup=1)
+    means = run_steps(with_ema(lessons(), network, decay=0.5), descent, lambda *words: told.append(words))
     about = lambda value: pytest.approx(value, abs=1e-5)
     assert seen == about([1.0, 0.0, -0.75]), "weights move by 1, 3/4, 1/2"
     assert [words[:3] for words in told] == [("even", 1, 4), ("odd", 2, 4), ("even", 3, 4)]
@@ -51,20 +60,20 @@ def test_a_lesson_is_learnt_before_the_next_is_drawn_and_the_average_stays():
     average = 1.0
     for decay, weight in zip((1 / 10, 2 / 11, 3 / 12), (0.0, -0.75, -1.25)):
         average = decay * average + (1 - decay) * weight
-    assert network.weight.item() == about(average) and size_of(network) == 1
+    assert network.weight.item() == about(average) and parameter_count(network) == 1
 
 
 def test_a_stage_is_drawn_alone():
-    first, noise = stage(3, 1).random(), torch.rand(1)
-    assert stage(3, 1).random() == first and torch.rand(1) == noise
-    assert stage(3, 2).random() != first and stage(3).random() != first and torch.rand(1) != noise
+    first, noise = seed_stage(3, 1).random(), torch.rand(1)
+    assert seed_stage(3, 1).random() == first and torch.rand(1) == noise
+    assert seed_stage(3, 2).random() != first and seed_stage(3).random() != first and torch.rand(1) != noise
 
 
 def test_kinds_are_counted_and_answers_lose_their_tags():
-    assert {kind: rows.tolist() for kind, rows in alike("abcab").items()} == {"a": [0, 3], "b": [1, 4], "c": [2]}
+    assert {kind: rows.tolist() for kind, rows in rows_by_kind("abcab").items()} == {"a": [0, 3], "b": [1, 4], "c": [2]}
     rng = np.random.default_rng(0)
-    assert tagged("red", 0.0, rng) == "<answer>red</answer>"
-    assert {tagged("red", 1.0, rng) for _ in range(40)} == {"red</answer>", "<answer>red", "red"}
+    assert answer_in_tags("red", 0.0, rng) == "<answer>red</answer>"
+    assert {answer_in_tags("red", 1.0, rng) for _ in range(40)} == {"red</answer>", "<answer>red", "red"}
 
 
 def test_words_that_must_be_tokens_are():
@@ -83,7 +92,7 @@ def test_the_rewriter_is_built(tmp_path):
     facts = qwen2_rewriter.build(cfg, tmp_path, lambda *words: parts.append(words[:3]))
     assert parts == [("rewriter", step, 3) for step in (1, 2, 3)]
     assert (
-        size_of(AutoModelForCausalLM.from_pretrained(tmp_path)) == facts["parameters"]
+        parameter_count(AutoModelForCausalLM.from_pretrained(tmp_path)) == facts["parameters"]
         and 0 < facts["loss per token"] < 20
     )
     assert set(qwen2_rewriter.evaluate(tmp_path, count=2)) >= {"meaning kept, terse", "answer tags, held-out wordings"}

@@ -109,7 +109,7 @@ def test_stages_are_runs_of_their_own_and_skipped_where_they_are_not_wanted(sd3_
         run_recipe("diff_instruct_star", small("diff_instruct_star", sd3_folder, steps=1), tmp_path / "all") == result
     )
     none = small("diff_instruct_star", sd3_folder, steps=1, distil_steps=0, criticism=replace(CRITIC, critic_steps=0))
-    with pytest.raises(ValueError, match="no critic is taught"):
+    with pytest.raises(ValueError, match="no reward model is trained"):
         run_recipe("diff_instruct_star", none, tmp_path / "none")
     elsewhere = small("diff_instruct_star", sd3_folder, task=replace(TASK, prompts="prompts.txt"))
     with pytest.raises(ValueError, match="the critic is taught on the embedded world, not on prompts.txt"):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from saccade import catalog
-from saccade.algorithms.dmd import noised_at
+from saccade.algorithms.dmd import time_and_noise
 from saccade.core import Problem, Question, noise, seeds, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.loading import MINIATURES
@@ -110,7 +110,7 @@ def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_
     loss = UnpairedEditing(editor, fake, real, dark, judge_weight=0.3, matching_weight=2.0, guidance=3.0)
     made = loss(empty_rollout(problems, own))
     x0 = two_steps(editor, problems, own)
-    t_B, eps = noised_at(own, x0, 1 << 25, 0.02, 0.98)
+    t_B, eps = time_and_noise(own, x0, 1 << 25, 0.02, 0.98)
     x_t = add_noise(x0.detach(), eps, t_B)
     told = [Problem(p.id, p.answer["caption_after"]) for p in problems]
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_the_warm_up_learns_to_copy(kontext_folder):
     cfg = small(kontext_folder, copy_lr=5e-3, edits_per_step=8)
     policy = RECIPE.policies(cfg)["policy"]
     feed, learner, _ = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy_lr)
-    source = policy.said([p.inputs for p in TASK.training(0)], 32).source
+    source = policy.prompt_cache([p.inputs for p in TASK.training(0)], 32).source
     first = feed(0).decisions["x0_B"]
     assert all(any(torch.allclose(row, known, atol=1e-5) for known in source) for row in first)
     losses = [learner.update(feed(k))["loss/editor"] for k in range(25)]

@@ -258,7 +258,7 @@ def test_a_reward_that_hangs_on_some_rows_costs_only_those():
             time.sleep(0.01)
         return height(rollout)
 
-    stuck.patience = 0.4
+    stuck.timeout = 0.4
     rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
     began = time.monotonic()
     values, error = ask(stuck, rollout)
@@ -287,9 +287,9 @@ def test_a_reward_that_judges_nothing_stops_the_run_with_its_own_error_and_a_che
 def test_infinite_and_misshapen_verdicts_are_none():
     rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2))
     assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
-    with pytest.raises(NothingJudged, match="one verdict a row"):
+    with pytest.raises(NothingJudged, match="one score a row"):
         judge(rollout, {"r": lambda r: torch.ones(5)})
-    with pytest.raises(NothingJudged, match="a reward must return a tensor with one verdict a row, not list"):
+    with pytest.raises(NothingJudged, match="a reward must return a tensor with one score a row, not list"):
         judge(rollout, {"r": lambda r: [1.0, 1.0]})
 
 
@@ -303,7 +303,7 @@ def test_a_reward_may_name_several_verdicts():
     rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3)), {"both": two})
     assert set(rollout.rewards) == {"both", "both.first", "both.second"}
     assert rollout.rewards["both"].tolist() == [0.5, 0.0, 0.5] and rollout.rewards["both.first"].tolist() == [0, 0, 0]
-    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one verdict a row"):
+    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one score a row"):
         judge(rollout, {"both": lambda r: {"a": torch.ones(7)}})
 
 

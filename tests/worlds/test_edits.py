@@ -15,8 +15,7 @@ from saccade.core import Problem, Rollout
 from saccade.models.loading import MINIATURES
 from saccade.worlds.edits import INSTRUCTIONS, KINDS, PHOTOGRAPHS, VERDICTS, load, photographs, problems, verdicts
 from saccade.worlds.edits.rewards import judge
-from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render
-from saccade.worlds.shapes import verdicts as scene_verdicts
+from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render, score_pictures
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.splits import CELLS
@@ -89,7 +88,7 @@ def test_captions_tell_the_pictures_and_questions_are_true(kind):
         answer = problem.answer
         for when in ("before", "after"):
             picture, meaning = render([answer[when]], 48), interpret(answer[f"caption_{when}"])
-            assert scene_verdicts(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
+            assert score_pictures(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
         assert {about for *_, about in answer["questions"]} == {"edit", "keep"}
         assert all(true(q, answer["after"]) == (said == "yes") for q, said, _ in answer["questions"]), answer[
             "questions"

@@ -9,7 +9,7 @@ from saccade.worlds import text_files
 def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('\n{"text": " one\u2028two "}\n   \n{"text": "three"}\r\n', encoding="utf-8")
-    found = text_files.read(file, lambda line: text_files.text_of(text_files.entry_of(line), "text"), "texts")
+    found = text_files.parse_lines(file, lambda line: text_files.text_of(text_files.entry_of(line), "text"), "texts")
     assert found == ((2, "one\u2028two"), (4, "three"))
 
 
@@ -27,7 +27,7 @@ def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
 def test_a_line_that_does_not_fit_is_named(tmp_path, content, why):
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=why):
-        text_files.read(
+        text_files.parse_lines(
             tmp_path / "a.jsonl",
             lambda line: (e := text_files.entry_of(line)) and text_files.text_of(e, "text"),
             "texts",
@@ -42,7 +42,7 @@ def test_problems_are_made_when_they_are_asked_for(tmp_path):
         text_files.need(record != "torn", "cannot be read as a picture")
         return Problem(index, record)
 
-    problems = text_files.Problems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
+    problems = text_files.FileProblems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
     assert len(problems) == 2 and not made
     assert problems[0].inputs == "whole" and problems[-2].id == 0
     with pytest.raises(ValueError, match="p.jsonl:7: cannot be read as a picture"):

@@ -20,8 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from saccade.builders.parts.pictures import encode, flow_loss
-from saccade.builders.parts.stages import Progress, Rates, Step, averaged, by_muon, descend, size_of, stage
-from saccade.builders.parts.texts import clip_config, clip_tokenizer, scored, spread
+from saccade.builders.parts.stages import (
+    LearningRates,
+    Progress,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+    with_ema,
+)
+from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, unigram_pieces
 from saccade.core import Problem, seeds
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
@@ -63,7 +72,7 @@ class Settings:
     """Share of edits in which nothing is asked and nothing changes."""
     dropout: float = 0.1
     """Share of captions that are dropped, for classifier-free guidance."""
-    rates: Rates = Rates(4e-3, 2e-3)
+    rates: LearningRates = LearningRates(4e-3, 2e-3)
     ema: float = 0.998
 
 
@@ -80,7 +89,7 @@ class Lessons:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = stage(cfg.seed)
+    rng = seed_stage(cfg.seed)
     problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
     means = train(cfg, pipe, lessons(cfg, pipe.vae, problems), rng, progress)
@@ -88,7 +97,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     opened(out).export(out)
     pipe.transformer.half().save_pretrained(out / "transformer")
     return {
-        "transformer parameters": size_of(pipe.transformer),
+        "transformer parameters": parameter_count(pipe.transformer),
         "velocity loss from captions": means.get("drawing", nan),
         "velocity loss of edits": means.get("editing", nan),
     }
@@ -119,8 +128,8 @@ def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, pro
     """Flow matching; the averaged weights are kept. Returns the running losses of drawing and of editing."""
     readers = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
     trained = nn.ModuleList([pipe.transformer, *readers]).train()
-    descent = by_muon(pipe.transformer, readers, cfg.rates, cfg.steps, rise=100)
-    means = descend(averaged(course(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
+    descent = muon_and_adamw(pipe.transformer, readers, cfg.rates, cfg.steps, warmup=100)
+    means = run_steps(with_ema(course(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
     trained.eval()
     return means
 
@@ -160,7 +169,7 @@ def evaluate(folder: Path) -> dict[str, float]:
     told = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
     asked = [Problem(i, shapes.caption(meaning, told[i % len(told)])) for i, meaning in enumerate(meanings)]
     drawn = policy.greedy().rollout(asked, seeds(1, len(asked))).outputs
-    return scores | {"drawn from captions, points": float(np.nanmean(shapes.verdicts(drawn, meanings)["points"]))}
+    return scores | {"drawn from captions, points": float(np.nanmean(shapes.score_pictures(drawn, meanings)["points"]))}
 
 
 def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, single: int, text_length: int) -> Any:
@@ -171,7 +180,9 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
     from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
     words = clip_tokenizer(texts, text_length + 2)
-    pieces = T5Tokenizer(vocab=scored(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length)
+    pieces = T5Tokenizer(
+        vocab=unigram_pieces(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length
+    )
     vae = AutoencoderKL.from_pretrained(Path(locate(autoencoder)) / "vae")
     t5 = T5Config(
         vocab_size=len(pieces),
@@ -195,5 +206,5 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
         text_encoder_2=T5EncoderModel(t5),
         tokenizer_2=pieces,
     )  # fmt: skip
-    spread(pipe.text_encoder)
+    init_embeddings(pipe.text_encoder)
     return pipe

@@ -20,12 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.builders.parts.stages import Descent, Progress, Step, descend, size_of, stage
-from saccade.builders.parts.texts import TAGS, alike, ends, qwen2_tokenizer, tagged, writer
+from saccade.builders.parts.stages import Progress, ScheduledOptimizers, Step, parameter_count, run_steps, seed_stage
+from saccade.builders.parts.texts import (
+    TAGS,
+    answer_in_tags,
+    decoder_config,
+    qwen2_tokenizer,
+    rows_by_kind,
+    special_token_ids,
+)
 from saccade.core import Problem, seeds
 from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy
-from saccade.rewards.text.parsing import answer
+from saccade.rewards.text.parsing import tagged_answer
 from saccade.worlds import shapes
 from saccade.worlds.shapes import Meaning, meanings_of
 
@@ -63,15 +70,17 @@ Kind = tuple[np.ndarray, np.ndarray]
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = stage(cfg.seed)
+    rng = seed_stage(cfg.seed)
     meanings = meanings_of(cfg.meanings, rng, split="train")
     tokenizer = qwen2_tokenizer(corpus(meanings, rng), 1_000, ["<|im_start|>"], TAGS, CHAT_TEMPLATE)
     model = assemble(cfg, tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.1)
-    means = descend(lessons(cfg, model, tokenizer, meanings, rng), Descent([optimizer], cfg.steps, rise=100), progress)
+    means = run_steps(
+        lessons(cfg, model, tokenizer, meanings, rng), ScheduledOptimizers([optimizer], cfg.steps, warmup=100), progress
+    )
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {"parameters": size_of(model), "loss per token": means["rewriter"]}
+    return {"parameters": parameter_count(model), "loss per token": means["rewriter"]}
 
 
 def corpus(meanings: list[Meaning], rng: np.random.Generator) -> list[str]:
@@ -84,8 +93,8 @@ def assemble(cfg: Settings, tokenizer: Any) -> nn.Module:
     """The untrained model."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    model = Qwen2ForCausalLM(Qwen2Config(**writer(tokenizer, cfg.width, cfg.layers, cfg.heads)))
-    model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
+    model = Qwen2ForCausalLM(Qwen2Config(**decoder_config(tokenizer, cfg.width, cfg.layers, cfg.heads)))
+    model.generation_config = GenerationConfig(do_sample=True, **special_token_ids(tokenizer))
     return model
 
 
@@ -117,14 +126,14 @@ def _example(
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
     told = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
-    return shapes.caption(meanings[i], one), tagged(shapes.caption(told, other), cfg.untagged, rng)
+    return shapes.caption(meanings[i], one), answer_in_tags(shapes.caption(told, other), cfg.untagged, rng)
 
 
 def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
     """For every meaning the numbers and the words of all meanings that are said in as many words, with the same tag."""
     number: dict[str, int] = {}
     said = [[number.setdefault(word, len(number)) for word in shapes.caption(m, 1).split()] for m in meanings]
-    groups = alike((meaning["tag"], len(words)) for meaning, words in zip(meanings, said))
+    groups = rows_by_kind((meaning["tag"], len(words)) for meaning, words in zip(meanings, said))
     kinds = [(group, np.array([said[i] for i in group])) for group in groups.values()]
     return {int(i): kind for kind in kinds for i in kind[0]}
 
@@ -165,7 +174,7 @@ def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float
     for kind, wordings in groups.items():
         meanings = meanings_of(count, rng, split="held_out")
         problems = [Problem(i, shapes.caption(m, int(rng.choice(wordings))), m) for i, m in enumerate(meanings)]
-        rewrites = [answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
+        rewrites = [tagged_answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
         kept = [text is not None and shapes.interpret(text) == m for text, m in zip(rewrites, meanings)]
         scores[f"answer tags, {kind}"] = float(np.mean([text is not None for text in rewrites]))
         scores[f"meaning kept, {kind}"] = float(np.mean(kept))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Action, ActingPolicy, Environment, Step
+from saccade.core import ActingPolicy, Action, Environment, Step
 from saccade.envs.action_noise import ActionNoise
 
 

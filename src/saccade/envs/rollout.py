@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Action, ActingPolicy, ActorCriticPolicy, Environment, Problem, Rollout, Step, seeds
+from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step, seeds
 from saccade.envs.episodes import Episode, RunningEpisodes, tensors
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Batch, Loss, Objective, Rollout, generator, seeds
-from saccade.models.sharding import like
+from saccade.models.sharding import shard_like
 from saccade.training import distributed
 
 
@@ -253,7 +253,7 @@ def rise_and_fall(steps: int, rise: int, least: float = 0.0) -> Callable[[int], 
 
 def _shard_state(params: Sequence[nn.Parameter], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The saved state of an optimizer, its moments sharded over the processes like their weights."""
-    moments = {i: {k: like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
+    moments = {i: {k: shard_like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
     return {**saved, "state": moments}
 
 

@@ -24,13 +24,21 @@ from torch import Tensor, nn
 from saccade.builders.janus_shapes.codes import codes_of, fidelity, train_codes
 from saccade.builders.janus_shapes.course import Course, answer_loss, code_loss
 from saccade.builders.janus_shapes.parts import assemble, make_processor
-from saccade.builders.parts.stages import Progress, Rates, Step, by_muon, descend, size_of, stage
+from saccade.builders.parts.stages import (
+    LearningRates,
+    Progress,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+)
 from saccade.core import seeds
 from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.worlds import questions, shapes
-from saccade.worlds.questions.task import by_source
+from saccade.worlds.questions.task import mean_by_source
 from saccade.worlds.shapes.task import DrawingTask
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
@@ -62,7 +70,7 @@ class Settings:
     """Width of the vision tower, which has two layers."""
     steps: int = 5_200
     batch: int = 64
-    rates: Rates = Rates(4e-3, 2e-3)
+    rates: LearningRates = LearningRates(4e-3, 2e-3)
     single: float = 0.1
     """Share of the steps, the first ones, that show scenes of one object."""
     plain: float = 0.4
@@ -81,18 +89,18 @@ class Settings:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    processor = make_processor(cfg.size, texts(cfg, stage(cfg.seed, 0)))
+    processor = make_processor(cfg.size, texts(cfg, seed_stage(cfg.seed, 0)))
     model = assemble(cfg, processor.tokenizer)
     vq = model.model.vqmodel
-    made = learn_codes(cfg, vq, stage(cfg.seed, 1), progress)
-    rng = stage(cfg.seed, 2)
+    made = learn_codes(cfg, vq, seed_stage(cfg.seed, 1), progress)
+    rng = seed_stage(cfg.seed, 2)
     means = train(cfg, model, processor, rng, progress)
-    scenes, meanings = shapes.sample(500, rng, cfg.tags)
+    scenes, meanings = shapes.sample_scenes(500, rng, cfg.tags)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
     return {
-        "parameters": size_of(model),
-        "parameters of the decoder": size_of(model.model.language_model),
+        "parameters": parameter_count(model),
+        "parameters of the decoder": parameter_count(model.model.language_model),
         **made,
         "points of pictures through the codes": fidelity(vq.float(), shapes.render(scenes, cfg.size), meanings),
         "loss per code": means["codes of captions"],
@@ -114,7 +122,7 @@ def learn_codes(cfg: Settings, vq: nn.Module, rng: np.random.Generator, progress
     if cfg.codebook:
         vq.load_state_dict(load_image_token_generator(cfg.codebook).network.model.vqmodel.state_dict())
         return {"codes": "those of an earlier build"}
-    pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
+    pictures = shapes.render(shapes.sample_scenes(10_000, rng, cfg.tags)[0], cfg.size)
     return {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
 
 
@@ -123,12 +131,12 @@ def train(
 ) -> dict[str, float]:
     """Pictures' codes given captions and answers given pictures; the running losses of both."""
     inner = model.model
-    scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
+    scenes, meanings = shapes.sample_scenes(cfg.scenes, rng, cfg.tags)
     codes = codes_of(inner.vqmodel, shapes.render(scenes, cfg.size))
     beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
     network = nn.ModuleList([inner.language_model, inner.vision_model])
-    descent = by_muon(network, beside, cfg.rates, cfg.steps, rise=60)
-    return descend(lessons(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
+    descent = muon_and_adamw(network, beside, cfg.rates, cfg.steps, warmup=60)
+    return run_steps(lessons(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
 
 
 def lessons(
@@ -174,5 +182,5 @@ def answer_scores(painter: ImageTokenGenerator, count: int = 500) -> dict[str, f
     asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)
     told = policy.rollout(asked, seeds(0, count)).outputs
     right = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(told, asked)]).double()
-    found = by_source(asked, right)
+    found = mean_by_source(asked, right)
     return {f"answers, {name}": found[name] for name in SKILLS}

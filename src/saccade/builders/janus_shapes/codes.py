@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.builders.parts.pictures import pixel_loss, pixels
-from saccade.builders.parts.stages import Descent, Progress, Step, descend
+from saccade.builders.parts.stages import Progress, ScheduledOptimizers, Step, run_steps
 from saccade.worlds import shapes
 
 RESTART_EVERY = 20
@@ -27,7 +27,9 @@ def train_codes(
     """Returns the running loss of the pixels."""
     optimizer = torch.optim.AdamW(vq.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
     vq.train().requires_grad_(True).to(memory_format=torch.channels_last)
-    means = descend(lessons(vq, pictures, steps, batch, rng), Descent([optimizer], steps, rise=50), progress)
+    means = run_steps(
+        lessons(vq, pictures, steps, batch, rng), ScheduledOptimizers([optimizer], steps, warmup=50), progress
+    )
     words = vq.quantize.embedding.weight.data
     words.copy_(F.normalize(words, dim=-1))
     vq.eval().requires_grad_(False)
@@ -86,4 +88,4 @@ def fidelity(vq: nn.Module, pictures: np.ndarray, meanings: list[shapes.Meaning]
     """The judge's mean points of pictures that went through the codes: no model that writes codes can do better."""
     with torch.no_grad():
         drawn = vq.decode(codes_of(vq, pictures).long())
-    return float(np.nanmean(shapes.verdicts((drawn.float() / 2 + 0.5).clamp(0, 1), meanings)["points"]))
+    return float(np.nanmean(shapes.score_pictures((drawn.float() / 2 + 0.5).clamp(0, 1), meanings)["points"]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.builders.janus_shapes.parts import SPECIAL
 from saccade.builders.parts.pictures import pixels
-from saccade.builders.parts.texts import alike
+from saccade.builders.parts.texts import rows_by_kind
 from saccade.core import Problem
 from saccade.models.language.janus import CodeModel
 from saccade.worlds import shapes
@@ -30,7 +30,7 @@ class Course:
         self.single = np.array(
             [i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")]
         )
-        self.alike = alike(meaning["tag"] for meaning in meanings)
+        self.alike = rows_by_kind(meaning["tag"] for meaning in meanings)
 
     def asks(self, step: int) -> bool:
         """Whether this step is one of questions."""

@@ -20,7 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from saccade.builders.parts.stages import Progress, Rates, Step, by_muon, descend, size_of, stage
+from saccade.builders.parts.stages import (
+    LearningRates,
+    Progress,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+)
 from saccade.builders.qwen25_vl_shapes import rows
 from saccade.builders.qwen25_vl_shapes.course import SVG, corpus, course
 from saccade.builders.qwen25_vl_shapes.parts import assemble, begun, learn_tokenizer, write
@@ -78,13 +86,13 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     eyes.config._attn_implementation = "eager"  # for tiny pictures in bfloat16 faster than the fused kernel
     if not cfg.start:
         look_around(eyes)
-    rates = Rates(cfg.sight_matrix_lr, cfg.sight_lr)
-    seen = train_sight(eyes, heads, cfg.sight_steps, 64, rates, stage(cfg.seed, 1), progress)
-    loss = train(cfg, model, heads, tokenizer, stage(cfg.seed, 2), progress)
+    rates = LearningRates(cfg.sight_matrix_lr, cfg.sight_lr)
+    seen = train_sight(eyes, heads, cfg.sight_steps, 64, rates, seed_stage(cfg.seed, 1), progress)
+    loss = train(cfg, model, heads, tokenizer, seed_stage(cfg.seed, 2), progress)
     write(model, tokenizer, out)
     return {
-        "parameters": size_of(model),
-        "parameters that see": size_of(eyes),
+        "parameters": parameter_count(model),
+        "parameters that see": parameter_count(eyes),
         **{f"tower, {name}": value for name, value in seen.items()},
         "loss per token": loss,
     }
@@ -92,7 +100,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
 
 def untrained(cfg: Settings) -> tuple[Any, nn.Module]:
     """A tokenizer learnt from the worlds' texts and a model that knows nothing."""
-    tokenizer = learn_tokenizer(corpus(stage(cfg.seed, 0)), SVG)
+    tokenizer = learn_tokenizer(corpus(seed_stage(cfg.seed, 0)), SVG)
     return tokenizer, assemble(cfg, tokenizer)
 
 
@@ -103,8 +111,8 @@ def train(
     token.
     """
     where = Where(model, tokenizer)
-    descent = by_muon(model, [heads, where], Rates(cfg.matrix_lr, cfg.lr), cfg.steps, rise=100)
-    means = descend(lessons(cfg, model.train(), heads, where, tokenizer, rng), descent, progress)
+    descent = muon_and_adamw(model, [heads, where], LearningRates(cfg.matrix_lr, cfg.lr), cfg.steps, warmup=100)
+    means = run_steps(lessons(cfg, model.train(), heads, where, tokenizer, rng), descent, progress)
     where.close()
     model.eval()
     return means["answers"]

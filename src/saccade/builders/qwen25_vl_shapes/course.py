@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade.builders.parts.texts import alike, tagged
+from saccade.builders.parts.texts import answer_in_tags, rows_by_kind
 from saccade.builders.qwen25_vl_shapes.facts import ASK, Fact, Manner, Teller, Thing
 from saccade.builders.qwen25_vl_shapes.rows import Piece, about, turn
 from saccade.builders.qwen25_vl_shapes.scenery import CANVAS, paintings, plates_near, style
@@ -22,7 +22,7 @@ from saccade.evaluation.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.programs.problems import TEXT
 from saccade.worlds.questions import HELD_OUT_SKILLS, SKILLS
-from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, Crowd, settle
+from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, SceneBatch, place_objects
 from saccade.worlds.questions.skills import NEEDS
 from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import SHAPES
@@ -82,24 +82,24 @@ def scenes(cfg: Any, most: int, manner: Manner, rng: np.random.Generator) -> Les
     size = int(rng.choice(SIZES, p=[0.6, 0.4]))
     skill = str(rng.choice([name for name in _STAGED if NEEDS.get(name, 1) <= most]))
     what = {**SKILLS, **HELD_OUT_SKILLS}[skill](cfg.batch, (1, most), rng)
-    places, unit = settle(what.crowd, RADIUS, rng)
-    pictures = draw(what.crowd, places, what.lines or [None] * cfg.batch, size, style(0.4, rng))
+    places, unit = place_objects(batch.scenes, RADIUS, rng)
+    pictures = draw(batch.scenes, places, what.lines or [None] * cfg.batch, size, style(0.4, rng))
     tell = Teller(manner, rng)
     if what.lines:
         views = views_of_lines(what.lines, pictures)
         told = [[tell.fact("text", answer)] for answer in what.answers]
     else:
-        views = views_of(what.crowd, unit, pictures)
-        told = [_some(_things(views, what.crowd, row), cfg.asked, tell) for row in range(cfg.batch)]
+        views = views_of(batch.scenes, unit, pictures)
+        told = [_some(_things(views, batch.scenes, row), cfg.asked, tell) for row in range(cfg.batch)]
         for facts, answer, slots in zip(told, what.answers or (), what.slots):
             facts[0] = tell.fact(skill, answer, **slots)
     talks = [[_in_form(fact, tell) for fact in facts] for facts in told]
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
 
 
-def _things(views: Views, seen: Crowd, row: int) -> list[Thing]:
+def _things(views: Views, seen: SceneBatch, row: int) -> list[Thing]:
     rows = zip(seen.shape[row].tolist(), seen.color[row].tolist(), seen.cell[row].tolist(), views.boxes[row].tolist())
-    listed = [Thing(SHAPES[s], COLOR_NAMES[c], k, tuple(b)) for (s, c, k, b), here in zip(rows, seen.here[row]) if here]
+    listed = [Thing(SHAPES[s], COLOR_NAMES[c], k, tuple(b)) for (s, c, k, b), here in zip(rows, seen.present[row]) if here]
     return sorted(listed, key=lambda thing: thing.cell)
 
 
@@ -118,7 +118,7 @@ def _in_form(fact: Fact, tell: Teller) -> tuple[str, str]:
     if form == "plain":
         return fact.text, fact.answer
     thought = f"<think>{fact.thought or fact.skill}</think>" if form == "think" else ""
-    return fact.text + ADDED[form], thought + tagged(fact.answer, tell.manner.untagged, tell.rng)
+    return fact.text + ADDED[form], thought + answer_in_tags(fact.answer, tell.manner.untagged, tell.rng)
 
 
 def closeups(cfg: Any, rng: np.random.Generator) -> Lesson:
@@ -177,7 +177,7 @@ def guesses(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list
     """Puzzles with the answers of other puzzles of their kind: the form is learnt, the truth is not."""
     posed = puzzles.problems(pool, count, int(rng.integers(2**31)), (*puzzles.PUZZLES, puzzles.Jigsaw(3)))
     form = lambda problem: (problem.source, len(problem.inputs.pictures))
-    kinds = alike(map(form, posed))
+    kinds = rows_by_kind(map(form, posed))
     pick = lambda problem: posed[rng.choice(kinds[form(problem)])].answer["text"]
     return [
         turn([displayed(p) for p in problem.inputs.pictures], problem.inputs.text, pick(problem)) for problem in posed

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.builders.parts.texts import TAGS, ends, qwen2_tokenizer, writer
+from saccade.builders.parts.texts import TAGS, decoder_config, qwen2_tokenizer, special_token_ids
 from saccade.builders.qwen25_vl_shapes.shown import SHOWN
 from saccade.models.language.processor import save, without_videos
 
@@ -35,14 +35,14 @@ def learn_tokenizer(texts: Sequence[str], also: Sequence[str]) -> Any:
     """A Qwen2Tokenizer whose merges make a word of these texts one token; numbers to 99, tags and ``also`` are
     tokens too.
     """
-    return qwen2_tokenizer(texts, 700, SPECIAL, (*WORDS, *also), CHAT_TEMPLATE, least=2)
+    return qwen2_tokenizer(texts, 700, SPECIAL, (*WORDS, *also), CHAT_TEMPLATE, min_frequency=2)
 
 
 def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     """The untrained model of a build's settings."""
     from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    text = writer(tokenizer, cfg.width, cfg.layers, cfg.heads, positions=1024)
+    text = decoder_config(tokenizer, cfg.width, cfg.layers, cfg.heads, positions=1024)
     vision = dict(
         depth=cfg.sight_layers, hidden_size=cfg.sight_width, intermediate_size=8 * cfg.sight_width // 3, num_heads=4,
         patch_size=SHOWN.patch, spatial_merge_size=SHOWN.merge, temporal_patch_size=SHOWN.frames, window_size=128,
@@ -56,7 +56,7 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
         **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()},
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
+    model.generation_config = GenerationConfig(do_sample=True, **special_token_ids(tokenizer))
     return model
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.builders.parts.texts import alike
+from saccade.builders.parts.texts import rows_by_kind
 from saccade.builders.qwen25_vl_shapes.shown import CELL
 from saccade.builders.qwen25_vl_shapes.sight import see
 
@@ -111,7 +111,7 @@ def _row(row: Sequence[Piece], ids: dict[str, list[int]], pad: int) -> list[Tens
 def features(visual: nn.Module, pictures: Sequence[np.ndarray]) -> list[Tensor]:
     """Tokens [cells, width] of each picture; those of one size go through the tower together."""
     found: dict[int, Tensor] = {}
-    for index in alike(picture.shape for picture in pictures).values():
+    for index in rows_by_kind(picture.shape for picture in pictures).values():
         found |= zip(index.tolist(), see(visual, np.stack([pictures[i] for i in index])))
     return [found[i] for i in range(len(pictures))]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.builders.parts.stages import Progress, Rates, Step, by_muon, descend
+from saccade.builders.parts.stages import LearningRates, Progress, Step, muon_and_adamw, run_steps
 from saccade.builders.qwen25_vl_shapes.scenery import scenery
 from saccade.builders.qwen25_vl_shapes.shown import patches
 from saccade.builders.qwen25_vl_shapes.views import FAR, GLYPHS, PAINTS, THINGS
@@ -83,11 +83,17 @@ def look_around(visual: nn.Module, loud: float = 4.0) -> None:
 
 
 def train_sight(
-    visual: nn.Module, heads: Heads, steps: int, batch: int, rates: Rates, rng: np.random.Generator, progress: Progress
+    visual: nn.Module,
+    heads: Heads,
+    steps: int,
+    batch: int,
+    rates: LearningRates,
+    rng: np.random.Generator,
+    progress: Progress,
 ) -> dict[str, float]:
     """Teach the tower its cells. Returns running means of the loss and of the scores."""
-    descent = by_muon(visual, [heads], rates, steps, rise=40)
-    seen = descend(lessons(visual.train(), heads, steps, batch, rng), descent, progress)
+    descent = muon_and_adamw(visual, [heads], rates, steps, warmup=40)
+    seen = run_steps(lessons(visual.train(), heads, steps, batch, rng), descent, progress)
     visual.eval()
     return {"loss": seen.pop("sight"), **seen}
 

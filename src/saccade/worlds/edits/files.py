@@ -15,7 +15,7 @@ from typing import Any
 from saccade.core import Problem, Question
 from saccade.worlds.edits.asking import Asked
 from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import Problems, entry_of, file_of, need, read, text_of
+from saccade.worlds.text_files import FileProblems, entry_of, file_of, need, parse_lines, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 
@@ -30,7 +30,7 @@ class Record:
     answer: dict[str, Any]
 
 
-def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
+def load(path: str | Path, images: str | Path | None = None) -> FileProblems[Record]:
     """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
 
     ``answer`` has the keys of the embedded world: "kind" is the edit's type ("" where none is named), scenes are None,
@@ -39,7 +39,9 @@ def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    return Problems(path, read(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem))
+    return FileProblems(
+        path, parse_lines(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem)
+    )
 
 
 def _record(line: str, root: Path) -> Record:

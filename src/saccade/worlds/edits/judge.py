@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saccade.core import Problem
 from saccade.worlds.edits.redraw import nearest
-from saccade.worlds.shapes import Object, parse, read, render
+from saccade.worlds.shapes import Object, parse, read_text, render
 from saccade.worlds.shapes.layout import REACH
 from saccade.worlds.shapes.scene import BACKGROUND
 from saccade.worlds.shapes.segments import pixels
@@ -69,7 +69,7 @@ def _exact(images: Any, rgb: np.ndarray, answers: Sequence[dict[str, Any]]) -> t
     lines = dict.fromkeys(range(len(rgb)), "")
     written = [i for i, answer in enumerate(answers) if answer["after"].text is not None]
     if written:
-        lines.update(zip(written, read(images[written])))
+        lines.update(zip(written, read_text(images[written])))
     success = np.array([_carried_out(*row) for row in zip(answers, objects, lines.values())], float)
     keep, quality = _kept(rgb, answers, objects), _quality(rgb, objects)
     return success, keep, quality, np.cbrt(success * keep * quality)

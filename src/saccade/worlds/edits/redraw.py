@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, Text, fonts, render
-from saccade.worlds.shapes.read import lines_of
+from saccade.worlds.shapes.ocr import read_segments
 from saccade.worlds.shapes.scene import INK
 from saccade.worlds.shapes.segments import PAINTS, Segments, segment
 
@@ -28,7 +28,9 @@ def nearest(rgb: np.ndarray, objects: Sequence[Sequence[Object]]) -> np.ndarray:
     drawn = render(bare, rgb.shape[1])
     dark = [row for row, seen in enumerate(objects) if any(o.color in INK for o in seen)]
     found = segment(rgb[dark])
-    lines = {dark[k]: (line, _letters(found, k)) for k, line in enumerate(lines_of(found, len(dark))) if _legible(line)}
+    lines = {
+        dark[k]: (line, _letters(found, k)) for k, line in enumerate(read_segments(found, len(dark))) if _legible(line)
+    }
     best = dict.fromkeys(lines, np.inf)
     for font in fonts.FONTS:
         scenes = [replace(bare[row], text=_line(line, font, *letters)) for row, (line, letters) in lines.items()]

@@ -21,7 +21,7 @@ from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
 from saccade.worlds.programs.scenes import Scene, sample
 from saccade.worlds.programs.writing import verbose
-from saccade.worlds.text_files import entry_of, need, read
+from saccade.worlds.text_files import entry_of, need, parse_lines
 
 TRAIN = (2, 5)
 OOD = (6, 8)
@@ -115,7 +115,7 @@ def _folder(path: Path) -> Iterable[tuple[str, str, str | None]]:
 
 def _lines(path: Path) -> Iterable[tuple[str, str, str | None]]:
     name = lambda number, entry: str(entry.get("Filename", f"{path}:{number}"))
-    return [(e["Svg"], name(number, e), e.get("image")) for number, e in read(path, _entry, "programs")]
+    return [(e["Svg"], name(number, e), e.get("image")) for number, e in parse_lines(path, _entry, "programs")]
 
 
 def _entry(line: str) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def captions(path: str) -> dict[str, str]:
     """The column "caption" of JSON lines, by program. ValueError for a folder, or a line that has none."""
     if Path(path).is_dir():
         raise ValueError(f"{path}: is a folder; captions need JSON lines with the columns 'Svg' and 'caption'")
-    return dict(pair for _, pair in text_files.read(Path(path), _captioned, "captions"))
+    return dict(pair for _, pair in text_files.parse_lines(Path(path), _captioned, "captions"))
 
 
 def _captioned(line: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from saccade.worlds.images import open_picture
 from saccade.worlds.sketches.pairs import SketchPairs
 from saccade.worlds.sketches.strokes import Sketch, fit_to_canvas, from_stroke5
 from saccade.worlds.sketches.svg import sketch_from_svg
-from saccade.worlds.text_files import at, entry_of, file_of, need, read
+from saccade.worlds.text_files import entry_of, error_at, file_of, need, parse_lines
 
 COORDINATES = ("offsets", "absolute")
 
@@ -41,7 +41,7 @@ class PhotoFiles:
         from PIL import Image, ImageOps
 
         line, path = self.entries[index]
-        with at(self.file, line):
+        with error_at(self.file, line):
             picture = Image.fromarray(open_picture(path))
         return np.array(ImageOps.pad(picture, (self.size, self.size), color=(255, 255, 255)))
 
@@ -51,7 +51,7 @@ def load_pairs(file: str | Path, size: int) -> SketchPairs:
     file = Path(file).expanduser()
     photos: dict[Path, tuple[int, int]] = {}
     sketches, photo_index, sources = [], [], []
-    for line, (sketch, photo, source) in read(file, lambda text: _entry(text, file), "sketches"):
+    for line, (sketch, photo, source) in parse_lines(file, lambda text: _entry(text, file), "sketches"):
         index, _ = photos.setdefault(photo, (len(photos), line))
         sketches.append(sketch)
         photo_index.append(index)

@@ -214,7 +214,7 @@ def imitation(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], An
     """Flow matching to a picture that each problem knows: its source to learn to copy, its result where there are
     pairs.
     """
-    edit, average = moved(cfg, policy, ScoreMatching(policy, low=0.0, high=1.0), lr)
+    edit, average = moved(cfg, policy, ScoreMatching(policy, min_t=0.0, max_t=1.0), lr)
     feed = OnPolicy(cfg.task.training(cfg.seed), given(policy, picture), cfg.edits_per_step, cfg.seed)
     return feed, Updates([edit], micro_rows=cfg.micro_rows), {"policy": policy, "average": average}
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dmd import noised_at, normaliser
+from saccade.algorithms.dmd import dmd_weight, time_and_noise
 from saccade.core import Collect, Loss, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import add_noise, to_data
-from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
 
 _MATCHED = 1 << 25
@@ -82,11 +82,11 @@ class UnpairedEditing:
     @torch.no_grad()
     def matched(self, rollout: Rollout, x0: Tensor) -> Pull:
         """1/2 mean g^2 with g = (fake - real) / mean |x0 - real|, which counts as a constant in the gradient g / N."""
-        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _MATCHED, self.low, self.high)
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _MATCHED, self.low, self.high)
         x_t = add_noise(x0, eps, t_B)
         clean = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
         fake, real = clean(self.fake, None), clean(self.real, self.guidance)
-        g = (fake - real) * normaliser(real, x0)[:, None, None, None]
+        g = (fake - real) * dmd_weight(real, x0)[:, None, None, None]
         return (g**2).flatten(1).mean(1) / 2, g / g[0].numel()
 
     @torch.no_grad()
@@ -127,7 +127,7 @@ def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         shown = [Question("", (picture(problem),)) for problem in problems]
-        return empty_rollout(problems, seeds_P, x0_B=editor.said(shown, editor.size).source.float())
+        return empty_rollout(problems, seeds_P, x0_B=editor.prompt_cache(shown, editor.size).source.float())
 
     return collect
 
@@ -138,8 +138,8 @@ def drawers(flow: FlowModel, guidance: float, editor: FlowPolicy, seed: int) -> 
     """
     plain = replace(flow, guidance=1.0)
     fake, real = (
-        build_flow_policy(plain, (), seed, beside=editor),
-        frozen(replace(plain, guidance=guidance), beside=editor),
+        build_flow_policy(plain, (), seed, share_with=editor),
+        build_frozen_policy(replace(plain, guidance=guidance), share_with=editor),
     )
     return replace(fake, prompt=result), replace(real, prompt=result)
 
@@ -158,4 +158,4 @@ def lengths(gradient: Tensor) -> Tensor:
 
 
 def _step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: Sequence[Problem]) -> Tensor:
-    return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, through=True), t_B)
+    return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, grad_through_uncond=True), t_B)

@@ -51,14 +51,14 @@ class DomainsTask:
     def training(self, seed: int) -> list[Problem]:
         """The prompts to train on."""
         if self.prompts != "shapes":
-            return shapes.load(self.prompts)
+            return shapes.load_prompts(self.prompts)
         return shapes.problems(self.train_size, seed, INSIDE, DESCRIPTIVE, "train")
 
     def held_out_problems(self) -> dict[str, list[Problem]]:
         """Prompts that are never trained on, by domain. Those of the embedded world combine other attributes."""
         if self.prompts != "shapes":
             files = {"in domain": self.in_domain, "out of domain": self.out_of_domain}
-            return {name: shapes.load(file) for name, file in files.items() if file}
+            return {name: shapes.load_prompts(file) for name, file in files.items() if file}
         return {
             "in domain": shapes.problems(self.held_out_size, 12_345, INSIDE, DESCRIPTIVE, "held_out"),
             "out of domain": shapes.problems(self.held_out_size, 12_346, OUTSIDE, TERSE, "held_out"),

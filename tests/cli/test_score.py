@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def gold(tmp_path: Path) -> Path:
     """Six rendered scenes, and a prompt file with their captions."""
-    scenes, meanings = shapes.sample(6, np.random.default_rng(1), ["single_object", "colors"])
+    scenes, meanings = shapes.sample_scenes(6, np.random.default_rng(1), ["single_object", "colors"])
     for i, picture in enumerate(shapes.render(scenes, 64)):
         pixels = np.asarray(picture)
         pixels = pixels if pixels.dtype == np.uint8 else (pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8)
@@ -66,11 +66,11 @@ def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gol
 def test_what_does_not_fit_is_one_line(saccade, gold):
     score = lambda reward, *rest: saccade("score", "--reward", reward, *rest).refused()
     assert "unknown reward 'genval'; nearest: geneval" in score("genval", "--images", gold)
-    assert "names no reward" in score(" , ", "--images", gold)
+    assert "no reward is named" in score(" , ", "--images", gold)
     assert "missing --images" in score("geneval")
     assert "there is no folder 'nowhere'" in score("sharpness", "--images", "nowhere")
     assert "no pictures in ." in score("sharpness", "--images", ".")
-    assert "it may need --prompts" in score("geneval", "--images", gold)
+    assert "it may need prompts" in score("geneval", "--images", gold)
     assert "none.txt: cannot be read" in score("geneval", "--images", gold, "--prompts", "none.txt")
     Path("two.txt").write_text("a red circle\n\na blue ring\n")
     assert "6 pictures in" in score("geneval", "--images", gold, "--prompts", "two.txt")
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
     ],
 )
 def test_likeness_of_words(seen, asked, score):
-    assert ocr.likeness(seen, asked) == pytest.approx(score)
+    assert ocr.text_match(seen, asked) == pytest.approx(score)
 
 
 def written(*words: str) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_rapidocr_reads_words_offline():
 def test_without_rapidocr_the_install_line_is_told(saccade, gold, monkeypatch):
     import sys
 
-    ocr._reader.cache_clear()
+    ocr._engine.cache_clear()
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(ValueError, match=r"pip install 'saccade\[ocr\]'"):
         ocr.similarity(rollout(torch.zeros(1, 3, 8, 8), [{"text": "a"}]))
