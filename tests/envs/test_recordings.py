@@ -139,17 +139,19 @@ SPACES = {
 
 
 def _walk(start: int, length: int):
-    """Steps upwards from ``start`` as Minari buffers them; six of them end the episode, fewer are cut without a
-    word.
-    """
+    """Steps upwards from ``start`` as Minari buffers them; six terminate the episode, fewer have no end."""
     from minari.data_collector import EpisodeBuffer
 
     time = np.arange(length + 1)
     return EpisodeBuffer(
-        seed=start, observations={"place": (start + time[:, None]).astype(np.float64), "deep": {"id": time}},
-        actions=(time[:-1, None] / 10).astype(np.float32), rewards=list(time[:-1] / 10.0), terminations=list(time[1:] == LENGTH),
-        truncations=[False] * length, infos={"success": (time == LENGTH).tolist()},
-    )  # fmt: skip
+        seed=start,
+        observations={"place": (start + time[:, None]).astype(np.float64), "deep": {"id": time}},
+        actions=(time[:-1, None] / 10).astype(np.float32),
+        rewards=list(time[:-1] / 10.0),
+        terminations=list(time[1:] == LENGTH),
+        truncations=[False] * length,
+        infos={"success": (time == LENGTH).tolist()},
+    )
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -199,7 +199,7 @@ class Cloning:
             state={"base": base, "best": best},
             evaluate=evaluate,
         )
-        best.snapshot.put()
+        best.snapshot.copy_to_parameters()
 
 
 class BestWeights:
