@@ -302,6 +302,11 @@ def test_learning_from_scratch_proposes_zeros_and_corrects_at_full_size():
     assert wide.scale == 1.0
 
 
+def test_a_stochastic_actor_raises_an_error():
+    with pytest.raises(ValueError, match="the residual actor is deterministic"):
+        recipe.policies(replace(SMALL, algo=replace(SMALL.algo, stochastic=True)))
+
+
 def test_an_environment_without_an_expert_needs_a_recording(tmp_path):
     cfg = replace(SMALL, task=ControlTask("reach", ("observe=state",)))
     run = Run.start(tmp_path / "run", {"recipe": "resfit"}, display=False)

@@ -128,7 +128,12 @@ def policies(cfg: Settings) -> dict[str, Any]:
 
 
 def networks(cfg: Settings, environment: Environment) -> tuple[BCPolicy, ResidualActor, Critics]:
-    """Base policy, actor and critics for an environment's observations, their weights from the seed."""
+    """Base policy, actor and critics for an environment's observations, their weights from the seed.
+
+    ValueError for a stochastic actor, which corrections do not have.
+    """
+    if cfg.algo.stochastic:
+        raise ValueError("the residual actor is deterministic: algo.stochastic must be off")
     space, actions, algo = environment.observation_space, environment.action_space.shape[0], cfg.algo
     residual = replace(cfg.residual, scale=1.0) if cfg.method == "scratch" else cfg.residual
     with seeded(int(seeds(cfg.seed, 1, key=_WEIGHTS))):
