@@ -72,7 +72,7 @@ class Theirs:
         from stable_baselines3.common.vec_env import VecMonitor
 
         self.decisions = cfg.rows * cfg.ppo.length
-        self.model = stable_baselines3.ppo_of(
+        self.model = stable_baselines3.build_ppo(
             cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed
         )
         rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.env, cfg.rows, cfg.seed)

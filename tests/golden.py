@@ -31,7 +31,7 @@ DRAWING = {"task.held_out_size": 6, "task.train_size": 64, "prompts_per_step": 2
 ANSWERS = {"task.held_out_size": 8, "task.train_size": 64, "prompts_per_step": 4, "group": 4, "steps": 2, "warmup": 1}
 CONTROL = {"task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1}
 OFF_POLICY = CONTROL | {
-    "course.env_steps": 300, "course.evaluate_every": 200, "course.save_every": 200, "learning.warm_up": 100, "learning.batch": 32,
+    "steps": 300, "evaluate_every": 200, "schedule.save_every": 200, "algo.learning_starts": 100, "algo.batch_size": 32,
 }  # fmt: skip
 WORLD_MODEL = CONTROL | {"replay.warmup_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
 DISTILLED = {
@@ -49,8 +49,8 @@ UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
 REWARD_MODEL = {"reward_model.steps": 3, "reward_model.pictures": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
 RESFIT = CONTROL | {
-    "shown.episodes": 4, "clone.clone_steps": 6, "clone.clone_evaluate_every": 3, "env_steps": 200, "warm_up": 80, "critic_steps": 10,
-    "evaluations": 2, "refresh": 60,
+    "demonstrations.episodes": 4, "cloning.steps": 6, "cloning.evaluate_every": 3, "steps": 200, "evaluate_every": 60,
+    "schedule.save_every": 60, "algo.learning_starts": 80, "residual.critic_steps": 10, "refresh_every": 60,
 }  # fmt: skip
 SEARCH = {"task.held_out_size": 8, "task.train_size": 32, "prompts_per_step": 3, "group": 4, "steps": 2, "warmup": 1}
 SVG = {
@@ -69,8 +69,9 @@ EDITS = {
 }
 CODES = {"task.held_out_size": 4, "prompts_per_step": 3, "steps": 2, "candidates": 2, "tower_steps": 2, "warmup": 1}
 SKETCHES = {
-    "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "teacher_steps": 2, "student_steps": 2, "batch": 8,
-    "steps": 3, "sketches_per_step": 6, "group": 4, "others": 9,
+    "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "steps": 3, "prompts_per_step": 6, "group": 4,
+    "teacher.steps": 2, "teacher.batch_size": 8, "teacher.optim.warmup": 0,
+    "student.steps": 2, "student.batch_size": 8, "student.optim.warmup": 0, "reward.distractors": 9,
 }  # fmt: skip
 LANE = {
     "task.road_length": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "captioner.steps": 2,
@@ -115,16 +116,16 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "np_edit, grpo": ("np_edit", "tiny", EDITS | {"method": "grpo", "prompts_per_step": 2, "group": 4}),
     "np_edit, pairs": ("np_edit", "tiny", EDITS | {"method": "pairs"}),
     "sketch_flops": ("sketch_flops", "tiny", SKETCHES),
-    "sketch_flops, greedy": ("sketch_flops", "tiny", SKETCHES | {"credit": "greedy", "method": "triplets"}),
+    "sketch_flops, greedy": ("sketch_flops", "tiny", SKETCHES | {"advantage": "greedy", "method": "triplets"}),
     "blip_fuseppo": ("blip_fuseppo", "tiny", LANE),
     "ppo": ("ppo", "tiny", PPO),
     "ppo, reach": ("ppo", "reach", PPO | {"n_envs": 2}),
     "ppo, scaled": ("ppo", "pendulum", PPO | {"ppo.normalize_rewards": True, "ppo.anneal_lr": True, "model.normalize_observations": True}),
     "sac": ("sac", "tiny", OFF_POLICY),
-    "sac, redq": ("sac", "redq", OFF_POLICY | {"course.env_steps": 150}),
-    "sac, bfloat16": ("sac", "tiny", OFF_POLICY | {"learning.precision": "bfloat16", "learning.hidden": (32, 32)}),
+    "sac, redq": ("sac", "redq", OFF_POLICY | {"steps": 150}),
+    "sac, bfloat16": ("sac", "tiny", OFF_POLICY | {"algo.precision": "bfloat16", "algo.hidden": (32, 32)}),
     "td3": ("td3", "tiny", OFF_POLICY),
-    "rlpd": ("rlpd", "tiny", OFF_POLICY | {"shown.episodes": 3}),
+    "rlpd": ("rlpd", "tiny", OFF_POLICY | {"demonstrations.episodes": 3}),
     "bc": ("bc", "tiny", CONTROL | {"demonstrations.episodes": 3, "steps": 20, "evaluate_every": 20}),
     "resfit": ("resfit", "tiny", RESFIT),
     "resfit, scratch": ("resfit", "tiny", RESFIT | {"method": "scratch"}),

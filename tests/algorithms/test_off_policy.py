@@ -1,13 +1,10 @@
-"""Learning from memory: losses against loops written by hand, gradients that stay where they belong, the fast path,
-resumes.
-"""
+"""Off-policy learning: losses against explicit loops, separate gradients, hand-written gradients, collection."""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,107 +12,109 @@ import torch
 from gymnasium import spaces
 from torch.nn.functional import layer_norm, linear, relu
 
-from saccade import catalog
+from saccade.algorithms import off_policy
 from saccade.algorithms.fast.off_policy import AnalyticOffPolicyLearner, has_analytic_gradient
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.off_policy import (
-    REDQ,
-    RLPD,
-    SAC,
-    TD3,
+    ADAM,
     ActorLoss,
+    Agent,
     CriticLoss,
-    Replaying,
-    agent,
-    learner,
-    members,
-    noise,
+    OffPolicy,
+    action_noise,
+    target_members,
 )
 from saccade.core import Step, generator
+from saccade.envs import environment
 from saccade.envs.collector import Collector
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control.critics import Critics, Ensemble, Target
+from saccade.models.control.critics import Ensemble, Target
 from saccade.models.control.networks import MLP, Encoder
 from saccade.policies.actors import DeterministicActor, SquashedActor
-from saccade.training import checkpoint
+from saccade.recipes.baselines.rlpd import RLPD
+from saccade.recipes.baselines.sac import REDQ, SAC
+from saccade.recipes.baselines.td3 import TD3
 from saccade.training.buffers import Buffer
-from saccade.training.learner import Update, Updates
-from saccade.training.run import Run
-from saccade.training.state import pack
+from saccade.training.learner import Updates
+from saccade.training.settings import EnvSchedule, Schedule
 
-FACES = spaces.Dict({"state": spaces.Box(-1, 1, (3,), np.float32)})
+SPACE = spaces.Dict({"state": spaces.Box(-1, 1, (3,), np.float32)})
 
 
 class Drift:
     """A point that drifts where it is pushed; an episode ends where it leaves [-1, 1] or after ``steps``."""
 
-    name, observation_space, action_space = "drift", FACES, spaces.Box(-2.0, 2.0, (2,), np.float32)
+    name, observation_space, action_space = "drift", SPACE, spaces.Box(-2.0, 2.0, (2,), np.float32)
 
     def __init__(self, count: int, steps: int = 7):
         self.count, self.steps = count, steps
-        self.place_B2, self.time_B = np.zeros((count, 2), np.float32), np.zeros(count, np.int64)
+        self.position_B2, self.step_B = np.zeros((count, 2), np.float32), np.zeros(count, np.int64)
 
     def begin(self, rows, seeds):
         for row, seed in zip(rows, seeds):
-            self.place_B2[row], self.time_B[row] = np.random.default_rng(seed).uniform(-0.5, 0.5, 2), 0
-        return {"state": self._seen()[list(rows)]}
+            self.position_B2[row], self.step_B[row] = np.random.default_rng(seed).uniform(-0.5, 0.5, 2), 0
+        return {"state": self._observation()[list(rows)]}
 
     def step(self, action_B):
-        self.place_B2 = self.place_B2 + 0.2 * action_B.astype(np.float32)
-        self.time_B += 1
-        gone = np.abs(self.place_B2).max(1) > 1
+        self.position_B2 = self.position_B2 + 0.2 * action_B.astype(np.float32)
+        self.step_B += 1
+        outside = np.abs(self.position_B2).max(1) > 1
         return Step(
-            {"state": self._seen()}, -np.abs(self.place_B2).sum(1), gone, (self.time_B >= self.steps) & ~gone, {}
+            {"state": self._observation()},
+            -np.abs(self.position_B2).sum(1),
+            outside,
+            (self.step_B >= self.steps) & ~outside,
+            {},
         )
 
-    def _seen(self):
-        return np.concatenate([self.place_B2, self.time_B[:, None] / 10], 1).astype(np.float32)
+    def _observation(self):
+        return np.concatenate([self.position_B2, self.step_B[:, None] / 10], 1).astype(np.float32)
 
     def render(self, rows):
         return np.zeros((len(rows), 8, 8, 3), np.uint8)
 
     def state_dict(self):
-        return {"place": torch.tensor(self.place_B2), "time": torch.tensor(self.time_B)}
+        return {"position": torch.tensor(self.position_B2), "time": torch.tensor(self.step_B)}
 
     def load_state_dict(self, state):
-        self.place_B2, self.time_B = state["place"].numpy().copy(), state["time"].numpy().copy()
+        self.position_B2, self.step_B = state["position"].numpy().copy(), state["time"].numpy().copy()
 
 
-def memory(count: int = 3, steps: int = 40, policy=None) -> tuple[Collector, Buffer]:
+def collected(count: int = 3, steps: int = 40, policy=None) -> tuple[Collector, Buffer]:
     buffer = Buffer(200, seed=1)
-    experience = Collector(Drift(count), policy, buffer, seed=5, warm_up=steps)
+    collector = Collector(Drift(count), policy, buffer, seed=5, warmup=steps)
     for _ in range(steps):
-        experience()
-    return experience, buffer
+        collector()
+    return collector, buffer
 
 
-def test_random_actions_are_held_for_as_long_as_asked():
+def test_random_actions_are_repeated():
     buffer = Buffer(200, seed=1)
-    experience = Collector(Drift(3), None, buffer, seed=5, warm_up=40, hold=3)
+    collector = Collector(Drift(3), None, buffer, seed=5, warmup=40, action_repeat=3)
     for _ in range(40):
-        experience()
+        collector()
     column = lambda name: buffer.columns[name][: len(buffer)]
     for number in np.unique(column("episode")):
-        taken = column("action")[column("episode") == number]
-        held = np.arange(len(taken)) // 3
-        assert all(len(np.unique(taken[held == k], axis=0)) == 1 for k in range(held[-1] + 1))
-        assert len(np.unique(taken, axis=0)) == held[-1] + 1
-    with pytest.raises(ValueError, match="held for 0 steps"):
-        Collector(Drift(3), None, buffer, seed=5, hold=0)
+        actions = column("action")[column("episode") == number]
+        block = np.arange(len(actions)) // 3
+        assert all(len(np.unique(actions[block == k], axis=0)) == 1 for k in range(block[-1] + 1))
+        assert len(np.unique(actions, axis=0)) == block[-1] + 1
+    with pytest.raises(ValueError, match="action_repeat must be 1 or more, not 0"):
+        Collector(Drift(3), None, buffer, seed=5, action_repeat=0)
 
 
-def networks(how, stochastic: bool = True, dtype=torch.float64, hidden=(16, 16)):
-    made = agent(Replaying(how, hidden=hidden), Drift(1), 0, stochastic)
-    temperature = LagrangeMultiplier(0.3)
-    for net in (made.critics, made.target.net, made.actor.trunk, temperature):
-        net.to(dtype)
+def networks(algo: OffPolicy, dtype=torch.float64, hidden=(16, 16)) -> Agent:
+    agent = replace(algo, hidden=hidden, initial_temperature=0.3).build(Drift(1), 0)
+    parts = [agent.critics, agent.target.net, agent.actor.trunk, *([agent.temperature] if agent.temperature else [])]
+    for part in parts:
+        part.to(dtype)
     with torch.no_grad():
-        for p in [*made.target.net.parameters(), *made.actor.trunk.parameters()]:
+        for p in [*agent.target.net.parameters(), *agent.actor.trunk.parameters()]:
             p.add_(0.1 * torch.randn(p.shape, generator=generator(p.numel())).to(dtype))
-    return made.actor, made.critics, made.target, temperature
+    return agent
 
 
-def doubled(rollout):
+def to_double(rollout):
     change = lambda named: {k: v.double() if v.is_floating_point() else v for k, v in named.items()}
     return replace(
         rollout, decisions=change(rollout.decisions), rewards=change(rollout.rewards), extras=change(rollout.extras)
@@ -123,7 +122,7 @@ def doubled(rollout):
 
 
 def q(ensemble: Ensemble, k: int, x: torch.Tensor) -> torch.Tensor:
-    """What network k says, layer by layer."""
+    """Output of network k, layer by layer."""
     for i, (weight, bias) in enumerate(zip(ensemble.weights, ensemble.biases)):
         x = linear(x, weight[k].T, bias[k, 0])
         if i + 1 < len(ensemble.weights):
@@ -132,48 +131,46 @@ def q(ensemble: Ensemble, k: int, x: torch.Tensor) -> torch.Tensor:
     return x[:, 0]
 
 
-def drawn(actor, state, eps):
+def sampled(actor, state, eps):
     mean, log_std = actor.trunk(state).chunk(2, -1)
     u = mean + log_std.clamp(-20, 2).exp() * eps
     normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
     return torch.tanh(u), (normal.log_prob(u) - torch.log(1 - torch.tanh(u) ** 2)).sum(-1)
 
 
-@pytest.mark.parametrize("how", [SAC, REDQ, RLPD, replace(SAC, entropy_in_backup=False, actor_value="first")])
-def test_losses_are_those_of_a_loop_written_by_hand(how):
-    actor, critics, target, temperature = networks(how)
-    batch = doubled(memory()[1].sample(32, 3, n_step=2))
-    state, after, taken = (
-        batch.decisions["seen.state_B"],
-        batch.decisions["next.state_B"],
-        batch.decisions["action_BT"][:, 0],
-    )
-    eps, alpha = noise(batch), float(temperature.value.detach())
-    chosen = members(batch, how)
-    chosen = range(how.critics) if chosen is None else chosen.tolist()
+@pytest.mark.parametrize("algo", [SAC, REDQ, RLPD, replace(SAC, entropy_in_backup=False, actor_value="first")])
+def test_losses_equal_explicit_loops(algo):
+    agent = networks(algo)
+    actor, critics, target, temperature = agent.actor, agent.critics, agent.target, agent.temperature
+    batch = to_double(collected()[1].sample(32, 3, n_step=2))
+    state, after = batch.decisions["seen.state_B"], batch.decisions["next.state_B"]
+    taken = batch.decisions["action_BT"][:, 0]
+    eps, alpha = action_noise(batch), float(temperature.value.detach())
+    members = target_members(batch, algo)
+    chosen = range(algo.n_critics) if members is None else members.tolist()
     with torch.no_grad():
-        action, logp = drawn(actor, after, eps[1])
+        action, logp = sampled(actor, after, eps[1])
         least = torch.stack([q(target.net.ensemble, k, torch.cat([after, action], 1)) for k in chosen]).min(0).values
-        y = batch.rewards["reward"] + batch.extras["discount_B"] * (least - alpha * logp * how.entropy_in_backup)
-    wanted = sum(
-        0.5 * ((q(critics.ensemble, k, torch.cat([state, taken], 1)) - y) ** 2).mean() for k in range(how.critics)
-    )
-    found = CriticLoss(actor, critics, target.net, how, temperature)(batch)
-    torch.testing.assert_close(found.mean(), wanted, rtol=1e-10, atol=0)
-    assert len(set(chosen)) == how.subset
+        y = batch.rewards["reward"] + batch.extras["discount_B"] * (least - alpha * logp * algo.entropy_in_backup)
+    error = lambda k: q(critics.ensemble, k, torch.cat([state, taken], 1)) - y
+    expected = sum(0.5 * (error(k) ** 2).mean() for k in range(algo.n_critics))
+    loss = CriticLoss(actor, critics, target.net, algo, temperature)(batch)
+    torch.testing.assert_close(loss.mean(), expected, rtol=1e-10, atol=0)
+    assert len(set(chosen)) == algo.target_critics
 
-    action, logp = drawn(actor, state, eps[0])
-    each = torch.stack([q(critics.ensemble, k, torch.cat([state, action], 1)) for k in range(how.critics)])
-    value = {"min": each.min(0).values, "mean": each.mean(0), "first": each[0]}[how.actor_value]
-    excess = (logp + how.target_entropy * 2).detach()
-    wanted = (alpha * logp - value).mean() - (temperature.log * excess).mean()
-    torch.testing.assert_close(ActorLoss(actor, critics, how, temperature)(batch).mean(), wanted, rtol=1e-9, atol=0)
+    action, logp = sampled(actor, state, eps[0])
+    each = torch.stack([q(critics.ensemble, k, torch.cat([state, action], 1)) for k in range(algo.n_critics)])
+    value = {"min": each.min(0).values, "mean": each.mean(0), "first": each[0]}[algo.actor_value]
+    excess = (logp + algo.target_entropy * 2).detach()
+    expected = (alpha * logp - value).mean() - (temperature.log * excess).mean()
+    torch.testing.assert_close(ActorLoss(actor, critics, algo, temperature)(batch).mean(), expected, rtol=1e-9, atol=0)
 
 
-def test_td3_smooths_the_slow_actors_action_and_raises_the_first_critic():
-    actor, critics, target, _ = networks(TD3, stochastic=False)
-    batch = doubled(memory()[1].sample(32, 3))
-    after, eps = batch.decisions["next.state_B"], noise(batch)[1]
+def test_td3_smooths_the_target_actors_action_and_maximizes_the_first_q_network():
+    agent = networks(TD3)
+    actor, critics, target = agent.actor, agent.critics, agent.target
+    batch = to_double(collected()[1].sample(32, 3))
+    after, eps = batch.decisions["next.state_B"], action_noise(batch)[1]
     action = (torch.tanh(actor.trunk(after)) + (0.2 * eps).clamp(-0.5, 0.5)).clamp(-1, 1)
     least = torch.minimum(*(q(target.net.ensemble, k, torch.cat([after, action], 1)) for k in range(2)))
     y = batch.rewards["reward"] + batch.extras["discount_B"] * least
@@ -181,21 +178,25 @@ def test_td3_smooths_the_slow_actors_action_and_raises_the_first_critic():
         CriticLoss(actor, critics, target.net, TD3).backup(batch), y.detach(), rtol=1e-10, atol=0
     )
     state = batch.decisions["seen.state_B"]
-    wanted = -q(critics.ensemble, 0, torch.cat([state, torch.tanh(actor.trunk(state))], 1)).mean()
-    torch.testing.assert_close(ActorLoss(actor, critics, TD3)(batch).mean(), wanted, rtol=1e-10, atol=0)
+    expected = -q(critics.ensemble, 0, torch.cat([state, torch.tanh(actor.trunk(state))], 1)).mean()
+    torch.testing.assert_close(ActorLoss(actor, critics, TD3)(batch).mean(), expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize(("how", "stochastic"), [(RLPD, True), (TD3, False)])
-def test_each_update_moves_its_own_weights_alone(how, stochastic):
-    made = agent(Replaying(how, hidden=(8, 8)), Drift(1), 0, stochastic)
-    updates = learner(Replaying(how, hidden=(8, 8)), made)
+@pytest.mark.parametrize("algo", [RLPD, TD3])
+def test_each_update_changes_its_own_weights_alone(algo):
+    algo = replace(algo, hidden=(8, 8))
+    agent = algo.build(Drift(1), 0)
+    updates = algo.learner(agent, ADAM)
     owned = {
-        "critic": list(made.critics.parameters()),
-        "actor": [*made.actor.trained, *([made.temperature.log] if stochastic else [])],
-        "slow": [*made.target.net.parameters(), *(made.slow.net.parameters() if made.slow else [])],
+        "critic": list(agent.critics.parameters()),
+        "actor": [*agent.actor.trained, *(agent.temperature.parameters() if agent.temperature else [])],
+        "targets": [
+            *agent.target.net.parameters(),
+            *(agent.target_trunk.net.parameters() if agent.target_trunk else []),
+        ],
     }
     everything = [p for part in owned.values() for p in part]
-    batch = memory()[1].sample(32, 3)
+    batch = collected()[1].sample(32, 3)
     for update in updates.updates:
         before = [p.detach().clone() for p in everything]
         alone = Updates([replace(u, every=1 if u is update else 1 << 40, after=None) for u in updates.updates])
@@ -206,56 +207,61 @@ def test_each_update_moves_its_own_weights_alone(how, stochastic):
         assert all(p.grad is None for p in everything)
 
 
-@pytest.mark.parametrize("how", [SAC, replace(REDQ, critics=4, actor_every=3), replace(SAC, entropy_in_backup=False)])
-def test_the_gradient_by_hand_takes_the_steps_of_autograd(how):
-    actor, critics, target, temperature = networks(how, dtype=torch.float32)
-    twin = copy.deepcopy((actor, critics, target, temperature))
-    fast = AnalyticOffPolicyLearner(actor, critics, target, how, temperature, 1e-2)
-    other, others, slow, dual = twin
-    own = [*other.trunk.parameters(), dual.log]
-    slowly = Updates(
-        [
-            Update("critic", CriticLoss(other, others, slow.net, how, dual), list(others.parameters()),
-                   torch.optim.Adam(others.parameters(), 1e-2), max_grad_norm=math.inf, after=lambda taken: slow.soft_update()),
-            Update("actor", ActorLoss(other, others, how, dual), own, torch.optim.Adam(own, 1e-2), every=how.actor_every, max_grad_norm=math.inf),
-        ]
-    )  # fmt: skip
-    slow._pairs = list(slow.net.parameters()), list(others.parameters())
-    buffer = memory()[1]
+@pytest.mark.parametrize(
+    "algo", [SAC, replace(REDQ, n_critics=4, policy_delay=3), replace(SAC, entropy_in_backup=False)]
+)
+def test_hand_written_gradients_make_the_updates_of_autograd(algo, monkeypatch):
+    optim = replace(ADAM, lr=1e-2)
+    agent = networks(algo, dtype=torch.float32)
+    twin = Agent(*copy.deepcopy((agent.actor, agent.critics)), Target(agent.critics, algo.tau), agent.action_range)
+    twin.target = Target(twin.critics, algo.tau)
+    twin.target.load_state_dict(agent.target.state_dict())
+    twin.temperature = copy.deepcopy(agent.temperature)
+    fast = algo.learner(agent, optim)
+    monkeypatch.setattr(off_policy, "off_policy_learner", lambda *_: None)
+    generic = algo.learner(twin, optim)
+    assert isinstance(fast, AnalyticOffPolicyLearner) and isinstance(generic, Updates)
+    buffer = collected()[1]
     for step in range(8):
         batch = buffer.sample(32, step)
-        told, wanted = fast.update(batch), slowly.update(batch)
-        assert told == pytest.approx({k: wanted[k] for k in told}, rel=2e-4, abs=1e-5)
-    for mine, theirs in ((actor.trunk, other.trunk), (critics, others), (target.net, slow.net), (temperature, dual)):
-        for a, b in zip(mine.parameters(), theirs.parameters()):
+        metrics, expected = fast.update(batch), generic.update(batch)
+        assert metrics == pytest.approx({k: expected[k] for k in metrics}, rel=2e-4, abs=1e-5)
+    for name in ("actor", "critics", "temperature"):
+        for a, b in zip(getattr(agent, name).parameters(), getattr(twin, name).parameters()):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+    for a, b in zip(agent.target.net.parameters(), twin.target.net.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
 
 
-def test_products_in_bfloat16_take_nearly_the_same_steps_by_hand_and_by_autograd():
-    told = {}
+def test_bfloat16_makes_nearly_the_same_updates_with_both_learners():
+    losses = {}
     for precision in ("float32", "bfloat16"):
-        for how in (SAC, TD3):
-            cfg = Replaying(how, hidden=(192, 192), precision=precision)
-            made = agent(cfg, Drift(1), 0, how is SAC)
-            own, buffer = learner(cfg, made), memory()[1]
-            told[precision, how] = [own.update(buffer.sample(32, step))["loss/critic"] for step in range(6)]
-    for how in (SAC, TD3):
-        assert told["bfloat16", how] == pytest.approx(told["float32", how], rel=0.05)
-        assert told["bfloat16", how] != told["float32", how]
+        for name, algo in (("sac", SAC), ("td3", TD3)):
+            algo = replace(algo, hidden=(192, 192), precision=precision)
+            learner, buffer = algo.learner(algo.build(Drift(1), 0), ADAM), collected()[1]
+            losses[precision, name] = [learner.update(buffer.sample(32, step))["loss/critic"] for step in range(6)]
+    for name in ("sac", "td3"):
+        assert losses["bfloat16", name] == pytest.approx(losses["float32", name], rel=0.05)
+        assert losses["bfloat16", name] != losses["float32", name]
 
 
-def test_what_is_not_written_out_is_not_taken_for_it():
-    for how, stochastic in ((RLPD, True), (TD3, False), (replace(SAC, actor_value="first"), True)):
-        made = agent(Replaying(how, hidden=(8, 8)), Drift(1), 0, stochastic)
-        assert not has_analytic_gradient(made.actor, made.critics, how)
-    made = agent(Replaying(SAC, hidden=(8, 8)), Drift(1), 0)
-    batch = memory()[1].sample(8, 0)
+def test_other_networks_and_optimizers_have_no_hand_written_gradient():
+    others = (RLPD, TD3, replace(SAC, actor_value="first"))
+    for algo in others:
+        algo = replace(algo, hidden=(8, 8))
+        assert not has_analytic_gradient(algo.build(Drift(1), 0), algo, ADAM)
+    algo = replace(SAC, hidden=(8, 8))
+    agent = algo.build(Drift(1), 0)
+    assert has_analytic_gradient(agent, algo, ADAM)
+    for changes in ({"weight_decay": 0.1}, {"warmup": 5}, {"max_grad_norm": 1.0}):
+        assert not has_analytic_gradient(agent, algo, replace(ADAM, **changes))
+    batch = collected()[1].sample(8, 0)
     batch.rewards["reward"][0] = math.nan
     with pytest.raises(FloatingPointError, match="the loss of update 'critic' is nan"):
-        learner(Replaying(SAC), made).update(batch)
+        algo.learner(agent, ADAM).update(batch)
 
 
-def test_an_ensemble_is_its_members_and_a_target_follows():
+def test_an_ensemble_equals_its_members_and_targets_follow_by_soft_updates():
     ensemble = Ensemble(3, (4, 8, 8), norm=True)
     x = torch.randn(5, 4)
     torch.testing.assert_close(ensemble(x), torch.stack([q(ensemble, k, x) for k in range(3)]))
@@ -269,7 +275,7 @@ def test_an_ensemble_is_its_members_and_a_target_follows():
     assert all(torch.allclose(p, old + 0.25) and not p.requires_grad for p, old in zip(target.net.parameters(), before))
 
 
-def test_a_multiplier_grows_in_excess_and_shrinks_where_there_is_room():
+def test_a_multiplier_grows_while_its_constraint_is_violated():
     for ascent in ("log", "value"):
         dual = LagrangeMultiplier(2.0, ascent)
         for excess, sign in ((0.5, 1), (-0.5, -1)):
@@ -285,26 +291,26 @@ def test_densities_of_squashed_actions_integrate_to_one_and_stay_finite():
     gaussian = Gaussian(torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[0.8]], dtype=torch.float64))
     action = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1, None]
     assert float(log_squashed(gaussian, torch.atanh(action)).exp().sum() * 1e-5) == pytest.approx(1, abs=1e-3)
-    actor = SquashedActor(Encoder(FACES), MLP((3, 8, 4), "relu", gain=1e4))
-    action, logp = actor.propose({"state": torch.ones(6, 3)}, torch.randn(6, 2))
+    actor = SquashedActor(Encoder(SPACE), MLP((3, 8, 4), "relu", gain=1e4))
+    action, logp = actor.rsample({"state": torch.ones(6, 3)}, torch.randn(6, 2))
     (logp.sum() + action.sum()).backward()
     assert logp.isfinite().all() and all(p.grad.isfinite().all() for p in actor.trained)
-    still = DeterministicActor(Encoder(FACES), MLP((3, 8, 2), "relu"))
-    seen = {"state": torch.randn(6, 3)}
-    assert torch.equal(still.act(seen, None).action_B, still.propose(seen)[0].detach())
-    assert (still.act(seen, torch.randn(6, 2)).action_B.abs() <= 1).all()
+    deterministic = DeterministicActor(Encoder(SPACE), MLP((3, 8, 2), "relu"))
+    observation = {"state": torch.randn(6, 3)}
+    assert torch.equal(deterministic.act(observation, None).action_B, deterministic.rsample(observation)[0].detach())
+    assert (deterministic.act(observation, torch.randn(6, 2)).action_B.abs() <= 1).all()
 
 
-def test_experience_goes_on_where_it_was_and_fills_memory_with_what_happened():
-    made = agent(Replaying(SAC, hidden=(8, 8)), Drift(1), 0)
-    whole, buffer = memory(policy=made.actor)
-    fresh = Buffer(200, seed=1)
-    again = Collector(Drift(3), made.actor, fresh, seed=5, warm_up=40)
-    again.load_state_dict(copy.deepcopy(whole.state_dict()))
-    fresh.load_state_dict(copy.deepcopy(buffer.state_dict()))
-    finished = [[e.total for e in run()] for run in (whole, again) for _ in range(12)]
+def test_a_resumed_collector_continues_and_the_buffer_holds_what_happened():
+    agent = replace(SAC, hidden=(8, 8)).build(Drift(1), 0)
+    collector, buffer = collected(policy=agent.actor)
+    resumed_buffer = Buffer(200, seed=1)
+    resumed = Collector(Drift(3), agent.actor, resumed_buffer, seed=5, warmup=40)
+    resumed.load_state_dict(copy.deepcopy(collector.state_dict()))
+    resumed_buffer.load_state_dict(copy.deepcopy(buffer.state_dict()))
+    finished = [[e.total for e in run()] for run in (collector, resumed) for _ in range(12)]
     assert finished[:12] == finished[12:] and any(finished)
-    a, b = buffer.sample(64, 3, 3), fresh.sample(64, 3, 3)
+    a, b = buffer.sample(64, 3, 3), resumed_buffer.sample(64, 3, 3)
     assert all(torch.equal(a.decisions[k], b.decisions[k]) for k in a.decisions)
     moved = buffer.sample(150, 1)
     step = moved.decisions["next.state_B"] - moved.decisions["seen.state_B"]
@@ -312,62 +318,42 @@ def test_experience_goes_on_where_it_was_and_fills_memory_with_what_happened():
     assert (step[:, 2] > 0).all(), "a transition never reaches into the next episode"
 
 
-def run_recipe(name: str, folder: Path, env_steps: int = 60, **changes) -> dict:
-    recipe = catalog.load(name)
-    cfg = recipe.PRESETS["tiny"]
-    small = replace(cfg.learning, hidden=(8, 8), batch=16, warm_up=20, memory=60)
-    shown = {"shown": replace(cfg.shown, episodes=2)} if name == "rlpd" else {}
-    course = replace(cfg.course, env_steps=env_steps, evaluate_every=20, save_every=20, log_every=10)
-    settings = dict(course=course, learning=small, **shown) | changes
-    task = replace(cfg.task, env="push", test_episodes=2, test_rows=2, video_episodes=1, settings=("steps=9",))
-    with (
-        Run.resume(folder, display=False)
-        if folder.exists()
-        else Run.start(folder, {"recipe": name}, display=False) as run
-    ):
-        return recipe.train(replace(cfg, task=task, **settings), run)
-
-
-@pytest.mark.parametrize("name", ["sac", "td3", "rlpd"])
-def test_a_resumed_recipe_ends_where_the_whole_one_does(name, tmp_path):
-    whole = run_recipe(name, tmp_path / "whole")
-    run_recipe(name, tmp_path / "halves", env_steps=40)
-    halves = run_recipe(name, tmp_path / "halves")
-    states = [checkpoint.read(checkpoint.latest(tmp_path / part / "checkpoints"))[1] for part in ("whole", "halves")]
-    (tree, one), (other, two) = (pack({k: v for k, v in state.items() if k != "scores"}) for state in states)
-    assert tree == other and all(torch.equal(one[k], two[k]) for k in one) and len(one) > 20
-    assert whole["after"] == halves["after"] and {"return", "success"} <= whole["after"].keys()
-
-
-def test_pictures_are_learned_from_and_only_critics_train_what_sees_them():
-    from saccade.algorithms.off_policy import feed
-    from saccade.envs import environment
-
+def test_the_encoder_of_pictures_learns_from_the_critics_alone():
     world = environment("push", 2, observe="image", steps=5)
-    cfg = Replaying(
-        replace(RLPD, critics=2, offline_share=0.0, actor_every=1), hidden=(8,), batch=8, warm_up=10, shift=2, memory=50
+    algo = replace(
+        RLPD,
+        n_critics=2,
+        offline_fraction=0.0,
+        policy_delay=1,
+        hidden=(8,),
+        batch_size=8,
+        learning_starts=10,
+        image_shift=2,
+        buffer_size=50,
     )
-    made = agent(cfg, world, 0)
-    before = copy.deepcopy(made.actor.encoder.state_dict())
-    batches, learns = feed(cfg, world, made, 0), learner(cfg, made)
-    told = [learns.update(batches(step)) for step in range(3)][-1]
-    assert all(math.isfinite(v) for v in told.values())
-    judging = {id(p) for p in made.critics.parameters()}
-    assert made.actor.encoder is made.critics.encoder and not {id(p) for p in made.actor.trained} & judging
-    assert any(not torch.equal(v, before[k]) for k, v in made.actor.encoder.state_dict().items())
+    agent = algo.build(world, 0)
+    before = copy.deepcopy(agent.actor.encoder.state_dict())
+    feed, learner = algo.feed(world, agent, 0), algo.learner(agent, ADAM)
+    metrics = [learner.update(feed(step)) for step in range(3)][-1]
+    assert all(math.isfinite(v) for v in metrics.values())
+    of_critics = {id(p) for p in agent.critics.parameters()}
+    assert agent.actor.encoder is agent.critics.encoder and not {id(p) for p in agent.actor.trained} & of_critics
+    assert any(not torch.equal(v, before[k]) for k, v in agent.actor.encoder.state_dict().items())
 
 
-def test_what_cannot_be_learned_is_said():
+def test_impossible_actions_and_fractions_raise_an_error():
     world = Drift(1)
+    agent = SAC.build(world, 0)
+    with pytest.raises(ValueError, match="offline_fraction 0.5 does not go with no demonstrations"):
+        RLPD.feed(world, agent, 0)
     world.action_space = spaces.Discrete(3)
     with pytest.raises(ValueError, match="off-policy learning needs a vector with bounds"):
-        agent(Replaying(), world, 0)
+        SAC.build(world, 0)
     with pytest.raises(ValueError, match="off-policy learning needs a Box"):
         Collector(world, None, Buffer(5), 0)
-    assert isinstance(Critics(Encoder(FACES), 3, 2), torch.nn.Module)
 
 
-def test_stable_baselines_runs_on_our_environment(tmp_path):
-    pytest.importorskip("stable_baselines3")
-    result = run_recipe("sac", tmp_path / "run", method="sb3")
-    assert {"return", "success"} <= result["after"].keys()
+def test_environment_steps_become_gradient_steps():
+    schedule = EnvSchedule(steps=100, evaluate_every=30, save_every=50, log_every=7)
+    assert schedule.gradient_schedule(learning_starts=40, gradient_steps=3) == Schedule(180, 90, 150, 7)
+    assert schedule.gradient_schedule(learning_starts=200, gradient_steps=3).steps == 0

@@ -1,4 +1,4 @@
-"""Recorded episodes come back as they were, from our own folders, Minari's and LeRobot's; broken ones are one line."""
+"""Recorded episodes load as they were, from our folders, Minari's and LeRobot's; damaged ones raise one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 
 from saccade.core import Step
-from saccade.envs.recordings import Recorder, Recording, into, record, source, transitions
+from saccade.envs.recordings import Recorder, Recording, add_episodes, open_recording, record_episodes, to_transitions
 from saccade.training.buffers import Buffer
 
 LENGTH = 6
@@ -28,101 +28,84 @@ class Counting:
     action_space = spaces.Box(-1, 1, (1,))
 
     def __init__(self):
-        self.seed_B, self.time_B, self.steps = np.zeros(3, int), np.zeros(3, int), 0
+        self.seed_B, self.step_B, self.steps = np.zeros(3, int), np.zeros(3, int), 0
 
     def begin(self, rows, seeds):
-        self.seed_B[rows], self.time_B[rows] = seeds, 0
-        return {name: value[rows] for name, value in self._seen().items()}
+        self.seed_B[rows], self.step_B[rows] = seeds, 0
+        return {name: value[rows] for name, value in self._observation().items()}
 
     def step(self, action_B):
-        self.time_B += 1
+        self.step_B += 1
         self.steps += 1
-        ended_B = self.time_B >= self.seed_B % 5 + 2
+        ended_B = self.step_B >= self.seed_B % 5 + 2
         even_B = self.seed_B % 2 == 0
         return Step(
-            self._seen(), action_B[:, 0] * 1.0, ended_B & even_B, ended_B & ~even_B, {"success": even_B & ended_B}
+            self._observation(),
+            action_B[:, 0] * 1.0,
+            ended_B & even_B,
+            ended_B & ~even_B,
+            {"success": even_B & ended_B},
         )
 
-    def _seen(self):
-        state = np.stack([self.seed_B, self.time_B], 1).astype(np.float32)
+    def _observation(self):
+        state = np.stack([self.seed_B, self.step_B], 1).astype(np.float32)
         return {
             "state": state,
-            "picture": np.broadcast_to(self.time_B[:, None, None, None], (3, 4, 5, 3)).astype(np.uint8),
+            "picture": np.broadcast_to(self.step_B[:, None, None, None], (3, 4, 5, 3)).astype(np.uint8),
         }
 
 
-def act(seen, seed_B, time_B):
-    assert (seen["state"] == np.stack([seed_B, time_B], 1)).all()
-    return (seed_B + time_B / 10)[:, None].astype(np.float32)
+def act(observation, seed_B, step_B):
+    assert (observation["state"] == np.stack([seed_B, step_B], 1)).all()
+    return (seed_B + step_B / 10)[:, None].astype(np.float32)
 
 
-def test_own_recordings_come_back_whatever_the_order_of_their_ends(tmp_path):
-    assert record(Counting(), act, range(8), tmp_path / "r") == 8
-    episodes = {int(e["seed"]): e for e in source(tmp_path / "r")}
+def test_recorded_episodes_load_as_they_were(tmp_path):
+    assert record_episodes(Counting(), act, range(8), tmp_path / "r") == 8
+    episodes = {int(e["seed"]): e for e in open_recording(tmp_path / "r")}
     assert sorted(episodes) == list(range(8)) and {p.suffix for p in (tmp_path / "r").iterdir()} == {".npz", ".jsonl"}
     for seed, episode in episodes.items():
         length = seed % 5 + 2
         assert episode["seen.picture"].shape == (length + 1, 4, 5, 3) and episode["seen.picture"].dtype == np.uint8
         assert (episode["seen.state"] == [[seed, t] for t in range(length + 1)]).all()
-        assert (
-            np.allclose(episode["action"][:, 0], [seed + t / 10 for t in range(length)])
-            and (episode["reward"] == episode["action"][:, 0]).all()
-        )
+        assert np.allclose(episode["action"][:, 0], [seed + t / 10 for t in range(length)])
+        assert (episode["reward"] == episode["action"][:, 0]).all()
         assert episode["terminated"][-1] == (seed % 2 == 0) and episode["truncated"][-1] == (seed % 2 == 1)
     line = Recording(tmp_path / "r").lines[0]
     assert line["environment"] == "counting" and line["end"] == "terminated" and line["info.success"] == 1.0
 
 
-def test_a_killed_recording_is_continued_and_a_long_episode_cut(tmp_path):
-    assert record(Counting(), act, [0, 1, 2], tmp_path) == 3
+def test_an_interrupted_recording_continues_and_long_episodes_are_truncated(tmp_path):
+    assert record_episodes(Counting(), act, [0, 1, 2], tmp_path) == 3
     index = tmp_path / "index.jsonl"
     index.write_bytes(index.read_bytes()[:-9])
-    (tmp_path / ".000007.npz.new").write_bytes(b"torn")
-    assert (
-        record(Counting(), act, [0, 1, 2, 3], tmp_path, longest=4) == 2 and record(Counting(), act, [0], tmp_path) == 0
-    )
-    found = {int(e["seed"]): e for e in source(tmp_path)}
+    (tmp_path / ".000007.npz.new").write_bytes(b"incomplete")
+    assert record_episodes(Counting(), act, [0, 1, 2, 3], tmp_path, longest=4) == 2
+    assert record_episodes(Counting(), act, [0], tmp_path) == 0
+    found = {int(e["seed"]): e for e in open_recording(tmp_path)}
     assert sorted(found) == [0, 1, 2, 3] and len(found[3]["reward"]) == 4 and found[3]["truncated"][-1]
 
 
 def test_a_recording_fills_the_buffer(tmp_path):
-    record(Counting(), act, [4, 3], tmp_path)
+    record_episodes(Counting(), act, [4, 3], tmp_path)
     buffer = Buffer(64)
-    assert into(buffer, source(tmp_path)) == len(buffer) == 11
-    drawn = buffer.sample(32, 0).decisions
-    assert (
-        drawn["seen.picture_B"].dtype == torch.uint8
-        and (drawn["next.state_B"] - drawn["seen.state_B"] == torch.tensor([0.0, 1.0])).all()
-    )
-    assert (drawn["next.picture_B"][:, 0, 0, 0] == drawn["next.state_B"][:, 1]).all()
+    assert add_episodes(buffer, open_recording(tmp_path)) == len(buffer) == 11
+    sampled = buffer.sample(32, 0).decisions
+    assert sampled["seen.picture_B"].dtype == torch.uint8
+    assert (sampled["next.state_B"] - sampled["seen.state_B"] == torch.tensor([0.0, 1.0])).all()
+    assert (sampled["next.picture_B"][:, 0, 0, 0] == sampled["next.state_B"][:, 1]).all()
 
 
-def test_transitions_are_what_a_buffer_takes(tmp_path):
-    record(Counting(), act, [4, 3], tmp_path)
-    taken = []
-
-    class Taking:
-        def add(self, fields):
-            taken.append(fields)
-
-    assert into(Taking(), source(tmp_path), first=7) == 11
-    assert [set(t["episode"]) for t in taken] == [{7}, {8}]
-    first = taken[0]
-    assert set(first) == {
-        "seen.state",
-        "seen.picture",
-        "next.state",
-        "next.picture",
-        "action",
-        "reward",
-        "terminated",
-        "truncated",
-        "episode",
-    }
-    assert (
-        all(len(value) == len(first["reward"]) for value in first.values())
-        and (first["next.state"][:-1] == first["seen.state"][1:]).all()
-    )
+def test_transitions_have_the_fields_of_the_buffer_and_numbered_episodes(tmp_path):
+    record_episodes(Counting(), act, [4, 3], tmp_path)
+    buffer = Buffer(64)
+    add_episodes(buffer, open_recording(tmp_path), first=7)
+    assert set(buffer.columns["episode"][: len(buffer)]) == {7, 8}
+    first = to_transitions(next(iter(open_recording(tmp_path))), 7)
+    observed = {f"{when}.{name}" for when in ("seen", "next") for name in ("state", "picture")}
+    assert set(first) == observed | {"action", "reward", "terminated", "truncated", "episode"}
+    assert all(len(value) == len(first["reward"]) for value in first.values())
+    assert (first["next.state"][:-1] == first["seen.state"][1:]).all()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -132,23 +115,18 @@ def test_minari(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     minari.create_dataset_from_buffers("tests/walk-v0", [_walk(3, LENGTH), _walk(4, 2)], data_format="arrow", **SPACES)
     for place in ("minari:tests/walk-v0", tmp_path / "tests" / "walk-v0"):
-        first, second = source(place)
-        assert (first["seen.place"][:, 0] == np.arange(LENGTH + 1) + 3).all() and first[
-            "seen.deep_id"
-        ].dtype == np.int64
-        assert np.allclose(first["action"][:, 0], np.arange(LENGTH) / 10) and first["terminated"].tolist() == [
-            False
-        ] * 5 + [True]
-        assert (
-            len(second["reward"]) == 2
-            and second["truncated"][-1]
-            and (first["info.success"] == first["terminated"]).all()
-        )
-    with pytest.raises(ValueError, match="no local Minari data set"):
-        source("minari:tests/none-v0")
+        first, second = open_recording(place)
+        assert (first["seen.place"][:, 0] == np.arange(LENGTH + 1) + 3).all()
+        assert first["seen.deep_id"].dtype == np.int64
+        assert np.allclose(first["action"][:, 0], np.arange(LENGTH) / 10)
+        assert first["terminated"].tolist() == [False] * 5 + [True]
+        assert len(second["reward"]) == 2 and second["truncated"][-1]
+        assert (first["info.success"] == first["terminated"]).all()
+    with pytest.raises(ValueError, match="not a local Minari data set"):
+        open_recording("minari:tests/none-v0")
     (tmp_path / "tests" / "walk-v0" / "data" / "metadata.json").write_text("{")
-    with pytest.raises(ValueError, match="no readable Minari data set") as caught:
-        source(tmp_path / "tests" / "walk-v0")
+    with pytest.raises(ValueError, match="not a readable Minari data set") as caught:
+        open_recording(tmp_path / "tests" / "walk-v0")
     assert "\n" not in str(caught.value)
 
 
@@ -161,24 +139,26 @@ SPACES = {
 
 
 def _walk(start: int, length: int):
-    """Steps upwards from ``start`` as Minari buffers them; six of them end the episode, fewer are cut without a
-    word.
-    """
+    """Steps upwards from ``start`` as Minari buffers them; six terminate the episode, fewer have no end."""
     from minari.data_collector import EpisodeBuffer
 
     time = np.arange(length + 1)
     return EpisodeBuffer(
-        seed=start, observations={"place": (start + time[:, None]).astype(np.float64), "deep": {"id": time}},
-        actions=(time[:-1, None] / 10).astype(np.float32), rewards=list(time[:-1] / 10.0), terminations=list(time[1:] == LENGTH),
-        truncations=[False] * length, infos={"success": (time == LENGTH).tolist()},
-    )  # fmt: skip
+        seed=start,
+        observations={"place": (start + time[:, None]).astype(np.float64), "deep": {"id": time}},
+        actions=(time[:-1, None] / 10).astype(np.float32),
+        rewards=list(time[:-1] / 10.0),
+        terminations=list(time[1:] == LENGTH),
+        truncations=[False] * length,
+        infos={"success": (time == LENGTH).tolist()},
+    )
 
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("pictures", ["image", "video"])
 def test_lerobot(tmp_path, version, pictures):
     lerobot(tmp_path, version, pictures)
-    found = source(tmp_path, size=(8, 8))
+    found = open_recording(tmp_path, size=(8, 8))
     episodes = list(found)
     assert len(found) == 2 and [str(e["task"]) for e in episodes] == ["push", "reach"]
     won, cut = episodes
@@ -198,7 +178,7 @@ def test_lerobot(tmp_path, version, pictures):
     for number, episode in enumerate(episodes):
         grey = episode["seen.top"][:LENGTH].mean((1, 2, 3))
         assert np.abs(grey - (100 * number + 10 * np.arange(LENGTH))).max() < (1 if pictures == "image" else 8)
-    assert set(transitions(won, 0)) == {
+    assert set(to_transitions(won, 0)) == {
         "seen.state",
         "next.state",
         "seen.top",
@@ -209,7 +189,7 @@ def test_lerobot(tmp_path, version, pictures):
         "truncated",
         "episode",
     }
-    assert [len(e["reward"]) for e in source(tmp_path, successes=True)] == [LENGTH, LENGTH]
+    assert [len(e["reward"]) for e in open_recording(tmp_path, successes=True)] == [LENGTH, LENGTH]
 
 
 def lerobot(folder: Path, version: int, pictures: str) -> None:
@@ -306,60 +286,67 @@ def _video(path: Path, greys: list[int]) -> None:
         file.mux(stream.encode())
 
 
-def test_broken_and_foreign_recordings_are_one_line(tmp_path):
-    record(Counting(), act, [0, 1], tmp_path / "own")
+def test_damaged_and_other_folders_raise_one_line(tmp_path):
+    record_episodes(Counting(), act, [0, 1], tmp_path / "own")
     path = tmp_path / "own" / "000001.npz"
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     arrays = dict(np.load(path))
+    unreadable = "cannot be read as an episode"
+    short = {name: value[:2] for name, value in arrays.items() if value.ndim} | {"reward": arrays["reward"][:1]}
     for content, why in [
-        (whole[:200], "cannot be read as an episode"), (b"", "cannot be read as an episode"), (b"no", "cannot be read as an episode"),
-        ({**arrays, "action": np.array([{}, {}, {}])}, "cannot be read as an episode"),
-        ({**arrays, "reward": arrays["reward"] * np.nan}, "reward holds NaN"), ({**arrays, "action": arrays["action"][1:]}, "2 rows, 3 are wanted"),
-        ({**arrays, "truncated": arrays["truncated"] * False}, "must end at its last decision"), ({"reward": arrays["reward"]}, "without action, terminated"),
-        ({name: value[:2] for name, value in arrays.items() if value.ndim} | {"reward": arrays["reward"][:1]}, "rows"),
-    ]:  # fmt: skip
+        (complete[:200], unreadable),
+        (b"", unreadable),
+        (b"no", unreadable),
+        ({**arrays, "action": np.array([{}, {}, {}])}, unreadable),
+        ({**arrays, "reward": arrays["reward"] * np.nan}, "reward contains NaN"),
+        ({**arrays, "action": arrays["action"][1:]}, "action has 2 rows, but 3 rewards need 3"),
+        ({**arrays, "truncated": arrays["truncated"] * False}, "must end at its last step"),
+        ({"reward": arrays["reward"]}, "without action, terminated"),
+        (short, "rows"),
+    ]:
         path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
         with pytest.raises(ValueError, match=why) as caught:
-            list(source(tmp_path / "own"))
+            list(open_recording(tmp_path / "own"))
         assert "000001.npz" in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "own" / "index.jsonl").write_text('{"file": "../x.npz", "length": 3}\n')
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "a").touch()
     for place, why in [
-        (tmp_path / "own", "line 1 is about no episode"),
-        (tmp_path / "else", "holds no recording"),
-        (tmp_path / "none", "holds no recording"),
+        (tmp_path / "own", "line 1 describes no episode"),
+        (tmp_path / "else", "is no recording"),
+        (tmp_path / "none", "is no recording"),
     ]:
         with pytest.raises(ValueError, match=why):
-            source(place)
+            open_recording(place)
     with pytest.raises(ValueError, match="exists and is no recording"):
         Recorder(tmp_path / "else")
-    with pytest.raises(ValueError, match="without decisions"):
-        Recorder(tmp_path / "new").add(
-            {
-                "seen.state": np.zeros((1, 2)),
-                **dict.fromkeys(("action", "reward", "terminated", "truncated"), np.zeros(0)),
-            }
-        )
+    with pytest.raises(ValueError, match="without steps"):
+        empty = dict.fromkeys(("action", "reward", "terminated", "truncated"), np.zeros(0))
+        Recorder(tmp_path / "new").add({"seen.state": np.zeros((1, 2)), **empty})
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["index.jsonl"]
 
 
-def test_broken_lerobot_folders_are_one_line(tmp_path):
+def test_damaged_lerobot_folders_raise_one_line(tmp_path):
     lerobot(tmp_path, 3, "image")
     info = tmp_path / "meta" / "info.json"
     known = json.loads(info.read_text())
+    features = known["features"]
+    without_reward = {name: feature for name, feature in features.items() if name != "next.reward"}
+    another = features | {"observation.more": {"dtype": "float32"}}
     for change, why in [
-        ({"codebase_version": "v1.6"}, "layout v1.6 is not known"), ({"features": 3}, "does not describe a LeRobot data set"),
-        ({"total_episodes": 3}, "speaks of 2 episodes"), ({"data_path": "../{chunk_index}/{file_index}"}, "missing"),
-        ({"features": {k: v for k, v in known["features"].items() if k != "next.reward"}}, "has no next.reward"),
-        ({"features": known["features"] | {"observation.more": {"dtype": "float32"}}}, "broken, or not as meta/info.json says"),
-        ({"features": known["features"] | {"observation.images.top": {"dtype": "video"}}}, "missing|from_timestamp"),
-    ]:  # fmt: skip
+        ({"codebase_version": "v1.6"}, "layout v1.6 is not supported"),
+        ({"features": 3}, "does not describe a LeRobot data set"),
+        ({"total_episodes": 3}, "describes 2 episodes, info.json 3"),
+        ({"data_path": "../{chunk_index}/{file_index}"}, "missing"),
+        ({"features": without_reward}, "has no next.reward"),
+        ({"features": another}, "damaged, or not as meta/info.json describes it"),
+        ({"features": features | {"observation.images.top": {"dtype": "video"}}}, "missing|from_timestamp"),
+    ]:
         info.write_text(json.dumps(known | change))
         with pytest.raises(ValueError, match=why) as caught:
-            list(source(tmp_path))
+            list(open_recording(tmp_path))
         assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     info.write_text(json.dumps(known))
     next(tmp_path.glob("data/*/*")).write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="no readable parquet file"):
-        list(source(tmp_path))
+    with pytest.raises(ValueError, match="not a readable parquet file"):
+        list(open_recording(tmp_path))

@@ -1,4 +1,4 @@
-"""SketchyNet: its three stages, their resuming and sharing, credit of the choices, the real preset on files."""
+"""SketchyNet: its three stages, resuming and sharing them, advantages of the choices, the real preset on files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,19 @@ def recipe():
     return catalog.load("sketch_flops")
 
 
-def tiny(recipe, **changes):
+def tiny(recipe, steps=2, **changes):
+    embedder = recipe.EmbedderTraining("small", 2, 4, recipe.AdamW(lr=1e-3, weight_decay=0.01))
     small = dict(
-        task=TASK, teacher="small", dim=8, teacher_steps=2, student_steps=2, batch=4, steps=2, sketches_per_step=4, group=2, others=2, width=4,
-        device="cpu", evaluate_every=1, save_every=1,
-    )  # fmt: skip
+        task=TASK,
+        schedule=recipe.Schedule(steps, evaluate_every=1, save_every=1, log_every=10),
+        batch=recipe.Batch(prompts_per_step=4, group_size=2),
+        teacher=embedder,
+        student=embedder,
+        embedding_size=8,
+        selector=recipe.Selector(width=4),
+        reward=recipe.SelectorReward(distractors=2),
+        device="cpu",
+    )
     return replace(recipe.PRESETS["tiny"], **small | changes)
 
 
@@ -65,12 +73,18 @@ def test_two_steps_equal_one_and_one_in_every_stage(recipe, tmp_path):
     } <= scores.keys()
     assert scores["MFLOPs"] > scores["MFLOPs, reading"] > 0 and scores["MFLOPs, 32 px"] > scores["MFLOPs, 16 px"]
     lines = [json.loads(x) for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    assert {"reward/found", "reward/clear", "reward/outlay", "reward/surprise", "reward/total"} <= set().union(*lines)
+    assert {
+        "reward/reciprocal_rank",
+        "reward/margin",
+        "reward/compute",
+        "reward/entropy",
+        "reward/total",
+    } <= set().union(*lines)
     item = json.loads((tmp_path / "whole" / "samples.jsonl").read_text().splitlines()[-1])["items"][0]
     assert item["text"] in ("16 x 16 pixels", "32 x 32 pixels") and {"image", "target", "score"} <= item.keys()
 
 
-def test_the_control_takes_the_teacher_and_learns_a_student_of_its_own(recipe, tmp_path):
+def test_the_control_shares_the_teacher_and_trains_another_student(recipe, tmp_path):
     run_recipe("sketch_flops", tiny(recipe), tmp_path / "first")
     with Run.start(tmp_path / "second", {"recipe": "sketch_flops"}, display=False, stages_of=tmp_path / "first") as run:
         run.finish(recipe.train(tiny(recipe, method="triplets"), run))
@@ -95,47 +109,45 @@ def test_claims_read_scores_that_a_run_has(recipe, tmp_path):
     assert recipe.CLAIMS[-1].margin({"SketchyNet": collapsed}) < recipe.CLAIMS[-1].least
 
 
-@pytest.mark.parametrize("credit_of", ["group", "batch", "greedy", "none"])
-def test_credit_is_what_the_setting_says(recipe, credit_of):
-    cfg = tiny(recipe, credit=credit_of)
+@pytest.mark.parametrize("baseline", ["group", "batch", "greedy", "none"])
+def test_advantages_subtract_the_baseline(recipe, baseline):
+    cfg = tiny(recipe, advantage=baseline, reward=recipe.SelectorReward(distractors=0))
     made = recipe.policies(cfg)
-    torch.nn.init.normal_(made["policy"].reader.head.weight)
-    _, choice = cfg.task.training(0)
-    search = cfg.task.search(made["student"], choice)
-    rollout = recipe.collector(cfg, made["policy"], made["student"], search)(choice.problems(), seeds(0, 8), 0)
-    total, credit = rollout.rewards["total"], rollout.advantage_BT[:, 0]
+    torch.nn.init.normal_(made["policy"].network.head.weight)
+    _, pairs = cfg.task.training(0)
+    rollout = recipe.collector(cfg, made["policy"], made["student"], pairs)(pairs.problems(), seeds(0, 8), 0)
+    total, advantage = rollout.rewards["total"], rollout.advantage_BT[:, 0]
     named = rollout.rewards
-    share = cfg.compute_weight
-    by_hand = (1 - share) * (named["found"] + 0.1 * named["clear"]) + share * named["outlay"] + 0.01 * named["surprise"]
-    assert torch.allclose(total, by_hand, atol=1e-5)
-    match credit_of:
+    retrieval = named["reciprocal_rank"] + 0.1 * named["margin"]
+    assert torch.allclose(total, 0.8 * retrieval + 0.2 * named["compute"] + 0.01 * named["entropy"], atol=1e-5)
+    match baseline:
         case "none":
-            assert torch.equal(credit, total)
+            assert torch.equal(advantage, total)
         case "batch":
-            assert torch.allclose(credit, total - total.mean(), atol=1e-5)
+            assert torch.allclose(advantage, total - total.mean(), atol=1e-5)
         case "group":
             pairs = total.view(-1, 2)
-            assert torch.allclose(credit.view(-1, 2), pairs - pairs.mean(1, keepdim=True), atol=1e-5)
+            assert torch.allclose(advantage.view(-1, 2), pairs - pairs.mean(1, keepdim=True), atol=1e-5)
         case "greedy":
-            likely = made["policy"].greedy().rollout(rollout.problems, seeds(0, 16)).outputs
-            same = torch.tensor([a == b for a, b in zip(likely, rollout.outputs)])
-            assert (credit[same].abs() < 1e-6).all() and (credit[~same] != 0).all()
+            greedy = made["policy"].greedy().rollout(rollout.problems, seeds(0, 16)).outputs
+            same = torch.tensor([a == b for a, b in zip(greedy, rollout.outputs)])
+            assert (advantage[same].abs() < 1e-6).all() and (advantage[~same] != 0).all()
 
 
 def files(folder: Path) -> str:
     """Six pairs as files of strokes and photos."""
-    made, lines = sketches.made(6, 1, 1, "train", 40), []
+    made, lines = sketches.generate_pairs(6, 1, 1, "train", 40), []
     for i, (sketch, photo) in enumerate(zip(made.sketches, made.photos)):
-        np.save(folder / f"{i}.npy", sketches.stroke5(sketch))
+        np.save(folder / f"{i}.npy", sketches.to_stroke5(sketch))
         Image.fromarray(photo).save(folder / f"{i}.png")
         lines.append(json.dumps({"sketch": f"{i}.npy", "photo": f"{i}.png", "coordinates": "absolute"}))
     (folder / "pairs.jsonl").write_text("\n".join(lines))
     return str(folder / "pairs.jsonl")
 
 
-def test_the_real_preset_takes_a_step_at_reduced_size_and_finds_a_photo(recipe, tmp_path):
+def test_the_real_preset_at_reduced_size(recipe, tmp_path):
     file, cfg = files(tmp_path), recipe.PRESETS["shoe-v2"]
-    assert (cfg.teacher, cfg.student, cfg.task.canvases) == (
+    assert (cfg.teacher.network, cfg.student.network, cfg.task.canvases) == (
         "torchvision:vgg16",
         "torchvision:mobilenet_v2",
         (32, 64, 128, 256),
@@ -143,13 +155,10 @@ def test_the_real_preset_takes_a_step_at_reduced_size_and_finds_a_photo(recipe, 
     task = replace(cfg.task, pairs=file, held_out=file, size=32, canvases=(16, 32), selector_size=2)
     small = dict(
         task=task,
-        teacher="small",
-        student="small",
-        teacher_steps=1,
-        student_steps=1,
-        batch=2,
-        steps=1,
-        sketches_per_step=2,
+        schedule=replace(cfg.schedule, steps=1),
+        batch=replace(cfg.batch, prompts_per_step=2),
+        teacher=replace(cfg.teacher, network="small", steps=1, batch_size=2),
+        student=replace(cfg.student, network="small", steps=1, batch_size=2),
     )
     cfg = replace(cfg, device="cpu", **small)
     result = run_recipe("sketch_flops", cfg, tmp_path / "run")
@@ -160,7 +169,7 @@ def test_the_real_preset_takes_a_step_at_reduced_size_and_finds_a_photo(recipe, 
     assert recipe.evaluate(cfg, made)["MFLOPs"] > 0
 
 
-def test_what_makes_no_sense_is_said_in_one_line(recipe, tmp_path):
+def test_impossible_settings_raise_one_line(recipe, tmp_path):
     with pytest.raises(ValueError, match="two or more, from small to large"):
         RetrievalTask(canvases=(64, 32))
     with pytest.raises(ValueError, match="set held_out"):

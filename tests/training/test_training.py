@@ -56,7 +56,7 @@ def gradient_of(policy: Toy, learner_options: dict, rollout: Rollout) -> torch.T
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: gradients.append(policy.mean.grad.clone()))
     loss = PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3")
-    Updates([Update("toy", loss, policy.parameters(), optimizer, max_grad_norm=1e9)], **learner_options).update(rollout)
+    Updates([Update("toy", loss, policy.parameters(), optimizer)], **learner_options).update(rollout)
     return gradients[0]
 
 
@@ -124,7 +124,7 @@ def test_out_of_memory_repeats_the_step_in_smaller_parts():
     seen, optimizer = [], torch.optim.SGD(policy.parameters(), lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
     loss = OutOfMemoryLoss(PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3"), room=7)
-    learner = Updates([Update("toy", loss, policy.parameters(), optimizer, max_grad_norm=1e9)])
+    learner = Updates([Update("toy", loss, policy.parameters(), optimizer)])
     assert learner.update(batch)["health/rows_that_fit"] == 6
     torch.testing.assert_close(seen[0], whole)
     assert loss.rows == [24, 12, 6, 6, 6, 6]
@@ -170,7 +170,7 @@ def test_a_masked_decision_is_not_trained_whatever_it_holds():
 def test_updates_do_not_leak_into_each_others_weights():
     a, b = (torch.nn.Parameter(torch.ones(())) for _ in range(2))
     product = lambda batch: Loss((a * b).reshape(()), torch.ones(()))
-    both = [Update(n, product, [p], torch.optim.SGD([p], lr=0.5), max_grad_norm=1e9) for n, p in (("a", a), ("b", b))]
+    both = [Update(n, product, [p], torch.optim.SGD([p], lr=0.5)) for n, p in (("a", a), ("b", b))]
     Updates(both).update({})
     assert float(a.detach()) == 0.5 and float(b.detach()) == 0.75, (
         "b's gradient is a after a's step, and a got none from b's loss"

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.core import Learner
-from saccade.models.control.critics import Critics, Target
 from saccade.policies.actor_critic import ActorCritic
-from saccade.policies.actors import Actor
 from saccade.training import distributed
 from saccade.training.settings import AdamW
 
 if TYPE_CHECKING:
-    from saccade.algorithms.off_policy import OffPolicy
+    from saccade.algorithms.off_policy import Agent, OffPolicy
     from saccade.algorithms.ppo import PPO
 
 
@@ -44,23 +41,12 @@ def ppo_learner(
     return analytic_learner(cfg, policy, optim, minibatches, optimizer_steps, seed)
 
 
-def off_policy_learner(
-    actor: Actor,
-    critics: Critics,
-    target: Target,
-    how: OffPolicy,
-    temperature: LagrangeMultiplier | None,
-    lr: float,
-    low: bool,
-) -> Learner | None:
-    """The learner of a squashed Gaussian actor on vectors; None where the generic one is needed.
-
-    ``low`` computes large products in bfloat16.
-    """
+def off_policy_learner(agent: Agent, algo: OffPolicy, optim: AdamW) -> Learner | None:
+    """The learner of a squashed Gaussian actor on vectors; None where the generic one is needed."""
     try:
         from saccade.algorithms.fast.off_policy import analytic_learner
     except ModuleNotFoundError:
         return None
     if distributed.world() > 1:
         return None
-    return analytic_learner(actor, critics, target, how, temperature, lr, low)
+    return analytic_learner(agent, algo, optim)

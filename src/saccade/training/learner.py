@@ -7,6 +7,7 @@ weight, so any split, by rows, by decisions or over processes, gives the gradien
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Update:
     """Batches between updates."""
     repeats: int = 1
     """Optimizer steps on the same minibatch."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = math.inf
     """Norm to which the gradient of these weights is clipped; inf does not clip."""
     after: Callable[[int], None] | None = None
     """Called after each optimizer step with the number of steps taken: moving averages, target networks."""

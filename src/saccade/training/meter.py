@@ -44,7 +44,7 @@ class Meter:
             if name.startswith("eval/") and not name.endswith(ERROR)
         }
         self.evaluation = (step, scores) if scores else self.evaluation
-        self.images += known.get("cost/images", known.get("cost/attempts", 0))
+        self.images += known.get("cost/images", 0.0)
 
     def progress(self, step: int, steps: int | None) -> None:
         """Set the number of steps done and of steps in total."""

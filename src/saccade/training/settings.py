@@ -39,6 +39,31 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class EnvSchedule:
+    """How long a run acts and learns, and how often it is evaluated, saved and logged, in environment steps."""
+
+    steps: int = 5000
+    """Number of environment steps of all episodes together, including those before learning starts."""
+    evaluate_every: int = 1000
+    """Environment steps between evaluations of the test episodes, counted from the start of learning."""
+    save_every: int = 2500
+    """Environment steps between checkpoints, counted from the start of learning."""
+    log_every: int = 200
+    """Gradient steps that share one line of metrics."""
+    n_envs: int = 1
+    """Number of episodes that run side by side."""
+
+    def gradient_schedule(self, learning_starts: int, gradient_steps: int) -> Schedule:
+        """The schedule in gradient steps, ``gradient_steps`` for each environment step after ``learning_starts``."""
+        return Schedule(
+            max(self.steps - learning_starts, 0) * gradient_steps,
+            self.evaluate_every * gradient_steps,
+            self.save_every * gradient_steps,
+            self.log_every,
+        )
+
+
+@dataclass(frozen=True)
 class AdamW:
     """One optimizer: AdamW with linear warmup and gradient clipping. Without weight decay it is Adam."""
 

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from saccade.algorithms.fast.adam import FlatAdam
 from saccade.algorithms.fast.batched_mlps import BatchedMLPs, fits
-from saccade.algorithms.lagrange import LagrangeMultiplier
-from saccade.algorithms.off_policy import OffPolicy, action, members, noise, seen
+from saccade.algorithms.off_policy import Agent, OffPolicy, action, action_noise, observations, target_members
 from saccade.core import Learner, Rollout
 from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control.critics import Critics, Target
-from saccade.policies.actors import LOG_STD, Actor, SquashedActor
+from saccade.models.control.critics import Critics
+from saccade.models.control.networks import MLP
+from saccade.policies.actors import LOG_STD, SquashedActor
+from saccade.training.settings import AdamW
 
 
 class _Sample(NamedTuple):
@@ -36,62 +37,51 @@ class _Sample(NamedTuple):
     """1 where the standard deviation is within its bounds, so that it has a gradient."""
 
 
-def analytic_learner(
-    actor: Actor,
-    critics: Critics,
-    target: Target,
-    how: OffPolicy,
-    temperature: LagrangeMultiplier | None,
-    lr: float,
-    low: bool,
-) -> Learner | None:
+def analytic_learner(agent: Agent, algo: OffPolicy, optim: AdamW) -> Learner | None:
     """The learner with hand-written gradients; None where they are not written here."""
-    if temperature is None or not isinstance(actor, SquashedActor) or not has_analytic_gradient(actor, critics, how):
-        return None
-    return AnalyticOffPolicyLearner(actor, critics, target, how, temperature, lr, low)
+    if has_analytic_gradient(agent, algo, optim):
+        return AnalyticOffPolicyLearner(agent, algo, optim)
+    return None
 
 
-def has_analytic_gradient(actor: Actor, critics: Critics, how: OffPolicy) -> bool:
-    """Whether the gradients are written here: squashed Gaussians on unchanged vectors, ReLU, no LayerNorm, float32 on
-    a CPU.
+def has_analytic_gradient(agent: Agent, algo: OffPolicy, optim: AdamW) -> bool:
+    """Whether the gradients are written here.
+
+    They are for squashed Gaussians on unchanged vectors, ReLU without LayerNorm, float32 on a CPU, and Adam with a
+    constant learning rate and without clipping.
     """
-    bare = not list(critics.encoder.parameters()) and not list(actor.encoder.parameters())
-    covered = how.actor_value in ("min", "mean") and not how.smoothing
-    return isinstance(actor, SquashedActor) and bare and covered and fits(actor.trunk) and fits(critics.ensemble)
+    bare = not list(agent.critics.encoder.parameters()) and not list(agent.actor.encoder.parameters())
+    covered = algo.actor_value in ("min", "mean") and not algo.target_policy_noise
+    constant = not optim.weight_decay and optim.warmup <= 1 and math.isinf(optim.max_grad_norm)
+    squashed = isinstance(agent.actor, SquashedActor) and agent.temperature is not None
+    return squashed and bare and covered and constant and fits(agent.actor.trunk) and fits(agent.critics.ensemble)
 
 
 class AnalyticOffPolicyLearner:
-    """The critics' step, every ``how.actor_every`` batches that of actor and temperature, then the target's: unclipped,
-    by Adam.
+    """The critics' step, every ``algo.policy_delay`` batches that of actor and temperature, then the target networks'.
 
-    The weights of ``actor``, ``critics`` and ``target`` become views of vectors that are changed in place. ``low``:
-    large products in bfloat16.
+    The weights of the agent's actor, critics and target networks become views of vectors that are changed in place.
+    ValueError for networks of another kind than `has_analytic_gradient` names.
     """
 
-    def __init__(
-        self,
-        actor: SquashedActor,
-        critics: Critics,
-        target: Target,
-        how: OffPolicy,
-        temperature: LagrangeMultiplier,
-        lr: float,
-        low: bool = False,
-    ):
-        self.encoder, self.how, self.ascent, self.batches = critics.encoder, how, temperature.ascent, 0
-        copy = target.net
-        if not isinstance(copy, Critics):
-            raise ValueError("the target of critics is a copy of them")
-        nets = (actor.trunk, critics.ensemble, copy.ensemble)
+    def __init__(self, agent: Agent, algo: OffPolicy, optim: AdamW):
+        temperature, trunk, copy = agent.temperature, agent.actor.trunk, agent.target.net
+        if temperature is None or not isinstance(trunk, MLP) or not isinstance(copy, Critics):
+            raise ValueError(
+                "hand-written gradients need a stochastic actor, and target networks that copy the critics"
+            )
+        self.encoder, self.algo, self.ascent, self.batches = agent.critics.encoder, algo, temperature.ascent, 0
+        nets, low = (trunk, agent.critics.ensemble, copy.ensemble), algo.precision == "bfloat16"
         self.actor, self.critics, self.target = (BatchedMLPs(net, low) for net in nets)
         # The outputs of one are used before the other is called: sharing buffers keeps half the memory in the cache.
         self.target.buffers = self.critics.buffers
         self.log, self.log_gradient = temperature.log.detach().view(1), torch.zeros(1)
-        self.adams = {
-            "critic": FlatAdam(self.critics.weights_P, self.critics.gradient_P, lr),
-            "actor": FlatAdam(self.actor.weights_P, self.actor.gradient_P, lr),
-            "temperature": FlatAdam(self.log, self.log_gradient, lr),
+        vectors = {
+            "critic": (self.critics.weights_P, self.critics.gradient_P),
+            "actor": (self.actor.weights_P, self.actor.gradient_P),
+            "temperature": (self.log, self.log_gradient),
         }
+        self.adams = {name: FlatAdam(*vector, optim.lr, optim.eps, optim.betas) for name, vector in vectors.items()}
 
     @torch.no_grad()
     def update(self, batch: Rollout) -> dict[str, float]:
@@ -99,16 +89,16 @@ class AnalyticOffPolicyLearner:
 
         FloatingPointError if a loss is not finite.
         """
-        acts, alpha, rows = self.batches % self.how.actor_every == 0, math.exp(float(self.log)), len(batch)
-        now, after = self.encoder(seen(batch)), self.encoder(seen(batch, "next"))
+        acts, alpha, rows = self.batches % self.algo.policy_delay == 0, math.exp(float(self.log)), len(batch)
+        now, after = self.encoder(observations(batch)), self.encoder(observations(batch, "next"))
         # The actor does not change before its own step, so one forward pass samples present and next actions.
-        noise_NA = (noise(batch) if acts else noise(batch)[1:]).flatten(0, 1)
+        noise_NA = (action_noise(batch) if acts else action_noise(batch)[1:]).flatten(0, 1)
         sample = self._sample(torch.cat([now, after]) if acts else after, noise_NA)
         target_B = self._backup(batch, after, _Sample(*(x[-rows:] for x in sample)), alpha)
         metrics = self._critic_step(torch.cat([now, action(batch)], 1), target_B)
         if acts:
             metrics |= self._actor_step(now, _Sample(*(x[:rows] for x in sample)), noise_NA[:rows], alpha)
-        self.target.weights_P.lerp_(self.critics.weights_P, self.how.tau)
+        self.target.weights_P.lerp_(self.critics.weights_P, self.algo.tau)
         self.batches += 1
         return metrics
 
@@ -121,8 +111,10 @@ class AnalyticOffPolicyLearner:
         return _Sample(torch.tanh(u_NA), log_squashed(gaussian, u_NA), gaussian.std, inside)
 
     def _backup(self, batch: Rollout, after: Tensor, sample: _Sample, alpha: float) -> Tensor:
-        value_B = self.target.forward(torch.cat([after, sample.action], 1), members(batch, self.how))[..., 0].amin(0)
-        if self.how.entropy_in_backup:
+        value_B = self.target.forward(torch.cat([after, sample.action], 1), target_members(batch, self.algo))[
+            ..., 0
+        ].amin(0)
+        if self.algo.entropy_in_backup:
             value_B = value_B - alpha * sample.logp
         return batch.rewards["reward"] + batch.extras["discount_B"] * value_B
 
@@ -146,7 +138,7 @@ class AnalyticOffPolicyLearner:
         mean_BA = (2 * alpha * sample.action).addcmul_(1 - sample.action.square(), rise_BA, value=-1).div_(rows)
         log_std_BA = (mean_BA * sample.std * noise_BA).sub_(alpha / rows) * sample.inside
         logp, value = float(sample.logp.mean()), float(value_B.mean())
-        loss = alpha * logp - value + self._temperature_step(logp + self.how.target_entropy * width, alpha)
+        loss = alpha * logp - value + self._temperature_step(logp + self.algo.target_entropy * width, alpha)
         _require_finite("actor", loss)
         self.actor.backward(now, torch.cat([mean_BA, log_std_BA], 1)[None])
         self.adams["actor"].step()
@@ -154,7 +146,7 @@ class AnalyticOffPolicyLearner:
 
     def _actor_value(self, value_NB1: Tensor) -> tuple[Tensor, Tensor]:
         """The value that the actor maximizes ``[B]``, and its gradient in the members' values."""
-        if self.how.actor_value == "mean":
+        if self.algo.actor_value == "mean":
             return value_NB1.mean(0)[:, 0], torch.full_like(value_NB1, 1 / len(value_NB1))
         value_B1, least = value_NB1.min(0, keepdim=True)
         return value_B1.view(-1), torch.zeros_like(value_NB1).scatter_(0, least, 1.0)

@@ -26,7 +26,7 @@ from saccade.algorithms.sft import SupervisedLoss
 from saccade.core import Rollout, generator
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
-from saccade.envs.recordings import Recorded
+from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.task import HALF_CHEETAH, ControlTask
 from saccade.policies.actor_critic import OBSERVATION, ActorCritic, ActorCriticModel, build_actor_critic
 from saccade.training.claims import Claim
@@ -86,7 +86,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Record or read demonstrations, clone, evaluate, save. Returns the scores of test episodes before and after."""
     policy = policies(cfg)["policy"]
     env = cfg.task.make(cfg.task.test_rows)
-    data = single_decisions(cfg.demonstrations.recorded(env, cfg.seed, run.folder / "demonstrations"))
+    data = single_decisions(cfg.demonstrations.load_episodes(env, cfg.seed, run.folder / "demonstrations"))
     if cfg.shuffle_actions:
         shuffle_actions(data, cfg.seed)
     policy.update_statistics(data)
@@ -100,7 +100,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def single_decisions(episodes: Sequence[Recorded]) -> Rollout:
+def single_decisions(episodes: Sequence[RecordedEpisode]) -> Rollout:
     """Every step of the episodes as a row of one decision."""
     rows = bc_dataset(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
     observations = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(OBSERVATION)}
