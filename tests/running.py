@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from saccade import catalog
+from saccade.training import checkpoint
 from saccade.training.run import Run
 
 
@@ -25,7 +28,36 @@ def brightness(folder: Path) -> str:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    from saccade.training import checkpoint
-
     _, state = checkpoint.read(checkpoint.latest(folder / "checkpoints"))
     return {f"{p}.{k}": v for p in ("policy", "rewriter") if p in state for k, v in state[p].items()}
+
+
+def checkpoint_state(folder: Path, *parts: str) -> dict[str, torch.Tensor]:
+    """Tensors of some parts of the last checkpoint, by part and name."""
+    _, state = checkpoint.read(checkpoint.latest(folder / "checkpoints"))
+    return {f"{part}.{k}": v for part in parts for k, v in state[part].items()}
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics that a run logged."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_resume_is_exact(name: str, cfg, folder: Path, *parts: str) -> dict:
+    """Two steps equal one step and one after a resume, bit for bit; returns the result of the former."""
+    one_step = (
+        replace(cfg, schedule=replace(cfg.schedule, steps=1)) if hasattr(cfg, "schedule") else replace(cfg, steps=1)
+    )
+    result = run_recipe(name, cfg, folder / "at once")
+    run_recipe(name, one_step, folder / "resumed")
+    resumed = run_recipe(name, cfg, folder / "resumed")
+    one, two = (checkpoint_state(folder / run, *parts) for run in ("at once", "resumed"))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    initial = catalog.load(name).policies(cfg)["policy"].state_dict()
+    assert max(float((one[f"policy.{k}"] - v).abs().max()) for k, v in initial.items()) > 0
+    assert result["before"] == resumed["before"] and {"train wording", "paraphrase"} <= result["after"].keys()
+    last = [
+        [line for line in metrics(folder / run) if "eval/train wording" in line][-1] for run in ("at once", "resumed")
+    ]
+    assert last[0]["eval/train wording"] == last[1]["eval/train wording"]
+    return result
