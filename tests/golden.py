@@ -42,7 +42,7 @@ DISTILLED = {
     "steps": 3,
 }
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
-REWARD_MODEL = {"reward_model.steps": 3, "reward_model.pictures": 64}
+LEARNED = {"reward_model.steps": 3, "reward_model.pictures": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
 RESFIT = CONTROL | {
     "shown.episodes": 4, "clone.clone_steps": 6, "clone.clone_evaluate_every": 3, "env_steps": 200, "warm_up": 80, "critic_steps": 10,
@@ -87,10 +87,10 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "diffusion_dpo, offline": ("diffusion_dpo", "offline", DRAWING | PAIRS),
     "dmd": ("dmd", "dmd", DISTILLED),
     "dmd, four steps": ("dmd", "four-steps", DISTILLED),
-    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | REWARD_MODEL | {"initialization.steps": 2}),
-    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | REWARD_MODEL),
-    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | REWARD_MODEL),
-    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | REWARD_MODEL),
+    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | LEARNED | {"initialization.steps": 2}),
+    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | LEARNED),
+    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | LEARNED),
+    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | LEARNED),
     "promptrl": ("promptrl", "tiny", DRAWING),
     "promptrl, nothing retained": ("promptrl", "tiny", DRAWING | {"retained": 0, "train_flow": False}),
     "dpo_vs_grpo": ("dpo_vs_grpo", "tiny", CODES),

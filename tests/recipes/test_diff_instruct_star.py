@@ -48,7 +48,7 @@ def test_a_reward_on_the_pixels_moves_the_generator(sd3_folder, tmp_path):
     )
     cfg = replace(cfg, schedule=Schedule(steps=12, evaluate_every=12, save_every=12))
     result = run_recipe("diff_instruct_star", cfg, tmp_path / "run")
-    assert result["after"]["scorer"] > result["before"]["scorer"] + 0.01
+    assert result["after"]["training reward"] > result["before"]["training reward"] + 0.01
     last = metrics(tmp_path / "run")[-2]
     assert {"loss/score", "loss/generator", "health/generator_score_gap", "health/generator_reward"} <= last.keys()
     assert not any(key.startswith("cost/images") for key in last), "training decodes nothing but for the reward"
@@ -58,7 +58,7 @@ def test_stages_are_runs_of_their_own_and_can_be_switched_off(sd3_folder, tmp_pa
     cfg = small(sd3_folder, steps=1)
     result = run_recipe("diff_instruct_star", cfg, tmp_path / "all")
     assert (tmp_path / "all" / "reward model").is_dir() and (tmp_path / "all" / "initialization").is_dir()
-    assert {"reward model", "frechet", "modes", "scorer"} <= result["after"].keys()
+    assert {"reward model", "frechet", "modes", "training reward"} <= result["after"].keys()
     assert {"reference, reward model", "reference, modes"} <= result["before"].keys()
     assert run_recipe("diff_instruct_star", cfg, tmp_path / "all") == result
     none = small(sd3_folder, steps=1, initialization=NO_INITIALIZATION, reward_model=NO_REWARD_MODEL)

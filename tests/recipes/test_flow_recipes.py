@@ -101,7 +101,7 @@ def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
     problems = shapes.problems(1, 0, ("text",)) + shapes.problems(1, 0, ("counting",))
     rollout = sample_groups(policy.greedy().rollout, problems, seeds(0, 2), 3)
     reward = task.judge(rollout)
-    assert task.choose(rollout) == ["ocr"] * 3 + ["geneval"] * 3
+    assert task.assigned_rewards(rollout) == ["ocr"] * 3 + ["geneval"] * 3
     assert torch.equal(reward[:3], rollout.rewards["ocr"][:3]) and torch.equal(
         reward[3:], rollout.rewards["geneval"][3:]
     )

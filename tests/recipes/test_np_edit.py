@@ -221,7 +221,7 @@ def test_two_steps_equal_one_and_one(kontext_folder, tmp_path, changes):
     with pytest.raises(Interrupted), Stopped.start(tmp_path / "halves", {"recipe": "np_edit"}, display=False) as run:
         RECIPE.train(cfg, run)
     assert ran(cfg, tmp_path / "halves") == whole
-    assert {"train wording, overall", "paraphrase, keep", "scorer", "recolor"} <= set(whole["after"])
+    assert {"train wording, overall", "paraphrase, keep", "training reward", "recolor"} <= set(whole["after"])
     one, two = state(tmp_path / "whole"), state(tmp_path / "halves")
     for part in {"policy", "score", "average"} & one.keys():
         assert all(torch.equal(one[part][k], two[part][k]) for k in one[part]), part
@@ -250,7 +250,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
                              verdict_model="qwen2.5-vl-shapes", side=32),
                 steps=1, copy_steps=min(preset.copy_steps, 1), edits_per_step=2, group=2, score_updates=1, evaluate_every=1,
             )  # fmt: skip
-            assert set(ran(cfg, tmp_path / name)["after"]) == {"held out, sharpness", "scorer"}, name
+            assert set(ran(cfg, tmp_path / name)["after"]) == {"held out, sharpness", "training reward"}, name
 
 
 def test_samples_begin_with_a_picture(kontext_folder, tmp_path):

@@ -39,7 +39,7 @@ def logged_samples(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list
 
 @torch.no_grad()
 def score_with_reward(task: Any, draw: Sampler, judge: Reward, show: LogSamples | None = None) -> dict[str, float]:
-    """The task's scores of kept-back prompts, and the mean over them of the reward that is trained on, "scorer"."""
+    """The task's scores of held-out prompts, and the mean of the reward that is trained on, "training reward"."""
     seen: list[Rollout] = []
     found = task.score(lambda problems, seeds_B: seen.append(draw(problems, seeds_B)) or seen[-1], show)
-    return found | ({"scorer": float(torch.cat([judge(part) for part in seen]).nanmean())} if seen else {})
+    return found | ({"training reward": float(torch.cat([judge(part) for part in seen]).nanmean())} if seen else {})
