@@ -18,7 +18,7 @@ sides must have drawn the same latents with the same log-probs, and computed the
 Memory is the peak of a process of its own that samples and updates once.
 
 Variants. "float32" is the default. "folded": LoRA is folded into the weights in the update too (`lora_folded`).
-"reused": the unconditional velocities come from sampling (`reuse_unconditional`), exact for the first optimiser step of
+"reused": the unconditional velocities come from sampling (`reuse_uncond`), exact for the first optimiser step of
 a batch, which is what is timed. "bfloat16": frozen weights and activations (`precision`); the gap between replayed and
 stored log-probs, printed as "replay gap", must stay far below the clip range. The recommended variant of a model has a
 star, and the aims are judged by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which

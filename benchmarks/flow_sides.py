@@ -57,7 +57,7 @@ class Case:
         return [Problem(i, WORDS[i]) for i in range(self.prompts) for _ in range(self.group)]
 
 
-FOLDED, REUSED = {"lora_folded": True}, {"lora_folded": True, "reuse_unconditional": True}
+FOLDED, REUSED = {"lora_folded": True}, {"lora_folded": True, "reuse_uncond": True}
 HALF = {"precision": "bfloat16"}
 VARIANTS = {
     "float32": {}, "float32 folded": FOLDED, "float32 folded reused": REUSED,

@@ -11,7 +11,7 @@ import torch
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Loss, Problem, spawn
 from saccade.math.advantages import group_advantage
-from saccade.models.sharding import shard, whole
+from saccade.models.sharding import full_tensors, shard
 from saccade.policies import flow, tokens
 from saccade.training import distributed
 from saccade.training.feeds import OnPolicy
@@ -27,7 +27,7 @@ def policy_of(kind: str, folder: str):
         model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1, **cut)
         return flow.build_flow_policy(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
     chat = lambda problem: str(problem.inputs)
-    model = tokens.WriterModel(folder, max_new_tokens=6, rewriter_sharded="sharded" in kind)
+    model = tokens.TokenModel(folder, max_new_tokens=6, sharded="sharded" in kind)
     return tokens.build_token_policy(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
 
 
@@ -51,10 +51,10 @@ def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
     for step in range(0 if only_start else 3):
         learner.update(feed(step))
         # As a checkpoint has them: whole, whatever is cut.
-        kept = [copy.deepcopy(whole(part.state_dict())) for part in (policy, learner)]
+        kept = [copy.deepcopy(full_tensors(part.state_dict())) for part in (policy, learner)]
         for part, state in zip((policy, learner), kept):
             part.load_state_dict(state)
-    state = whole(policy.state_dict())
+    state = full_tensors(policy.state_dict())
     if os.environ.get("RANK", "0") == "0":
         torch.save({name: p.clone() for name, p in state.items()}, out)
 
@@ -78,7 +78,7 @@ def sharded(out: str) -> None:
     )
     for _ in range(3):
         learner.update({})
-    state = {f"{i}.{n}": whole(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()}
+    state = {f"{i}.{n}": full_tensors(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()}
     if os.environ.get("RANK", "0") == "0":
         torch.save(state, out)
 

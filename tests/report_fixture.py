@@ -156,7 +156,7 @@ def _talk(problem, skill: float) -> dict:
     any.
     """
     question, canvas, true = (
-        canvases.parts(problem.inputs.text)[0],
+        canvases.split_choices(problem.inputs.text)[0],
         problem.inputs.pictures[0],
         problem.answer["boxes"][0],
     )

@@ -15,7 +15,7 @@ from saccade.algorithms import dmd as d
 from saccade.algorithms.dmd import Distillation, ScoreMatching, sample_generator, sample_latents, time_and_noise
 from saccade.core import Problem, seeds
 from saccade.math.flow import add_noise, cps, flow_kernel, to_data
-from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import empty_rollout
 from saccade.training.learner import Update, Updates
 
@@ -85,7 +85,8 @@ def trio(folder, steps: int = 1, guidance: float = 3.0, **changes) -> tuple[Flow
     model = FlowModel(str(folder), size=16, sampling_steps=steps, text_length=2, **changes)
     one = build_flow_policy(model, range(steps - 1))
     plain = replace(model, sampling_steps=4, kernel="flow_sde")
-    two, three = build_flow_policy(plain, (), beside=one), frozen(replace(plain, guidance=guidance), one)
+    two = build_flow_policy(plain, (), share_with=one)
+    three = build_frozen_policy(replace(plain, guidance=guidance), share_with=one)
     for k, part in enumerate((one, two)):
         with torch.no_grad():
             for p in part.trained:
@@ -106,11 +107,14 @@ def gradient_of(loss, policy: FlowPolicy) -> Tensor:
 
 def test_networks_beside_one_another_share_all_but_themselves(sd3_folder, flux_folder):
     one, two, three = trio(sd3_folder)
-    assert one.backbone.pipe.vae is two.backbone.pipe.vae is three.backbone.pipe.vae and one.said is three.said
+    assert (
+        one.backbone.pipe.vae is two.backbone.pipe.vae is three.backbone.pipe.vae
+        and one.prompt_cache is three.prompt_cache
+    )
     assert len({id(part.backbone.transformer) for part in (one, two, three)}) == 3
     assert not any(p.requires_grad for p in three.backbone.transformer.parameters()) and not three.trained
     with pytest.raises(ValueError, match="a FluxPipeline cannot share the encoders of a StableDiffusion3Pipeline"):
-        build_flow_policy(FlowModel(str(flux_folder), size=16), (), beside=one)
+        build_flow_policy(FlowModel(str(flux_folder), size=16), (), share_with=one)
 
 
 STAR = Distillation(divergence="pseudo_huber", grad_through_scores=True)

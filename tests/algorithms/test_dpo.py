@@ -148,7 +148,7 @@ def test_a_stored_set_keeps_pairs_together_and_shows_each_once_a_pass():
     assert torch.equal(feed(1).group_B, batches[1].group_B) and not torch.equal(
         torch.cat([feed(s).group_B for s in range(3, 6)]), torch.cat([b.group_B for b in batches])
     )
-    with pytest.raises(ValueError, match="whole units of 2"):
+    with pytest.raises(ValueError, match="not a multiple of the pair size 2"):
         DatasetFeed(data, 3, seed=0, pair_size=2)
 
 

@@ -25,7 +25,7 @@ from saccade.recipes.visual_control.repo.domains import Domains, paired
 from saccade.training.run import Run
 
 SIZES = Sizes(depth=2, belief=6, latent=3, hidden=8)
-TASK = ControlTask("reach", ("distract=0.5", "steps=8"), test_episodes=4, test_rows=4, shown=1)
+TASK = ControlTask("reach", ("distract=0.5", "steps=8"), test_episodes=4, test_rows=4, video_episodes=1)
 NIGHT = replace(TASK, settings=(*TASK.settings, 'palette="night"'))
 MEMORY = Memory(rows=2, warm_up=12, every=2, batch=2, length=5)
 SMALL = {"task": TASK, "sizes": SIZES, "memory": MEMORY, "evaluate_every": 100, "save_every": 100, "log_every": 1}

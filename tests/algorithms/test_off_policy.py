@@ -216,8 +216,8 @@ def test_the_gradient_by_hand_takes_the_steps_of_autograd(how):
     slowly = Updates(
         [
             Update("critic", CriticLoss(other, others, slow.net, how, dual), list(others.parameters()),
-                   torch.optim.Adam(others.parameters(), 1e-2), max_norm=math.inf, after=lambda taken: slow.soft_update()),
-            Update("actor", ActorLoss(other, others, how, dual), own, torch.optim.Adam(own, 1e-2), every=how.actor_every, max_norm=math.inf),
+                   torch.optim.Adam(others.parameters(), 1e-2), max_grad_norm=math.inf, after=lambda taken: slow.soft_update()),
+            Update("actor", ActorLoss(other, others, how, dual), own, torch.optim.Adam(own, 1e-2), every=how.actor_every, max_grad_norm=math.inf),
         ]
     )  # fmt: skip
     slow._pairs = list(slow.net.parameters()), list(others.parameters())
@@ -319,7 +319,7 @@ def run_recipe(name: str, folder: Path, env_steps: int = 60, **changes) -> dict:
     shown = {"shown": replace(cfg.shown, episodes=2)} if name == "rlpd" else {}
     course = replace(cfg.course, env_steps=env_steps, evaluate_every=20, save_every=20, log_every=10)
     settings = dict(course=course, learning=small, **shown) | changes
-    task = replace(cfg.task, env="push", test_episodes=2, test_rows=2, shown=1, settings=("steps=9",))
+    task = replace(cfg.task, env="push", test_episodes=2, test_rows=2, video_episodes=1, settings=("steps=9",))
     with (
         Run.resume(folder, display=False)
         if folder.exists()

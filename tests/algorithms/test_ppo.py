@@ -223,7 +223,7 @@ def test_any_cut_gives_the_gradient_of_the_minibatch():
             ActorCriticLoss(policy, entropy=0.1),
             policy.trained,
             optimizer,
-            max_norm=1e9,
+            max_grad_norm=1e9,
             prepare=normalize_advantages,
         )
         Updates([update], minibatches=2, shuffle=5, micro_rows=rows).update(rollout)

@@ -34,7 +34,7 @@ def played(world, acts: np.ndarray) -> list:
     found = []
     for time_, action in enumerate(acts):
         told = world.step(action)
-        found += [*told.seen.values(), told.reward_B, told.terminated_B, told.truncated_B, *told.info.values()]
+        found += [*told.observation.values(), told.reward_B, told.terminated_B, told.truncated_B, *told.info.values()]
         rows = np.flatnonzero(told.terminated_B | told.truncated_B)
         if len(rows):
             found += list(world.begin(rows, [1000 * time_ + int(r) for r in rows]).values())
@@ -95,7 +95,7 @@ def test_pictures_are_grey_small_and_stacked_oldest_first():
     world = environment("ALE/Breakout-v5", 1, size=84, grey=True, stack=4)
     first = world.begin([0], [1])["state"]
     assert first.shape == (1, 84, 84, 4) and (first[..., 0] == first[..., 3]).all()
-    before = [world.step(np.array([1])).seen["state"] for _ in range(2)]
+    before = [world.step(np.array([1])).observation["state"] for _ in range(2)]
     assert np.array_equal(before[1][..., :3], before[0][..., 1:])
     assert world.render([0]).shape[3] == 3
 
@@ -113,7 +113,7 @@ def test_repeated_actions_add_rewards_and_stop_at_the_end():
         last = thrice.step(np.array([1]))
         sums.append(last.reward_B[0])
     assert sums == [sum(rewards[i : i + 3]) for i in range(0, len(rewards), 3)]
-    assert np.array_equal(last.seen["state"], told.seen["state"])
+    assert np.array_equal(last.observation["state"], told.observation["state"])
 
 
 # -- pictures of MuJoCo ---------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_mujoco_is_seen_in_small_pictures_that_follow_from_the_state(pixels):
     assert one["image"].shape == (2, 32, 32, 3) and one["state"].dtype == np.float32
     again = pixels.begin([0, 1], [1, 2])
     assert np.array_equal(one["image"], again["image"]) and not np.array_equal(one["image"][0], one["image"][1])
-    moved = [pixels.step(np.ones((2, 2), np.float32)) for _ in range(10)][-1].seen
+    moved = [pixels.step(np.ones((2, 2), np.float32)) for _ in range(10)][-1].observation
     assert 0 < (moved["image"] != one["image"]).mean() < 0.5
 
 
@@ -311,7 +311,7 @@ def test_reach_pays_the_expert_and_not_chance():
         seen, sums = world.begin(range(64), range(64))["state"], 0.0
         for _ in range(50):
             told = world.step(act(seen))
-            seen, sums = told.seen["state"], sums + told.reward_B
+            seen, sums = told.observation["state"], sums + told.reward_B
             assert ((told.reward_B > 0) & (told.reward_B <= 1)).all()
         assert told.truncated_B.all() and not told.terminated_B.any()
         return float(sums.mean())
@@ -338,9 +338,9 @@ def test_the_video_says_nothing_moves_smoothly_and_never_repeats():
     video, still, phases = [frames[0]], np.zeros((1, 2)), []
     for _ in range(300):
         told = world.step(still)
-        video.append(told.seen["image"].astype(float))
+        video.append(told.observation["image"].astype(float))
         phases.append(told.info["phase"][0])
-        assert np.array_equal(bare.step(still).seen["image"], frames[1])
+        assert np.array_equal(bare.step(still).observation["image"], frames[1])
     apart = np.array([np.abs(f - video[0]).mean() for f in video])
     assert 0 < apart[1] < 15 < apart[20:].mean() and apart[10:].min() > 5
     assert np.allclose(np.linalg.norm(phases, axis=1), 1)
@@ -388,4 +388,4 @@ def test_our_worlds_through_gymnasium_are_the_same_episodes():
     assert np.array_equal(first, second)
     for action in actions(own, 5):
         one, two = own.step(action), other.step(action)
-        assert np.array_equal(one.seen["image"], two.seen["state"]) and np.array_equal(one.reward_B, two.reward_B)
+        assert np.array_equal(one.observation["image"], two.observation["state"]) and np.array_equal(one.reward_B, two.reward_B)

@@ -33,7 +33,7 @@ def test_an_episode_follows_from_its_seed_whatever_runs_beside_it():
         assert all(np.array_equal(seen[k][1], own[k][0]) for k in own)
         action = np.array([[0.1, 1.0], [0.02 * (step % 3), 0.5], [-0.1, 1.0]])
         told, single = many.step(action), alone.step(action[1:2])
-        seen, own = told.seen, single.seen
+        seen, own = told.observation, single.observation
         assert told.reward_B[1] == single.reward_B[0] and all(
             np.array_equal(told.info[k][1], v[0]) for k, v in single.info.items()
         )
@@ -49,7 +49,7 @@ def test_saved_and_restored_it_goes_on_bit_for_bit():
     again.load_state_dict(lane.state_dict())
     for _ in range(12):
         one, two = lane.step(steered(lane)), again.step(steered(again))
-    assert all(np.array_equal(one.seen[k], two.seen[k]) for k in one.seen) and np.array_equal(
+    assert all(np.array_equal(one.observation[k], two.observation[k]) for k in one.observation) and np.array_equal(
         one.reward_B, two.reward_B
     )
     assert np.array_equal(lane.render([0, 1]), again.render([0, 1]))
@@ -210,7 +210,7 @@ def test_captions_are_asked_for_at_the_start_and_every_k_steps_held_between_and_
     world = sensed(2, voice, every=5)
     first = world.begin([0, 1], [1, 2])["caption"].copy()
     told = [world.step(np.tile(FULL, (2, 1))) for _ in range(4)]
-    assert voice.calls == [2] and all(np.array_equal(step.seen["caption"], first) for step in told)
+    assert voice.calls == [2] and all(np.array_equal(step.observation["caption"], first) for step in told)
     assert told[-1].info["caption_age"].tolist() == [4, 4] and told[-1].info["captions"].tolist() == [1, 1]
     world.begin([1], [8])
     world.step(np.tile(FULL, (2, 1)))
@@ -219,7 +219,7 @@ def test_captions_are_asked_for_at_the_start_and_every_k_steps_held_between_and_
     again.load_state_dict(world.state_dict())
     for _ in range(6):
         one, two = world.step(np.tile(FULL, (2, 1))), again.step(np.tile(FULL, (2, 1)))
-        assert all(np.array_equal(one.seen[k], two.seen[k]) for k in one.seen)
+        assert all(np.array_equal(one.observation[k], two.observation[k]) for k in one.observation)
     with pytest.raises(ValueError, match="said \\[2\\] of 2 pictures"):
         sensed(2, lambda pictures: np.zeros(len(pictures), np.int64)).begin([0, 1], [1, 2])
 
@@ -234,7 +234,7 @@ def test_controls_never_ask_the_captioner_and_follow_from_the_seed():
         a, b = one.begin([0, 1], [1, 2]), two.begin([0], [2])
         shown = [tuple(b["caption"][0])]
         for _ in range(6):
-            a, b = one.step(np.tile(FULL, (2, 1))).seen, two.step(FULL[None]).seen
+            a, b = one.step(np.tile(FULL, (2, 1))).observation, two.step(FULL[None]).observation
             assert np.array_equal(a["caption"][1], b["caption"][0]) and np.allclose(a["hint"][1], b["hint"][0])
             shown.append(tuple(b["caption"][0]))
         assert not voice.calls and (len(set(shown)) == 1) == constant_

@@ -73,7 +73,7 @@ def test_an_episode_follows_from_its_seed_and_its_actions():
             state, many = many.state_dict(), Push(5, observe="image")
             many.load_state_dict(state)
         far, near = many.step(action), one.step(action[3:4])
-        assert all(np.array_equal(far.seen[name][3], near.seen[name][0]) for name in far.seen)
+        assert all(np.array_equal(far.observation[name][3], near.observation[name][0]) for name in far.observation)
     assert np.array_equal(many.begin([1], [3])["image"], Push(1, observe="image").begin([0], [3])["image"])
 
 

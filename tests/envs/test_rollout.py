@@ -4,8 +4,6 @@ nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -13,17 +11,11 @@ from gymnasium import spaces
 from scipy import stats
 from torch import Tensor
 
-from saccade.core import EnvironmentFailed, Step, seeds
+from saccade.core import Action, EnvironmentFailed, Step, seeds
 from saccade.envs import environment
 from saccade.envs.action_noise import AHEAD, ActionNoise
 from saccade.envs.rollout import RolloutCollector, run_episodes
 from saccade.training.checkpoint import read, write
-
-
-class Acted(NamedTuple):
-    action_B: Tensor
-    logp_B: Tensor
-    value_B: Tensor
 
 
 class Toy:
@@ -36,9 +28,9 @@ class Toy:
         value = self.value(seen)
         if self.discrete:
             action = torch.zeros(len(value), dtype=torch.int64) if draw_BD is None else (draw_BD[:, 0] < 0.5).long()
-            return Acted(action, torch.full_like(value, -0.7), value)
+            return Action(action, torch.full_like(value, -0.7), value)
         action = torch.zeros(len(value), 2) if draw_BD is None else draw_BD
-        return Acted(action, -(action**2).sum(1) / 2, value)
+        return Action(action, -(action**2).sum(1) / 2, value)
 
     def value(self, seen):
         return sum(seen["state"][:, i] for i in range(seen["state"].shape[1]))
@@ -60,9 +52,9 @@ class Count:
     def begin(self, rows, seeds):
         for row, seed in zip(rows, seeds):
             self.seed_B[row], self.step_B[row] = int(seed) % 100, 0
-        return {"state": self.seen()[list(rows)]}
+        return {"state": self.observation()[list(rows)]}
 
-    def seen(self):
+    def observation(self):
         return np.float32(self.seed_B + 100 * self.step_B)[:, None]
 
     def step(self, action_B):
@@ -73,7 +65,7 @@ class Count:
         over_B = self.step_B >= self.last
         even_B = self.seed_B % 2 == 0
         info = {"steps": self.step_B, "pair": np.stack([self.step_B, self.seed_B], 1)}
-        return Step({"state": self.seen()}, np.float32(action_B), over_B & even_B, over_B & ~even_B, info)
+        return Step({"state": self.observation()}, np.float32(action_B), over_B & even_B, over_B & ~even_B, info)
 
     def render(self, rows):
         return np.stack([np.full((4, 4, 3), self.step_B[row], np.uint8) for row in rows])
@@ -138,7 +130,7 @@ def test_an_episode_depends_on_its_seed_alone(name, settings):
     policy, own = Toy(discrete=name != "reach"), list(range(100, 107))
     film = 2 if name == "reach" else 0
     found = [
-        run_episodes(environment(name, rows, **settings), policy, own, greedy=False, film=film) for rows in (1, 3, 16)
+        run_episodes(environment(name, rows, **settings), policy, own, greedy=False, videos=film) for rows in (1, 3, 16)
     ]
     assert [e.seed for e in found[0]] == own and len({e.total for e in found[0]}) > 3
     for other in found[1:]:
@@ -159,7 +151,7 @@ def test_training_sees_the_episodes_that_judging_sees():
 
 def test_whole_episodes_of_no_seed_and_of_fewer_seeds_than_rows():
     assert run_episodes(Count(3), Toy(discrete=True), []) == []
-    few = run_episodes(Count(3), Toy(discrete=True), torch.tensor([8, 7]), film=1)
+    few = run_episodes(Count(3), Toy(discrete=True), torch.tensor([8, 7]), videos=1)
     assert [e.seed for e in few] == [8, 7] and [f[0, 0, 0] for f in few[0].frames] == [0, 1, 2, 3]
 
 

@@ -82,7 +82,7 @@ class Right:
 @pytest.fixture
 def task(monkeypatch):
     monkeypatch.setitem(envs.WORLDS, "line", Line)
-    return ControlTask("line", ("steps=9", "side=right"), test_episodes=7, test_rows=3, shown=2)
+    return ControlTask("line", ("steps=9", "side=right"), test_episodes=7, test_rows=3, video_episodes=2)
 
 
 def test_scores_are_those_of_the_test_episodes_in_any_rows(task, monkeypatch):
@@ -136,7 +136,7 @@ def test_settings_are_read_and_wrong_ones_named(task):
 
 def test_own_worlds_can_be_scored():
     torch.manual_seed(0)
-    task = ControlTask("reach", test_episodes=4, test_rows=2, shown=1)
+    task = ControlTask("reach", test_episodes=4, test_rows=2, video_episodes=1)
     world, shown = task.make(1), []
     width = world.action_space.shape[0]
 

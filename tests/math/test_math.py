@@ -119,10 +119,10 @@ def test_credit_does_not_depend_on_the_order_of_rows(order):
 
 
 def test_rolling_baseline_uses_its_memory_once_it_has_enough_and_resumes():
-    rolling = advantages.RollingBaseline(size=4, least=2)
+    rolling = advantages.RollingBaseline(size=4, min_count=2)
     first = rolling(torch.tensor([1.0, 3.0]), ["a", "b"])
     torch.testing.assert_close(first, torch.tensor([-1.0, 1.0]), atol=1e-4, rtol=0)
-    again = advantages.RollingBaseline(size=4, least=2)
+    again = advantages.RollingBaseline(size=4, min_count=2)
     again.load_state_dict(rolling.state_dict())
     later = rolling(torch.tensor([2.0, 3.0]), ["a", "b"])
     assert float(later[0]) == pytest.approx(0.5 / 0.5, abs=1e-4) and torch.equal(

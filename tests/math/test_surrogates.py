@@ -174,7 +174,7 @@ def gradient_of(policy: Toy, rollout, options: dict, **cuts) -> torch.Tensor:
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
     loss = PolicyGradient(policy, 0.2, **options)
-    Updates([Update("toy", loss, policy.parameters(), optimizer, max_norm=1e9)], **cuts).update(rollout)
+    Updates([Update("toy", loss, policy.parameters(), optimizer, max_grad_norm=1e9)], **cuts).update(rollout)
     return seen[0]
 
 

@@ -1,4 +1,4 @@
-"""LoRA: no effect at first, merged equals unmerged, and what was there before is there again to the bit."""
+"""LoRA: no effect at initialization, merged equals unmerged, and the original tensors are restored to the bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def language():
     return module, lambda: module(input_ids=ids).logits
 
 
-def drawing():
+def transformer():
     from diffusers import SD3Transformer2DModel
 
     torch.manual_seed(0)
@@ -28,7 +28,7 @@ def drawing():
     return module, lambda: module(x, tokens, pooled, t, return_dict=False)[0]
 
 
-BOTH = pytest.mark.parametrize("make", [language, drawing])
+BOTH = pytest.mark.parametrize("make", [language, transformer])
 
 
 @BOTH
@@ -40,19 +40,19 @@ def test_merged_equals_unmerged_and_restores_to_the_bit(make, tmp_path):
     torch.testing.assert_close(run(), before, rtol=0, atol=1e-6)  # B = 0
     for p in trained:
         p.add_(torch.randn_like(p) * 0.1)
-    adapted, parts = run(), {name: (p.data_ptr(), p.clone()) for name, p in module.named_parameters()}
+    adapted, originals = run(), {name: (p.data_ptr(), p.clone()) for name, p in module.named_parameters()}
     with merged(module) as folded:
         assert list(folded.state_dict()) == plain_names
         assert not torch.allclose(before, run(), atol=1e-3)
         torch.testing.assert_close(run(), adapted, rtol=1e-5, atol=1e-5)
         folded.save_pretrained(tmp_path)
     assert torch.equal(run(), adapted)
-    assert {name: p.data_ptr() for name, p in module.named_parameters()} == {n: at for n, (at, _) in parts.items()}
-    assert all(torch.equal(p, parts[name][1]) for name, p in module.named_parameters())
-    again = type(module).from_pretrained(tmp_path).eval()
-    theirs = {name: tensor for name, tensor in again.state_dict().items()}
+    assert {name: p.data_ptr() for name, p in module.named_parameters()} == {n: at for n, (at, _) in originals.items()}
+    assert all(torch.equal(p, originals[name][1]) for name, p in module.named_parameters())
+    loaded = type(module).from_pretrained(tmp_path).eval()
+    plain = loaded.state_dict()
     with merged(module) as folded:
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in folded.state_dict().items())
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in folded.state_dict().items())
 
 
 @BOTH
@@ -64,8 +64,8 @@ def test_only_the_adapters_are_trained_and_gradients_reach_them(make):
     assert all(p.grad is not None for p in trained) and any(p.grad.abs().sum() > 0 for p in trained)
 
 
-def test_merged_restores_after_an_error_and_is_nothing_without_lora():
-    module, run = language()
+def test_merged_restores_after_an_error_and_does_nothing_without_lora():
+    module, _ = language()
     with merged(module) as same:
         assert same is module
     trained = trainable(module, lora_rank=2)
@@ -76,7 +76,7 @@ def test_merged_restores_after_an_error_and_is_nothing_without_lora():
 
 
 def test_adapters_depend_on_their_seed_alone():
-    def drawn(seed):
+    def adapter(seed):
         module, _ = language()
         torch.manual_seed(int(torch.randint(9999, ())))
         return weights(trainable(module, lora_rank=2, seed=seed))["0"]
@@ -86,7 +86,7 @@ def test_adapters_depend_on_their_seed_alone():
     torch.random.set_rng_state(state)
     trainable(module, lora_rank=2)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
+    assert torch.equal(adapter(1), adapter(1)) and not torch.equal(adapter(1), adapter(2))
 
 
 def test_half_precision_bases_carry_float32_adapters():
@@ -111,19 +111,19 @@ def test_errors_name_the_nearest_module():
     with pytest.raises(ValueError, match="no known attention projections"):
         trainable(torch.nn.Sequential(torch.nn.Linear(2, 2)), lora_rank=2)
     trainable(module, lora_rank=2)
-    with pytest.raises(ValueError, match="carries LoRA already"):
+    with pytest.raises(ValueError, match="has LoRA already"):
         trainable(module, lora_rank=2)
 
 
-def test_weights_come_back():
+def test_saved_weights_are_loaded():
     module, _ = language()
     trained = trainable(module, lora_rank=2)
-    kept = {name: tensor.clone() for name, tensor in weights(trained).items()}
+    saved = {name: tensor.clone() for name, tensor in weights(trained).items()}
     for p in trained:
         p.data.normal_()
-    load_weights(trained, kept)
-    assert all(torch.equal(p, kept[str(i)]) for i, p in enumerate(trained))
+    load_weights(trained, saved)
+    assert all(torch.equal(p, saved[str(i)]) for i, p in enumerate(trained))
     with pytest.raises(ValueError, match="holds 1 trained weights"):
-        load_weights(trained, {"0": kept["0"]})
+        load_weights(trained, {"0": saved["0"]})
     with pytest.raises(ValueError, match="shape"):
-        load_weights(trained, kept | {"0": torch.zeros(1)})
+        load_weights(trained, saved | {"0": torch.zeros(1)})

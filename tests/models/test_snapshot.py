@@ -1,4 +1,4 @@
-"""A second set of values: it follows as it is told, takes the weights' place and gives it back."""
+"""Snapshots: moving averages, exchange with the parameters, and state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from saccade.models.snapshot import Snapshot, warm_decay
 
 
-def test_an_average_keeps_its_share_and_a_copy_keeps_up():
+def test_update_keeps_the_decay_and_zero_copies_the_parameters():
     weight = nn.Parameter(torch.tensor([4.0, -2.0]))
     average = Snapshot([weight])
     with torch.no_grad():
@@ -20,25 +20,33 @@ def test_an_average_keeps_its_share_and_a_copy_keeps_up():
     assert torch.equal(average.values[0], weight.detach())
 
 
-def test_a_moving_average_forgets_its_start():
-    assert [warm_decay(0.9, k) for k in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 0.5]) and warm_decay(
-        0.9, 1000
-    ) == 0.9
+def test_the_decay_of_a_moving_average_is_small_at_the_start():
+    assert [warm_decay(0.9, k) for k in (0, 1, 8)] == pytest.approx([1 / 10, 2 / 11, 0.5])
+    assert warm_decay(0.9, 1000) == 0.9
 
 
-def test_a_decay_that_is_no_share_is_refused():
-    with pytest.raises(ValueError, match="an average keeps a share of 0 to 1 of itself, not 2"):
+def test_a_decay_outside_0_and_1_is_refused():
+    with pytest.raises(ValueError, match="the decay of a moving average is between 0 and 1, not 2"):
         Snapshot([]).ema_update(2)
 
 
-def test_it_takes_the_weights_place_and_gives_it_back():
+def test_values_are_exchanged_with_the_parameters_and_back():
     weight = nn.Parameter(torch.tensor([1.0]))
-    kept, before = Snapshot([weight]), weight.data_ptr()
+    snapshot, pointer = Snapshot([weight]), weight.data_ptr()
     with torch.no_grad():
         weight.fill_(5.0)
-    with kept:
-        assert weight.item() == 1.0 and weight.data_ptr() == before
-    assert weight.item() == 5.0 and (kept.values[0]) == 1.0
-    again = Snapshot([weight])
-    again.load_state_dict(kept.state_dict())
-    assert (again.values[0]) == 1.0
+    with snapshot:
+        assert weight.item() == 1.0 and weight.data_ptr() == pointer
+    assert weight.item() == 5.0 and snapshot.values[0] == 1.0
+    loaded = Snapshot([weight])
+    loaded.load_state_dict(snapshot.state_dict())
+    assert loaded.values[0] == 1.0
+
+
+def test_values_can_be_copied_to_the_parameters():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    snapshot = Snapshot([weight])
+    with torch.no_grad():
+        weight.fill_(5.0)
+    snapshot.copy_to_parameters()
+    assert weight.item() == 1.0

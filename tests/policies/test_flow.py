@@ -1,8 +1,9 @@
-"""The flow policy: laws of replay, agreement with the plain pipelines, both kinds of checkpoint."""
+"""The flow policy: replay, agreement with the plain pipelines, gradients, both kinds of checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,12 @@ def test_replay_of_flux_with_embedded_guidance(flux_folder):
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 2e-5
 
 
-def test_an_attempt_depends_on_its_own_seed_alone(sd3_folder):
+def test_a_sample_depends_on_its_seed_alone(sd3_folder):
     policy = sd3(sd3_folder)
-    together, own = policy.rollout(PROBLEMS, seeds(5, 3)), seeds(5, 3)
-    alone = policy.rollout(PROBLEMS[1:2], own[1:2])
-    torch.testing.assert_close(alone.outputs[0], together.outputs[1], atol=1e-4, rtol=0)
-    assert not torch.equal(together.outputs[0], together.outputs[2]), "equal prompts have noise of their own"
+    batch = policy.rollout(PROBLEMS, seeds(5, 3))
+    alone = policy.rollout(PROBLEMS[1:2], seeds(5, 3)[1:2])
+    torch.testing.assert_close(alone.outputs[0], batch.outputs[1], atol=1e-4, rtol=0)
+    assert not torch.equal(batch.outputs[0], batch.outputs[2]), "equal prompts have different noise"
 
 
 def test_samples_are_those_of_the_plain_sd3_pipeline(sd3_folder):
@@ -100,18 +101,18 @@ def test_samples_are_those_of_the_plain_flux_pipeline(flux_folder):
 def test_cutting_by_rows_and_decisions_gives_the_same_gradient(sd3_folder):
     policy = sd3(sd3_folder)
     rollout = policy.rollout(PROBLEMS, seeds(0, 3))
-    whole = _gradient(policy, [rollout])
+    full = _gradient(policy, [rollout])
     rows = _gradient(policy, [rollout.rows(torch.tensor([0, 2])), rollout.rows(torch.tensor([1]))])
     columns = _gradient(policy, [rollout.columns(slice(0, 1)), rollout.columns(slice(1, 3))])
-    torch.testing.assert_close(rows, whole, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(columns, whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rows, full, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(columns, full, atol=1e-4, rtol=1e-4)
 
 
-def test_the_unconditional_half_has_no_gradient_unless_asked_for(sd3_folder):
+def test_the_unconditional_velocity_has_no_gradient_by_default(sd3_folder):
     policy = sd3(sd3_folder)
     rollout = policy.rollout(PROBLEMS, seeds(0, 3))
     detached = _gradient(policy, [rollout])
-    through = _gradient(replace(policy, through_unconditional=True), [rollout])
+    through = _gradient(replace(policy, grad_through_uncond=True), [rollout])
     assert (detached - through).abs().max() > 1e-4
 
 
@@ -125,17 +126,17 @@ def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
     with reference:
         at_reference = adapted.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs
     torch.testing.assert_close(at_reference, plain.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs, atol=1e-4, rtol=0)
-    assert torch.equal(adapted.state_dict()["0"], before + 0.1), "the present weights came back unchanged"
+    assert torch.equal(adapted.state_dict()["0"], before + 0.1), "the weights are restored unchanged"
 
 
-def test_diffusion_dpo_begins_at_log_two_and_falls_toward_the_winners(sd3_folder):
+def test_diffusion_dpo_begins_at_log_two_and_falls_towards_the_chosen(sd3_folder):
     policy = sd3(sd3_folder, guidance=1.0)
     reference = Snapshot(policy.trained)
     rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3), 2)
     rollout.advantage_BT = rollout.broadcast(torch.tensor([1.0, -1, -1, 1, 0, 0]))
     dpo = DiffusionDPO(policy, reference)
     loss = dpo(rollout)
-    assert int(loss.count) == 2, "a group that tells nothing apart has no pair"
+    assert int(loss.count) == 2, "a group of equal rewards has no pair"
     torch.testing.assert_close(loss.total.detach(), 2 * torch.tensor(2.0).log())
     loss.total.backward()
     with torch.no_grad():
@@ -151,23 +152,22 @@ def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):
         for p in policy.trained:
             p.add_(0.05)
     policy.export(tmp_path / "out")
-    again = sd3(tmp_path / "out")
+    exported = sd3(tmp_path / "out")
     torch.testing.assert_close(
-        again.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
+        exported.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
         policy.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
         atol=1e-4,
         rtol=0,
     )
 
 
-def test_what_a_prompt_says_does_not_depend_on_those_beside_it(sd3_folder):
+def test_the_encoding_of_a_prompt_does_not_depend_on_its_batch(sd3_folder):
     texts = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
-    together = sd3(sd3_folder).said(texts, 16)
+    batch = sd3(sd3_folder).prompt_cache(texts, 16)
     policy = sd3(sd3_folder)
     for i, text in reversed(list(enumerate(texts))):
-        assert all(
-            torch.equal(whole[i : i + 1], own) for whole, own in zip(together.parts, policy.said([text], 16).parts)
-        )
+        alone = policy.prompt_cache([text], 16)
+        assert all(torch.equal(x[i : i + 1], y) for x, y in zip(batch.parts, alone.parts))
 
 
 def test_a_prompt_is_encoded_once(sd3_folder):
@@ -195,7 +195,7 @@ def test_bad_models_give_one_line(sd3_folder, tmp_path):
 def _from_noise(policy: FlowPolicy, problems: list[Problem], x: torch.Tensor) -> torch.Tensor:
     times = policy.times
     with torch.no_grad():
-        for t, t_next in zip(times[:-1], times[1:]):
+        for t, t_next in pairwise(times):
             x = x + (t_next - t) * policy.velocity(x, t.expand(len(x)), problems, policy.guidance)
     return policy.decode(x)
 
@@ -216,12 +216,12 @@ def _gradient(policy: FlowPolicy, parts: list[Rollout]) -> torch.Tensor:
         ({"sampling_steps": 0}, "a picture takes 1 denoising step or more, not 0"),
     ],
 )
-def test_sizes_and_steps_that_draw_nothing_are_refused(sd3_folder, changes, why):
+def test_impossible_sizes_and_steps_are_refused(sd3_folder, changes, why):
     with pytest.raises(ValueError, match=why):
         sd3(sd3_folder, **changes)
 
 
-def test_what_has_no_stochastic_step_cannot_be_weighed(sd3_folder):
+def test_a_rollout_without_stochastic_steps_has_no_likelihood(sd3_folder):
     policy = sd3(sd3_folder)
-    with pytest.raises(ValueError, match="no denoising step of these attempts was stochastic"):
+    with pytest.raises(ValueError, match="no stochastic denoising step, so they have no likelihood"):
         policy.likelihood(policy.greedy().rollout(PROBLEMS, seeds(0, 3)))

@@ -22,7 +22,7 @@ from saccade.models.language import cache
 from saccade.models.language.model import load_language_model
 from saccade.policies.multi_turn import Conversation, MultiTurnRollout
 from saccade.policies.tokens import TokenPolicy
-from saccade.policies.zoom import box_in, crop, view
+from saccade.policies.zoom import crop_box, parse_box, view
 from saccade.rewards.rubric import judge
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
@@ -87,7 +87,7 @@ def own_tokens(rollout: Rollout) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", ["qwen25", "gemma3"])
 def test_one_likelihood_replays_a_whole_conversation(kind, policy):
     one = policy(kind)
-    rollout = sampled(MultiTurnRollout(one, several, turns=4))
+    rollout = sampled(MultiTurnRollout(one, several, max_turns=4))
     shown = {f.original.height for frames in rollout.extras["frames_B"].values for f in frames}
     assert set(rollout.extras["turns_B"].tolist()) >= {1, 2, 4} and len(shown) > 4
     assert gap(one, rollout) < 1e-4
@@ -98,14 +98,14 @@ def test_one_likelihood_replays_a_whole_conversation(kind, policy):
 
 def test_rescored_conversations_replay_exactly(policy):
     one = policy(rescore=True)
-    assert gap(one, sampled(MultiTurnRollout(one, several, turns=3))) == 0
+    assert gap(one, sampled(MultiTurnRollout(one, several, max_turns=3))) == 0
 
 
 def test_keys_and_values_that_stay_between_turns_are_those_of_reading_again(policy):
     one = policy()
-    kept = sampled(MultiTurnRollout(one, several, turns=4))
+    kept = sampled(MultiTurnRollout(one, several, max_turns=4))
     with mock.patch.object(cache, "remembers", lambda _: False):
-        again_read = sampled(MultiTurnRollout(one, several, turns=4))
+        again_read = sampled(MultiTurnRollout(one, several, max_turns=4))
     assert kept.outputs == again_read.outputs and kept.extras["turns_B"].max() == 4
     assert torch.equal(kept.decisions["ids_BL"], again_read.decisions["ids_BL"])
     torch.testing.assert_close(kept.logp_BT, again_read.logp_BT, rtol=0, atol=1e-4)
@@ -131,23 +131,23 @@ def test_rows_that_rest_keep_their_past(stays):
 
 def test_one_turn_is_a_plain_rollout(policy):
     one = policy()
-    plain, talk = sampled(one.rollout), sampled(MultiTurnRollout(one, several, turns=1))
+    plain, talk = sampled(one.rollout), sampled(MultiTurnRollout(one, several, max_turns=1))
     assert plain.outputs == talk.outputs and torch.equal(plain.logp_BT, talk.logp_BT)
     assert all(torch.equal(v, talk.decisions[k]) for k, v in plain.decisions.items() if isinstance(v, torch.Tensor))
 
 
-def test_decisions_are_the_models_own_tokens_and_nothing_it_was_told(policy):
+def test_decisions_are_the_models_own_tokens_and_not_the_replies(policy):
     one = policy()
-    rollout = sampled(MultiTurnRollout(one, several, turns=4), seed=1)
+    rollout = sampled(MultiTurnRollout(one, several, max_turns=4), seed=1)
     for row, (tokens, talk) in enumerate(zip(own_tokens(rollout), rollout.extras["conversation_B"].values)):
         turns = rollout.extras["turn_BT"][row][rollout.mask_BT[row] > 0]
         said = [one.language.words(tokens[turns == t].tolist()) for t in range(len(talk.turns))]
-        assert said == [turn.said for turn in talk.turns] and rollout.outputs[row] == said[-1]
-        assert talk.ended in ("answer", "turns") and not talk.turns[-1].told
+        assert said == [turn.text for turn in talk.turns] and rollout.outputs[row] == said[-1]
+        assert talk.end_reason in ("answer", "turns") and not talk.turns[-1].reply
         whole = one.language.words(
             rollout.decisions["ids_BL"][row][rollout.decisions["attention_BL"][row] > 0].tolist()
         )
-        assert all(m["content"] in whole for turn in talk.turns for m in turn.told if isinstance(m["content"], str))
+        assert all(m["content"] in whole for turn in talk.turns for m in turn.reply if isinstance(m["content"], str))
     assert torch.equal(rollout.extras["length_B"], rollout.mask_BT.sum(1))
 
 
@@ -159,7 +159,7 @@ def test_a_turn_that_the_model_closed_is_not_closed_again(policy):
     louder.weight.data.copy_(one.language.model.lm_head.weight)
     louder.weight.data[closing] *= 20
     one.language.model.lm_head = louder
-    rollout = sampled(MultiTurnRollout(one, again, turns=2), group=8)
+    rollout = sampled(MultiTurnRollout(one, again, max_turns=2), group=8)
     closed = 0
     for ids, talk, tokens, turn in zip(
         rollout.decisions["ids_BL"],
@@ -185,27 +185,29 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
             return [{"role": "user", "content": "look at <|image_pad|>"}]
         return [{"role": "user", "content": [{"type": "image", "image": np.zeros((3, 3))}]}]
 
-    rollout = sampled(MultiTurnRollout(one, broken, turns=2), group=2)
+    rollout = sampled(MultiTurnRollout(one, broken, max_turns=2), group=2)
     assert rollout.extras["failures_B"].tolist() == [1] * 6 and rollout.extras["turns_B"].tolist() == [2] * 6
     first = [talk.turns[0] for talk in rollout.extras["conversation_B"].values]
     assert first[0].failure == "RuntimeError: no such <|image_pad|><|im_end|>"
-    assert first[0].told[0]["content"] == "That did not work: no such "
+    assert first[0].reply[0]["content"] == "That did not work: no such "
     assert "no picture is shown" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
 
 
-def test_conversations_end_for_want_of_turns_or_room(policy):
+def test_conversations_end_at_the_limit_of_turns_or_tokens(policy):
     one = policy()
-    by_turns = sampled(MultiTurnRollout(one, again, turns=3), group=1)
-    assert [talk.ended for talk in by_turns.extras["conversation_B"].values] == ["turns"] * 3
+    by_turns = sampled(MultiTurnRollout(one, again, max_turns=3), group=1)
+    assert [talk.end_reason for talk in by_turns.extras["conversation_B"].values] == ["turns"] * 3
     longest = by_turns.decisions["attention_BL"].sum(1).max()
-    by_room = sampled(MultiTurnRollout(one, again, turns=9, most_tokens=int(longest)), group=1)
-    ended = [talk.ended for talk in by_room.extras["conversation_B"].values]
-    assert "room" in ended and (by_room.decisions["attention_BL"].sum(1) <= longest).all() and gap(one, by_room) < 1e-4
-    assert not by_room.extras["conversation_B"].values[ended.index("room")].turns[-1].told
-    with pytest.raises(ValueError, match="turns 0 is less than 1"):
-        MultiTurnRollout(one, again, turns=0)
+    by_room = sampled(MultiTurnRollout(one, again, max_turns=9, max_tokens=int(longest)), group=1)
+    ended = [talk.end_reason for talk in by_room.extras["conversation_B"].values]
+    assert (
+        "tokens" in ended and (by_room.decisions["attention_BL"].sum(1) <= longest).all() and gap(one, by_room) < 1e-4
+    )
+    assert not by_room.extras["conversation_B"].values[ended.index("tokens")].turns[-1].reply
+    with pytest.raises(ValueError, match="max_turns 0 is less than 1"):
+        MultiTurnRollout(one, again, max_turns=0)
     with pytest.raises(ValueError, match=r"a prompt of \d+ tokens and max_new_tokens 8 exceed 20"):
-        sampled(MultiTurnRollout(one, again, most_tokens=20))
+        sampled(MultiTurnRollout(one, again, max_tokens=20))
     plain = policy(prompt=lambda problem: "a red circle")
     with pytest.raises(ValueError, match="chat messages"):
         sampled(MultiTurnRollout(plain, again))
@@ -214,9 +216,9 @@ def test_conversations_end_for_want_of_turns_or_room(policy):
 def test_a_conversation_depends_on_its_seed_and_not_on_its_company(policy):
     one = policy()
     rows, seeds_B = PROBLEMS * 3, seeds(0, 9)
-    together = MultiTurnRollout(one, several, turns=3)(rows, seeds_B)
+    together = MultiTurnRollout(one, several, max_turns=3)(rows, seeds_B)
     for i in (0, 4, 8):
-        alone = MultiTurnRollout(one, several, turns=3)(rows[i : i + 1], seeds_B[i : i + 1])
+        alone = MultiTurnRollout(one, several, max_turns=3)(rows[i : i + 1], seeds_B[i : i + 1])
         assert alone.outputs[0] == together.outputs[i]
         wide = alone.logp_BT.shape[1]
         torch.testing.assert_close(alone.logp_BT[0], together.logp_BT[i, :wide], rtol=0, atol=1e-4)
@@ -224,7 +226,7 @@ def test_a_conversation_depends_on_its_seed_and_not_on_its_company(policy):
 
 def test_any_cut_has_the_full_gradient_and_masked_turns_have_none(policy):
     one = policy()
-    rollout = sampled(MultiTurnRollout(one, several, turns=3))
+    rollout = sampled(MultiTurnRollout(one, several, max_turns=3))
     rollout.advantage_BT = torch.randn(rollout.logp_BT.shape, generator=torch.Generator().manual_seed(0))
 
     def gradient(parts, masked: bool = False) -> torch.Tensor:
@@ -252,12 +254,12 @@ def test_the_crop_tool_shows_the_original(policy):
     one = policy()
 
     def zoom(problem: Problem, talk: Conversation, text: str):
-        found = crop("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], talk.frames[0])
+        found = crop_box("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], talk.frames[0])
         return [{"role": "user", "content": [view(found.pixels, frame=found.frame)]}]
 
-    rollout = MultiTurnRollout(one, zoom, turns=2)(PROBLEMS[:1], seeds(0, 1))
+    rollout = MultiTurnRollout(one, zoom, max_turns=2)(PROBLEMS[:1], seeds(0, 1))
     shown, cut = rollout.extras["frames_B"].values[0]
-    told = rollout.extras["conversation_B"].values[0].turns[0].told[0]["content"][0]
+    told = rollout.extras["conversation_B"].values[0].turns[0].reply[0]["content"][0]
     left, top, right, bottom = told["frame"].window
     assert (left, top, right, bottom) == (10, 5, 48, 24)  # 60 x 40 pixels were shown as 24 x 16
     assert np.array_equal(told["image"], PROBLEMS[0].inputs.pictures[0][top:bottom, left:right])
@@ -272,13 +274,13 @@ def test_a_crop_holds_the_box_and_at_most_a_pixel_more(corners, wide, high):
     x1, y1, x2, y2 = corners
     if x1 >= x2 or y1 >= y2:
         with pytest.raises(ValueError, match="is not inside 30 x 30 pixels; nearest"):
-            box_in(text, shown)
+            parse_box(text, shown)
         return
-    found = crop(text, original, shown)
+    found = crop_box(text, original, shown)
     left, top, right, bottom = found.frame.window
     assert found.pixels.shape == (bottom - top, right - left, 3)
     assert left <= x1 * wide / 30 + 1e-5 < left + 1 + 2e-5 and bottom - 1 - 1e-5 < y2 * high / 30 <= bottom + 1e-5
-    assert box_in("[0, 0, 1, 1]", found.frame.displayed(8, 8)).into(shown).valid
+    assert parse_box("[0, 0, 1, 1]", found.frame.displayed(8, 8)).into(shown).valid
 
 
 def test_texts_without_a_box_and_other_pictures_are_refused():
@@ -291,15 +293,15 @@ def test_texts_without_a_box_and_other_pictures_are_refused():
         ("[nan, 1, 2, 3]", "no box"),
     ):
         with pytest.raises(ValueError, match=why):
-            box_in(text, shown)
+            parse_box(text, shown)
     with pytest.raises(ValueError, match="the original has 10 x 10 pixels, not 60 x 40"):
-        crop("[1, 1, 5, 5]", picture(10, 10), shown)
+        crop_box("[1, 1, 5, 5]", picture(10, 10), shown)
 
 
 def test_two_steps_equal_one_and_one(policy, tmp_path):
     def run(steps: int, folder, resume: bool = False) -> dict[str, torch.Tensor]:
         one = policy(max_new_tokens=5)
-        attempt = MultiTurnRollout(one, several, turns=2)
+        attempt = MultiTurnRollout(one, several, max_turns=2)
 
         def collect(problems, seeds_P, step) -> Rollout:
             rollout = judge(sample_groups(attempt, problems, seeds_P, 3), {"short": lambda r: -r.extras["length_B"]})

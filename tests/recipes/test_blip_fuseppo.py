@@ -29,7 +29,7 @@ def recipe():
 
 def small(cfg, **changes):
     """Settings that take a step in a second."""
-    task = replace(cfg.task, road=20.0, test_episodes=4, test_rows=4, shown=1, **changes.pop("task", {}))
+    task = replace(cfg.task, road=20.0, test_episodes=4, test_rows=4, video_episodes=1, **changes.pop("task", {}))
     speaker = replace(cfg.speaker, speaker_steps=2, speaker_batch=4, tests=8)
     ppo = replace(cfg.ppo, length=24, minibatch=48, epochs=2, anneal=False)
     return replace(

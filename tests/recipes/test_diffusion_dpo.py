@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from running import assert_resume_is_exact, brightness, checkpoint_state, metrics, run_recipe
+from settings import changed
 
 from saccade import catalog
-from saccade.recipes.baselines.diffusion_dpo import preferences as preference_file
+from saccade.recipes.baselines.diffusion_dpo.preferences import load_preferences, open_pairs
 from saccade.worlds.shapes.task import DrawingTask
 
 RECIPE = catalog.load("diffusion_dpo")
@@ -22,12 +23,9 @@ TASK = DrawingTask(train_size=16, held_out_size=4)
 def small(preset: str, sd3_folder: Path, **changes):
     """A preset on a tiny random model of 16 px."""
     cfg = RECIPE.PRESETS[preset]
-    return replace(
-        cfg,
-        flow=replace(cfg.flow, name=str(sd3_folder), size=16, sampling_steps=4, text_length=2),
-        **dict(task=TASK, prompts_per_step=4, steps=2, evaluate_every=1, save_every=1, warmup=1, pool=8, group=4)
-        | changes,
-    )
+    flow = replace(cfg.flow, name=str(sd3_folder), size=16, sampling_steps=4, text_length=2)
+    sizes = dict(prompts_per_step=4, steps=2, evaluate_every=1, save_every=1, warmup=1, pool=8, group_size=4)
+    return changed(cfg, **dict(flow=flow, task=TASK) | sizes | changes)
 
 
 @pytest.mark.parametrize("preset", ["online", "offline"])
@@ -46,19 +44,19 @@ def preferences(tmp_path: Path) -> Path:
 
 
 def test_preferences_of_people_come_from_a_file(sd3_folder, preferences, tmp_path):
-    problems = preference_file.load(preferences)
-    pictures = preference_file.pictures(problems[:2], 16)
+    problems = load_preferences(preferences)
+    pictures = open_pairs(problems[:2], 16)
     assert pictures.shape == (4, 3, 16, 16) and pictures[0].mean() > 0.8 > 0.2 > pictures[1].mean()
-    cfg = small("offline", sd3_folder, pairs=str(preferences), prompts_per_step=2, steps=3, lr=1e-3)
+    cfg = small("offline", sd3_folder, preferences=str(preferences), prompts_per_step=2, steps=3, lr=1e-3)
     run_recipe("diffusion_dpo", cfg, tmp_path / "run")
     losses = [line["loss/flow"] for line in metrics(tmp_path / "run") if "loss/flow" in line]
     assert losses[0] == pytest.approx(0.6931, abs=1e-3) and losses[-1] < losses[0]
     for text, why in (('{"prompt": "x"}', r":1: no text 'chosen'"), ("{", ":1: not JSON"), ("", "no preferences")):
         preferences.write_text(text)
         with pytest.raises(ValueError, match=why):
-            preference_file.load(preferences)
+            load_preferences(preferences)
     with pytest.raises(ValueError, match="micro_rows 3 would cut pairs apart"):
-        run_recipe("diffusion_dpo", replace(cfg, micro_rows=3), tmp_path / "odd")
+        run_recipe("diffusion_dpo", changed(cfg, batch__micro_rows=3), tmp_path / "odd")
 
 
 def test_a_batch_whose_groups_tell_nothing_apart_trains_nothing(sd3_folder, tmp_path):
@@ -74,13 +72,13 @@ def test_a_batch_whose_groups_tell_nothing_apart_trains_nothing(sd3_folder, tmp_
 def test_real_presets_take_a_step_on_tiny_models(preset, sd3_folder, preferences, tmp_path):
     (tmp_path / "prompts.txt").write_text('a sign that says "GO"\na poster with the word "CAT"\n')
     cfg, file = RECIPE.PRESETS[preset], str(tmp_path / "prompts.txt")
-    cfg = replace(
+    cfg = changed(
         cfg,
         flow=replace(cfg.flow, name=str(sd3_folder), size=32, text_length=4),
         task=replace(cfg.task, prompts=file, held_out=file, rewards=(brightness(tmp_path),)),
         prompts_per_step=2,
         steps=1,
-        pairs=str(preferences) if "off" in preset else "",
+        preferences=str(preferences) if "off" in preset else "",
     )
     result = run_recipe("diffusion_dpo", cfg, tmp_path / "run")
     assert "held out" in result["after"]

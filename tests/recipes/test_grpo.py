@@ -1,4 +1,4 @@
-"""GRPO on answers and its kin: resumes bit for bit, every kin steps and differs, DAPO draws again, claims can fail."""
+"""GRPO on answers and its kin: resumes bit for bit, every kin steps and differs, DAPO samples again, claims can fail."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import tiny_vision
 import torch
+from settings import changed
 
 from saccade import catalog
 from saccade.core import seeds
@@ -28,8 +29,8 @@ def folder(tmp_path_factory):
 
 def small(folder, preset="tiny", **changes):
     cfg = GRPO.PRESETS[preset]
-    base = dict(task=TASK, prompts_per_step=4, group=4, warmup=1, lr=3e-3, evaluate_every=1, save_every=1)
-    return replace(cfg, model=TokenModel(str(folder), max_new_tokens=6), **base | changes)
+    base = dict(task=TASK, prompts_per_step=4, group_size=4, warmup=1, lr=3e-3, evaluate_every=1, save_every=1)
+    return changed(cfg, model=TokenModel(str(folder), max_new_tokens=6), **base | changes)
 
 
 def ran(cfg, folder):
@@ -68,11 +69,11 @@ def test_each_of_the_kin_moves_the_weights_its_own_way(folder, tmp_path):
     assert not any(torch.equal(after[a], after[b]) for i, a in enumerate(names) for b in names[:i])
 
 
-def test_dapo_draws_again_until_groups_tell_and_counts_what_it_drew(folder, tmp_path):
+def test_dapo_samples_until_rewards_differ_in_enough_groups_and_counts_its_samples(folder, tmp_path):
     ran(small(folder, "dapo", steps=2), tmp_path / "run")
     lines = logged(tmp_path / "run")
     assert all(line["cost/generated"] >= 16 and line["health/zero_variance_groups"] == 0 for line in lines)
-    with pytest.raises(ValueError, match="draws 4: "):
+    with pytest.raises(ValueError, match="sampling_rounds 4: "):
         ran(replace(small(folder, "dapo"), model=TokenModel(str(folder), sharded=True)), tmp_path / "sharded")
 
 

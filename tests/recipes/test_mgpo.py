@@ -12,22 +12,24 @@ import pytest
 import tiny_vision
 import torch
 from PIL import Image
+from settings import changed
 
 from saccade import catalog
 from saccade.core import Problem, Question, seeds
-from saccade.evaluation.transcripts import conversations
+from saccade.evaluation.transcripts import transcripts
 from saccade.math.frames import Frame
 from saccade.policies import zoom
 from saccade.policies.multi_turn import Conversation, Turn
-from saccade.policies.zoom import ZoomEnvironment, crop, look, view
+from saccade.policies.zoom import ZoomEnvironment, crop_box, try_crop, view
 from saccade.training import checkpoint
 from saccade.training.groups import sample_groups
 from saccade.training.run import Run
 from saccade.worlds import canvases, questions
-from saccade.worlds.canvases.task import SearchingTask, answer_sampler, from_crops, parts
+from saccade.worlds.canvases import split_choices
+from saccade.worlds.canvases.task import VisualSearchTask, accuracy_from_crops, base_sampler
 
 RECIPE = catalog.load("mgpo")
-TASK = SearchingTask(train_size=8, held_out_size=6)
+TASK = VisualSearchTask(train_size=8, held_out_size=6)
 PROBLEMS = canvases.problems(4, 0, choices=4)
 
 
@@ -42,11 +44,11 @@ def pointing(monkeypatch):
 
     def made_of_letters(text: str, original: np.ndarray, shown: Frame):
         side = 2 + sum(text.encode()) % 12
-        return None if side % 4 == 0 else crop(f"[0, 0, {side}, {side / 2}]", original, shown)
+        return None if side % 4 == 0 else crop_box(f"[0, 0, {side}, {side / 2}]", original, shown)
 
-    monkeypatch.setattr(zoom, "look", made_of_letters)
+    monkeypatch.setattr(zoom, "try_crop", made_of_letters)
     odd = lambda rollout: torch.tensor([float(sum(text.encode()) % 2) for text in rollout.outputs])
-    monkeypatch.setattr(SearchingTask, "right", property(lambda self: odd))
+    monkeypatch.setattr(VisualSearchTask, "accuracy", property(lambda self: odd))
 
 
 def settings(folder, preset: str = "tiny", **changes):
@@ -54,14 +56,14 @@ def settings(folder, preset: str = "tiny", **changes):
     small = dict(
         model=replace(cfg.model, name=str(folder), max_new_tokens=5, max_pixels=576), task=TASK, prompts_per_step=2
     )
-    small |= dict(group=4, view_pixels=16 * 16, steps=1, lr=1e-3, warmup=1, evaluate_every=1, save_every=1)
-    return replace(cfg, **small | changes)
+    small |= dict(group_size=4, view_pixels=16 * 16, steps=1, lr=1e-3, warmup=1, evaluate_every=1, save_every=1)
+    return changed(cfg, **small | changes)
 
 
 def run_recipe(cfg, place, steps: int = 1) -> dict:
     run = Run.resume(place, display=False) if place.exists() else Run.start(place, {"recipe": "mgpo"}, display=False)
     with run:
-        return RECIPE.train(replace(cfg, steps=steps), run)
+        return RECIPE.train(changed(cfg, steps=steps), run)
 
 
 def weights(place) -> dict[str, torch.Tensor]:
@@ -76,7 +78,7 @@ def pixels(message) -> np.ndarray:
     return next(part["image"] for part in message["content"] if part["type"] == "image")
 
 
-def test_a_view_pixels_is_small_and_its_boxes_find_back_to_the_original():
+def test_a_view_is_small_and_its_boxes_map_back_to_the_original():
     picture = tiny_vision.picture(90, 120)
     part = view(picture, 1200)
     assert (
@@ -85,29 +87,29 @@ def test_a_view_pixels_is_small_and_its_boxes_find_back_to_the_original():
         and view(picture, 10**6)["image"] is picture
     )
     shown = part["frame"].displayed(48, 32)  # a processor rounds width and height apart
-    cut = look("[6, 4, 24, 16]", picture, shown)
+    cut = try_crop("[6, 4, 24, 16]", picture, shown)
     assert cut.frame.window == (15, 11, 60, 45) and np.array_equal(cut.pixels, picture[11:45, 15:60])
     for text in ("none", "[6, 4, 49, 16]", "[6, 4, 6, 16]", "[24, 16, 6, 4]"):
-        assert look(text, picture, shown) is None
-    assert look("[0, 0, 300, 1]", tiny_vision.picture(2, 300), Frame(300, 2, "x")) is None  # processors refuse it
+        assert try_crop(text, picture, shown) is None
+    assert try_crop("[0, 0, 300, 1]", tiny_vision.picture(2, 300), Frame(300, 2, "x")) is None  # processors refuse it
 
 
 @pytest.mark.parametrize("turns", [2, 3])
-def test_a_dialogue_hides_the_choices_and_shows_what_was_pointed_at(turns):
-    script, problem = ZoomEnvironment(parts, turns, 32 * 32), PROBLEMS[0]
+def test_a_conversation_hides_the_choices_and_shows_the_crop(turns):
+    script, problem = ZoomEnvironment(split_choices, turns, 32 * 32), PROBLEMS[0]
     (first,) = script.prompt(problem)
-    question, lines = parts(problem.inputs.text)
-    assert pixels(first).shape == (32, 32, 3) and words(first) == question + script.point and "A." in lines
+    question, lines = split_choices(problem.inputs.text)
+    assert pixels(first).shape == (32, 32, 3) and words(first) == question + script.box_prompt and "A." in lines
     frame, talk = first["content"][0]["frame"], Conversation(turns=[Turn("")])
     for text, shown in (("[8, 8, 16, 16]", (24, 24, 3)), ("nothing", (32, 32, 3)), ("[0, 0, 33, 2]", (32, 32, 3))):
         talk.frames = (frame,)
         (told,) = script.reply(problem, talk, text)
-        asked = problem.inputs.text if turns == 2 else question + script.point
+        asked = problem.inputs.text if turns == 2 else question + script.box_prompt
         assert pixels(told).shape == shown and words(told) == (asked if shown[0] == 24 else script.notice + asked)
-        whole = replace(script, whole=True).reply(problem, talk, text)[0]
+        whole = replace(script, full_view=True).reply(problem, talk, text)[0]
         assert pixels(whole).shape == (32, 32, 3) and words(whole) == asked
     if turns == 3:
-        inner = talk.memory["looks"][0].frame.displayed(48, 48)
+        inner = talk.memory["crops"][0].frame.displayed(48, 48)
         talk = Conversation(turns=[Turn(""), Turn("")], frames=(frame, inner))
         (last,) = script.reply(problem, talk, "[24, 0, 48, 24]")
         assert words(last) == problem.inputs.text and np.array_equal(
@@ -115,19 +117,19 @@ def test_a_dialogue_hides_the_choices_and_shows_what_was_pointed_at(turns):
         )
 
 
-def test_wrong_dialogues_are_refused():
-    with pytest.raises(ValueError, match="turns 1 is less than 2"):
-        ZoomEnvironment(parts, 1)
+def test_invalid_conversations_are_refused():
+    with pytest.raises(ValueError, match="turns 1 < 2"):
+        ZoomEnvironment(split_choices, 1)
     with pytest.raises(ValueError, match="one picture, this one has 0"):
-        ZoomEnvironment(parts).prompt(Problem(0, Question("what?")))
+        ZoomEnvironment(split_choices).prompt(Problem(0, Question("what?")))
     with pytest.raises(ValueError, match="2 turns, not of 3"):
-        ZoomEnvironment(parts, 3).swapped(None)
+        ZoomEnvironment(split_choices, 3).swapped_sampler(None)
 
 
-def test_both_turns_share_the_credit_of_the_answer_and_nothing_told_is_trained(folder, pointing):
+def test_both_turns_share_the_advantage_of_the_answer_and_replies_are_not_trained(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
-    rollout = sample_groups(RECIPE.dialogue(cfg, policy), PROBLEMS, seeds(0, 4), 4)
+    rollout = sample_groups(RECIPE.conversation_sampler(cfg, policy), PROBLEMS, seeds(0, 4), 4)
     rewards = cfg.task.judge(rollout)
     assert rollout.extras["turns_B"].tolist() == [2] * 16 and rollout.extras["failures_B"].sum() == 0
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
@@ -135,7 +137,7 @@ def test_both_turns_share_the_credit_of_the_answer_and_nothing_told_is_trained(f
     for row, talk in enumerate(rollout.extras["conversation_B"].values):
         own = written[row][rollout.mask_BT[row] > 0]
         said = [own[rollout.extras["turn_BT"][row][: len(own)] == turn] for turn in (0, 1)]
-        assert [policy.language.words(x.tolist()) for x in said] == [turn.said for turn in talk.turns]
+        assert [policy.language.words(x.tolist()) for x in said] == [turn.text for turn in talk.turns]
     valid = rollout.rewards["valid box"]
     assert 0 < valid.mean() < 1 and torch.equal(rollout.rewards["box area"].isnan(), valid == 0)
     assert (rollout.rewards["sufficient box"] <= valid).all() and rewards.shape == (16,)
@@ -153,18 +155,20 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
             (["<answer>", "[1, 2, 3, 4]"], 0),
         ):
             rollout.outputs = outputs
-            assert task.right(rollout).tolist() == [right] * 2
+            assert task.accuracy(rollout).tolist() == [right] * 2
 
 
 def test_the_control_shows_crops_of_another_question(folder, pointing):
-    cfg = settings(folder, back="swapped")
-    rollout = sample_groups(RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    talks, found = rollout.extras["conversation_B"].values, zoom.crops(rollout)
-    plain = sample_groups(RECIPE.dialogue(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    assert [t.turns[0].said for t in talks] == [t.turns[0].said for t in plain.extras["conversation_B"].values]
+    cfg = settings(folder, second_view="swapped")
+    rollout = sample_groups(RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
+    talks, found = rollout.extras["conversation_B"].values, zoom.last_crops(rollout)
+    plain = sample_groups(
+        RECIPE.conversation_sampler(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4
+    )
+    assert [t.turns[0].text for t in talks] == [t.turns[0].text for t in plain.extras["conversation_B"].values]
     for row, talk in enumerate(talks):
         other = found[(row + 4) % 16]
-        told = talk.turns[0].told[0]
+        told = talk.turns[0].reply[0]
         assert words(told).endswith(rollout.problems[row].inputs.text)
         assert (
             pixels(told).shape == (16, 16, 3)
@@ -172,15 +176,15 @@ def test_the_control_shows_crops_of_another_question(folder, pointing):
             else np.array_equal(pixels(told), zoom.view(other.pixels, cfg.view_pixels)["image"])
         )
     with pytest.raises(ValueError, match="only one"):
-        RECIPE.dialogue(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
+        RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
 
 
 def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
-    cfg = settings(folder, closing=" Now.")
+    cfg = settings(folder, answer_prompt=" Now.")
     policy = RECIPE.policies(cfg)["policy"]
-    base = answer_sampler(policy, cfg.closing)
-    rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(1, 4))
-    from_crops(cfg.task.right, base, rollout)
+    base = base_sampler(policy, cfg.answer_prompt)
+    rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(1, 4))
+    accuracy_from_crops(cfg.task.accuracy, base, rollout)
     first = base(PROBLEMS, seeds(0, 4)).outputs
     with torch.no_grad():
         for p in policy.trained:
@@ -190,28 +194,28 @@ def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     (asked, *_) = base(PROBLEMS, seeds(0, 4)).extras["prompt_B"].values
     assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
     for talk in rollout.extras["conversation_B"].values:
-        talk.memory["looks"] = [None]
-    assert from_crops(cfg.task.right, base, rollout).tolist() == [0] * 4
+        talk.memory["crops"] = [None]
+    assert accuracy_from_crops(cfg.task.accuracy, base, rollout).tolist() == [0] * 4
 
 
 def test_what_is_shown_is_what_the_model_saw(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
-    rollout = RECIPE.dialogue(cfg, policy)(PROBLEMS, seeds(0, 4))
+    rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(0, 4))
     talk = rollout.extras["conversation_B"].values[0]
-    talk.turns[0] = replace(talk.turns[0], said='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
-    item = conversations(rollout, torch.ones(4))[0]
+    talk.turns[0] = replace(talk.turns[0], text='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
+    item = transcripts(rollout, torch.ones(4))[0]
     first, said, told, last = item["turns"]
     assert [t["trained"] for t in item["turns"]] == [False, True, False, True] and last["text"] == item["text"]
     assert "A." not in first["text"] and "A." in told["text"] and first["pictures"][0]["image"].shape == (3, 16, 16)
     true, drawn = first["pictures"][0]["boxes"]
-    assert drawn == {"corners": [2, 4, 6, 8], "label": "it", "kind": "said"} and said["text"] == talk.turns[0].said
+    assert drawn == {"corners": [2, 4, 6, 8], "label": "it", "kind": "said"} and said["text"] == talk.turns[0].text
     np.testing.assert_allclose(true["corners"], np.array(PROBLEMS[0].answer["boxes"][0]) / 6, atol=0.01)
 
 
-@pytest.mark.parametrize("back", ["crop", "swapped"])
-def test_two_steps_equal_one_and_one(folder, pointing, tmp_path, back):
-    cfg = settings(folder, back=back, credit="none")
+@pytest.mark.parametrize("second_view", ["crop", "swapped"])
+def test_two_steps_equal_one_and_one(folder, pointing, tmp_path, second_view):
+    cfg = settings(folder, second_view=second_view, grpo__std="none")
     whole = run_recipe(cfg, tmp_path / "whole", 2)
     run_recipe(cfg, tmp_path / "halves", 1)
     halves = run_recipe(cfg, tmp_path / "halves", 2)
@@ -232,7 +236,7 @@ def test_two_steps_equal_one_and_one(folder, pointing, tmp_path, back):
 
 
 def test_more_turns_at_test_time_and_samples_of_ones_own(folder, pointing, tmp_path):
-    cfg = settings(folder, test_turns=3)
+    cfg = settings(folder, eval_turns=3)
     policies = RECIPE.policies(cfg)
     assert 0 <= RECIPE.evaluate(cfg, policies)["accuracy"] <= 1
     Image.fromarray(PROBLEMS[0].inputs.pictures[0]).save(tmp_path / "a.png")
@@ -249,12 +253,12 @@ def test_the_real_preset_takes_a_step_on_a_file(folder, pointing, tmp_path):
         {"image": "a.png", "text": "Which?\n(A) up\n(B) down\nAnswer with a letter.", "label": "A", "category": "v"}
     )
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    task = SearchingTask(str(tmp_path / "q.jsonl"), str(tmp_path / "q.jsonl"))
+    task = VisualSearchTask(str(tmp_path / "q.jsonl"), str(tmp_path / "q.jsonl"))
     cfg = settings(folder, "qwen25-vl-7b", task=task, minibatches=4, view_pixels=None)
     result = run_recipe(cfg, tmp_path / "run")
     assert cfg.model.train_vision and {"accuracy", "valid box", "q", "v"} <= result["after"].keys()
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
-    problems = questions.load(tmp_path / "q.jsonl")
+    problems = questions.load_questions(tmp_path / "q.jsonl")
     assert problems[0].inputs.text == "What is it?\nA. red\nB. blue" and problems[1].answer["text"] == "A"
     assert problems[4].inputs.text == "Which?\nA. up\nB. down" and problems[4].source == "v"
 
@@ -280,7 +284,7 @@ def test_a_bad_line_is_named(tmp_path, line, why):
     Image.fromarray(tiny_vision.picture(4, 4)).save(tmp_path / "a.png")
     (tmp_path / "q.jsonl").write_text(json.dumps(line))
     with pytest.raises(ValueError, match=why):
-        SearchingTask(str(tmp_path / "q.jsonl")).training(0)
+        VisualSearchTask(str(tmp_path / "q.jsonl")).training(0)
 
 
 def test_claims_read_scores_that_exist(folder, pointing):
@@ -321,7 +325,7 @@ def test_plain_answers_are_conversations_of_two_turns_with_their_boxes(folder):
     )
     rollout = policy.rollout([problem], seeds(0, 1))
     rollout.outputs = ["<answer>[0, 0, 12, 8], [90, 1, 2, 3]</answer>"]  # in the 24 x 16 pixels that were shown
-    (item,) = conversations(rollout, torch.tensor([0.5]))
+    (item,) = transcripts(rollout, torch.tensor([0.5]))
     asked, said = item["turns"]
     assert asked["text"] == "where?" and said == {
         "who": "model",

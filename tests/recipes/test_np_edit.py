@@ -202,7 +202,7 @@ def test_the_warm_up_learns_to_copy(kontext_folder):
     cfg = small(kontext_folder, copy_lr=5e-3, edits_per_step=8)
     policy = RECIPE.policies(cfg)["policy"]
     feed, learner, _ = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy_lr)
-    source = policy.said([p.inputs for p in TASK.training(0)], 32).source
+    source = policy.prompt_cache([p.inputs for p in TASK.training(0)], 32).source
     first = feed(0).decisions["x0_B"]
     assert all(any(torch.allclose(row, known, atol=1e-5) for known in source) for row in first)
     losses = [learner.update(feed(k))["loss/editor"] for k in range(25)]

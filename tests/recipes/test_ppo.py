@@ -17,11 +17,11 @@ from saccade.recipes.baselines import bc, ppo
 from saccade.training.run import Run, RunFailed
 
 VECTORS = replace(
-    ppo.PRESETS["tiny"], task=ControlTask("CartPole-v1", test_episodes=2, test_rows=2, shown=0), rows=2,
+    ppo.PRESETS["tiny"], task=ControlTask("CartPole-v1", test_episodes=2, test_rows=2, video_episodes=0), rows=2,
     ppo=Proximal(length=16, epochs=2, minibatch=8), steps=4, evaluate_every=4, save_every=2,
 )  # fmt: skip
 PICTURES = replace(
-    VECTORS, task=ControlTask("reach", ("pixels=36", "steps=10"), test_episodes=2, test_rows=2, shown=1),
+    VECTORS, task=ControlTask("reach", ("pixels=36", "steps=10"), test_episodes=2, test_rows=2, video_episodes=1),
     model=replace(ppo.PICTURES, features=16),
 )  # fmt: skip
 SCALED = replace(
@@ -154,7 +154,7 @@ def test_an_environment_that_breaks_ends_the_run_with_its_name(tmp_path, monkeyp
 
 
 CLONE = replace(
-    bc.PRESETS["tiny"], task=ControlTask("push", test_episodes=4, test_rows=4, shown=0),
+    bc.PRESETS["tiny"], task=ControlTask("push", test_episodes=4, test_rows=4, video_episodes=0),
     shown=bc.Demonstrations(episodes=4), steps=100, evaluate_every=100, log_every=50, save_every=50,
 )  # fmt: skip
 

@@ -30,7 +30,7 @@ from saccade.training.buffers import Buffer
 from saccade.training.run import Run
 
 SMALL = recipe.Settings(
-    task=ControlTask("push", ("steps=12",), test_episodes=4, test_rows=4, shown=1),
+    task=ControlTask("push", ("steps=12",), test_episodes=4, test_rows=4, video_episodes=1),
     shown=recipe.Demonstrations(episodes=6),
     clone=recipe.Cloning(clone_steps=20, width=16, clone_evaluate_every=10),
     rows=2, env_steps=80, warm_up=40, critic_steps=8, hidden=(16, 16), batch=16, evaluations=1, refresh=40, log_every=10, seed=3,
@@ -87,7 +87,7 @@ def test_an_environment_shows_the_proposal_of_its_last_moment_from_the_chunk_und
     first = world.begin([0], [1])
     world.step(np.zeros((1, 2)))
     end = world.step(np.zeros((1, 2)))
-    assert end.truncated_B.all() and np.allclose(end.seen["base_action"] - first["base_action"], 0.5)
+    assert end.truncated_B.all() and np.allclose(end.observation["base_action"] - first["base_action"], 0.5)
     fresh = world.begin([0], [2])
     assert np.allclose(fresh["base_action"], fresh["state"][:, :2])
     assert world.observation_space["base_action"].shape == (2,)
@@ -102,7 +102,7 @@ def test_the_range_of_actions_is_widened_and_never_too_narrow():
     world = RescaleAction(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
     world.begin([0], [1]), (plain := environment("push", 1)).begin([0], [1])
     assert np.array_equal(
-        world.step(np.array([[1.0, -2.0]])).seen["state"], plain.step(np.array([[0.5, 0.0]])).seen["state"]
+        world.step(np.array([[1.0, -2.0]])).observation["state"], plain.step(np.array([[0.5, 0.0]])).observation["state"]
     )
 
 
@@ -245,7 +245,7 @@ def test_before_the_first_correction_the_episodes_are_those_of_the_base_policy(t
     for _ in range(10):
         action = actor.act({name: torch.from_numpy(value) for name, value in seen.items()}, None).action_B
         assert torch.equal(action, plain.propose({"state": torch.from_numpy(seen["state"])}))
-        seen = world.step(action.numpy()).seen
+        seen = world.step(action.numpy()).observation
 
 
 def test_the_arms_share_demonstrations_and_cloning(tmp_path):
@@ -262,7 +262,7 @@ def test_the_arms_share_demonstrations_and_cloning(tmp_path):
 
 def test_the_real_preset_at_reduced_size(tmp_path):
     real = recipe.PRESETS["robomimic-square"]
-    task = ControlTask("push", ("observe=image", "pixels=16", "steps=6"), test_episodes=2, test_rows=1, shown=0)
+    task = ControlTask("push", ("observe=image", "pixels=16", "steps=6"), test_episodes=2, test_rows=1, video_episodes=0)
     clone = replace(real.clone, width=32, clone_steps=2, clone_batch=4, clone_evaluate_every=2)
     shown = recipe.Demonstrations(episodes=2)
     cfg = replace(

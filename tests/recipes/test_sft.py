@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: resumes bit for bit, learns its questions, takes a real preset's step, mixes answers up."""
+"""Supervised fine-tuning: resumes bit for bit, learns its questions, takes a real preset's step, permutes answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_vision
 import torch
+from settings import changed
 
 from saccade import catalog
 from saccade.core import seeds
@@ -30,7 +31,7 @@ def small(folder, **changes):
     base = dict(
         model=TokenModel(str(folder), max_new_tokens=6), task=TASK, prompts_per_step=4, evaluate_every=1, save_every=1
     )
-    return replace(SFT.PRESETS["tiny"], **base | changes)
+    return changed(SFT.PRESETS["tiny"], **base | changes)
 
 
 def ran(cfg, folder):
@@ -51,17 +52,17 @@ def test_two_steps_equal_one_and_one(folder, tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-def test_the_likelihood_of_right_answers_rises_and_mixed_ones_are_others(folder, tmp_path):
+def test_the_likelihood_of_correct_answers_rises_and_permuted_ones_differ(folder, tmp_path):
     ran(small(folder, steps=12, lr=3e-3, warmup=1, evaluate_every=12), tmp_path / "run")
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    learnt = [line for line in lines if "loss/words" in line]
-    assert learnt[-1]["loss/words"] < 0.75 * learnt[0]["loss/words"]
-    assert learnt[-1]["health/words_probability"] > learnt[0]["health/words_probability"]
+    trained = [line for line in lines if "loss/words" in line]
+    assert trained[-1]["loss/words"] < 0.75 * trained[0]["loss/words"]
+    assert trained[-1]["health/words_probability"] > trained[0]["health/words_probability"]
     problems = TASK.training(0)
-    mixed = SFT.shuffled(problems, seeds(0, 16))
+    permuted = SFT.permuted_answers(problems, seeds(0, 16))
     texts = lambda listed: [p.answer["text"] for p in listed]
-    assert texts(mixed) != texts(problems) and sorted(texts(mixed)) == sorted(texts(problems))
-    assert [p.inputs for p in mixed] == [p.inputs for p in problems]
+    assert texts(permuted) != texts(problems) and sorted(texts(permuted)) == sorted(texts(problems))
+    assert [p.inputs for p in permuted] == [p.inputs for p in problems]
 
 
 @pytest.mark.parametrize("preset", [name for name in SFT.PRESETS if name != "tiny"])
@@ -75,9 +76,8 @@ def test_real_presets_take_a_step_at_reduced_depth(preset, folder, tmp_path):
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
     cfg = SFT.PRESETS[preset]
     task = replace(cfg.task, questions=str(tmp_path / "all.jsonl"), held_out="")
-    cfg = replace(
-        cfg, model=replace(cfg.model, name=str(folder), max_new_tokens=4), task=task, steps=1, prompts_per_step=2
-    )
+    model = replace(cfg.model, name=str(folder), max_new_tokens=4)
+    cfg = changed(cfg, model=model, task=task, steps=1, prompts_per_step=2)
     ran(cfg, tmp_path / "run")
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 

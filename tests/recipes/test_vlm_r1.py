@@ -1,6 +1,4 @@
-"""VLM-R1: both methods resume bit for bit, real presets take a step, rewards see what they should, claims read real
-scores.
-"""
+"""VLM-R1: both methods resume bit for bit, real presets take a step, rewards are right, claims read real scores."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_vision
 import torch
+from settings import changed
 
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
@@ -18,7 +17,7 @@ from saccade.policies.tokens import TokenModel
 from saccade.rewards.text.answers import Answer, similar
 from saccade.training import checkpoint
 from saccade.training.run import Run
-from saccade.worlds.questions.grounding import GroundingTask, f1, measures, tally
+from saccade.worlds.questions.grounding import GroundingTask, box_scores, count_boxes, f1
 
 VLM_R1 = catalog.load("vlm_r1")
 TASK = GroundingTask(train_size=8, held_out_size=4, size=32, objects=(3, 4))
@@ -30,8 +29,8 @@ def folder(tmp_path_factory):
 
 
 def small(folder, **changes):
-    base = dict(model=TokenModel(str(folder), max_new_tokens=6), task=TASK, prompts_per_step=2, group=4, warmup=1)
-    return replace(VLM_R1.PRESETS["tiny"], evaluate_every=1, save_every=1, **base | changes)
+    base = dict(model=TokenModel(str(folder), max_new_tokens=6), task=TASK, prompts_per_step=2, group_size=4, warmup=1)
+    return changed(VLM_R1.PRESETS["tiny"], evaluate_every=1, save_every=1, **base | changes)
 
 
 def ran(cfg, folder):
@@ -47,8 +46,8 @@ def weights(folder):
 
 
 ODD = {
-    "sft": dict(method="sft", template="answer", other_templates=()),
-    "grpo": dict(template="plain", iterations=2, repetition_penalty=True, cosine_length=6, lr=1e-2),
+    "sft": dict(method="sft", template="answer", eval_templates=()),
+    "grpo": dict(template="plain", epochs=2, repetition_penalty=True, cosine_length=6, lr=1e-2),
 }
 
 
@@ -63,7 +62,7 @@ def test_two_steps_equal_one_and_one(method, folder, tmp_path, monkeypatch):
     assert all(torch.equal(one[k], two[k]) for k in one) and any(not torch.equal(one[k], start[k]) for k in one)
 
 
-def test_a_run_shows_every_reward_and_one_that_nobody_trains_on(folder, tmp_path):
+def test_a_run_logs_every_reward_and_one_that_is_not_trained_on(folder, tmp_path):
     task = replace(TASK, kind="detection")
     ran(
         small(folder, steps=1, task=task, reward="odLength", cosine_length=6, repetition_penalty=True), tmp_path / "run"
@@ -94,7 +93,10 @@ def test_real_presets_take_a_step_at_reduced_depth(preset, folder, tmp_path):
     cfg = VLM_R1.PRESETS[preset]
     task = replace(cfg.task, questions=str(data(tmp_path) / f"{cfg.task.kind}.jsonl"), held_out="", out_of_domain="")
     model = replace(cfg.model, name=str(folder), max_new_tokens=4)
-    ran(replace(cfg, model=model, task=task, steps=1, prompts_per_step=2, group=2, instruction=""), tmp_path / "run")
+    ran(
+        changed(cfg, model=model, task=task, steps=1, prompts_per_step=2, group_size=2, instruction=""),
+        tmp_path / "run",
+    )
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 
 
@@ -119,8 +121,8 @@ def test_claims_and_arms_read_scores_that_exist(folder, tmp_path):
     assert VLM_R1.sample(cfg, VLM_R1.policies(cfg), ["Find the ring."], seeds(0, 1))[0]["prompt"] == "Find the ring."
 
 
-def said(*texts: str, boxes=((0, 0, 10, 10), (20, 0, 30, 10)), tokens: int = 5) -> Rollout:
-    """Attempts at a detection of squares that wrote these texts."""
+def rollout_of(*texts: str, boxes=((0, 0, 10, 10), (20, 0, 30, 10)), tokens: int = 5) -> Rollout:
+    """A rollout of a detection of squares with these texts."""
     answer = {"text": "", "kind": "boxes", "boxes": [list(b) for b in boxes], "labels": ["square"] * len(boxes)}
     rows = len(texts)
     return Rollout(
@@ -137,41 +139,41 @@ GOLD = ("0,0,10,10", "20,0,30,10")
 
 
 def test_spurious_boxes_cost_nothing_under_average_precision_alone():
-    found = said(listed(*GOLD), listed(*GOLD, "50,50,60,60", "70,0,80,10"), listed(GOLD[0]), "no idea")
+    found = rollout_of(listed(*GOLD), listed(*GOLD, "50,50,60,60", "70,0,80,10"), listed(GOLD[0]), "no idea")
     score = {name: reward(found).tolist() for name, reward in VLM_R1.REWARDS.items()}
     assert score["od_ap"][:2] == pytest.approx([1, 1]) and score["odLength"][:2] == pytest.approx([1, 0.5])
     assert score["weighted_sum"][:2] == pytest.approx([1, 0.7 + 0.3 * 0.75])
-    assert tally(found).tolist() == [[2, 2, 2], [2, 4, 2], [1, 1, 2], [0, 0, 2]]
+    assert count_boxes(found).tolist() == [[2, 2, 2], [2, 4, 2], [1, 1, 2], [0, 0, 2]]
     of_all = {"precision": 5 / 7, "recall": 5 / 8, "F1": 10 / 15, "boxes per target": 7 / 8}
-    assert measures(tally(found)) == pytest.approx(of_all)
+    assert box_scores(count_boxes(found)) == pytest.approx(of_all)
     assert f1(found).tolist() == pytest.approx([1, 4 / 6, 2 / 3, 0])
-    assert tally(said(listed(*GOLD, label="ring"))).tolist() == [[0, 2, 2]]
-    nothing = said("None", listed(GOLD[0]), "no idea", boxes=())
+    assert count_boxes(rollout_of(listed(*GOLD, label="ring"))).tolist() == [[0, 2, 2]]
+    nothing = rollout_of("None", listed(GOLD[0]), "no idea", boxes=())
     assert f1(nothing).tolist() == [1, 0, 0] and VLM_R1.REWARDS["odLength"](nothing).tolist() == [1, 0, 0]
 
 
-def test_form_is_that_of_the_template_and_of_the_task():
-    whole, bare = "<think>two</think><answer>[1,2,3,4]</answer>", "<answer>[1,2,3,4]</answer>"
-    texts = said(
-        whole, bare, "[1,2,3,4]", "<think>two</think><answer>None</answer>", "None", "<answer>none of it</answer>"
+def test_the_format_is_that_of_the_template_and_of_the_task():
+    full, bare = "<think>two</think><answer>[1,2,3,4]</answer>", "<answer>[1,2,3,4]</answer>"
+    texts = rollout_of(
+        full, bare, "[1,2,3,4]", "<think>two</think><answer>None</answer>", "None", "<answer>none of it</answer>"
     )
     task = lambda none: GroundingTask("detection" if none else "expression")
-    form = lambda template, none: task(none).form(template)(texts).tolist()
+    form = lambda template, none: task(none).format_reward(template)(texts).tolist()
     assert form("think", True) == [1, 0, 0, 1, 0, 0] and form("think", False) == [1, 0, 0, 0, 0, 0]
     assert form("answer", False) == [1, 1, 0, 0, 0, 0] and form("plain", True) == [1, 1, 1, 1, 1, 0]
 
 
-def test_length_and_repetition_know_right_from_wrong():
+def test_length_and_repetition_depend_on_correctness():
     task = GroundingTask("detection")
     cfg = VLM_R1.Settings(
         task=task, reward="weighted_sum", template="plain", cosine_length=1024, repetition_penalty=True
     )
     for tokens, right, wrong in ((0, 1.0, -0.5), (512, 0.75, -0.25), (1024, 0.5, 0.0)):
-        texts = said(listed(*GOLD), listed("50,50,60,60"), tokens=tokens)
+        texts = rollout_of(listed(*GOLD), listed("50,50,60,60"), tokens=tokens)
         assert VLM_R1.rewards(cfg)["length"](texts).tolist() == pytest.approx([right, wrong])
     untagged = VLM_R1.rewards(replace(cfg, template="answer"))["accuracy"]
-    assert untagged(said(listed(*GOLD), f"<answer>{listed(*GOLD)}</answer>")).tolist() == pytest.approx([0, 1])
-    twice = said(listed(GOLD[0], GOLD[0], GOLD[1], GOLD[1]))
+    assert untagged(rollout_of(listed(*GOLD), f"<answer>{listed(*GOLD)}</answer>")).tolist() == pytest.approx([0, 1])
+    twice = rollout_of(listed(GOLD[0], GOLD[0], GOLD[1], GOLD[1]))
     assert VLM_R1.rewards(cfg)["repetition"](twice).tolist() == pytest.approx([-0.5])
     plain = VLM_R1.rewards(VLM_R1.Settings())
     assert plain.keys() == {"accuracy", "format"}

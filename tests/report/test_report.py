@@ -20,7 +20,7 @@ from saccade.report.record import read_all
 from saccade.report.spread import interval, over_seeds
 from saccade.report.tables import Change, exact, text
 from saccade.training.run import Run
-from saccade.training.video import small
+from saccade.training.video import shrink
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
@@ -231,12 +231,12 @@ def test_samples_hold_clips_in_plain_lines(runs, tmp_path):
         fixture.np.zeros((100, 240, 20, 3), fixture.np.uint8)
         + fixture.np.arange(100, dtype=fixture.np.uint8)[:, None, None, None]
     )
-    kept = small(frames)
+    kept = shrink(frames)
     assert (
         kept.shape == (96, 192, 16, 3)
         and kept[0].max() == 0
         and kept[-1].min() == 99
-        and small(frames, 2).shape[0] == 2
+        and shrink(frames, 2).shape[0] == 2
     )
     with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
         for wrong, why in [({"clip": frames[:2] / 255}, "clip must be uint8"), ({"clip": frames[:0]}, "clip must be uint8"),

@@ -13,7 +13,7 @@ from saccade.core import Problem, Question, Rollout
 from saccade.rewards.rubric import NothingJudged, ask, judge
 from saccade.rewards.text.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
 from saccade.rewards.text.length import CosineLength, Overlong, Repetition
-from saccade.rewards.text.reading import boxes, in_form, said
+from saccade.rewards.text.parsing import follows_think_format, parse_answer, parse_boxes
 from saccade.rewards.text.reference import RelativeLength
 
 COMPARISONS = {
@@ -27,7 +27,7 @@ COMPARISONS = {
 nan = math.nan
 
 
-def attempts(texts: list, answer: object = None, lengths: list[float] | None = None) -> Rollout:
+def rollout_of(texts: list, answer: object = None, lengths: list[float] | None = None) -> Rollout:
     n = len(texts)
     problems = [Problem(i, Question("what?"), answer) for i in range(n)]
     extras = {"length_B": torch.tensor(lengths or [1.0] * n)}
@@ -52,13 +52,13 @@ GOLD = [
 @pytest.mark.parametrize("name, truth, right, wrong", GOLD)
 def test_gold_scores_1_and_all_else_less(name, truth, right, wrong):
     reward, answer = Answer(COMPARISONS[name]), {"text": truth}
-    assert reward(attempts([truth, *right], answer)).tolist() == [1] * (len(right) + 1)
-    scores = reward(attempts(wrong, answer))
+    assert reward(rollout_of([truth, *right], answer)).tolist() == [1] * (len(right) + 1)
+    scores = reward(rollout_of(wrong, answer))
     assert (scores < 1).all() and (scores >= 0).all()
 
 
 def test_golden_values():
-    score = lambda compare, said, true: float(Answer(compare)(attempts([said], {"text": true})))
+    score = lambda compare, said, true: float(Answer(compare)(rollout_of([said], {"text": true})))
     assert score(positions, "2,4,3,1", "2,4,1,3") == 0.5
     assert score(positions, "2, 4,1,3", "2,4,1,3") == 1
     assert score(positions, "2,4,1", "2,4,1,3") == 0.75 and score(positions, "2,4,1,3,9", "2,4,1,3") == pytest.approx(
@@ -72,9 +72,9 @@ def test_golden_values():
 
 def test_tags_are_asked_for_or_not():
     texts = ["red", "<answer>red</answer>", "<think>red</think>", "<think>no</think> red", "<answer>red", "<think>red"]
-    assert Answer(exact)(attempts(texts, {"text": "red"})).tolist() == [1, 1, 0, 1, 0, 0]
-    assert Answer(exact, tagged=True)(attempts(texts, {"text": "red"})).tolist() == [0, 1, 0, 0, 0, 0]
-    assert said("<think><answer>blue</answer></think><answer>red</answer>") == "red"
+    assert Answer(exact)(rollout_of(texts, {"text": "red"})).tolist() == [1, 1, 0, 1, 0, 0]
+    assert Answer(exact, require_tags=True)(rollout_of(texts, {"text": "red"})).tolist() == [0, 1, 0, 0, 0, 0]
+    assert parse_answer("<think><answer>blue</answer></think><answer>red</answer>") == "red"
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -82,19 +82,19 @@ def test_a_truth_of_another_kind_is_no_verdict_and_is_noticed(name):
     others = [None, "red", {}, {"text": ""}, {"text": 3}, {"boxes": []}]
     others += [{"text": "?"}] * (name not in ("exact", "similar")) + [{"text": "1,x"}] * (name == "positions")
     for answer in others:
-        assert Answer(COMPARISONS[name])(attempts(["red", "7", "B"], answer)).isnan().all(), answer
+        assert Answer(COMPARISONS[name])(rollout_of(["red", "7", "B"], answer)).isnan().all(), answer
     with pytest.raises(NothingJudged, match="returned NaN for every sample"):
-        judge(attempts(["7"], {"boxes": []}), {name: Answer(COMPARISONS[name])})
+        judge(rollout_of(["7"], {"boxes": []}), {name: Answer(COMPARISONS[name])})
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.text() | st.text(alphabet="<>/answerthink 0123456789.,-+eEABCyesno()") | st.none() | st.integers())
-def test_whatever_is_said_is_judged(text):
+def test_any_text_gets_a_score(text):
     for (name, truth, *_), tagged in ((row, tagged) for row in GOLD for tagged in (True, False)):
-        values, error = ask(Answer(COMPARISONS[name], tagged), attempts([text], {"text": truth}))
+        values, error = ask(Answer(COMPARISONS[name], tagged), rollout_of([text], {"text": truth}))
         assert error is None and 0 <= float(values) <= 1
-    for reward in (think_answer, Repetition(), Repetition(1, boxes)):
-        values, error = ask(reward, attempts([text]))
+    for reward in (think_answer, Repetition(), Repetition(1, parse_boxes)):
+        values, error = ask(reward, rollout_of([text]))
         assert error is None and -1 < float(values) <= 1
 
 
@@ -103,7 +103,7 @@ def test_whatever_is_said_is_judged(text):
 )
 def test_hostile_answers_are_wrong_answers(text):
     for name, truth, *_ in GOLD:
-        values, error = ask(Answer(COMPARISONS[name]), attempts([text], {"text": truth}))
+        values, error = ask(Answer(COMPARISONS[name]), rollout_of([text], {"text": truth}))
         assert error is None and 0 <= float(values) < 0.5, name
 
 
@@ -115,8 +115,8 @@ def test_the_form_is_thoughts_then_an_answer_and_nothing_else():
         "<think>a</think><think>b</think><answer>c</answer>", "<think>a</think><answer>c<answer>d</answer>",
         "<answer>c</answer><think>a</think>", "<think>a</think> hm <answer>c</answer>", "",
     ]  # fmt: skip
-    assert think_answer(attempts(right + wrong)).tolist() == [1] * len(right) + [0] * len(wrong)
-    assert not in_form("<think>" * 20000)
+    assert think_answer(rollout_of(right + wrong)).tolist() == [1] * len(right) + [0] * len(wrong)
+    assert not follows_think_format("<think>" * 20000)
 
 
 # -- lengths --------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_the_form_is_thoughts_then_an_answer_and_nothing_else():
 
 def test_golden_values_of_the_cosine_with_both_branches():
     lengths = [0.0, 512, 1024, 5000]
-    of = lambda score: CosineLength(lambda rollout: torch.full((4,), score))(attempts([""] * 4, lengths=lengths))
+    of = lambda score: CosineLength(lambda rollout: torch.full((4,), score))(rollout_of([""] * 4, lengths=lengths))
     for right in (1.0, 0.7):
         torch.testing.assert_close(of(right), torch.tensor([1.0, 0.75, 0.5, 0.5]))
     for wrong in (0.0, 0.69):
@@ -133,7 +133,7 @@ def test_golden_values_of_the_cosine_with_both_branches():
 
 
 def test_golden_values_of_the_soft_overlong_punishment():
-    values = Overlong(longest=20480, cache=4096)(attempts([""] * 5, lengths=[10, 16384, 18432, 20480, 30000]))
+    values = Overlong(longest=20480, cache=4096)(rollout_of([""] * 5, lengths=[10, 16384, 18432, 20480, 30000]))
     torch.testing.assert_close(values, torch.tensor([0.0, 0.0, -0.5, -1.0, -1.0]))
     with pytest.raises(ValueError, match="cache 9 is outside 1 … 8"):
         Overlong(longest=8, cache=9)
@@ -142,17 +142,19 @@ def test_golden_values_of_the_soft_overlong_punishment():
 def test_repetition_of_words_and_of_boxes():
     texts = ["a b c d e f g", "a b " * 6, "to be or not to be or not", "short", ""]
     expected = [0, 2 / 7 - 1, 0, 0, 0]
-    torch.testing.assert_close(Repetition()(attempts(texts)), torch.tensor(expected))
-    torch.testing.assert_close(Repetition(2)(attempts(texts[2:3])), torch.tensor([4 / 7 - 1]))
+    torch.testing.assert_close(Repetition()(rollout_of(texts)), torch.tensor(expected))
+    torch.testing.assert_close(Repetition(2)(rollout_of(texts[2:3])), torch.tensor([4 / 7 - 1]))
     twice = '[{"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [1,2,3,4], "label": "b"}]'
-    torch.testing.assert_close(Repetition(1, boxes)(attempts([twice, "None", "?"])), torch.tensor([2 / 3 - 1, 0, 0]))
+    torch.testing.assert_close(
+        Repetition(1, parse_boxes)(rollout_of([twice, "None", "?"])), torch.tensor([2 / 3 - 1, 0, 0])
+    )
 
 
 def test_golden_values_of_the_length_against_a_reference():
-    rollout = attempts(
+    rollout = rollout_of(
         ["x" * n for n in (0, 50, 100, 150, 400)] + ["<answer>" + "x" * 100 + "</answer>"], {"code": "y" * 100}
     )
     torch.testing.assert_close(RelativeLength()(rollout), torch.tensor([1, 1, 0.75, 0, -1, 0.75]))
     words = RelativeLength(str.split)
-    torch.testing.assert_close(words(attempts(["a b c"], {"code": "a bb"})), torch.tensor([0.0]))
-    assert RelativeLength()(attempts(["x"], {"text": "red"})).isnan().all()
+    torch.testing.assert_close(words(rollout_of(["a b c"], {"code": "a bb"})), torch.tensor([0.0]))
+    assert RelativeLength()(rollout_of(["x"], {"text": "red"})).isnan().all()

@@ -17,7 +17,7 @@ from saccade.math.frames import Frame
 from saccade.models.language.prompts import PerRow
 from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
 from saccade.rewards.rubric import ask
-from saccade.rewards.text.reading import Written, boxes
+from saccade.rewards.text.parsing import ParsedBox, parse_boxes
 
 REWARDS = {
     "rec": BoxOverlap(),
@@ -25,7 +25,7 @@ REWARDS = {
     "od_ap50": DetectionPrecision(thresholds=(0.5,)),
     "od_length": DetectionPrecision(by_count=True),
     "weighted_sum": MatchedBoxes(),
-    "named": MatchedBoxes(naming=0.5),
+    "named": MatchedBoxes(labels=0.5),
 }
 SHIFTS = 10 * torch.arange(12)[:, None] * torch.tensor([1, 0, 1, 0]) + torch.tensor([0, 0, 8, 8])
 
@@ -72,10 +72,10 @@ def test_overlap_is_symmetric_and_between_0_and_1_for_any_numbers(rows):
 def test_greedy_matching_takes_the_largest_overlap_first_and_each_box_once():
     overlap = torch.tensor([[0.9, 0.8, 0.0], [0.95, 0.6, 0.0], [0.0, 0.7, 0.4]])
     assert match(overlap).tolist() == [1, 0, -1]
-    assert match(overlap, least=0.85).tolist() == [-1, 0, -1]
+    assert match(overlap, threshold=0.85).tolist() == [-1, 0, -1]
     batch = torch.stack([overlap, overlap.flip(0), torch.zeros(3, 3)])
     assert match(batch).tolist() == [[1, 0, -1], [-1, 0, 1], [-1, -1, -1]]
-    assert match(torch.zeros(2, 3), least=0.0).tolist() == [-1, -1], "what does not touch is never matched"
+    assert match(torch.zeros(2, 3), threshold=0.0).tolist() == [-1, -1], "what does not touch is never matched"
     assert match(torch.zeros(2, 0)).tolist() == [-1, -1] and match(torch.zeros(0, 2)).shape == (0,)
     assert match(torch.full((2, 2), 0.7)).tolist() == [0, 1], "of equals the first"
 
@@ -141,7 +141,7 @@ def test_average_precision_is_that_of_the_coco_tools(predictions, names, targets
 
 # -- boxes out of text ----------------------------------------------------------------------------------------------
 
-ONE, TWO = Written((1.0, 2.0, 3.0, 4.0), "red"), Written((-5.0, 0.5, 600.0, 80.0), "")
+ONE, TWO = ParsedBox((1.0, 2.0, 3.0, 4.0), "red"), ParsedBox((-5.0, 0.5, 600.0, 80.0), "")
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ ONE, TWO = Written((1.0, 2.0, 3.0, 4.0), "red"), Written((-5.0, 0.5, 600.0, 80.0
     [
         ('{"bbox_2d": [1, 2, 3, 4], "label": "red"}', [ONE]),
         ('[{"label": "red", "bbox_2d": [1.0, 2, 3e0, 4.]}, {"bbox_2d": [-5, .5, 600, 80]}]', [ONE, TWO]),
-        ("[1, 2, 3, 4]", [Written(ONE.corners)]),
-        ("[[1,2,3,4],\n [-5, 0.5, 600, 80,]]", [Written(ONE.corners), TWO]),
-        ("<think>[9, 9, 9, 9]</think> <answer>It is at [1, 2, 3, 4].</answer> [8, 8, 8, 8]", [Written(ONE.corners)]),
+        ("[1, 2, 3, 4]", [ParsedBox(ONE.corners)]),
+        ("[[1,2,3,4],\n [-5, 0.5, 600, 80,]]", [ParsedBox(ONE.corners), TWO]),
+        ("<think>[9, 9, 9, 9]</think> <answer>It is at [1, 2, 3, 4].</answer> [8, 8, 8, 8]", [ParsedBox(ONE.corners)]),
         ('```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "red"},]\n```', [ONE]),
         ("{'bbox_2d': [1, 2, 3, 4], 'label': 'red'}", [ONE]),
-        ("bbox_2d: [1, 2, 3, 4]", [Written(ONE.corners)]),
+        ("bbox_2d: [1, 2, 3, 4]", [ParsedBox(ONE.corners)]),
         ("{bbox_2d: [1, 2, 3, 4], label: 'red'}", [ONE]),
         ('{"objects": [{"bbox_2d": [1, 2, 3, 4], "label": "red"}]}', [ONE]),
         ('[{"bbox_2d": [1, 2, 3, 4], "label": "red"}, {"bbox_2d": [7, 7, 9', [ONE]),
@@ -168,21 +168,23 @@ ONE, TWO = Written((1.0, 2.0, 3.0, 4.0), "red"), Written((-5.0, 0.5, 600.0, 80.0
     ],
 )  # fmt: skip
 def test_boxes_are_read_from_every_form_and_from_nothing_else(text, expected):
-    assert boxes(text) == expected
+    assert parse_boxes(text) == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.tuples(*[st.floats(-1e4, 1e4)] * 4), st.text()), min_size=1, max_size=5), st.booleans())
 def test_what_json_writes_is_read_back_whatever_the_labels(items, ascii_only):
     text = json.dumps([{"bbox_2d": list(box), "label": label} for box, label in items], ensure_ascii=ascii_only)
-    assert boxes(f"<think>hm</think><answer>{text}</answer>") == [Written(*item) for item in items] or "<" in text
+    assert (
+        parse_boxes(f"<think>hm</think><answer>{text}</answer>") == [ParsedBox(*item) for item in items] or "<" in text
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet='[]{}",:\\.1e+- \nNonebbox_2dlabel<>/answerthink') | st.text())
 def test_no_text_breaks_the_reader(text):
-    found = boxes(text)
-    assert found is None or all(isinstance(box, Written) for box in found)
+    found = parse_boxes(text)
+    assert found is None or all(isinstance(box, ParsedBox) for box in found)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_no_text_breaks_the_reader(text):
 )
 def test_the_reader_is_quick_on_long_garbage(seed):
     start = time.process_time()
-    boxes(seed * (8000 // len(seed)))
+    parse_boxes(seed * (8000 // len(seed)))
     assert time.process_time() - start < 1
 
 
@@ -239,7 +241,7 @@ def test_golden_values_of_the_matched_boxes():
     score = lambda reward: float(reward(attempts([text], truth)))
     assert score(MatchedBoxes(position=1, completeness=0)) == pytest.approx(0.4)
     assert score(MatchedBoxes(position=0, completeness=1)) == pytest.approx(0.8333, abs=5e-5)
-    assert score(MatchedBoxes(position=0, completeness=0, naming=1)) == 0.5
+    assert score(MatchedBoxes(position=0, completeness=0, labels=1)) == 0.5
     assert score(MatchedBoxes()) == pytest.approx(0.53)
     for nameless in ({}, {"labels": ["", ""]}):
         unnamed = attempts([text], {"boxes": truth["boxes"]} | nameless)
@@ -278,7 +280,7 @@ def test_boxes_are_written_in_the_picture_that_was_shown(name):
     shown = [Frame(100, 50, i).displayed(84, 56) for i in range(2)]
     carried = [[x1 * 0.84, y1 * 1.12, x2 * 0.84, y2 * 1.12] for x1, y1, x2, y2 in TRUTH["boxes"]]
     rollout = attempts([written(carried, TRUTH["labels"]), written(TRUTH["boxes"], TRUTH["labels"])], TRUTH)
-    told = replace(REWARDS[name], shown=lambda rollout: [shown[p.id] for p in rollout.problems])(rollout)
+    told = replace(REWARDS[name], frames=lambda rollout: [shown[p.id] for p in rollout.problems])(rollout)
     rollout.extras["frames_B"] = PerRow(
         tuple((frame, frame.original) for frame in shown)
     )  # the second is another picture

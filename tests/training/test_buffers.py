@@ -74,8 +74,8 @@ def test_rewards_of_n_steps_stop_at_ends_and_bootstrap_from_all_but_terminations
 
 
 def test_a_picture_is_stored_once_but_at_ends():
-    still = filled().stills["view"]
-    assert (still.aside_of >= 0).sum() == 3, "the ends of two episodes and the newest moment of the third"
+    frames = filled().frames["view"]
+    assert (frames.final_of >= 0).sum() == 3, "the ends of two episodes and the newest moment of the third"
 
 
 def test_old_transitions_are_overwritten_and_nothing_is_left_of_them():
@@ -88,7 +88,7 @@ def test_old_transitions_are_overwritten_and_nothing_is_left_of_them():
     assert seen == {700, 701, 702, 800, 801, 802, 900, 901} and len(buffer) == 8
     for state, last, view in zip(*(batch.decisions[k] for k in ("seen.state_B", "next.state_B", "next.view_B"))):
         assert int(state) // 100 == int(last - 0.5) // 100 and np.array_equal(view, picture(int(last)))
-    assert len(buffer.stills["view"].aside) <= 16, "what was kept aside is given up with its transition"
+    assert len(buffer.frames["view"].final) <= 16, "final pictures are discarded with their transitions"
 
 
 def test_sequences_hold_ends_and_mark_where_memory_must_be_forgotten():
@@ -181,11 +181,11 @@ def without(fields: dict, name: str) -> dict:
         ),
         (lambda f: f | {"seen.view": f["seen.view"].astype(np.float32)}, "seen.view is float32"),
         (lambda f: f | {"extra": f["reward"]}, "other fields than before: extra"),
-        (lambda f: f | {"terminated": np.array([True, False, False])}, "episode 9 goes on after its end"),
-        (lambda f: f | {"episode": f["episode"] + 0.5}, "episode is an integer"),
+        (lambda f: f | {"terminated": np.array([True, False, False])}, "episode 9 continues after its end"),
+        (lambda f: f | {"episode": f["episode"] + 0.5}, "episode must be an integer"),
         (lambda f: f | {"action": np.array(["a", "b", "c"])}, "not numbers"),
-        (lambda f: {k: v[:0] for k, v in f.items()}, "0 transitions were given"),
-        (lambda f: {k: np.concatenate([v] * 40) for k, v in f.items()}, "120 transitions were given"),
+        (lambda f: {k: v[:0] for k, v in f.items()}, "0 transitions cannot be added"),
+        (lambda f: {k: np.concatenate([v] * 40) for k, v in f.items()}, "120 transitions cannot be added"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_stored(change, why):
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_stored(change, why):
 
 
 def test_what_cannot_be_sampled_is_said():
-    for asked, why in (((4, 0), "empty"), ((0, 0), "rows is 1 or more"), ((4, 0, 0), "n_step is 1 or more")):
+    for asked, why in (((4, 0), "empty"), ((0, 0), "rows must be 1 or more"), ((4, 0, 0), "n_step must be 1 or more")):
         with pytest.raises(ValueError, match=why):
             Buffer(5).sample(*asked)
 

@@ -1,4 +1,4 @@
-"""Sinks receive what a run logs; TensorBoard for real, the two others through stand-ins for their packages."""
+"""Loggers receive what a run logs; TensorBoard for real, the two others through stand-ins for their packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLIP = {
 
 def test_tensorboard_holds_scalars_and_pictures(tmp_path):
     pytest.importorskip("tensorboard")
-    with Run.start(tmp_path / "r", CONFIG, sinks=["tensorboard"], display=False) as run:
+    with Run.start(tmp_path / "r", CONFIG, loggers=["tensorboard"], display=False) as run:
         run.log(1, {"reward/points": 0.25, "health/none": float("nan")})
         run.stage("second").log(1, {"reward/points": torch.tensor(0.5)})
         run.samples(1, "held-out", [*ITEMS, CLIP])
@@ -40,12 +40,12 @@ def test_tensorboard_holds_scalars_and_pictures(tmp_path):
 def test_tensorboard_forgets_what_lies_past_the_checkpoint(tmp_path):
     pytest.importorskip("tensorboard")
     net = torch.nn.Linear(1, 1)
-    with Run.start(tmp_path / "r", CONFIG, sinks=["tensorboard"], display=False) as run:
+    with Run.start(tmp_path / "r", CONFIG, loggers=["tensorboard"], display=False) as run:
         for step in (1, 2, 3):
             run.log(step, {"reward/points": step})
             if step == 2:
                 run.save(2, {"net": net})
-    with Run.resume(tmp_path / "r", sinks=["tensorboard"], display=False) as run:
+    with Run.resume(tmp_path / "r", loggers=["tensorboard"], display=False) as run:
         assert run.load({"net": net}) == 2
         run.log(3, {"reward/points": 30})
     assert _scalars(tmp_path / "r") == [(1, 1.0), (2, 2.0), (3, 30.0)]
@@ -121,7 +121,7 @@ def test_wandb(tmp_path, monkeypatch):
 
 
 def _exercise(folder, name):
-    with Run.start(folder, CONFIG, sinks=[name], display=False) as run:
+    with Run.start(folder, CONFIG, loggers=[name], display=False) as run:
         run.log(3, {"reward/a": 0.5, "reward/b": float("inf")})
         run.samples(3, "held-out", [*ITEMS, CLIP])
         run.stage("refine").log(1, {"reward/a": 1.0})
@@ -130,9 +130,9 @@ def _exercise(folder, name):
 def test_an_absent_package_and_an_unknown_name_are_one_line_and_leave_no_folder(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
-        ValueError, match=r"^the sink 'wandb' needs a package: pip install 'saccade\[wandb\]' \(.*wandb.*\)$"
+        ValueError, match=r"^the logger 'wandb' needs a package: pip install 'saccade\[wandb\]' \(.*wandb.*\)$"
     ):
-        Run.start(tmp_path / "r", CONFIG, sinks=["wandb"])
-    with pytest.raises(ValueError, match=r"^there is no sink 'Tensorbord'; nearest: tensorboard[^\n]*$"):
-        Run.start(tmp_path / "r", CONFIG, sinks=["Tensorbord"])
+        Run.start(tmp_path / "r", CONFIG, loggers=["wandb"])
+    with pytest.raises(ValueError, match=r"^there is no logger 'Tensorbord'; nearest: tensorboard[^\n]*$"):
+        Run.start(tmp_path / "r", CONFIG, loggers=["Tensorbord"])
     assert not (tmp_path / "r").exists() and open_loggers([], tmp_path, {}) == []

@@ -1,4 +1,4 @@
-"""The loop, the learner and the feeds, on a policy that can be checked by hand."""
+"""The training loop, the learner and the feeds, on a policy whose results can be computed by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
-from saccade.training.feeds import DatasetFeed, Mixed, OnPolicy, Replay, join
+from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
 from saccade.training.loop import fit
@@ -45,19 +45,19 @@ def make(policy: Toy, **options) -> Updates:
 def run_for(steps: int, folder: Path, policy: Toy, reward=height, resume: bool = False, feed=None, **kwargs) -> dict:
     run = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "toy"}, display=False)
     feed = feed or OnPolicy(PROBLEMS, collect_with(policy, reward), per_step=3, seed=1)
-    look = lambda step: {"height": float(policy.mean.detach().sum())}
+    evaluate = lambda step: {"height": float(policy.mean.detach().sum())}
     with run:
-        return fit(feed, make(policy, minibatches=2), run, steps, state={"policy": policy}, evaluate=look, **kwargs)
+        return fit(feed, make(policy, minibatches=2), run, steps, state={"policy": policy}, evaluate=evaluate, **kwargs)
 
 
 def gradient_of(policy: Toy, learner_options: dict, rollout: Rollout) -> torch.Tensor:
-    """The gradient that an optimiser step was given."""
-    seen = []
+    """The gradient of an optimizer step."""
+    gradients = []
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
-    optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
+    optimizer.register_step_pre_hook(lambda *_: gradients.append(policy.mean.grad.clone()))
     loss = PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3")
-    Updates([Update("toy", loss, policy.parameters(), optimizer, max_norm=1e9)], **learner_options).update(rollout)
-    return seen[0]
+    Updates([Update("toy", loss, policy.parameters(), optimizer, max_grad_norm=1e9)], **learner_options).update(rollout)
+    return gradients[0]
 
 
 def test_learning_raises_the_reward_and_only_the_reward(tmp_path):
@@ -74,10 +74,8 @@ def test_ten_steps_equal_five_and_five_bit_for_bit(tmp_path):
     result = run_for(10, tmp_path / "halves", fresh, resume=True)
     assert torch.equal(fresh.mean, whole.mean)
     assert result["before"] == {"height": 0.0}, "before stays the first evaluation of all"
-    lines = [_metrics(tmp_path / name) for name in ("whole", "halves")]
-    assert [[(x["step"], x.get("reward/height")) for x in run] for run in lines][0] == [
-        (x["step"], x.get("reward/height")) for x in _deduplicated(lines[1])
-    ]
+    rewards = lambda lines: [(x["step"], x.get("reward/height")) for x in lines]
+    assert rewards(_metrics(tmp_path / "whole")) == rewards(_deduplicated(_metrics(tmp_path / "halves")))
 
 
 def _metrics(folder: Path) -> list[dict]:
@@ -103,16 +101,14 @@ def test_any_cut_gives_the_gradient_of_the_full_batch(options):
     torch.testing.assert_close(gradient_of(policy, options, rollout), gradient_of(policy, {}, rollout))
 
 
-class Cramped:
-    """A loss that fits into memory with at most ``room`` rows at once, and notices that only when some gradients are
-    there.
-    """
+class OutOfMemoryLoss:
+    """A loss that runs out of memory with more than ``room`` rows at once, after some gradients were computed."""
 
     def __init__(self, loss, room: int):
-        self.loss, self.room, self.asked = loss, room, []
+        self.loss, self.room, self.rows = loss, room, []
 
     def __call__(self, part: Rollout) -> Loss:
-        self.asked.append(len(part))
+        self.rows.append(len(part))
         loss = self.loss(part)
         if len(part) > self.room:
             loss.total.backward()
@@ -120,29 +116,29 @@ class Cramped:
         return loss
 
 
-def test_where_memory_is_not_enough_the_same_step_is_taken_in_smaller_parts():
+def test_out_of_memory_repeats_the_step_in_smaller_parts():
     policy = Toy.new()
     batch = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
     add_reference_logprobs(policy, Snapshot(policy.parameters()), batch)
     whole = gradient_of(policy, {}, batch)
     seen, optimizer = [], torch.optim.SGD(policy.parameters(), lr=0.0)
     optimizer.register_step_pre_hook(lambda *_: seen.append(policy.mean.grad.clone()))
-    loss = Cramped(PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3"), room=7)
-    learner = Updates([Update("toy", loss, policy.parameters(), optimizer, max_norm=1e9)])
+    loss = OutOfMemoryLoss(PolicyGradient(policy, clip=0.2, average="rows", beta=0.3, kl="k3"), room=7)
+    learner = Updates([Update("toy", loss, policy.parameters(), optimizer, max_grad_norm=1e9)])
     assert learner.update(batch)["health/rows_that_fit"] == 6
     torch.testing.assert_close(seen[0], whole)
-    assert loss.asked == [24, 12, 6, 6, 6, 6]
-    assert "health/rows_that_fit" not in learner.update(batch) and loss.asked[6:] == [6] * 4, "it is found once"
+    assert loss.rows == [24, 12, 6, 6, 6, 6]
+    assert "health/rows_that_fit" not in learner.update(batch) and loss.rows[6:] == [6] * 4, "the size is kept"
     again = Updates([Update("toy", loss, policy.parameters(), optimizer)])
     again.load_state_dict(learner.state_dict())
     assert again.micro_rows == 6
 
 
-def test_where_one_row_does_not_fit_the_run_ends_with_advice(tmp_path):
+def test_out_of_memory_with_one_row_ends_the_run_with_advice(tmp_path):
     policy = Toy.new()
     update = Update(
         "toy",
-        Cramped(PolicyGradient(policy, clip=0.2), 0),
+        OutOfMemoryLoss(PolicyGradient(policy, clip=0.2), 0),
         policy.parameters(),
         torch.optim.SGD(policy.parameters(), lr=0.1),
     )
@@ -152,12 +148,12 @@ def test_where_one_row_does_not_fit_the_run_ends_with_advice(tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     for name, given in (("learning", feed), ("drawing", OnPolicy(PROBLEMS, full, per_step=3, seed=1))):
-        with pytest.raises(RunFailed, match="step 1: the GPU's memory is full.*fewer attempts"):
-            with Run.start(tmp_path / name, {"recipe": "toy"}, display=False) as run:
-                fit(given, Updates([update]), run, 2, state={"policy": policy})
-    with pytest.raises(RunFailed, match="evaluation at step 0: the GPU's memory is full"):
-        with Run.start(tmp_path / "evaluation", {"recipe": "toy"}, display=False) as run:
-            fit(feed, Updates([update]), run, 2, state={"policy": policy}, evaluate=full)
+        run = Run.start(tmp_path / name, {"recipe": "toy"}, display=False)
+        with pytest.raises(RunFailed, match="step 1: the GPU's memory is full.*fewer samples"), run:
+            fit(given, Updates([update]), run, 2, state={"policy": policy})
+    run = Run.start(tmp_path / "evaluation", {"recipe": "toy"}, display=False)
+    with pytest.raises(RunFailed, match="evaluation at step 0: the GPU's memory is full"), run:
+        fit(feed, Updates([update]), run, 2, state={"policy": policy}, evaluate=full)
 
 
 def test_a_masked_decision_is_not_trained_whatever_it_holds():
@@ -174,7 +170,7 @@ def test_a_masked_decision_is_not_trained_whatever_it_holds():
 def test_updates_do_not_leak_into_each_others_weights():
     a, b = (torch.nn.Parameter(torch.ones(())) for _ in range(2))
     product = lambda batch: Loss((a * b).reshape(()), torch.ones(()))
-    both = [Update(n, product, [p], torch.optim.SGD([p], lr=0.5), max_norm=1e9) for n, p in (("a", a), ("b", b))]
+    both = [Update(n, product, [p], torch.optim.SGD([p], lr=0.5), max_grad_norm=1e9) for n, p in (("a", a), ("b", b))]
     Updates(both).update({})
     assert float(a.detach()) == 0.5 and float(b.detach()) == 0.75, (
         "b's gradient is a after a's step, and a got none from b's loss"
@@ -262,7 +258,7 @@ def test_a_reward_that_hangs_on_some_rows_costs_only_those():
             time.sleep(0.01)
         return height(rollout)
 
-    stuck.patience = 0.4
+    stuck.timeout = 0.4
     rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
     began = time.monotonic()
     values, error = ask(stuck, rollout)
@@ -291,9 +287,9 @@ def test_a_reward_that_judges_nothing_stops_the_run_with_its_own_error_and_a_che
 def test_infinite_and_misshapen_verdicts_are_none():
     rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2))
     assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
-    with pytest.raises(NothingJudged, match="one verdict a row"):
+    with pytest.raises(NothingJudged, match="one score a row"):
         judge(rollout, {"r": lambda r: torch.ones(5)})
-    with pytest.raises(NothingJudged, match="a reward must return a tensor with one verdict a row, not list"):
+    with pytest.raises(NothingJudged, match="a reward must return a tensor with one score a row, not list"):
         judge(rollout, {"r": lambda r: [1.0, 1.0]})
 
 
@@ -307,7 +303,7 @@ def test_a_reward_may_name_several_verdicts():
     rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3)), {"both": two})
     assert set(rollout.rewards) == {"both", "both.first", "both.second"}
     assert rollout.rewards["both"].tolist() == [0.5, 0.0, 0.5] and rollout.rewards["both.first"].tolist() == [0, 0, 0]
-    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one verdict a row"):
+    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one score a row"):
         judge(rollout, {"both": lambda r: {"a": torch.ones(7)}})
 
 
@@ -344,28 +340,17 @@ def test_interrupt_saves_and_resumes(tmp_path):
     assert torch.equal(again.mean, whole.mean)
 
 
-def test_replay_resumes_with_its_memory(tmp_path):
-    def replay(policy: Toy) -> Replay:
-        return Replay(OnPolicy(PROBLEMS, collect_with(policy), 3, 1), capacity=30, rows=8, seed=2)
-
-    whole, halves, again = Toy.new(), Toy.new(), Toy.new()
-    run_for(6, tmp_path / "whole", whole, feed=replay(whole))
-    run_for(3, tmp_path / "run", halves, feed=replay(halves))
-    run_for(6, tmp_path / "run", again, resume=True, feed=replay(again))
-    assert torch.equal(again.mean, whole.mean)
-
-
-def test_a_step_a_group_and_a_rhythm_of_none_are_refused(tmp_path):
+def test_steps_groups_and_intervals_of_zero_raise_an_error(tmp_path):
     with pytest.raises(ValueError, match="a step takes 1 problem or more, not 0"):
         OnPolicy(PROBLEMS, lambda *_: None, 0, 0)
-    with pytest.raises(ValueError, match="a group is of 1 attempt or more, not 0"):
+    with pytest.raises(ValueError, match="a group has 1 sample or more, not 0"):
         repeat_for_groups(PROBLEMS[:2], seeds(0, 2), 0)
-    with Run.start(tmp_path / "run", {}, display=False) as run:
-        with pytest.raises(ValueError, match="save_every must be 1 or more, not 0"):
-            fit(lambda step: None, None, run, 2, state={}, save_every=0)
+    run = Run.start(tmp_path / "run", {}, display=False)
+    with pytest.raises(ValueError, match="save_every must be 1 or more, not 0"), run:
+        fit(lambda step: None, None, run, 2, state={}, save_every=0)
 
 
-def test_feeds_hand_out_every_problem_once_a_pass_and_mix():
+def test_feeds_draw_every_problem_once_per_pass():
     policy = Toy.new()
     feed = OnPolicy(PROBLEMS, collect_with(policy), 3, 1)
     assert sorted(p.id for step in range(2) for p in feed.draw(step)) == list(range(6))
@@ -374,8 +359,8 @@ def test_feeds_hand_out_every_problem_once_a_pass_and_mix():
     stored = DatasetFeed(data, rows=8, seed=0)
     ids = [i for step in range(3) for i in stored(step).extras["seed_B"].tolist()]
     assert len(set(ids)) == 24
-    mixed = Mixed([feed, stored])(0)
-    assert len(mixed) == 20 and mixed.group_B[:12].max() < mixed.group_B[12:].min()
+    with pytest.raises(ValueError, match="a batch of 30 rows cannot be drawn from a dataset of 24"):
+        DatasetFeed(data, rows=30, seed=0)
     with pytest.raises(ValueError, match="there are no problems"):
         OnPolicy([], collect_with(policy), 3, 1)
 

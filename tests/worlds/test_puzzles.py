@@ -35,14 +35,14 @@ def shown(problem: Problem) -> tuple[np.ndarray, ...]:
     return problem.inputs.pictures
 
 
-@pytest.mark.parametrize("steps", [2, 4])
-def test_only_the_true_turn_undoes_a_rotation(steps: int) -> None:
-    for problem in problems(POOL, 100, 1, [Rotation(steps)]):
+@pytest.mark.parametrize("angles", [2, 4])
+def test_only_the_true_turn_undoes_a_rotation(angles: int) -> None:
+    for problem in problems(POOL, 100, 1, [Rotation(angles)]):
         first, second = shown(problem)
         assert first.shape == second.shape == (48, 48, 3) and first.tobytes() in KNOWN
         fits = [k * 90 for k in range(4) if (np.rot90(second, -k) == first).all()]
         assert problem.answer == {"text": str(*fits), "kind": "number"}
-        assert all(f"{k * 360 // steps}" in problem.inputs.text for k in range(steps))
+        assert all(f"{k * 360 // angles}" in problem.inputs.text for k in range(angles))
 
 
 def test_a_mark_shows_the_turn_and_half_turns_keep_both_pictures_equal_in_form() -> None:
@@ -145,16 +145,16 @@ def test_pictures_of_any_form_are_cut_square() -> None:
     assert {v.shape for p in problems(pool, 20, 9, [Jigsaw(3)], size=60) for v in shown(p)} == {(20, 20, 3)}
 
 
-def test_what_is_in_doubt_is_passed_over_or_named() -> None:
+def test_ambiguous_pictures_are_replaced_or_named() -> None:
     blank, stripes = np.full((48, 48, 3), 90, np.uint8), np.zeros((48, 48, 3), np.uint8)
     stripes[::8] = 255
     for puzzle in PUZZLES:
-        with pytest.raises(ValueError, match=f"{puzzle.name}: none of the 2 pictures leaves one answer only"):
+        with pytest.raises(ValueError, match=f"{puzzle.name}: the answer is ambiguous in each of the 2 pictures"):
             problems([blank, blank], 4, 0, [puzzle])
     for puzzle in (Position(), Jigsaw(2)):
-        with pytest.raises(ValueError, match="leaves one answer only"):
+        with pytest.raises(ValueError, match="the answer is ambiguous"):
             problems([stripes], 1, 0, [puzzle])
-    with pytest.raises(ValueError, match="contrast: none of the 1 pictures"):
+    with pytest.raises(ValueError, match="contrast: the answer is ambiguous in each of the 1 pictures"):
         problems(POOL[:1], 1, 0, [Contrast()])
     for problem in problems([blank, POOL[0], POOL[1]], 12, 0, [Rotation(), Jigsaw()]):
         assert all((view != 90).any() for view in shown(problem))
@@ -163,8 +163,8 @@ def test_what_is_in_doubt_is_passed_over_or_named() -> None:
 @pytest.mark.parametrize(
     "call, why",
     [
-        (lambda: problems(POOL, 4, 0, [Jigsaw(6)], least=9), "jigsaw would show 8 px of picture"),
-        (lambda: problems(POOL, 4, 0, [Position()], least=28), "position would show 5 px of picture"),
+        (lambda: problems(POOL, 4, 0, [Jigsaw(6)], min_side=9), "jigsaw would show 8 px of picture"),
+        (lambda: problems(POOL, 4, 0, [Position()], min_side=28), "position would show 5 px of picture"),
         (lambda: problems(POOL, 4, 0, [Jigsaw(3, gap=8)]), "jigsaw would show 0 px of picture"),
         (lambda: problems(POOL[:, :2], 4, 0, [Rotation()]), "rotation would show 2 px of picture"),
         (lambda: problems([], 4, 0), "there are no pictures"),
@@ -174,7 +174,7 @@ def test_what_is_in_doubt_is_passed_over_or_named() -> None:
         (lambda: problems(POOL, 4, 0, crop=1.5), "crop is 1.5"),
         (lambda: problems(POOL, 4, 0, size=0), "size is 0"),
         (lambda: problems(POOL, 4, 0, split="dev"), "unknown split 'dev'"),
-        (lambda: Rotation(3), "rotation has steps 3; it must be 2, 4 or 8"),
+        (lambda: Rotation(3), "rotation has angles 3; it must be 2, 4 or 8"),
         (lambda: Jigsaw(1), "jigsaw has grid 1"),
         (lambda: Jigsaw(2, -1), "jigsaw has gap -1"),
         (lambda: Position((0.5, 1.2)), "position has share (0.5, 1.2)"),
@@ -195,7 +195,7 @@ def test_photographs_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (
             picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 300
         )
-    assert len(problems(photographs(), 12, 0, size=96, crop=0.6, least=8)) == 12
+    assert len(problems(photographs(), 12, 0, size=96, crop=0.6, min_side=8)) == 12
 
 
 def test_folders_come_in(tmp_path: Path) -> None:

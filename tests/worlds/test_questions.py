@@ -14,18 +14,18 @@ from PIL import Image
 from saccade.core import Problem
 from saccade.worlds.questions import (
     HELD_OUT_SKILLS,
-    NOTHING,
+    NO_BOXES,
     SKILLS,
     STYLES,
     WORDINGS,
     box_text,
-    load,
+    load_questions,
     pictures,
     problems,
     vocabulary,
 )  # fmt: skip
-from saccade.worlds.questions.layouts import COLOR_NAMES, crowd, settle
-from saccade.worlds.questions.styles import background, draw
+from saccade.worlds.questions.layouts import COLOR_NAMES, place_objects, sample_scenes
+from saccade.worlds.questions.styles import background, render_scenes
 from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read_text, render
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
@@ -122,7 +122,7 @@ def test_boxes_hold_what_was_asked_for(skill: str) -> None:
             assert [item["bbox_2d"] for item in told] == problem.answer["boxes"]
             assert [item["label"] for item in told] == problem.answer["labels"]
         else:
-            assert problem.answer["text"] == NOTHING
+            assert problem.answer["text"] == NO_BOXES
 
 
 @pytest.mark.parametrize("style, contrast", [("plain", 60), ("gravity", 35)])
@@ -142,13 +142,13 @@ def test_boxes_are_tight(size: int, style: str, contrast: int) -> None:
 
 def test_plain_pictures_are_those_of_the_world_of_shapes() -> None:
     rng = np.random.default_rng(4)
-    things = crowd(60, (1, 9), rng)
-    places, _ = settle(things, (0.06, 0.13), rng)
+    things = sample_scenes(60, (1, 9), rng)
+    places, _ = place_objects(things, (0.06, 0.13), rng)
     scenes = [
         Scene(tuple(Object(SHAPES[s], COLOR_NAMES[c], *map(float, p)) for s, c, h, p in zip(*row) if h))
-        for row in zip(things.shape, things.color, things.here, places)
+        for row in zip(things.shape, things.color, things.present, places)
     ]
-    assert np.abs(draw(things, places, [None] * 60, 64).astype(int) - render(scenes, 64)).max() <= 1
+    assert np.abs(render_scenes(things, places, [None] * 60, 64).astype(int) - render(scenes, 64)).max() <= 1
 
 
 def test_styles_change_the_pictures_alone() -> None:
@@ -270,7 +270,7 @@ def test_conversations_and_records_come_in(tmp_path: Path) -> None:
         {"images": ["a.png", "a.png"], "question": "How many?", "answer": 3, "source": "pairs"},
         {"image": "a.png", "question": "Which?", "answer": "B", "kind": "choice", "boxes": [[0, 0, 5, 5]]},
     )  # fmt: skip
-    loaded = load(path)
+    loaded = load_questions(path)
     first, nothing, listed, plain, pair, choice = list(loaded)
     assert len(loaded) == 6 and [p.id for p in loaded] == list(range(6))
     assert (
@@ -289,7 +289,7 @@ def test_conversations_and_records_come_in(tmp_path: Path) -> None:
     assert choice.answer == {"text": "B", "kind": "choice", "boxes": [[0, 0, 5, 5]], "labels": [""]}
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "q.jsonl").write_text(json.dumps({"image": "a.png", "question": "x", "answer": "None"}))
-    (other,) = list(load(tmp_path / "sub" / "q.jsonl", images=tmp_path))
+    (other,) = list(load_questions(tmp_path / "sub" / "q.jsonl", images=tmp_path))
     assert other.answer == {"text": "None", "kind": "word"}
 
 
@@ -324,17 +324,17 @@ def test_conversations_and_records_come_in(tmp_path: Path) -> None:
 def test_bad_lines_give_their_number(tmp_path: Path, line: object, why: str | None) -> None:
     path = lines(tmp_path / "bad.jsonl", talk("[1,2,3,4]"), line)
     if why is None:
-        assert load(path)[1].answer["kind"] == "word"
+        assert load_questions(path)[1].answer["kind"] == "word"
         return
     with pytest.raises(ValueError) as caught:
-        load(path)
+        load_questions(path)
     assert str(caught.value).startswith(f"{path}:2: ") and why in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_damaged_pictures_and_files_are_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "q.jsonl", talk("[1,2,99,4]"), talk("[1,2,3,4]", "torn.png"))
     (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
-    loaded = load(path)
+    loaded = load_questions(path)
     for index, why in ((0, "lies outside its picture of 30 x 20 pixels"), (1, "torn.png: cannot be read as a picture")):
         with pytest.raises(ValueError, match=f"{path}:{index + 1}: .*{why}"):
             loaded[index]
@@ -342,4 +342,4 @@ def test_damaged_pictures_and_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     for name in ("empty.jsonl", "binary.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=name):
-            load(tmp_path / name)
+            load_questions(tmp_path / name)

@@ -24,7 +24,7 @@ from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noi
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
 from saccade.naming import require
-from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import differentiable_reward, empty_rollout, refl_timesteps
 from saccade.training.groups import repeat_for_groups
 from saccade.training.learner import Update
@@ -85,7 +85,7 @@ class Distillation:
             flow, name=self.reference or flow.name, kernel="flow_sde", sampling_steps=self.reference_steps
         )
         guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
-        return build_flow_policy(diffusion, (), seed, beside=policy), frozen(guided, beside=policy)
+        return build_flow_policy(diffusion, (), seed, share_with=policy), build_frozen_policy(guided, share_with=policy)
 
     def loss(
         self, policy: FlowPolicy, fake: FlowPolicy, reference: FlowPolicy, reward: Reward | None = None

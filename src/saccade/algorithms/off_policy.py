@@ -22,9 +22,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from saccade import random
+from saccade.algorithms.acceleration import off_policy_learner
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
-from saccade.core import Environment, Learner, Loss, Objective, Rollout, seeded, seeds
+from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, seeded, seeds
 from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.envs.recordings import into
@@ -32,8 +33,7 @@ from saccade.envs.rescale import ActionRange, RescaleAction
 from saccade.envs.task import ControlTask, log_returns
 from saccade.models.control.critics import Critics, Target
 from saccade.models.control.networks import MLP, Encoder
-from saccade.policies.actors import Acted, Actor, DeterministicActor, SquashedActor
-from saccade.training import distributed
+from saccade.policies.actors import Actor, DeterministicActor, SquashedActor
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit as run_loop
@@ -268,7 +268,7 @@ class RescaledActor:
     def __init__(self, actor: Actor, range: ActionRange):
         self.actor, self.range = actor, range
 
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Action:
         acted = self.actor.act(seen, draw_BA)
         return acted._replace(action_B=torch.from_numpy(self.range.from_unit(acted.action_B.numpy())))
 
@@ -302,11 +302,9 @@ def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool 
 
 def learner(cfg: Replaying, agent: Agent) -> Learner:
     """Critics, then actor and temperature; written out where the networks allow it, the same steps within rounding."""
-    from saccade.algorithms.fast.off_policy import AnalyticOffPolicyLearner, has_analytic_gradient
-
     actor, critics, how, low = agent.actor, agent.critics, cfg.how, cfg.precision == "bfloat16"
-    if agent.temperature is not None and has_analytic_gradient(actor, critics, how) and distributed.world() == 1:
-        return AnalyticOffPolicyLearner(actor, critics, agent.target, how, agent.temperature, cfg.lr, low)
+    if fast := off_policy_learner(actor, critics, agent.target, how, agent.temperature, cfg.lr, low):
+        return fast
     acting = _slow_actor(agent) if agent.slow else actor
     judged = _rounded(CriticLoss(acting, critics, agent.target.net, how, agent.temperature), low)
     raised = _rounded(ActorLoss(actor, critics, how, agent.temperature), low)
@@ -314,10 +312,10 @@ def learner(cfg: Replaying, agent: Agent) -> Learner:
     adam = partial(torch.optim.Adam, lr=cfg.lr, fused=True)
     trained = list(critics.parameters())
     follow, trail = agent.target.soft_update, agent.slow.soft_update if agent.slow else None
-    critic = Update("critic", judged, trained, adam(trained), max_norm=float("inf"), after=lambda taken: follow())
+    critic = Update("critic", judged, trained, adam(trained), max_grad_norm=float("inf"), after=lambda taken: follow())
     moved = None if trail is None else (lambda taken: trail())
     return Updates(
-        [critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)]
+        [critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_grad_norm=float("inf"), after=moved)]
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.core import Loss, Policy, Problem, Rollout
+from saccade.core import LikelihoodPolicy, Loss, Problem, Rollout
 from saccade.math.frames import Box, Frame
 from saccade.math.surrogates import decision_weight, mean_weight
 from saccade.models.language.model import LanguageModel
@@ -121,7 +121,7 @@ class SupervisedLoss:
     entropy.
     """
 
-    policy: Policy
+    policy: LikelihoodPolicy
     average: str = "decisions"
     longest: int | None = None
 

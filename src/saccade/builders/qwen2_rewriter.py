@@ -32,7 +32,7 @@ from saccade.builders.parts.texts import (
 from saccade.core import Problem, seeds
 from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy
-from saccade.rewards.text.parsing import answer
+from saccade.rewards.text.parsing import tagged_answer
 from saccade.worlds import shapes
 from saccade.worlds.shapes import Meaning, meanings_of
 
@@ -174,7 +174,7 @@ def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float
     for kind, wordings in groups.items():
         meanings = meanings_of(count, rng, split="held_out")
         problems = [Problem(i, shapes.caption(m, int(rng.choice(wordings))), m) for i, m in enumerate(meanings)]
-        rewrites = [answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
+        rewrites = [tagged_answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
         kept = [text is not None and shapes.interpret(text) == m for text, m in zip(rewrites, meanings)]
         scores[f"answer tags, {kind}"] = float(np.mean([text is not None for text in rewrites]))
         scores[f"meaning kept, {kind}"] = float(np.mean(kept))

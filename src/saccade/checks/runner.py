@@ -13,6 +13,7 @@ from typing import Any
 
 from saccade import catalog
 from saccade.checks.processes import Job, cores, folder_of, run_all
+from saccade.config import flat
 from saccade.training import claims, files, provenance
 
 Scores = dict[str, float]
@@ -53,7 +54,7 @@ def jobs_of(name: str, seeds: int, folder: Path) -> list[Job]:
     file, arms = str(catalog.find(name)) if name.endswith(".py") else name, catalog.arms(name)
     place = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
     jobs = [
-        Job(file, arm, seed, getattr(chosen.settings, "steps", None), place(arm, seed), place(chosen.stages_of, seed))
+        Job(file, arm, seed, flat(chosen.settings).get("steps"), place(arm, seed), place(chosen.stages_of, seed))
         for seed in range(seeds)
         for arm, chosen in arms.items()
     ]

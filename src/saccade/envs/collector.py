@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Environment, Step, seeds
+from saccade.core import ActingPolicy, Environment, Step, seeds
 from saccade.envs.action_noise import ActionNoise
-from saccade.envs.episodes import Actor, Episode, RunningEpisodes
+from saccade.envs.episodes import Episode, RunningEpisodes
 
 _WARM = 1
 """What is added to an episode's seed for its random actions."""
@@ -35,7 +35,7 @@ class Collector:
     """
 
     def __init__(
-        self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1
+        self, environment: Environment, policy: ActingPolicy, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1
     ):
         if not hasattr(environment.action_space, "low"):
             raise ValueError(
@@ -52,7 +52,7 @@ class Collector:
         """One step of all rows; the episodes that it ended."""
         if not self.begun:
             self._begin(list(range(self.environment.count)))
-        seen, number_B = self.running.seen, self.number_B.copy()
+        seen, number_B = self.running.observation, self.number_B.copy()
         action_B = self._action()
         told, finished = self.running.step(action_B)
         self.buffer.add(transitions(seen, action_B, told, number_B))
@@ -74,7 +74,7 @@ class Collector:
 
     def _action(self) -> Tensor:
         if self.steps >= self.warm_up:
-            return self.running.acted(self.policy).action_B
+            return self.running.act(self.policy).action_B
         low, high = (
             torch.from_numpy(x) for x in (self.environment.action_space.low, self.environment.action_space.high)
         )
@@ -95,7 +95,7 @@ def transitions(
 ) -> dict[str, np.ndarray]:
     """What one step of all rows taught, by name."""
     fields = {f"seen.{name}": value for name, value in seen.items()}
-    fields |= {f"next.{name}": value for name, value in told.seen.items()}
+    fields |= {f"next.{name}": value for name, value in told.observation.items()}
     ends = {"terminated": told.terminated_B, "truncated": told.truncated_B}
     return {**fields, **ends, "action": action_B.cpu().numpy(), "reward": told.reward_B, "episode": number_B}
 

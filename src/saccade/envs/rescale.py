@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from saccade.core import Environment, Observation, Step
+from saccade.core import Environment, Step
+from saccade.envs.wrapper import EnvironmentWrapper
 
 
 @dataclass(frozen=True)
@@ -41,29 +40,13 @@ class ActionRange:
         return ((low + high + unit * (high - low)) / 2).astype(np.float32)
 
 
-class RescaleAction:
+class RescaleAction(EnvironmentWrapper):
     """An environment whose actions are given in units of a range."""
 
     def __init__(self, environment: Environment, range: ActionRange):
-        self.environment, self.range = environment, range
-        self.name, self.count, self.observation_space = (
-            environment.name,
-            environment.count,
-            environment.observation_space,
-        )
+        super().__init__(environment)
+        self.range = range
         self.action_space = spaces.Box(-1.0, 1.0, environment.action_space.shape, np.float32)
-
-    def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
-        return self.environment.begin(rows, seeds)
 
     def step(self, action_B: np.ndarray) -> Step:
         return self.environment.step(self.range.from_unit(np.clip(action_B, -1.0, 1.0)))
-
-    def render(self, rows: Sequence[int]) -> np.ndarray:
-        return self.environment.render(rows)
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return self.environment.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.environment.load_state_dict(state)

@@ -36,7 +36,7 @@ class Single(gymnasium.Env):
         told = self.world.step(np.asarray(action)[None])
         info = {name: value[0] for name, value in told.info.items()}
         return (
-            self._shown(told.seen),
+            self._shown(told.observation),
             float(told.reward_B[0]),
             bool(told.terminated_B[0]),
             bool(told.truncated_B[0]),

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from saccade.algorithms.off_policy import Replaying, TrainSchedule
-from saccade.algorithms.ppo import Proximal
-from saccade.core import Environment, seeds
+from saccade.algorithms.ppo import PPO
+from saccade.core import Action, Environment, seeds
 from saccade.envs.task import ControlTask
 from saccade.models.control.networks import ACTIVATIONS
-from saccade.policies.actor_critic import Acted, ActorCriticModel
+from saccade.policies.actor_critic import ActorCriticModel
 from saccade.training.run import Run
+from saccade.training.settings import AdamW
 
 
 def train_off_policy(
@@ -74,33 +75,34 @@ def required() -> Any:
 
 
 def train_ppo(
-    task: ControlTask, model: ActorCriticModel, ppo: Proximal, rows: int, steps: int, seed: int, run: Run
+    task: ControlTask, model: ActorCriticModel, ppo: PPO, optim: AdamW, rows: int, steps: int, seed: int, run: Run
 ) -> dict[str, dict[str, float]]:
     """Train its PPO for ``steps`` segments of ``rows`` rows. The scores of our test episodes before and after."""
-    oracle = ppo_of(task.make(rows), model, ppo, seed)
+    oracle = ppo_of(task.make(rows), model, ppo, optim, seed)
     before = task.score(Oracle(oracle))
     run.log(0, {f"eval/{name}": value for name, value in before.items()})
-    oracle.learn(rows * ppo.length * steps)
+    oracle.learn(rows * ppo.n_steps * steps)
     after = task.score(Oracle(oracle), run.show(steps))
     run.log(steps, {f"eval/{name}": value for name, value in after.items()})
     return {"before": before, "after": after}
 
 
-def ppo_of(environment: Environment, model: ActorCriticModel, ppo: Proximal, seed: int) -> Any:
+def ppo_of(environment: Environment, model: ActorCriticModel, ppo: PPO, optim: AdamW, seed: int) -> Any:
     """Its PPO with the same networks and settings. ValueError for what it has not got."""
     sb3 = required()
-    if model.standardise or ppo.scale_rewards or model.convolutions != "nature":
-        raise ValueError("method 'sb3' has the convolutions 'nature', and neither standardise nor scale_rewards")
+    if model.normalize_observations or ppo.normalize_rewards or model.convolutions != "nature":
+        raise ValueError("method 'sb3' has the convolutions 'nature', and normalizes neither observations nor rewards")
     picture = len(next(iter(environment.observation_space.values())).shape) == 3
     sizes: dict[str, Any] = {"net_arch": list(model.hidden), "log_std_init": model.log_std}
     sizes["activation_fn"] = ACTIVATIONS[model.activation]
     if picture:
-        sizes["features_extractor_kwargs"] = {"features_dim": model.features}
-    rate = (lambda left: ppo.lr * left) if ppo.anneal else ppo.lr
+        sizes["features_extractor_kwargs"] = {"features_dim": model.picture_features}
+    rate = (lambda left: optim.lr * left) if ppo.anneal_lr else optim.lr
     return sb3.PPO(
         "CnnPolicy" if picture else "MlpPolicy", rows_of(environment, seed), policy_kwargs=sizes, learning_rate=rate,
-        n_steps=ppo.length, batch_size=ppo.minibatch, n_epochs=ppo.epochs, gamma=ppo.gamma, gae_lambda=ppo.lam, clip_range=ppo.clip,
-        clip_range_vf=ppo.clip_value, ent_coef=ppo.entropy, vf_coef=ppo.value, max_grad_norm=ppo.max_norm, seed=seed, device="cpu",
+        n_steps=ppo.n_steps, batch_size=ppo.batch_size, n_epochs=ppo.n_epochs, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range, clip_range_vf=ppo.clip_range_vf, ent_coef=ppo.entropy_coef, vf_coef=ppo.value_coef,
+        max_grad_norm=optim.max_grad_norm, seed=seed, device="cpu",
     )  # fmt: skip
 
 
@@ -110,10 +112,10 @@ class Oracle:
     def __init__(self, model: Any):
         self.model = model
 
-    def act(self, seen: Mapping[str, torch.Tensor], draw_BD: torch.Tensor | None) -> Acted:
+    def act(self, seen: Mapping[str, torch.Tensor], draw_BD: torch.Tensor | None) -> Action:
         (only,) = seen.values()
         action, _ = self.model.predict(only.numpy(), deterministic=draw_BD is None)
-        return Acted(torch.as_tensor(action), torch.zeros(len(action)), torch.zeros(len(action)))
+        return Action(torch.as_tensor(action), torch.zeros(len(action)), torch.zeros(len(action)))
 
     def value(self, seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.zeros(len(next(iter(seen.values()))))
@@ -143,7 +145,7 @@ def rows_of(environment: Environment, seed: int) -> Any:
 
         def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
             told = environment.step(self.actions)
-            seen, done = np.array(told.seen[name]), told.terminated_B | told.truncated_B
+            seen, done = np.array(told.observation[name]), told.terminated_B | told.truncated_B
             infos: list[dict] = [{} for _ in done]
             for row in (rows := np.flatnonzero(done).tolist()):
                 late = bool(told.truncated_B[row] and not told.terminated_B[row])

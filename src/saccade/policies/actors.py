@@ -9,26 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from saccade.core import Action
 from saccade.math.gaussians import Gaussian, log_squashed
 from saccade.models.control.networks import MLP
 
 LOG_STD = (-20.0, 2.0)
 """Bounds of the logarithm of a spread."""
-
-
-class Acted(NamedTuple):
-    """Actions ``[B, A]``, their log-densities ``[B]`` (of a determined action 0), and no opinion of what they are
-    worth.
-    """
-
-    action_B: Tensor
-    logp_B: Tensor
-    value_B: None = None
 
 
 class SquashedActor(nn.Module):
@@ -54,11 +44,11 @@ class SquashedActor(nn.Module):
         return Gaussian(mean, log_std.clamp(*LOG_STD).exp())
 
     @torch.no_grad()
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Action:
         """Actions of all rows, on the CPU; without draws the middle of each distribution."""
         gaussian = self.gaussian(_on(seen, self.device))
         before = gaussian.mean if draw_BA is None else gaussian.at(draw_BA.to(self.device))
-        return Acted(torch.tanh(before).cpu(), log_squashed(gaussian, before).cpu())
+        return Action(torch.tanh(before).cpu(), log_squashed(gaussian, before).cpu())
 
     @property
     def device(self) -> torch.device:
@@ -88,12 +78,12 @@ class DeterministicActor(nn.Module):
         return action_BA, action_BA.new_zeros(len(action_BA))
 
     @torch.no_grad()
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Action:
         """Actions of all rows, on the CPU; standard normal draws move them by ``exploration``."""
         action_BA, logp_B = self.propose(_on(seen, self.device))
         if draw_BA is not None:
             action_BA = (action_BA + self.exploration * draw_BA.to(self.device)).clamp(-1, 1)
-        return Acted(action_BA.cpu(), logp_B.cpu())
+        return Action(action_BA.cpu(), logp_B.cpu())
 
     @property
     def device(self) -> torch.device:

@@ -26,7 +26,7 @@ from saccade.models.language.messages import Prompt
 from saccade.models.language.model import save
 from saccade.models.language.prompts import PerRow, beside
 from saccade.models.language.states import Rows, states
-from saccade.models.sharding import gathered, shard, within
+from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.tokens import distinct
 
@@ -143,7 +143,7 @@ class ImageTokenPolicy:
         """The stored codes under the present weights, teacher-forced; rows and decisions can be cut freely."""
         shape = rollout.decisions["position_BT"].shape
         with autocast(self.image_generator.network, self.precision):
-            logp_N, entropy_N = within(self.image_generator.network, lambda: self._weigh(rollout.decisions))
+            logp_N, entropy_N = call_gathered(self.image_generator.network, lambda: self._weigh(rollout.decisions))
         return Likelihood(logp_BT=logp_N.view(shape), entropy_BT=entropy_N.view(shape))
 
     def _weigh(self, decisions: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -24,9 +24,9 @@ from saccade.models.language.messages import Prompt
 from saccade.models.language.model import LanguageModel, load_language_model, save
 from saccade.models.language.prompts import Names, PerRow, content
 from saccade.models.language.states import Rows, states
-from saccade.models.sharding import gathered, shard, within
+from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
-from saccade.policies.token_presets import TokenModel, WriterModel
+from saccade.policies.token_presets import TokenModel
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
@@ -161,7 +161,7 @@ class TokenPolicy:
         own_BT = position_BT > 0
         if own_BT.any():
             with autocast(self.language.model, self.precision):
-                weighed = within(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
+                weighed = call_gathered(self.language.model, lambda: self._weigh(rollout.decisions, own_BT))
             logp_BT, entropy_BT = (logp_BT.to(x.dtype).masked_scatter(own_BT, x) for x in weighed)
         return Likelihood(logp_BT=logp_BT, entropy_BT=entropy_BT)
 
@@ -199,10 +199,9 @@ def distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
 
 
 def build_token_policy(
-    cfg: TokenModel | WriterModel, prompt: Callable[[Problem], Prompt] = inputs_as_prompt, seed: int = 0
+    cfg: TokenModel, prompt: Callable[[Problem], Prompt] = inputs_as_prompt, seed: int = 0
 ) -> TokenPolicy:
     """Load the model and open its trained weights. ValueError with one line if it cannot be had."""
-    cfg = cfg.plain() if isinstance(cfg, WriterModel) else cfg
     device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
     language = load_language_model(

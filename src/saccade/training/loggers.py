@@ -25,7 +25,7 @@ class Logger(Protocol):
     text?, score?.
 
     Where a service shows moving pictures, a clip goes there in place of its image.
-    ``stage`` gives the sink of a stage whose files lie in ``folder`` and that continues after ``step``.
+    ``stage`` gives the logger of a stage whose files lie in ``folder`` and that continues after ``step``.
     """
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -38,7 +38,7 @@ class Logger(Protocol):
 
 
 def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Logger]:
-    """Open sinks by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
+    """Open loggers by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
     check(names)
     kinds = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
     return [kinds[name](folder, config, step) for name in names]
@@ -49,7 +49,7 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in NAMES:
             near = nearest(name.lower(), NAMES)
-            raise ValueError(f"there is no sink '{name}'; nearest: {near} (of {', '.join(NAMES)})")
+            raise ValueError(f"there is no logger '{name}'; nearest: {near} (of {', '.join(NAMES)})")
         _package(name)
 
 
@@ -150,7 +150,7 @@ class Wandb:
 
 
 class Stage:
-    """A sink that several stages of a run share, with the stage's name before every other name."""
+    """A logger that several stages of a run share, with the stage's name before every other name."""
 
     def __init__(self, whole: Logger, name: str):
         self._whole, self._name = whole, name
@@ -165,14 +165,14 @@ class Stage:
         return Stage(self, name)
 
     def finish(self) -> None:
-        """The run that holds the stage finishes the sink."""
+        """The run that holds the stage finishes the logger."""
 
 
 def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
+        raise ValueError(f"the logger {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
 
 
 def _caption(item: Mapping[str, Any]) -> str:

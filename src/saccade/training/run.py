@@ -16,29 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core import Stateful
-from saccade.models.sharding import whole
+from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
-from saccade.training.loggers import check, open_loggers
+from saccade.training.loggers import Logger, check, open_loggers
 from saccade.training.provenance import now, provenance
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and did, after saving; the command ends with status 130."""
+    """The run was asked to stop and stopped after saving; the command ends with status 130."""
 
 
 class RunFailed(Exception):
-    """The run cannot go on; one line says why, and how to resume it."""
+    """The run cannot continue; one line gives the reason and how to resume it."""
+
+
+Callback = Callable[[int, Mapping[str, Any], "Run"], Any]
+"""A function that is called with the step, the metrics and the run after each line of metrics."""
 
 
 class Run:
-    """One run's folder, display, sinks and signals: made by ``start`` or ``resume``, ended by ``finish`` or ``close``.
+    """One run's folder, display, loggers and signals: made by ``start`` or ``resume``, ended by ``finish`` or ``close``.
 
     Of several processes only the first (environment RANK) writes and shows anything; the others offer the same methods,
-    so that nobody above asks for a rank. As a context manager a run closes itself, whatever happens.
+    so that callers need not ask for a rank. As a context manager a run closes itself in every case.
     """
 
     def __init__(
@@ -46,23 +50,26 @@ class Run:
         folder: Path,
         config: dict[str, Any],
         resumed: bool,
-        sinks: Sequence[str],
+        loggers: Sequence[str],
         display: bool,
         outer: Run | None,
+        callbacks: Sequence[Callback] = (),
     ):
         """Open a folder that exists; callers use ``start``, ``resume`` and ``stage``."""
         self.folder, self.config = folder, config
-        self._writes, self._outer, self._stages = _writes(), outer, {}
+        self._writes, self._outer = _writes(), outer
+        self._stages: dict[str, Run] = {}
+        self._callbacks: Sequence[Callback] = outer._callbacks if outer else callbacks
         self._begun, self._steps = time.monotonic(), 0
-        self.settled = False  # whether no better score is waited for
+        self.settled = False  # whether training ended early because no better score is expected
         last = checkpoint.latest(folder / "checkpoints") if resumed else None
         if resumed:
             self._cut(math.inf if last else -1)
         reached = checkpoint.step_of(last) if last else 0
-        whole = outer._sinks if outer else []
-        self._sinks = [sink.stage(folder.name, folder, reached) for sink in whole]
+        of_run = outer._loggers if outer else []
+        self._loggers: list[Logger] = [logger.stage(folder.name, folder, reached) for logger in of_run]
         if self._writes:
-            self._sinks += open_loggers(sinks, folder, config, reached)
+            self._loggers += open_loggers(loggers, folder, config, reached)
         self._interrupts = outer._interrupts if outer else Interrupts()
         self._display = outer._display if outer else open_display(display and self._writes, lambda: self.stop)
         self._label = str(config.get("stage") or config.get("recipe") or folder.name)
@@ -74,37 +81,41 @@ class Run:
         cls,
         folder: Path,
         config: Mapping[str, Any],
-        sinks: Sequence[str] = (),
+        loggers: Sequence[str] = (),
         display: bool = True,
         stages_of: Path | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> Run:
         """Begin a run in a folder that is new or empty (else ValueError) and write its config.json.
 
         ``config`` holds recipe, preset, settings and seed; command, versions, commit, machine and time are added to it.
+        ``callbacks`` are called with (step, metrics, run) after each line of metrics, those of stages included.
         ``stages_of`` is a run of the same recipe and seed (else ValueError) whose stages this one takes as they are.
         """
-        check(sinks)
+        check(loggers)
         taken = {} if stages_of is None else {"stages_of": str(on_disk.lender(stages_of, config))}
-        whole = files.plain({**provenance(), **config, **taken})
+        complete = files.plain({**provenance(), **config, **taken})
         if _writes():
-            on_disk.begin(folder, whole)
-        return cls(folder, whole, False, sinks, display, None)
+            on_disk.begin(folder, complete)
+        return cls(folder, complete, False, loggers, display, None, callbacks)
 
     @classmethod
-    def resume(cls, folder: Path, sinks: Sequence[str] = (), display: bool = True) -> Run:
-        """Continue the run in ``folder`` (ValueError if there is none); ``load`` then restores what was saved last.
+    def resume(
+        cls, folder: Path, loggers: Sequence[str] = (), display: bool = True, callbacks: Sequence[Callback] = ()
+    ) -> Run:
+        """Continue the run in ``folder`` (ValueError if there is none); ``load`` then restores the last checkpoint.
 
-        When and on what it was resumed is added to its config.json.
+        Time and machine of the resumption are added to its config.json.
         """
-        check(sinks)
+        check(loggers)
         config = on_disk.config(folder)
         if _writes():
             config["resumed"] = [*config.get("resumed", []), provenance()]
             files.replace(folder / "config.json", config)
-        return cls(folder, config, True, sinks, display, None)
+        return cls(folder, config, True, loggers, display, None, callbacks)
 
     def stage(self, name: str) -> Run:
-        """A run inside this one, in ``<run>/<name>``, with the same signals, display and sinks.
+        """A run inside this one, in ``<run>/<name>``, with the same signals, display and loggers.
 
         A stage that an earlier process began, or the run whose stages this one takes, is resumed.
         """
@@ -120,6 +131,11 @@ class Run:
             on_disk.begin(folder, config)
         self._stages[name] = Run(folder, config, resumed, (), False, self)
         return self._stages[name]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes the run's folder."""
+        return self._writes
 
     @property
     def stop(self) -> bool:
@@ -138,16 +154,19 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command line that resumes this run."""
+        """The command line, or the line of Python, that resumes this run."""
         if self._outer:
             return self._outer.resume_command
+        if "resume" in self.config:
+            return str(self.config["resume"])
         words = str(self.config["command"]).split()
         named = any(word == "--out" or word.startswith("--out=") for word in words)
         return self.config["command"] if named else f"{self.config['command']} --out {self.folder}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl and tell sinks and display; NaN becomes null, tensors of one element
-        numbers.
+        """Add one line to metrics.jsonl, for loggers, display and callbacks too.
+
+        NaN becomes null, a tensor of one element a number. RunFailed with the callback's error if one raises.
         """
         if not {"step", "time"}.isdisjoint(values):
             raise ValueError("a metric cannot be named 'step' or 'time': every line has these already")
@@ -157,8 +176,14 @@ class Run:
             with self._saying_how_to_resume():
                 on_disk.metrics(self.folder, {"step": step, "time": round(self.seconds, 3), **numbers})
             self._display.log(self._label, step, numbers)
-        for sink in self._sinks:
-            sink.log(step, {name: value for name, value in numbers.items() if value is not None})
+        for logger in self._loggers:
+            logger.log(step, {name: value for name, value in numbers.items() if value is not None})
+        for callback in self._callbacks if self._writes else ():
+            try:
+                callback(step, numbers, self)
+            except Exception as error:
+                name = getattr(callback, "__name__", type(callback).__name__)
+                raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Keep pictures of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
@@ -176,9 +201,9 @@ class Run:
         if self._writes:
             with self._saying_how_to_resume():
                 on_disk.samples(self.folder, step, name, items)
-        pictured = [item | {"image": seen[-1]} for item in items if self._sinks and (seen := _pictures(item))]
-        for sink in self._sinks:
-            sink.images(step, f"samples/{name}", pictured)
+        pictured = [item | {"image": seen[-1]} for item in items if self._loggers and (seen := _pictures(item))]
+        for logger in self._loggers:
+            logger.images(step, f"samples/{name}", pictured)
 
     def show(self, step: int) -> Callable[[str, Sequence[Mapping[str, Any]]], None]:
         """What keeps the samples of one step, for whoever makes them and need not know of steps."""
@@ -218,7 +243,7 @@ class Run:
 
     def save(self, step: int, state: Mapping[str, Stateful], folder: str = "checkpoints") -> Path:
         """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
-        gathered = {name: whole(part.state_dict()) for name, part in state.items()}
+        gathered = {name: full_tensors(part.state_dict()) for name, part in state.items()}
         self._steps = max(self._steps, step)
         place = self.folder / folder
         if not self._writes:
@@ -259,12 +284,12 @@ class Run:
         return whole
 
     def close(self) -> None:
-        """Close the sinks; the outermost run also closes the display and gives the signals back. Twice does nothing."""
+        """Close the loggers; the outermost run also closes the display and gives the signals back. Twice does nothing."""
         for stage in self._stages.values():
             stage.close()
-        for sink in self._sinks:
-            sink.finish()
-        self._sinks = []
+        for logger in self._loggers:
+            logger.finish()
+        self._loggers = []
         if self._outer is None:
             self._display.close()
             self._interrupts.restore()

@@ -1,7 +1,7 @@
 """Settings that recipes share: how long a run trains, what a batch is, how an optimizer steps.
 
-On the command line the fields of `Schedule` and `Batch` stand without a prefix (``--steps``, ``--group-size``); those of
-every other group carry the name of their field (``--optim.lr``).
+On the command line the fields of `Schedule` and `Batch` have no prefix (``--steps``, ``--group-size``); those of every
+other group carry the name of their field (``--optim.lr``).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class AdamW:
             on=on,
             every=every,
             repeats=repeats,
-            max_norm=self.max_grad_norm,
+            max_grad_norm=self.max_grad_norm,
             after=after,
             schedule=schedule or warmup(self.warmup),
             prepare=prepare,
@@ -109,7 +109,7 @@ class Batch:
     micro_rows: int = 64
     """Samples that go through a network at once in an update; lower it if memory runs out."""
     micro_decisions: int | None = None
-    """Decisions of a sample (tokens, denoising steps) that go through a network at once in an update; None takes all."""
+    """Decisions of a sample (tokens, denoising steps) that go through a network at once in an update; None is all."""
 
     def feed(self, problems: Sequence[Problem], collect: Collect, seed: int) -> OnPolicy:
         """A feed that draws ``prompts_per_step`` problems a step and collects fresh samples of them."""

@@ -38,7 +38,7 @@ from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_i
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.worlds import questions, shapes
-from saccade.worlds.questions.task import by_source
+from saccade.worlds.questions.task import mean_by_source
 from saccade.worlds.shapes.task import DrawingTask
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
@@ -182,5 +182,5 @@ def answer_scores(painter: ImageTokenGenerator, count: int = 500) -> dict[str, f
     asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)
     told = policy.rollout(asked, seeds(0, count)).outputs
     right = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(told, asked)]).double()
-    found = by_source(asked, right)
+    found = mean_by_source(asked, right)
     return {f"answers, {name}": found[name] for name in SKILLS}

@@ -102,7 +102,7 @@ def with_ema(steps: Iterable[Step], network: nn.Module, decay: float) -> Iterato
     for number, step in enumerate(steps):
         yield step
         average.update(warm_decay(decay, number))
-    average.put()
+    average.copy_to_parameters()
 
 
 def parameter_count(network: nn.Module) -> int:

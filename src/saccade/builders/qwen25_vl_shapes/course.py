@@ -22,7 +22,7 @@ from saccade.evaluation.templates import ADDED
 from saccade.worlds import canvases, programs, puzzles, questions
 from saccade.worlds.programs.problems import TEXT
 from saccade.worlds.questions import HELD_OUT_SKILLS, SKILLS
-from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, Crowd, settle
+from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, SceneBatch, place_objects
 from saccade.worlds.questions.skills import NEEDS
 from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import SHAPES
@@ -82,24 +82,24 @@ def scenes(cfg: Any, most: int, manner: Manner, rng: np.random.Generator) -> Les
     size = int(rng.choice(SIZES, p=[0.6, 0.4]))
     skill = str(rng.choice([name for name in _STAGED if NEEDS.get(name, 1) <= most]))
     what = {**SKILLS, **HELD_OUT_SKILLS}[skill](cfg.batch, (1, most), rng)
-    places, unit = settle(what.crowd, RADIUS, rng)
-    pictures = draw(what.crowd, places, what.lines or [None] * cfg.batch, size, style(0.4, rng))
+    places, unit = place_objects(batch.scenes, RADIUS, rng)
+    pictures = draw(batch.scenes, places, what.lines or [None] * cfg.batch, size, style(0.4, rng))
     tell = Teller(manner, rng)
     if what.lines:
         views = views_of_lines(what.lines, pictures)
         told = [[tell.fact("text", answer)] for answer in what.answers]
     else:
-        views = views_of(what.crowd, unit, pictures)
-        told = [_some(_things(views, what.crowd, row), cfg.asked, tell) for row in range(cfg.batch)]
+        views = views_of(batch.scenes, unit, pictures)
+        told = [_some(_things(views, batch.scenes, row), cfg.asked, tell) for row in range(cfg.batch)]
         for facts, answer, slots in zip(told, what.answers or (), what.slots):
             facts[0] = tell.fact(skill, answer, **slots)
     talks = [[_in_form(fact, tell) for fact in facts] for facts in told]
     return Lesson([about(picture, talk) for picture, talk in zip(views.pictures, talks)], views)
 
 
-def _things(views: Views, seen: Crowd, row: int) -> list[Thing]:
+def _things(views: Views, seen: SceneBatch, row: int) -> list[Thing]:
     rows = zip(seen.shape[row].tolist(), seen.color[row].tolist(), seen.cell[row].tolist(), views.boxes[row].tolist())
-    listed = [Thing(SHAPES[s], COLOR_NAMES[c], k, tuple(b)) for (s, c, k, b), here in zip(rows, seen.here[row]) if here]
+    listed = [Thing(SHAPES[s], COLOR_NAMES[c], k, tuple(b)) for (s, c, k, b), here in zip(rows, seen.present[row]) if here]
     return sorted(listed, key=lambda thing: thing.cell)
 
 

@@ -15,7 +15,7 @@ from saccade.worlds import programs
 from saccade.worlds.canvases import canvas as plates
 from saccade.worlds.canvases.glyphs import DIGITS
 from saccade.worlds.programs.primitives import SIDE, Shapes, masks
-from saccade.worlds.questions.layouts import RADIUS, Crowd, boxes, crowd, settle
+from saccade.worlds.questions.layouts import RADIUS, SceneBatch, boxes, place_objects, sample_scenes
 from saccade.worlds.questions.styles import draw
 from saccade.worlds.shapes import COLORS, SHAPES, depict, meanings_of
 
@@ -39,8 +39,8 @@ def scenery(count: int, size: int, rng: np.random.Generator) -> Views:
         return _lines(count, size, rng) if kind < 0.12 else _plates(count, size, rng)
     looks = style(0.4, rng)
     if kind < 0.86 and size >= LEAST_SCENE:
-        things = crowd(count, (1, 6), rng)
-        places, unit = settle(things, RADIUS, rng)
+        things = sample_scenes(count, (1, 6), rng)
+        places, unit = place_objects(things, RADIUS, rng)
     else:
         things, places, unit = _scattered(count, rng)
     views = views_of(things, unit, draw(things, places, [None] * count, size, looks))
@@ -52,7 +52,7 @@ def style(share: float, rng: np.random.Generator) -> str:
     return "gravity" if rng.random() < share else "plain"
 
 
-def _scattered(count: int, rng: np.random.Generator) -> tuple[Crowd, np.ndarray, np.ndarray]:
+def _scattered(count: int, rng: np.random.Generator) -> tuple[SceneBatch, np.ndarray, np.ndarray]:
     """Up to four objects of any size anywhere; where one lies on another it is left out."""
     most = 5
     shape, color = rng.integers(len(SHAPES), size=(count, most)), rng.integers(len(COLORS), size=(count, most))
@@ -63,14 +63,14 @@ def _scattered(count: int, rng: np.random.Generator) -> tuple[Crowd, np.ndarray,
         gap = np.linalg.norm(xy[:, k, None] - xy[:, :k], axis=-1) - 1.05 * (radius[:, k, None] + radius[:, :k])
         here[:, k] = ((gap > 0) | ~here[:, :k]).all(1)
     places = np.concatenate([xy, radius[..., None], rng.uniform(-0.3, 0.3, (count, most, 1))], -1)
-    return Crowd(shape, color, np.zeros_like(shape), here), places, boxes(shape, places)
+    return SceneBatch(shape, color, np.zeros_like(shape), here), places, boxes(shape, places)
 
 
 def _lines(count: int, size: int, rng: np.random.Generator) -> Views:
     """One to four letters."""
     texts = [scene.text for scene in depict(meanings_of(count, rng, ["text"]), rng)]
     nothing = np.zeros((count, 1), int)
-    empty = Crowd(nothing, nothing, nothing, nothing > 0)
+    empty = SceneBatch(nothing, nothing, nothing, nothing > 0)
     return views_of_lines(texts, draw(empty, np.zeros((count, 1, 4)), texts, size, style(0.3, rng)))
 
 

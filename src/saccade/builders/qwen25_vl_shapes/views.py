@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.builders.qwen25_vl_shapes.shown import CELL
-from saccade.worlds.questions.layouts import Crowd
+from saccade.worlds.questions.layouts import SceneBatch
 from saccade.worlds.shapes import COLORS, SHAPES, Text, fonts
 
 FAR = 16.0
@@ -62,9 +62,9 @@ class Views:
         }
 
 
-def views_of(things: Crowd, unit: np.ndarray, pictures: np.ndarray) -> Views:
+def views_of(things: SceneBatch, unit: np.ndarray, pictures: np.ndarray) -> Views:
     """What pictures of a crowd show, from its boxes in unit coordinates."""
-    pixels = np.where(things.here[..., None], unit * pictures.shape[1], 0.0)
+    pixels = np.where(things.present[..., None], unit * pictures.shape[1], 0.0)
     return Views(pictures, pixels, things.shape + 1, things.color + 1, np.zeros_like(things.shape))
 
 

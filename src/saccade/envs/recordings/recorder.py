@@ -102,7 +102,7 @@ def record(environment: Environment, act: Act, seeds: Sequence[int], folder: Pat
         late_B = time_B >= longest
         for row, episode in running.items():
             episode.add(step, action_B, row, bool(late_B[row]))
-        seen = {name: np.array(value) for name, value in step.seen.items()}
+        seen = {name: np.array(value) for name, value in step.observation.items()}
         for row in np.flatnonzero(step.terminated_B | step.truncated_B | late_B).tolist():
             if row in running:
                 recorder.add(running.pop(row).arrays(), environment.name)
@@ -129,7 +129,7 @@ class _Running:
             "truncated": step.truncated_B[row] or (late and not step.terminated_B[row]),
         }
         facts = {f"info.{name}": value[row] for name, value in step.info.items()}
-        seen = {f"seen.{name}": value[row] for name, value in step.seen.items()}
+        seen = {f"seen.{name}": value[row] for name, value in step.observation.items()}
         for name, value in ({"action": action_B[row], "reward": step.reward_B[row]} | ended | facts | seen).items():
             self._steps.setdefault(name, []).append(np.array(value))
 

@@ -43,7 +43,7 @@ class Settings:
 PRESETS = {
     "tiny": Settings(),
     "adroit-door": Settings(
-        task=ControlTask("AdroitHandDoorSparse-v1", test_episodes=50, test_rows=1, shown=1),
+        task=ControlTask("AdroitHandDoorSparse-v1", test_episodes=50, test_rows=1, video_episodes=1),
         shown=Demonstrations("minari:D4RL/door/human-v2"),
         learning=Replaying(replace(RLPD, entropy_in_backup=False), hidden=(256, 256, 256), warm_up=5000),
         course=TrainSchedule(env_steps=1_000_000, evaluate_every=25_000, save_every=25_000, log_every=10_000),

@@ -21,7 +21,7 @@ from torch import Tensor
 from saccade.core import Problem, Rollout
 from saccade.math.pixels import to_unit
 from saccade.rewards.render import similarity
-from saccade.rewards.text.reading import said
+from saccade.rewards.text.parsing import parse_answer
 from saccade.tools.render import STATUSES, Box, Refused, Render, Request, canvas, find, render_batch
 
 ImageSimilarity = Callable[[Tensor, Tensor], Tensor]
@@ -32,8 +32,8 @@ _SIZE = 64
 
 
 def program(text: str, lang: str = "svg") -> str:
-    """The program that a model's text answers with (see `reading.said`), without the words around it; "" for none."""
-    return find(said(text) or "", lang)
+    """The program that a model's text answers with (see `parsing.parse_answer`), without the words around it; "" for none."""
+    return find(parse_answer(text) or "", lang)
 
 
 def drawn(rollout: Rollout) -> list[Render]:

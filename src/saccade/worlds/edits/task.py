@@ -20,7 +20,7 @@ from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge, weighted
 from saccade.worlds import edits
 from saccade.worlds.edits.rewards import judge as exactly
-from saccade.worlds.questions.task import by_source, question_of
+from saccade.worlds.questions.task import mean_by_source, question_of
 
 MONITORS = (*edits.VERDICTS, "sharpness")
 """Never trained on unless asked for, always measured."""
@@ -100,7 +100,7 @@ class EditingTask:
                 show(name, logged_samples(parts[0], rewards_B))
         every = [part for parts, _ in found.values() for part in parts]
         success = torch.cat([part.rewards["success"] for part in every]) if every else torch.zeros(0)
-        return scores | by_source([p for part in every for p in part.problems], success)
+        return scores | mean_by_source([p for part in every for p in part.problems], success)
 
     def _drawn(self, count: int, seed: int, split: str, words: str) -> list[Problem]:
         if self.edits == "photographs":

@@ -42,17 +42,20 @@ def problems(
 def load_prompts(path: str | Path) -> list[Problem]:
     """Problems from a file; ``source`` is the file's stem, with the tag of the problem where there is one.
 
-    ``*.jsonl`` is GenEval's metadata, one object a line: tag, include, exclude, prompt. Any other file is plain text: a
-    prompt with a quoted text has the tag "text", a caption in one of the wordings its meaning, any other prompt none.
-    ValueError "FILE:LINE: why" for a malformed line, and for a file that has no prompts or is not text.
+    ``*.jsonl`` holds GenEval's metadata, one object a line: tag, include, exclude, prompt. Anything else is plain text:
+    a target in double quotes makes a text problem, a caption in one of our wordings has its meaning, others None. A
+    JSON line with a prompt but neither tag nor include is read as its prompt alone would be, and its other entries are
+    added to the answer, for rewards of the user's own.
+    ValueError "FILE:LINE: why" for a line that does not fit, or when the file holds no prompt or is no text.
     """
     path = Path(path).expanduser()
-    lines = parse_lines(path, _metadata if path.suffix == ".jsonl" else _plain, "prompts")
-    source = lambda answer: f"{path.stem}/{answer['tag']}" if answer else path.stem
-    return [Problem(i, prompt, answer, source(answer)) for i, (_, (prompt, answer)) in enumerate(lines)]
+    found = parse_lines(path, _metadata if path.suffix == ".jsonl" else plain_prompt, "prompts")
+    source = lambda answer: f"{path.stem}/{answer['tag']}" if answer and "tag" in answer else path.stem
+    return [Problem(i, prompt, answer, source(answer)) for i, (_, (prompt, answer)) in enumerate(found)]
 
 
-def _plain(line: str) -> tuple[str, Meaning | None]:
+def plain_prompt(line: str) -> tuple[str, Meaning | None]:
+    """A prompt and its meaning: a caption's, a text to write where one is quoted, None for any other prompt."""
     meaning = interpret(line)
     quoted = re.search(r'["“]([^"”]*[^"”\s][^"”]*)["”]', line)
     if meaning is None and quoted:
@@ -60,8 +63,12 @@ def _plain(line: str) -> tuple[str, Meaning | None]:
     return line, meaning
 
 
-def _metadata(line: str) -> tuple[str, Meaning]:
+def _metadata(line: str) -> tuple[str, Meaning | None]:
     entry = entry_of(line)
+    if not {"tag", "include"} & set(entry):
+        prompt, meaning = plain_prompt(text_of(entry, "prompt"))
+        others = {name: value for name, value in entry.items() if name != "prompt"}
+        return prompt, {**others, **(meaning or {})} or None
     for name in ("tag", "prompt"):
         text_of(entry, name)
     given = {name: entry[name] for name in ("include", "exclude", "text") if name in entry}

@@ -1,7 +1,8 @@
-"""A semantic sensor: a model that sees says what lies ahead, every few steps, and its words are held between.
+"""Captions as an observation: a vision-language model describes the road ahead every few steps, and its caption is
+observed until the next one.
 
-The words are one more observation; no reward asks for them. Which captions an episode sees follows from its own
-pictures (or, for the controls, from its own seed), so that it does not matter which episodes run beside it.
+No reward uses captions. The captions of an episode follow from its own pictures (or, for the controls, from its own
+seed), whatever episodes run beside it.
 """
 
 from __future__ import annotations
@@ -15,96 +16,99 @@ import torch
 from gymnasium import spaces
 
 from saccade.core import Environment, Observation, Step
+from saccade.envs.wrapper import EnvironmentWrapper
 
-Reader = Callable[[np.ndarray], np.ndarray]
-"""Pictures uint8 ``[n, H, W, 3]`` -> token ids int64 or features float32 ``[n, L]``."""
+CaptionModel = Callable[[np.ndarray], np.ndarray]
+"""Pictures uint8 ``[n, H, W, 3]`` -> captions as token ids int64 or features float32 ``[n, L]``."""
 
-Control = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Seeds and numbers of the refresh within its episode ``[n]`` -> what is shown in place of a caption ``[n, L]``."""
+CaptionControl = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Episode seeds and numbers of the refresh within the episode ``[n]`` -> replacements of captions ``[n, L]``."""
+
+_STATE = ("caption_BL", "seed_B", "age_B", "refresh_B")
 
 
-class CaptionObservation:
-    """An environment that also shows "caption" ``[B, L]``: what ``read`` says of ``look``'s pictures, ``every`` so many
-    steps.
+class CaptionObservation(EnvironmentWrapper):
+    """An environment with one more observation, "caption" ``[B, L]``, which is refreshed every ``every`` steps.
 
-    ``look`` gives the pictures of some rows; ``space`` is that of one caption. A ``control`` stands in for the reader,
-    which is then never called. Rows that are due are read in one call. ``info`` tells "caption_age" (steps since it was
-    written) and "captions" (how often the reader was asked in this episode).
+    ``camera`` returns the pictures of some rows, ``captioner`` their captions, each in ``space``; all rows that are due
+    are captioned in one call. A ``control`` replaces the captioner, which is then never called. ``info`` has
+    "caption_age" (steps since the caption was written) and "captions" (calls of the captioner in this episode).
     """
 
     def __init__(
         self,
-        inner: Environment,
-        read: Reader,
-        look: Callable[[Sequence[int]], np.ndarray],
+        environment: Environment,
+        captioner: CaptionModel,
+        camera: Callable[[Sequence[int]], np.ndarray],
         space: spaces.Space,
         every: int = 10,
-        control: Control | None = None,
+        control: CaptionControl | None = None,
     ):
         if every < 1:
             raise ValueError(f"a caption every {every} steps: it must be 1 or more")
-        self.inner, self.read, self.look, self.every, self.control = inner, read, look, every, control
-        self.name, self.count, self.action_space = inner.name, inner.count, inner.action_space
-        self.observation_space = spaces.Dict({**inner.observation_space, "caption": space})
-        self.render = inner.render
-        self.caption_BL = np.zeros((inner.count, *space.shape), space.dtype)
-        self.seed_B, self.age_B, self.refresh_B = (np.zeros(inner.count, np.int64) for _ in range(3))
+        super().__init__(environment)
+        self.captioner, self.camera, self.every, self.control = captioner, camera, every, control
+        self.observation_space = spaces.Dict({**environment.observation_space, "caption": space})
+        self.caption_BL = np.zeros((self.count, *space.shape), space.dtype)
+        self.seed_B, self.age_B, self.refresh_B = (np.zeros(self.count, np.int64) for _ in range(3))
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
-        """New episodes in these rows, each with a caption of its first picture."""
-        seen = self.inner.begin(rows, seeds)
-        rows = np.asarray(rows, np.int64)
-        self.seed_B[rows], self.refresh_B[rows] = np.asarray(seeds, np.int64), 0
-        self._refresh(rows)
-        return {**seen, "caption": self.caption_BL[rows]}
+        """Begin episodes in these rows, each with a caption of its first picture."""
+        observation = self.environment.begin(rows, seeds)
+        index = np.asarray(rows, np.int64)
+        self.seed_B[index], self.refresh_B[index] = np.asarray(seeds, np.int64), 0
+        self._refresh(index)
+        return {**observation, "caption": self.caption_BL[index]}
 
     def step(self, action_B: np.ndarray) -> Step:
-        """One step of all rows; captions that are as old as they may get are written anew."""
-        step = self.inner.step(action_B)
+        """One step of all rows; captions that have reached their age are refreshed."""
+        step = self.environment.step(action_B)
         self.age_B += 1
         self._refresh(np.flatnonzero(self.age_B >= self.every))
-        asked_B = np.zeros_like(self.refresh_B) if self.control else self.refresh_B
-        told = {"caption_age": self.age_B.astype(np.float32), "captions": asked_B.astype(np.float32)}
-        return step._replace(seen={**step.seen, "caption": self.caption_BL.copy()}, info={**step.info, **told})
+        calls_B = np.zeros_like(self.refresh_B) if self.control else self.refresh_B
+        info = {"caption_age": self.age_B.astype(np.float32), "captions": calls_B.astype(np.float32)}
+        observation = {**step.observation, "caption": self.caption_BL.copy()}
+        return step._replace(observation=observation, info={**step.info, **info})
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in ("caption_BL", "seed_B", "age_B", "refresh_B")}
-        return {"inner": self.inner.state_dict(), **{name: torch.tensor(value) for name, value in kept.items()}}
+        tensors = {name: torch.tensor(getattr(self, name)) for name in _STATE}
+        return {"environment": self.environment.state_dict(), **tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state["inner"])
-        for name in ("caption_BL", "seed_B", "age_B", "refresh_B"):
+        self.environment.load_state_dict(state["environment"])
+        for name in _STATE:
             setattr(self, name, state[name].numpy().copy())
 
     def _refresh(self, rows: np.ndarray) -> None:
-        """Write the captions of these rows anew."""
+        """Write new captions in these rows."""
         if len(rows) == 0:
             return
-        told = self.control(self.seed_B[rows], self.refresh_B[rows]) if self.control else self.read(self.look(rows))
-        if told.shape != (len(rows), *self.caption_BL.shape[1:]):
-            raise ValueError(f"the semantic sensor of {self.name} said {list(told.shape)} of {len(rows)} pictures")
-        self.caption_BL[rows] = told
+        if self.control:
+            captions = self.control(self.seed_B[rows], self.refresh_B[rows])
+        else:
+            captions = self.captioner(self.camera(rows.tolist()))
+        if captions.shape != (len(rows), *self.caption_BL.shape[1:]):
+            raise ValueError(f"the captions of {self.name} have shape {list(captions.shape)} for {len(rows)} pictures")
+        self.caption_BL[rows] = captions
         self.age_B[rows] = 0
         self.refresh_B[rows] += 1
 
 
-def shuffled(bank: Callable[[], np.ndarray]) -> Control:
-    """A control: captions of other times and places, drawn by the episode's seed; how often each is seen stays the
-    same.
+def shuffled(bank: Callable[[], np.ndarray]) -> CaptionControl:
+    """A control: captions of other times and places, sampled by the episode's seed; their frequencies stay the same.
 
-    ``bank`` gives them, ``[N, L]``; it is asked when the first caption is due.
+    ``bank`` returns them, ``[N, L]``; it is called when the first caption is due.
     """
-    known = cache(bank)
+    bank = cache(bank)
 
-    def draw(seed_n: np.ndarray, refresh_n: np.ndarray) -> np.ndarray:
-        picks = [
-            np.random.default_rng([int(seed), int(k), 3]).integers(len(known())) for seed, k in zip(seed_n, refresh_n)
-        ]
-        return known()[picks]
+    def sample(seed_n: np.ndarray, refresh_n: np.ndarray) -> np.ndarray:
+        size, pairs = len(bank()), zip(seed_n, refresh_n)
+        index = [np.random.default_rng([int(seed), int(k), 3]).integers(size) for seed, k in pairs]
+        return bank()[index]
 
-    return draw
+    return sample
 
 
-def constant(caption_L: np.ndarray) -> Control:
+def constant(caption_L: np.ndarray) -> CaptionControl:
     """A control: the same vector always."""
     return lambda seed_n, refresh_n: np.repeat(caption_L[None], len(seed_n), 0)

@@ -1,5 +1,5 @@
-"""Who says what lies ahead on a road: a captioner from elsewhere, or a small one that is taught on pictures of
-training roads.
+"""The captioner and its pre-training: a model from elsewhere, or a small one that is trained on pictures of training
+roads.
 """
 
 from __future__ import annotations
@@ -11,76 +11,84 @@ import torch
 from saccade.core import Loss, Problem, Rollout, seeds
 from saccade.envs.lane import LENGTH, WORDS
 from saccade.envs.lane.scenes import scenes
-from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner, Sizes, fresh, load
-from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, accuracy
-from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import fit as run_loop
+from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
+    BlipSizes,
+    Captioner,
+    build_captioner,
+    load_captioner,
+)
+from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, caption_accuracy
+from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, Schedule
 
 PLACES = 4
-"""Pictures of one road in a batch of teaching: drawing a road takes longer than a picture."""
+"""Pictures of one road in a batch: generating a road takes longer than a picture."""
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """Who says what lies ahead."""
+    """The model that writes captions of the road ahead."""
 
     model: str = ""
     """A BLIP by hub id or folder; empty for a small one that is pre-trained in the first stage."""
     prompt: str = ""
-    """How every caption begins."""
-    caption_length: int = LENGTH + 1
-    """Token ids of a caption that the policy is shown."""
-    beams: int = 1
-    """Captions that are followed side by side while one is written."""
-    no_repeat: int = 0
-    """Runs of so many words come once at most; 0 allows all."""
+    """Text that begins every caption."""
+    length: int = LENGTH + 1
+    """Number of token ids of a caption that the policy observes."""
+    num_beams: int = 1
+    """Number of beams in beam search; 1 decodes greedily."""
+    no_repeat_ngram_size: int = 0
+    """Length of token sequences that may not be repeated in a caption; 0 allows all."""
     precision: str = "float32"
-    """Of the weights: float32, float16 or bfloat16."""
+    """Precision of the weights of a model from elsewhere: float32, float16 or bfloat16."""
     device: str = "cpu"
-    """cpu, cuda or auto."""
-    speaker_steps: int = 600
-    """Training steps of the first stage."""
-    speaker_batch: int = 128
-    """Pictures with captions in each, four of a road."""
-    speaker_lr: float = 1e-3
-    """Highest learning rate of the first stage; it falls in a line to a twentieth."""
-    tests: int = 256
-    """Pictures on which the small one is tested."""
+    """Device of a model from elsewhere: cpu, cuda or auto."""
+    steps: int = 600
+    """Number of training steps of the first stage."""
+    batch_size: int = 128
+    """Number of pictures with captions in a batch of the first stage, four of each road."""
+    optim: AdamW = AdamW(lr=1e-3, weight_decay=0.01)
+    save_every: int = 100
+    """Training steps of the first stage between checkpoints."""
+    test_pictures: int = 256
+    """Number of held-out pictures on which the accuracy of captions is measured."""
 
-    def captioner(self, seed: int) -> Captioner:
-        """The one that is named, or a small one with random weights."""
+    def build(self, seed: int) -> Captioner:
+        """The named model, or a small one with random weights."""
         if not self.model:
-            return fresh(WORDS, self.caption_length, Sizes(), seed)
+            return build_captioner(WORDS, self.length, BlipSizes(), seed)
         dtype = getattr(torch, self.precision)
-        return load(self.model, self.caption_length, self.prompt, self.beams, self.no_repeat, dtype, self.device)
+        decoding = self.num_beams, self.no_repeat_ngram_size
+        return load_captioner(self.model, self.length, self.prompt, *decoding, dtype, self.device)
 
 
-def fit(who: CaptionerConfig, words: Captioner, task: LaneTask, seed: int, stage: Run) -> None:
+def pretrain(cfg: CaptionerConfig, captioner: Captioner, task: LaneTask, seed: int, stage: Run) -> None:
     """Train the captioner on pictures and true captions from anywhere on training roads, new ones in each step."""
-    lane, tests = task.world(who.speaker_batch // PLACES), task.world(who.tests)
+    lane, test_lane = task.world(cfg.batch_size // PLACES), task.world(cfg.test_pictures)
 
-    def pairs(step: int) -> Rollout:
-        pictures, told = scenes(lane, int(seeds(seed, 1, key=step)), places=PLACES)
-        problems = [Problem(i, "what lies ahead", caption) for i, caption in enumerate(told)]
-        logp_BT, mask_BT = torch.zeros(len(told), 1), torch.ones(len(told), 1)
+    def feed(step: int) -> Rollout:
+        pictures, captions = scenes(lane, int(seeds(seed, 1, key=step)), places=PLACES)
         return Rollout(
-            problems, {"picture_B": torch.from_numpy(pictures)}, None, logp_BT, mask_BT, torch.arange(len(told))
+            problems=[Problem(i, "caption of the road ahead", caption) for i, caption in enumerate(captions)],
+            decisions={"picture_B": torch.from_numpy(pictures)},
+            outputs=None,
+            logp_BT=torch.zeros(len(captions), 1),
+            mask_BT=torch.ones(len(captions), 1),
+            group_B=torch.arange(len(captions)),
         )
 
     def loss(rollout: Rollout) -> Loss:
-        total, count = words.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
+        total, count = captioner.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
         return Loss(total, count.float())
 
-    optimizer = torch.optim.AdamW(words.parameters(), lr=who.speaker_lr, weight_decay=0.01)
-    fall = rise_and_fall(who.speaker_steps, who.speaker_steps // 15, 0.05)
-    run_loop(
-        pairs,
-        Updates([Update("captions", loss, words.parameters(), optimizer, schedule=fall)]),
+    schedule = rise_and_fall(cfg.steps, cfg.steps // 15, 0.05)
+    fit(
+        feed,
+        Updates([cfg.optim.update("captions", loss, captioner.parameters(), schedule=schedule)]),
         stage,
-        who.speaker_steps,
-        state={"captioner": words},
-        evaluate=lambda step: accuracy(words, tests),
-        evaluate_every=who.speaker_steps,
-        save_every=100,
+        Schedule(cfg.steps, evaluate_every=cfg.steps, save_every=cfg.save_every),
+        state={"captioner": captioner},
+        evaluate=lambda step: caption_accuracy(captioner, test_lane),
     )

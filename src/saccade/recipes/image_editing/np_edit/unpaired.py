@@ -21,7 +21,7 @@ from torch import Tensor
 from saccade.algorithms.dmd import dmd_weight, time_and_noise
 from saccade.core import Collect, Loss, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import add_noise, to_data
-from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, frozen
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
 
 _MATCHED = 1 << 25
@@ -127,7 +127,7 @@ def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         shown = [Question("", (picture(problem),)) for problem in problems]
-        return empty_rollout(problems, seeds_P, x0_B=editor.said(shown, editor.size).source.float())
+        return empty_rollout(problems, seeds_P, x0_B=editor.prompt_cache(shown, editor.size).source.float())
 
     return collect
 
@@ -138,8 +138,8 @@ def drawers(flow: FlowModel, guidance: float, editor: FlowPolicy, seed: int) -> 
     """
     plain = replace(flow, guidance=1.0)
     fake, real = (
-        build_flow_policy(plain, (), seed, beside=editor),
-        frozen(replace(plain, guidance=guidance), beside=editor),
+        build_flow_policy(plain, (), seed, share_with=editor),
+        build_frozen_policy(replace(plain, guidance=guidance), share_with=editor),
     )
     return replace(fake, prompt=result), replace(real, prompt=result)
 
@@ -158,4 +158,4 @@ def lengths(gradient: Tensor) -> Tensor:
 
 
 def _step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: Sequence[Problem]) -> Tensor:
-    return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, through=True), t_B)
+    return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, grad_through_uncond=True), t_B)

@@ -225,7 +225,7 @@ def cloning(cfg: Cloning, base: BCPolicy) -> Update:
         base.error,
         weights,
         torch.optim.AdamW(weights, lr=cfg.clone_lr, weight_decay=1e-4, fused=True),
-        max_norm=10.0,
+        max_grad_norm=10.0,
     )
 
 

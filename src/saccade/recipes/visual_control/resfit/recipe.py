@@ -260,7 +260,7 @@ def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], s
 def _update(cfg: Settings, name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=1e-4, fused=True)
     return Update(
-        name, loss, weights, optimizer, every=every, max_norm=cfg.max_norm, after=lambda taken: slow.soft_update()
+        name, loss, weights, optimizer, every=every, max_grad_norm=cfg.max_norm, after=lambda taken: slow.soft_update()
     )
 
 

@@ -13,9 +13,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from saccade.algorithms.off_policy import CriticLoss, action, seen
-from saccade.core import Environment, Loss, Observation, Rollout, Step
+from saccade.core import Action, Environment, Loss, Observation, Rollout, Step
+from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.models.control.networks import MLP
-from saccade.policies.actors import Acted, write
+from saccade.policies.actors import write
 
 
 @dataclass(eq=False)
@@ -46,12 +47,12 @@ class ResidualActor:
         return self.scale * torch.tanh(self.head(torch.cat([features, seen[BASE_ACTION]], -1)))
 
     @torch.no_grad()
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Action:
         """One action for each row; standard normal draws explore."""
         action_BA, logp_B = self.propose({name: value.to(self.device) for name, value in seen.items()})
         if draw_BA is not None:
             action_BA = (action_BA + (self.noise * draw_BA.to(self.device)).clamp(-self.most, self.most)).clamp(-1, 1)
-        return Acted(action_BA.cpu(), logp_B.cpu())
+        return Action(action_BA.cpu(), logp_B.cpu())
 
     def slow(self, head: MLP) -> ResidualActor:
         """The same actor with another head, such as one that follows its own slowly."""
@@ -97,12 +98,12 @@ class NoisyBasePolicy:
 
     reach: float
 
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
+    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Action:
         """Standard normal draws say by how much; without them nothing is moved."""
         action_BA = seen[BASE_ACTION]
         if draw_BA is not None:
             action_BA = action_BA + self.reach * torch.erf(draw_BA / 2**0.5)
-        return Acted(action_BA.clamp(-1, 1), action_BA.new_zeros(len(action_BA)))
+        return Action(action_BA.clamp(-1, 1), action_BA.new_zeros(len(action_BA)))
 
 
 Across = Literal["mean of squares", "squared mean of absolutes"]
@@ -152,15 +153,15 @@ class BasePolicy(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class BaseActionWrapper:
+class BaseActionWrapper(EnvironmentWrapper):
     """An environment that also shows, as "base_action", what ``base`` proposes at each moment.
 
     An ended episode's last moment is still proposed for from the chunk under way; only ``begin`` forgets it.
     """
 
     def __init__(self, environment: Environment, base: BasePolicy):
-        self.environment, self.base = environment, base
-        self.name, self.count, self.action_space = environment.name, environment.count, environment.action_space
+        super().__init__(environment)
+        self.base = base
         self.observation_space = spaces.Dict(
             {**environment.observation_space.spaces, BASE_ACTION: environment.action_space}
         )
@@ -172,10 +173,7 @@ class BaseActionWrapper:
 
     def step(self, action_B: np.ndarray) -> Step:
         step = self.environment.step(action_B)
-        return step._replace(seen=self._with_proposals(step.seen, None))
-
-    def render(self, rows: Sequence[int]) -> np.ndarray:
-        return self.environment.render(rows)
+        return step._replace(observation=self._with_proposals(step.observation, None))
 
     def state_dict(self) -> dict[str, Any]:
         return {"environment": self.environment.state_dict(), "base": self.base.state_dict()}

@@ -59,7 +59,7 @@ class ResidualTask:
 
     def record_video(self, actor: Any, seeds_B: Tensor) -> list[dict[str, Any]]:
         """One filmed episode for each seed."""
-        return record_video(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
+        return record_video(self.make(len(seeds_B)), actor, seeds_B, self.task.position)
 
 
 class FilteredBCFeed:
@@ -114,7 +114,7 @@ def successes(buffer: Buffer, until: int) -> list[Recorded]:
     shown = {
         name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{BASE_ACTION}"
     }
-    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {
+    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.frames.items()} | {
         "action": columns["action"]
     }
     won = np.unique(columns["episode"][columns["reward"] > 0])

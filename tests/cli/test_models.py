@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saccade.cli import subjects
-from saccade.cli.commands import eval as evaluation
+import saccade as library
+from saccade.api import models
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import DrawingTask
 
@@ -22,9 +22,10 @@ def test_a_pipeline_draws_at_its_own_size_and_the_same_seed_draws_the_same(sacca
     assert saccade(*words, "-o", "b.png").status == 0
     a, b = (np.array(Image.open(name)) for name in ("a.png", "b.png"))
     assert (a == b).all() and a.std() > 0 and not (a[:16, :16] == a[:16, 18:34]).all()
-    edge = subjects.native(Path(sd3_folder))["size"]
+    edge = models.native(Path(sd3_folder))["size"]
     assert a.shape == (2 * edge + 2, 2 * edge + 2, 3)
-    assert "it has no rewriter" in saccade("sample", sd3_folder, "x", "--no-rewrite").refused()
+    refused = saccade("sample", sd3_folder, "x", "--without", "rewriter").refused()
+    assert "is one model: there is no rewriter to leave out" in refused
 
 
 def test_a_language_model_writes_and_makes_no_picture(saccade, lm_folder):
@@ -37,7 +38,7 @@ def test_eval_judges_a_pipeline_by_wording_and_tag(saccade, sd3_folder, monkeypa
     scores = json.loads(saccade("eval", sd3_folder, "--json").out.splitlines()[-1])["scores"]
     assert {"train wording", "paraphrase", "sharpness", "tag counting"} <= set(scores)
     assert all(0 <= value <= 1 for value in scores.values())
-    assert evaluation.evaluate(str(sd3_folder)) == scores
+    assert library.open_model(sd3_folder).evaluate() == scores
 
 
 def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
@@ -48,7 +49,8 @@ def test_broken_models_are_one_line(saccade, sd3_folder, tmp_path):
     assert "OddPipeline" in saccade("sample", "./odd", "x").refused()
     (tmp_path / "odd" / "model_index.json").unlink()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "qwen9"}')
-    assert "qwen9" in saccade("eval", "./odd").refused()
+    assert "qwen9" in saccade("sample", "./odd", "x").refused()
+    assert "is a language model, and its config.json names no saccade_miniature" in saccade("eval", "./odd").refused()
 
 
 def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_folder, tmp_path, monkeypatch):
@@ -56,7 +58,7 @@ def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_
     from saccade.worlds.edits import task
 
     build_flow_policy(FlowModel(str(kontext_folder), size=32, text_length=6), ()).export(tmp_path / "editor")
-    assert subjects.native(tmp_path / "editor") == {"size": 32, "text_length": 6}
+    assert models.native(tmp_path / "editor") == {"size": 32, "text_length": 6}
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)).save("a.png")
     assert saccade("sample", "./editor", "a.png Make the ring red.", "-o", "edited.png").status == 0
     assert saccade("sample", "./editor", "Make the ring red.", "-o", "drawn.png").status == 0

@@ -66,11 +66,11 @@ def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gol
 def test_what_does_not_fit_is_one_line(saccade, gold):
     score = lambda reward, *rest: saccade("score", "--reward", reward, *rest).refused()
     assert "unknown reward 'genval'; nearest: geneval" in score("genval", "--images", gold)
-    assert "names no reward" in score(" , ", "--images", gold)
+    assert "no reward is named" in score(" , ", "--images", gold)
     assert "missing --images" in score("geneval")
     assert "there is no folder 'nowhere'" in score("sharpness", "--images", "nowhere")
     assert "no pictures in ." in score("sharpness", "--images", ".")
-    assert "it may need --prompts" in score("geneval", "--images", gold)
+    assert "it may need prompts" in score("geneval", "--images", gold)
     assert "none.txt: cannot be read" in score("geneval", "--images", gold, "--prompts", "none.txt")
     Path("two.txt").write_text("a red circle\n\na blue ring\n")
     assert "6 pictures in" in score("geneval", "--images", gold, "--prompts", "two.txt")

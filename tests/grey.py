@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from saccade.core import NothingJudged, Problem, Rollout
 from saccade.training.claims import Claim
-from saccade.training.loop import fit as run_loop
+from saccade.training.loop import fit
 from saccade.training.run import Run
 
 
@@ -100,14 +100,14 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     level = policies(cfg)["policy"]
     if cfg.first_steps:
         first, learner = run.stage("first"), Learner(Settings(), level)
-        run_loop(lambda step: seen(level), learner, first, cfg.first_steps, state={"policy": level}, save_every=2)
+        fit(lambda step: seen(level), learner, first, cfg.first_steps, state={"policy": level}, save_every=2)
 
     def feed(step: int) -> Rollout:
         if step == 3:
             trouble(cfg.trouble)
         return seen(level)
 
-    return run_loop(
+    return fit(
         feed, Learner(cfg, level), run, cfg.steps, state={"policy": level},
         evaluate=lambda step: evaluate(cfg, {"policy": level}), evaluate_every=2, save_every=2,
     )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 from saccade import catalog
 from saccade.cli import COMMANDS, papers
 from saccade.cli.commands import doctor, miniature
-from saccade.cli.parsing import flags
+from saccade.config import flags
 
 
 def test_list_tells_the_63_systems_in_order(saccade):
@@ -53,7 +53,7 @@ def test_a_result_decides_the_state(saccade, monkeypatch, tmp_path, holds, state
 
 def test_show(saccade):
     built = saccade("show", "flow_grpo").out
-    assert all(field in built for field in catalog.FIELDS) and "sd35-medium" in built and "--lora-rank" in built
+    assert all(field in built for field in catalog.FIELDS) and "sd35-medium" in built and "--flow.lora-rank" in built
     own = saccade("show", "./grey.py").out
     assert "a share of the way each step." in own and "slate" in own and "--share" not in own
     assert "not built" in saccade("show", "jowa").out
@@ -90,9 +90,12 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
         (("train", "./grey.py", "--modle=x"), "unknown option '--modle'; nearest: --model"),
         (("train", "./grey.py", "--steps", "x"), "--steps must be a whole number, not 'x'"),
         (("train", "./grey.py", "--steps"), "--steps needs a value"),
-        (("train", "./grey.py", "--kind", "fancie"), "--kind cannot be 'fancie'; nearest: fancy (of plain, fancy)"),
+        (
+            ("train", "./grey.py", "--kind", "fancie"),
+            "--model.kind cannot be 'fancie'; nearest: fancy (of plain, fancy)",
+        ),
         (("train", "./grey.py", "--preset", "lage"), "unknown preset 'lage'; nearest: large"),
-        (("train", "./grey.py", "--sink", "tensorbord"), "nearest: tensorboard"),
+        (("train", "./grey.py", "--logger", "tensorbord"), "nearest: tensorboard"),
         (("check", "./grey.py", "--seeds", "0"), "--seeds must be 1 or more, not 0"),
         (("check", "promptlr"), "unknown recipe 'promptlr'; nearest: promptrl"),
         (("eval", "nowhere"), "'nowhere' is no run, model folder or miniature"),
