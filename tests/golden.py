@@ -46,7 +46,7 @@ TWO_POLICIES = {name: value for name, value in DRAWING.items() if name != "warmu
     "rewriter_optim.warmup": 1,
 }
 UNGROUPED = {name: value for name, value in DRAWING.items() if name != "group"}
-REWARD_MODEL = {"reward_model.steps": 3, "reward_model.pictures": 64}
+LEARNED = {"reward_model.steps": 3, "reward_model.pictures": 64}
 PAIRS = {"prompts_per_step": 4, "pool": 8}
 RESFIT = CONTROL | {
     "demonstrations.episodes": 4, "cloning.steps": 6, "cloning.evaluate_every": 3, "steps": 200, "evaluate_every": 60,
@@ -94,10 +94,10 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "diffusion_dpo, offline": ("diffusion_dpo", "offline", DRAWING | PAIRS),
     "dmd": ("dmd", "dmd", DISTILLED),
     "dmd, four steps": ("dmd", "four-steps", DISTILLED),
-    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | REWARD_MODEL | {"initialization.steps": 2}),
-    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | REWARD_MODEL),
-    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | REWARD_MODEL),
-    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | REWARD_MODEL),
+    "diff_instruct_star": ("diff_instruct_star", "tiny", DISTILLED | LEARNED | {"initialization.steps": 2}),
+    "reward_gradient": ("reward_gradient", "refl", UNGROUPED | LEARNED),
+    "reward_gradient, draft-lv": ("reward_gradient", "draft-lv", UNGROUPED | LEARNED),
+    "reward_gradient, latents": ("reward_gradient", "latents", UNGROUPED | LEARNED),
     "promptrl": ("promptrl", "tiny", TWO_POLICIES),
     "promptrl, nothing retained": ("promptrl", "tiny", TWO_POLICIES | {"retained": 0, "train_flow": False}),
     "dpo_vs_grpo": ("dpo_vs_grpo", "tiny", CODES),

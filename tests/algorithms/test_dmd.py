@@ -1,4 +1,4 @@
-"""Distillation by scores: formulas in closed form, gradients of the objective, generators of one step and of a few."""
+"""Score distillation: formulas in closed form, gradients of the losses, generators of one step and of a few."""
 
 from __future__ import annotations
 
@@ -12,35 +12,22 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms import dmd as d
-from saccade.algorithms.dmd import ScoreDistillation, ScoreMatching, noised_at, sample_generator, samples
+from saccade.algorithms.dmd import Distillation, ScoreMatching, sample_generator, sample_latents, time_and_noise
 from saccade.core import Problem, seeds
-from saccade.math.flow import add_noise, cps, flow_kernel, to_data, to_noise
+from saccade.math.flow import add_noise, cps, flow_kernel, to_data
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import empty_rollout
 from saccade.training.learner import Update, Updates
-from saccade.worlds.shapes.sample_metrics import frechet
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
 PROBLEMS = [Problem(i, p) for i, p in enumerate(PROMPTS)]
 MEAN, LOG_STD, A, B, KAPPA = 0.9, math.log(0.7), 0.8, 0.6, 0.3
 
 
-def test_conversions_agree_with_one_another():
-    torch.manual_seed(0)
-    x0, eps, t = torch.randn(4, 3, 2), torch.randn(4, 3, 2), torch.tensor([0.1, 0.4, 0.7, 0.95])
-    x_t, v = add_noise(x0, eps, t), eps - x0
-    score = d.velocity_to_score(x_t, v, t)
-    torch.testing.assert_close(score, -to_noise(x_t, v, t) / t[:, None, None])
-    torch.testing.assert_close(score, d.data_to_score(x_t, x0, 1 - t, t), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(d.score_to_data(x_t, score, 1 - t, t), to_data(x_t, v, t), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(d.score_to_velocity(x_t, score, t), v, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(d.data_to_velocity(x_t, x0, t), v, atol=1e-4, rtol=1e-4)
-
-
 def gaussian_gradient(
     divergence: str, through: bool, mean_: float = MEAN, log_std_: float = LOG_STD, nodes: int = 80
 ) -> list[float]:
-    """Of N(mean, std^2) held to N(0, 1), by mean and log std; the score of the generator's samples is known exactly."""
+    """Gradient of the divergence of N(mean, std^2) from N(0, 1) by mean and log std, with both scores known exactly."""
     at, weights = np.polynomial.hermite_e.hermegauss(nodes)
     z, eps = (torch.tensor(grid).flatten() for grid in np.meshgrid(at, at))
     weight = torch.tensor(np.outer(weights, weights) / weights.sum() ** 2).flatten()
@@ -48,11 +35,11 @@ def gaussian_gradient(
     a, b = torch.tensor(A).double(), torch.tensor(B).double()
     x0 = mean + log_std.exp() * z
     x_t = a * x0 + b * eps
-    seen = x_t if through else x_t.detach()
-    scores = -(seen - a * mean_) / (a**2 * math.exp(2 * log_std_) + b**2), -seen
-    fake, reference = (d.score_to_data(seen, score, a, b)[:, None] for score in scores)
+    x_t = x_t if through else x_t.detach()
+    scores = -(x_t - a * mean_) / (a**2 * math.exp(2 * log_std_) + b**2), -x_t
+    fake, reference = (((x_t + b**2 * score) / a)[:, None] for score in scores)
     # A difference of clean samples is b^2 / a times that of scores, and so is the rounding of the norm.
-    loss_N = d.score_divergence(fake, reference, x0[:, None], d.slope(divergence, KAPPA * float(b**2 / a)))
+    loss_N = d.score_divergence(fake, reference, x0[:, None], divergence, KAPPA * float(b**2 / a))
     return [float(g) for g in torch.autograd.grad((weight * loss_N).sum(), (mean, log_std))]
 
 
@@ -75,7 +62,7 @@ def test_gradients_of_a_gaussian_are_those_of_the_divergence_itself():
 
 @pytest.mark.parametrize(("divergence", "through"), [("pseudo_huber", True), ("squared", True), ("integral_kl", False)])
 def test_a_generator_moves_to_the_reference(divergence, through):
-    """From N(0.9, 0.7^2) down to N(0, 1) by the gradient alone, its own score always known."""
+    """Gradient descent takes N(0.9, 0.7^2) to N(0, 1) where the generator's score is known exactly."""
     mean, log_std = MEAN, LOG_STD
     for _ in range(400):
         by_mean, by_spread = gaussian_gradient(divergence, through, mean, log_std, nodes=12)
@@ -83,34 +70,23 @@ def test_a_generator_moves_to_the_reference(divergence, through):
     assert abs(mean) < 0.1 and abs(log_std) < 0.1
 
 
-def test_a_norm_is_named_and_its_slope_is_its_derivative():
+def test_the_gradient_of_the_pseudo_huber_norm_is_its_derivative():
     y = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     norm = ((y * y).flatten(1).mean(1) + KAPPA**2).sqrt().sum() * 12  # products are means over 12 coordinates
-    torch.testing.assert_close(torch.autograd.grad(norm, y)[0], d.pseudo_huber(y, KAPPA))
-    with pytest.raises(ValueError, match="unknown divergence 'huber': one of integral_kl, squared, pseudo_huber"):
-        d.slope("huber", 1.0)
-
-
-def test_frechet_distance_of_gaussians():
-    torch.manual_seed(0)
-    x = torch.randn(4000, 3)
-    assert float(frechet(x, x)) == pytest.approx(0, abs=1e-6)
-    assert float(frechet(x, x + torch.tensor([1.0, 2.0, 0.0]))) == pytest.approx(5, rel=1e-6)
-    white = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T
-    assert float(frechet(white, 3 * white)) == pytest.approx(3 * (3 - 1) ** 2, rel=1e-5)
-    with pytest.raises(ValueError, match="two or more"):
-        frechet(x[:1], x)
+    torch.testing.assert_close(torch.autograd.grad(norm, y)[0], d.norm_gradient(y, "pseudo_huber", KAPPA))
+    assert d.norm_gradient(y, "squared", KAPPA) is y
 
 
 # -- the objective on real networks ---------------------------------------------------------------------------
 
 
-def trio(folder, steps: int = 1, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
-    """Generator, score network and diffusion, told apart."""
+def trio(folder, steps: int = 1, guidance: float = 3.0, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
+    """Generator, score network and diffusion, with different weights."""
     model = FlowModel(str(folder), size=16, sampling_steps=steps, text_length=2, **changes)
     one = build_flow_policy(model, range(steps - 1))
     plain = replace(model, sampling_steps=4, kernel="flow_sde")
-    two, three = build_flow_policy(plain, (), share_with=one), build_frozen_policy(plain, one)
+    two = build_flow_policy(plain, (), share_with=one)
+    three = build_frozen_policy(replace(plain, guidance=guidance), share_with=one)
     for k, part in enumerate((one, two)):
         with torch.no_grad():
             for p in part.trained:
@@ -131,40 +107,47 @@ def gradient_of(loss, policy: FlowPolicy) -> Tensor:
 
 def test_networks_beside_one_another_share_all_but_themselves(sd3_folder, flux_folder):
     one, two, three = trio(sd3_folder)
-    assert one.backbone.pipe.vae is two.backbone.pipe.vae is three.backbone.pipe.vae and one.prompt_cache is three.prompt_cache
+    assert (
+        one.backbone.pipe.vae is two.backbone.pipe.vae is three.backbone.pipe.vae
+        and one.prompt_cache is three.prompt_cache
+    )
     assert len({id(part.backbone.transformer) for part in (one, two, three)}) == 3
     assert not any(p.requires_grad for p in three.backbone.transformer.parameters()) and not three.trained
     with pytest.raises(ValueError, match="a FluxPipeline cannot share the encoders of a StableDiffusion3Pipeline"):
         build_flow_policy(FlowModel(str(flux_folder), size=16), (), share_with=one)
 
 
-@pytest.mark.parametrize("guide", ["in", "none"])
-def test_the_loss_is_the_formula_and_passes_through_both_networks(sd3_folder, guide):
+STAR = Distillation(divergence="pseudo_huber", grad_through_scores=True)
+
+
+@pytest.mark.parametrize("mode", ["in", "none"])
+def test_the_loss_is_the_formula_and_passes_through_both_networks(sd3_folder, mode):
     one, two, three = trio(sd3_folder)
-    loss = ScoreDistillation(one, two, three, guidance=3.0, guide=guide)
+    loss = replace(STAR, guidance_mode=mode).loss(one, two, three)
     problems, own = asked()
-    x0 = samples(one, problems, own)
-    t_B, eps = noised_at(own, x0, 1 << 23, 0.02, 0.98)
+    x0 = sample_latents(one, problems, own)
+    t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
     x_t = add_noise(x0, eps, t_B)
     clean = lambda who, scale: to_data(x_t, who.velocity(x_t, t_B, problems, scale), t_B)
-    fake, reference = clean(two, 1.0), clean(three, 3.0 if guide == "in" else 1.0)
+    fake, reference = clean(two, 1.0), clean(three, 3.0 if mode == "in" else 1.0)
     y = fake - reference
     by_hand = -(y / ((y**2).mean((1, 2, 3), True) + 0.03**2).sqrt() * (fake - x0)).mean((1, 2, 3)).sum()
     made = loss(empty_rollout(problems, own))
     torch.testing.assert_close(made.total, by_hand)
     whole = gradient_of(made.total, one)
-    cut = gradient_of(replace(loss, through_scores=False)(empty_rollout(problems, own)).total, one)
+    detached = replace(loss.cfg, grad_through_scores=False).loss(one, two, three)
+    cut = gradient_of(detached(empty_rollout(problems, own)).total, one)
     torch.testing.assert_close(whole, gradient_of(by_hand, one), atol=1e-5, rtol=1e-4)
     assert (whole - cut).abs().max() > 0.05 * whole.abs().max(), "the detached loss is another one"
 
 
 def test_the_integral_kl_pushes_along_the_difference_of_clean_samples(sd3_folder):
     one, two, three = trio(sd3_folder)
-    loss = ScoreDistillation(one, two, three, "integral_kl", through_scores=False, normalised=True, guidance=3.0)
+    loss = Distillation(normalize=True).loss(one, two, three)
     problems, own = asked()
-    x0 = samples(one, problems, own)
+    x0 = sample_latents(one, problems, own)
     with torch.no_grad():
-        t_B, eps = noised_at(own, x0, 1 << 23, 0.02, 0.98)
+        t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
         x_t = add_noise(x0, eps, t_B)
         fake = to_data(x_t, two.velocity(x_t, t_B, problems), t_B)
         reference = to_data(x_t, three.velocity(x_t, t_B, problems, 3.0), t_B)
@@ -174,18 +157,20 @@ def test_the_integral_kl_pushes_along_the_difference_of_clean_samples(sd3_folder
     torch.testing.assert_close(made, gradient_of(by_hand, one), atol=1e-6, rtol=1e-4)
 
 
-def test_guidance_out_adds_its_own_pull(sd3_folder):
-    one, two, three = trio(sd3_folder)
+def test_guidance_out_adds_a_term_of_its_own(sd3_folder):
+    one, two, three = trio(sd3_folder, guidance=2.0)
     problems, own = asked()
-    plain = ScoreDistillation(one, two, three, guidance=2.0, guide="none")
-    x0 = samples(one, problems, own)
+    plain = replace(STAR, guidance_mode="none").loss(one, two, three)
+    x0 = sample_latents(one, problems, own)
     with torch.no_grad():
-        t_B, eps = noised_at(own, x0, 1 << 23, 0.02, 0.98)
+        t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
         x_t = add_noise(x0, eps, t_B)
-        free, said = (three.velocity(x_t, t_B, problems, scale) for scale in (0.0, 1.0))
-        pull = -t_B[:, None, None, None] * (free - said)
+        uncond, cond = (three.velocity(x_t, t_B, problems, scale) for scale in (0.0, 1.0))
+        pull = -t_B[:, None, None, None] * (uncond - cond)
     added = gradient_of(2.0 * (pull * x0).mean((1, 2, 3)).sum(), one)
-    both = gradient_of(replace(plain, guide="out")(empty_rollout(problems, own)).total, one)
+    both = gradient_of(
+        replace(STAR, guidance_mode="out").loss(one, two, three)(empty_rollout(problems, own)).total, one
+    )
     torch.testing.assert_close(
         both, gradient_of(plain(empty_rollout(problems, own)).total, one) + added, atol=1e-5, rtol=1e-3
     )
@@ -193,9 +178,9 @@ def test_guidance_out_adds_its_own_pull(sd3_folder):
 
 def test_rows_may_be_cut_and_the_networks_take_no_gradient(sd3_folder):
     one, two, three = trio(sd3_folder)
-    loss = ScoreDistillation(one, two, three)
+    loss = STAR.loss(one, two, three)
     rollout = sample_generator(one)(*asked(), 0)
-    assert rollout.outputs is None, "nothing is decoded for the score's sake"
+    assert rollout.outputs is None, "nothing is decoded for the score network"
     updates = [
         Update("score", ScoreMatching(two), two.trained, torch.optim.SGD(two.trained, lr=0.0)),
         Update("generator", loss, one.trained, torch.optim.SGD(one.trained, lr=0.0)),
@@ -207,13 +192,13 @@ def test_rows_may_be_cut_and_the_networks_take_no_gradient(sd3_folder):
     assert all(p.grad is None for p in two.trained), "the generator's loss leaks nothing into the score network"
 
 
-def test_the_reward_is_weighed_in_and_must_be_differentiable(sd3_folder):
+def test_the_reward_is_added_and_must_be_differentiable(sd3_folder):
     one, two, three = trio(sd3_folder)
     bright = lambda rollout: rollout.outputs.flatten(1).mean(1)
     rollout = empty_rollout(*asked())
-    plain = ScoreDistillation(one, two, three)
-    both = replace(plain, reward=bright, reward_weight=2.0)
-    alone = replace(both, weight=0.0)
+    plain = STAR.loss(one, two, three)
+    both = replace(STAR, reward_weight=2.0).loss(one, two, three, bright)
+    alone = replace(STAR, reward_weight=2.0, divergence_weight=0.0).loss(one, two, three, bright)
     grads = [gradient_of(loss(rollout).total, one) for loss in (plain, both, alone)]
     torch.testing.assert_close(grads[1], grads[0] + grads[2], atol=1e-6, rtol=1e-3)
     unknown = replace(alone, reward=lambda r: torch.where(torch.arange(3) == 1, torch.nan, bright(r)))
@@ -224,15 +209,15 @@ def test_the_reward_is_weighed_in_and_must_be_differentiable(sd3_folder):
 
 def test_choices_that_make_no_sense_are_refused(sd3_folder):
     one, two, three = trio(sd3_folder)
-    make = lambda **changes: ScoreDistillation(one, two, three, **changes)
     for changes, why in (
-        ({"divergence": "integral_kl"}, "turn through_scores off"),
-        ({"guide": "inside"}, "unknown guide 'inside'"),
-        ({"low": 0.9, "high": 0.1}, "not within 0 and 1"),
+        ({"divergence": "integral_kl"}, "turn grad_through_scores off"),
+        ({"divergence": "huber"}, "unknown divergence 'huber'; nearest: pseudo_huber"),
+        ({"guidance_mode": "inside"}, "unknown guidance_mode 'inside'; nearest: in"),
+        ({"min_t": 0.9, "max_t": 0.1}, "not between 0 and 1"),
         ({"reward_weight": 1.0}, "there is no reward"),
     ):
         with pytest.raises(ValueError, match=why):
-            make(**changes)
+            replace(STAR, **changes).loss(one, two, three)
 
 
 # -- generators of a few steps ---------------------------------------------------------------------------------

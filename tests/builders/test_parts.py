@@ -1,4 +1,4 @@
-"""What the builders of miniatures share: steps down losses, averages of weights, tokenizers and answers in tags."""
+"""Parts that builders share: the training loop, moving averages, tokenizers and answers in tags."""
 
 from __future__ import annotations
 
@@ -23,60 +23,60 @@ from saccade.builders.parts.stages import (
 from saccade.builders.parts.texts import answer_in_tags, qwen2_tokenizer, rows_by_kind
 
 
-def test_rates_rise_then_fall_to_their_least_share():
+def test_learning_rates_rise_then_fall_to_their_least_share():
     network, rates = nn.Linear(1, 1), []
     optimizer = torch.optim.AdamW(network.parameters(), lr=2.0)
-    descent = ScheduledOptimizers([optimizer], steps=10, warmup=4, least=0.5)
+    optimizers = ScheduledOptimizers([optimizer], steps=10, warmup=4, least=0.5)
     for _ in range(10):
         rates.append(optimizer.param_groups[0]["lr"])
-        descent.step(network(torch.ones(1, 1)).sum())
+        optimizers.step(network(torch.ones(1, 1)).sum())
     assert rates == pytest.approx([0.5, 0.9, 1.2, 1.4, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0])
 
 
-def test_matrices_of_blocks_descend_by_muon_and_all_else_by_adam():
+def test_muon_trains_matrices_of_blocks_and_adam_all_other_weights():
     network = nn.ModuleDict({"block": nn.Linear(3, 4), "embed": nn.Embedding(5, 3)})
     muon, adam = muon_and_adamw(network, [nn.Linear(2, 2)], LearningRates(0.1, 0.2), steps=4, warmup=1).optimizers
     shapes = lambda optimizer: [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
     assert shapes(muon) == [(4, 3)] and shapes(adam) == [(4,), (5, 3), (2, 2), (2,)]
 
 
-def test_a_lesson_is_learnt_before_the_next_is_drawn_and_the_average_stays():
-    network, seen, told = nn.Linear(1, 1, bias=False), [], []
+def test_a_step_is_taken_before_the_next_is_computed_and_the_average_stays():
+    network, weights, logged = nn.Linear(1, 1, bias=False), [], []
     nn.init.ones_(network.weight)
 
-    def lessons():
+    def steps():
         for step in range(3):
-            seen.append(network.weight.item())
+            weights.append(network.weight.item())
             loss = network.weight.sum()
-            yield Step("odd" if step % 2 else "even", loss, told=2 * loss, scores={"step": float(step)})
+            yield Step("odd" if step % 2 else "even", loss, logged=2 * loss, scores={"step": float(step)})
 
-    descent = ScheduledOptimizers([torch.optim.SGD(network.parameters(), lr=1.0)], steps=4, warmup=1)
-    means = run_steps(with_ema(lessons(), network, decay=0.5), descent, lambda *words: told.append(words))
+    optimizers = ScheduledOptimizers([torch.optim.SGD(network.parameters(), lr=1.0)], steps=4, warmup=1)
+    means = run_steps(with_ema(steps(), network, decay=0.5), optimizers, lambda *values: logged.append(values))
     about = lambda value: pytest.approx(value, abs=1e-5)
-    assert seen == about([1.0, 0.0, -0.75]), "weights move by 1, 3/4, 1/2"
-    assert [words[:3] for words in told] == [("even", 1, 4), ("odd", 2, 4), ("even", 3, 4)]
+    assert weights == about([1.0, 0.0, -0.75]), "weights move by 1, 3/4, 1/2"
+    assert [values[:3] for values in logged] == [("even", 1, 4), ("odd", 2, 4), ("even", 3, 4)]
     assert means == about({"even": 0.98 * 2 - 0.02 * 1.5, "odd": 0.0, "step": 0.98 * 0.02 + 0.02 * 2})
-    assert [words[3] for words in told] == about([2.0, 0.0, means["even"]])
+    assert [values[3] for values in logged] == about([2.0, 0.0, means["even"]])
     average = 1.0
     for decay, weight in zip((1 / 10, 2 / 11, 3 / 12), (0.0, -0.75, -1.25)):
         average = decay * average + (1 - decay) * weight
     assert network.weight.item() == about(average) and parameter_count(network) == 1
 
 
-def test_a_stage_is_drawn_alone():
+def test_a_stage_can_be_repeated_alone():
     first, noise = seed_stage(3, 1).random(), torch.rand(1)
     assert seed_stage(3, 1).random() == first and torch.rand(1) == noise
     assert seed_stage(3, 2).random() != first and seed_stage(3).random() != first and torch.rand(1) != noise
 
 
-def test_kinds_are_counted_and_answers_lose_their_tags():
+def test_rows_are_grouped_by_kind_and_answers_lose_their_tags():
     assert {kind: rows.tolist() for kind, rows in rows_by_kind("abcab").items()} == {"a": [0, 3], "b": [1, 4], "c": [2]}
     rng = np.random.default_rng(0)
     assert answer_in_tags("red", 0.0, rng) == "<answer>red</answer>"
     assert {answer_in_tags("red", 1.0, rng) for _ in range(40)} == {"red</answer>", "<answer>red", "red"}
 
 
-def test_words_that_must_be_tokens_are():
+def test_given_words_are_tokens():
     tokenizer = qwen2_tokenizer(["a ring"] * 9, 300, ["<|im_start|>"], ("<answer>", "42"), "{{ messages }}")
     ids = tokenizer("a ring<answer>42<|im_end|>")["input_ids"]
     assert len(ids) == 5 and tokenizer.decode(ids) == "a ring<answer>42<|im_end|>"
@@ -98,11 +98,12 @@ def test_the_rewriter_is_built(tmp_path):
     assert set(qwen2_rewriter.evaluate(tmp_path, count=2)) >= {"meaning kept, terse", "answer tags, held-out wordings"}
 
 
-def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path, monkeypatch):
+def test_the_flow_model_is_built_and_its_autoencoder_used_again(tmp_path, monkeypatch):
     from saccade.builders import sd3_shapes
-    from saccade.worlds.shapes import sample
+    from saccade.worlds.shapes import sample_scenes
 
-    monkeypatch.setattr(sd3_shapes.shapes, "sample", lambda count, *how: sample(min(count, 200), *how))
+    few = lambda count, *args: sample_scenes(min(count, 200), *args)
+    monkeypatch.setattr(sd3_shapes.shapes, "sample_scenes", few)
     cfg = sd3_shapes.Settings(vae_steps=2, vae_batch=4, flow_steps=3, flow_batch=8, plain_share=0.5)
     parts: list[str] = []
     facts = sd3_shapes.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
 
 
 @pytest.mark.parametrize(
-    ("seen", "asked", "score"),
+    ("text", "target", "score"),
     [
         ("HELLO", "hello", 1),
         ("oh he llo!", "Hello", 1),
@@ -97,8 +97,8 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
         ("quite something else", "abc", 0),
     ],
 )
-def test_likeness_of_words(seen, asked, score):
-    assert ocr.text_match(seen, asked) == pytest.approx(score)
+def test_similarity_of_words(text, target, score):
+    assert ocr.text_match(text, target) == pytest.approx(score)
 
 
 def written(*words: str) -> torch.Tensor:

@@ -210,6 +210,6 @@ def test_folders_come_in(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="c.png: cannot be read as a picture"):
         load_folder(tmp_path)[1]
     (tmp_path / "none").mkdir()
-    for name, why in (("none", "holds no pictures"), ("missing", "does not exist")):
+    for name, why in (("none", "has no pictures"), ("missing", "does not exist")):
         with pytest.raises(ValueError, match=f"{name}' {why}"):
             load_folder(tmp_path / name)

@@ -1,7 +1,7 @@
 """Score distillation: a generator learns from a frozen diffusion through the difference of their scores.
 
-A second network learns the score of the generator's own samples online. One loss covers a family of methods, told
-apart by fields of `Distillation`:
+A second network learns the score of the generator's samples online. One loss covers a family of methods, which fields
+of `Distillation` choose:
 
     DMD, Diff-Instruct, DI++   divergence "integral_kl" (DMD and DMD2: normalize)
     SiD                        divergence "squared", grad_through_scores
@@ -69,9 +69,10 @@ class Distillation:
     """Highest diffusion time at which scores are compared and learned (1 = noise)."""
     score_updates: int = 1
     """Updates of the score network for each update of the generator; each training step has one of the former."""
-    # No momentum, as in SiD and Diff-Instruct: gradients of a step ago are those of another score network.
     generator_optim: AdamW = AdamW(lr=1e-4, betas=(0.0, 0.999), warmup=5)
+    """Optimizer of the generator; without momentum (SiD), since gradients of past score networks are outdated."""
     score_optim: AdamW = AdamW(lr=3e-4, betas=(0.0, 0.999), warmup=5)
+    """Optimizer of the score network; without momentum (SiD), since samples of past generators are outdated."""
     ema: float = 0.95
     """Decay of the moving average of the generator's weights that is evaluated; 0 evaluates the trained weights."""
 
@@ -115,7 +116,7 @@ class Distillation:
 class GeneratorLoss:
     """``divergence_weight`` x divergence - ``reward_weight`` x reward of new samples, a mean over samples.
 
-    ``fake`` predicts the generator's own score, ``reference`` is the frozen diffusion. Both see the sample noised to a
+    ``fake`` predicts the generator's score, ``reference`` is the frozen diffusion. Both see the sample noised to a
     time between ``min_t`` and ``max_t``. A generator of several steps is trained at a random one of them. Metrics: the
     mean square of fake - reference ("score_gap"), and "reward".
     """
@@ -233,7 +234,7 @@ def sample_latents(policy: FlowPolicy, problems: Sequence[Problem], seeds_B: Ten
 def time_and_noise(seeds_B: Tensor, x0: Tensor, key: int, min_t: float, max_t: float) -> tuple[Tensor, Tensor]:
     """A time uniform between ``min_t`` and ``max_t`` for each row ``[B]``, and noise in the shape of ``x0``.
 
-    Both follow from the row's own seed and ``key``.
+    Both follow from the row's seed and ``key``.
     """
     own = spawn(seeds_B, key)
     share_B = torch.cat([torch.rand(1, generator=generator(s)) for s in own.tolist()])

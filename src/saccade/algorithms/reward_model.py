@@ -62,7 +62,7 @@ class RewardModelConfig:
     width: int = 24
     """Channels of the first convolution; later ones have twice as many."""
     optim: AdamW = AdamW(lr=2e-3, weight_decay=1e-2, warmup=20)
-    """The learning rate falls linearly to 0 after the warmup."""
+    """Optimizer of the reward model; after the warmup its learning rate falls linearly to 0."""
 
     def fit(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> RewardModel | None:
         """The frozen reward model of pictures, trained in a stage of the run; None if ``steps`` is 0.

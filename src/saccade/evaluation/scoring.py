@@ -53,7 +53,7 @@ def logged_samples(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[
 def score_with_reward(
     task: ScoredTask, sampler: Sampler, reward: Reward, log_samples: LogSamples | None = None
 ) -> dict[str, float]:
-    """The task's scores of held-out prompts, and as "scorer" the mean over them of the reward that is trained on."""
+    """The task's scores of held-out prompts, and the mean of the trained reward, "training reward"."""
     rollouts: list[Rollout] = []
 
     def recorded(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
@@ -62,5 +62,5 @@ def score_with_reward(
 
     scores = task.score(recorded, log_samples)
     if rollouts:
-        scores["scorer"] = float(torch.cat([reward(rollout) for rollout in rollouts]).nanmean())
+        scores["training reward"] = float(torch.cat([reward(rollout) for rollout in rollouts]).nanmean())
     return scores

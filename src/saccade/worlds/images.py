@@ -62,7 +62,7 @@ def load_folder(path: str | Path) -> ImageFolder:
         raise ValueError(f"picture folder '{path}' does not exist")
     found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()))
     if not found:
-        raise ValueError(f"picture folder '{path}' holds no pictures ({' '.join(_SUFFIXES)})")
+        raise ValueError(f"picture folder '{path}' has no pictures ({' '.join(_SUFFIXES)})")
     return ImageFolder(found)
 
 

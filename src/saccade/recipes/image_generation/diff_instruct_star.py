@@ -40,7 +40,7 @@ from saccade.worlds.shapes.task import DrawingTask
 
 @dataclass(frozen=True)
 class Initialization:
-    """The first stage, which distils the diffusion into a generator by the integral KL."""
+    """The stage before the main one, which distils the diffusion into a generator by the integral KL."""
 
     steps: int = 120
     """Training steps of this stage; 0 where the checkpoint is a generator of few steps already."""

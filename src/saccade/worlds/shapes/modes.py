@@ -1,4 +1,4 @@
-"""Mode coverage: how many different right answers to one caption are drawn, a diversity that noise cannot raise."""
+"""Mode coverage: how many different right answers to one caption a model gives, which noise cannot raise."""
 
 from __future__ import annotations
 

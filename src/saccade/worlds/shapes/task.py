@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import LogSamples, Problem, Rollout, Sampler
-from saccade.evaluation.scoring import logged_samples, score
+from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge, per_tag
 from saccade.worlds import shapes
@@ -41,8 +41,6 @@ class DrawingTask:
     """Number of training prompts sampled from the embedded world."""
     held_out_size: int = 96
     """Number of held-out prompts of the embedded world, in each wording."""
-    eval_seed: int = 12_345
-    """Seed of the held-out prompts of the embedded world."""
 
     def training(self, seed: int) -> list[Problem]:
         """The prompts to train on."""
@@ -56,7 +54,7 @@ class DrawingTask:
             return {"held out": shapes.load_prompts(self.held_out)} if self.held_out else {}
         sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
         return {
-            name: shapes.problems(self.held_out_size, self.eval_seed, self.tags, wordings, "held_out")
+            name: shapes.problems(self.held_out_size, HELD_OUT_SEED, self.tags, wordings, "held_out")
             for name, wordings in sets.items()
         }
 
