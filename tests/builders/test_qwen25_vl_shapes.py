@@ -57,10 +57,10 @@ def test_a_conversation_holds_several_pictures_of_different_sizes(language):
     )
     pad = language.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert int((passage.ids_L == pad).sum()) == passage.sight.tokens
-    assert [(frame.width, frame.height) for frame in passage.frames][0] == (48, 48)
+    assert (passage.frames[0].width, passage.frames[0].height) == (48, 48)
 
 
-def test_training_saw_pictures_as_the_processor_shows_them(language):
+def test_training_pictures_equal_those_of_the_processor(language):
     from saccade.builders.qwen25_vl_shapes.preprocessing import displayed, patches
 
     for picture in pictures((64, 64), (48, 48), (30, 34), (96, 96)):
@@ -68,18 +68,18 @@ def test_training_saw_pictures_as_the_processor_shows_them(language):
         torch.testing.assert_close(patches(displayed(picture)[None])[0], theirs, atol=1e-5, rtol=0)
 
 
-def test_questions_in_one_row_are_worth_separate_rows(language):
+def test_questions_packed_into_one_row_equal_separate_rows(language):
     from saccade.builders.qwen25_vl_shapes import packing
     from saccade.builders.qwen25_vl_shapes.preprocessing import patches
 
     (picture,) = pictures((48, 48))
-    talk = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
-    packed = packing.pack(language.tokenizer, [packing.questions_about(picture, talk)])
+    pairs = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
+    packed = packing.pack(language.tokenizer, [packing.questions_about(picture, pairs)])
     alone = []
     with torch.no_grad():
         joined = packing.states(language.model, packed, packing.features(language.model.model.visual, packed.pictures))
-        for said in talk:
-            one = packing.pack(language.tokenizer, [packing.questions_about(picture, [said])])
+        for pair in pairs:
+            one = packing.pack(language.tokenizer, [packing.questions_about(picture, [pair])])
             states = language.model.model(
                 input_ids=one.ids_BL,
                 pixel_values=patches(picture[None])[0],
@@ -90,7 +90,7 @@ def test_questions_in_one_row_are_worth_separate_rows(language):
     torch.testing.assert_close(joined[packed.weight_BL > 0], torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
-def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
+def test_names_in_a_question_get_the_box_of_the_only_object_that_has_them(language):
     from saccade.builders.qwen25_vl_shapes import packing
     from saccade.builders.qwen25_vl_shapes.annotations import AnnotatedPictures
     from saccade.builders.qwen25_vl_shapes.localizer import Localizer
@@ -106,22 +106,22 @@ def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
         np.array([[red, blue, blue]]),
         np.zeros((1, 3), int),
     )
-    talk = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
-    where = Localizer(language.model, language.tokenizer)
-    laid = packing.pack(language.tokenizer, [packing.questions_about(views.pictures[0], talk)])
-    row, last, box = where.named(laid, views)
+    pairs = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
+    localizer = Localizer(language.model, language.tokenizer)
+    packed = packing.pack(language.tokenizer, [packing.questions_about(views.pictures[0], pairs)])
+    row, last, box = localizer.named_boxes(packed, views)
     assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], (
         "two blue stars are nobody's name, answers are not asked"
     )
-    assert language.tokenizer.decode(laid.ids_BL[0, last]) == " ring"
+    assert language.tokenizer.decode(packed.ids_BL[0, last]) == " ring"
     with torch.no_grad():
-        packing.states(language.model, laid, packing.features(language.model.model.visual, laid.pictures))
-        at_cells, at_names = where.loss(laid, views, views.cells())
-    where.close()
+        packing.states(language.model, packed, packing.features(language.model.model.visual, packed.pictures))
+        at_cells, at_names = localizer.loss(packed, views, views.cells())
+    localizer.close()
     assert at_cells > 0 and at_names > 0 and not language.model.model.language_model.layers[1]._forward_hooks
 
 
-def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
+def test_cells_are_annotated_with_what_a_program_draws_there():
     from PIL import ImageColor
 
     from saccade.builders.qwen25_vl_shapes.annotations import COLOR_CLASSES

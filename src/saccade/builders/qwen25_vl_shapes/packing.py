@@ -59,9 +59,9 @@ class PackedRows:
 def questions_about(picture: np.ndarray, pairs: Sequence[tuple[str, str]]) -> list[Segment]:
     """One picture and several questions about it with their answers, each in a branch of its own."""
     asked = [
-        piece
+        segment
         for k, (question, answer) in enumerate(pairs, 1)
-        for piece in (Segment(question + ASSISTANT, branch=k), Segment(answer + END, trained=True, branch=k))
+        for segment in (Segment(question + ASSISTANT, branch=k), Segment(answer + END, trained=True, branch=k))
     ]
     return [Segment(USER + VISION_START), Segment(picture=picture), Segment(VISION_END), *asked]
 
@@ -70,7 +70,7 @@ def turn(
     pictures: Sequence[np.ndarray], question: str, answer: str, trained: bool = True, first: bool = True
 ) -> list[Segment]:
     """One turn of a conversation: pictures, a question and the answer."""
-    shown = [piece for p in pictures for piece in (Segment(VISION_START), Segment(picture=p), Segment(VISION_END))]
+    shown = [segment for p in pictures for segment in (Segment(VISION_START), Segment(picture=p), Segment(VISION_END))]
     return [
         Segment(USER if first else "\n" + USER),
         *shown,
@@ -81,7 +81,7 @@ def turn(
 
 def pack(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> PackedRows:
     """Tokenize rows of segments and pad them to one length."""
-    texts = list({piece.text for row in rows for piece in row if piece.picture is None})
+    texts = list({segment.text for row in rows for segment in row if segment.picture is None})
     ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"]))
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     fills = (tokenizer.pad_token_id, 0, -1, 0)
@@ -91,7 +91,7 @@ def pack(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> PackedRows:
     )
     before_LL = torch.ones(ids_BL.shape[1], ids_BL.shape[1], dtype=torch.bool).tril()
     shared = (branch_BL[:, None, :] == 0) | (branch_BL[:, None, :] == branch_BL[:, :, None])
-    pictures = [piece.picture for row in rows for piece in row if piece.picture is not None]
+    pictures = [segment.picture for row in rows for segment in row if segment.picture is not None]
     return PackedRows(
         ids_BL, weight_BL.float(), ids_BL == pad, position_BL3.movedim(-1, 0), (shared & before_LL)[:, None], pictures
     )
@@ -100,20 +100,20 @@ def pack(tokenizer: Any, rows: Sequence[Sequence[Segment]]) -> PackedRows:
 def _row(row: Sequence[Segment], ids: dict[str, list[int]], pad: int) -> list[Tensor]:
     """Tokens, weights, branches ``[L]`` and positions ``[L, 3]`` of one row."""
     parts, after = [], {0: 0}
-    for piece in row:
-        start = after.get(piece.branch, after[0])
-        if piece.picture is None:
-            tokens = np.array(ids[piece.text])
+    for segment in row:
+        start = after.get(segment.branch, after[0])
+        if segment.picture is None:
+            tokens = np.array(ids[segment.text])
             position = np.arange(len(tokens))[:, None].repeat(3, 1)
-            after[piece.branch] = start + len(tokens)
+            after[segment.branch] = start + len(tokens)
         else:
-            height, width = (side // CELL for side in piece.picture.shape[:2])
+            height, width = (side // CELL for side in segment.picture.shape[:2])
             tokens = np.full(height * width, pad)
             down, across = np.divmod(np.arange(height * width), width)
             position = np.stack([0 * down, down, across], -1)
-            after[piece.branch] = start + max(height, width)
-        counts = np.full(len(tokens), piece.trained / len(tokens) ** 0.5)
-        parts.append((tokens, counts, np.full(len(tokens), piece.branch), start + position))
+            after[segment.branch] = start + max(height, width)
+        counts = np.full(len(tokens), segment.trained / len(tokens) ** 0.5)
+        parts.append((tokens, counts, np.full(len(tokens), segment.branch), start + position))
     return [torch.from_numpy(np.concatenate(column)) for column in zip(*parts)]
 
 
