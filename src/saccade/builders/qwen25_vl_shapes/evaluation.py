@@ -162,8 +162,8 @@ def _canvases(generate: Generate, problems: Sequence[Problem], rng: np.random.Ge
 def _programs(generate: Generate, problems: Sequence[Problem]) -> dict[str, float]:
     """Share of greedy programs that render, and the mean error of their pixels, in [0, 1]."""
     replies = generate([_asked(p) for p in problems], max_new_tokens=160)
-    drawn = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
-    pairs = [(p.answer["picture"], one.picture) for p, one in zip(problems, drawn) if one.status == "ok"]
+    rendered = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
+    pairs = [(p.answer["picture"], one.picture) for p, one in zip(problems, rendered) if one.status == "ok"]
     error = [np.abs(found.astype(float) - right).mean() / 255 for right, found in pairs]
     return {
         "programs that draw": len(pairs) / len(problems),

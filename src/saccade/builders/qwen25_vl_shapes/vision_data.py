@@ -154,13 +154,14 @@ def program_pictures(count: int, rng: np.random.Generator) -> tuple[AnnotatedPic
         ]
     scenes = scenes[:count]
     codes = [programs.verbose(scene, rng) for scene in scenes]
-    pictures = np.stack([one.picture for one in render_batch([Request(code, size=SIDE) for code in codes])])
+    rendered = render_batch([Request(code, size=SIDE) for code in codes])
+    pictures = np.stack([np.asarray(one.picture) for one in rendered])
     shapes, present = _primitives(scenes)
     cover = masks(shapes)[..., CELL // 2 :: CELL, CELL // 2 :: CELL].reshape(*present.shape, -1) & present[..., None]
     top = np.where(cover, np.arange(present.shape[1])[:, None], -1).max(1)
-    thing = np.where(present, class_ids(programs.KINDS, SHAPE_CLASSES)[shapes.kind], 0)
-    paint = np.where(present, class_ids(programs.COLORS, COLOR_CLASSES)[shapes.color], 0)
-    return AnnotatedPictures(pictures, _primitive_boxes(shapes), thing, paint, np.zeros_like(thing), top), codes
+    shape = np.where(present, class_ids(programs.KINDS, SHAPE_CLASSES)[shapes.kind], 0)
+    color = np.where(present, class_ids(programs.COLORS, COLOR_CLASSES)[shapes.color], 0)
+    return AnnotatedPictures(pictures, _primitive_boxes(shapes), shape, color, np.zeros_like(shape), top), codes
 
 
 def _primitives(scenes: Sequence[programs.Scene]) -> tuple[Shapes, np.ndarray]:
