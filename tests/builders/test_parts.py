@@ -111,9 +111,8 @@ def test_the_painter_by_noise_is_built_and_its_autoencoder_taken_again(tmp_path,
 def test_the_model_that_sees_is_built_and_grown(tmp_path):
     from saccade.builders.qwen25_vl_shapes import build
 
-    cfg = build.Settings(
-        width=24, layers=3, heads=2, vision_width=32, vision_layers=1, vision_steps=1, steps=4, batch=2, questions_per_picture=2
-    )
+    vision = dict(vision_width=32, vision_layers=1, vision_steps=1)
+    cfg = build.Settings(width=24, layers=3, heads=2, steps=4, batch=2, questions_per_picture=2, **vision)
     parts: list[str] = []
     facts = build.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))
     assert parts == ["sight"] + ["answers"] * 4 and {"tower, loss", "parameters that see"} <= set(facts)
