@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saccade.builders.qwen25_vl_shapes.parts import CHAT_TEMPLATE, SPECIAL
+from saccade.builders.qwen25_vl_shapes.model import CHAT_TEMPLATE, SPECIAL
 from saccade.core import Problem, Question
 from saccade.models.language import processor as processors
 

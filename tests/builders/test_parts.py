@@ -121,13 +121,12 @@ def test_the_flow_model_is_built_and_its_autoencoder_used_again(tmp_path, monkey
 def test_the_model_that_sees_is_built_and_grown(tmp_path):
     from saccade.builders.qwen25_vl_shapes import build
 
-    cfg = build.Settings(
-        width=24, layers=3, heads=2, sight_width=32, sight_layers=1, sight_steps=1, steps=4, batch=2, asked=2
-    )
+    vision = dict(vision_width=32, vision_layers=1, vision_steps=1)
+    cfg = build.Settings(width=24, layers=3, heads=2, steps=4, batch=2, questions_per_picture=2, **vision)
     parts: list[str] = []
     facts = build.build(cfg, tmp_path / "one", lambda part, *counts: parts.append(part))
     assert parts == ["sight"] + ["answers"] * 4 and {"tower, loss", "parameters that see"} <= set(facts)
-    grown = replace(cfg, start=str(tmp_path / "one"), layers=4, sight_steps=1, steps=1)
+    grown = replace(cfg, start=str(tmp_path / "one"), layers=4, vision_steps=1, steps=1)
     assert build.build(grown, tmp_path / "two", lambda *words: None)["parameters"] > facts["parameters"]
     with pytest.raises(ValueError, match="it can get more layers, but not be made to 2"):
         build.build(replace(grown, layers=2), tmp_path / "three", lambda *words: None)

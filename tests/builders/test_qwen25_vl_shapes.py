@@ -38,7 +38,7 @@ def test_a_third_party_loads_it_with_plain_transformers():
     for text in (
         "[12,20,30,64]",
         '[{"bbox_2d":[1,2,33,48],"label":"ring"}]',
-        "Where is the red star?",
+        "Localizer is the red star?",
         '<path d="M12 3L4 5Z"/>',
     ):
         ids = tokenizer(text)["input_ids"]
@@ -57,86 +57,86 @@ def test_a_conversation_holds_several_pictures_of_different_sizes(language):
     )
     pad = language.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert int((passage.ids_L == pad).sum()) == passage.sight.tokens
-    assert [(frame.width, frame.height) for frame in passage.frames][0] == (48, 48)
+    assert (passage.frames[0].width, passage.frames[0].height) == (48, 48)
 
 
-def test_training_saw_pictures_as_the_processor_shows_them(language):
-    from saccade.builders.qwen25_vl_shapes.shown import displayed, patches
+def test_training_pictures_equal_those_of_the_processor(language):
+    from saccade.builders.qwen25_vl_shapes.preprocessing import displayed, patches
 
     for picture in pictures((64, 64), (48, 48), (30, 34), (96, 96)):
         theirs = language.processor.image_processor([picture], return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(patches(displayed(picture)[None])[0], theirs, atol=1e-5, rtol=0)
 
 
-def test_questions_in_one_row_are_worth_separate_rows(language):
-    from saccade.builders.qwen25_vl_shapes import rows
-    from saccade.builders.qwen25_vl_shapes.shown import patches
+def test_questions_packed_into_one_row_equal_separate_rows(language):
+    from saccade.builders.qwen25_vl_shapes import packing
+    from saccade.builders.qwen25_vl_shapes.preprocessing import patches
 
     (picture,) = pictures((48, 48))
-    talk = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
-    packed = rows.lay(language.tokenizer, [rows.about(picture, talk)])
+    pairs = [("What color is the ring?", "red"), ("Find the star.", "[1,2,30,40]")]
+    packed = packing.pack(language.tokenizer, [packing.questions_about(picture, pairs)])
     alone = []
     with torch.no_grad():
-        joined = rows.states(language.model, packed, rows.features(language.model.model.visual, packed.pictures))
-        for said in talk:
-            one = rows.lay(language.tokenizer, [rows.about(picture, [said])])
+        joined = packing.states(language.model, packed, packing.features(language.model.model.visual, packed.pictures))
+        for pair in pairs:
+            one = packing.pack(language.tokenizer, [packing.questions_about(picture, [pair])])
             states = language.model.model(
                 input_ids=one.ids_BL,
                 pixel_values=patches(picture[None])[0],
                 image_grid_thw=torch.tensor([[1, 12, 12]]),
-                mm_token_type_ids=one.seen_BL.long(),
+                mm_token_type_ids=one.is_image_BL.long(),
             ).last_hidden_state
             alone.append(states[one.weight_BL > 0])
     torch.testing.assert_close(joined[packed.weight_BL > 0], torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
-def test_names_in_a_question_find_the_box_of_the_one_thing_they_mean(language):
-    from saccade.builders.qwen25_vl_shapes import rows
-    from saccade.builders.qwen25_vl_shapes.views import Views
-    from saccade.builders.qwen25_vl_shapes.where import Where
+def test_names_in_a_question_get_the_box_of_the_only_object_that_has_them(language):
+    from saccade.builders.qwen25_vl_shapes import packing
+    from saccade.builders.qwen25_vl_shapes.annotations import AnnotatedPictures
+    from saccade.builders.qwen25_vl_shapes.localizer import Localizer
     from saccade.worlds.shapes import COLORS, SHAPES
 
     red, blue = (1 + list(COLORS).index(name) for name in ("red", "blue"))
     ring, star = (1 + SHAPES.index(name) for name in ("ring", "star"))
     boxes = np.array([[[1, 2, 10, 12], [30, 3, 44, 15], [5, 30, 20, 44]]], float)
-    views = Views(
+    views = AnnotatedPictures(
         np.stack(pictures((48, 48))),
         boxes,
         np.array([[ring, star, star]]),
         np.array([[red, blue, blue]]),
         np.zeros((1, 3), int),
     )
-    talk = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
-    where = Where(language.model, language.tokenizer)
-    laid = rows.lay(language.tokenizer, [rows.about(views.pictures[0], talk)])
-    row, last, box = where.named(laid, views)
+    pairs = [("Is the red ring left of the blue star?", "yes"), ("Find the star.", "red ring")]
+    localizer = Localizer(language.model, language.tokenizer)
+    packed = packing.pack(language.tokenizer, [packing.questions_about(views.pictures[0], pairs)])
+    row, last, box = localizer.named_boxes(packed, views)
     assert row.tolist() == [0] and box.tolist() == [[1, 2, 10, 12]], (
         "two blue stars are nobody's name, answers are not asked"
     )
-    assert language.tokenizer.decode(laid.ids_BL[0, last]) == " ring"
+    assert language.tokenizer.decode(packed.ids_BL[0, last]) == " ring"
     with torch.no_grad():
-        rows.states(language.model, laid, rows.features(language.model.model.visual, laid.pictures))
-        at_cells, at_names = where.loss(laid, views, views.cells())
-    where.close()
+        packing.states(language.model, packed, packing.features(language.model.model.visual, packed.pictures))
+        at_cells, at_names = localizer.loss(packed, views, views.cells())
+    localizer.close()
     assert at_cells > 0 and at_names > 0 and not language.model.model.language_model.layers[1]._forward_hooks
 
 
-def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
+def test_cells_are_annotated_with_what_a_program_draws_there():
     from PIL import ImageColor
 
-    from saccade.builders.qwen25_vl_shapes.scenery import paintings
-    from saccade.builders.qwen25_vl_shapes.views import PAINTS
+    from saccade.builders.qwen25_vl_shapes.annotations import COLOR_CLASSES
+    from saccade.builders.qwen25_vl_shapes.vision_data import program_pictures
     from saccade.tools.render import render
 
-    seen, codes = paintings(8, np.random.default_rng(3))
+    seen, codes = program_pictures(8, np.random.default_rng(3))
     cells = seen.cells()
     for i, code in enumerate(codes):
         np.testing.assert_array_equal(render(code, "svg", 32).picture, seen.pictures[i])
-        here = cells["seen"][i].view(4, 4)
+        here = cells["occupied"][i].view(4, 4)
         middle = seen.pictures[i][4::8, 4::8]
         assert (middle[~here.numpy()] > 100).all(), "where nothing is said to be seen most of the ground is white"
         for y, x in here.nonzero().tolist():
-            color = PAINTS[cells["color"][i].view(4, 4)[y, x] - 1]
+            color = COLOR_CLASSES[cells["color"][i].view(4, 4)[y, x] - 1]
             paint = np.array(ImageColor.getrgb(color))
             assert abs(paint - middle[y, x]).max() < 130, (code, y, x)
     boxes = seen.boxes[seen.shape > 0]
@@ -145,9 +145,9 @@ def test_what_a_program_paints_is_told_of_the_cells_it_is_seen_in():
 
 def test_the_base_has_room_above_it_and_ground_below():
     """Better than chance where it must be, and not yet right where reinforcement learning is to help."""
-    from saccade.builders.qwen25_vl_shapes.scores import scores
+    from saccade.builders.qwen25_vl_shapes.evaluation import held_out_scores
 
-    found = scores(FOLDER, count=32)
+    found = held_out_scores(FOLDER, count=32)
     assert found["verdict"] > 0.5 and found["color_at"] > 0.3, found
     assert found["grounding"] < 0.9, found
 

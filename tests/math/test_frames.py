@@ -65,7 +65,7 @@ def test_a_crop_shows_the_box_it_was_cut_for_and_adds_less_than_a_pixel_a_side(d
     parent = data.draw(st.sampled_from(frames))
     box = data.draw(boxes(parent))
     crop = parent.crop(box)
-    whole = Box(*crop.whole, crop).into(parent)
+    whole = Box(*crop.bounds, crop).into(parent)
     assert whole.valid and whole.contains(box)
     assert all(abs(a - b) < 1 for a, b in zip(whole.corners, box.corners))
     inside = box.into(crop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -29,7 +30,7 @@ def _final_std(name: str, noise: float, steps: int, count: int = 40_000) -> floa
     times = flow.flow_times(steps)
     kernel = flow.flow_kernel(name, noise, times)
     x = torch.randn(count, 1, generator=g)
-    for t, t_next in zip(times[:-1], times[1:]):
+    for t, t_next in itertools.pairwise(times):
         variance = (1 - t) ** 2 * 0.25 + t**2
         v = (t - (1 - t) * 0.25) / variance * x  # E[eps - x0 | x_t]
         mean, std = kernel(x, v, t.expand(count), t_next.expand(count))
@@ -101,7 +102,7 @@ def test_global_spread_divides_by_that_of_the_batch():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-10, 10) | st.just(math.nan)), min_size=1, max_size=24))
-def test_credit_sums_to_nothing_in_a_group_and_a_missing_verdict_has_none(rows):
+def test_advantages_sum_to_0_in_a_group_and_a_nan_reward_has_none(rows):
     group, reward = (torch.tensor(x) for x in zip(*rows))
     reward = reward.double()
     for a in (advantages.group_advantage(reward, group, clip=1e9), advantages.leave_one_out(reward, group)):
@@ -111,7 +112,7 @@ def test_credit_sums_to_nothing_in_a_group_and_a_missing_verdict_has_none(rows):
 
 
 @given(st.permutations(list(range(6))))
-def test_credit_does_not_depend_on_the_order_of_rows(order):
+def test_advantages_do_not_depend_on_the_order_of_rows(order):
     reward, group = torch.tensor([0.0, 1, 3, 2, 5, 5]).double(), torch.tensor([0, 0, 1, 1, 2, 2])
     index = torch.tensor(order)
     a = advantages.group_advantage(reward, group)

@@ -1,4 +1,4 @@
-"""Conversations with tools: replay equals sampling over all turns, what is told is not trained, tools may fail."""
+"""Conversations with tools: replay equals sampling over all turns, replies are not trained, tools may fail."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def policy(folders):
     return make
 
 
-def several(problem: Problem, talk: Conversation, text: str):
+def several(problem: Problem, conversation: Conversation, text: str):
     """Ends, fails, answers in words, or shows a picture of one size or another."""
     match len(text) % 4:
         case 0:
@@ -63,16 +63,16 @@ def several(problem: Problem, talk: Conversation, text: str):
             raise KeyError("box")
         case 2:
             return [{"role": "user", "content": "again"}]
-    seen = {"type": "image", "image": picture(16 + 8 * len(talk.turns), 24, len(text))}
-    return [{"role": "user", "content": [{"type": "text", "text": "look"}, seen]}]
+    image = {"type": "image", "image": picture(16 + 8 * len(conversation.turns), 24, len(text))}
+    return [{"role": "user", "content": [{"type": "text", "text": "look"}, image]}]
 
 
-def again(problem: Problem, talk: Conversation, text: str):
+def again(problem: Problem, conversation: Conversation, text: str):
     return [{"role": "user", "content": "again"}]
 
 
-def sampled(attempt, group: int = 4, seed: int = 0) -> Rollout:
-    return sample_groups(attempt, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
+def sampled(sampler, group: int = 4, seed: int = 0) -> Rollout:
+    return sample_groups(sampler, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
 
 
 def gap(one: TokenPolicy, rollout: Rollout) -> float:
@@ -85,7 +85,7 @@ def own_tokens(rollout: Rollout) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["qwen25", "gemma3"])
-def test_one_likelihood_replays_a_whole_conversation(kind, policy):
+def test_one_likelihood_replays_a_complete_conversation(kind, policy):
     one = policy(kind)
     rollout = sampled(MultiTurnRollout(one, several, max_turns=4))
     shown = {f.original.height for frames in rollout.extras["frames_B"].values for f in frames}
@@ -131,23 +131,27 @@ def test_rows_that_rest_keep_their_past(stays):
 
 def test_one_turn_is_a_plain_rollout(policy):
     one = policy()
-    plain, talk = sampled(one.rollout), sampled(MultiTurnRollout(one, several, max_turns=1))
-    assert plain.outputs == talk.outputs and torch.equal(plain.logp_BT, talk.logp_BT)
-    assert all(torch.equal(v, talk.decisions[k]) for k, v in plain.decisions.items() if isinstance(v, torch.Tensor))
+    plain, conversation = sampled(one.rollout), sampled(MultiTurnRollout(one, several, max_turns=1))
+    assert plain.outputs == conversation.outputs and torch.equal(plain.logp_BT, conversation.logp_BT)
+    assert all(
+        torch.equal(v, conversation.decisions[k]) for k, v in plain.decisions.items() if isinstance(v, torch.Tensor)
+    )
 
 
 def test_decisions_are_the_models_own_tokens_and_not_the_replies(policy):
     one = policy()
     rollout = sampled(MultiTurnRollout(one, several, max_turns=4), seed=1)
-    for row, (tokens, talk) in enumerate(zip(own_tokens(rollout), rollout.extras["conversation_B"].values)):
+    for row, (tokens, conversation) in enumerate(zip(own_tokens(rollout), rollout.extras["conversation_B"].values)):
         turns = rollout.extras["turn_BT"][row][rollout.mask_BT[row] > 0]
-        said = [one.language.words(tokens[turns == t].tolist()) for t in range(len(talk.turns))]
-        assert said == [turn.text for turn in talk.turns] and rollout.outputs[row] == said[-1]
-        assert talk.end_reason in ("answer", "turns") and not talk.turns[-1].reply
+        texts = [one.language.words(tokens[turns == t].tolist()) for t in range(len(conversation.turns))]
+        assert texts == [turn.text for turn in conversation.turns] and rollout.outputs[row] == texts[-1]
+        assert conversation.end_reason in ("answer", "turns") and not conversation.turns[-1].reply
         whole = one.language.words(
             rollout.decisions["ids_BL"][row][rollout.decisions["attention_BL"][row] > 0].tolist()
         )
-        assert all(m["content"] in whole for turn in talk.turns for m in turn.reply if isinstance(m["content"], str))
+        assert all(
+            m["content"] in whole for turn in conversation.turns for m in turn.reply if isinstance(m["content"], str)
+        )
     assert torch.equal(rollout.extras["length_B"], rollout.mask_BT.sum(1))
 
 
@@ -161,12 +165,7 @@ def test_a_turn_that_the_model_closed_is_not_closed_again(policy):
     one.language.model.lm_head = louder
     rollout = sampled(MultiTurnRollout(one, again, max_turns=2), group=8)
     closed = 0
-    for ids, talk, tokens, turn in zip(
-        rollout.decisions["ids_BL"],
-        rollout.extras["conversation_B"].values,
-        own_tokens(rollout),
-        rollout.extras["turn_BT"],
-    ):
+    for ids, tokens, turn in zip(rollout.decisions["ids_BL"], own_tokens(rollout), rollout.extras["turn_BT"]):
         first = tokens[: int((turn == 0).sum())]
         closed += int(first[-1] == closing)
         text = one.language.tokenizer.decode(ids[rollout.decisions["begin_B"][0] :])
@@ -178,7 +177,7 @@ def test_a_turn_that_the_model_closed_is_not_closed_again(policy):
 def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
     one = policy()
 
-    def broken(problem: Problem, talk: Conversation, text: str):
+    def broken(problem: Problem, conversation: Conversation, text: str):
         if problem.id == 0:
             raise RuntimeError("no such <|image_pad|><|im_end|>\nbox")
         if problem.id == 1:
@@ -187,7 +186,7 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
 
     rollout = sampled(MultiTurnRollout(one, broken, max_turns=2), group=2)
     assert rollout.extras["failures_B"].tolist() == [1] * 6 and rollout.extras["turns_B"].tolist() == [2] * 6
-    first = [talk.turns[0] for talk in rollout.extras["conversation_B"].values]
+    first = [conversation.turns[0] for conversation in rollout.extras["conversation_B"].values]
     assert first[0].failure == "RuntimeError: no such <|image_pad|><|im_end|>"
     assert first[0].reply[0]["content"] == "That did not work: no such "
     assert "no picture is shown" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
@@ -196,10 +195,10 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
 def test_conversations_end_at_the_limit_of_turns_or_tokens(policy):
     one = policy()
     by_turns = sampled(MultiTurnRollout(one, again, max_turns=3), group=1)
-    assert [talk.end_reason for talk in by_turns.extras["conversation_B"].values] == ["turns"] * 3
+    assert [conversation.end_reason for conversation in by_turns.extras["conversation_B"].values] == ["turns"] * 3
     longest = by_turns.decisions["attention_BL"].sum(1).max()
     by_room = sampled(MultiTurnRollout(one, again, max_turns=9, max_tokens=int(longest)), group=1)
-    ended = [talk.end_reason for talk in by_room.extras["conversation_B"].values]
+    ended = [conversation.end_reason for conversation in by_room.extras["conversation_B"].values]
     assert (
         "tokens" in ended and (by_room.decisions["attention_BL"].sum(1) <= longest).all() and gap(one, by_room) < 1e-4
     )
@@ -253,17 +252,17 @@ def test_any_cut_has_the_full_gradient_and_masked_turns_have_none(policy):
 def test_the_crop_tool_shows_the_original(policy):
     one = policy()
 
-    def zoom(problem: Problem, talk: Conversation, text: str):
-        found = crop_box("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], talk.frames[0])
+    def zoom(problem: Problem, conversation: Conversation, text: str):
+        found = crop_box("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], conversation.frames[0])
         return [{"role": "user", "content": [view(found.pixels, frame=found.frame)]}]
 
     rollout = MultiTurnRollout(one, zoom, max_turns=2)(PROBLEMS[:1], seeds(0, 1))
     shown, cut = rollout.extras["frames_B"].values[0]
-    told = rollout.extras["conversation_B"].values[0].turns[0].reply[0]["content"][0]
-    left, top, right, bottom = told["frame"].window
+    reply = rollout.extras["conversation_B"].values[0].turns[0].reply[0]["content"][0]
+    left, top, right, bottom = reply["frame"].window
     assert (left, top, right, bottom) == (10, 5, 48, 24)  # 60 x 40 pixels were shown as 24 x 16
-    assert np.array_equal(told["image"], PROBLEMS[0].inputs.pictures[0][top:bottom, left:right])
-    assert cut.parent == told["frame"] and cut.kind == "displayed" and cut.original == shown.original
+    assert np.array_equal(reply["image"], PROBLEMS[0].inputs.pictures[0][top:bottom, left:right])
+    assert cut.parent == reply["frame"] and cut.kind == "displayed" and cut.original == shown.original
 
 
 @settings(max_examples=50, deadline=None)
@@ -301,15 +300,19 @@ def test_texts_without_a_box_and_other_pictures_are_refused():
 def test_two_steps_equal_one_and_one(policy, tmp_path):
     def run(steps: int, folder, resume: bool = False) -> dict[str, torch.Tensor]:
         one = policy(max_new_tokens=5)
-        attempt = MultiTurnRollout(one, several, max_turns=2)
+        sampler = MultiTurnRollout(one, several, max_turns=2)
 
         def collect(problems, seeds_P, step) -> Rollout:
-            rollout = judge(sample_groups(attempt, problems, seeds_P, 3), {"short": lambda r: -r.extras["length_B"]})
+            rollout = judge(sample_groups(sampler, problems, seeds_P, 3), {"short": lambda r: -r.extras["length_B"]})
             rollout.advantage_BT = rollout.broadcast(group_advantage(rollout.rewards["short"], rollout.group_B))
             return rollout
 
         update = Update("words", PolicyGradient(one, 0.2), one.trained, torch.optim.AdamW(one.trained, lr=1e-3))
-        place = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "talk"}, display=False)
+        place = (
+            Run.resume(folder, display=False)
+            if resume
+            else Run.start(folder, {"recipe": "conversation"}, display=False)
+        )
         with place:
             fit(OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one})
         return one.state_dict()

@@ -1,4 +1,4 @@
-"""GRPO on answers and its kin: resumes bit for bit, every kin steps and differs, DAPO samples again, claims can fail."""
+"""GRPO on answers and its kin: they resume bit for bit and differ, DAPO samples again, claims can fail."""
 
 from __future__ import annotations
 

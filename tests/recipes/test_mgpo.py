@@ -100,18 +100,18 @@ def test_a_conversation_hides_the_choices_and_shows_the_crop(turns):
     (first,) = script.prompt(problem)
     question, lines = split_choices(problem.inputs.text)
     assert pixels(first).shape == (32, 32, 3) and words(first) == question + script.box_prompt and "A." in lines
-    frame, talk = first["content"][0]["frame"], Conversation(turns=[Turn("")])
+    frame, conversation = first["content"][0]["frame"], Conversation(turns=[Turn("")])
     for text, shown in (("[8, 8, 16, 16]", (24, 24, 3)), ("nothing", (32, 32, 3)), ("[0, 0, 33, 2]", (32, 32, 3))):
-        talk.frames = (frame,)
-        (told,) = script.reply(problem, talk, text)
+        conversation.frames = (frame,)
+        (reply,) = script.reply(problem, conversation, text)
         asked = problem.inputs.text if turns == 2 else question + script.box_prompt
-        assert pixels(told).shape == shown and words(told) == (asked if shown[0] == 24 else script.notice + asked)
-        whole = replace(script, full_view=True).reply(problem, talk, text)[0]
+        assert pixels(reply).shape == shown and words(reply) == (asked if shown[0] == 24 else script.notice + asked)
+        whole = replace(script, full_view=True).reply(problem, conversation, text)[0]
         assert pixels(whole).shape == (32, 32, 3) and words(whole) == asked
     if turns == 3:
-        inner = talk.memory["crops"][0].frame.displayed(48, 48)
-        talk = Conversation(turns=[Turn(""), Turn("")], frames=(frame, inner))
-        (last,) = script.reply(problem, talk, "[24, 0, 48, 24]")
+        inner = conversation.memory["crops"][0].frame.displayed(48, 48)
+        conversation = Conversation(turns=[Turn(""), Turn("")], frames=(frame, inner))
+        (last,) = script.reply(problem, conversation, "[24, 0, 48, 24]")
         assert words(last) == problem.inputs.text and np.array_equal(
             pixels(last), problem.inputs.pictures[0][24:36, 36:48]
         )
@@ -134,10 +134,10 @@ def test_both_turns_share_the_advantage_of_the_answer_and_replies_are_not_traine
     assert rollout.extras["turns_B"].tolist() == [2] * 16 and rollout.extras["failures_B"].sum() == 0
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
-    for row, talk in enumerate(rollout.extras["conversation_B"].values):
+    for row, conversation in enumerate(rollout.extras["conversation_B"].values):
         own = written[row][rollout.mask_BT[row] > 0]
-        said = [own[rollout.extras["turn_BT"][row][: len(own)] == turn] for turn in (0, 1)]
-        assert [policy.language.words(x.tolist()) for x in said] == [turn.text for turn in talk.turns]
+        texts = [own[rollout.extras["turn_BT"][row][: len(own)] == turn] for turn in (0, 1)]
+        assert [policy.language.words(x.tolist()) for x in texts] == [turn.text for turn in conversation.turns]
     valid = rollout.rewards["valid box"]
     assert 0 < valid.mean() < 1 and torch.equal(rollout.rewards["box area"].isnan(), valid == 0)
     assert (rollout.rewards["sufficient box"] <= valid).all() and rewards.shape == (16,)
@@ -161,19 +161,19 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
 def test_the_control_shows_crops_of_another_question(folder, pointing):
     cfg = settings(folder, second_view="swapped")
     rollout = sample_groups(RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
-    talks, found = rollout.extras["conversation_B"].values, zoom.last_crops(rollout)
+    conversations, found = rollout.extras["conversation_B"].values, zoom.last_crops(rollout)
     plain = sample_groups(
         RECIPE.conversation_sampler(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4
     )
-    assert [t.turns[0].text for t in talks] == [t.turns[0].text for t in plain.extras["conversation_B"].values]
-    for row, talk in enumerate(talks):
+    assert [t.turns[0].text for t in conversations] == [t.turns[0].text for t in plain.extras["conversation_B"].values]
+    for row, conversation in enumerate(conversations):
         other = found[(row + 4) % 16]
-        told = talk.turns[0].reply[0]
-        assert words(told).endswith(rollout.problems[row].inputs.text)
+        reply = conversation.turns[0].reply[0]
+        assert words(reply).endswith(rollout.problems[row].inputs.text)
         assert (
-            pixels(told).shape == (16, 16, 3)
+            pixels(reply).shape == (16, 16, 3)
             if other is None
-            else np.array_equal(pixels(told), zoom.view(other.pixels, cfg.view_pixels)["image"])
+            else np.array_equal(pixels(reply), zoom.view(other.pixels, cfg.view_pixels)["image"])
         )
     with pytest.raises(ValueError, match="only one"):
         RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
@@ -193,8 +193,8 @@ def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     assert replace(policy, temperature=0.0).rollout(PROBLEMS, seeds(0, 4)).outputs != first
     (asked, *_) = base(PROBLEMS, seeds(0, 4)).extras["prompt_B"].values
     assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
-    for talk in rollout.extras["conversation_B"].values:
-        talk.memory["crops"] = [None]
+    for conversation in rollout.extras["conversation_B"].values:
+        conversation.memory["crops"] = [None]
     assert accuracy_from_crops(cfg.task.accuracy, base, rollout).tolist() == [0] * 4
 
 
@@ -202,14 +202,17 @@ def test_what_is_shown_is_what_the_model_saw(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
     rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(0, 4))
-    talk = rollout.extras["conversation_B"].values[0]
-    talk.turns[0] = replace(talk.turns[0], text='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
+    conversation = rollout.extras["conversation_B"].values[0]
+    conversation.turns[0] = replace(conversation.turns[0], text='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
     item = transcripts(rollout, torch.ones(4))[0]
-    first, said, told, last = item["turns"]
+    first, texts, reply, last = item["turns"]
     assert [t["trained"] for t in item["turns"]] == [False, True, False, True] and last["text"] == item["text"]
-    assert "A." not in first["text"] and "A." in told["text"] and first["pictures"][0]["image"].shape == (3, 16, 16)
-    true, drawn = first["pictures"][0]["boxes"]
-    assert drawn == {"corners": [2, 4, 6, 8], "label": "it", "kind": "said"} and said["text"] == talk.turns[0].text
+    assert "A." not in first["text"] and "A." in reply["text"] and first["pictures"][0]["image"].shape == (3, 16, 16)
+    true, predicted = first["pictures"][0]["boxes"]
+    assert (
+        predicted == {"corners": [2, 4, 6, 8], "label": "it", "kind": "said"}
+        and texts["text"] == conversation.turns[0].text
+    )
     np.testing.assert_allclose(true["corners"], np.array(PROBLEMS[0].answer["boxes"][0]) / 6, atol=0.01)
 
 
@@ -326,8 +329,8 @@ def test_plain_answers_are_conversations_of_two_turns_with_their_boxes(folder):
     rollout = policy.rollout([problem], seeds(0, 1))
     rollout.outputs = ["<answer>[0, 0, 12, 8], [90, 1, 2, 3]</answer>"]  # in the 24 x 16 pixels that were shown
     (item,) = transcripts(rollout, torch.tensor([0.5]))
-    asked, said = item["turns"]
-    assert asked["text"] == "where?" and said == {
+    asked, texts = item["turns"]
+    assert asked["text"] == "where?" and texts == {
         "who": "model",
         "text": rollout.outputs[0],
         "pictures": [],

@@ -102,14 +102,20 @@ def test_two_steps_equal_one_and_one_and_puzzles_move_the_model(folder, tmp_path
 
 def test_an_answer_is_compared_exactly_and_a_jigsaw_place_by_place():
     pairs = [
-        ("number", "90", "90"), ("number", "90", "90 degrees"), ("word", "top left", "top left"), ("word", "same", "Same"),
-        ("list", "2,4,1,3", "2, 4,1,3"), ("list", "2,4,1,3", "2,4,3,1"), ("list", "2,4,1,3", "2,4,1,3,1"), ("list", "2,1", ""),
+        ("number", "90", "90"),
+        ("number", "90", "90 degrees"),
+        ("word", "top left", "top left"),
+        ("word", "same", "Same"),
+        ("list", "2,4,1,3", "2, 4,1,3"),
+        ("list", "2,4,1,3", "2,4,3,1"),
+        ("list", "2,4,1,3", "2,4,1,3,1"),
+        ("list", "2,1", ""),
         ("choice", "B", "B. the red one"),
-    ]  # fmt: skip
+    ]
     answer = [1, 0, 1, 0, 1, 0.5, 0.8, 0, 1]
     assert SSL.correctness(SSL.Settings(), answered(pairs)).tolist() == pytest.approx(answer)
     thoughtful = replace(SSL.Settings(), template="think")
-    tagged = [(kind, true, f"<think>so {true}</think><answer>{said}</answer>") for kind, true, said in pairs]
+    tagged = [(kind, true, f"<think>so {true}</think><answer>{written}</answer>") for kind, true, written in pairs]
     assert SSL.correctness(thoughtful, answered(tagged)).tolist() == pytest.approx(answer)
     assert SSL.correctness(thoughtful, answered(pairs)).sum() == 0
 
@@ -157,12 +163,12 @@ def test_nothing_held_out_is_trained_on(tmp_path):
     assert {p.source for p in sets["test"]} == {p.source for p in sets["validation"]} == names and len(
         sets["test"]
     ) == 50
-    seen = lambda problems: {p.inputs.pictures[0].tobytes() for p in problems}
-    assert not seen(sets["test"]) & seen(sets["validation"])
+    first_pictures = lambda problems: {p.inputs.pictures[0].tobytes() for p in problems}
+    assert not first_pictures(sets["test"]) & first_pictures(sets["validation"])
     for task in (replace(TASK, size=48, pool=200), replace(TASK, images="photographs")):
         taken, kept = task.sources(0)
         apart = [{picture.tobytes() for picture in pictures} for pictures in (taken, kept)]
-        assert not apart[0] & (apart[1] | seen(sets["test"])) and len(kept) >= 2
+        assert not apart[0] & (apart[1] | first_pictures(sets["test"])) and len(kept) >= 2
     _pictures(tmp_path, 3)
     with pytest.raises(ValueError, match="has 3 pictures; 4 are needed"):
         replace(TASK, images=str(tmp_path)).training(0)
@@ -216,15 +222,13 @@ def test_the_real_preset_takes_a_step_at_reduced_depth(folder, tmp_path):
     assert item["prompt"].endswith("Same?") and isinstance(item["text"], str)
 
 
-def test_the_best_task_is_chosen_on_one_half_and_judged_on_the_other():
+def test_the_best_task_is_chosen_on_validation_and_scored_on_test_questions():
     before = {"downstream@0": 0.50}
     scores = lambda chosen, judged: before | {"downstream, validation": chosen, "downstream": judged}
     arms = {name: scores(0.5, 0.5) for name in SSL.ARMS}
     arms |= {"position": scores(0.6, 0.55), "contrast": scores(0.55, 0.7), "mixed": scores(0.7, 0.555)}
-    verdicts = [judge_claim(claim, {arm: {0: found} for arm, found in arms.items()}) for claim in SSL.CLAIMS]
-    assert [v["mean"] for v in verdicts] == pytest.approx([0.05, 0.05, 0.005, 0.0]) and all(
-        v["holds"] for v in verdicts
-    )
+    results = [judge_claim(claim, {arm: {0: found} for arm, found in arms.items()}) for claim in SSL.CLAIMS]
+    assert [v["mean"] for v in results] == pytest.approx([0.05, 0.05, 0.005, 0.0]) and all(v["holds"] for v in results)
     arms["mixed"]["downstream"] = 0.57
     assert not judge_claim(SSL.CLAIMS[2], {arm: {0: found} for arm, found in arms.items()})["holds"]
 

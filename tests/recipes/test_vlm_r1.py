@@ -126,9 +126,14 @@ def rollout_of(*texts: str, boxes=((0, 0, 10, 10), (20, 0, 30, 10)), tokens: int
     answer = {"text": "", "kind": "boxes", "boxes": [list(b) for b in boxes], "labels": ["square"] * len(boxes)}
     rows = len(texts)
     return Rollout(
-        [Problem(0, Question("Find all squares."), answer)] * rows, {}, list(texts), torch.zeros(rows, 1), torch.ones(rows, 1),
-        torch.zeros(rows, dtype=torch.long), extras={"length_B": torch.full((rows,), float(tokens))},
-    )  # fmt: skip
+        [Problem(0, Question("Find all squares."), answer)] * rows,
+        {},
+        list(texts),
+        torch.zeros(rows, 1),
+        torch.ones(rows, 1),
+        torch.zeros(rows, dtype=torch.long),
+        extras={"length_B": torch.full((rows,), float(tokens))},
+    )
 
 
 def listed(*boxes: str, label: str = "square") -> str:

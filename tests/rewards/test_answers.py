@@ -35,18 +35,38 @@ def rollout_of(texts: list, answer: object = None, lengths: list[float] | None =
 
 
 GOLD = [
-    ("exact", "red", ["red", " red\n", "<answer> red </answer>", "<think>blue?</think>red"], ["Red", "red.", "blue", "red blue"]),
+    (
+        "exact",
+        "red",
+        ["red", " red\n", "<answer> red </answer>", "<think>blue?</think>red"],
+        ["Red", "red.", "blue", "red blue"],
+    ),
     ("exact", "90", ["90"], ["90 degrees", "90.0", "180"]),
-    ("numeric", "7", ["7", "7.0", "+7", "there are 7 apples", "7.", "7e0", "07"], ["8", "-7", "7 or 8", "seven", "x7", "7/1"]),
+    (
+        "numeric",
+        "7",
+        ["7", "7.0", "+7", "there are 7 apples", "7.", "7e0", "07"],
+        ["8", "-7", "7 or 8", "seven", "x7", "7/1"],
+    ),
     ("numeric", "-1,234.5", ["-1234.5", "-1,234.5 $"], ["1234.5", "1,234", "-1,2345"]),
-    ("choice", "B", ["B", "b", "(B)", "B.", "B) red", "**B**", "The answer is B.", "(b) a red ring", "B: A or C"], ["A", "A and B"]),
+    (
+        "choice",
+        "B",
+        ["B", "b", "(B)", "B.", "B) red", "**B**", "The answer is B.", "(b) a red ring", "B: A or C"],
+        ["A", "A and B"],
+    ),
     ("choice", "D", ["d"], ["A B C D", "Dad", "red", "I say D", "(A) red (D) blue", "(A)(B)(C)(D)"]),
     ("choice", "(c)", ["C"], ["D"]),
     ("yes_no", "Yes", ["yes", "Yes, it is.", "YES"], ["no", "yes and no", "maybe", "yesterday"]),
     ("yes_no", "no", ["No."], ["yes", "nothing", "not"]),
     ("similar", "kitten", ["kitten"], ["sitting", "", "kitte"]),
-    ("positions", "2,4,1,3", ["2,4,1,3", "2, 4,1,3", " 2 ,4 , 1,\n3"], ["2,4,3,1", "2,4,1", "2,4,1,3,3", "2413", "2;4;1;3"]),
-]  # fmt: skip
+    (
+        "positions",
+        "2,4,1,3",
+        ["2,4,1,3", "2, 4,1,3", " 2 ,4 , 1,\n3"],
+        ["2,4,3,1", "2,4,1", "2,4,1,3,3", "2413", "2;4;1;3"],
+    ),
+]
 
 
 @pytest.mark.parametrize("name, truth, right, wrong", GOLD)
@@ -58,7 +78,7 @@ def test_gold_scores_1_and_all_else_less(name, truth, right, wrong):
 
 
 def test_golden_values():
-    score = lambda compare, said, true: float(Answer(compare)(rollout_of([said], {"text": true})))
+    score = lambda compare, written, true: float(Answer(compare)(rollout_of([written], {"text": true})))
     assert score(positions, "2,4,3,1", "2,4,1,3") == 0.5
     assert score(positions, "2, 4,1,3", "2,4,1,3") == 1
     assert score(positions, "2,4,1", "2,4,1,3") == 0.75 and score(positions, "2,4,1,3,9", "2,4,1,3") == pytest.approx(
@@ -78,7 +98,7 @@ def test_tags_are_asked_for_or_not():
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
-def test_a_truth_of_another_kind_is_no_verdict_and_is_noticed(name):
+def test_a_true_answer_of_another_form_gives_nan_and_is_reported(name):
     others = [None, "red", {}, {"text": ""}, {"text": 3}, {"boxes": []}]
     others += [{"text": "?"}] * (name not in ("exact", "similar")) + [{"text": "1,x"}] * (name == "positions")
     for answer in others:
@@ -110,11 +130,19 @@ def test_hostile_answers_are_wrong_answers(text):
 def test_the_form_is_thoughts_then_an_answer_and_nothing_else():
     right = ["<think>a\nb</think><answer>c\nd</answer>", "\n<think>a</think>\n\n<answer>c</answer> "]
     wrong = [
-        "<answer>c</answer>", "<think>a</think>c", "<think>a</think><answer>c", "<think> </think><answer>c</answer>",
-        "<think>a</think><answer></answer>", "so <think>a</think><answer>c</answer>", "<think>a</think><answer>c</answer>!",
-        "<think>a</think><think>b</think><answer>c</answer>", "<think>a</think><answer>c<answer>d</answer>",
-        "<answer>c</answer><think>a</think>", "<think>a</think> hm <answer>c</answer>", "",
-    ]  # fmt: skip
+        "<answer>c</answer>",
+        "<think>a</think>c",
+        "<think>a</think><answer>c",
+        "<think> </think><answer>c</answer>",
+        "<think>a</think><answer></answer>",
+        "so <think>a</think><answer>c</answer>",
+        "<think>a</think><answer>c</answer>!",
+        "<think>a</think><think>b</think><answer>c</answer>",
+        "<think>a</think><answer>c<answer>d</answer>",
+        "<answer>c</answer><think>a</think>",
+        "<think>a</think> hm <answer>c</answer>",
+        "",
+    ]
     assert think_answer(rollout_of(right + wrong)).tolist() == [1] * len(right) + [0] * len(wrong)
     assert not follows_think_format("<think>" * 20000)
 
@@ -144,7 +172,8 @@ def test_repetition_of_words_and_of_boxes():
     expected = [0, 2 / 7 - 1, 0, 0, 0]
     torch.testing.assert_close(Repetition()(rollout_of(texts)), torch.tensor(expected))
     torch.testing.assert_close(Repetition(2)(rollout_of(texts[2:3])), torch.tensor([4 / 7 - 1]))
-    twice = '[{"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [1,2,3,4], "label": "b"}]'
+    box = lambda label: f'{{"bbox_2d": [1,2,3,4], "label": "{label}"}}'
+    twice = f"[{box('a')}, {box('a')}, {box('b')}]"
     torch.testing.assert_close(
         Repetition(1, parse_boxes)(rollout_of([twice, "None", "?"])), torch.tensor([2 / 3 - 1, 0, 0])
     )

@@ -34,7 +34,7 @@ def boxes_of(*rows) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
 
 
-def attempts(texts: list, *answers) -> Rollout:
+def rollout_of(texts: list, *answers) -> Rollout:
     """One row a text; the answers are repeated over them."""
     n = len(texts)
     problems = [Problem(i, Question("where?"), answers[i % len(answers)]) for i in range(n)]
@@ -117,18 +117,30 @@ def test_average_precision_of_pictures_that_can_be_counted():
 
 COCO = [  # predictions with their labels, targets with theirs, AP@[.5:.95], AP50
     (
-        [(6, 3, 20, 16), (24, 4, 40, 19), (5, 2, 22, 17), (23, 5, 38, 20), (40, 30, 52, 41)], [0, 1, 0, 0, 1],
-        [(5, 3, 20, 17), (24, 5, 39, 20), (41, 29, 52, 42)], [0, 1, 1], 0.7252475247524752, 1.0,
+        [(6, 3, 20, 16), (24, 4, 40, 19), (5, 2, 22, 17), (23, 5, 38, 20), (40, 30, 52, 41)],
+        [0, 1, 0, 0, 1],
+        [(5, 3, 20, 17), (24, 5, 39, 20), (41, 29, 52, 42)],
+        [0, 1, 1],
+        0.7252475247524752,
+        1.0,
     ),
     (
-        [(0, 0, 10, 10), (30, 30, 40, 40), (1, 1, 11, 11), (12, 0, 22, 10), (13, 1, 24, 10), (50, 50, 60, 60)], [0] * 6,
-        [(0, 0, 10, 11), (12, 0, 23, 10), (30, 32, 40, 42), (49, 49, 60, 60)], [0] * 4, 0.5699669966996699, 0.8556105610561057,
+        [(0, 0, 10, 10), (30, 30, 40, 40), (1, 1, 11, 11), (12, 0, 22, 10), (13, 1, 24, 10), (50, 50, 60, 60)],
+        [0] * 6,
+        [(0, 0, 10, 11), (12, 0, 23, 10), (30, 32, 40, 42), (49, 49, 60, 60)],
+        [0] * 4,
+        0.5699669966996699,
+        0.8556105610561057,
     ),
     (
-        [(10, 10, 20, 20), (15, 10, 25, 20), (40, 40, 50, 60)], [2, 0, 1],
-        [(10, 10, 21, 20), (40, 42, 50, 60), (14, 10, 25, 20), (0, 0, 8, 8)], [2, 1, 0, 0], 0.7514851485148514, 0.8349834983498348,
+        [(10, 10, 20, 20), (15, 10, 25, 20), (40, 40, 50, 60)],
+        [2, 0, 1],
+        [(10, 10, 21, 20), (40, 42, 50, 60), (14, 10, 25, 20), (0, 0, 8, 8)],
+        [2, 1, 0, 0],
+        0.7514851485148514,
+        0.8349834983498348,
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("predictions, names, targets, wanted, everything, at_half", COCO)
@@ -166,7 +178,7 @@ ONE, TWO = ParsedBox((1.0, 2.0, 3.0, 4.0), "red"), ParsedBox((-5.0, 0.5, 600.0, 
         *((garbage, None) for garbage in ("", "  ", "no idea", "[[", "{}", "<answer>", "<answer></answer>")),
         *((cut, None) for cut in ("<answer>[1,2,3,4]", "<think>[1,2,3,4]")),
     ],
-)  # fmt: skip
+)
 def test_boxes_are_read_from_every_form_and_from_nothing_else(text, expected):
     assert parse_boxes(text) == expected
 
@@ -206,23 +218,23 @@ def test_gold_scores_1_a_near_miss_less_and_far_away_nothing(name):
     gold = written(TRUTH["boxes"], TRUTH["labels"])
     close = written([[11, 12, 31, 30], [42, 12, 60, 30]], TRUTH["labels"])
     far = written([[0, 0, 5, 5], [61, 61, 64, 64]], TRUTH["labels"])
-    scores = REWARDS[name](attempts([gold, close, far], TRUTH)).tolist()
+    scores = REWARDS[name](rollout_of([gold, close, far], TRUTH)).tolist()
     assert scores[0] == 1 and (0.5 < scores[1] < 1 or name == "od_ap50") and scores[2] == 0
-    assert REWARDS[name](attempts(["None", "[]", gold], {"boxes": []})).tolist() == [1, 1, 0], (
+    assert REWARDS[name](rollout_of(["None", "[]", gold], {"boxes": []})).tolist() == [1, 1, 0], (
         "nothing is there to be found"
     )
-    assert REWARDS[name](attempts(["None"], TRUTH)).tolist() == [0]
+    assert REWARDS[name](rollout_of(["None"], TRUTH)).tolist() == [0]
 
 
 @pytest.mark.parametrize("name", [*REWARDS, "format"])
-def test_garbage_is_judged_as_nothing_and_only_a_missing_truth_is_no_verdict(name):
+def test_garbage_scores_0_and_only_missing_targets_give_nan(name):
     reward = REWARDS.get(name, BoxFormat())
     garbage = ["", "<answer>", "[[[[", "{}", "x" * 9000, None, 7, "[1,2,3,4]"]
     garbage += ["[0, 0, 0, 0]", "[9, 9, 2, 2]", "[-1e300, -1e300, 1e300, 1e300]"]
     for truth in (TRUTH, {"boxes": []}):
-        values, error = ask(reward, attempts(garbage, truth))
+        values, error = ask(reward, rollout_of(garbage, truth))
         assert error is None and values.max() <= 1e-3 and values.min() >= 0
-    unjudged = reward(attempts(["[1, 2, 3, 4]"] * 3, None, "red", {"text": "red"}))
+    unjudged = reward(rollout_of(["[1, 2, 3, 4]"] * 3, None, "red", {"text": "red"}))
     assert unjudged.isnan().all() or name == "format"
 
 
@@ -230,7 +242,7 @@ def test_garbage_is_judged_as_nothing_and_only_a_missing_truth_is_no_verdict(nam
 @given(st.text(), st.lists(st.tuples(*[st.floats(-100, 100)] * 4), max_size=4), st.sampled_from(sorted(REWARDS)))
 def test_every_text_gets_a_number_between_0_and_1(text, found, name):
     labelled = written(found, [text[:5] or "x"] * len(found))
-    values, error = ask(REWARDS[name], attempts([text, text + written(found), labelled], TRUTH))
+    values, error = ask(REWARDS[name], rollout_of([text, text + written(found), labelled], TRUTH))
     assert error is None and ((values >= 0) & (values <= 1)).all()
 
 
@@ -238,13 +250,13 @@ def test_golden_values_of_the_matched_boxes():
     """Two targets, three boxes: overlaps .8 (right label) and .6 (wrong label), one spurious."""
     truth = {"boxes": [[0, 0, 10, 10], [20, 0, 30, 10]], "labels": ["a", "b"]}
     text = written([[0, 0, 10, 8], [20, 0, 30, 6], [50, 50, 60, 60]], ["a", "x", "a"])
-    score = lambda reward: float(reward(attempts([text], truth)))
+    score = lambda reward: float(reward(rollout_of([text], truth)))
     assert score(MatchedBoxes(position=1, completeness=0)) == pytest.approx(0.4)
     assert score(MatchedBoxes(position=0, completeness=1)) == pytest.approx(0.8333, abs=5e-5)
     assert score(MatchedBoxes(position=0, completeness=0, labels=1)) == 0.5
     assert score(MatchedBoxes()) == pytest.approx(0.53)
     for nameless in ({}, {"labels": ["", ""]}):
-        unnamed = attempts([text], {"boxes": truth["boxes"]} | nameless)
+        unnamed = rollout_of([text], {"boxes": truth["boxes"]} | nameless)
         assert float(MatchedBoxes(position=1, completeness=0)(unnamed)) == pytest.approx(0.7), "no labels are asked for"
 
 
@@ -252,25 +264,25 @@ def test_a_box_without_a_label_is_what_was_asked_for_where_that_is_one_thing():
     bare = written(TRUTH["boxes"])
     one, two = (TRUTH | {"labels": labels} for labels in (["square"] * 2, ["square", "ring"]))
     assert (
-        float(DetectionPrecision()(attempts([bare], one))) == 1
-        and float(DetectionPrecision()(attempts([bare], two))) == 0
+        float(DetectionPrecision()(rollout_of([bare], one))) == 1
+        and float(DetectionPrecision()(rollout_of([bare], two))) == 0
     )
-    assert float(DetectionPrecision()(attempts([written(TRUTH["boxes"], ["ring"] * 2)], one))) == 0
+    assert float(DetectionPrecision()(rollout_of([written(TRUTH["boxes"], ["ring"] * 2)], one))) == 0
 
 
 def test_golden_value_of_odlength():
     """Precision .6 with two targets and five boxes: .24; nothing is taken from too few boxes."""
     truth = {"boxes": [[0, 0, 10, 10], [20, 0, 30, 10]]}
     text = written([[0, 0, 10, 7.6], [20, 0, 30, 7.6], *[[50 + k, 50, 60 + k, 60] for k in range(3)]])
-    assert float(DetectionPrecision()(attempts([text], truth))) == pytest.approx(0.6)
-    assert float(DetectionPrecision(by_count=True)(attempts([text], truth))) == pytest.approx(0.24)
-    one = attempts(["[0, 0, 10, 10]"], truth)
+    assert float(DetectionPrecision()(rollout_of([text], truth))) == pytest.approx(0.6)
+    assert float(DetectionPrecision(by_count=True)(rollout_of([text], truth))) == pytest.approx(0.24)
+    one = rollout_of(["[0, 0, 10, 10]"], truth)
     assert float(DetectionPrecision(thresholds=(0.5,), by_count=True)(one)) == pytest.approx(51 / 101)
 
 
 def test_the_first_box_counts_and_the_nearest_target():
     truth = {"boxes": [[50, 50, 60, 60], [10, 10, 20, 20]]}
-    rollout = attempts(["[15, 10, 25, 20]", "[[90, 90, 99, 99], [10, 10, 20, 20]]"], truth)
+    rollout = rollout_of(["[15, 10, 25, 20]", "[[90, 90, 99, 99], [10, 10, 20, 20]]"], truth)
     torch.testing.assert_close(BoxOverlap()(rollout), torch.tensor([1 / 3, 0]))
 
 
@@ -279,13 +291,15 @@ def test_boxes_are_written_in_the_picture_that_was_shown(name):
     """A picture of 100 x 50 is shown as 84 x 56: x and y are carried back by their own factors."""
     shown = [Frame(100, 50, i).displayed(84, 56) for i in range(2)]
     carried = [[x1 * 0.84, y1 * 1.12, x2 * 0.84, y2 * 1.12] for x1, y1, x2, y2 in TRUTH["boxes"]]
-    rollout = attempts([written(carried, TRUTH["labels"]), written(TRUTH["boxes"], TRUTH["labels"])], TRUTH)
-    told = replace(REWARDS[name], frames=lambda rollout: [shown[p.id] for p in rollout.problems])(rollout)
+    rollout = rollout_of([written(carried, TRUTH["labels"]), written(TRUTH["boxes"], TRUTH["labels"])], TRUTH)
+    with_frames = replace(REWARDS[name], frames=lambda rollout: [shown[p.id] for p in rollout.problems])(rollout)
     rollout.extras["frames_B"] = PerRow(
         tuple((frame, frame.original) for frame in shown)
     )  # the second is another picture
     scores = REWARDS[name](rollout)
-    assert torch.equal(scores, told) and torch.equal(REWARDS[name](rollout.rows(torch.tensor([1, 0]))), scores.flip(0))
+    assert torch.equal(scores, with_frames) and torch.equal(
+        REWARDS[name](rollout.rows(torch.tensor([1, 0]))), scores.flip(0)
+    )
     assert float(scores[0]) == pytest.approx(1) and (float(scores[1]) < 0.95 or name == "od_ap50")
     rollout.extras["frames_B"] = PerRow(((), ()))
     assert float(REWARDS[name](rollout)[1]) == 1, "a row without a picture of its own is written in the targets' pixels"
@@ -297,13 +311,13 @@ def test_the_form_of_an_answer_with_boxes():
     wrong = ["[1, 2, 3, 4]", "<answer>[1, 2, 3, 4]</answer>", f"{think}<answer>[1, 2, 3]</answer>"]
     wrong += [f"{right[0]} ok", right[0] * 2]
     assert (
-        BoxFormat()(attempts(right, TRUTH)).tolist() == [1] * 3
-        and BoxFormat()(attempts(wrong, TRUTH)).tolist() == [0] * 5
+        BoxFormat()(rollout_of(right, TRUTH)).tolist() == [1] * 3
+        and BoxFormat()(rollout_of(wrong, TRUTH)).tolist() == [0] * 5
     )
 
 
 def test_labels_that_do_not_fit_the_targets_are_an_error():
     values, error = ask(
-        DetectionPrecision(), attempts(["[1, 2, 3, 4]"], {"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]})
+        DetectionPrecision(), rollout_of(["[1, 2, 3, 4]"], {"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]})
     )
     assert values.isnan().all() and str(error) == "1 target boxes have 2 labels"

@@ -24,7 +24,7 @@ from saccade.worlds.puzzles import (
     photographs,
     problems,
     scenes,
-)  # fmt: skip
+)
 from saccade.worlds.splits import QUARTERS, wordings_of
 
 POOL = scenes(120, 0)
@@ -77,10 +77,9 @@ def test_a_cut_lies_in_its_quarter_alone() -> None:
 @pytest.mark.parametrize("grid, gap", [(2, 0), (3, 0), (2, 3)])
 def test_the_answer_puts_a_jigsaw_together(grid: int, gap: int) -> None:
     side = 48 // grid
-    known = KNOWN if not gap else {
-        np.stack([p[y + gap : y + side - gap, x + gap : x + side - gap] for y in range(0, 48, side) for x in range(0, 48, side)]).tobytes()
-        for p in POOL
-    }  # fmt: skip
+    corners = [(y, x) for y in range(0, 48, side) for x in range(0, 48, side)]
+    pieces = lambda p: [p[y + gap : y + side - gap, x + gap : x + side - gap] for y, x in corners]
+    known = {np.stack(pieces(p)).tobytes() for p in POOL} if gap else KNOWN
     for problem in problems(POOL, 60, 4, [Jigsaw(grid, gap)]):
         numbers = [int(number) for number in problem.answer["text"].split(",")]
         assert sorted(numbers) == list(range(1, grid**2 + 1)) and problem.answer["kind"] == "list"

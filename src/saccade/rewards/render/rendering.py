@@ -32,7 +32,7 @@ _SIZE = 64
 
 
 def program(text: str, lang: str = "svg") -> str:
-    """The program that a model's text answers with (see `parsing.parse_answer`), without the words around it; "" for none."""
+    """The program in the answer of a model's text (`parsing.parse_answer`), without other words; "" for none."""
     return find(parse_answer(text) or "", lang)
 
 

@@ -43,9 +43,9 @@ def problems(
 
     Every picture is first cut to a square, whose side is at least ``crop`` of the shorter side, and resized to ``size``
     pixels (None keeps its size). ``split`` selects the wordings: "train", "held_out", None for all; to hold out
-    pictures, give other ones. A picture for which the answer is ambiguous (pieces that are nearly equal, a rotation that
-    changes nothing) is replaced by another. ValueError where all pictures are ambiguous, where a picture would be shown
-    with less than ``min_side`` pixels, or for settings out of range.
+    pictures, give other ones. A picture for which the answer is ambiguous (pieces that are nearly equal, a rotation
+    that changes nothing) is replaced by another. ValueError where all pictures are ambiguous, where a picture would be
+    shown with less than ``min_side`` pixels, or for settings out of range.
     """
     _check(pictures, puzzles, size, crop)
     rng = stream(seed, split)

@@ -1,6 +1,4 @@
-"""The untrained parts of `qwen2.5-vl-shapes`, those of an earlier build with room for more, and how they are
-written.
-"""
+"""The untrained model and tokenizer, an earlier model with added layers, and how they are saved."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 
 from saccade.builders.parts.texts import TAGS, decoder_config, qwen2_tokenizer, special_token_ids
-from saccade.builders.qwen25_vl_shapes.shown import SHOWN
+from saccade.builders.qwen25_vl_shapes.preprocessing import PREPARATION
 from saccade.models.language.processor import save, without_videos
 
 CHAT_TEMPLATE = (
@@ -27,27 +25,33 @@ CHAT_TEMPLATE = (
 
 SPECIAL = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
-WORDS = (*(str(n) for n in range(10, 100)), *TAGS, "<think>", "</think>", '{"bbox_2d":[', '],"label":"', '"}')
-"""Numbers, tags and what a list of boxes is made of: tokens, however often they stand somewhere."""
+TOKENS = (*(str(n) for n in range(10, 100)), *TAGS, "<think>", "</think>", '{"bbox_2d":[', '],"label":"', '"}')
+"""Texts that are tokens whatever their frequency: numbers, tags and the parts of a list of boxes."""
 
 
 def learn_tokenizer(texts: Sequence[str], also: Sequence[str]) -> Any:
-    """A Qwen2Tokenizer whose merges make a word of these texts one token; numbers to 99, tags and ``also`` are
-    tokens too.
-    """
-    return qwen2_tokenizer(texts, 700, SPECIAL, (*WORDS, *also), CHAT_TEMPLATE, min_frequency=2)
+    """A Qwen2Tokenizer with single tokens for words of these texts, numbers to 99, tags and the texts ``also``."""
+    return qwen2_tokenizer(texts, 700, SPECIAL, (*TOKENS, *also), CHAT_TEMPLATE, min_frequency=2)
 
 
-def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
+def build_model(cfg: Any, tokenizer: Any) -> nn.Module:
     """The untrained model of a build's settings."""
     from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = decoder_config(tokenizer, cfg.width, cfg.layers, cfg.heads, positions=1024)
     vision = dict(
-        depth=cfg.sight_layers, hidden_size=cfg.sight_width, intermediate_size=8 * cfg.sight_width // 3, num_heads=4,
-        patch_size=SHOWN.patch, spatial_merge_size=SHOWN.merge, temporal_patch_size=SHOWN.frames, window_size=128,
-        out_hidden_size=cfg.width, fullatt_block_indexes=list(range(cfg.sight_layers)), initializer_range=0.06,
-    )  # fmt: skip
+        depth=cfg.vision_layers,
+        hidden_size=cfg.vision_width,
+        intermediate_size=8 * cfg.vision_width // 3,
+        num_heads=4,
+        patch_size=PREPARATION.patch,
+        spatial_merge_size=PREPARATION.merge,
+        temporal_patch_size=PREPARATION.frames,
+        window_size=128,
+        out_hidden_size=cfg.width,
+        fullatt_block_indexes=list(range(cfg.vision_layers)),
+        initializer_range=0.06,
+    )
     names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
     config = Qwen2_5_VLConfig(
         text_config=text | {"rope_parameters": mrope(cfg.width // cfg.heads)},
@@ -60,8 +64,8 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     return model
 
 
-def begun(cfg: Any) -> tuple[Any, nn.Module]:
-    """Tokenizer and model of an earlier build, which new layers in its middle leave as it is until they are trained.
+def load_and_deepen(cfg: Any) -> tuple[Any, nn.Module]:
+    """Tokenizer and model of an earlier build, with new layers in its middle that are identities until trained.
 
     ValueError for fewer layers than it has, or another width.
     """
@@ -75,7 +79,7 @@ def begun(cfg: Any) -> tuple[Any, nn.Module]:
         raise ValueError(
             f"{cfg.start} has {has}; it can get more layers, but not be made to {cfg.layers} of width {cfg.width}"
         )
-    model = assemble(cfg, tokenizer)
+    model = build_model(cfg, tokenizer)
     old, layers = known.model.language_model.layers, model.model.language_model.layers
     new = range(len(old) // 2, len(old) // 2 + len(layers) - len(old))
     for place, layer in enumerate(layers):
@@ -90,10 +94,10 @@ def begun(cfg: Any) -> tuple[Any, nn.Module]:
 
 
 def mrope(head: int) -> dict[str, Any]:
-    """Rotary positions whose three axes take turns, so that rows and columns both get fast and slow frequencies.
+    """Rotary positions whose three axes alternate, so that rows and columns both get high and low frequencies.
 
-    The usual three blocks leave the columns none that tells eight places apart. The number of sections is a multiple of
-    three, so that releases of transformers that walk through them twice agree with those that do it once.
+    The usual three blocks leave the columns no frequency that distinguishes eight positions. The number of sections is
+    a multiple of three, so that releases of transformers that repeat the sections agree with those that do not.
     """
     half = head // 2
     count = half - half % 3
@@ -101,19 +105,19 @@ def mrope(head: int) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 100.0, "mrope_section": sections}
 
 
-def write(model: nn.Module, tokenizer: Any, out: Path) -> None:
-    """Model (float16), processor and tokenizer in the Hugging Face layout."""
+def save_miniature(model: nn.Module, tokenizer: Any, out: Path) -> None:
+    """Save model (float16), processor and tokenizer in the Hugging Face layout."""
     from transformers import Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     images = Qwen2VLImageProcessorPil(
-        patch_size=SHOWN.patch, merge_size=SHOWN.merge, temporal_patch_size=SHOWN.frames,
-        size={"shortest_edge": SHOWN.least, "longest_edge": SHOWN.most},
-        image_mean=list(SHOWN.mean), image_std=list(SHOWN.std),
+        patch_size=PREPARATION.patch, merge_size=PREPARATION.merge, temporal_patch_size=PREPARATION.frames,
+        size={"shortest_edge": PREPARATION.least, "longest_edge": PREPARATION.most},
+        image_mean=list(PREPARATION.mean), image_std=list(PREPARATION.std),
     )  # fmt: skip
     save(without_videos(Qwen2_5_VLProcessor, images, tokenizer, chat_template=CHAT_TEMPLATE), out)
-    shown = json.loads((out / "preprocessor_config.json").read_text())
-    videos = {k: v for k, v in shown.items() if not k.startswith("image_processor")}
+    images_config = json.loads((out / "preprocessor_config.json").read_text())
+    videos = {k: v for k, v in images_config.items() if not k.startswith("image_processor")}
     (out / "video_preprocessor_config.json").write_text(
         json.dumps({**videos, "video_processor_type": "Qwen2VLVideoProcessor"}, indent=2) + "\n"
     )
