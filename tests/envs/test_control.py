@@ -153,7 +153,7 @@ def test_what_mujoco_warns_of_is_said_once_and_not_in_a_file(pixels, tmp_path, m
     import mujoco
 
     monkeypatch.chdir(tmp_path)
-    mujoco_fast.heard.cache_clear()
+    mujoco_fast.log_warning.cache_clear()
     sick = "<mujoco><worldbody><body><freejoint/><geom size='.1'/></body></worldbody></mujoco>"
     model = mujoco.MjModel.from_xml_string(sick)
     for _ in range(2):
@@ -175,9 +175,9 @@ def test_with_osmesa_one_renderer_lives_at_a_time(pixels, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     one, other = (environment("Reacher-v5", 1, pixels=16) for _ in range(2))
     first = one.begin([0], [1])["image"]
-    assert one.paint.renderer is not None
+    assert one.render_one.renderer is not None
     assert np.array_equal(first, other.begin([0], [1])["image"])
-    assert one.paint.renderer is None and other.paint.renderer is not None
+    assert one.render_one.renderer is None and other.render_one.renderer is not None
     assert np.array_equal(first, one.begin([0], [1])["image"])
     one.close(), other.close()
     assert not mujoco_fast._LIVE

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saccade.envs.push import BLOCK, DEPTH, PEG, SPACE, SPEED, TOP, Push, moved
+from saccade.envs.push import BLOCK, CONTACT, DEPTH, PEG, SPEED, TOP, Push, dynamics
 
 
 def place(x=0.0, y=0.5, block=0.5, hole=-0.5) -> np.ndarray:
@@ -15,11 +15,11 @@ def place(x=0.0, y=0.5, block=0.5, hole=-0.5) -> np.ndarray:
     return np.array([[x, y, 0.0, 0.0, block, hole]])
 
 
-def held(place_B6: np.ndarray, action: tuple[float, float], steps: int = 30, clearance: float = 0.02) -> np.ndarray:
+def held(state_B6: np.ndarray, action: tuple[float, float], steps: int = 30, clearance: float = 0.02) -> np.ndarray:
     """The row after the same action many times."""
     for _ in range(steps):
-        place_B6 = moved(place_B6, np.array([action]), clearance)
-    return place_B6[0]
+        state_B6 = dynamics(state_B6, np.array([action]), clearance)
+    return state_B6[0]
 
 
 def success(noise: float, count: int = 200) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_contacts():
     assert held(place(x=-0.5), (0, -1))[1] == -DEPTH, "the hole lets it in"
     assert held(place(x=-0.475), (0, -1))[1] == 0, "a quarter of a clearance beside it is too far"
     pushed = held(place(x=0.0, y=0.1), (1, 0))
-    assert pushed[4] == 1 - BLOCK and np.isclose(pushed[0], 1 - BLOCK - SPACE), (
+    assert pushed[4] == 1 - BLOCK and np.isclose(pushed[0], 1 - BLOCK - CONTACT), (
         "the block slides to the end and stops the peg"
     )
     over = held(place(x=0.0, y=0.3), (1, 0))
@@ -60,7 +60,7 @@ def test_contacts():
 
 
 def test_the_first_move_by_hand():
-    after = moved(place(), np.array([[1.0, -0.5]]), 0.02)[0]
+    after = dynamics(place(), np.array([[1.0, -0.5]]), 0.02)[0]
     assert np.allclose(after, [0.6 * SPEED, 0.5 - 0.3 * SPEED, 0.6 * SPEED, -0.3 * SPEED, 0.5, -0.5])
 
 
@@ -80,7 +80,7 @@ def test_an_episode_follows_from_its_seed_and_its_actions():
 def test_reward_comes_once_and_time_runs_out():
     env = Push(2, steps=3)
     env.begin([0, 1], [0, 1])
-    env.place_B6[0] = [0.0, -0.15, 0.0, 0.0, 0.9, 0.0]
+    env.state_B6[0] = [0.0, -0.15, 0.0, 0.0, 0.9, 0.0]
     won = env.step(np.array([[0.0, -1.0], [0.0, 0.0]]))
     assert won.reward_B.tolist() == [1.0, 0.0] and won.terminated_B.tolist() == [True, False]
     env.begin([0], [0])
@@ -92,7 +92,7 @@ def test_pictures_show_where_things_are():
     env = Push(2, "image", pixels=64)
     seen = env.begin([0, 1], [5, 6])
     assert seen["body"].shape == (2, 4) and seen["image"].shape == (2, 64, 64, 3) and seen["image"].dtype == np.uint8
-    env.place_B6[0] = [0.0, 0.0, 0.0, 0.0, 0.5, -0.5]
+    env.state_B6[0] = [0.0, 0.0, 0.0, 0.0, 0.5, -0.5]
     picture = env.render([0])[0]
     row = lambda y: int((1.5 - y) * 48)
     column = lambda x: int((x + 1) * 48)
