@@ -70,7 +70,7 @@ def _picture(problem: Problem, pixels: np.ndarray, frame: Frame, words: str) -> 
     stored = frame if (frame.width, frame.height) == (width, height) else frame.parent or frame
     scale = min(LARGEST / max(width, height), 1.0)
     kept = stored if scale == 1 else stored.displayed(max(round(width * scale), 1), max(round(height * scale), 1))
-    said = [(Box(*box.corners, frame), box.label, "said") for box in boxes(words) or ()]
+    said = [(Box(*box.corners, frame), box.label, "predicted") for box in boxes(words) or ()]
     original = frame.original
     true = problem.answer.get("boxes", []) if isinstance(problem.answer, dict) else []
     labels = (problem.answer.get("labels") or [""] * len(true)) if true else []
