@@ -145,13 +145,13 @@ def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 4
         for step in (0, steps):
             done = step / steps
             run.log(step, {"eval/accuracy": 0.3 + lift * done, "eval/sufficient box": 0.2 + lift * done})
-            run.samples(step, "held out", [_talk(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
+            run.samples(step, "held out", [_conversation(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
             run.samples(step, "drawings", [_drawing(i, done) for i in range(len(PROMPTS))])
         run.finish({"before": {"accuracy": 0.3}, "after": {"accuracy": 0.3 + lift}})
     return folder
 
 
-def _talk(problem, skill: float) -> dict:
+def _conversation(problem, skill: float) -> dict:
     """A look at a canvas: the less ``skill``, the further off the box; no box at all for a first problem without
     any.
     """
@@ -214,11 +214,11 @@ def hostile(folder: Path) -> Path:
             "boxes": [{"corners": [-1e9, 3, 1e9, 9], "label": evil}, {"corners": [5, 5, 5, 5]}],
         }
         turns = [{"who": evil, "text": evil, "pictures": [picture, picture], "trained": True}, {"who": "", "text": ""}]
-        run.samples(1, "talk", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
+        run.samples(1, "conversation", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
         run.samples(1, "code", [{"prompt": evil, "text": evil * 30, **picture, "target": torch.rand(3, 900, 20)}])
         run.samples(
             1,
-            "film",
+            "episode",
             [
                 {
                     "prompt": evil,

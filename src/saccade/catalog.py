@@ -85,7 +85,8 @@ class System:
         """not built, built, holds or does not hold."""
         if self.file is None:
             return "not built"
-        return {True: "holds", False: "does not hold"}.get((result(self.name) or {}).get("holds"), "built")
+        holds = (result(self.name) or {}).get("holds")
+        return "built" if holds is None else "holds" if holds else "does not hold"
 
 
 def systems() -> list[System]:

@@ -210,7 +210,7 @@ def test_what_is_shown_is_what_the_model_saw(folder, pointing):
     assert "A." not in first["text"] and "A." in reply["text"] and first["pictures"][0]["image"].shape == (3, 16, 16)
     true, predicted = first["pictures"][0]["boxes"]
     assert (
-        predicted == {"corners": [2, 4, 6, 8], "label": "it", "kind": "said"}
+        predicted == {"corners": [2, 4, 6, 8], "label": "it", "kind": "predicted"}
         and texts["text"] == conversation.turns[0].text
     )
     np.testing.assert_allclose(true["corners"], np.array(PROBLEMS[0].answer["boxes"][0]) / 6, atol=0.01)
@@ -338,5 +338,5 @@ def test_plain_answers_are_conversations_of_two_turns_with_their_boxes(folder):
     }
     assert [(box["kind"], box["corners"]) for box in asked["pictures"][0]["boxes"]] == [
         ("true", [5, 5, 55, 35]),
-        ("said", [0, 0, 30, 20]),
+        ("predicted", [0, 0, 30, 20]),
     ]

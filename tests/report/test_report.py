@@ -15,9 +15,9 @@ from PIL import Image
 
 from saccade.report import check
 from saccade.report.curves import POINTS, charts
-from saccade.report.page import write
+from saccade.report.page import write_page
 from saccade.report.record import read_all
-from saccade.report.spread import interval, over_seeds
+from saccade.report.intervals import interval, over_seeds
 from saccade.report.tables import Change, exact, text
 from saccade.training.run import Run
 from saccade.training.video import shrink
@@ -70,7 +70,7 @@ def runs(tmp_path_factory):
 
 
 def page(folders, out, checks=()) -> tuple[Page, str]:
-    html = write(folders, out, checks).read_text()
+    html = write_page(folders, out, checks).read_text()
     return Page(html), html
 
 
@@ -147,15 +147,15 @@ def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
     parsed, html = page([runs["seeing"]], tmp_path / "r.html")
     shown = " ".join(" ".join(parsed.words).split())
     assert not parsed.open and "Conversations" in parsed.words and "Learned rewrites" not in parsed.words
-    assert "The same prompts and noise at step 0 and step 40. What the model was told is grey." in shown
+    assert "The same prompts and noise at step 0 and step 40. Turns that are not the model's are grey." in shown
     assert (
-        "solid is where the model pointed, dashed what was to be found." in shown and "near the middle" in parsed.words
+        "solid is the model's box, dashed the true one." in shown and "near the middle" in parsed.words
     )
     turns = [a["class"] for tag, a in parsed.tags if a.get("class", "").startswith("turn ")]
-    assert turns == ["turn told", "turn own"] * 2 * 6 * 2
+    assert turns == ["turn given", "turn trained"] * 2 * 6 * 2
     boxes = [a for tag, a in parsed.tags if a.get("class", "").startswith("outline")]
     assert [a["class"] for a in boxes].count("outline true") == 12 and [a["class"] for a in boxes].count(
-        "outline said"
+        "outline predicted"
     ) == 11 + 2
     assert all(0 <= float(x) <= 100 for a in boxes for x in re.findall(r":([\d.]+)%", a["style"]))
     assert sum(tag == "img" for tag, _ in parsed.tags) == 6 * 2 * 2 + 6 * 3  # glance and crop, target and two renders
@@ -166,7 +166,7 @@ def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
 
 def test_conversations_of_several_runs_share_their_start(runs, tmp_path):
     parsed, _ = page([runs["seeing"], runs["seeing more"], runs["plain"]], tmp_path / "r.html")
-    assert sum(a.get("class") == "talk" for _, a in parsed.tags) == 3 * 6
+    assert sum(a.get("class") == "conversation" for _, a in parsed.tags) == 3 * 6
     assert sum(a.get("alt", "").startswith("target") for _, a in parsed.tags) == 6 and not parsed.open
 
 
@@ -175,7 +175,7 @@ def test_episodes_are_clips_with_strips_and_paths(runs, tmp_path):
     shown = " ".join(" ".join(parsed.words).split())
     assert not parsed.open and "Episodes" in parsed.words and "Pictures" not in parsed.words
     assert (
-        "The same episodes at step 0 and step 4000. Beside each stands its return." in shown
+        "The same episodes at step 0 and step 4000. The return of each episode is beside it." in shown
         and "13 steps, success" in shown
     )
     for kind in ("clip", "strip"):
@@ -261,7 +261,7 @@ def test_samples_hold_conversations_in_plain_lines(runs):
     )
     assert (
         first["pictures"][0]["image"] == "samples/held out/000000-01-0-0.png"
-        and first["pictures"][0]["boxes"][1]["kind"] == "said"
+        and first["pictures"][0]["boxes"][1]["kind"] == "predicted"
     )
     assert all((runs["seeing"] / picture["image"]).is_file() for turn in item["turns"] for picture in turn["pictures"])
     assert lines[1]["items"][0]["target"] == "samples/drawings/000000-00-target.png"
@@ -354,16 +354,16 @@ def test_a_broken_folder_is_one_line(tmp_path, name, content, message):
     if name:
         (tmp_path / "r" / name).write_text(content)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        write([tmp_path / "r"], tmp_path / "out.html")
+        write_page([tmp_path / "r"], tmp_path / "out.html")
     assert "\n" not in str(caught.value) and not (tmp_path / "out.html").exists()
 
 
 def test_wrong_paths_are_one_line(runs, tmp_path):
     for folders, message in (([], "at least one run"), ([tmp_path / "none"], "there is no run in")):
         with pytest.raises(ValueError, match=message):
-            write(folders, tmp_path / "out.html")
+            write_page(folders, tmp_path / "out.html")
     with pytest.raises(ValueError, match="not the result of a check"):
-        write([runs["plain"]], tmp_path / "out.html", [runs["plain"] / "metrics.jsonl"])
+        write_page([runs["plain"]], tmp_path / "out.html", [runs["plain"] / "metrics.jsonl"])
 
 
 def test_long_curves_keep_their_shape_in_few_points(tmp_path):
@@ -404,7 +404,7 @@ def test_a_check_shows_scores_after_training_whatever_their_names(tmp_path):
     }
     result = {"scores": {"arm": {"0": row}}, "claims": [], "seeds": [0], "seconds": 3.0}
     (tmp_path / "found.json").write_text(json.dumps(result))
-    assert check.read(tmp_path / "found.json")["scores"] == ["acc@1", "acc@5, teacher", "seconds"]
+    assert check.read_check(tmp_path / "found.json")["scores"] == ["acc@1", "acc@5, teacher", "seconds"]
 
 
 def test_what_was_measured_once_is_a_score_and_no_curve_and_many_scores_are_a_table(tmp_path):
@@ -438,7 +438,7 @@ def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
 def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
-    path = write([runs["plain"], runs["hostile"], runs["seeing"], runs["acting"]], tmp_path / "r.html", [runs["check"]])
+    path = write_page([runs["plain"], runs["hostile"], runs["seeing"], runs["acting"]], tmp_path / "r.html", [runs["check"]])
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width, dark=width == 390)
@@ -461,7 +461,7 @@ def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
 def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
-    path = write([runs["acting"]], tmp_path / "r.html")
+    path = write_page([runs["acting"]], tmp_path / "r.html")
     displayed = "['.clip', '.strip'].map(k => getComputedStyle(document.querySelector(k)).display !== 'none')"
     with browser(tmp_path / "profile") as tab:
         tab.open(path, 1280)
@@ -479,6 +479,6 @@ def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
         tab.open(path, 390)
         assert tab.evaluate(displayed) == [False, True] and tab.errors == []
         for press in (0, 1):
-            wide = "[...document.querySelectorAll('.films article')].every(a => [...a.querySelectorAll('figure')].every(f => f.getBoundingClientRect().right <= a.getBoundingClientRect().right))"
+            wide = "[...document.querySelectorAll('.episodes article')].every(a => [...a.querySelectorAll('figure')].every(f => f.getBoundingClientRect().right <= a.getBoundingClientRect().right))"
             assert tab.evaluate("document.documentElement.scrollWidth") == 390 and tab.evaluate(wide)
             tab.evaluate("document.querySelector('.motion').click()")

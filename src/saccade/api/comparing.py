@@ -10,14 +10,14 @@ from saccade import catalog
 
 def report(runs: Sequence[str | Path], out: str | Path) -> Path:
     """Write the HTML page of one or several runs, with the recorded checks of their recipes, to ``out`` and return that."""
-    from saccade.report import page
+    from saccade.report import page as html
     from saccade.training import folder as on_disk
 
     folders = [Path(run) for run in runs]
     configs = [on_disk.config(folder) for folder in folders]
     recipes = dict.fromkeys(str(config.get("file") or config.get("recipe")) for config in configs)
     checks = [path for name in recipes if (path := catalog.result_file(name)).is_file()]
-    return page.write(folders, Path(out), checks)
+    return html.write_page(folders, Path(out), checks)
 
 
 def compare(runs: Sequence[str | Path], page: str | Path | None = None) -> dict[str, dict[str, dict[str, float]]]:

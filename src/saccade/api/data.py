@@ -207,12 +207,13 @@ def _table(rows: list[Row], text: str, name: str) -> Table:
     if column is None:
         known = ", ".join(map(str, rows[0])) or "none"
         raise ValueError(f"{name} has no column '{text}'; nearest: {nearest(text, map(str, rows[0]))} (of {known})")
-    renamed = [{text: row.get(column), **{key: v for key, v in row.items() if key != column}} for row in rows]
-    odd = next((i for i, row in enumerate(renamed) if not isinstance(row[text], str) or not row[text].strip()), None)
-    if odd is not None:
-        raise ValueError(f"{name} row {odd + 1}: {column} {renamed[odd][text]!r} must be a text")
-    if text == "prompt":
-        renamed = [{**row, text: " ".join(row[text].split())} for row in renamed]
+    renamed = []
+    for number, row in enumerate(rows, 1):
+        value = row.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{name} row {number}: {column} {value!r} must be a text")
+        others = {key: other for key, other in row.items() if key != column}
+        renamed.append({text: " ".join(value.split()) if text == "prompt" else value, **others})
     return Table(renamed, text)
 
 

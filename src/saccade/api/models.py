@@ -119,8 +119,8 @@ def drawing_policy(name: str, **options: Any) -> Any:
 
     if kind_of(name) == "image tokens":
         return image_tokens.build_image_token_policy(image_tokens.ImageTokenModel(name=name, **options))
-    made_for = {key: value for key, value in native(_place(name)).items() if key not in options}
-    return flow.build_flow_policy(flow.FlowModel(name=name, **options, **made_for), stochastic=())
+    chosen: dict[str, Any] = {**native(_place(name)), **options}
+    return flow.build_flow_policy(flow.FlowModel(name=name, **chosen), stochastic=())
 
 
 def writing_policy(name: str, max_new_tokens: int = 128) -> Any:

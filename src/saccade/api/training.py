@@ -123,9 +123,12 @@ def with_functions(settings: Any, functions: Sequence[Callable]) -> Any:
     from saccade.rewards.registry import Function
 
     named: dict[str, Any] = {each: each for each in map(Function, functions)}
-    put = lambda value: tuple(map(put, value)) if isinstance(value, tuple) else named.get(value, value)
+
+    def put(value: Any) -> Any:
+        return tuple(put(each) for each in value) if isinstance(value, tuple) else named.get(value, value)
+
     held = {name: value for name, value in flat(settings).items() if isinstance(value, (str, tuple))}
-    return changed(settings, {name: put(value) for name, value in held.items() if put(value) is not value})
+    return changed(settings, {name: put(value) for name, value in held.items()})
 
 
 def data_settings(kind: type) -> dict[str, str]:

@@ -52,9 +52,9 @@ def known(scores: Mapping[str, float]) -> list[str]:
 
 def sure(scores: Mapping[str, float], name: str) -> str:
     """A score with its 95 % interval, where its standard error stands beside it."""
-    from saccade.report.spread import half
+    from saccade.report.intervals import half_width
 
-    width = half(scores, name)
+    width = half_width(scores, name)
     return figure(scores.get(name)) + (f" ± {figure(width)}" if width is not None else "")
 
 

@@ -64,8 +64,8 @@ def _family(name: str, members: Sequence[System]) -> str:
 
 
 def _entry(system: System) -> str:
-    notes = catalog.head(system.file)
-    fields = [f"- *{field}:* {notes[field]}" for field in catalog.FIELDS if notes[field]]
+    notes = catalog.head(system.file) if system.file else {}
+    fields = [f"- *{field}:* {notes[field]}" for field in catalog.FIELDS if notes.get(field)]
     found = catalog.result(system.name)
     return "\n".join(
         [f"### {_name(system)} {system.title}", "", *fields, "", _measured(found) if found else "Not checked yet."]

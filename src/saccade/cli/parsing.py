@@ -90,7 +90,8 @@ def _with_help(kind: type) -> type:
         hint = get_type_hints(kind, include_extras=True)[field.name]
         inner = bare(hint)
         if dataclasses.is_dataclass(inner):
-            hint = Flat[_with_help(inner)] if is_flat(hint) else _with_help(inner)
+            group: Any = _with_help(inner)  # pyrefly: ignore[bad-argument-type]
+            hint = Flat[group] if is_flat(hint) else group
         elif field.name in texts:
             hint = Annotated[hint, tyro.conf.arg(help=texts[field.name])]
         fields.append((field.name, hint, _default(field)))

@@ -73,7 +73,7 @@ def _picture(problem: Problem, pixels: np.ndarray, frame: Frame, text: str) -> d
     stored = frame if (frame.width, frame.height) == (width, height) else frame.parent or frame
     scale = min(MAX_SIDE / max(width, height), 1.0)
     logged = stored if scale == 1 else stored.displayed(max(round(width * scale), 1), max(round(height * scale), 1))
-    written = [(Box(*box.corners, frame), box.label, "said") for box in parse_boxes(text) or ()]
+    written = [(Box(*box.corners, frame), box.label, "predicted") for box in parse_boxes(text) or ()]
     drawn = [_drawn(box.into(logged), label, kind) for box, label, kind in (*_true_boxes(problem, frame), *written)]
     return {"image": _resized(pixels, logged), "boxes": [box for box in drawn if box]}
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from saccade.report.record import Record, Section
-from saccade.report.spread import half
+from saccade.report.intervals import half_width
 from saccade.training.folder import ERROR
 
 POINTS = 400
@@ -63,7 +63,7 @@ def _rank(name: str, families: Sequence[str]) -> int:
 def _trace(section: Section, name: str) -> dict[str, Any] | None:
     made = list(accumulate(line.get("cost/images") or 0 for line in section.metrics))
     lines = [
-        (line["step"], images, line.get("time", 0), line[name], half(line, name) or 0.0)
+        (line["step"], images, line.get("time", 0), line[name], half_width(line, name) or 0.0)
         for line, images in zip(section.metrics, made)
         if isinstance(line.get(name), (int, float))
     ]

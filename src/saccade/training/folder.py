@@ -18,8 +18,8 @@ from saccade.naming import nearest
 from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
-BOXES = ("said", "true")
-"""Kinds of boxes in a sample's picture: what was pointed at, and what should have been."""
+BOXES = ("predicted", "true")
+"""Kinds of boxes in a sample's picture: the model's, and the right ones."""
 ERROR = ", standard error"
 """What follows a score's name in the name of its standard error."""
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")

@@ -139,7 +139,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """True after a first Ctrl-C or a SIGTERM: the loop ends after its step, saves, and raises ``Interrupted``."""
+        """Whether a first Ctrl-C or a SIGTERM came: the loop then ends after its step, saves, raises ``Interrupted``."""
         return self._interrupts.requested
 
     @property
@@ -192,7 +192,7 @@ class Run:
         the prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one that should come of it,
         or that a program, then its ``text``, is to draw. ``turns`` are a conversation, in place of one picture: each
         with who, text, trained? and pictures?, these again with image and boxes?. A box has corners [x1, y1, x2, y2] in
-        pixels of its image, label? and kind? ("said", or "true" for the right one). ``clip`` is an episode, uint8 [T,
+        pixels of its image, label? and kind? ("predicted", or "true"). ``clip`` is an episode, uint8 [T,
         H, W, 3], kept small (`clips.small`); ``path`` the places [T, 2] it went through, in the plane, and ``note``
         what became of it. Its image, where it has none, is a strip of a few frames. Keep a set with the same prompts
         and noise at several steps: its first is shown as before, its last as after.
@@ -201,12 +201,12 @@ class Run:
         if self._writes:
             with self._saying_how_to_resume():
                 on_disk.samples(self.folder, step, name, items)
-        pictured = [item | {"image": seen[-1]} for item in items if self._loggers and (seen := _pictures(item))]
+        pictured = [{**item, "image": found[-1]} for item in items if self._loggers and (found := _pictures(item))]
         for logger in self._loggers:
             logger.images(step, f"samples/{name}", pictured)
 
     def show(self, step: int) -> Callable[[str, Sequence[Mapping[str, Any]]], None]:
-        """What keeps the samples of one step, for whoever makes them and need not know of steps."""
+        """The function that logs samples under this step, for parts that know nothing of steps."""
         return partial(self.samples, step)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -38,7 +38,7 @@ def _requirements() -> dict[str, list[str]]:
     """Packages by the extra that asks for them, "" for those that all need; the dev extra is left out."""
     found: dict[str, list[str]] = {}
     for line in metadata.requires("saccade") or ():
-        name = re.match(r"[\w.-]+", line)[0]
+        name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
         found.setdefault(extra[1] if extra else "", []).append(name)
     return {extra: names for extra, names in found.items() if extra != "dev"}
@@ -71,8 +71,12 @@ def _extras() -> list[Row]:
 def _models() -> list[Row]:
     from saccade.cli.commands.miniature import builders, present
 
-    state = lambda name, folder: ("ok", str(folder)) if folder else ("missing", f"saccade miniature build {name}")
-    return [*((f"miniature {name}", *state(name, present(name))) for name in builders()), *_fonts()]
+    rows: list[Row] = []
+    for name in builders():
+        folder = present(name)
+        state = ("ok", str(folder)) if folder else ("missing", f"saccade miniature build {name}")
+        rows.append((f"miniature {name}", *state))
+    return [*rows, *_fonts()]
 
 
 def _fonts() -> list[Row]:

@@ -1,6 +1,4 @@
-"""How sure a score is: intervals from its standard error over episodes, and over runs that differ in their seed
-alone.
-"""
+"""95 % intervals of scores: from standard errors over episodes, and over runs that differ in their seed alone."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class Seeds:
     rows: list[tuple[str, Interval | None, Interval | None]]
 
 
-def half(scores: Mapping[str, Any], name: str) -> float | None:
+def half_width(scores: Mapping[str, Any], name: str) -> float | None:
     """The half width of a score's 95 % interval, if the scores hold its standard error."""
     error = scores.get(f"{name}{ERROR}")
     return WIDTH * error if isinstance(error, (int, float)) else None
