@@ -124,7 +124,7 @@ def saved(kind: str, folder: Path, loud: float = 6.0) -> Path:
         p.data.mul_(loud if p.ndim > 1 else 1.0)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    processors.save(processor, folder)
+    processors.save_processor(processor, folder)
     return folder
 
 

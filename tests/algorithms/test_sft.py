@@ -61,7 +61,7 @@ def test_a_text_is_as_likely_as_in_transformers(kind, policy):
         kept = {k: v for k, v in asked.items() if k not in (*marks, "input_ids", "attention_mask")}
         with torch.no_grad():
             logits = language.model(input_ids=ids, attention_mask=torch.ones_like(ids), **marks, **kept).logits[0]
-        logits[:, language.banned] = -math.inf
+        logits[:, language.banned_ids] = -math.inf
         expected = logits[-answer.shape[1] - 1 : -1].log_softmax(-1).gather(1, answer[0, :, None])[:, 0]
         length = int(rollout.extras["length_B"][row])
         torch.testing.assert_close(logp_BT[row, :length], expected, rtol=0, atol=2e-4)
@@ -72,10 +72,10 @@ def test_nobody_drew_these_decisions_and_equal_prompts_are_one(policy):
     one = policy()
     rollout = teacher_forced(one, PROBLEMS, TEXTS)
     assert torch.equal(rollout.logp_BT.isnan(), rollout.mask_BT > 0)
-    sights = [own[0] for own in rollout.decisions["sights_B"].values]
+    sights = [own[0] for own in rollout.decisions["images_B"].values]
     assert sights[0] is sights[3] and sights[0] is not sights[1] and sights[2] is None
-    assert [len(frames) for frames in shown(one, PROBLEMS)] == [1, 2, 0, 1]
-    with mock.patch.object(one.eyes, "_look", wraps=one.eyes._look) as look:
+    assert [len(frames) for frames in resized_frames(one, PROBLEMS)] == [1, 2, 0, 1]
+    with mock.patch.object(one.vision, "_encode", wraps=one.vision._encode) as look:
         one.likelihood(rollout)
     assert sum(len(call.args[0]) for call in look.call_args_list) == 2
     sampled = one.rollout(PROBLEMS, seeds(0, 4))
@@ -127,7 +127,7 @@ def test_plain_prompts_end_with_the_tokenizers_own_token():
     language = tiny_language.qwen2()
     one = TokenPolicy(language, trainable(language.model), max_new_tokens=8)
     rollout = teacher_forced(one, [Problem(0, "two blue")], ["squares"])
-    last = rollout.decisions["ids_BL"][0, rollout.decisions["position_BT"][0, -1]]
+    last = rollout.decisions["ids_BL"][0, rollout.decisions["column_BT"][0, -1]]
     assert last == language.tokenizer.eos_token_id and one.likelihood(rollout).logp_BT.isfinite().all()
 
 
@@ -151,7 +151,7 @@ def boxed(text: str, boxes: list, labels: list) -> Problem:
 
 def test_gold_boxes_are_written_where_the_model_sees_them_and_score_one(policy):
     one = policy()
-    frame = shown(one, [boxed("", [], [])])[0][0]
+    frame = resized_frames(one, [boxed("", [], [])])[0][0]
     across, down = 70 / frame.width, 40 / frame.height
     assert across > 2 and across != down
     first, second = [across * 2, down * 3, across * 9, down * 11], [across * 10, 0.0, across * 16, down * 4]
@@ -164,7 +164,7 @@ def test_gold_boxes_are_written_where_the_model_sees_them_and_score_one(policy):
     assert rollout.outputs[0] == "<answer>[2,3,9,11]</answer>" and rollout.outputs[2] == "<answer>None</answer>"
     for reward in (BoxOverlap(), DetectionPrecision()):
         assert reward(rollout).tolist() == pytest.approx([1, 1, 1])
-    assert gold(replace(PROBLEMS[2], answer={"text": "red", "kind": "word"}), ()) == "red"
+    assert expected_text(replace(PROBLEMS[2], answer={"text": "red", "kind": "word"}), ()) == "red"
     with pytest.raises(ValueError, match="problem 2 has no expected answer"):
         sft_batch(one, [PROBLEMS[2]])
     with pytest.raises(ValueError, match="has no {} where"):

@@ -80,7 +80,7 @@ def gap(one: TokenPolicy, rollout: Rollout) -> float:
 
 
 def own_tokens(rollout: Rollout) -> list[torch.Tensor]:
-    written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
+    written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
     return [tokens[mask > 0] for tokens, mask in zip(written, rollout.mask_BT)]
 
 
@@ -141,10 +141,10 @@ def test_decisions_are_the_models_own_tokens_and_nothing_it_was_told(policy):
     rollout = sampled(MultiTurnRollout(one, several, turns=4), seed=1)
     for row, (tokens, talk) in enumerate(zip(own_tokens(rollout), rollout.extras["conversation_B"].values)):
         turns = rollout.extras["turn_BT"][row][rollout.mask_BT[row] > 0]
-        said = [one.language.words(tokens[turns == t].tolist()) for t in range(len(talk.turns))]
+        said = [one.language.decode(tokens[turns == t].tolist()) for t in range(len(talk.turns))]
         assert said == [turn.said for turn in talk.turns] and rollout.outputs[row] == said[-1]
         assert talk.ended in ("answer", "turns") and not talk.turns[-1].told
-        whole = one.language.words(
+        whole = one.language.decode(
             rollout.decisions["ids_BL"][row][rollout.decisions["attention_BL"][row] > 0].tolist()
         )
         assert all(m["content"] in whole for turn in talk.turns for m in turn.told if isinstance(m["content"], str))

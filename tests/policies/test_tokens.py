@@ -132,8 +132,8 @@ def test_lora_is_folded_in_for_sampling_and_for_export(tmp_path):
 def test_a_text_ends_with_its_end_token_and_only_there():
     one = policy()
     rollout = one.rollout(problems(16), seeds(3, 16))
-    tokens = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
-    ends = torch.isin(tokens, torch.tensor(one.language.ends)) & rollout.mask_BT.bool()
+    tokens = rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
+    ends = torch.isin(tokens, torch.tensor(one.language.eos_ids)) & rollout.mask_BT.bool()
     length = rollout.extras["length_B"].long()
     assert torch.equal(rollout.mask_BT.sum(1), length.float())
     for row, n in enumerate(length.tolist()):

@@ -177,7 +177,7 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, eye
 
 def test_encoders_see_pictures_as_their_own_processor_does_and_let_gradients_through(eyes):
     from saccade.core import Problem, seeds
-    from saccade.models.loading import encoder
+    from saccade.models.loading import load_image_encoder
     from saccade.policies.unrolling import empty_rollout
     from saccade.rewards.learned import text_image
 
@@ -187,7 +187,7 @@ def test_encoders_see_pictures_as_their_own_processor_does_and_let_gradients_thr
         empty_rollout([Problem(i, f"a {c} ring") for i, c in enumerate(("red", "blue", "red"))], seeds(0, 3)),
         outputs=pictures,
     )
-    processor, model = encoder(str(eyes), "cpu", texts=True)
+    processor, model = load_image_encoder(str(eyes), "cpu", texts=True)
     theirs = processor(
         images=[p.permute(1, 2, 0).mul(255).round().byte().numpy() for p in pictures], return_tensors="pt"
     )

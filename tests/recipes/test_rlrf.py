@@ -20,14 +20,14 @@ from saccade.core import Problem, Question, Rollout, seeds
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
-from saccade.rewards.render.rendering import nearness
-from saccade.rewards.render.strip_text import strip_text, without_text
+from saccade.rewards.render.rendering import negative_error
+from saccade.rewards.render.strip_text import remove_text_elements, strip_text
 from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
 from saccade.training import claims
 from saccade.training.run import Run
 from saccade.worlds import programs
-from saccade.worlds.programs.task import ProgramTask, painted
+from saccade.worlds.programs.task import ProgramTask, rendered_pictures
 
 SHORT = '<svg viewBox="0 0 32 32"><rect width="{}" height="9" fill="{}"/></svg>'
 
@@ -160,7 +160,7 @@ def test_length_counts_only_where_the_picture_is_alike_and_failing_is_worst(rlrf
 def test_words_are_not_drawn_for_texts_and_are_for_pictures(text):
     code = f'<svg xmlns="http://www.w3.org/2000/svg"><rect x="2" y="20" width="9" height="9" fill="red"/>{text}</svg>'
     plain = render(code.replace(text, ""), "svg", 32).picture
-    assert np.array_equal(render(without_text(f"<answer>{code}</answer>"), "svg", 32).picture, plain)
+    assert np.array_equal(render(remove_text_elements(f"<answer>{code}</answer>"), "svg", 32).picture, plain)
     shown = Problem(0, Question("?", (plain,)), {"picture": plain})
     asked = Problem(1, Question("?"), {"picture": plain})
     outputs = strip_text(attempts([shown, asked], [code, code])).outputs
@@ -182,9 +182,9 @@ def test_without_a_reference_a_program_is_drawn_on_its_own_canvas():
     picture[:, :16] = (255, 0, 0)
     asked = Problem(0, Question("?", (picture,)), {"picture": picture, "box": "own"})
     rollout = attempts([asked] * 3, [half, "<svg/>", "no program"])
-    near = nearness(rollout)
+    near = negative_error(rollout)
     assert near[0] == 0 and near[1:].isnan().all(), "what draws nothing is not the best of several"
-    assert (painted(rollout)[0][:, :, :16].mean((1, 2)) == torch.tensor([1.0, 0, 0])).all()
+    assert (rendered_pictures(rollout)[0][:, :, :16].mean((1, 2)) == torch.tensor([1.0, 0, 0])).all()
 
 
 def test_what_is_no_program_stays_as_it_is():
@@ -196,7 +196,7 @@ def test_what_is_no_program_stays_as_it_is():
         "<svg><!ENTITY a><text/></svg>",
         "<text>red</text>",
     ):
-        assert without_text(text) == text
+        assert remove_text_elements(text) == text
 
 
 def test_programs_end_soon_after_the_longest_reference_of_their_batch(rlrf, vl, file, tmp_path):
@@ -245,16 +245,16 @@ def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, 
 
 
 def test_alignment_is_lowest_for_what_does_not_draw_and_silent_without_a_caption(eyes):
-    from saccade.recipes.drawing_code.rlrf.encoders import Alignment
+    from saccade.recipes.drawing_code.rlrf.encoders import TextAlignment
 
     named = Problem(0, Question("?"), {"caption": "a red circle"})
     code = SHORT.format(9, "red")
-    score = Alignment(str(eyes), rows=1)(
+    score = TextAlignment(str(eyes), rows=1)(
         attempts([named, named, Problem(1, Question("?")), named], [code, "<svg", code, code])
     )
     assert score[1] == -1 and score[2].isnan() and -1 < score[0] == score[3] < 1
     with pytest.raises(ValueError, match="no such folder"):
-        Alignment("no/such/folder")(attempts([named], [code]))
+        TextAlignment("no/such/folder")(attempts([named], [code]))
 
 
 def test_rewards_for_imitation_look_at_the_text_alone(file):
@@ -292,9 +292,9 @@ def test_what_makes_no_sense_is_said_in_one_line(tmp_path, file):
     with pytest.raises(ValueError, match="1 weights are given for 5 rewards"):
         ProgramTask(weights=(1.0,))
     with pytest.raises(ValueError, match="no captions"):
-        ProgramTask(asked="text")
+        ProgramTask(condition="text")
     (tmp_path / "bare.jsonl").write_text(json.dumps({"Svg": SHORT.format(9, "red")}))
     with pytest.raises(ValueError, match="bare.jsonl:1: .* has no text 'caption'"):
-        ProgramTask(str(tmp_path / "bare.jsonl"), asked="text").training(0)
+        ProgramTask(str(tmp_path / "bare.jsonl"), condition="text").training(0)
     with pytest.raises(ValueError, match="nearest: foreground_iou"):
         ProgramTask(rewards=("iou",), weights=(1.0,)).judge(attempts([Problem(0, "?")], [""]))

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.tools.render import RendererBroken, Request, canvas, find, guard, render, render_batch
+from saccade.tools.render import RendererBroken, Request, declared_canvas, find_program, guard, render, render_batch
 from saccade.tools.render.cache import Cache
 from saccade.tools.render.pool import Pool
 from saccade.tools.render.results import Render
@@ -244,7 +244,7 @@ def test_a_worker_that_hangs_is_replaced(reckless):
     answers = reckless("sleep", "draw a", "spin", "draw bb", "stop")
     assert [one.status for one in answers] == ["timeout", "ok", "timeout", "ok", "timeout"]
     assert time.monotonic() - start < 20
-    assert (answers[0].sure, answers[2].sure) == (False, True), "CPU seconds are the program's own"
+    assert (answers[0].deterministic, answers[2].deterministic) == (False, True), "CPU seconds are the program's own"
 
 
 def test_what_a_worker_may_not_do(reckless, tmp_path, monkeypatch):
@@ -368,16 +368,16 @@ def test_a_request_without_sense_is_refused(given, words):
     ("</svg></svg><svg>", "<svg>"),
 ])  # fmt: skip
 def test_a_program_is_found_in_a_text(text, code):
-    assert find(text, "svg") == code
+    assert find_program(text, "svg") == code
 
 
 def test_finding_takes_no_longer_than_reading():
     start = time.process_time()
     for piece in ("<!--", "<svg", "</svg ", "<svg></svg>", "<!---->"):
-        find(piece * 20_000, "svg")
+        find_program(piece * 20_000, "svg")
     assert time.process_time() - start < 2
 
 
 def test_the_canvas_of_a_program():
-    assert canvas('<svg viewBox="0,0 24 , 12"/>', "svg") == (0, 0, 24, 12)
-    assert canvas('<svg width="24px" height="12"/>', "svg") == (0, 0, 24, 12)
+    assert declared_canvas('<svg viewBox="0,0 24 , 12"/>', "svg") == (0, 0, 24, 12)
+    assert declared_canvas('<svg width="24px" height="12"/>', "svg") == (0, 0, 24, 12)

@@ -48,7 +48,7 @@ def test_every_visible_shape_matters(scenes):
 
 def test_scenes_are_what_was_asked(scenes):
     for scene in scenes:
-        for one in scene.painted:
+        for one in scene.rendered_pictures:
             assert one.kind in KINDS and one.color in COLORS and all(0 <= n <= 31 for n in one.numbers)
     counts = [len(scene.visible) for scene in scenes]
     assert set(counts[:90]) == {2, 3, 4, 5} and set(counts[-55:]) == {6, 7, 8}
@@ -106,13 +106,13 @@ def test_files_are_read(tmp_path):
     rows[2]["image"] = "seen.png"
     (tmp_path / "icons.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.warns(UserWarning, match="1 of 3 programs cannot be drawn and are left out; b.svg: element 'image'"):
-        one, two = programs.load(tmp_path / "icons.jsonl", size=40)
+        one, two = programs.load_programs(tmp_path / "icons.jsonl", size=40)
     assert one.answer["box"] == (0, 0, 200, 100) and one.answer["code"].startswith("<svg") and one.source == "icons"
     assert (one.answer["picture"][10:30, :20] == (255, 0, 0)).all() and (one.answer["picture"][:10] == 255).all()
     assert two.inputs.pictures[0].shape == (10, 20, 3) and (two.inputs.pictures[0] == 255).all()
     assert (two.answer["picture"] == one.answer["picture"]).all()
     (tmp_path / "b.svg").write_text(icon)
-    assert [p.answer["code"] for p in programs.load(tmp_path, size=40)] == [one.answer["code"]]
+    assert [p.answer["code"] for p in programs.load_programs(tmp_path, size=40)] == [one.answer["code"]]
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -126,7 +126,7 @@ def test_files_are_read(tmp_path):
 def test_files_that_do_not_fit_are_refused(tmp_path, text, words):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(ValueError, match=words):
-        programs.load(tmp_path / "a.jsonl")
+        programs.load_programs(tmp_path / "a.jsonl")
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):
@@ -135,6 +135,6 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"primitives are \(5, 9\)"):
         programs.problems(1, 0, primitives=(5, 9))
     with pytest.raises(ValueError, match=r"no \*.svg in this folder"):
-        programs.load(tmp_path)
+        programs.load_programs(tmp_path)
     with pytest.raises(ValueError, match="cannot be read"):
-        programs.load(tmp_path / "none.jsonl")
+        programs.load_programs(tmp_path / "none.jsonl")

@@ -23,7 +23,7 @@ from saccade.algorithms.world_model import Terms, View, constraints, dual_loss, 
 from saccade.core import Environment, Rollout, generator, seeded, seeds
 from saccade.envs.collector import RANDOM_ACTION_REPEAT, Collector
 from saccade.envs.task import ControlTask
-from saccade.math.gaussians import log_squashed
+from saccade.math.gaussians import squashed_log_prob
 from saccade.math.values import lambda_return
 from saccade.models.device import device_of
 from saccade.models.world_model.rssm import RSSM, Sizes, State, mlp
@@ -78,7 +78,7 @@ def imagine(
     cfg: Learning,
 ) -> Imagined:
     """Futures from ``start`` ``[N, …]``; the returns' gradients reach the actor through every later state."""
-    states = model.imagine(start, lambda x, t: torch.tanh(actor(x).at(draw_NHA[:, t])), noise_NHZ)
+    states = model.imagine(start, lambda x, t: torch.tanh(actor(x).sample(draw_NHA[:, t])), noise_NHZ)
     features = states.features
     gaussian = actor(features[:, :-1].detach().contiguous())
     after = features[:, 1:].contiguous()
@@ -86,7 +86,7 @@ def imagine(
     end_NH = model.end(after).sigmoid() if cfg.ends else torch.zeros_like(reward_NH)
     return_NH = lambda_return(reward_NH, value_NH, end_NH, gamma=cfg.gamma, lam=cfg.lam)
     alive_NH = torch.cat([torch.ones_like(end_NH[:, :1]), 1 - end_NH[:, :-1].detach()], 1).cumprod(1)
-    return Imagined(features, return_NH, log_squashed(gaussian, gaussian.at(draw_NHA)), alive_NH)
+    return Imagined(features, return_NH, squashed_log_prob(gaussian, gaussian.sample(draw_NHA)), alive_NH)
 
 
 def actor_loss(imagined: Imagined, entropy: float) -> Tensor:

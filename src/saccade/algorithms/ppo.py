@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saccade.core import Learner, Likelihood, Loss, Policy, Rollout
 from saccade.math.kl import k3
-from saccade.math.surrogates import Surrogate, clipped, clipped_share
+from saccade.math.surrogates import Surrogate, clipped, clip_fraction
 from saccade.math.values import gae
 from saccade.models.control.networks import RunningMeanStd
 from saccade.policies.actor_critic import ActorCritic
@@ -145,7 +145,7 @@ class ActorCriticLoss:
         compared = logp_BT, old_BT, advantage_BT, self.clip, self.clip_high
         term_BT = self.surrogate(*compared) + self.value * error_BT - self.entropy * entropy_BT
         metrics = {
-            "clipped": clipped_share(*compared),
+            "clipped": clip_fraction(*compared),
             "kl": k3(old_BT, logp_BT),
             "entropy": entropy_BT,
             "value_error": error_BT,

@@ -109,10 +109,10 @@ def drawing_policy(name: str, **options: Any) -> Any:
 
 def edits(policy: Any) -> bool:
     """Whether a model that draws can be shown a picture that it shall edit."""
-    from saccade.models.loading import EDITORS
+    from saccade.models.loading import EDITING_PIPELINES
     from saccade.policies.flow import FlowPolicy
 
-    return isinstance(policy, FlowPolicy) and type(policy.backbone.pipe).__name__ in EDITORS
+    return isinstance(policy, FlowPolicy) and type(policy.backbone.pipe).__name__ in EDITING_PIPELINES
 
 
 def native(folder: Path) -> dict[str, int]:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.frames import Box, Frame
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import picture_digest, to_unit
 from saccade.models.language.model import Message, Prompt
-from saccade.models.language.prompts import digest
 from saccade.rewards.text.reading import boxes
 
 LARGEST = 1024
@@ -74,7 +73,7 @@ def _picture(problem: Problem, pixels: np.ndarray, frame: Frame, words: str) -> 
     original = frame.original
     true = problem.answer.get("boxes", []) if isinstance(problem.answer, dict) else []
     labels = (problem.answer.get("labels") or [""] * len(true)) if true else []
-    about = original == Frame.of(problem.inputs.pictures[0], digest(problem.inputs.pictures[0]))
+    about = original == Frame.of(problem.inputs.pictures[0], picture_digest(problem.inputs.pictures[0]))
     right = [(Box(*map(float, box), original), label, "true") for box, label in zip(true, labels)] if about else []
     found = [_drawn(box.into(kept), label, kind) for box, label, kind in (*right, *said)]
     return {"image": _shown(pixels, kept), "boxes": [box for box in found if box]}

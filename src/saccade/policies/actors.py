@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.networks import MLP
 
 LOG_STD = (-20.0, 2.0)
@@ -45,8 +45,8 @@ class SquashedActor(nn.Module):
         flow.
         """
         gaussian = self.gaussian(seen)
-        before = gaussian.at(draw_BA)
-        return torch.tanh(before), log_squashed(gaussian, before)
+        before = gaussian.sample(draw_BA)
+        return torch.tanh(before), squashed_log_prob(gaussian, before)
 
     def gaussian(self, seen: Mapping[str, Tensor]) -> Gaussian:
         """Before it is squashed: ``[B, A]``."""
@@ -57,8 +57,8 @@ class SquashedActor(nn.Module):
     def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
         """Actions of all rows, on the CPU; without draws the middle of each distribution."""
         gaussian = self.gaussian(_on(seen, self.device))
-        before = gaussian.mean if draw_BA is None else gaussian.at(draw_BA.to(self.device))
-        return Acted(torch.tanh(before).cpu(), log_squashed(gaussian, before).cpu())
+        before = gaussian.mean if draw_BA is None else gaussian.sample(draw_BA.to(self.device))
+        return Acted(torch.tanh(before).cpu(), squashed_log_prob(gaussian, before).cpu())
 
     @property
     def device(self) -> torch.device:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from saccade.core import Environment, Observation, Step, seeded
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.world_model.rssm import RSSM, Sizes, State, mlp
 from saccade.policies.actors import Acted
 
@@ -113,9 +113,9 @@ class Acting:
     def act(self, seen: Mapping[str, Tensor], draw: Tensor | None) -> Acted:
         """Actions of all rows; ``draw`` is standard normal ``[B, A]``, None for the middle of the distribution."""
         gaussian = self.policy.actor(self.look(seen).features)
-        before = gaussian.mean if draw is None else gaussian.at(draw.to(gaussian.mean))
+        before = gaussian.mean if draw is None else gaussian.sample(draw.to(gaussian.mean))
         self.action_B = torch.tanh(before)
-        return Acted(self.action_B.cpu(), log_squashed(gaussian, before).cpu())
+        return Acted(self.action_B.cpu(), squashed_log_prob(gaussian, before).cpu())
 
     def state_dict(self) -> dict[str, Any]:
         return {"belief": self.state.belief, "latent": self.state.latent, "action": self.action_B}

@@ -74,19 +74,19 @@ class MultiTurnRollout:
 
     def __call__(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
         """One conversation about each problem. ValueError if a prompt leaves no room to write."""
-        with self.policy.acting():
-            draft = self.policy.draft(problems, seeds_B)
-        longest, most = max(map(len, draft.lines)), self.policy.max_new_tokens
+        with self.policy.generating():
+            draft = self.policy.start_generation(problems, seeds_B)
+        longest, most = max(map(len, draft.sequences)), self.policy.max_new_tokens
         if not self._fits(longest):
             raise ValueError(f"a prompt of {longest} tokens and max_new_tokens {most} exceed {self.most_tokens}")
         talks = [Conversation() for _ in problems]
         while True:
-            with self.policy.acting():
-                said = draft.write()
+            with self.policy.generating():
+                said = draft.generate_turn()
             told = self._told(draft, problems, talks, said)
             if not told:
                 return self._finished(draft, problems, talks)
-            with self.policy.acting():
+            with self.policy.generating():
                 draft.append(told)
 
     def _told(
@@ -99,10 +99,10 @@ class MultiTurnRollout:
         """What the rows are told whose conversation goes on."""
         told = {}
         for row, text in said.items():
-            talk, line = talks[row], draft.lines[row]
+            talk, line = talks[row], draft.sequences[row]
             talk.turns.append(Turn(text))
             talk.frames = tuple(line.frames)
-            passage = self._next(problems[row], talk, text, partial(draft.reply, row))
+            passage = self._next(problems[row], talk, text, partial(draft.encode_reply, row))
             if passage is not None and not self._fits(len(line) + len(passage)):
                 talk.ended, talk.turns[-1] = "room", Turn(text)
             elif passage is not None:
@@ -122,7 +122,7 @@ class MultiTurnRollout:
             passage = None if messages is None else read(messages)
         except Exception as error:  # a tool's input is whatever a model wrote: its errors are answers
             failure = f"{type(error).__name__}: {first_line(error)}"
-            notice = self.policy.language.harmless(f"That did not work: {first_line(error)}")
+            notice = self.policy.language.without_special_tokens(f"That did not work: {first_line(error)}")
             messages = [{"role": "user", "content": notice}]
             passage = read(messages)
         if passage is None:
@@ -133,11 +133,11 @@ class MultiTurnRollout:
 
     def _fits(self, tokens: int) -> bool:
         """Whether a conversation of so many tokens may have one more turn."""
-        bounds = [bound for bound in (self.policy.language.room, self.most_tokens) if bound is not None]
+        bounds = [bound for bound in (self.policy.language.max_length, self.most_tokens) if bound is not None]
         return tokens + self.policy.max_new_tokens <= min(bounds, default=math.inf)
 
     def _finished(self, draft: GenerationState, problems: Sequence[Problem], talks: Sequence[Conversation]) -> Rollout:
-        rollout = self.policy.finished(draft, problems, [talk.turns[-1].said for talk in talks])
+        rollout = self.policy.finish_rollout(draft, problems, [talk.turns[-1].said for talk in talks])
         rollout.extras |= {
             "turns_B": torch.tensor([float(len(talk.turns)) for talk in talks]),
             "failures_B": torch.tensor([float(sum(bool(turn.failure) for turn in talk.turns)) for talk in talks]),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import NothingJudged, Reward, Rollout
-from saccade.tools.timeout import limited
+from saccade.tools.timeout import time_limit
 
 
 def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence[str] = ()) -> Rollout:
@@ -48,7 +48,7 @@ _WHOLE = ""
 def _ask(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
     """A reward's verdicts as a whole and those that it names, and the last error."""
     try:
-        with limited(seconds):
+        with time_limit(seconds):
             said = reward(rollout)
         named = (
             {str(name): _checked(value, rollout) for name, value in said.items()} if isinstance(said, Mapping) else {}

@@ -21,7 +21,7 @@ from saccade.algorithms.fast.batched_mlps import BatchedMLPs, FlatAdam, fits
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.off_policy import OffPolicy, action, members, noise, seen
 from saccade.core import Rollout
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.critics import Critics, Target
 from saccade.policies.actors import LOG_STD, Actor, SquashedActor
 
@@ -93,9 +93,9 @@ class AnalyticOffPolicyLearner:
         mean, log_std = self.actor.forward(state_NF)[0].chunk(2, -1)
         low, high = LOG_STD
         gaussian = Gaussian(mean, log_std.clamp(low, high).exp())
-        before = gaussian.at(noise_NA)
+        before = gaussian.sample(noise_NA)
         return _Drawn(
-            torch.tanh(before), log_squashed(gaussian, before), gaussian.std, (log_std >= low) & (log_std <= high)
+            torch.tanh(before), squashed_log_prob(gaussian, before), gaussian.std, (log_std >= low) & (log_std <= high)
         )
 
     def _backup(self, batch: Rollout, after: Tensor, drawn: _Drawn, alpha: float) -> Tensor:

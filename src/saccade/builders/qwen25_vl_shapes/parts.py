@@ -14,7 +14,7 @@ from torch import nn
 
 from saccade.builders.parts.texts import TAGS, ends, qwen2_tokenizer, writer
 from saccade.builders.qwen25_vl_shapes.shown import SHOWN
-from saccade.models.language.processor import save, without_videos
+from saccade.models.language.processor import save_processor, without_videos
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -108,10 +108,10 @@ def write(model: nn.Module, tokenizer: Any, out: Path) -> None:
 
     images = Qwen2VLImageProcessorPil(
         patch_size=SHOWN.patch, merge_size=SHOWN.merge, temporal_patch_size=SHOWN.frames,
-        size={"shortest_edge": SHOWN.least, "longest_edge": SHOWN.most},
+        size={"shortest_edge": SHOWN.min_pixels, "longest_edge": SHOWN.max_pixels},
         image_mean=list(SHOWN.mean), image_std=list(SHOWN.std),
     )  # fmt: skip
-    save(without_videos(Qwen2_5_VLProcessor, images, tokenizer, chat_template=CHAT_TEMPLATE), out)
+    save_processor(without_videos(Qwen2_5_VLProcessor, images, tokenizer, chat_template=CHAT_TEMPLATE), out)
     shown = json.loads((out / "preprocessor_config.json").read_text())
     videos = {k: v for k, v in shown.items() if not k.startswith("image_processor")}
     (out / "video_preprocessor_config.json").write_text(

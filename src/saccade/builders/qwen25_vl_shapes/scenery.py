@@ -134,10 +134,10 @@ def paintings(count: int, rng: np.random.Generator) -> tuple[Views, list[str]]:
     scenes: list[programs.Scene] = []
     while len(scenes) < count:
         scenes += [
-            scene for scene in programs.sample(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"
+            scene for scene in programs.sample_scenes(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"
         ]
     scenes = scenes[:count]
-    codes = [programs.verbose(scene, rng) for scene in scenes]
+    codes = [programs.write_svg(scene, rng) for scene in scenes]
     pictures = np.stack([one.picture for one in render_batch([Request(code, size=SIDE) for code in codes])])
     shapes, here = _primitives(scenes)
     cover = masks(shapes)[..., CELL // 2 :: CELL, CELL // 2 :: CELL].reshape(*here.shape, -1) & here[..., None]

@@ -21,7 +21,7 @@ from saccade.evaluation.templates import ADDED
 from saccade.math.boxes import iou, match
 from saccade.rewards.text.parsing import answer
 from saccade.rewards.text.reading import boxes
-from saccade.tools.render import Request, find, render_batch
+from saccade.tools.render import Request, find_program, render_batch
 from saccade.worlds import canvases, programs, questions
 from saccade.worlds.questions.grounding import measures
 
@@ -161,7 +161,7 @@ def _canvases(say: Say, problems: Sequence[Problem], rng: np.random.Generator) -
 def _programs(say: Say, problems: Sequence[Problem]) -> dict[str, float]:
     """Whether greedy programs draw anything, and how far their pixels are from those that were shown, in [0, 1]."""
     replies = say([_asked(p) for p in problems], most=160)
-    drawn = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
+    drawn = render_batch([Request(find_program(reply, "svg"), size=32) for reply in replies])
     pairs = [(p.answer["picture"], one.picture) for p, one in zip(problems, drawn) if one.status == "ok"]
     error = [np.abs(found.astype(float) - right).mean() / 255 for right, found in pairs]
     return {

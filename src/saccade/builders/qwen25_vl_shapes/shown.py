@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.models.vision.differentiable import Preparation
+from saccade.models.vision.differentiable import ImagePreprocessor
 
 CELL = 8
 """Pixels of a side that one token stands for."""
@@ -17,12 +17,12 @@ CELL = 8
 FEWEST, MOST = 32, 64
 """Sides in pixels of the least and the most that a picture is shown with."""
 
-SHOWN = Preparation(CELL // 2, 2, 2, FEWEST**2, MOST**2, "bicubic", (0.5,) * 3, (0.5,) * 3)
+SHOWN = ImagePreprocessor(CELL // 2, 2, 2, FEWEST**2, MOST**2, "bicubic", (0.5,) * 3, (0.5,) * 3)
 
 
 def displayed(picture: np.ndarray, most: int = MOST * MOST) -> np.ndarray:
     """A picture of any size as the processor shows it: sides in whole cells, pixels between the two bounds."""
-    return resized(picture, *replace(SHOWN, most=most).side(*picture.shape[:2]))
+    return resized(picture, *replace(SHOWN, max_pixels=most).resized(*picture.shape[:2]))
 
 
 def resized(picture: np.ndarray, high: int, wide: int, window: Sequence[float] | None = None) -> np.ndarray:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Question
+from saccade.math.pixels import picture_digest
 from saccade.models.diffusion.attention import JointAttention
 from saccade.models.diffusion.lru import LRUCache
-from saccade.models.loading import EDITORS, description, digest, locate, quiet, reading, source_latents
+from saccade.models.loading import EDITING_PIPELINES, loading_errors, locate, read_config, silence, source_latents
 
 Prompt = str | Question
 """What is asked of a model that draws: words, or words and the one picture that is to be edited."""
@@ -140,7 +141,7 @@ class Flux:
     def call(self, steps: int, guidance: float, size: int) -> dict[str, Any]:
         free = {} if self.embedded_guidance else {"true_cfg_scale": guidance, "negative_prompt": ""}
         # Without these, Kontext brings pictures to a megapixel, its own and the one it is given.
-        sized = {"max_area": size**2, "_auto_resize": False} if type(self.pipe).__name__ in EDITORS else {}
+        sized = {"max_area": size**2, "_auto_resize": False} if type(self.pipe).__name__ in EDITING_PIPELINES else {}
         return _plain_call(self, steps, size) | {"guidance_scale": guidance} | free | sized
 
 
@@ -163,7 +164,7 @@ def load_backbone(
     same class, lends all its parts but the network and the scheduler.
     """
     place = locate(name)
-    index = description(name, place, "model_index.json")
+    index = read_config(name, place, "model_index.json")
     found = str(index.get("_class_name"))
     if found not in KINDS:
         raise ValueError(f"model '{name}': its class {found} is not supported; supported: {', '.join(KINDS)}")
@@ -172,13 +173,13 @@ def load_backbone(
     import diffusers
     import transformers
 
-    quiet(diffusers, transformers)
+    silence(diffusers, transformers)
     lent = (
         {}
         if beside is None
         else {k: v for k, v in beside.pipe.components.items() if k not in ("transformer", "scheduler")}
     )
-    with reading(name, place):
+    with loading_errors(name, place):
         # A part that a pipeline was saved without (SD3 without its T5) must be named as absent.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
         pipe = getattr(diffusers, found).from_pretrained(place, dtype=dtype, **absent | lent)
@@ -219,7 +220,7 @@ class PromptCache:
                 f"prompts with {' and '.join(map(str, counts))} pictures in one batch; each needs one, or none any"
             )
         shown = {id(question.pictures[0]): question.pictures[0] for question in asked}
-        key = {place: (size, digest(picture)) for place, picture in shown.items()}
+        key = {place: (size, picture_digest(picture)) for place, picture in shown.items()}
         known = {key[place]: picture for place, picture in shown.items()}
         latents = lambda own: (source_latents(self.backbone.pipe, [known[own]], size),)
         seen = self.pictures([key[id(q.pictures[0])] for q in asked], lambda unknown: alone(latents, unknown))

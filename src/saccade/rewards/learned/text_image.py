@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.models.loading import encoder, locate
+from saccade.models.loading import load_image_encoder, locate
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the filters that torch has too, with antialiasing."""
@@ -32,7 +32,7 @@ class TextImage:
     device: str = "cpu"
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        processor, model = encoder(locate(self.model), self.device, texts=True)
+        processor, model = load_image_encoder(locate(self.model), self.device, texts=True)
         pixels = prepared(rollout.outputs.to(self.device), processor.image_processor)
         seen = _vector(model.get_image_features(pixel_values=pixels))
         said = self._said([str(problem.inputs) for problem in rollout.problems])
@@ -40,7 +40,7 @@ class TextImage:
 
     @torch.no_grad()
     def _said(self, prompts: Sequence[str]) -> Tensor:
-        processor, model = encoder(locate(self.model), self.device, texts=True)
+        processor, model = load_image_encoder(locate(self.model), self.device, texts=True)
         unique = list(dict.fromkeys(prompts))
         # SigLIP was taught on prompts filled up to one length; CLIP does not mind.
         words = processor.tokenizer(unique, padding="max_length", truncation=True, return_tensors="pt").to(self.device)

@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from saccade.core import Rollout
 from saccade.math.pixels import to_unit
 from saccade.models.device import device_of
+from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.model import LanguageModel, load_language_model
-from saccade.models.language.prompts import EncodedPrompt, ImageInputs, beside
-from saccade.models.language.states import Rows, states
-from saccade.models.vision.differentiable import Preparation
-from saccade.models.vision.encoder import VisionEncoder, parameters
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, pad_left
+from saccade.models.vision.differentiable import ImagePreprocessor
+from saccade.models.vision.encoder import VisionEncoder, vision_parameters
 
 Pictures = tuple[Tensor, ...]
 """What is shown with one question: pictures ``[3, H, W]`` in [0, 1], each of its own size."""
@@ -33,7 +33,7 @@ class YesNoLikelihood:
     """A frozen model that sees; ``yes`` and ``no`` are the tokens that are these answers."""
 
     language: LanguageModel
-    preparation: Preparation
+    preparation: ImagePreprocessor
     eyes: VisionEncoder
     yes: list[int]
     no: list[int]
@@ -47,14 +47,14 @@ class YesNoLikelihood:
         device = self.language.model.device
         passages = [self._passage(text, tuple(tuple(p.shape[1:]) for p in row)) for text, row in zip(texts, pictures)]
         cut = [int((p.ids_L == self.language.model.config.image_token_id).nonzero().max()) + 1 for p in passages]
-        before = beside(
-            [EncodedPrompt(p.ids_L[:end], p.place_AL[:, :end]) for p, end in zip(passages, cut)], self.language.pad
+        before = pad_left(
+            [EncodedPrompt(p.ids_L[:end], p.position_AL[:, :end]) for p, end in zip(passages, cut)], self.language.pad_id
         )
-        after = self._after([EncodedPrompt(p.ids_L[end:], p.place_AL[:, end:]) for p, end in zip(passages, cut)])
+        after = self._after([EncodedPrompt(p.ids_L[end:], p.position_AL[:, end:]) for p, end in zip(passages, cut)])
         joined = [torch.cat(parts, -1).to(device) for parts in zip(before, after)]
-        rows = Rows(*joined, tuple((sight,) for sight in self._look(pictures)), before[0].shape[1])
+        rows = TokenRows(*joined, tuple((sight,) for sight in self._look(pictures)), before[0].shape[1])
         last_B = torch.tensor([len(p) - end for p, end in zip(passages, cut)], device=device)
-        hidden_BD = states(self.language, self.eyes, rows)[torch.arange(len(texts), device=device), last_B]
+        hidden_BD = hidden_states(self.language, self.eyes, rows)[torch.arange(len(texts), device=device), last_B]
         logits_BV = self.language.head(hidden_BD)
         logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
         return logits_BV[:, self.yes].logsumexp(1) - logits_BV[:, self.no].logsumexp(1)
@@ -64,14 +64,14 @@ class YesNoLikelihood:
         if (text, sizes) not in self.passages:
             shown = [{"type": "image", "image": np.zeros((*size, 3), np.uint8)} for size in sizes]
             content = [*shown, {"type": "text", "text": text}]
-            self.passages[text, sizes] = self.language.passage([{"role": "user", "content": content}])
+            self.passages[text, sizes] = self.language.encode_prompt([{"role": "user", "content": content}])
         return self.passages[text, sizes]
 
     def _after(self, texts: Sequence[EncodedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, what is attended to and positions as `beside` gives them, but padded on the right."""
-        ids, place = [text.ids_L for text in texts], [text.place_AL.T for text in texts]
+        """Tokens, what is attended to and positions as `pad_left` gives them, but padded on the right."""
+        ids, place = [text.ids_L for text in texts], [text.position_AL.T for text in texts]
         attention = pad_sequence([torch.ones_like(own) for own in ids], True)
-        return pad_sequence(ids, True, self.language.pad), attention, pad_sequence(place, True).transpose(1, 2)
+        return pad_sequence(ids, True, self.language.pad_id), attention, pad_sequence(place, True).transpose(1, 2)
 
     def _look(self, pictures: Sequence[Pictures]) -> list[ImageInputs]:
         """What is seen in each row's pictures; equal tuples are one sight, pictures of one size are prepared
@@ -105,9 +105,9 @@ def reader(
     """The model by hub id, folder or miniature's name, loaded once. ValueError with one line if it cannot serve."""
     language = load_language_model(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
     # Eyes whose weights count as trained let gradients through and keep nothing; the weights themselves are frozen.
-    eyes = VisionEncoder(language.model, list(parameters(language.model)))
+    eyes = VisionEncoder(language.model, list(vision_parameters(language.model)))
     return YesNoLikelihood(
-        language, Preparation.of(language), eyes, tokens_of("yes", language), tokens_of("no", language)
+        language, ImagePreprocessor.from_model(language), eyes, tokens_of("yes", language), tokens_of("no", language)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade.tools.render.guard import SVG, parse
+from saccade.tools.render.guard import SVG, parse_xml
 from saccade.tools.render.results import Refused
 from saccade.worlds.sketches.strokes import Sketch
 
@@ -24,7 +24,7 @@ def read_svg(text: str) -> Sketch:
     at all.
     """
     try:
-        root = parse(text)
+        root = parse_xml(text)
     except Refused as error:
         raise ValueError(str(error)) from None
     strokes = tuple(s for element in root.iter() if isinstance(element.tag, str) for s in _strokes(element))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from saccade.core import seeded
 from saccade.math.pixels import to_unit
 from saccade.models.device import device_of
-from saccade.models.loading import description, locate, quiet, reading
+from saccade.models.loading import loading_errors, locate, read_config, silence
 
 INITIAL = 0.06
 """Spread of fresh weights; at these widths the usual 0.02 learns slowly."""
@@ -139,11 +139,11 @@ def load(
     import transformers
 
     name, place = str(name_or_path), locate(name_or_path)
-    kind = description(name, place, "config.json").get("model_type")
+    kind = read_config(name, place, "config.json").get("model_type")
     if kind != "blip":
         raise ValueError(f"model '{name}': its model_type is {kind!r}; captions are written by 'blip'")
-    quiet(transformers)
-    with reading(name, place):
+    silence(transformers)
+    with loading_errors(name, place):
         model, found = transformers.BlipForConditionalGeneration.from_pretrained(
             place, dtype=dtype, output_loading_info=True
         )

@@ -33,7 +33,7 @@ class Discriminator(nn.Module):
         mean, raw = self.encode(x_NE).chunk(2, -1)
         code = Gaussian(mean, softplus(raw) + 1e-4)
         told = kl(code, Gaussian(torch.zeros_like(mean), torch.ones_like(mean)))
-        return self.judge(code.at(noise_NC)).squeeze(-1), told
+        return self.judge(code.sample(noise_NC)).squeeze(-1), told
 
 
 @dataclass(frozen=True)
