@@ -1,6 +1,4 @@
-"""Tokens for models that see: pictures are read once, replay equals sampling, a shared prefix has the unshared
-gradient.
-"""
+"""Token policies with pictures: these are encoded once, replay equals sampling, shared prefixes have equal gradients."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ def gradient(one: TokenPolicy, parts: list[Rollout]) -> torch.Tensor:
     return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in one.parameters()])
 
 
-def with_credit(rollout: Rollout) -> Rollout:
+def with_advantage(rollout: Rollout) -> Rollout:
     rollout.advantage_BT = torch.randn(rollout.logp_BT.shape, generator=torch.Generator().manual_seed(0))
     return rollout
 
@@ -121,14 +119,14 @@ def test_rescored_replay_is_exact(language):
 @pytest.mark.parametrize("kind", ["qwen25", "qwen3", "llava"])
 def test_a_shared_prefix_has_the_gradient_of_the_unshared(kind, language):
     one = policy(language(kind))
-    rollout = with_credit(sampled(one))
+    rollout = with_advantage(sampled(one))
     shared = gradient(one, [rollout])
-    with mock.patch("saccade.policies.tokens.states", lambda *args: hidden_states(*args, sharing=False)):
+    with mock.patch("saccade.policies.tokens.hidden_states", lambda *args: hidden_states(*args, sharing=False)):
         unshared = gradient(one, [rollout])
     scale = float(unshared.abs().max())
     torch.testing.assert_close(shared, unshared, rtol=0, atol=2e-6 * scale)
     assert (
-        max(float(p.grad.abs().max()) for p in encoder.parameters(one.language.model) if p.grad is not None)
+        max(float(p.grad.abs().max()) for p in encoder.vision_parameters(one.language.model) if p.grad is not None)
         > 1e-4 * scale
     )
 
@@ -136,7 +134,7 @@ def test_a_shared_prefix_has_the_gradient_of_the_unshared(kind, language):
 @pytest.mark.parametrize("kind", tiny_vision.KINDS)
 def test_micro_batches_add_up_to_the_full_gradient(kind, language):
     one = policy(language(kind), sees=kind != "llava")
-    rollout = with_credit(sampled(one))
+    rollout = with_advantage(sampled(one))
     full = gradient(one, [rollout])
     cuts = ([3, 0, 7], [1, 2], [6, 5, 4, 11, 8], [9, 10])
     by_rows = gradient(one, [rollout.rows(torch.tensor(i)) for i in cuts])
@@ -150,8 +148,9 @@ def test_rollouts_that_were_joined_share_prefixes_and_replay(language):
     parts = [sample_groups(one.rollout, some, seeds(0, 2), 3) for some in (PROBLEMS[:2], [PROBLEMS[2], PROBLEMS[0]])]
     whole = join(parts)
     assert len(set(whole.decisions["begin_B"].tolist())) == 2 and gap(one, whole) < 1e-4
-    rows, _ = TokenRows.for_decisions(one.language, whole.decisions, torch.arange(12), whole.decisions["column_BT"].amax(1))
-    assert len(rows.groups()[0]) == 4, "two prompts each; pictures of another rollout are others"
+    last = whole.decisions["column_BT"].amax(1)
+    rows, _ = TokenRows.for_decisions(one.language, whole.decisions, torch.arange(12), last)
+    assert len(rows.unique_prompts()[0]) == 4, "two prompts each; pictures of another rollout are others"
     late = whole.rows(whole.mask_BT.sum(1).argmin()[None]).columns(slice(-1, None))
     assert not late.mask_BT.any() and not one.likelihood(late).logp_BT.any()
 
@@ -163,26 +162,26 @@ def test_lower_precision_replays_nearly(language):
 
 
 @pytest.mark.parametrize("sees", [True, False])
-def test_a_picture_is_prepared_and_looked_at_once_a_prompt(sees, language):
+def test_a_picture_is_prepared_and_encoded_once_a_prompt(sees, language):
     one = policy(language("qwen25"), sees=sees)
-    looked, prepared = [], []
-    one.language.model.model.visual.register_forward_pre_hook(lambda part, given: looked.append(len(given[0])))
+    encoded, prepared = [], []
+    one.language.model.model.visual.register_forward_pre_hook(lambda part, given: encoded.append(len(given[0])))
     prepare = type(one.language.processor).__call__
     with mock.patch.object(
         type(one.language.processor), "__call__", lambda *a, **k: prepared.append(1) or prepare(*a, **k)
     ):
-        rollout = with_credit(sampled(one, group=3))
-        sights = {sight for (sight,) in rollout.decisions["images_B"].values if sight}
-        patches = sum(len(sight.inputs["pixel_values"]) for sight in sights)
-        assert len(prepared) == 2 and sum(looked) == patches
-        looked.clear()
+        rollout = with_advantage(sampled(one, group=3))
+        images = {one for (one,) in rollout.decisions["images_B"].values if one}
+        patches = sum(len(one.inputs["pixel_values"]) for one in images)
+        assert len(prepared) == 2 and sum(encoded) == patches
+        encoded.clear()
         gradient(one, [rollout])
-        assert sum(looked) == (patches if sees else 0) and len(prepared) == 2
+        assert sum(encoded) == (patches if sees else 0) and len(prepared) == 2
 
 
-def test_picture_tokens_are_never_written_even_if_the_logits_want_them(language):
+def test_picture_tokens_are_never_generated_even_if_the_logits_prefer_them(language):
     words = language("qwen25")
-    banned, names = words.banned, ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    banned, names = words.banned_ids, ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     assert banned == words.tokenizer.convert_tokens_to_ids(names)
     plain = torch.nn.Linear(32, len(words.tokenizer), bias=False)
     plain.weight.data.copy_(words.model.lm_head.weight)
@@ -195,7 +194,8 @@ def test_picture_tokens_are_never_written_even_if_the_logits_want_them(language)
         assert not torch.isin(written, torch.tensor(banned)).any() and rollout.logp_BT.isfinite().all()
         assert gap(one, rollout) < 1e-4 and one.likelihood(rollout).entropy_BT.isfinite().all()
     rows, _ = TokenRows.for_decisions(words, rollout.decisions, torch.arange(12), rollout.decisions["column_BT"][:, -1])
-    assert torch.isin(plain(hidden_states(words, one.vision, rows)).argmax(-1), torch.tensor(banned)).float().mean() > 0.2
+    preferred = plain(hidden_states(words, one.vision, rows)).argmax(-1)
+    assert torch.isin(preferred, torch.tensor(banned)).float().mean() > 0.2
 
 
 @pytest.mark.parametrize("kind", ["qwen25", "qwen3"])
@@ -203,7 +203,7 @@ def test_positions_are_the_models_own(kind, language):
     one = policy(language(kind), many_ends=False)
     rollout = one.rollout(PROBLEMS[:2], seeds(0, 2))
     ids, attention = rollout.decisions["ids_BL"], rollout.decisions["attention_BL"]
-    grids = torch.cat([sights[0].inputs["image_grid_thw"] for sights in rollout.decisions["images_B"].values])
+    grids = torch.cat([images[0].inputs["image_grid_thw"] for images in rollout.decisions["images_B"].values])
     kinds = (ids == one.language.model.config.image_token_id).long()
     theirs, _ = one.language.model.model.get_rope_index(
         input_ids=ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=attention
@@ -211,7 +211,7 @@ def test_positions_are_the_models_own(kind, language):
     assert torch.equal(rollout.decisions["position_BAL"].transpose(0, 1) * attention, theirs * attention)
 
 
-def test_frames_tell_what_the_model_was_shown(language):
+def test_frames_have_the_size_of_resized_pictures(language):
     rollout = policy(language("qwen25")).rollout(PROBLEMS, seeds(0, 3))
     (first,), (second, third), none = rollout.extras["frames_B"].values
     assert (first.width, first.height, first.kind) == (24, 16, "displayed") and not none
@@ -248,7 +248,7 @@ def test_pictures_that_cannot_be_shown_are_refused_in_one_line(shown, why, langu
 def test_words_that_pose_as_a_picture_are_refused(language):
     with pytest.raises(ValueError, match="1 picture"):
         policy(language("qwen25")).rollout([Problem(0, Question("<|image_pad|>", (picture(8, 8),)))], seeds(0, 1))
-    with pytest.raises(ValueError, match="holds '<|video_pad|>' but no picture is shown"):
+    with pytest.raises(ValueError, match="holds '<|video_pad|>' but no picture is given"):
         policy(language("qwen25")).rollout([Problem(0, Question("see <|video_pad|>"))], seeds(0, 1))
     with pytest.raises(ValueError, match="has no processor"):
         policy(tiny_language.qwen2(), prompt=inputs_as_prompt).rollout(PROBLEMS[:1], seeds(0, 1))
@@ -294,7 +294,7 @@ def test_options_without_effect_are_refused(kind, fields, why, folders, lm_folde
     max_elements=st.sampled_from([1, 20, 60, 10**6]),
     temperature=st.sampled_from([0.0, 0.7, 1.0, 2.0]),
 )
-def test_log_probs_in_parts_are_those_of_the_plain_formula(seed, at_once, temperature):
+def test_log_probs_in_parts_are_those_of_the_plain_formula(seed, max_elements, temperature):
     rng = torch.Generator().manual_seed(seed)
     head = torch.nn.Linear(5, 11).double()
     hidden = torch.randn(9, 5, generator=rng, dtype=torch.float64, requires_grad=True)
@@ -303,7 +303,7 @@ def test_log_probs_in_parts_are_those_of_the_plain_formula(seed, at_once, temper
     logits[:, 8:10] = -1e9
     logp = logits.log_softmax(-1)
     plain = logp.gather(1, token[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
-    ours = token_logprobs(head, hidden, token, temperature, [8, 9], at_once)
+    ours = token_logprobs(head, hidden, token, temperature, [8, 9], max_elements)
     inputs = (hidden, *head.parameters())
     for which in ((0,), (1,), (0, 1)):
         pulled = [sum((pull[i] * x[i]).sum() for i in which) for x in (plain, ours)]

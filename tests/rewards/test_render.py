@@ -175,7 +175,9 @@ def test_a_program_is_drawn_once_for_all_rewards(problems, monkeypatch):
 
 
 def test_statuses_are_counted(problems):
-    shares = rendering.render_status_metrics(rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"]))
+    shares = rendering.render_status_metrics(
+        rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"])
+    )
     assert sum(shares.values()) == pytest.approx(1)
     assert {name for name, share in shares.items() if share} == {
         f"health/render_{s}" for s in ("ok", "empty", "syntax", "unsafe")

@@ -4,6 +4,7 @@ picture.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -177,8 +178,8 @@ VALUES = (*map(str, range(2, 20)), "0", "-1", "1e-38", "1e5", "-99999", "NaN", "
 ATTRIBUTES = ("x", "y", "width", "height", "cx", "cy", "r", "rx", "ry", "d", "points", "fill", "stroke", "stroke-width",
               "transform",
               "stroke-dasharray", "stroke-dashoffset", "clip-path", "href", "id", "style", "opacity", "offset", "viewBox",
-              "font-size", "gradientUnits", "gradientTransform", "clipPathUnits", "stroke-linecap", "x1", "x2", "fill-rule",
-              "display", "letter-spacing")  # fmt: skip
+              "font-size", "gradientUnits", "gradientTransform", "clipPathUnits", "stroke-linecap", "x1", "x2",
+              "fill-rule", "display", "letter-spacing")  # fmt: skip
 
 
 def mutant(rng: random.Random) -> str:
@@ -300,9 +301,9 @@ if sys.argv[2] != "end":
 
 
 def parent(way: str) -> tuple[subprocess.Popen, list[str]]:
-    words = [sys.executable, "-c", PARENT, svg(RECT), way]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
-                               start_new_session=True)  # fmt: skip
+    command = [sys.executable, "-c", PARENT, svg(RECT), way]
+    env = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
     return process, process.stdout.readline().split()
 
 
@@ -320,10 +321,8 @@ def test_workers_end_with_their_parent(way):
             time.sleep(0.05)
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.stdout.close()
 
 
