@@ -55,7 +55,7 @@ def random_model(folder: Path) -> Path:
 def generated(policy: ImageTokenPolicy, problems: list[Problem], do_sample: bool) -> Tensor:
     """Codes by plain transformers ``[B, M]``."""
     language = policy.image_generator.language
-    texts = [language.text(policy.prompt(problem)) for problem in problems]
+    texts = [language.apply_template(policy.prompt(problem)) for problem in problems]
     inputs = language.processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
     return language.model.generate(
         **inputs, generation_mode="image", do_sample=do_sample, guidance_scale=policy.guidance

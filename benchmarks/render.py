@@ -63,7 +63,7 @@ def sides(codes: list[str], size: int) -> dict[str, Callable[[], list[np.ndarray
 
     def bare() -> list[np.ndarray]:
         canvas = f'<svg width="{size}" height="{size}"'
-        pngs = (svg.rasterise(code.replace("<svg", canvas, 1).encode(), size, "#fff") for code in codes)
+        pngs = (svg.rasterize(code.replace("<svg", canvas, 1).encode(), size, "#fff") for code in codes)
         return [np.asarray(Image.open(BytesIO(png)).convert("RGB")) for png in pngs]
 
     return {"workers": through_workers, "guarded": guarded, "bare": bare}

@@ -15,7 +15,7 @@ from vlm_models import problems
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Rollout, seeds
 from saccade.math.advantages import group_advantage
-from saccade.models.language.messages import as_pil
+from saccade.models.language.messages import to_pil
 from saccade.models.language.model import load_language_model
 from saccade.policies.token_presets import TokenModel
 from saccade.policies.tokens import TokenPolicy, build_token_policy
@@ -76,10 +76,10 @@ class Trl:
         cfg = GRPOConfig(
             str(folder / "trl"), per_device_train_batch_size=ROWS, num_generations=GROUP, max_completion_length=MOST,
             epsilon=CLIP, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, gradient_checkpointing=checkpointing,
-            generation_kwargs={"suppress_tokens": [*language.banned, *language.ends]}, **options,
+            generation_kwargs={"suppress_tokens": [*language.banned_ids, *language.eos_ids]}, **options,
         )  # fmt: skip
         asked = [[{"role": "user", "content": p.inputs.text}] for p in problems()]
-        shown = [as_pil(p.inputs.pictures[0]) for p in problems()]
+        shown = [to_pil(p.inputs.pictures[0]) for p in problems()]
         self.rows = [{"prompt": q, "image": picture} for q, picture in zip(asked, shown) for _ in range(GROUP)]
         reward = lambda completions, **_: scored([said[0]["content"] for said in completions])
         reward.__name__ = "letters"

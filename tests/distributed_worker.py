@@ -78,7 +78,9 @@ def sharded(out: str) -> None:
     )
     for _ in range(3):
         learner.update({})
-    state = {f"{i}.{n}": full_tensors(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()}
+    state = {
+        f"{i}.{n}": full_tensors(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()
+    }
     if os.environ.get("RANK", "0") == "0":
         torch.save(state, out)
 

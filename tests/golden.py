@@ -54,7 +54,7 @@ RESFIT = CONTROL | {
 }  # fmt: skip
 SEARCH = {"task.held_out_size": 8, "task.train_size": 32, "prompts_per_step": 3, "group": 4, "steps": 2, "warmup": 1}
 SVG = {
-    "task.held_out_size": 4, "task.larger_size": 2, "task.train_size": 32, "sft_steps": 2, "sft_batch": 4, "steps": 2, "group": 4,
+    "task.held_out_size": 4, "task.larger_size": 2, "task.train_size": 32, "sft.steps": 2, "sft.batch": 4, "steps": 2, "group": 4,
     "prompts_per_step": 2, "candidates": 2, "model.max_new_tokens": 64,
 }  # fmt: skip
 EDITS = {
@@ -67,7 +67,14 @@ EDITS = {
     "prompts_per_step": 8,
     "warmup": 1,
 }
-CODES = {"task.held_out_size": 4, "prompts_per_step": 3, "steps": 2, "candidates": 2, "tower_steps": 2, "warmup": 1}
+CODES = {
+    "task.held_out_size": 4,
+    "prompts_per_step": 3,
+    "steps": 2,
+    "candidates": 2,
+    "dual_encoder.steps": 2,
+    "warmup": 1,
+}
 SKETCHES = {
     "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "steps": 3, "prompts_per_step": 6, "group": 4,
     "teacher.steps": 2, "teacher.batch_size": 8, "teacher.optim.warmup": 0,
@@ -101,7 +108,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "promptrl": ("promptrl", "tiny", TWO_POLICIES),
     "promptrl, nothing retained": ("promptrl", "tiny", TWO_POLICIES | {"retained": 0, "train_flow": False}),
     "dpo_vs_grpo": ("dpo_vs_grpo", "tiny", CODES),
-    "dpo_vs_grpo, dpo": ("dpo_vs_grpo", "tiny", CODES | {"method": "dpo", "judged_by": "towers"}),
+    "dpo_vs_grpo, dpo": ("dpo_vs_grpo", "tiny", CODES | {"method": "dpo", "reward": "dual_encoder"}),
     "grpo": ("grpo", "tiny", ANSWERS),
     **{f"grpo, {kin}": ("grpo", kin, ANSWERS) for kin in ("dr-grpo", "dapo", "gspo", "rloo", "cispo")},
     "sft": ("sft", "tiny", {k: v for k, v in ANSWERS.items() if k != "group"}),

@@ -1,4 +1,4 @@
-"""Given answers: weighed as transformers weighs them, cut without a change, learnt until written, boxes where shown."""
+"""Supervised fine-tuning: log-probs of transformers, exact cuts, texts that are learned, boxes in resized pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tiny_vision
 import torch
 from tiny_vision import picture
 
-from saccade.algorithms.sft import SupervisedLoss, eos_id, gold, sft_batch, shown, teacher_forced
+from saccade.algorithms.sft import SupervisedLoss, eos_id, expected_text, resized_frames, sft_batch, teacher_forced
 from saccade.core import Problem, Question, seeds
 from saccade.models.adapters import trainable
 from saccade.models.language.model import load_language_model
@@ -61,23 +61,23 @@ def test_a_text_is_as_likely_as_in_transformers(kind, policy):
         kept = {k: v for k, v in asked.items() if k not in (*marks, "input_ids", "attention_mask")}
         with torch.no_grad():
             logits = language.model(input_ids=ids, attention_mask=torch.ones_like(ids), **marks, **kept).logits[0]
-        logits[:, language.banned] = -math.inf
+        logits[:, language.banned_ids] = -math.inf
         expected = logits[-answer.shape[1] - 1 : -1].log_softmax(-1).gather(1, answer[0, :, None])[:, 0]
         length = int(rollout.extras["length_B"][row])
         torch.testing.assert_close(logp_BT[row, :length], expected, rtol=0, atol=2e-4)
         assert length == answer.shape[1] == rollout.mask_BT[row].sum() and not logp_BT[row, length:].any()
 
 
-def test_nobody_drew_these_decisions_and_equal_prompts_are_one(policy):
+def test_given_texts_have_no_log_probs_and_equal_prompts_are_encoded_once(policy):
     one = policy()
     rollout = teacher_forced(one, PROBLEMS, TEXTS)
     assert torch.equal(rollout.logp_BT.isnan(), rollout.mask_BT > 0)
-    sights = [own[0] for own in rollout.decisions["sights_B"].values]
-    assert sights[0] is sights[3] and sights[0] is not sights[1] and sights[2] is None
-    assert [len(frames) for frames in shown(one, PROBLEMS)] == [1, 2, 0, 1]
-    with mock.patch.object(one.eyes, "_look", wraps=one.eyes._look) as look:
+    images = [row[0] for row in rollout.decisions["images_B"].values]
+    assert images[0] is images[3] and images[0] is not images[1] and images[2] is None
+    assert [len(frames) for frames in resized_frames(one, PROBLEMS)] == [1, 2, 0, 1]
+    with mock.patch.object(one.vision, "_encode", wraps=one.vision._encode) as encode:
         one.likelihood(rollout)
-    assert sum(len(call.args[0]) for call in look.call_args_list) == 2
+    assert sum(len(call.args[0]) for call in encode.call_args_list) == 2
     sampled = one.rollout(PROBLEMS, seeds(0, 4))
     both = join([rollout, sampled])
     assert both.decisions.keys() == sampled.decisions.keys() and both.extras.keys() == sampled.extras.keys()
@@ -108,7 +108,7 @@ def test_any_cut_has_the_gradient_of_the_whole(policy, average):
     torch.testing.assert_close(whole, -mean, rtol=1e-4, atol=0)
 
 
-def test_what_is_learnt_is_written_and_ended(policy):
+def test_learned_texts_are_generated_and_ended(policy):
     one = policy(temperature=0.0)
     problems, texts = PROBLEMS[:3], TEXTS[:3]
     objective, optimizer = SupervisedLoss(one), torch.optim.AdamW(one.trained, lr=5e-3)
@@ -127,11 +127,11 @@ def test_plain_prompts_end_with_the_tokenizers_own_token():
     language = tiny_language.qwen2()
     one = TokenPolicy(language, trainable(language.model), max_new_tokens=8)
     rollout = teacher_forced(one, [Problem(0, "two blue")], ["squares"])
-    last = rollout.decisions["ids_BL"][0, rollout.decisions["position_BT"][0, -1]]
+    last = rollout.decisions["ids_BL"][0, rollout.decisions["column_BT"][0, -1]]
     assert last == language.tokenizer.eos_token_id and one.likelihood(rollout).logp_BT.isfinite().all()
 
 
-def test_what_cannot_be_dictated_is_refused_in_one_line(policy):
+def test_invalid_texts_are_refused_in_one_line(policy):
     one = policy()
     for texts, why in (
         (["a"], "1 texts are given for 4 problems"),
@@ -149,9 +149,9 @@ def boxed(text: str, boxes: list, labels: list) -> Problem:
     return Problem(0, Question("a red circle", (picture(40, 70),)), answer)
 
 
-def test_gold_boxes_are_written_where_the_model_sees_them_and_score_one(policy):
+def test_expected_boxes_are_in_resized_pixels_and_score_one(policy):
     one = policy()
-    frame = shown(one, [boxed("", [], [])])[0][0]
+    frame = resized_frames(one, [boxed("", [], [])])[0][0]
     across, down = 70 / frame.width, 40 / frame.height
     assert across > 2 and across != down
     first, second = [across * 2, down * 3, across * 9, down * 11], [across * 10, 0.0, across * 16, down * 4]
@@ -164,8 +164,8 @@ def test_gold_boxes_are_written_where_the_model_sees_them_and_score_one(policy):
     assert rollout.outputs[0] == "<answer>[2,3,9,11]</answer>" and rollout.outputs[2] == "<answer>None</answer>"
     for reward in (BoxOverlap(), DetectionPrecision()):
         assert reward(rollout).tolist() == pytest.approx([1, 1, 1])
-    assert gold(replace(PROBLEMS[2], answer={"text": "red", "kind": "word"}), ()) == "red"
+    assert expected_text(replace(PROBLEMS[2], answer={"text": "red", "kind": "word"}), ()) == "red"
     with pytest.raises(ValueError, match="problem 2 has no expected answer"):
         sft_batch(one, [PROBLEMS[2]])
-    with pytest.raises(ValueError, match="has no {} where"):
+    with pytest.raises(ValueError, match="has no {} for the answer"):
         sft_batch(one, problems, "answer")

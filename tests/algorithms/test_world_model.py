@@ -25,7 +25,7 @@ from saccade.algorithms.world_model import (
 )
 from saccade.core import Problem, Rollout, generator
 from saccade.evaluation.world_model import explained
-from saccade.math.gaussians import Gaussian, kl, log_normal, log_squashed
+from saccade.math.gaussians import Gaussian, kl, log_prob, squashed_log_prob
 from saccade.math.values import lambda_return
 from saccade.models.world_model.rssm import RSSM, Observed, PictureDecoder, Sizes, State, as_input, mlp
 from saccade.policies.dreamer import Acting, DreamerPolicy
@@ -77,11 +77,11 @@ def test_densities_are_those_of_torch():
     q, p = (Gaussian(normal(4, 3, seed=s), normal(4, 3, seed=s + 1).exp()) for s in (0, 2))
     twin = lambda g: torch.distributions.Normal(g.mean, g.std)
     torch.testing.assert_close(kl(q, p), torch.distributions.kl_divergence(twin(q), twin(p)).sum(-1))
-    torch.testing.assert_close(log_normal(q, p.mean), twin(q).log_prob(p.mean).sum(-1))
+    torch.testing.assert_close(log_prob(q, p.mean), twin(q).log_prob(p.mean).sum(-1))
     before = 0.5 * normal(4, 3, seed=7)
     plain = twin(q).log_prob(before) - torch.log(1 - torch.tanh(before) ** 2)
-    torch.testing.assert_close(log_squashed(q, before), plain.sum(-1))
-    assert log_squashed(q, torch.full((4, 3), 60.0)).isfinite().all()
+    torch.testing.assert_close(squashed_log_prob(q, before), plain.sum(-1))
+    assert squashed_log_prob(q, torch.full((4, 3), 60.0)).isfinite().all()
 
 
 def test_a_term_is_the_formula_by_hand():
@@ -195,9 +195,9 @@ def test_the_gradient_of_imagined_returns_is_that_of_finite_differences():
 def _return_with(model, actor, critic, start, noise, draw, cfg, weight, i, step) -> torch.Tensor:
     """The return if the weight were another, the actor still seeing what it saw before."""
     seen = []
-    model.imagine(start, lambda x, t: (seen.append(x), torch.tanh(actor(x).at(draw[:, t])))[1], noise)
+    model.imagine(start, lambda x, t: (seen.append(x), torch.tanh(actor(x).sample(draw[:, t])))[1], noise)
     weight[i] += step
-    actions = [torch.tanh(actor(x).at(draw[:, t])) for t, x in enumerate(seen)]
+    actions = [torch.tanh(actor(x).sample(draw[:, t])) for t, x in enumerate(seen)]
     weight[i] -= step
     features = model.imagine(start, lambda x, t: actions[t], noise).features[:, 1:]
     told = model.reward(features), critic(features).squeeze(-1), model.end(features).sigmoid()
@@ -250,7 +250,7 @@ def test_imagining_is_the_prior_rolled_forward():
     found = model.imagine(start, lambda x, t: action[:, t], noise)
     belief = model.next_belief(start, action[:, 0])
     torch.testing.assert_close(found.belief[:, 1], belief)
-    torch.testing.assert_close(found.latent[:, 1], model.prior(belief).at(noise[:, 0]))
+    torch.testing.assert_close(found.latent[:, 1], model.prior(belief).sample(noise[:, 0]))
     assert found.features.shape == (2, 3, 9)
 
 

@@ -52,7 +52,7 @@ def test_a_third_party_loads_it_with_plain_transformers():
 
 def test_a_conversation_holds_several_pictures_of_different_sizes(language):
     shown = [{"type": "image", "image": picture} for picture in pictures((48, 48), (24, 40))]
-    passage = language.passage(
+    passage = language.encode_prompt(
         [{"role": "user", "content": [*shown, {"type": "text", "text": "What color is the ring?"}]}]
     )
     pad = language.tokenizer.convert_tokens_to_ids("<|image_pad|>")

@@ -388,4 +388,6 @@ def test_our_worlds_through_gymnasium_are_the_same_episodes():
     assert np.array_equal(first, second)
     for action in actions(own, 5):
         one, two = own.step(action), other.step(action)
-        assert np.array_equal(one.observation["image"], two.observation["state"]) and np.array_equal(one.reward_B, two.reward_B)
+        assert np.array_equal(one.observation["image"], two.observation["state"]) and np.array_equal(
+            one.reward_B, two.reward_B
+        )

@@ -156,15 +156,15 @@ def test_clip_cuts_the_gradient_only_where_it_should():
     a = torch.tensor([1.0, -1, 1, -1])
     surrogates.clipped(logp, torch.zeros(4), a, 0.2).sum().backward()
     assert (logp.grad != 0).tolist() == [False, True, True, False]
-    assert surrogates.clipped_share(logp.detach(), torch.zeros(4), a, 0.2).tolist() == [1, 0, 0, 1]
+    assert surrogates.clip_fraction(logp.detach(), torch.zeros(4), a, 0.2).tolist() == [1, 0, 0, 1]
 
 
 def test_golden_aggregations():
     """Two rows of 2 and 6 decisions with A = +1, -1 and ratio 1: losses -A."""
     mask = torch.tensor([[1.0, 1, 0, 0, 0, 0], [1] * 6])
     term, length = torch.tensor([-1.0, 1.0])[:, None].expand(2, 6), mask.sum(1)
-    for average, longest, expected in (("rows", None, 0.0), ("decisions", None, 0.5), ("constant", 8, 0.25)):
-        weight = surrogates.decision_weight(mask, length, average, longest)
+    for average, max_length, expected in (("rows", None, 0.0), ("decisions", None, 0.5), ("constant", 8, 0.25)):
+        weight = surrogates.decision_weight(mask, length, average, max_length)
         value = (weight * term).sum() / surrogates.mean_weight(mask, length, average).sum()
         assert float(value) == pytest.approx(expected, abs=1e-6), average
 

@@ -14,7 +14,15 @@ from saccade.algorithms.grpo import PolicyGradient, dynamic_sampling
 from saccade.core import seeds
 from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out, whitened, zero_variance_groups
 from saccade.math.kl import k3
-from saccade.math.surrogates import at_level, cispo, clipped, clipped_share, decision_weight, dual_clipped, mean_weight
+from saccade.math.surrogates import (
+    cispo,
+    clip_fraction,
+    clipped,
+    decision_weight,
+    dual_clipped,
+    mean_weight,
+    ratio_logprobs,
+)
 from saccade.training.feeds import join
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
@@ -39,15 +47,15 @@ def test_golden_values_of_credit_and_divergence():
 AVERAGES = [("rows", None, 0), ("decisions", None, 0.5), ("constant", 8, 0.25), ("sum", None, 2)]
 
 
-@pytest.mark.parametrize("average, longest, expected", AVERAGES)
-def test_golden_aggregations(average, longest, expected):
+@pytest.mark.parametrize("average, max_length, expected", AVERAGES)
+def test_golden_aggregations(average, max_length, expected):
     """Rows of 2 and 6 decisions with A = +1, -1 and ratio 1; a row without decisions of its own changes nothing."""
     for mask in (MASK, torch.cat([MASK, torch.zeros(1, 6, dtype=torch.float64)])):
         length = mask.sum(1)
         advantage = doubles(1, -1, 99)[: len(mask), None].expand_as(mask)
         term = clipped(torch.zeros_like(mask), torch.zeros_like(mask), advantage, 0.2)
         share = mean_weight(mask, length, average)
-        value = (decision_weight(mask, length, average, longest) * term).sum() / share.sum()
+        value = (decision_weight(mask, length, average, max_length) * term).sum() / share.sum()
         assert abs(float(value) - expected) < 1e-12
         assert float((share * torch.ones_like(mask)).sum() / share.sum()) == pytest.approx(1), (
             "a ratio of 1 is metered as 1"
@@ -82,7 +90,7 @@ def test_cispo_weighs_every_decision_and_bounds_the_weight():
     torch.testing.assert_close(loss, -doubles(0.5, 1, 5, 5) * advantage * logp)
     loss.sum().backward()
     torch.testing.assert_close(logp.grad, -doubles(0.5, 1, 5, 5) * advantage)
-    assert clipped_share(logp.detach(), torch.zeros(4).double(), advantage, 1.0, 4.0).tolist() == [0, 0, 1, 0]
+    assert clip_fraction(logp.detach(), torch.zeros(4).double(), advantage, 1.0, 4.0).tolist() == [0, 0, 1, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,7 +98,7 @@ def test_cispo_weighs_every_decision_and_bounds_the_weight():
 def test_gradients_are_those_of_the_formulas(pairs):
     gap, advantage = (doubles(*x) for x in zip(*pairs))
     ratio = gap.exp()
-    kept = clipped_share(gap, torch.zeros_like(gap), advantage, 0.2, 0.3) == 0
+    kept = clip_fraction(gap, torch.zeros_like(gap), advantage, 0.2, 0.3) == 0
     expected = torch.where(kept, -advantage * ratio, 0.0)
     for surrogate, wanted in (
         (clipped, expected),
@@ -121,7 +129,7 @@ def test_gspo_is_its_formula_in_value_and_gradient(level, spread):
     for ours in (True, False):
         logp = start.clone().requires_grad_(True)
         if ours:
-            pair = at_level(logp, old, MASK, LENGTH, level)
+            pair = ratio_logprobs(logp, old, MASK, LENGTH, level)
             term = clipped(*pair, advantage_B[:, None].expand_as(MASK), 3e-4, 4e-4)
             loss = (decision_weight(MASK, LENGTH, "rows") * term).sum() / 2
         else:
@@ -136,7 +144,7 @@ def test_gspo_is_its_formula_in_value_and_gradient(level, spread):
 def test_gspo_token_lets_credit_differ_within_a_row_at_the_rows_ratio():
     old, advantage = torch.zeros(1, 3).double(), doubles(1, -2, 0.5)[None]
     logp = doubles(0.3, -0.1, 0.1)[None].requires_grad_(True)
-    pair = at_level(logp, old, torch.ones(1, 3).double(), doubles(3), "row_decision")
+    pair = ratio_logprobs(logp, old, torch.ones(1, 3).double(), doubles(3), "row_decision")
     loss = clipped(*pair, advantage, 0.5)
     torch.testing.assert_close(loss, -advantage * doubles(0.1).exp())
     loss.sum().backward()
@@ -146,14 +154,14 @@ def test_gspo_token_lets_credit_differ_within_a_row_at_the_rows_ratio():
 def test_a_row_that_was_cut_has_no_ratio_of_its_own():
     x, part = torch.zeros(2, 3).double(), MASK[:, :3]
     with pytest.raises(ValueError, match="needs all its 6 decisions and 3 are here; cut batches by rows alone"):
-        at_level(x, x, part, LENGTH, "row")
-    at_level(x, x, part * doubles(1, 0)[:, None], LENGTH, "row")  # a row with none of its own here is not missed
+        ratio_logprobs(x, x, part, LENGTH, "row")
+    ratio_logprobs(x, x, part * doubles(1, 0)[:, None], LENGTH, "row")  # a row with none of its own here is not missed
     with pytest.raises(ValueError, match="unknown ratio 'token': one of decision, row, row_decision"):
-        at_level(x, x, part, LENGTH, "token")
+        ratio_logprobs(x, x, part, LENGTH, "token")
 
 
 def test_averages_say_what_they_lack():
-    with pytest.raises(ValueError, match="average 'constant' needs `longest`"):
+    with pytest.raises(ValueError, match="average 'constant' needs `max_length`"):
         decision_weight(MASK, LENGTH, "constant")
     with pytest.raises(ValueError, match="unknown average 'mean': one of decisions, rows, constant, sum"):
         decision_weight(MASK, LENGTH, "mean")
@@ -184,7 +192,7 @@ BY_ROW = [
 ]
 BY_DECISION = [
     {"average": "sum"},
-    {"average": "constant", "longest": 8},
+    {"average": "constant", "max_length": 8},
     {"surrogate": cispo},
     {"surrogate": partial(dual_clipped, most=1.1), "average": "rows"},
 ]

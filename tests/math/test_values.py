@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.math.values import gae, lambda_return, n_step
+from saccade.math.values import gae, lambda_return
 
 B, T = 3, 17
 
@@ -71,20 +71,3 @@ def test_an_imagined_lambda_return_has_gradients_and_chances_of_termination():
     found[0, 0].backward()
     assert reward.grad[0].tolist() == pytest.approx([0.75**t for t in range(4)])
     assert after.grad[0].tolist() == pytest.approx([0, 0, 0, 0.75**4])
-
-
-@pytest.mark.parametrize("steps", [1, 3, 40])
-def test_n_steps_are_those_of_a_plain_loop(steps):
-    s, expected = segment(), []
-    for row in rows(s):
-        found = []
-        for t in range(T):
-            total, k = row["reward"][t], 1
-            while k < steps and not row["ended"][t + k - 1] and t + k < T:
-                total += 0.9**k * row["reward"][t + k]
-                k += 1
-            last = t + k - 1
-            found.append(total + (0.0 if row["terminated"][last] else 0.9**k * row["after"][last]))
-        expected.append(found)
-    found = n_step(s["reward"], s["after"], s["terminated"], s["ended"], gamma=0.9, steps=steps)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)

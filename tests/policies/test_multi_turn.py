@@ -80,7 +80,7 @@ def gap(one: TokenPolicy, rollout: Rollout) -> float:
 
 
 def own_tokens(rollout: Rollout) -> list[torch.Tensor]:
-    written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
+    written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
     return [tokens[mask > 0] for tokens, mask in zip(written, rollout.mask_BT)]
 
 

@@ -1,4 +1,4 @@
-"""A token policy: replay equals sampling, a row is its seed's own, cuts are exact, texts end where they should."""
+"""A token policy: replay equals sampling, a row depends on its seed, cuts are exact, texts end where they should."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from saccade.core import Problem, seeds
 from saccade.models.adapters import merged, trainable
-from saccade.models.language.decoding import choose, decode, nucleus
+from saccade.models.language.decoding import generate, nucleus, sample_token
 from saccade.models.language.model import load_language_model
+from saccade.models.language.prompts import pad_left
 from saccade.models.loading import MINIATURES
 from saccade.policies.tokens import TokenPolicy
 
@@ -38,6 +39,12 @@ def policy(many_ends: bool = True, lora_rank: int = 0, **fields) -> TokenPolicy:
     return TokenPolicy(language, trained, **{"prompt": chat, "max_new_tokens": 12, **fields})
 
 
+def encoded(policy: TokenPolicy, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask of prompts, padded on the left."""
+    prompts = [policy.language.encode_prompt(chat(p)) for p in problems(rows)]
+    return pad_left(prompts, policy.language.pad_id)[:2]
+
+
 def gap(policy: TokenPolicy, rollout) -> float:
     return (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max().item()
 
@@ -58,7 +65,7 @@ def test_rescored_replay_is_exact():
 
 
 @pytest.mark.parametrize("fields", [dict(temperature=0.6), dict(top_p=0.7), dict(temperature=1.7, top_p=0.4)])
-def test_replay_holds_for_every_way_of_drawing(fields):
+def test_replay_holds_for_all_sampling_settings(fields):
     one = policy(**fields)
     assert gap(one, one.rollout(problems(8), seeds(1, 8))) < 1e-4
 
@@ -69,7 +76,7 @@ def test_replay_of_lower_precision_is_near():
     assert rollout.logp_BT.dtype == torch.float32 and gap(one, rollout) < 1.0
 
 
-def test_a_row_depends_on_its_seed_and_not_on_its_company():
+def test_a_row_depends_on_its_seed_and_not_on_the_batch():
     one = policy()
     together = one.rollout(problems(12), seeds(0, 12))
     for i in (0, 5, 11):
@@ -82,16 +89,18 @@ def test_a_row_depends_on_its_seed_and_not_on_its_company():
 
 def test_a_shared_prefix_changes_nothing():
     one = policy(many_ends=False)
-    ids, attention = one.language.encode([chat(p) for p in problems(4)])
+    ids, attention = encoded(one, 4)
     index = torch.tensor([0, 0, 2, 1, 2, 3, 1, 1])
     uniform = torch.rand(8, 10, generator=torch.Generator().manual_seed(0))
-    args = (one.language.model, ids, attention, index, uniform)
-    shared = decode(*args, lambda tokens: torch.zeros(len(tokens), dtype=torch.bool))
-    spread = decode(
-        args[0], ids[index], attention[index], torch.arange(8), uniform, lambda t: torch.zeros(len(t), dtype=torch.bool)
-    )
-    assert torch.equal(shared[0], spread[0]) and torch.equal(shared[2], spread[2])
-    torch.testing.assert_close(shared[1], spread[1], rtol=0, atol=1e-4)
+
+    def generated(*prompts: torch.Tensor):
+        state = tiny_language.prefilled(one.language.model, *prompts, ids.shape[1] + 10)
+        return generate(state, uniform, lambda tokens: torch.zeros(len(tokens), dtype=torch.bool))
+
+    shared = generated(ids, attention, index)
+    separate = generated(ids[index], attention[index], torch.arange(8))
+    assert torch.equal(shared[0], separate[0]) and torch.equal(shared[2], separate[2])
+    torch.testing.assert_close(shared[1], separate[1], rtol=0, atol=1e-4)
 
 
 def test_micro_batches_add_up_to_the_full_gradient():
@@ -132,8 +141,8 @@ def test_lora_is_folded_in_for_sampling_and_for_export(tmp_path):
 def test_a_text_ends_with_its_end_token_and_only_there():
     one = policy()
     rollout = one.rollout(problems(16), seeds(3, 16))
-    tokens = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
-    ends = torch.isin(tokens, torch.tensor(one.language.ends)) & rollout.mask_BT.bool()
+    tokens = rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
+    ends = torch.isin(tokens, torch.tensor(one.language.eos_ids)) & rollout.mask_BT.bool()
     length = rollout.extras["length_B"].long()
     assert torch.equal(rollout.mask_BT.sum(1), length.float())
     for row, n in enumerate(length.tolist()):
@@ -153,7 +162,7 @@ def test_stop_strings_end_a_text():
 def test_greedy_is_what_transformers_generates():
     one = policy(temperature=0.0, many_ends=False)
     rollout = one.rollout(problems(4), seeds(0, 4))
-    ids, attention = one.language.encode([chat(p) for p in problems(4)])
+    ids, attention = encoded(one, 4)
     theirs = one.language.model.generate(ids, attention_mask=attention, do_sample=False, max_new_tokens=12)
     assert torch.equal(rollout.decisions["ids_BL"], theirs[:, : rollout.decisions["ids_BL"].shape[1]])
     assert gap(one, rollout) < 1e-4
@@ -165,7 +174,7 @@ def test_a_uniform_number_picks_by_the_cumulative_distribution(seed, temperature
     rng = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(1, 9, generator=rng)
     uniform = torch.linspace(0, 1 - 2**-24, 20_001)
-    token, logp = choose(logits.expand(len(uniform), -1), uniform, temperature, 1.0)
+    token, logp = sample_token(logits.expand(len(uniform), -1), uniform, temperature, 1.0)
     share = torch.bincount(token, minlength=9) / len(uniform)
     expected = (logits[0] / temperature).softmax(-1)
     torch.testing.assert_close(share, expected, rtol=0, atol=2e-4)
@@ -181,7 +190,7 @@ def test_the_nucleus_is_the_smallest_set_that_holds_the_mass(seed, top_p):
     least = torch.where(kept > 0, kept, torch.inf).amin(-1)
     assert ((kept.sum(-1) - least) < top_p + 1e-6).all()
     assert (torch.where(kept > 0, 0.0, p).amax(-1) <= least).all()
-    token, _ = choose(p.log().repeat_interleave(50, 0), torch.rand(150), 1.0, top_p)
+    token, _ = sample_token(p.log().repeat_interleave(50, 0), torch.rand(150), 1.0, top_p)
     assert (kept.repeat_interleave(50, 0).gather(1, token[:, None]) > 0).all()
 
 

@@ -14,14 +14,18 @@ import torch
 from saccade import catalog
 from saccade.core import Problem, Rollout, seeds
 from saccade.policies.image_tokens import ImageTokenModel
-from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, batches, words
-from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import DualEncoder, DualEncoderReward, fit
+from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, caption_words, contrastive_batches
+from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import DualEncoder, DualEncoderModel, DualEncoderReward
 from saccade.training import checkpoint
 from saccade.training.run import Interrupted, Run, RunFailed
+from saccade.training.settings import AdamW, Batch, Schedule
 
 RECIPE = catalog.load("dpo_vs_grpo")
 SMALL = dict(
-    prompts_per_step=2, group=4, steps=2, evaluate_every=2, save_every=1, warmup=1, lr=1e-2, micro_rows=4, candidates=2
+    schedule=Schedule(steps=2, evaluate_every=2, save_every=1),
+    batch=Batch(prompts_per_step=2, group_size=4, micro_rows=4),
+    optim=AdamW(lr=1e-2, weight_decay=0.01, warmup=1),
+    candidates=2,
 )
 
 
@@ -39,8 +43,8 @@ def bright(tmp_path_factory):
 
 def small(folder, bright, preset="tiny", **changes):
     cfg = RECIPE.PRESETS[preset]
-    task = DomainsTask(train_size=16, held_out_size=4, verdict=bright)
-    base = dict(model=ImageTokenModel(str(folder), guidance=2.0), task=task, judged_by=bright)
+    task = DomainsTask(train_size=16, held_out_size=4, scorer=bright)
+    base = dict(model=ImageTokenModel(str(folder), guidance=2.0), task=task, reward=bright)
     return replace(cfg, **base | SMALL | changes)
 
 
@@ -68,7 +72,9 @@ def totals(folder) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("changes", [{"method": "grpo"}, {"method": "dpo"}, {"method": "dpo", "rounds": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"method": "grpo"}, {"method": "dpo"}, {"method": "dpo", "dpo": RECIPE.PreferencePairs(rounds=2)}]
+)
 def test_two_steps_equal_one_and_one(folder, bright, tmp_path, changes):
     cfg = small(folder, bright, **changes)
     whole = ran(cfg, tmp_path / "whole")
@@ -99,8 +105,8 @@ def test_both_methods_cost_the_same_and_move_the_weights_their_own_way(folder, b
     assert all(any(not torch.equal(w[k], first[k]) for k in first) for w in after.values())
 
 
-def test_pairs_that_are_kept_are_learned_from_without_drawing(folder, bright, tmp_path):
-    cfg = small(folder, bright, method="dpo", kept_pairs=str(tmp_path / "pairs"))
+def test_stored_pairs_are_trained_on_without_sampling(folder, bright, tmp_path):
+    cfg = small(folder, bright, method="dpo", dpo=RECIPE.PreferencePairs(folder=str(tmp_path / "pairs")))
     ran(cfg, tmp_path / "one")
     ran(cfg, tmp_path / "two")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -116,27 +122,32 @@ def test_real_presets_take_a_step(folder, bright, tmp_path, preset):
     )
     real = RECIPE.PRESETS[preset]
     task = DomainsTask(
-        str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), str(tmp_path / "other.jsonl"), verdict=bright
+        str(tmp_path / "prompts.txt"), str(tmp_path / "prompts.txt"), str(tmp_path / "other.jsonl"), scorer=bright
     )
     cfg = replace(
-        real, model=replace(real.model, name=str(folder)), task=task, judged_by=bright,
-        steps=1, evaluate_every=1, prompts_per_step=2, group=4,
-    )  # fmt: skip
+        real,
+        model=replace(real.model, name=str(folder)),
+        task=task,
+        reward=bright,
+        schedule=replace(real.schedule, steps=1, evaluate_every=1),
+        batch=replace(real.batch, prompts_per_step=2, group_size=4),
+    )
     assert set(ran(cfg, tmp_path / "run")["after"]) == {"in domain", "out of domain"}
 
 
-def test_towers_learn_which_caption_belongs_to_which_picture_and_run_as_a_reward(folder, bright, tmp_path):
+def test_dual_encoders_match_captions_to_pictures_and_run_as_a_reward(folder, bright, tmp_path):
     torch.manual_seed(0)
+    training = DualEncoderModel(width=32, pictures=32, steps=40, batch=16)
     for both in (True, False):
-        assert fit(DualEncoder(32, words(), 32), batches(both, 32, 32, 16, 0, lambda x: x), 40) > 0.3, both
-    towers = DualEncoder(32, words(), 32)
+        model = DualEncoder(32, caption_words(), 32)
+        assert training.train(model, contrastive_batches(training, both, 32, 0, lambda x: x)) > 0.3, both
+    model = DualEncoder(32, caption_words(), 32)
     problems = [Problem(0, "a red circle"), Problem(1, "unheard of"), Problem(2, "")]
     rollout = Rollout(problems, {}, torch.rand(3, 3, 32, 32), torch.zeros(3, 1), torch.ones(3, 1), torch.arange(3))
-    assert (
-        DualEncoderReward(towers, rows=2)(rollout).abs().max() <= 1
-        and not DualEncoderReward(towers)(rollout).requires_grad
-    )
-    cfg = small(folder, bright, judged_by="towers_in_domain", tower_steps=2, steps=1)
+    assert DualEncoderReward(model, rows=2)(rollout).abs().max() <= 1
+    assert not DualEncoderReward(model)(rollout).requires_grad
+    cfg = small(folder, bright, reward="dual_encoder_in_domain", dual_encoder=DualEncoderModel(steps=2))
+    cfg = replace(cfg, schedule=replace(cfg.schedule, steps=1))
     assert ran(cfg, tmp_path / "run")["after"]
 
 
@@ -163,22 +174,22 @@ def test_samples_and_scores(folder, bright):
 
 def test_wrong_settings_are_named(folder, bright, tmp_path):
     with pytest.raises(RunFailed, match="there are no pairs"):
-        ran(small(folder, bright, method="dpo", gap=9.0), tmp_path / "pairs")
+        ran(small(folder, bright, method="dpo", dpo=RECIPE.PreferencePairs(min_gap=9.0)), tmp_path / "pairs")
     with pytest.raises(ValueError, match="3 rounds of equal length"):
-        ran(small(folder, bright, rounds=3), tmp_path / "rounds")
+        ran(small(folder, bright, dpo=RECIPE.PreferencePairs(rounds=3)), tmp_path / "rounds")
     with pytest.raises(ValueError, match="nearest"):
-        ran(small(folder, bright, judged_by="towres"), tmp_path / "judge")
+        ran(small(folder, bright, reward="dual_encodr"), tmp_path / "judge")
 
 
 def test_claims_can_fail():
-    def arms(lead: float, gain: float, upside_down: bool = False):
+    def arms(difference: float, gain: float, upside_down: bool = False):
         found = {}
         for name in RECIPE.ARMS:
             method, judge = name.split(", ")
-            rank = ("in domain", "towers", "program").index(judge)
+            rank = ("in domain", "dual encoder", "program").index(judge)
             found[name] = {
                 "in domain@0": 0.4, "in domain": 0.4 + gain + (0.02 if method == "dpo" else 0),
-                "out of domain": 0.5 + 0.01 * rank * (-1 if upside_down else 1) + (lead if method == "grpo" else 0),
+                "out of domain": 0.5 + 0.01 * rank * (-1 if upside_down else 1) + (difference if method == "grpo" else 0),
                 "out of domain, best of 4@0": 0.6 + 0.05 * rank,
             }  # fmt: skip
         return found

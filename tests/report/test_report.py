@@ -15,9 +15,9 @@ from PIL import Image
 
 from saccade.report import check
 from saccade.report.curves import POINTS, charts
+from saccade.report.intervals import interval, over_seeds
 from saccade.report.page import write_page
 from saccade.report.record import read_all
-from saccade.report.intervals import interval, over_seeds
 from saccade.report.tables import Change, exact, text
 from saccade.training.run import Run
 from saccade.training.video import shrink
@@ -148,9 +148,7 @@ def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
     shown = " ".join(" ".join(parsed.words).split())
     assert not parsed.open and "Conversations" in parsed.words and "Learned rewrites" not in parsed.words
     assert "The same prompts and noise at step 0 and step 40. Turns that are not the model's are grey." in shown
-    assert (
-        "solid is the model's box, dashed the true one." in shown and "near the middle" in parsed.words
-    )
+    assert "solid is the model's box, dashed the true one." in shown and "near the middle" in parsed.words
     turns = [a["class"] for tag, a in parsed.tags if a.get("class", "").startswith("turn ")]
     assert turns == ["turn given", "turn trained"] * 2 * 6 * 2
     boxes = [a for tag, a in parsed.tags if a.get("class", "").startswith("outline")]
@@ -438,7 +436,9 @@ def test_the_recipe_of_a_run_is_read_not_run(tmp_path):
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
 def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
-    path = write_page([runs["plain"], runs["hostile"], runs["seeing"], runs["acting"]], tmp_path / "r.html", [runs["check"]])
+    path = write_page(
+        [runs["plain"], runs["hostile"], runs["seeing"], runs["acting"]], tmp_path / "r.html", [runs["check"]]
+    )
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width, dark=width == 390)

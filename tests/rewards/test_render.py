@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from saccade.core import Problem, Question, Rollout
-from saccade.recipes.drawing_code.rlrf.encoders import FeatureLikeness
+from saccade.recipes.drawing_code.rlrf.encoders import FeatureSimilarity
 from saccade.rewards.render import rendering, similarity
 from saccade.rewards.rubric import judge
 from saccade.tools.render import Request, render, render_batch, service
@@ -170,12 +170,14 @@ def test_a_program_is_drawn_once_for_all_rewards(problems, monkeypatch):
     new = [code.replace("<svg", "<svg opacity='0.9'") for code in codes(problems)]
     attempts = rollout(problems * 2, new * 2)
     judge(attempts, {name: reward for name, (reward, _) in REWARDS.items()})
-    rendering.status_shares(attempts)
+    rendering.render_status_metrics(attempts)
     assert len(asked) == len(problems) and set(attempts.rewards) == set(REWARDS)
 
 
 def test_statuses_are_counted(problems):
-    shares = rendering.status_shares(rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"]))
+    shares = rendering.render_status_metrics(
+        rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"])
+    )
     assert sum(shares.values()) == pytest.approx(1)
     assert {name for name, share in shares.items() if share} == {
         f"health/render_{s}" for s in ("ok", "empty", "syntax", "unsafe")
@@ -195,13 +197,13 @@ def test_a_vision_model_from_a_folder_judges(tmp_path, problems):
     ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32,
                        patch_size=8)).save_pretrained(tmp_path)  # fmt: skip
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    reward = FeatureLikeness(str(tmp_path))
+    reward = FeatureSimilarity(str(tmp_path))
     gold, other = (reward(rollout(problems[:4], texts)) for texts in (codes(problems)[:4], codes(problems)[4:8]))
     assert torch.allclose(gold, torch.ones(4)) and (other < gold).all()
     assert (reward(rollout(problems[:4], [""] * 4)) == -1).all()
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="is no image model"):
-        FeatureLikeness(str(tmp_path / "nothing")).features(torch.rand(1, 3, 8, 8))
+        FeatureSimilarity(str(tmp_path / "nothing")).features(torch.rand(1, 3, 8, 8))
 
 
 def test_a_reference_that_is_no_square_picture_is_refused():

@@ -12,8 +12,8 @@ import torch
 
 from saccade.core import Problem, Question, Rollout
 from saccade.models.loading import MINIATURES
-from saccade.models.vision.differentiable import Preparation
-from saccade.models.vision.encoder import VisionEncoder, parameters
+from saccade.models.vision.differentiable import ImagePreprocessor
+from saccade.models.vision.encoder import VisionEncoder, vision_parameters
 from saccade.rewards.learned.vqa_judge import VQAJudge, YesNoLikelihood, answer_tokens, load_judge
 from saccade.worlds import edits, questions
 
@@ -72,7 +72,7 @@ def test_patches_are_those_of_the_official_processor(patch, least, most, std):
     named = SimpleNamespace(
         processor=SimpleNamespace(image_processor=official), model=SimpleNamespace(name_or_path="it")
     )
-    preparation = Preparation.of(named)
+    preparation = ImagePreprocessor.from_model(named)
     photograph = edits.photographs.problems(1, 0, size=120)[0].inputs.pictures[0]
     for height, width in ((12, 12), (32, 32), (56, 112), (40, 57), (120, 90)):
         for picture in (photograph[:height, :width], tiny_vision.picture(height, width)):
@@ -89,8 +89,8 @@ def test_any_model_of_the_kind_has_the_log_odds_of_an_ordinary_forward_pass(kind
     language = tiny_vision.language(kind, tmp_path)
     judge = YesNoLikelihood(
         language,
-        Preparation.of(language),
-        VisionEncoder(language.model, list(parameters(language.model))),
+        ImagePreprocessor.from_model(language),
+        VisionEncoder(language.model, list(vision_parameters(language.model))),
         [7, 9],
         [11],
     )
@@ -115,7 +115,7 @@ def test_any_model_of_the_kind_has_the_log_odds_of_an_ordinary_forward_pass(kind
 
 def test_models_of_another_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not of the Qwen2-VL kind"):
-        Preparation.of(tiny_vision.language("llava", tmp_path / "llava"))
+        ImagePreprocessor.from_model(tiny_vision.language("llava", tmp_path / "llava"))
     with pytest.raises(ValueError, match="no token is 'yes'"):
         VQAJudge(model=str(tiny_vision.saved("qwen25", tmp_path / "qwen"))).log_odds([(torch.zeros(3, 8, 8),)], ["a"])
     with pytest.raises(ValueError, match="has no {} for the question"):

@@ -4,6 +4,7 @@ picture.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.tools.render import RendererBroken, Request, canvas, find, guard, render, render_batch
+from saccade.tools.render import RendererBroken, Request, declared_canvas, find_program, guard, render, render_batch
 from saccade.tools.render.cache import Cache
 from saccade.tools.render.pool import Pool
 from saccade.tools.render.results import Render
@@ -177,8 +178,8 @@ VALUES = (*map(str, range(2, 20)), "0", "-1", "1e-38", "1e5", "-99999", "NaN", "
 ATTRIBUTES = ("x", "y", "width", "height", "cx", "cy", "r", "rx", "ry", "d", "points", "fill", "stroke", "stroke-width",
               "transform",
               "stroke-dasharray", "stroke-dashoffset", "clip-path", "href", "id", "style", "opacity", "offset", "viewBox",
-              "font-size", "gradientUnits", "gradientTransform", "clipPathUnits", "stroke-linecap", "x1", "x2", "fill-rule",
-              "display", "letter-spacing")  # fmt: skip
+              "font-size", "gradientUnits", "gradientTransform", "clipPathUnits", "stroke-linecap", "x1", "x2",
+              "fill-rule", "display", "letter-spacing")  # fmt: skip
 
 
 def mutant(rng: random.Random) -> str:
@@ -244,7 +245,7 @@ def test_a_worker_that_hangs_is_replaced(reckless):
     answers = reckless("sleep", "draw a", "spin", "draw bb", "stop")
     assert [one.status for one in answers] == ["timeout", "ok", "timeout", "ok", "timeout"]
     assert time.monotonic() - start < 20
-    assert (answers[0].sure, answers[2].sure) == (False, True), "CPU seconds are the program's own"
+    assert (answers[0].deterministic, answers[2].deterministic) == (False, True), "CPU seconds are the program's own"
 
 
 def test_what_a_worker_may_not_do(reckless, tmp_path, monkeypatch):
@@ -300,9 +301,9 @@ if sys.argv[2] != "end":
 
 
 def parent(way: str) -> tuple[subprocess.Popen, list[str]]:
-    words = [sys.executable, "-c", PARENT, svg(RECT), way]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
-                               start_new_session=True)  # fmt: skip
+    command = [sys.executable, "-c", PARENT, svg(RECT), way]
+    env = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
     return process, process.stdout.readline().split()
 
 
@@ -320,10 +321,8 @@ def test_workers_end_with_their_parent(way):
             time.sleep(0.05)
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.stdout.close()
 
 
@@ -368,16 +367,16 @@ def test_a_request_without_sense_is_refused(given, words):
     ("</svg></svg><svg>", "<svg>"),
 ])  # fmt: skip
 def test_a_program_is_found_in_a_text(text, code):
-    assert find(text, "svg") == code
+    assert find_program(text, "svg") == code
 
 
 def test_finding_takes_no_longer_than_reading():
     start = time.process_time()
     for piece in ("<!--", "<svg", "</svg ", "<svg></svg>", "<!---->"):
-        find(piece * 20_000, "svg")
+        find_program(piece * 20_000, "svg")
     assert time.process_time() - start < 2
 
 
 def test_the_canvas_of_a_program():
-    assert canvas('<svg viewBox="0,0 24 , 12"/>', "svg") == (0, 0, 24, 12)
-    assert canvas('<svg width="24px" height="12"/>', "svg") == (0, 0, 24, 12)
+    assert declared_canvas('<svg viewBox="0,0 24 , 12"/>', "svg") == (0, 0, 24, 12)
+    assert declared_canvas('<svg width="24px" height="12"/>', "svg") == (0, 0, 24, 12)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.tools.render.svg import rasterise as resvg
+from saccade.tools.render.svg import rasterize as resvg
 from saccade.worlds import sketches
 from saccade.worlds.sketches.strokes import Sketch
 from saccade.worlds.sketches.svg import path_polylines

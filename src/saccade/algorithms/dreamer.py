@@ -30,7 +30,7 @@ from saccade.core import Environment, Rollout, generator, seeded, seeds
 from saccade.envs.collector import RANDOM_ACTION_REPEAT, Collector
 from saccade.envs.recurrent import RecurrentStateWrapper
 from saccade.envs.task import ControlTask
-from saccade.math.gaussians import log_squashed
+from saccade.math.gaussians import squashed_log_prob
 from saccade.math.values import lambda_return
 from saccade.models.device import device_of
 from saccade.models.world_model.rssm import RSSM, RSSMConfig, State, mlp
@@ -112,7 +112,7 @@ def imagine(
     cfg: DreamerConfig,
 ) -> Imagined:
     """Futures from ``start`` ``[N, …]``; the returns' gradients reach the actor through every later state."""
-    states = model.imagine(start, lambda x, t: torch.tanh(actor(x).at(action_noise_NHA[:, t])), latent_noise_NHZ)
+    states = model.imagine(start, lambda x, t: torch.tanh(actor(x).sample(action_noise_NHA[:, t])), latent_noise_NHZ)
     features = states.features
     gaussian = actor(features[:, :-1].detach().contiguous())
     after = features[:, 1:].contiguous()
@@ -120,7 +120,7 @@ def imagine(
     end_NH = model.end(after).sigmoid() if cfg.predict_ends else torch.zeros_like(reward_NH)
     return_NH = lambda_return(reward_NH, value_NH, end_NH, gamma=cfg.gamma, lam=cfg.return_lambda)
     alive_NH = torch.cat([torch.ones_like(end_NH[:, :1]), 1 - end_NH[:, :-1].detach()], 1).cumprod(1)
-    return Imagined(features, return_NH, log_squashed(gaussian, gaussian.at(action_noise_NHA)), alive_NH)
+    return Imagined(features, return_NH, squashed_log_prob(gaussian, gaussian.sample(action_noise_NHA)), alive_NH)
 
 
 def actor_loss(imagined: Imagined, entropy_coef: float) -> Tensor:
@@ -244,9 +244,7 @@ class SequenceFeed:
         self.cfg, self.actor = cfg, policy.recurrent(environment.count)
         self.buffer = Buffer(cfg.buffer_size, seed)
         wrapped = RecurrentStateWrapper(environment, self.actor)
-        self.collector = Collector(
-            wrapped, self.actor, self.buffer, seed, cfg.warmup_steps, cfg.random_action_repeat
-        )
+        self.collector = Collector(wrapped, self.actor, self.buffer, seed, cfg.warmup_steps, cfg.random_action_repeat)
 
     def __call__(self, step: int) -> Rollout:
         due = self.cfg.warmup_steps + (1 + step // self.cfg.collect_every) * self.cfg.collect_steps

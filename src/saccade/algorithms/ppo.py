@@ -13,7 +13,7 @@ from torch import Tensor
 from saccade.algorithms.acceleration import ppo_learner
 from saccade.core import Learner, Likelihood, LikelihoodPolicy, Loss, Rollout, RolloutFeed
 from saccade.math.kl import k3
-from saccade.math.surrogates import Surrogate, clipped, clipped_share
+from saccade.math.surrogates import Surrogate, clip_fraction, clipped
 from saccade.math.values import gae
 from saccade.models.control.networks import RunningMeanStd
 from saccade.policies.actor_critic import ActorCritic
@@ -225,7 +225,7 @@ class ActorCriticLoss:
         arguments = logp_BT, old_BT, advantage_BT, self.clip_range, self.clip_range_high
         term_BT = self.surrogate(*arguments) + self.value_coef * error_BT - self.entropy_coef * entropy_BT
         metrics = {
-            "clipped": clipped_share(*arguments),
+            "clipped": clip_fraction(*arguments),
             "kl": k3(old_BT, logp_BT),
             "entropy": entropy_BT,
             "value_error": error_BT,

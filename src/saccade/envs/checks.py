@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from saccade.core import EnvironmentFailed
 from saccade.models.loading import first_line
-from saccade.tools.timeout import Late, limited
+from saccade.tools.timeout import TimedOut, time_limit
 
 
 class InvalidStep(Exception):
@@ -26,7 +26,7 @@ class guarded:
     """
 
     def __init__(self, where: Callable[[], str], patience: float):
-        self.where, self.patience, self.limit = where, patience, limited(patience)
+        self.where, self.patience, self.limit = where, patience, time_limit(patience)
 
     def __enter__(self) -> None:
         self.began = time.monotonic()
@@ -35,11 +35,11 @@ class guarded:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         try:
             self.limit.__exit__(kind, error, trace)
-        except Late as late:
+        except TimedOut as late:
             error = late
         if error is None and time.monotonic() - self.began > self.patience:
-            error = Late(f"took longer than its patience of {self.patience:g} s")
-        if isinstance(error, (InvalidStep, Late)):
+            error = TimedOut(f"took longer than its patience of {self.patience:g} s")
+        if isinstance(error, (InvalidStep, TimedOut)):
             raise EnvironmentFailed(f"{self.where()}: {error}") from error
         if isinstance(error, Exception):
             raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.frames import Box, Frame
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import picture_digest, to_unit
 from saccade.models.language.model import Message, Prompt
-from saccade.models.language.prompts import digest
 from saccade.policies.multi_turn import Conversation
 from saccade.rewards.text.parsing import parse_boxes
 
@@ -82,7 +81,7 @@ def _true_boxes(problem: Problem, frame: Frame) -> list[tuple[Box, str, str]]:
     """The boxes of the problem's answer, if the picture of ``frame`` is the problem's first one."""
     answer = problem.answer if isinstance(problem.answer, dict) else {}
     corners, picture = answer.get("boxes") or [], problem.inputs.pictures[0]
-    if not corners or frame.original != Frame.of(picture, digest(picture)):
+    if not corners or frame.original != Frame.of(picture, picture_digest(picture)):
         return []
     labels = answer.get("labels") or [""] * len(corners)
     boxes = [Box(float(x1), float(y1), float(x2), float(y2), frame.original) for x1, y1, x2, y2 in corners]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Action
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 
 LOG_STD = (-20.0, 2.0)
 """Bounds of the logarithm of the standard deviation."""
@@ -67,8 +67,8 @@ class SquashedActor(_Actor):
     def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor) -> tuple[Tensor, Tensor]:
         """The actions ``[B, A]`` of standard normal noise and their log-densities ``[B]``, with gradients."""
         gaussian = self.gaussian(observation)
-        u_BA = gaussian.at(noise_BA)
-        return torch.tanh(u_BA), log_squashed(gaussian, u_BA)
+        u_BA = gaussian.sample(noise_BA)
+        return torch.tanh(u_BA), squashed_log_prob(gaussian, u_BA)
 
     def gaussian(self, observation: Mapping[str, Tensor]) -> Gaussian:
         """The distribution before tanh: ``[B, A]``."""
@@ -79,8 +79,8 @@ class SquashedActor(_Actor):
     def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
         """Actions of all rows, on the CPU; without noise tanh of the mean."""
         gaussian = self.gaussian(self._on_device(observation))
-        u_BA = gaussian.mean if noise_BA is None else gaussian.at(noise_BA.to(self.device))
-        return Action(torch.tanh(u_BA).cpu(), log_squashed(gaussian, u_BA).cpu())
+        u_BA = gaussian.mean if noise_BA is None else gaussian.sample(noise_BA.to(self.device))
+        return Action(torch.tanh(u_BA).cpu(), squashed_log_prob(gaussian, u_BA).cpu())
 
 
 class DeterministicActor(_Actor):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from saccade.core import Action, seeded
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.world_model.rssm import RSSM, RSSMConfig, State, mlp
 
 MEAN_BOUND = 5.0
@@ -111,9 +111,9 @@ class RecurrentActor:
     def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
         """Observe, then act in all rows; ``noise_BA`` is standard normal ``[B, A]``, None takes tanh of the mean."""
         gaussian = self.policy.actor(self.observe(observation).features)
-        before = gaussian.mean if noise_BA is None else gaussian.at(noise_BA.to(gaussian.mean))
+        before = gaussian.mean if noise_BA is None else gaussian.sample(noise_BA.to(gaussian.mean))
         self.action_B = torch.tanh(before)
-        return Action(self.action_B.cpu(), log_squashed(gaussian, before).cpu())
+        return Action(self.action_B.cpu(), squashed_log_prob(gaussian, before).cpu())
 
     def state_dict(self) -> dict[str, Any]:
         return {"belief": self.state.belief, "latent": self.state.latent, "action": self.action_B}

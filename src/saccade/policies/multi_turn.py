@@ -77,19 +77,19 @@ class MultiTurnRollout:
 
     def __call__(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
         """One conversation about each problem. ValueError if a prompt leaves no room for a turn."""
-        with self.policy.acting():
-            state = self.policy.draft(problems, seeds_B)
-        longest, new_tokens = max(map(len, state.lines)), self.policy.max_new_tokens
+        with self.policy.generating():
+            state = self.policy.start_generation(problems, seeds_B)
+        longest, new_tokens = max(map(len, state.sequences)), self.policy.max_new_tokens
         if not self._has_room(longest):
             raise ValueError(f"a prompt of {longest} tokens and max_new_tokens {new_tokens} exceed {self.max_tokens}")
         conversations = [Conversation() for _ in problems]
         while True:
-            with self.policy.acting():
-                texts = state.write()
+            with self.policy.generating():
+                texts = state.generate_turn()
             replies = self._replies(state, problems, conversations, texts)
             if not replies:
                 return self._rollout(state, problems, conversations)
-            with self.policy.acting():
+            with self.policy.generating():
                 state.append(replies)
 
     def _replies(
@@ -102,10 +102,10 @@ class MultiTurnRollout:
         """The encoded reply to each row whose conversation goes on."""
         replies = {}
         for row, text in texts.items():
-            conversation, sequence = conversations[row], state.lines[row]
+            conversation, sequence = conversations[row], state.sequences[row]
             conversation.turns.append(Turn(text))
             conversation.frames = tuple(sequence.frames)
-            encoded = self._reply(problems[row], conversation, text, partial(state.reply, row))
+            encoded = self._reply(problems[row], conversation, text, partial(state.encode_reply, row))
             if encoded is not None and not self._has_room(len(sequence) + len(encoded)):
                 conversation.end_reason, conversation.turns[-1] = "tokens", Turn(text)
             elif encoded is not None:
@@ -129,7 +129,7 @@ class MultiTurnRollout:
             encoded = None if messages is None else encode(messages)
         except Exception as error:  # a tool's input is whatever a model wrote: its errors are answers
             failure = f"{type(error).__name__}: {first_line(error)}"
-            notice = self.policy.language.harmless(f"That did not work: {first_line(error)}")
+            notice = self.policy.language.without_special_tokens(f"That did not work: {first_line(error)}")
             messages = [{"role": "user", "content": notice}]
             encoded = encode(messages)
         if messages is None:
@@ -140,13 +140,13 @@ class MultiTurnRollout:
 
     def _has_room(self, tokens: int) -> bool:
         """Whether a conversation of ``tokens`` tokens may have one more turn."""
-        bounds = [bound for bound in (self.policy.language.room, self.max_tokens) if bound is not None]
+        bounds = [bound for bound in (self.policy.language.max_length, self.max_tokens) if bound is not None]
         return tokens + self.policy.max_new_tokens <= min(bounds, default=math.inf)
 
     def _rollout(
         self, state: GenerationState, problems: Sequence[Problem], conversations: Sequence[Conversation]
     ) -> Rollout:
-        rollout = self.policy.finished(state, problems, [each.turns[-1].text for each in conversations])
+        rollout = self.policy.finish_rollout(state, problems, [each.turns[-1].text for each in conversations])
         failures = [sum(bool(turn.failure) for turn in each.turns) for each in conversations]
         rollout.extras |= {
             "turns_B": torch.tensor([float(len(each.turns)) for each in conversations]),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from saccade.core import Problem, Question, Rollout, Sampler
 from saccade.math.frames import Box, Frame
+from saccade.math.pixels import picture_digest
 from saccade.models.language.model import Message
-from saccade.models.language.prompts import digest
 from saccade.policies.multi_turn import Conversation, MultiTurnRollout
 from saccade.policies.tokens import TokenPolicy
 
@@ -112,7 +112,7 @@ def view(picture: np.ndarray, max_pixels: int | None = None, frame: Frame | None
     """
     from PIL import Image
 
-    frame = frame or Frame.of(picture, digest(picture))
+    frame = frame or Frame.of(picture, picture_digest(picture))
     scale = math.sqrt(max_pixels / (frame.width * frame.height)) if max_pixels else 1.0
     if scale >= 1:
         return {"type": "image", "image": picture, "frame": frame}

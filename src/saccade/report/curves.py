@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from saccade.report.record import Record, Section
 from saccade.report.intervals import half_width
+from saccade.report.record import Record, Section
 from saccade.training.folder import ERROR
 
 POINTS = 400

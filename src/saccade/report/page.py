@@ -9,11 +9,11 @@ from typing import Any
 
 from saccade import catalog
 from saccade.report import check, intervals, tables
+from saccade.report.conversations import conversation_sets
 from saccade.report.curves import charts
 from saccade.report.episodes import episode_sets
 from saccade.report.pictures import picture_sets, rewrites
 from saccade.report.record import Record, read_all
-from saccade.report.conversations import conversation_sets
 from saccade.training.files import replace_bytes
 
 _HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.report.curves import totals
-from saccade.report.record import Record
 from saccade.report.intervals import half_width
+from saccade.report.record import Record
 from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 

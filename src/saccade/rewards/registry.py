@@ -100,7 +100,9 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
     if name.endswith(".py"):
         raise ValueError(f"reward '{name}' names no function in its file: {name}:FUNCTION")
     if file:
-        raise ValueError(f"reward '{name}' is a function of the program that trained the run: give it again from Python")
+        raise ValueError(
+            f"reward '{name}' is a function of the program that trained the run: give it again from Python"
+        )
     raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import NothingJudged, Reward, Rollout
-from saccade.tools.timeout import limited
+from saccade.tools.timeout import time_limit
 
 TIMEOUT = 600.0
 """Seconds that a call of a reward may take, unless its attribute ``timeout`` has another value."""
@@ -52,7 +52,7 @@ def timeout(reward: Reward) -> float:
 def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
     """A reward's own score and those that it names, each ``[B]``, and the last error."""
     try:
-        with limited(seconds):
+        with time_limit(seconds):
             returned = reward(rollout)
         if not isinstance(returned, Mapping) or not returned:
             return {_MEAN: _checked(returned, rollout)}, None

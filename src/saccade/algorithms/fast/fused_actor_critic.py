@@ -136,6 +136,8 @@ class FusedActorCritic:
 
 def _in_order(actor: MLP, critic: MLP) -> list[nn.Parameter]:
     """Layer by layer the weights of both networks, then their biases; then the last layers."""
-    linear = [[list(layer.parameters()) for layer in net.layers if isinstance(layer, nn.Linear)] for net in (actor, critic)]
+    linear = [
+        [list(layer.parameters()) for layer in net.layers if isinstance(layer, nn.Linear)] for net in (actor, critic)
+    ]
     hidden = [p for a, c in zip(linear[0][:-1], linear[1][:-1]) for p in (a[0], c[0], a[1], c[1])]
     return hidden + [p for layers in linear for p in layers[-1]]

@@ -20,7 +20,7 @@ from saccade.algorithms.fast.adam import FlatAdam
 from saccade.algorithms.fast.batched_mlps import BatchedMLPs, fits
 from saccade.algorithms.off_policy import Agent, OffPolicy, action, action_noise, observations, target_members
 from saccade.core import Learner, Rollout
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.critics import Critics
 from saccade.models.control.networks import MLP
 from saccade.policies.actors import LOG_STD, SquashedActor
@@ -106,9 +106,9 @@ class AnalyticOffPolicyLearner:
         mean, log_std = self.actor.forward(state_NF)[0].chunk(2, -1)
         low, high = LOG_STD
         gaussian = Gaussian(mean, log_std.clamp(low, high).exp())
-        u_NA = gaussian.at(noise_NA)
+        u_NA = gaussian.sample(noise_NA)
         inside = (log_std >= low) & (log_std <= high)
-        return _Sample(torch.tanh(u_NA), log_squashed(gaussian, u_NA), gaussian.std, inside)
+        return _Sample(torch.tanh(u_NA), squashed_log_prob(gaussian, u_NA), gaussian.std, inside)
 
     def _backup(self, batch: Rollout, after: Tensor, sample: _Sample, alpha: float) -> Tensor:
         value_B = self.target.forward(torch.cat([after, sample.action], 1), target_members(batch, self.algo))[

@@ -20,7 +20,7 @@ from saccade.core import Problem
 from saccade.evaluation.templates import SUFFIXES
 from saccade.math.boxes import iou, match
 from saccade.rewards.text.parsing import parse_boxes, tagged_answer
-from saccade.tools.render import Request, find, render_batch
+from saccade.tools.render import Request, find_program, render_batch
 from saccade.worlds import canvases, programs, questions
 from saccade.worlds.questions.grounding import box_scores
 
@@ -162,7 +162,7 @@ def _canvases(generate: Generate, problems: Sequence[Problem], rng: np.random.Ge
 def _programs(generate: Generate, problems: Sequence[Problem]) -> dict[str, float]:
     """Share of greedy programs that render, and the mean error of their pixels, in [0, 1]."""
     replies = generate([_asked(p) for p in problems], max_new_tokens=160)
-    rendered = render_batch([Request(find(reply, "svg"), size=32) for reply in replies])
+    rendered = render_batch([Request(find_program(reply, "svg"), size=32) for reply in replies])
     pairs = [(p.answer["picture"], one.picture) for p, one in zip(problems, rendered) if one.status == "ok"]
     error = [np.abs(found.astype(float) - right).mean() / 255 for right, found in pairs]
     return {

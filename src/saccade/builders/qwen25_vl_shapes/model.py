@@ -12,7 +12,7 @@ from torch import nn
 
 from saccade.builders.parts.texts import TAGS, decoder_config, qwen2_tokenizer, special_token_ids
 from saccade.builders.qwen25_vl_shapes.preprocessing import PREPARATION
-from saccade.models.language.processor import save, without_videos
+from saccade.models.language.processor import save_processor, without_videos
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -112,10 +112,10 @@ def save_miniature(model: nn.Module, tokenizer: Any, out: Path) -> None:
 
     images = Qwen2VLImageProcessorPil(
         patch_size=PREPARATION.patch, merge_size=PREPARATION.merge, temporal_patch_size=PREPARATION.frames,
-        size={"shortest_edge": PREPARATION.least, "longest_edge": PREPARATION.most},
+        size={"shortest_edge": PREPARATION.min_pixels, "longest_edge": PREPARATION.max_pixels},
         image_mean=list(PREPARATION.mean), image_std=list(PREPARATION.std),
     )  # fmt: skip
-    save(without_videos(Qwen2_5_VLProcessor, images, tokenizer, chat_template=CHAT_TEMPLATE), out)
+    save_processor(without_videos(Qwen2_5_VLProcessor, images, tokenizer, chat_template=CHAT_TEMPLATE), out)
     images_config = json.loads((out / "preprocessor_config.json").read_text())
     videos = {k: v for k, v in images_config.items() if not k.startswith("image_processor")}
     (out / "video_preprocessor_config.json").write_text(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.models.vision.differentiable import Preparation
+from saccade.models.vision.differentiable import ImagePreprocessor
 
 CELL = 8
 """Side in pixels of the cell that one token stands for."""
@@ -17,12 +17,12 @@ CELL = 8
 MIN_SIDE, MAX_SIDE = 32, 64
 """Sides in pixels of the smallest and the largest square picture."""
 
-PREPARATION = Preparation(CELL // 2, 2, 2, MIN_SIDE**2, MAX_SIDE**2, "bicubic", (0.5,) * 3, (0.5,) * 3)
+PREPARATION = ImagePreprocessor(CELL // 2, 2, 2, MIN_SIDE**2, MAX_SIDE**2, "bicubic", (0.5,) * 3, (0.5,) * 3)
 
 
 def displayed(picture: np.ndarray, max_pixels: int = MAX_SIDE * MAX_SIDE) -> np.ndarray:
     """A picture of any size as the processor shows it: sides in multiples of CELL, pixels within the bounds."""
-    return resized(picture, *replace(PREPARATION, most=max_pixels).side(*picture.shape[:2]))
+    return resized(picture, *replace(PREPARATION, max_pixels=max_pixels).resized(*picture.shape[:2]))
 
 
 def resized(picture: np.ndarray, height: int, width: int, window: Sequence[float] | None = None) -> np.ndarray:

@@ -150,10 +150,10 @@ def program_pictures(count: int, rng: np.random.Generator) -> tuple[AnnotatedPic
     scenes: list[programs.Scene] = []
     while len(scenes) < count:
         scenes += [
-            scene for scene in programs.sample(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"
+            scene for scene in programs.sample_scenes(count, rng, programs.TRAIN) if programs.split_of(scene) == "train"
         ]
     scenes = scenes[:count]
-    codes = [programs.verbose(scene, rng) for scene in scenes]
+    codes = [programs.write_svg(scene, rng) for scene in scenes]
     rendered = render_batch([Request(code, size=SIDE) for code in codes])
     pictures = np.stack([np.asarray(one.picture) for one in rendered])
     shapes, present = _primitives(scenes)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Question
+from saccade.math.pixels import picture_digest
 from saccade.models.diffusion.attention import JointAttention
 from saccade.models.diffusion.lru import LRUCache
-from saccade.models.loading import EDITORS, description, digest, locate, quiet, reading, source_latents
+from saccade.models.loading import EDITING_PIPELINES, loading_errors, locate, read_config, silence, source_latents
 
 Prompt = str | Question
 """What a generator is given: a text, or a text and the one picture that is to be edited."""
@@ -155,7 +156,7 @@ class Flux:
     def pipeline_arguments(self, steps: int, guidance: float, size: int) -> dict[str, Any]:
         true_guidance = {} if self.embedded_guidance else {"true_cfg_scale": guidance, "negative_prompt": ""}
         # By default Kontext resizes the source and the result to a megapixel.
-        sized = {"max_area": size**2, "_auto_resize": False} if type(self.pipe).__name__ in EDITORS else {}
+        sized = {"max_area": size**2, "_auto_resize": False} if type(self.pipe).__name__ in EDITING_PIPELINES else {}
         return _shared_arguments(self, steps, size) | {"guidance_scale": guidance} | true_guidance | sized
 
 
@@ -181,7 +182,7 @@ def load_backbone(
     ValueError with one line if the pipeline cannot be loaded.
     """
     place = locate(name)
-    index = description(name, place, "model_index.json")
+    index = read_config(name, place, "model_index.json")
     found = str(index.get("_class_name"))
     if found not in BACKBONES:
         raise ValueError(f"model '{name}': its class {found} is not supported; supported: {', '.join(BACKBONES)}")
@@ -190,10 +191,10 @@ def load_backbone(
     import diffusers
     import transformers
 
-    quiet(diffusers, transformers)
+    silence(diffusers, transformers)
     shared = {} if share_with is None else dict(share_with.pipe.components)
     shared = {part: module for part, module in shared.items() if part not in ("transformer", "scheduler")}
-    with reading(name, place):
+    with loading_errors(name, place):
         # A part that the pipeline was saved without (SD3 without its T5) must be passed as None.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
         pipe = getattr(diffusers, found).from_pretrained(place, dtype=dtype, **absent | shared)
@@ -233,7 +234,7 @@ class PromptCache:
                 f"prompts with {' and '.join(map(str, counts))} pictures in one batch; each needs one, or none any"
             )
         by_id = {id(question.pictures[0]): question.pictures[0] for question in questions}
-        keys = {number: (size, digest(picture)) for number, picture in by_id.items()}
+        keys = {number: (size, picture_digest(picture)) for number, picture in by_id.items()}
         by_key = {keys[number]: picture for number, picture in by_id.items()}
         encode_picture = lambda key: (source_latents(self.backbone.pipe, [by_key[key]], size),)
         sources = self.pictures(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, softplus
 
-from saccade.math.gaussians import Gaussian, stacked
+from saccade.math.gaussians import Gaussian, stack_gaussians
 
 KERNEL = 4
 """Side of every convolution kernel in pixels."""
@@ -131,11 +131,11 @@ class RSSM(nn.Module):
             keep_B = keep_BT[:, t] if t else torch.zeros_like(keep_BT[:, 0])
             belief = self.next_belief(state.reset_unless(keep_B), action * keep_B[:, None])
             posterior = self._gaussian(self.posterior_head(elu(self.from_belief(belief) + projected[t])))
-            state, action = State(belief, posterior.at(noise)), action_BTA[:, t]
+            state, action = State(belief, posterior.sample(noise)), action_BTA[:, t]
             states.append(state)
             posteriors.append(posterior)
         joined = State(*(torch.stack(x, 1) for x in zip(*states)))
-        return Observed(joined, self.prior(joined.belief), stacked(posteriors, 1))
+        return Observed(joined, self.prior(joined.belief), stack_gaussians(posteriors, 1))
 
     def filter(self, state: State, action: Tensor, picture: Tensor) -> State:
         """The state after ``action`` ``[N, A]`` and one observed picture; its latent is the posterior's mean."""
@@ -151,7 +151,7 @@ class RSSM(nn.Module):
         for t, noise in enumerate(noise_NHZ.unbind(1)):
             action = act(states[-1].features.detach(), t)
             belief = self.next_belief(states[-1], action)
-            states.append(State(belief, self.prior(belief).at(noise)))
+            states.append(State(belief, self.prior(belief).sample(noise)))
         return State(*(torch.stack(x, 1) for x in zip(*states)))
 
     def reward(self, features: Tensor) -> Tensor:

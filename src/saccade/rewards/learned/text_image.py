@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.models.loading import encoder, locate
+from saccade.models.loading import load_image_encoder, locate
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the resampling filters that torch has too, with antialiasing."""
@@ -32,7 +32,7 @@ class TextImage:
     """Device of the encoders."""
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        processor, model = encoder(locate(self.model), self.device, texts=True)
+        processor, model = load_image_encoder(locate(self.model), self.device, texts=True)
         pixels = preprocess(rollout.outputs.to(self.device), processor.image_processor)
         image_BD = _embedding(model.get_image_features(pixel_values=pixels))
         text_BD = self._text_embeddings([str(problem.inputs) for problem in rollout.problems])
@@ -40,7 +40,7 @@ class TextImage:
 
     @torch.no_grad()
     def _text_embeddings(self, prompts: Sequence[str]) -> Tensor:
-        processor, model = encoder(locate(self.model), self.device, texts=True)
+        processor, model = load_image_encoder(locate(self.model), self.device, texts=True)
         unique = list(dict.fromkeys(prompts))
         # SigLIP was trained on prompts padded to one length; CLIP masks the padding.
         tokens = processor.tokenizer(unique, padding="max_length", truncation=True, return_tensors="pt").to(self.device)

@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from saccade.core import Rollout
 from saccade.math.pixels import to_unit
 from saccade.models.device import device_of
+from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.model import LanguageModel, load_language_model
-from saccade.models.language.prompts import EncodedPrompt, ImageInputs, beside
-from saccade.models.language.states import Rows, states
-from saccade.models.vision.differentiable import Preparation
-from saccade.models.vision.encoder import VisionEncoder, parameters
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, pad_left
+from saccade.models.vision.differentiable import ImagePreprocessor
+from saccade.models.vision.encoder import VisionEncoder, vision_parameters
 
 Pictures = tuple[Tensor, ...]
 """The pictures of one question, each ``[3, H, W]`` in [0, 1] of its own size."""
@@ -34,7 +34,7 @@ class YesNoLikelihood:
     """A frozen vision-language model as a differentiable classifier of pictures by yes-no questions."""
 
     language: LanguageModel
-    preparation: Preparation
+    preparation: ImagePreprocessor
     vision: VisionEncoder
     yes: list[int]
     """Ids of the tokens that answer yes."""
@@ -53,15 +53,15 @@ class YesNoLikelihood:
             self._prompt(text, tuple((p.shape[1], p.shape[2]) for p in row)) for text, row in zip(texts, pictures)
         ]
         cut = [int((p.ids_L == self.language.model.config.image_token_id).nonzero().max()) + 1 for p in prompts]
-        before = beside(
-            [EncodedPrompt(p.ids_L[:end], p.place_AL[:, :end]) for p, end in zip(prompts, cut)], self.language.pad
+        before = pad_left(
+            [EncodedPrompt(p.ids_L[:end], p.position_AL[:, :end]) for p, end in zip(prompts, cut)], self.language.pad_id
         )
-        after = self._after([EncodedPrompt(p.ids_L[end:], p.place_AL[:, end:]) for p, end in zip(prompts, cut)])
+        after = self._after([EncodedPrompt(p.ids_L[end:], p.position_AL[:, end:]) for p, end in zip(prompts, cut)])
         ids_BL, attention_BL, place_BAL = (torch.cat(parts, -1).to(device) for parts in zip(before, after))
         images_B = tuple((images,) for images in self._image_inputs(pictures))
-        rows = Rows(ids_BL, attention_BL, place_BAL, images_B, before[0].shape[1])
+        rows = TokenRows(ids_BL, attention_BL, place_BAL, images_B, before[0].shape[1])
         last_B = torch.tensor([len(p) - end for p, end in zip(prompts, cut)], device=device)
-        hidden_BD = states(self.language, self.vision, rows)[torch.arange(len(texts), device=device), last_B]
+        hidden_BD = hidden_states(self.language, self.vision, rows)[torch.arange(len(texts), device=device), last_B]
         logits_BV = self.language.head(hidden_BD)
         logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
         return logits_BV[:, self.yes].logsumexp(1) - logits_BV[:, self.no].logsumexp(1)
@@ -71,14 +71,14 @@ class YesNoLikelihood:
         if (text, sizes) not in self.prompts:
             images = [{"type": "image", "image": np.zeros((*size, 3), np.uint8)} for size in sizes]
             content = [*images, {"type": "text", "text": text}]
-            self.prompts[text, sizes] = self.language.passage([{"role": "user", "content": content}])
+            self.prompts[text, sizes] = self.language.encode_prompt([{"role": "user", "content": content}])
         return self.prompts[text, sizes]
 
     def _after(self, texts: Sequence[EncodedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens ``[B, L]``, attention mask ``[B, L]`` and positions ``[B, A, L]`` of texts, padded on the right."""
-        ids, place = [text.ids_L for text in texts], [text.place_AL.T for text in texts]
+        ids, place = [text.ids_L for text in texts], [text.position_AL.T for text in texts]
         attention = pad_sequence([torch.ones_like(ids_L) for ids_L in ids], True)
-        return pad_sequence(ids, True, self.language.pad), attention, pad_sequence(place, True).transpose(1, 2)
+        return pad_sequence(ids, True, self.language.pad_id), attention, pad_sequence(place, True).transpose(1, 2)
 
     def _image_inputs(self, pictures: Sequence[Pictures]) -> list[ImageInputs]:
         """Inputs of the vision encoder for each row; equal tuples share one object.
@@ -113,9 +113,13 @@ def load_judge(
     """The judge by hub id, folder or name of a miniature, loaded once. ValueError if the model cannot be a judge."""
     language = load_language_model(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
     # A vision encoder with trained weights passes gradients and caches no features; the weights themselves are frozen.
-    vision = VisionEncoder(language.model, list(parameters(language.model)))
+    vision = VisionEncoder(language.model, list(vision_parameters(language.model)))
     return YesNoLikelihood(
-        language, Preparation.of(language), vision, answer_tokens("yes", language), answer_tokens("no", language)
+        language,
+        ImagePreprocessor.from_model(language),
+        vision,
+        answer_tokens("yes", language),
+        answer_tokens("no", language),
     )
 
 

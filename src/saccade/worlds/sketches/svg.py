@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade.tools.render.guard import SVG, parse
+from saccade.tools.render.guard import SVG, parse_xml
 from saccade.tools.render.results import Refused
 from saccade.worlds.sketches.strokes import Sketch
 
@@ -25,7 +25,7 @@ _CURVE_POINTS = np.linspace(0, 1, 9)[1:, None]
 def sketch_from_svg(text: str) -> Sketch:
     """The strokes of an SVG drawing, in its units. ValueError for other shapes, for transforms, and without strokes."""
     try:
-        root = parse(text)
+        root = parse_xml(text)
     except Refused as error:
         raise ValueError(str(error)) from None
     strokes = tuple(s for element in root.iter() if isinstance(element.tag, str) for s in _strokes(element))

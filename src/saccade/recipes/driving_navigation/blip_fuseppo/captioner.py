@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from saccade.core import seeded
 from saccade.math.pixels import to_unit
 from saccade.models.device import device_of
-from saccade.models.loading import description, locate, quiet, reading
+from saccade.models.loading import loading_errors, locate, read_config, silence
 
 INIT_STD = 0.06
 """Standard deviation of initial weights; at these widths the usual 0.02 learns slowly."""
@@ -140,11 +140,11 @@ def load_captioner(
     import transformers
 
     name, place = str(name_or_path), locate(name_or_path)
-    model_type = description(name, place, "config.json").get("model_type")
+    model_type = read_config(name, place, "config.json").get("model_type")
     if model_type != "blip":
         raise ValueError(f"model '{name}': its model_type is {model_type!r}; captions are written by 'blip'")
-    quiet(transformers)
-    with reading(name, place):
+    silence(transformers)
+    with loading_errors(name, place):
         model, report = transformers.BlipForConditionalGeneration.from_pretrained(
             place, dtype=dtype, output_loading_info=True
         )

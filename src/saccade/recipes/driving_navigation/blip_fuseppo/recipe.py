@@ -137,9 +137,7 @@ def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
     return cfg.task.score(policies["policy"], policies.get("captioner") or build_captioner(cfg), cfg.seed)
 
 
-def sample(
-    cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor
-) -> list[dict[str, Any]]:
+def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
     """A video of one episode for each seed; prompts have no effect."""
     captioner = policies.get("captioner") or build_captioner(cfg)
     return cfg.task.record_video(policies["policy"], captioner, cfg.seed, seeds_B.tolist())

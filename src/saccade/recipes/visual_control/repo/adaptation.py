@@ -57,7 +57,7 @@ class Discriminator(nn.Module):
         mean, raw = self.encode(x_NE).chunk(2, -1)
         code = Gaussian(mean, softplus(raw) + 1e-4)
         nats_N = kl(code, Gaussian(torch.zeros_like(mean), torch.ones_like(mean)))
-        return self.head(code.at(noise_NC)).squeeze(-1), nats_N
+        return self.head(code.sample(noise_NC)).squeeze(-1), nats_N
 
     def score(self, x_NE: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """Scores and divergences with noise from a generator."""

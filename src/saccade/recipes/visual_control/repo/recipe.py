@@ -141,7 +141,9 @@ def terms(cfg: Settings) -> Terms:
     found: dict[str, Weighted | Constraint] = {
         "reconstruction": trained if cfg.reconstruction_weight else probe,
         "reward": Weighted(reward, cfg.reward_weight),
-        "kl": Constraint(divergence, cfg.kl_limit, multiplier) if cfg.learn_beta else Weighted(divergence, cfg.init_beta),
+        "kl": Constraint(divergence, cfg.kl_limit, multiplier)
+        if cfg.learn_beta
+        else Weighted(divergence, cfg.init_beta),
     }
     return found | ({"termination": Weighted(termination)} if cfg.config.predict_ends else {})
 
