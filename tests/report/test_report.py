@@ -271,9 +271,8 @@ def test_samples_hold_conversations_in_plain_lines(runs):
      ({"corners": [1, 2, 3, 4], "kind": "treu"}, "nearest: true")],
 )  # fmt: skip
 def test_a_box_that_is_none_is_refused(tmp_path, box, why):
-    with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
-        with pytest.raises(ValueError, match=why):
-            run.samples(1, "s", [{"prompt": "p", "image": fixture.torch.zeros(3, 4, 4), "boxes": [box]}])
+    with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run, pytest.raises(ValueError, match=why):
+        run.samples(1, "s", [{"prompt": "p", "image": fixture.torch.zeros(3, 4, 4), "boxes": [box]}])
 
 
 def test_missing_parts_are_left_out(tmp_path):
