@@ -6,8 +6,8 @@ same run.
 Both sides have an actor and two critics of two equal hidden layers, batches of 256, Adam, one environment without rows
 beside it, and their ordinary loops: acting, stepping, storing, sampling, critics, actor, temperature, target. Ours is
 measured three times: "ours" with the gradients written out (what the recipe takes), "bfloat16" the same with products
-of that precision (`--algo.precision bfloat16`; its returns are compared by the check too), "autograd" with the same losses
-through `Updates`. "x sb3" is the median over repetitions of the ratio of CPU seconds (of all threads) within one
+of that precision (`--algo.precision bfloat16`; its returns are compared by the check too), "autograd" with the same
+losses through `Updates`. "x sb3" is the median over repetitions of the ratio of CPU seconds (of all threads) within one
 repetition, since wall seconds depend on who else uses the machine: the load average is printed. All take turns. "x
 floor" is how many times slower than the FLOPs that a step needs, counted on the autograd path, at the rate of a large
 matrix product of the same thread count, measured beside every repetition.

@@ -1,8 +1,8 @@
 """Settings of a recipe by name: the rule of short names, values from Python, and back from the config.json of a run.
 
-A setting has a dotted name, its options ``--flow.lora-rank`` on the command line and "flow.lora_rank" in Python. The last
-part of a name that no other setting shares will do ("lora_rank"), the name of a group stands for the ``name`` in it
-("flow" for "flow.name"), and "model" for the ``name`` of a recipe's only model.
+A setting has a dotted name, its options ``--flow.lora-rank`` on the command line and "flow.lora_rank" in Python. The
+last part of a name that no other setting shares will do ("lora_rank"), the name of a group stands for the ``name`` in
+it ("flow" for "flow.name"), and "model" for the ``name`` of a recipe's only model.
 """
 
 from __future__ import annotations

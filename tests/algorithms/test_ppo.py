@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -242,7 +243,7 @@ def test_shuffled_minibatches_hold_every_row_once_an_epoch_and_differ_between_ep
         "ppo", ActorCriticLoss(policy), policy.trained, torch.optim.SGD(policy.trained, lr=0.0), prepare=watched
     )
     Updates([update], epochs=2, minibatches=5, shuffle=1).update(rollout)
-    first, second = sum(seen[:5], []), sum(seen[5:], [])
+    first, second = list(chain(*seen[:5])), list(chain(*seen[5:]))
     assert sorted(first) == sorted(second) == list(range(B * T)) and first != second
     assert {len(part) for part in seen} == {19, 20}
 

@@ -25,7 +25,7 @@ def test_importing_is_light_and_every_name_is_there():
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(getattr(saccade, name) for name in saccade.__all__) and set(saccade.__all__) <= set(dir(saccade))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        saccade.nothing
+        _ = saccade.nothing
 
 
 def test_a_recipe_says_what_it_is(grey, capsys):

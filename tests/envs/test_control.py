@@ -251,7 +251,8 @@ def test_what_goes_wrong_is_one_line_that_names_the_environment(wrong):
 
 
 def test_slowness_outside_the_main_thread_is_found_afterwards(monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds, wait=threading.Event().wait: wait(1.5))
+    pause = threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda seconds: pause.wait(1.5))
     world = environment("Hostile-v0", 1, options={"wrong": "hangs"}, patience=1.0)
     found = []
 

@@ -1,4 +1,6 @@
-"""Policies of image tokens: samples, log-probs and gradients are those of plain transformers, in all cuts of a batch."""
+"""Policies of image tokens: samples, log-probs and gradients are those of plain transformers, in all cuts of a
+batch.
+"""
 
 from __future__ import annotations
 

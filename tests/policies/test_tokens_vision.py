@@ -1,4 +1,6 @@
-"""Token policies with pictures: these are encoded once, replay equals sampling, shared prefixes have equal gradients."""
+"""Token policies with pictures: these are encoded once, replay equals sampling, shared prefixes have equal
+gradients.
+"""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_stages_are_sections_in_their_order(runs, tmp_path):
 
 
 def test_hostile_words_stay_words(runs, tmp_path):
-    parsed, html = page([runs["hostile"], runs["plain"]], tmp_path / "r.html", [runs["check"]])
+    parsed, _ = page([runs["hostile"], runs["plain"]], tmp_path / "r.html", [runs["check"]])
     assert not parsed.open and not any(a.get("src") == "x" or "onerror" in a for _, a in parsed.tags)
     assert {tag for tag, _ in parsed.tags} <= {
         *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li table thead tbody tr th td".split(),
@@ -477,7 +477,7 @@ def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
         assert tab.evaluate(displayed) == [True, False]
         tab.open(path, 390)
         assert tab.evaluate(displayed) == [False, True] and tab.errors == []
-        for press in (0, 1):
+        for _ in (0, 1):
             wide = "[...document.querySelectorAll('.episodes article')].every(a => [...a.querySelectorAll('figure')].every(f => f.getBoundingClientRect().right <= a.getBoundingClientRect().right))"
             assert tab.evaluate("document.documentElement.scrollWidth") == 390 and tab.evaluate(wide)
             tab.evaluate("document.querySelector('.motion').click()")

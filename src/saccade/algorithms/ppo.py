@@ -98,7 +98,8 @@ class PPO:
 
 
 class GAEFeed:
-    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one decision.
+    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
+    decision.
 
     ``log`` is called with the training step and each segment, before its rows come apart.
     """
@@ -131,7 +132,9 @@ class GAEFeed:
 
 
 class NormalizeReward:
-    """Divides rewards by the running standard deviation of the discounted return of ``rows`` rows; clips them to +-10."""
+    """Divides rewards by the running standard deviation of the discounted return of ``rows`` rows; clips them to
+    +-10.
+    """
 
     def __init__(self, rows: int, gamma: float):
         self.gamma, self.return_B = gamma, torch.zeros(rows, dtype=torch.float64)

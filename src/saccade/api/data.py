@@ -1,7 +1,7 @@
 """Data from Python or from files of other formats, written as files that the worlds read, inside the run folder.
 
-A list of texts or of `core.Problem`, a mapping of columns, a ``datasets.Dataset`` (or anything else that gives columns by
-name), a CSV or Parquet file, and a folder of pictures with captions all become rows, and rows become one file of the
+A list of texts or of `core.Problem`, a mapping of columns, a ``datasets.Dataset`` (or anything else that gives columns
+by name), a CSV or Parquet file, and a folder of pictures with captions all become rows, and rows become one file of the
 format that the setting's world reads. So a run keeps the data that it was trained on, and a resumed run finds them.
 """
 
@@ -218,7 +218,9 @@ def _table(rows: list[Row], text: str, name: str) -> Table:
 
 
 def _plain(value: Any, place: Path, root: Path) -> Any:
-    """A value as JSON holds it; a picture is written as a PNG file to ``place`` and named by its path below ``root``."""
+    """A value as JSON holds it; a picture is written as a PNG file to ``place`` and named by its path below
+    ``root``.
+    """
     if isinstance(value, Path):
         return str(value)
     if value is None or isinstance(value, (str, bool, int, float)):

@@ -87,9 +87,9 @@ class LoadedRecipe:
         """Train in the folder ``out`` (runs/<recipe>/<time> if not given) and return the finished run.
 
         ``settings`` are named as on the command line: by the dotted name, ``**{"optim.lr": 1e-4}``, or by its last part
-        where no other setting has it, ``steps=20``; a group's name stands for the ``name`` in it, and ``model`` for that
-        of the only model. A group may be given as its dataclass or as a dict. Functions may stand among rewards. Data
-        (``prompts``, ``questions``, …) may be lists, files, folders or data sets (see `api.data`).
+        where no other setting has it, ``steps=20``; a group's name stands for the ``name`` in it, and ``model`` for
+        that of the only model. A group may be given as its dataclass or as a dict. Functions may stand among rewards.
+        Data (``prompts``, ``questions``, …) may be lists, files, folders or data sets (see `api.data`).
 
         The folder of an unfinished run resumes it with its settings; functions must then be given again. ``callbacks``
         are called with (step, metrics, run) after each line of metrics, ``loggers`` are tensorboard, trackio or wandb,

@@ -56,7 +56,9 @@ class TrainedRun:
         return files.records(self._stage(stage) / "metrics.jsonl")
 
     def samples(self, stage: str = "") -> list[dict[str, Any]]:
-        """Every logged sample: step, set, prompt and, where it has them, score, text, and pictures as absolute paths."""
+        """Every logged sample: step, set, prompt and, where it has them, score, text, and pictures as absolute
+        paths.
+        """
         from saccade.training import files
 
         folder = self._stage(stage).resolve()
@@ -176,8 +178,8 @@ class TrainedRun:
 def open_run(path: str | Path, functions: Sequence[Callable] = ()) -> TrainedRun:
     """The run in a folder, finished or not, at its newest checkpoint; "RUN/best" is the one that ``keep_best`` kept.
 
-    ``functions`` are those among the run's rewards, which a folder cannot keep; only ``evaluate`` needs them. ValueError
-    if it is no run, or if its recipe has other settings now.
+    ``functions`` are those among the run's rewards, which a folder cannot keep; only ``evaluate`` needs them.
+    ValueError if it is no run, or if its recipe has other settings now.
     """
     from saccade.training import folder as on_disk
 

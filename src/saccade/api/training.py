@@ -56,8 +56,8 @@ class Options:
 def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = None) -> Plan:
     """The recipe called ``name``, with the settings of a preset or of the unfinished run in the folder ``out``.
 
-    ``recipe`` is its module where it was loaded before. ValueError for an unknown recipe or preset, and for a folder that
-    must not be touched.
+    ``recipe`` is its module where it was loaded before. ValueError for an unknown recipe or preset, and for a folder
+    that must not be touched.
     """
     recipe = recipe or catalog.load(name)
     kept = _resumable(Path(out), name) if out else None

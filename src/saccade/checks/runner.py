@@ -21,8 +21,8 @@ Scores = dict[str, float]
 def check(name: str, seeds: int = 3, at_once: int | None = None) -> dict[str, Any]:
     """Check a recipe over seeds 0 … ``seeds`` - 1: whether its claims hold, the scores of all arms, and the time taken.
 
-    ``at_once`` runs go on at a time, one for each core if it is not given. The runs lie in ``runs/<name>/check-<time>/<arm>-<seed>``. ValueError if there is nothing to check, RunFailed if an
-    arm fails.
+    ``at_once`` runs go on at a time, one for each core if it is not given. The runs lie in
+    ``runs/<name>/check-<time>/<arm>-<seed>``. ValueError if there is nothing to check, RunFailed if an arm fails.
     """
     recipe = _checkable(name)
     if seeds < 1:

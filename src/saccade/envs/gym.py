@@ -117,8 +117,9 @@ class Gym:
         """One action in every row: ``[count, …]`` of a Box, integers ``[count]`` of a Discrete."""
         steps = []
         with guarded(self._where, self.patience):
-            for self.row in range(self.count):
-                steps.append(self._step_row(action_B[self.row]))
+            for row in range(self.count):
+                self.row = row
+                steps.append(self._step_row(action_B[row]))
             observations, reward, terminated, truncated, info = zip(*steps)
             facts = {name: np.array([i.get(name, np.nan) for i in info], np.float32) for name in self.facts}
         ends = np.array(terminated), np.array(truncated)

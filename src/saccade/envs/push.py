@@ -109,7 +109,9 @@ class Push:
 
 
 def dynamics(state_B6: np.ndarray, action_B2: np.ndarray, clearance: float) -> np.ndarray:
-    """States (tip x, y, velocity x, y, block x, hole x) ``[B, 6]`` one step later: moves in x come before moves in y."""
+    """States (tip x, y, velocity x, y, block x, hole x) ``[B, 6]`` one step later: moves in x come before moves in
+    y.
+    """
     x, y, vx, vy, block, hole = state_B6.T
     vx = INERTIA * vx + (1 - INERTIA) * SPEED * action_B2[:, 0]
     vy = INERTIA * vy + (1 - INERTIA) * SPEED * action_B2[:, 1]

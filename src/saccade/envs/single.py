@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ from saccade.envs import WORLDS, environment
 class SingleEnv(gymnasium.Env):
     """One row of a world. A single observation is returned as an array, several as a dict."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(self, world: str, render_mode: str | None = None, **settings: Any):
         self.world, self.render_mode = environment(world, 1, **settings), render_mode

@@ -26,7 +26,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation: number of its run, caption, score, and whether the score fell or rose since before (-1, 0, 1)."""
+    """One conversation: number of its run, caption, score, and whether the score fell or rose since before (-1, 0,
+    1).
+    """
 
     run: int
     caption: str

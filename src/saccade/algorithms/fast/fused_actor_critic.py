@@ -89,7 +89,9 @@ class FusedActorCritic:
         return buffers.output, buffers.value
 
     def backward(self, x_NF: np.ndarray, output_NK: np.ndarray, value_N: np.ndarray) -> None:
-        """Write the gradient, given that of the outputs of the last `forward` of these rows, whose units it overwrites."""
+        """Write the gradient, given that of the outputs of the last `forward` of these rows, whose units it
+        overwrites.
+        """
         buffers = self._buffers(len(x_NF))
         self._last_layers(buffers, output_NK, value_N)
         for i in reversed(range(len(buffers.units))):

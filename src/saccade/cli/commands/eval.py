@@ -17,8 +17,8 @@ class Options:
     """Scores on held-out problems.
 
     A run is evaluated by its recipe, at its newest checkpoint. A miniature, or a model that was trained from one, is
-    evaluated as its card says; any other model that draws on the world of shapes, one that edits on edits of its scenes,
-    a vision-language model on questions about them.
+    evaluated as its card says; any other model that draws on the world of shapes, one that edits on edits of its
+    scenes, a vision-language model on questions about them.
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]

@@ -12,8 +12,8 @@ from torch.nn.functional import layer_norm
 
 
 class Ensemble(nn.Module):
-    """``[B, sizes[0]] -> [N, B]``: a ReLU behind every layer but the last, with ``norm`` a LayerNorm before it; the last
-    layer has one unit.
+    """``[B, sizes[0]] -> [N, B]``: a ReLU behind every layer but the last, with ``norm`` a LayerNorm before it; the
+    last layer has one unit.
 
     Weights and biases are uniform within 1 / sqrt(fan in), independent between networks.
     """

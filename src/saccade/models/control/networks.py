@@ -21,7 +21,9 @@ CONVOLUTIONS = {
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     "small": ((16, 4, 2), (32, 4, 2), (32, 3, 1)),
 }
-"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels a side, "small" for 20 to 64."""
+"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels a side, "small" for 20 to
+64.
+"""
 
 EMBEDDING = 32
 """Features of a Discrete observation where vectors have none of their own."""

@@ -4,8 +4,8 @@ paper: DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Langua
     2503.20783, DAPO 2503.14476, GSPO 2507.18071, RLOO 2402.14740, CISPO 2506.13585.
 idea: The advantage of an answer is its reward above the mean of the other answers to the same question, so no critic is
     needed. Dr. GRPO leaves out the standard deviation and divides by a constant length; DAPO clips higher upwards,
-    samples groups until their rewards differ and penalizes overlong answers; GSPO has one ratio an answer; RLOO compares
-    with the other samples alone.
+    samples groups until their rewards differ and penalizes overlong answers; GSPO has one ratio an answer; RLOO
+    compares with the other samples alone.
 claims: Held-out questions are answered correctly more often than by the untrained model, with shuffled rewards they are
     not; each of its kin gains too.
 differs: Correct answers earn 1 and wrong ones 0, where DAPO's earn 1 and -1; its length penalty is halved with them.
@@ -143,7 +143,8 @@ def total_reward(cfg: Settings, rollout: Rollout, seeds_P: Tensor) -> Tensor:
     """The judge's reward and the length penalty, kept as ``rewards["total"]`` ``[B]``."""
     reward = rollout.rewards["right"]
     if cfg.overlong:
-        # DAPO takes up to 1 from rewards of -1 and 1; correct answers earn 1 and wrong ones 0 here, so half of it is taken.
+        # DAPO takes up to 1 from rewards of -1 and 1; correct answers earn 1 and wrong ones 0 here, so half of it is
+        # taken.
         reward = reward + Overlong(cfg.model.max_new_tokens, cfg.overlong)(rollout) / 2
     rollout.rewards["total"] = shuffle_rewards(reward, int(seeds_P[0])) if cfg.shuffle_rewards else reward
     return rollout.rewards["total"]

@@ -7,9 +7,9 @@ idea: The ratio of new to old probability measures how far the policy has moved 
 claims: At equal steps, from vectors and from pictures, the return of test episodes is that of stable-baselines3 within
     a tenth.
 differs: The defaults are those of stable-baselines3. An episode that is truncated is valued by the critic's estimate of
-    its last state. Small tanh networks on a CPU have a hand-written gradient; pictures are convolved with channels last.
-    Running means of observations are updated between segments, not within. ``method sb3`` trains stable-baselines3
-    instead, for comparison.
+    its last state. Small tanh networks on a CPU have a hand-written gradient; pictures are convolved with channels
+    last. Running means of observations are updated between segments, not within. ``method sb3`` trains
+    stable-baselines3 instead, for comparison.
 """
 
 from __future__ import annotations

@@ -148,7 +148,9 @@ class AlignmentLearner:
         return _mean_within_episodes(nats_BT, rollout)
 
     def _pairs_loss(self, pairs: Rollout, noise: torch.Generator) -> Tensor:
-        """Half the squared distance of the target's beliefs from those of the frozen dynamics on the source's states."""
+        """Half the squared distance of the target's beliefs from those of the frozen dynamics on the source's
+        states.
+        """
         state = noise.get_state()
         with torch.no_grad():
             _, source = self._observe(self.source_encoder, pairs, "source", noise)

@@ -18,7 +18,9 @@ from saccade.training.buffers import Buffer
 
 
 class DomainFeed:
-    """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``; the target domain is acted in during training."""
+    """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``; the target domain is acted in during
+    training.
+    """
 
     def __init__(self, cfg: ReplayConfig, source: Buffer, target: SequenceFeed, pairs: Buffer):
         self.cfg, self.source, self.target, self.pairs = cfg, source, target, pairs
