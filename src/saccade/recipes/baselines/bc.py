@@ -1,16 +1,14 @@
 """Behaviour cloning: a policy learns from recorded episodes what was done at each moment, and nothing of rewards.
 
 paper: ALVINN: An Autonomous Land Vehicle in a Neural Network, NIPS 1988; the term from "A Framework for Behavioural
-Cloning", 1995. idea: Pairs of what was seen and what was done are a supervised problem: the negative log-likelihood of
-the action, with a
-    spread that is learnt or, which is the squared error, one that is fixed.
+    Cloning", 1995.
+idea: Pairs of what was seen and what was done are a supervised problem: the negative log-likelihood of the action, with
+    a spread that is learnt or, which is the squared error, one that is fixed.
 claims: Cloned from thirty episodes of a noisy expert, nine tenths of test episodes succeed, by likelihood and by
-squared
-    error alike; with actions dealt out at random less than a tenth do.
+    squared error alike; with actions dealt out at random less than a tenth do.
 differs: Demonstrations are recorded episodes (ours, LeRobot's, Minari's), or those of the embedded world's scripted
-expert
-    with noise. All weights are those of the last step; nothing is selected by test episodes. The critic that comes with
-    the policy is not trained.
+    expert with noise. All weights are those of the last step; nothing is selected by test episodes. The critic that
+    comes with the policy is not trained.
 """
 
 from __future__ import annotations

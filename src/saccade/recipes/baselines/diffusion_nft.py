@@ -5,9 +5,9 @@ idea: No likelihood and no stochastic sampler: noised samples of the old policy 
     ones, while its mirror image about the old one must explain the bad ones.
 claims: With half the network evaluations its reward is at least Flow-GRPO's; with shuffled rewards nothing is learned.
 differs: Sampled with the Euler steps of the checkpoint's scheduler, not a second-order solver. The embedded default
-    trains the weights themselves (the release has LoRA alone).
-    In the check NFT gains 0.10 to 0.19 in 36 batches where Flow-GRPO gains about 0.10 in 60, but at half the network's
-    evaluations it is 0.04 behind; and random credit is not harmless to it: with shuffled rewards one seed lost 0.09.
+    trains the weights themselves (the release has LoRA alone). In the check NFT gains 0.10 to 0.19 in 36 batches where
+    Flow-GRPO gains about 0.10 in 60, but at half the network's evaluations it is 0.04 behind; and random credit is not
+    harmless to it: with shuffled rewards one seed lost 0.09.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 """DMD and Diff-Instruct: a generator of one step or a few, made of a diffusion by the integral KL of their scores.
 
 paper: One-step Diffusion with Distribution Matching Distillation, arXiv 2311.18828, and DMD2, arXiv 2405.14867;
-Diff-Instruct,
-    arXiv 2305.18455.
+    Diff-Instruct, arXiv 2305.18455.
 idea: Along the forward process the gradient of the KL from the generator to the diffusion is the difference of their
-scores,
-    carried back through the generator alone. The diffusion knows its own, guided; a second network learns the
+    scores, carried back through the generator alone. The diffusion knows its own, guided; a second network learns the
     generator's.
 claims: One step of the generator is worth more than one step of the diffusion, and is not far from the many guided
-steps
-    that it was made of.
+    steps that it was made of.
 differs: No regression to pairs of noise and picture (DMD), no adversarial loss on real pictures (DMD2), so no data at
-all.
-    Times are drawn evenly. DMD and Diff-Instruct differ here in the weight of a row and in how often the score is
+    all. Times are drawn evenly. DMD and Diff-Instruct differ here in the weight of a row and in how often the score is
     taught. In the check one step of the diffusion earns 0.05, one of the generator 0.29 and four 0.38, the diffusion
     0.50 in 20 guided ones; of learning rates 3e-4 and 1e-4 (200 and 300 steps) the lower one was better, and was still
     rising.

@@ -5,10 +5,9 @@ idea: A recurrent state-space model is trained to reconstruct pictures and rewar
     sequence for, an actor and a critic imagine futures; gradients of the returns flow through the dynamics.
 claims: The return of test episodes rises well above that of random actions.
 differs: The embedded default is small (32 px, belief 64, latent 16) and acts in a world of two clouds: of two discs its
-states
-    hold a code that jumps from pixel to pixel, and 12,000 updates did not teach it what an action does. Random actions
-    are held for five steps. The divergence weighs 0.3 without free nats. One update follows every few steps of 8
-    episodes in place of 100 updates after each episode. Acting takes the posterior's mean and draws the action alone.
+    states hold a code that jumps from pixel to pixel, and 12,000 updates did not teach it what an action does. Random
+    actions are held for five steps. The divergence weighs 0.3 without free nats. One update follows every few steps of
+    8 episodes in place of 100 updates after each episode. Acting takes the posterior's mean and draws the action alone.
     Free nats are those of each moment. Ends are imagined if asked for.
 """
 

@@ -5,11 +5,10 @@ idea: A stochastic sampler with the marginals of the flow's ODE gives every deno
     clipped policy gradient applies to it; attempts at one prompt are compared with one another.
 claims: The reward of held-out prompts rises over the untrained model; with shuffled rewards it does not.
 differs: The embedded default trains the weights themselves (no LoRA), a window of steps, and draws without guidance;
-the
-    judge is exact. The check takes 90 batches: 60 batches of 8 x 16 pictures with three trained steps gained 0.14, 0.09
-    and 0.08 (seeds 0 to 2), so that the claim failed there, and took 63 to 77 % of the time of training all steps. With
-    shuffled rewards the scores of three seeds change by 0.00 to 0.07 in 90 batches: random credit drifts at this rate,
-    and that claim holds with 0.0001 to spare in the mean, where on another machine it failed by 0.009.
+    the judge is exact. The check takes 90 batches: 60 batches of 8 x 16 pictures with three trained steps gained 0.14,
+    0.09 and 0.08 (seeds 0 to 2), so that the claim failed there, and took 63 to 77 % of the time of training all steps.
+    With shuffled rewards the scores of three seeds change by 0.00 to 0.07 in 90 batches: random credit drifts at this
+    rate, and that claim holds with 0.0001 to spare in the mean, where on another machine it failed by 0.009.
 """
 
 from __future__ import annotations

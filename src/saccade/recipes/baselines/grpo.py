@@ -6,13 +6,11 @@ idea: What an answer scored above the others at the same question is its credit,
     out the spread and weighs every token alike over a constant; DAPO clips higher upwards, draws groups until they tell
     their answers apart and punishes overlong ones; GSPO has one ratio an answer; RLOO compares with the others alone.
 claims: Held-out questions are answered rightly more often than by the untrained model, with shuffled rewards they are
-not;
-    each of its kin gains too.
+    not; each of its kin gains too.
 differs: Right answers earn 1 and wrong ones 0, where DAPO's earn 1 and -1; its punishment of length is halved with
-them.
-    RLOO's pull to the reference is in the loss, not in the reward. All have the learning rate of GRPO. In the check 60
-    steps gain 0.025, 0.016 and 0.004: the miniature names every colour from the start, learns to count, and not to
-    relate.
+    them. RLOO's pull to the reference is in the loss, not in the reward. All have the learning rate of GRPO. In the
+    check 60 steps gain 0.025, 0.016 and 0.004: the miniature names every colour from the start, learns to count, and
+    not to relate.
 """
 
 from __future__ import annotations

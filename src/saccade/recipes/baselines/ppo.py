@@ -2,14 +2,14 @@
 
 paper: Proximal Policy Optimization Algorithms, arXiv 1707.06347; advantages from 1506.02438.
 idea: The ratio of new to old probability says how far the policy has moved from the one that acted; where it has moved
-far enough in
-    the direction of its advantage, a decision pulls no more, so that a segment can be learned from for several epochs.
+    far enough in the direction of its advantage, a decision pulls no more, so that a segment can be learned from for
+    several epochs.
 claims: At equal steps, from vectors and from pictures, the return of test episodes is that of stable-baselines3 within
-a tenth. differs: The defaults are those of stable-baselines3. An episode cut off by time is worth what the critic says
-of its last state.
-    Small tanh networks on a CPU have their gradient written out; pictures are convolved with channels last. Running
-    means of what is seen move between segments, not within. ``method sb3`` trains stable-baselines3 in place of ours,
-    for comparison.
+    a tenth.
+differs: The defaults are those of stable-baselines3. An episode cut off by time is worth what the critic says of its
+    last state. Small tanh networks on a CPU have their gradient written out; pictures are convolved with channels last.
+    Running means of what is seen move between segments, not within. ``method sb3`` trains stable-baselines3 in place of
+    ours, for comparison.
 """
 
 from __future__ import annotations

@@ -1,23 +1,20 @@
 """ReFL and DRaFT: the gradient of a differentiable reward, back through the last steps of a sampler.
 
 paper: ImageReward (ReFL), arXiv 2304.05977; Directly Fine-Tuning Diffusion Models on Differentiable Rewards (DRaFT),
-arXiv
-    2309.17400.
+    arXiv 2309.17400.
 idea: A picture is a differentiable function of the weights that drew it, so a reward that can be differentiated needs
-no
-    policy gradient. ReFL stops at a random late step and judges the picture predicted there; DRaFT walks to the end and
-    keeps the last K steps; its low-variance form takes the last step several times from fresh noise.
+    no policy gradient. ReFL stops at a random late step and judges the picture predicted there; DRaFT walks to the end
+    and keeps the last K steps; its low-variance form takes the last step several times from fresh noise.
 claims: The reward that is trained on rises, and with it, at first, the exact judge's; gradients through more steps move
     it faster.
 differs: ReFL has no second loss on a data set's pictures, and its reward is not cut by a ReLU. DRaFT's gradient runs
-through
-    the Euler steps of a flow's ODE instead of DDIM. No mixing of LoRA by a scale after training.
-    The reward of the embedded default is a small critic taught on rendered scenes in the first stage. It draws without
-    guidance: with a scale of 2 the critic's reward rose and the judge's points fell at both rates tried (0.443 to 0.364
-    at 5e-5, to 0.403 at 1.5e-5). In the check rewards rise by 0.03 to 0.06, and points with them; three steps carry
-    more than one and move pictures further from real ones. The checkpoint's grid ends with a step from t = 0.001, so
-    two copies of it see one picture, and earn as much to four digits; both claims about more gradients asked for 0
-    before that was seen. A reward that reads noisy latents harms the pictures.
+    through the Euler steps of a flow's ODE instead of DDIM. No mixing of LoRA by a scale after training. The reward of
+    the embedded default is a small critic taught on rendered scenes in the first stage. It draws without guidance: with
+    a scale of 2 the critic's reward rose and the judge's points fell at both rates tried (0.443 to 0.364 at 5e-5, to
+    0.403 at 1.5e-5). In the check rewards rise by 0.03 to 0.06, and points with them; three steps carry more than one
+    and move pictures further from real ones. The checkpoint's grid ends with a step from t = 0.001, so two copies of it
+    see one picture, and earn as much to four digits; both claims about more gradients asked for 0 before that was seen.
+    A reward that reads noisy latents harms the pictures.
 """
 
 from __future__ import annotations

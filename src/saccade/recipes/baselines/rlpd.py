@@ -2,14 +2,14 @@
 
 paper: Efficient Online Reinforcement Learning with Offline Data, arXiv 2302.02948.
 idea: Nothing is learned beforehand: demonstrations are simply remembered, and every batch is half made of them.
-LayerNorm bounds
-    what critics say of actions that nobody has taken; an ensemble allows several gradient steps for each step taken.
+    LayerNorm bounds what critics say of actions that nobody has taken; an ensemble allows several gradient steps for
+    each step taken.
 claims: Where only success is rewarded, twenty noisy demonstrations let it succeed more often than the same learner
-without. differs: The embedded check has four critics of 64 units for ten of 256, two gradient steps for each step taken
-for twenty, and no
-    entropy in the backup, as the paper has it for sparse rewards. Several episodes run side by side. The temperature
-    starts at 0.02: from 1, as elsewhere, it is still 0.2 after the check's 11,200 gradient steps, and no success was
-    met.
+    without.
+differs: The embedded check has four critics of 64 units for ten of 256, two gradient steps for each step taken for
+    twenty, and no entropy in the backup, as the paper has it for sparse rewards. Several episodes run side by side. The
+    temperature starts at 0.02: from 1, as elsewhere, it is still 0.2 after the check's 11,200 gradient steps, and no
+    success was met.
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
 """SAC: off-policy learning of a policy that is paid for staying random, its temperature held by a target entropy.
 
 paper: Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905; Randomized Ensembled Double Q-Learning,
-2101.05982. idea: Critics learn from memory what actions are worth, entropy included; the actor follows their gradient
-through its
+    2101.05982.
+idea: Critics learn from memory what actions are worth, entropy included; the actor follows their gradient through its
     reparametrised actions, so that no step of the environment is used once only. REDQ learns twenty times from each,
     which ten critics allow of which two random ones make the target.
 claims: At equal steps the return of test episodes is that of stable-baselines3's SAC, in less time; REDQ's settings
-earn more in the
-    first steps.
+    earn more in the first steps.
 differs: The target entropy is -1 for each dimension of the action. On vectors the gradients are written out and one
-forward
-    pass draws present and next actions; the weights begin orthogonal. ``method sb3`` trains stable-baselines3 in place
-    of ours.
+    forward pass draws present and next actions; the weights begin orthogonal. ``method sb3`` trains stable-baselines3
+    in place of ours.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 paper: Training language models to follow instructions with human feedback, arXiv 2203.02155 (its first stage).
 idea: Where the right answer is known it can be imitated token by token; nothing is sampled and nobody judges.
 claims: Rewards of held-out questions rise above those of the untrained model; with answers dealt out at random they do
-not. differs: A batch holds each question once, with its answer, where GRPO has a group of attempts. The answer is
-learnt as it
-    stands in the data, without thoughts, between tags where asked for; boxes are written in the pixels that are shown.
-    In the check 240 steps gain 0.037, 0.039 and 0.014 (60 steps, the first try: 0.025, 0.035 and 0.012).
+    not.
+differs: A batch holds each question once, with its answer, where GRPO has a group of attempts. The answer is learnt as
+    it stands in the data, without thoughts, between tags where asked for; boxes are written in the pixels that are
+    shown. In the check 240 steps gain 0.037, 0.039 and 0.014 (60 steps, the first try: 0.025, 0.035 and 0.012).
 """
 
 from __future__ import annotations

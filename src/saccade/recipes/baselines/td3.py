@@ -1,14 +1,11 @@
-"""TD3: off-policy learning of a deterministic policy, with the lesser of two critics, smoothed targets and a delayed
-actor.
+"""TD3: off-policy learning of a deterministic policy with twin critics, smoothed targets and a delayed actor.
 
 paper: Addressing Function Approximation Error in Actor-Critic Methods, arXiv 1802.09477.
 idea: An actor that follows its critic finds the critic's errors. The lesser of two critics, judged around the next
-action and
-    not at it alone, overestimates less; and the actor waits until they have settled a little.
+    action and not at it alone, overestimates less; and the actor waits until they have settled a little.
 claims: At equal steps the return of test episodes is that of stable-baselines3's TD3.
 differs: The slow critics follow at each of their steps and the slow actor at each of its own; the learning rate is that
-of
-    SAC's defaults, for both sides. ``method sb3`` trains stable-baselines3 in place of ours.
+    of SAC's defaults, for both sides. ``method sb3`` trains stable-baselines3 in place of ours.
 """
 
 from __future__ import annotations

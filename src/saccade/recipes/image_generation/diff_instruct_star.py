@@ -1,18 +1,16 @@
 """Diff-Instruct*: a one-step generator tuned to a reward while a score-based divergence holds it to a diffusion.
 
 paper: David and Goliath: Small One-step Model Beats Large Diffusion with Score Post-training (Diff-Instruct*), arXiv
-2410.20898. idea: A generator of one step is taught by a differentiable reward, and by a divergence from a frozen guided
-diffusion that is
-    taken between their scores along the forward process: its pseudo-Huber norm, with gradients through both score
-    networks. A second network learns the generator's own score online. No picture of a data set is used.
+    2410.20898.
+idea: A generator of one step is taught by a differentiable reward, and by a divergence from a frozen guided diffusion
+    that is taken between their scores along the forward process: its pseudo-Huber norm, with gradients through both
+    score networks. A second network learns the generator's own score online. No picture of a data set is used.
 claims: At equal reward the pseudo-Huber divergence keeps pictures nearer to real ones, or more diverse, than the
-integral KL of
-    Diff-Instruct++; the best generator has more reward than the guided diffusion in many steps and than its own start;
-    without a divergence pictures leave the distribution.
+    integral KL of Diff-Instruct++; the best generator has more reward than the guided diffusion in many steps and than
+    its own start; without a divergence pictures leave the distribution.
 differs: SDXL's network, which predicts noise, is not among our backbones: the preset is of the SD3 class, where a step
-from
-    pure noise is defined. Learning rates, batch, rounding of the norm and weights over time are ours, the paper gives
-    none. Products are means over the latent, so the reward's weight is the paper's over the square root of its
+    from pure noise is defined. Learning rates, batch, rounding of the norm and weights over time are ours, the paper
+    gives none. Products are means over the latent, so the reward's weight is the paper's over the square root of its
     dimensions. The embedded world is ours at 32 px, its one-step start is distilled in the run, its reward a small
     critic taught on rendered scenes; the check has two weights of the reward, its design three. In it DI++ is ahead: at
     equal reward its pictures are as diverse, and nearer to real ones by 0.12, 0.48 and 0.32 of the distance.

@@ -2,18 +2,15 @@
 
 paper: VLM-R1: A Stable and Generalizable R1-style Large Vision-Language Model, arXiv 2504.07615.
 idea: A box can be judged without a model: by its overlap with the right one (expressions), or by average precision over
-all
-    boxes written (detection), beside a point for thoughts and answer between their tags. Average precision alone
+    all boxes written (detection), beside a point for thoughts and answer between their tags. Average precision alone
     forgives boxes too many, so it is multiplied by targets / boxes (odLength), or pairs are matched and the rest
     weighed (weighted_sum); length and repetition may count too.
 claims: Trained on expressions by attributes, RL does better on relations, which neither saw, than supervised
-fine-tuning on
-    the same pictures, asked with thoughts or without, and as well in its own domain. Under average precision alone a
-    detector writes more boxes than under odLength, and no better ones.
+    fine-tuning on the same pictures, asked with thoughts or without, and as well in its own domain. Under average
+    precision alone a detector writes more boxes than under odLength, and no better ones.
 differs: The cosine of the length knows wrong answers (the release overwrites their score before it is tested). Overlap
-is
-    exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections. Here
-    the untrained model has seen boxes by relation too, fewer than by attributes; thoughts are the name of what is
+    is exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections.
+    Here the untrained model has seen boxes by relation too, fewer than by attributes; thoughts are the name of what is
     meant. The check trains 80 steps on expressions and 60 of half the batch on detection, where its design has 100. In
     the check supervised fine-tuning forgets nothing: fresh pictures leave it nothing to memorise. Both go from 0.42 to
     about 0.66 on relations, RL without thoughts 0.02 above, with thoughts 0.03 below.

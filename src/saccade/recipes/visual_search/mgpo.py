@@ -5,16 +5,14 @@ idea: A scripted dialogue of two turns. The first asks for a box of the key area
     cuts it out of the original picture, the second asks for the letter. Both turns share the advantage of the answer,
     so pointing is learned without a single labelled box.
 claims: Answers are better than those of GRPO whose boxes bring back only the whole view, and its boxes more often hold
-what
-    is asked for, which those of GRPO do not; the fewer pixels the first view has, the larger the gain; with another
-    row's crop in place of the own one it is lost.
+    what is asked for, which those of GRPO do not; the fewer pixels the first view has, the larger the gain; with
+    another row's crop in place of the own one it is lost.
 differs: The letter stands in answer tags or alone, not in a box command. Every view has the pixels of the first, crops
-too,
-    so that looking closer costs no more tokens than looking again. The paper does not state the spread in the credit,
-    the mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch holds an
-    equal part of every group instead of whole groups. The embedded check has fewer conversations than the sheet's
-    design. In the check the boxes of GRPO do not stay as they were: without a reward that they could earn they drift,
-    and hold the digit in 0.14 to 0.31 of cases at the end, 0.56 at the start.
+    too, so that looking closer costs no more tokens than looking again. The paper does not state the spread in the
+    credit, the mean over tokens, the second clip of bad ratios and the weight decay; these are verl's. A minibatch
+    holds an equal part of every group instead of whole groups. The embedded check has fewer conversations than the
+    sheet's design. In the check the boxes of GRPO do not stay as they were: without a reward that they could earn they
+    drift, and hold the digit in 0.14 to 0.31 of cases at the end, 0.56 at the start.
 """
 
 from __future__ import annotations

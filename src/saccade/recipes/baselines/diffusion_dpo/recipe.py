@@ -2,16 +2,13 @@
 
 paper: Diffusion Model Alignment Using Direct Preference Optimization, arXiv 2311.12908; on flows, arXiv 2501.13918.
 idea: The DPO loss needs the likelihood of a whole picture; its bound needs only how well a noised picture is denoised,
-by the
-    model and by the frozen reference, under the same noise for both pictures of a pair.
+    by the model and by the frozen reference, under the same noise for both pictures of a pair.
 claims: Pairs drawn anew from the model in training raise the reward of kept-back prompts; pairs drawn once from the
-reference
-    raise it less; with random preferences nothing is learned.
+    reference raise it less; with random preferences nothing is learned.
 differs: Velocities of a flow in place of predicted noise, all noise levels of the sampler's grid alike. In the embedded
-default
-    pairs are the best and the worst of a group that the judge tells apart, drawn by the model itself; people's pairs
-    come from a file. Sampled and trained without guidance. In the check pairs drawn before training do more for the
-    points (0.06 to 0.12) than those drawn in its course (0.04 to 0.09), for two thirds of the pictures.
+    default pairs are the best and the worst of a group that the judge tells apart, drawn by the model itself; people's
+    pairs come from a file. Sampled and trained without guidance. In the check pairs drawn before training do more for
+    the points (0.06 to 0.12) than those drawn in its course (0.04 to 0.09), for two thirds of the pictures.
 """
 
 from __future__ import annotations

@@ -2,17 +2,16 @@
 
 paper: Rendering-Aware Reinforcement Learning for Vector Graphics Generation, arXiv 2505.20793.
 idea: Many programs draw one picture, so likeness of tokens is the wrong thing to learn. After supervised fine-tuning
-every
-    program that the policy writes is drawn, and GRPO, centred but not divided by the spread, learns from the picture
-    (standardised L2, plain and of edges, and a distance that sees structure), from the length and from validity.
+    every program that the policy writes is drawn, and GRPO, centred but not divided by the spread, learns from the
+    picture (standardised L2, plain and of edges, and a distance that sees structure), from the length and from
+    validity.
 claims: At the wall time of further supervised training, pictures are nearer to what was wanted, of more shapes than
-were
-    trained on too, programs are shorter, and both hinges on the drawing: reward for tokens of the reference does worse.
+    were trained on too, programs are shorter, and both hinges on the drawing: reward for tokens of the reference does
+    worse.
 differs: Structure is compared without a model where the paper has DreamSim; the presets name one of transformers'.
-Weights
-    of the rewards, and validity among them, are ours: the paper gives none. Length counts only where the picture is
-    already alike, so that no program collapses to the empty one. The longest program of a batch is bounded by a
-    constant margin over the longest reference. Text2SVG has no judge but the cosine of text and picture (more are
+    Weights of the rewards, and validity among them, are ours: the paper gives none. Length counts only where the
+    picture is already alike, so that no program collapses to the empty one. The longest program of a batch is bounded
+    by a constant margin over the longest reference. Text2SVG has no judge but the cosine of text and picture (more are
     FILE.py:FUNCTION). Best of n is not an arm but a score of every run before and after, by pixels, of cooler attempts.
     The embedded check draws an eighth of the programs of its design. In its 30 steps the reward of sampled programs
     rises by 0.10 to 0.25, but the likeliest ones draw no better: error 0.101, 0.103, 0.103 before, 0.104, 0.101, 0.111

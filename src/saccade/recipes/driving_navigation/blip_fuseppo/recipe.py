@@ -3,20 +3,17 @@
 paper: BLIP-FusePPO: A Vision-Language Deep Reinforcement Learning Framework for Lane Keeping in Autonomous Vehicles,
     arXiv 2510.22370.
 idea: Words of a vision-language model belong into the state, not into the reward. Every few steps BLIP says what the
-front
-    camera sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, for PPO to learn
-    from.
+    front camera sees; its token ids, held in between, are one more sensor beside picture, LiDAR and PID, for PPO to
+    learn from.
 claims: The lateral error is at most 0.9 times that of picture and LiDAR alone, with the PID's hint it is not larger,
-and the
-    words lower it further: below that without them, with captions of other times, and with random words that never
-    change. The captioner is asked once in ten steps.
+    and the words lower it further: below that without them, with captions of other times, and with random words that
+    never change. The captioner is asked once in ten steps.
 differs: The world is our own lane in place of Webots; the policy sees the near part of the frame, the captioner the far
-part.
-    Hint and reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The embedded
-    BLIP is pre-trained on true captions of training roads in the first stage. Mirrored decisions are made in the
-    segment, not in the simulator, with log-probs and values of their own; of the caption of the flipped picture only
-    left and right are exchanged. The hint is shown in tenths of a radian. A crash earns -3 + T / 50 with the time of
-    the episode; hitting something and the end of the road end episodes too. The abstract's reward for semantic
+    part. Hint and reward have the lane error from the geometry (`--task.error vision`: from edges and lines). The
+    embedded BLIP is pre-trained on true captions of training roads in the first stage. Mirrored decisions are made in
+    the segment, not in the simulator, with log-probs and values of their own; of the caption of the flipped picture
+    only left and right are exchanged. The hint is shown in tenths of a radian. A crash earns -3 + T / 50 with the time
+    of the episode; hitting something and the end of the road end episodes too. The abstract's reward for semantic
     alignment is in neither code nor equations, and is left out.
 """
 

@@ -2,18 +2,18 @@
 
 paper: Learning an Image Editing Model without Image Editing Pairs (NP-Edit), arXiv 2510.14978.
 idea: An editor of a few steps is unrolled for two of them. A vision-language model is asked whether the edit was
-carried out
-    and whether all else is as it was; the gradient of its answers, read from one pass, flows through the decoder into
-    the editor, while distribution matching with the text-to-image model it began as keeps its pictures real.
+    carried out and whether all else is as it was; the gradient of its answers, read from one pass, flows through the
+    decoder into the editor, while distribution matching with the text-to-image model it began as keeps its pictures
+    real.
 claims: With the same judge it beats Flow-GRPO, the judge alone and distribution matching alone, and does as well as
     supervised training on pairs; without the question about all else, less of a picture is kept.
 differs: Learning rates, the share of the warm-up, both weights and the number of updates of the score network are ours,
-the
-    paper gives none. The judge's weight is in units in which both gradients are equally long at the start, matching's
-    is three times that (better than once, on another seed). The paper's student is an undisclosed model of 2B; the
-    preset takes FLUX.1-Kontext, which knows editing already. The embedded editor has been shown pairs of other kinds of
-    edits, of none that is trained here, and words at the sampler's 4 steps. In the check's 100 steps distribution
-    matching alone, which is told the caption of the result, comes near to all of it: 0.084 of 0.116 overall.
+    the paper gives none. The judge's weight is in units in which both gradients are equally long at the start,
+    matching's is three times that (better than once, on another seed). The paper's student is an undisclosed model of
+    2B; the preset takes FLUX.1-Kontext, which knows editing already. The embedded editor has been shown pairs of other
+    kinds of edits, of none that is trained here, and words at the sampler's 4 steps. In the check's 100 steps
+    distribution matching alone, which is told the caption of the result, comes near to all of it: 0.084 of 0.116
+    overall.
 """
 
 from __future__ import annotations

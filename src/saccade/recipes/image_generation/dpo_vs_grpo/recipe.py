@@ -2,22 +2,18 @@
 
 paper: Delving into RL for Image Generation with CoT: A Study on DPO vs. GRPO, arXiv 2505.17017.
 idea: A picture written code by code is one long chain of decisions, so both algorithms of language models apply: DPO
-learns
-    from the best and the worst of several pictures of the base model, GRPO from all pictures of the present one.
+    learns from the best and the worst of several pictures of the base model, GRPO from all pictures of the present one.
 claims: DPO is ahead on prompts like those trained on, GRPO on others; a reward model that generalises better by itself
-makes
-    the policy generalise better.
+    makes the policy generalise better.
 differs: The embedded policy writes 64 codes of a picture of 32 px. Prompts are those of the world of shapes: long ones
-about
-    bindings and places against short ones of all kinds, with other combinations. In place of HPS, ImageReward and
+    about bindings and places against short ones of all kinds, with other combinations. In place of HPS, ImageReward and
     UnifiedReward stand the world's judge and two small towers, taught on prompts of both domains or of the first alone.
     GRPO's ratio is 1 at every update, as in the study. It draws without guidance: with a scale of 3 codes come from
     other probabilities than those of the prompt alone, which are trained, and neither method gained (seed 11 at 3e-5:
     DPO 0.004, GRPO -0.011). Of 3e-5, 1e-4 and 3e-4 both gained most at 1e-4 without it, 0.032 and 0.031; at 3e-4
     neither did. Scores are the judge's points. Lessons for towers come from rendered scenes, not from people. In the
-    check arms end within
-    -0.03 and 0.05 of the base in domain, and DPO 0.01 ahead of GRPO there and elsewhere; the order of rewards is lost
-    in that.
+    check arms end within -0.03 and 0.05 of the base in domain, and DPO 0.01 ahead of GRPO there and elsewhere; the
+    order of rewards is lost in that.
 """
 
 from __future__ import annotations

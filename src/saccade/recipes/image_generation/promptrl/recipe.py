@@ -9,8 +9,8 @@ claims: The same reward after half the rollouts of flow-only training; less loss
 differs: Retained attempts exist in every mode (the release has them for editing alone). A rewrite without an answer tag
     is drawn from the original prompt. Each policy has an optimiser and a gradient norm of its own. In the check, which
     draws without guidance, flow-only training does not come to depend on its wording within 3,840 pictures (it loses
-    0.03 of 0.32 under paraphrase, the untrained base nothing), so there is little that the second claim could save.
-    The rewriter also finds the part marks of the reward: it may drop an object that would be drawn badly. So the strict
+    0.03 of 0.32 under paraphrase, the untrained base nothing), so there is little that the second claim could save. The
+    rewriter also finds the part marks of the reward: it may drop an object that would be drawn badly. So the strict
     score stands beside (one seed: 0.08 for the base, 0.16 after training, 0.22 rewritten).
 """
 

@@ -3,22 +3,20 @@ be.
 
 paper: Sketch Down the FLOPs: Towards Efficient Networks for Human Sketch, arXiv 2505.23763.
 idea: A light student learns a teacher's distances between sketch and photos, averaged over canvases of several sizes.
-Then a
-    GRU reads the strokes and picks the canvas that the sketch is drawn on: a bandit, rewarded for the rank of the right
-    photo and charged for what the canvas costs the student.
+    Then a GRU reads the strokes and picks the canvas that the sketch is drawn on: a bandit, rewarded for the rank of
+    the right photo and charged for what the canvas costs the student.
 claims: At most a tenth of the teacher's operations, the distilled student finds 2 points more than one taught by
-triplets
-    alone; the selector halves the operations at a loss of at most 1.5 points; and its choice finds more than the same
-    choices dealt out at random.
+    triplets alone; the selector halves the operations at a loss of at most 1.5 points; and its choice finds more than
+    the same choices dealt out at random.
 differs: A made world of objects and sketches; the embedders are learnt from scratch, the teacher is a plain
-convolutional
-    network. Every other photo of a batch is a negative, the triplet term is the mean over those within the margin.
-    Choosing is learnt from objects that the embedders never saw (those that they saw are found too easily), with the
-    rank taken in random galleries as large as the test's. Eight choices for each sketch are compared with one another,
-    where the paper has one and no baseline. Weights of the rewards are ours, the paper gives none; -log pi, lightly
-    weighted, keeps the choice open; the margin reward is its mean over the gallery. A selector is trained on the
-    student of triplets alone, too. In the check it settles on one canvas for every sketch, for every weight of compute
-    from 0.06 to 0.2: all families of this world gain about alike from a larger canvas, so there is little to choose by.
+    convolutional network. Every other photo of a batch is a negative, the triplet term is the mean over those within
+    the margin. Choosing is learnt from objects that the embedders never saw (those that they saw are found too easily),
+    with the rank taken in random galleries as large as the test's. Eight choices for each sketch are compared with one
+    another, where the paper has one and no baseline. Weights of the rewards are ours, the paper gives none; -log pi,
+    lightly weighted, keeps the choice open; the margin reward is its mean over the gallery. A selector is trained on
+    the student of triplets alone, too. In the check it settles on one canvas for every sketch, for every weight of
+    compute from 0.06 to 0.2: all families of this world gain about alike from a larger canvas, so there is little to
+    choose by.
 """
 
 from __future__ import annotations

@@ -6,18 +6,16 @@ idea: The reconstruction of Dreamer is left out; the likelihood of rewards shape
     backgrounds. Where a shift is too large after all, the encoder alone is aligned with the new domain, without
     rewards.
 claims: With a moving background the return is higher than that of Dreamer, and less of the background can be read off
-the
-    states; without one the return is about the same. After a change of colours and light the aligned encoder brings
+    the states; without one the return is about the same. After a change of colours and light the aligned encoder brings
     back a part of the return.
 differs: The embedded default is small (32 px, belief 64, latent 16) and limits 8 nats, not 3; the multiplier starts at
-0.2 and
-    moves faster than the paper's (from 1e-5). Rewards count a hundredfold, as their spread is 0.3. They pay, beside
-    being near the goal, each step's way towards it: of the distance alone the states held how far the goal is and never
-    where, and nothing was learned from (eps 0.5 to 10). Clouds are seen in place of discs, and random actions are held
-    for five steps, as for Dreamer, which has all of this in common here. The decoder that only watches draws every
-    fourth moment. Acting takes the posterior's mean and draws the action alone. Dynamics' consistency is an inverse
-    model, not an ensemble; the target beliefs of paired frames are compared with those of the frozen dynamics. The
-    discriminator's slope is penalised around zero. In the background's R^2 the backdrop is the picture in 2 x 2
+    0.2 and moves faster than the paper's (from 1e-5). Rewards count a hundredfold, as their spread is 0.3. They pay,
+    beside being near the goal, each step's way towards it: of the distance alone the states held how far the goal is
+    and never where, and nothing was learned from (eps 0.5 to 10). Clouds are seen in place of discs, and random actions
+    are held for five steps, as for Dreamer, which has all of this in common here. The decoder that only watches draws
+    every fourth moment. Acting takes the posterior's mean and draws the action alone. Dynamics' consistency is an
+    inverse model, not an ensemble; the target beliefs of paired frames are compared with those of the frozen dynamics.
+    The discriminator's slope is penalised around zero. In the background's R^2 the backdrop is the picture in 2 x 2
     patches: waves of an own direction in each episode have no phase that could be read off in a line. In the check RePo
     ends at 32.9 before the video and Dreamer at 27.4 of 49.7; after 4,500 updates both still learn.
 """

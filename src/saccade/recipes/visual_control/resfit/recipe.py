@@ -2,18 +2,16 @@
 
 paper: Residual Off-Policy RL for Finetuning Behavior Cloning Policies, arXiv 2509.19301.
 idea: A policy cloned from demonstrations carries out chunks of actions and is never trained again. At every step a
-small
-    residual actor sees what it proposes and adds a bounded correction; critics of the action that was carried out learn
-    from experience and demonstrations, half and half, of a reward for success alone.
+    small residual actor sees what it proposes and adds a bounded correction; critics of the action that was carried out
+    learn from experience and demonstrations, half and half, of a reward for success alone.
 claims: With the same demonstrations and steps in the environment, corrections succeed more often than the cloned policy
     by 0.20, than the same learner without a cloned policy by 0.10, and than cloning its own successes; before the first
     step they are the cloned policy exactly.
 differs: The check is an embedded world seen as eight numbers, with small networks, four critics for ten, and a
-hundredth of
-    the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron that is cloned
-    plans chunks without ACT's latent of style. Cameras, where there are any, are read together with vectors, but
-    actions join behind. RLPD is this very learner with a base policy that proposes nothing and corrections of full
-    size; in a world as small as the check's it gets further (0.95 of the episodes to 0.83 in the mean).
+    hundredth of the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron
+    that is cloned plans chunks without ACT's latent of style. Cameras, where there are any, are read together with
+    vectors, but actions join behind. RLPD is this very learner with a base policy that proposes nothing and corrections
+    of full size; in a world as small as the check's it gets further (0.95 of the episodes to 0.83 in the mean).
 """
 
 from __future__ import annotations

@@ -8,14 +8,13 @@ claims: The best single task, chosen on validation questions, answers 2 points m
     untrained model, and than GRPO on random rewards; all tasks mixed add no more than 1 point to it; a jigsaw of 2 x 2
     pieces helps at least as much as one of 3 x 3, which is too hard.
 differs: Pictures of puzzles and of test questions are apart (the release trains on the benchmarks' own pictures).
-Pictures
-    are squares, so a turn does not show in their shape. The jigsaw's question says what its truth is. A minibatch holds
-    some attempts at every question, where the release's holds all attempts at some. One arm of random rewards, on all
-    tasks, is the control of every single one. The check has 5 attempts at 24 puzzles a step, as the release has 5; its
-    design has 8 at 16; it has 40 steps. The miniature has never seen a puzzle and begins at chance, from where pilots
-    of 80 steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast 0.48 and 0.50). In
-    the check position alone leaves it (0.17 before, 0.29 after), and no task raises the answers to test questions by
-    0.01.
+    Pictures are squares, so a turn does not show in their shape. The jigsaw's question says what its truth is. A
+    minibatch holds some attempts at every question, where the release's holds all attempts at some. One arm of random
+    rewards, on all tasks, is the control of every single one. The check has 5 attempts at 24 puzzles a step, as the
+    release has 5; its design has 8 at 16; it has 40 steps. The miniature has never seen a puzzle and begins at chance,
+    from where pilots of 80 steps led nowhere (learning rate 3e-4, one seed: rotation 0.25 before and after, contrast
+    0.48 and 0.50). In the check position alone leaves it (0.17 before, 0.29 after), and no task raises the answers to
+    test questions by 0.01.
 """
 
 from __future__ import annotations
