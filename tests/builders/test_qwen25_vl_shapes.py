@@ -56,7 +56,7 @@ def test_a_conversation_holds_several_pictures_of_different_sizes(language):
         [{"role": "user", "content": [*shown, {"type": "text", "text": "What color is the ring?"}]}]
     )
     pad = language.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert int((passage.ids_L == pad).sum()) == passage.sight.tokens
+    assert int((passage.ids_L == pad).sum()) == passage.images.tokens
     assert (passage.frames[0].width, passage.frames[0].height) == (48, 48)
 
 

@@ -74,8 +74,8 @@ def test_golden_aggregations(average, max_length, expected):
         (dual_clipped, 2.0, -1, 2.0),
         (dual_clipped, 0.5, -1, 0.8),
         (dual_clipped, 9.0, 1, -1.28),
-        (partial(dual_clipped, most=10.0), 9.0, -1, 9.0),
-        (partial(dual_clipped, most=10.0), 11.0, -1, 10.0),
+        (partial(dual_clipped, bound=10.0), 9.0, -1, 9.0),
+        (partial(dual_clipped, bound=10.0), 11.0, -1, 10.0),
     ],
 )
 def test_values_with_a_range_of_0_2_and_0_28(surrogate, ratio, advantage, expected):
@@ -194,7 +194,7 @@ BY_DECISION = [
     {"average": "sum"},
     {"average": "constant", "max_length": 8},
     {"surrogate": cispo},
-    {"surrogate": partial(dual_clipped, most=1.1), "average": "rows"},
+    {"surrogate": partial(dual_clipped, bound=1.1), "average": "rows"},
 ]
 
 

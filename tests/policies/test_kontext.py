@@ -155,9 +155,9 @@ def test_prompts_that_cannot_be_edited_are_refused(kontext_folder, sd3_folder):
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[16, 16, 3\]"):
         policy.greedy().rollout(with_sources(PICTURES[0] / 255), seeds(0, 1))
     text_only = build_flow_policy(FlowModel(str(sd3_folder), size=16, sampling_steps=4, text_length=2), ())
-    with pytest.raises(ValueError, match="a StableDiffusion3Pipeline draws from words alone"):
+    with pytest.raises(ValueError, match="a StableDiffusion3Pipeline takes text alone"):
         text_only.greedy().rollout(PROBLEMS, seeds(0, 3))
-    with pytest.raises(ValueError, match="draws from words alone"):
+    with pytest.raises(ValueError, match="takes text alone"):
         source_latents(text_only.backbone.pipe, PICTURES, 16)
 
 

@@ -104,7 +104,7 @@ def test_rescored_conversations_replay_exactly(policy):
 def test_keys_and_values_that_stay_between_turns_are_those_of_reading_again(policy):
     one = policy()
     kept = sampled(MultiTurnRollout(one, several, max_turns=4))
-    with mock.patch.object(cache, "remembers", lambda _: False):
+    with mock.patch.object(cache, "keeps_inactive_rows", lambda _: False):
         again_read = sampled(MultiTurnRollout(one, several, max_turns=4))
     assert kept.outputs == again_read.outputs and kept.extras["turns_B"].max() == 4
     assert torch.equal(kept.decisions["ids_BL"], again_read.decisions["ids_BL"])
@@ -113,16 +113,16 @@ def test_keys_and_values_that_stay_between_turns_are_those_of_reading_again(poli
 
 @settings(max_examples=30, deadline=None)
 @given(stays=st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4))
-def test_rows_that_rest_keep_their_past(stays):
+def test_inactive_rows_keep_their_past(stays):
     from transformers.cache_utils import DynamicCache
 
     kept = DynamicCache()
     kept.update(torch.arange(7.0)[:, None, None, None].expand(7, 2, 3, 4), torch.zeros(7, 2, 3, 4), 0)
-    cache.spread(kept, torch.arange(7), 6)
+    cache.make_static(kept, torch.arange(7), 6)
     layer, held = kept.layers[0], torch.arange(7)
     for stay in stays:
         stay_N = torch.tensor(stay[: layer.count], dtype=torch.bool)
-        order = cache.gather(kept, stay_N)
+        order = cache.move_to_front(kept, stay_N)
         wanted = set(held[: len(stay_N)][stay_N].tolist())
         held = torch.cat([held[order], held[len(order) :]])
         assert layer.count == len(wanted) and set(held[: layer.count].tolist()) == wanted
@@ -143,10 +143,10 @@ def test_decisions_are_the_models_own_tokens_and_not_the_replies(policy):
     rollout = sampled(MultiTurnRollout(one, several, max_turns=4), seed=1)
     for row, (tokens, conversation) in enumerate(zip(own_tokens(rollout), rollout.extras["conversation_B"].values)):
         turns = rollout.extras["turn_BT"][row][rollout.mask_BT[row] > 0]
-        texts = [one.language.words(tokens[turns == t].tolist()) for t in range(len(conversation.turns))]
+        texts = [one.language.decode(tokens[turns == t].tolist()) for t in range(len(conversation.turns))]
         assert texts == [turn.text for turn in conversation.turns] and rollout.outputs[row] == texts[-1]
         assert conversation.end_reason in ("answer", "turns") and not conversation.turns[-1].reply
-        whole = one.language.words(
+        whole = one.language.decode(
             rollout.decisions["ids_BL"][row][rollout.decisions["attention_BL"][row] > 0].tolist()
         )
         assert all(
@@ -189,7 +189,7 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
     first = [conversation.turns[0] for conversation in rollout.extras["conversation_B"].values]
     assert first[0].failure == "RuntimeError: no such <|image_pad|><|im_end|>"
     assert first[0].reply[0]["content"] == "That did not work: no such "
-    assert "no picture is shown" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
+    assert "no picture is given" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
 
 
 def test_conversations_end_at_the_limit_of_turns_or_tokens(policy):

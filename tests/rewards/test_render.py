@@ -164,14 +164,14 @@ def test_sizes_mix_and_what_was_not_wanted_is_not_judged(problems):
     assert rendering.validity(rollout(mixed, texts)).tolist() == [1, 1, 0, 1, 1, 0]
 
 
-def test_a_program_is_drawn_once_for_all_rewards(problems, monkeypatch):
-    asked, draw = [], service._draw
-    monkeypatch.setattr(service, "_draw", lambda lang, new: asked.extend(new) or draw(lang, new))
+def test_a_program_is_rendered_once_for_all_rewards(problems, monkeypatch):
+    sent, render_missing = [], service._render_missing
+    monkeypatch.setattr(service, "_render_missing", lambda lang, new: sent.extend(new) or render_missing(lang, new))
     new = [code.replace("<svg", "<svg opacity='0.9'") for code in codes(problems)]
     attempts = rollout(problems * 2, new * 2)
     judge(attempts, {name: reward for name, (reward, _) in REWARDS.items()})
     rendering.render_status_metrics(attempts)
-    assert len(asked) == len(problems) and set(attempts.rewards) == set(REWARDS)
+    assert len(sent) == len(problems) and set(attempts.rewards) == set(REWARDS)
 
 
 def test_statuses_are_counted(problems):

@@ -38,12 +38,12 @@ def conversation(text: str, *pictures: np.ndarray) -> list[dict]:
 
 def official_log_odds(judge: YesNoLikelihood, text: str, *pictures: np.ndarray) -> float:
     """The log-odds by the official processor and an ordinary forward pass."""
-    passage, model = judge.language.passage(conversation(text, *pictures)), judge.language.model
+    passage, model = judge.language.encode_prompt(conversation(text, *pictures)), judge.language.model
     marks = (passage.ids_L == model.config.image_token_id).long()[None]
     ids = passage.ids_L[None]
     with torch.no_grad():
         out = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=marks, **passage.sight.inputs
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=marks, **passage.images.inputs
         ).logits[0, -1]
     return float(out[judge.yes].logsumexp(0) - out[judge.no].logsumexp(0))
 
@@ -80,7 +80,7 @@ def test_patches_are_those_of_the_official_processor(patch, least, most, std):
             patches, grid = preparation.patches(tensor(picture)[None])
             assert grid.tolist() == made["image_grid_thw"].tolist()
             gap = (patches[0] - made["pixel_values"]).abs().max() * std
-            resized = preparation.side(height, width) != (height, width)
+            resized = preparation.resized(height, width) != (height, width)
             assert gap < (0.0045 if resized else 1e-6), (height, width, float(gap))
 
 
