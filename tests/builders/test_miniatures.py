@@ -79,7 +79,7 @@ def test_a_third_party_edits_with_plain_diffusers():
     assert share["remove"] > 0.7 and share["recolor"] < 0.3, share
 
 
-def test_the_painter_by_codes_draws_what_is_asked_for():
+def test_the_image_token_generator_draws_its_prompts():
     from transformers import JanusForConditionalGeneration
 
     from saccade.builders.janus_shapes.build import drawing_scores
@@ -91,7 +91,7 @@ def test_the_painter_by_codes_draws_what_is_asked_for():
     assert 0.35 < scores["guidance 3, train wording"] < 0.6, scores
 
 
-def test_the_painter_is_built_in_its_stages(tmp_path):
+def test_the_image_token_generator_is_built_in_stages(tmp_path):
     from saccade.builders.janus_shapes import build
     from saccade.models.language.janus import load_image_token_generator
 
@@ -104,18 +104,19 @@ def test_the_painter_is_built_in_its_stages(tmp_path):
     assert parts[2:] == ["codes of captions"] * 10 + ["codes of captions", "answers"] * 5
     assert 0 < facts["loss per code"] < 10 and "pixel loss of the codes" in facts
     again = build.build(replace(cfg, codebook=str(tmp_path)), tmp_path / "again", lambda *told: None)
-    assert again["codes"] == "those of an earlier build" and load_image_token_generator(tmp_path / "again").codes == 64
+    assert again["codes"] == "those of an earlier build"
+    assert load_image_token_generator(tmp_path / "again").codes_per_picture == 64
     meanings = shapes.meanings_of(40, np.random.default_rng(0), cfg.tags)
     course, rng = build.Course(cfg, meanings), np.random.default_rng(0)
     for step, kinds in ((0, {"single_object", "colors"}), (8, set(cfg.tags))):
-        index, told = course.captions(step, rng)
+        index, captions = course.captions(step, rng)
         assert {meanings[i]["tag"] for i in index} <= kinds
-        assert told == [shapes.caption(meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
-    index, told = course.captions(19, rng)
+        assert captions == [shapes.caption(meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
+    index, captions = course.captions(19, rng)
     known = lambda i: {shapes.caption(meanings[i], w) for w in shapes.TRAIN_WORDINGS}
     alike = lambda i: set().union(*(known(j) for j, m in enumerate(meanings) if m["tag"] == meanings[i]["tag"]))
-    assert all(words in alike(i) for i, words in zip(index, told)) and any(
-        words not in known(i) for i, words in zip(index, told)
+    assert all(words in alike(i) for i, words in zip(index, captions)) and any(
+        words not in known(i) for i, words in zip(index, captions)
     )
 
 

@@ -188,10 +188,13 @@ def test_claims_can_fail():
             method, judge = name.split(", ")
             rank = ("in domain", "dual encoder", "program").index(judge)
             found[name] = {
-                "in domain@0": 0.4, "in domain": 0.4 + gain + (0.02 if method == "dpo" else 0),
-                "out of domain": 0.5 + 0.01 * rank * (-1 if upside_down else 1) + (difference if method == "grpo" else 0),
+                "in domain@0": 0.4,
+                "in domain": 0.4 + gain + (0.02 if method == "dpo" else 0),
+                "out of domain": 0.5
+                + 0.01 * rank * (-1 if upside_down else 1)
+                + (difference if method == "grpo" else 0),
                 "out of domain, best of 4@0": 0.6 + 0.05 * rank,
-            }  # fmt: skip
+            }
         return found
 
     margins = lambda scores: [claim.margin(scores) >= claim.least for claim in RECIPE.CLAIMS]

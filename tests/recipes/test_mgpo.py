@@ -133,11 +133,11 @@ def test_both_turns_share_the_advantage_of_the_answer_and_replies_are_not_traine
     rewards = cfg.task.judge(rollout)
     assert rollout.extras["turns_B"].tolist() == [2] * 16 and rollout.extras["failures_B"].sum() == 0
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
-    written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
+    written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
     for row, conversation in enumerate(rollout.extras["conversation_B"].values):
         own = written[row][rollout.mask_BT[row] > 0]
         texts = [own[rollout.extras["turn_BT"][row][: len(own)] == turn] for turn in (0, 1)]
-        assert [policy.language.words(x.tolist()) for x in texts] == [turn.text for turn in conversation.turns]
+        assert [policy.language.decode(x.tolist()) for x in texts] == [turn.text for turn in conversation.turns]
     valid = rollout.rewards["valid box"]
     assert 0 < valid.mean() < 1 and torch.equal(rollout.rewards["box area"].isnan(), valid == 0)
     assert (rollout.rewards["sufficient box"] <= valid).all() and rewards.shape == (16,)

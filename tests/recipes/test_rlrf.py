@@ -193,7 +193,8 @@ def test_text_elements_are_not_rendered_but_count_as_length(rlrf):
 
 
 def test_without_a_reference_a_program_is_drawn_on_its_own_canvas():
-    half = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 512 512"><rect width="256" height="512" fill="red"/></svg>'
+    red = '<rect width="256" height="512" fill="red"/>'
+    half = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 512 512">{red}</svg>'
     picture = np.full((32, 32, 3), 255, np.uint8)
     picture[:, :16] = (255, 0, 0)
     asked = Problem(0, Question("?", (picture,)), {"picture": picture, "box": "own"})

@@ -155,8 +155,13 @@ def expected_text(problem: Problem, frames: Sequence[Frame]) -> str:
         raise ValueError(f"problem {problem.id} has no expected answer, so there is nothing to learn from it")
     if answer.get("kind") != "boxes":
         return answer["text"]
-    resized = lambda box: Box(*box, frames[0].original).into(frames[0]).corners if frames else tuple(box)
-    boxes = [resized(box) for box in answer["boxes"]]
+    boxes = [_resized(box, frames[0]) if frames else tuple(box) for box in answer["boxes"]]
     if len(boxes) == 1 and "bbox_2d" not in answer["text"]:
         return box_text(boxes[0])
     return detection_text(boxes, answer.get("labels") or [""] * len(boxes))
+
+
+def _resized(box: Sequence[float], frame: Frame) -> tuple[float, float, float, float]:
+    """The corners of a box, given in the pixels of the original picture, in those of the resized one."""
+    x1, y1, x2, y2 = box
+    return Box(x1, y1, x2, y2, frame.original).into(frame).corners

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -79,14 +79,16 @@ class ImageTokenPolicy:
         """One picture for each problem; equal prompts are read once. ValueError if a prompt leaves no room for it."""
         unique, index = unique_prompts([self.prompt(problem) for problem in problems])
         index_B = torch.tensor(index)
-        prompts = pad_left(self.image_generator.encode_prompts(unique), self.image_generator.pad_id)
+        ids_PL, attention_PL, position_PAL = prompts = pad_left(
+            self.image_generator.encode_prompts(unique), self.image_generator.pad_id
+        )
         with self._generating():
             batches = torch.arange(len(problems)).split(self.max_batch)
             parts = [self._generate(prompts, index_B[batch], seeds_B[batch]) for batch in batches]
         codes_BT, logp_BT, entropy_B, guided_entropy_B = (torch.cat(part) for part in zip(*parts))
         rollout = Rollout(
             problems=list(problems),
-            decisions=self.trajectory(*(x[index_B] for x in prompts), codes_BT),
+            decisions=self.trajectory(ids_PL[index_B], attention_PL[index_B], position_PAL[index_B], codes_BT),
             outputs=self.image_generator.decode_pictures(codes_BT),
             logp_BT=logp_BT,
             mask_BT=torch.ones_like(logp_BT),
@@ -107,9 +109,13 @@ class ImageTokenPolicy:
         """Codes and log-probs ``[B, M]``, mean entropies ``[B]`` with the prompt alone and under guidance."""
         count = self.image_generator.codes_per_picture
         uniform_BM = torch.stack([torch.rand(count, generator=generator(s)) for s in seeds_B.tolist()])
-        moved = [x.to(self.device) for x in (*prompts, index_B, uniform_BM)]
         codes_BM, logp_2BM, entropy_2BM = generate_codes(
-            self.image_generator, moved[:3], *moved[3:], self.guidance, self.temperature
+            self.image_generator,
+            [x.to(self.device) for x in prompts],
+            index_B.to(self.device),
+            uniform_BM.to(self.device),
+            self.guidance,
+            self.temperature,
         )
         return codes_BM, logp_2BM[int(self.logprob_under == "guided")], *entropy_2BM.mean(-1)
 
@@ -152,19 +158,21 @@ class ImageTokenPolicy:
         if self.logprob_under == "guided" and self.guidance != 1:
             uncond = decisions | {"ids_BL": self.image_generator.unconditional(ids_BL)}
             hidden_ND = torch.cat([hidden_ND, self._hidden_states(uncond, row_N, column_N)], 1)
-            head = lambda both: guided(
-                *(self.image_generator.model.head(h).float() for h in both.chunk(2, -1)), self.guidance
-            )
-        return token_logprobs(
-            head, hidden_ND, ids_BL[row_N, column_N] - self.image_generator.model.text_vocab_size, self.temperature
-        )
+            head = self._guided_head
+        code_N = ids_BL[row_N, column_N] - self.image_generator.model.text_vocab_size
+        return token_logprobs(head, hidden_ND, code_N, self.temperature)
+
+    def _guided_head(self, both_NE: Tensor) -> Tensor:
+        """Guided logits ``[N, V]`` of hidden states with and without the prompt, side by side ``[N, 2 D]``."""
+        cond_ND, uncond_ND = both_NE.chunk(2, -1)
+        head = self.image_generator.model.head
+        return guided(head(cond_ND).float(), head(uncond_ND).float(), self.guidance)
 
     def _hidden_states(self, decisions: dict[str, Tensor], row_N: Tensor, column_N: Tensor) -> Tensor:
         no_images = {"images_B": PerRow(((None,),) * len(decisions["ids_BL"]))}
         rows, column_N = TokenRows.for_decisions(self.image_generator, decisions | no_images, row_N, column_N)
-        with activation_checkpointing(
-            self.image_generator.model.get_decoder(), self.checkpointing and torch.is_grad_enabled()
-        ):
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        with activation_checkpointing(self.image_generator.model.get_decoder(), recompute):
             hidden_BLD = hidden_states(self.image_generator, self.vision, rows, sharing=not self.checkpointing)
         return hidden_BLD[row_N, column_N - rows.begin]
 
@@ -201,7 +209,7 @@ class ImageTokenPolicy:
 
 
 @contextlib.contextmanager
-def activation_checkpointing(decoder: nn.Module, enabled: bool) -> Iterator[None]:
+def activation_checkpointing(decoder: Any, enabled: bool) -> Iterator[None]:
     """Within it, if ``enabled``, the decoder's layers compute activations again in the backward pass."""
     # transformers reads these flags of the layers; the modules inside stay in evaluation mode, without dropout.
     for layer in decoder.layers:

@@ -43,8 +43,8 @@ from saccade.worlds.shapes.task import DrawingTask
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
 
-LOOK = {"objects": (1, 3), "radius": (0.11, 0.13)}
-"""How many things pictures show that are asked about, and how large."""
+QUESTION_SCENES = {"objects": (1, 3), "radius": (0.11, 0.13)}
+"""Number of objects in the pictures of questions, and their radius as a fraction of the side."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Settings:
     size: int = 32
     """Edge of a picture in pixels."""
     scenes: int = 40_000
-    """Scenes that are rendered and encoded once; their captions are drawn anew each time."""
+    """Scenes that are rendered and encoded once; their captions are sampled in each batch."""
     codes: int = 256
     """Codes that a place in a picture can have."""
     codebook: str = ""
@@ -78,13 +78,13 @@ class Settings:
     wrong: float = 0.25
     """Share of the later captions that describe another scene of the same kind."""
     dropout: float = 0.1
-    """Share of captions whose words are blotted out, for classifier-free guidance."""
+    """Share of captions without text, for classifier-free guidance."""
     questions: int = 12_000
-    """Questions with their pictures, drawn once."""
+    """Number of questions with pictures, sampled once."""
     ask_every: int = 4
     """Every so many of the later steps a batch of questions is learned instead of one of captions; 0 never."""
     tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
-    """Kinds of scenes, drawn evenly; words are left out, since the model is too small for letters."""
+    """Kinds of scenes, sampled uniformly; text is left out, since the model is too small for letters."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
@@ -136,51 +136,54 @@ def train(
     beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
     network = nn.ModuleList([inner.language_model, inner.vision_model])
     descent = muon_and_adamw(network, beside, cfg.rates, cfg.steps, warmup=60)
-    return run_steps(lessons(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
+    return run_steps(batches(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
 
 
-def lessons(
+def batches(
     cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, course: Course, rng: np.random.Generator
 ) -> Iterator[Step]:
     """Captions and, where the course says so, questions."""
-    school = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **LOOK)
-    painter = CodeModel(model)
+    pool = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **QUESTION_SCENES)
+    code_model = CodeModel(model)
     for step in range(cfg.steps):
         with torch.autocast("cpu", torch.bfloat16):
             if course.asks(step):
-                some = [school[i] for i in rng.integers(len(school), size=cfg.batch)]
-                lesson = Step("answers", answer_loss(model, processor, some))
+                some = [pool[i] for i in rng.integers(len(pool), size=cfg.batch)]
+                batch = Step("answers", answer_loss(model, processor, some))
             else:
                 index, prompts = course.captions(step, rng)
-                blotted = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
-                lesson = Step("codes of captions", code_loss(painter, processor, prompts, blotted, codes[index].long()))
-        yield lesson
+                dropped = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
+                batch = Step(
+                    "codes of captions", code_loss(code_model, processor, prompts, dropped, codes[index].long())
+                )
+        yield batch
 
 
 def evaluate(folder: Path) -> dict[str, float]:
     """Points of pictures of held-out meanings, by guidance, wording and tag; exact answers to held-out questions, by
     skill.
     """
-    painter = load_image_token_generator(folder)
-    return drawing_scores(painter) | answer_scores(painter)
+    image_generator = load_image_token_generator(folder)
+    return drawing_scores(image_generator) | answer_scores(image_generator)
 
 
 def drawing_scores(
-    painter: ImageTokenGenerator, guidances: Sequence[float] = (1.0, 3.0), count: int = 192
+    image_generator: ImageTokenGenerator, guidances: Sequence[float] = (1.0, 3.0), count: int = 192
 ) -> dict[str, float]:
     """The judge's points with and without guidance."""
     task = DrawingTask(wordings="all", held_out_size=count)
     found = {
-        scale: task.score_by_tag(ImageTokenPolicy(painter, [], guidance=scale).greedy().rollout) for scale in guidances
+        scale: task.score_by_tag(ImageTokenPolicy(image_generator, [], guidance=scale).greedy().rollout)
+        for scale in guidances
     }
     return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
 
 
-def answer_scores(painter: ImageTokenGenerator, count: int = 500) -> dict[str, float]:
+def answer_scores(image_generator: ImageTokenGenerator, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""
-    policy = TokenPolicy(painter.language, [], max_new_tokens=24, temperature=0.0)
-    asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)
-    told = policy.rollout(asked, seeds(0, count)).outputs
-    right = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(told, asked)]).double()
-    found = mean_by_source(asked, right)
+    policy = TokenPolicy(image_generator.language, [], max_new_tokens=24, temperature=0.0)
+    problems = questions.problems(count, 12_345, SKILLS, "held_out", 32, **QUESTION_SCENES)
+    texts = policy.rollout(problems, seeds(0, count)).outputs
+    correct = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(texts, problems)]).double()
+    found = mean_by_source(problems, correct)
     return {f"answers, {name}": found[name] for name in SKILLS}

@@ -109,10 +109,12 @@ class GenerationState:
         self.sequences = [TokenSequence(self.encoded[i], generator(seed)) for i, seed in rows]
         self.width = max(map(len, self.encoded))
         device = language.model.device
-        batch = [x.to(device) for x in pad_left(self.encoded, language.pad_id)]
-        images = vision.model_inputs([prompt.images for prompt in self.encoded], batch[0])
+        ids_PL, attention_PL, position_PAL = (x.to(device) for x in pad_left(self.encoded, language.pad_id))
+        images = vision.model_inputs([prompt.images for prompt in self.encoded], ids_PL)
         capacity = self.width + sampling.max_new_tokens
-        self.decode_state = prefill(language.model, *batch, index_B.to(device), capacity, images)
+        self.decode_state = prefill(
+            language.model, ids_PL, attention_PL, position_PAL, index_B.to(device), capacity, images
+        )
 
     def encode_reply(self, row: int, messages: Sequence[Message]) -> EncodedPrompt:
         """Messages to a row, encoded; rows with equal messages share them. ValueError if they cannot be encoded."""
@@ -175,10 +177,11 @@ class GenerationState:
     def _prefill_again(self, rows: list[int]) -> DecodeState:
         """Read rows from their first token, where sliding windows and recurrent states have not kept their past."""
         device, sequences = self.language.model.device, [self.sequences[row] for row in rows]
-        batch = [x.to(device) for x in pad_left([one.joined() for one in sequences], self.language.pad_id)]
-        images = self.vision.model_inputs([image for one in sequences for image in one.images], batch[0])
-        index_N, capacity = torch.arange(len(rows), device=device), batch[0].shape[1] + self.sampling.max_new_tokens
-        state = prefill(self.language.model, *batch, index_N, capacity, images)
+        padded = pad_left([one.joined() for one in sequences], self.language.pad_id)
+        ids_NL, attention_NL, position_NAL = (x.to(device) for x in padded)
+        images = self.vision.model_inputs([image for one in sequences for image in one.images], ids_NL)
+        index_N, capacity = torch.arange(len(rows), device=device), ids_NL.shape[1] + self.sampling.max_new_tokens
+        state = prefill(self.language.model, ids_NL, attention_NL, position_NAL, index_N, capacity, images)
         return state.scattered(torch.tensor(rows, device=device), len(self.sequences))
 
     def decisions(self) -> dict[str, Any]:

@@ -221,11 +221,11 @@ def _auto_class(name: str, config: dict[str, Any]) -> Any:
     """AutoModelForCausalLM, or AutoModelForImageTextToText where config.json names a vision-language class."""
     import transformers
 
-    kind, architecture = config.get("model_type"), next(iter(config.get("architectures") or ()), None)
+    kind, architecture = str(config.get("model_type")), next(iter(config.get("architectures") or ()), None)
     causal_classes, vision_classes = _class_names("CAUSAL_LM"), _class_names("IMAGE_TEXT_TO_TEXT")
     causal, vision = causal_classes.get(kind), vision_classes.get(kind)
     if causal is None and vision is None:
-        close = nearest(str(kind), [*causal_classes, *vision_classes])
+        close = nearest(kind, [*causal_classes, *vision_classes])
         raise ValueError(f"model '{name}': its model_type {kind!r} is not a language model's; nearest: {close}")
     if architecture not in (None, causal, vision):
         raise ValueError(f"model '{name}': its config.json names the class {architecture}, not {causal or vision}")
@@ -241,7 +241,7 @@ def _class_names(task: str) -> Mapping[str, str]:
 
 
 @torch.no_grad()
-def _has_plain_head(model: nn.Module, token: int) -> bool:
+def _has_plain_head(model: Any, token: int) -> bool:
     """Whether the head applied to hidden states gives the logits of two tokens; checked before the model is sharded."""
     ids = torch.tensor([[token, token]], device=model.device)
     hidden = model.base_model(input_ids=ids).last_hidden_state

@@ -56,18 +56,16 @@ def set_pixel_bounds(processor: Any, name: str, min_pixels: int | None, max_pixe
     ValueError if the processor of model ``name`` has no such bounds.
     """
     size = getattr(processor, "image_processor", None) and processor.image_processor.size
-    given = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    if not has_pixel_bounds(processor):
+    if size is None or not has_pixel_bounds(processor):
         option = "min_pixels" if min_pixels is not None else "max_pixels"
         raise ValueError(
             f"model '{name}': {option} has no effect, its pictures have a fixed size ({size or 'none'}) instead"
         )
-    bounds = {k: given[k] if given[k] is not None else size[k] for k in given}
-    if not 0 < bounds["shortest_edge"] <= bounds["longest_edge"]:
-        raise ValueError(
-            f"min_pixels {bounds['shortest_edge']} is not between 1 and max_pixels {bounds['longest_edge']}"
-        )
-    processor.image_processor.size = type(size)(**bounds)
+    smallest = size["shortest_edge"] if min_pixels is None else min_pixels
+    largest = size["longest_edge"] if max_pixels is None else max_pixels
+    if not 0 < smallest <= largest:
+        raise ValueError(f"min_pixels {smallest} is not between 1 and max_pixels {largest}")
+    processor.image_processor.size = type(size)(shortest_edge=smallest, longest_edge=largest)
 
 
 def has_pixel_bounds(processor: Any) -> bool:

@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from saccade.tools.render.results import BackEnd, Limits, Refused
 
@@ -30,7 +30,7 @@ _IDLE_SECONDS = 2.0
 
 def main() -> None:
     """Answer requests until there are no more, or the parent has ended."""
-    back_end: BackEnd = import_module(sys.argv[1])
+    back_end = cast(BackEnd, import_module(sys.argv[1]))
     parent = int(sys.argv[2])
     answers = _private_output()
     failure = _prepare(back_end)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from typing import cast
 
 from saccade.tools.render.results import BackEnd, RendererBroken
 from saccade.tools.render.workers import IDLE, Answer, Job, Worker
@@ -32,7 +33,7 @@ class Pool:
 
     def __init__(self, back_end: str, max_workers: int) -> None:
         self._name, self._max_workers = back_end, max_workers
-        self._module: BackEnd = import_module(back_end)
+        self._module = cast(BackEnd, import_module(back_end))
         self._workers: list[Worker] = []
         self._selector = selectors.PollSelector()
         self._lock = threading.Lock()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from saccade.tools.render.cache import Cache
 from saccade.tools.render.pool import Pool
@@ -79,7 +79,7 @@ def _render(key: tuple, request: Request, answer: Answer) -> Render:
 
 @cache
 def _back_end(lang: str) -> BackEnd:
-    return import_module(f"saccade.tools.render.{lang}")
+    return cast(BackEnd, import_module(f"saccade.tools.render.{lang}"))
 
 
 @cache

@@ -58,6 +58,8 @@ class Worker:
             start_new_session=True,
         )
         self.pid = self._process.pid
+        assert self._process.stdin and self._process.stdout  # both are pipes
+        self._pipes = self._process.stdin, self._process.stdout
         self.pipe = self._process.stdout.fileno()
         os.set_blocking(self.pipe, False)
         self.number, self.deadline, self._submitted = IDLE, 0.0, 0.0
@@ -72,7 +74,7 @@ class Worker:
         data = memoryview(REQUEST.pack(len(request)) + request)
         with suppress(BrokenPipeError):
             while data:
-                data = data[os.write(self._process.stdin.fileno(), data) :]
+                data = data[os.write(self._pipes[0].fileno(), data) :]
 
     def poll(self) -> Answer | None:
         """The answer once it is complete, else None; EOFError if the worker has ended, is late or sent invalid data."""
@@ -101,7 +103,7 @@ class Worker:
         # a process that has ended keeps its id, and its exit signal, until it is waited for
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in self._pipes:
             pipe.close()
         code = self._process.wait()
         if late or -code in (signal.SIGALRM, signal.SIGPROF):

@@ -90,7 +90,7 @@ def _hidden(cover: np.ndarray, active: np.ndarray, rng: np.random.Generator) -> 
         x_in, y_in = ((grid >= low[:, None]) & (grid < (low + side)[:, None]) for low, side in zip(corner, box))
         fits = ~(y_in[:, :, None] & x_in[:, None, :] & ~under).any((1, 2))
         shapes = random_shapes_in(corner[..., None], box[..., None], rng)
-        for row in np.flatnonzero(fits):
+        for row in np.flatnonzero(fits).tolist():
             if len(found[row]) < wanted[row]:
                 found[row].append((shapes.primitive(row, 0), int(slot[row])))
     return found
@@ -100,7 +100,9 @@ def _scene(
     shapes: Shapes, row: int, active: np.ndarray, hidden: list[tuple[Primitive, int]], rng: np.random.Generator
 ) -> Scene:
     """The primitives in order, each hidden one at a random place before the one that covers it."""
-    order: list[tuple[Primitive, int | None]] = [(shapes.primitive(row, slot), slot) for slot in np.flatnonzero(active)]
+    order: list[tuple[Primitive, int | None]] = [
+        (shapes.primitive(row, slot), slot) for slot in np.flatnonzero(active).tolist()
+    ]
     for primitive, cover in hidden:
         at = next(i for i, (_, slot) in enumerate(order) if slot == cover)
         order.insert(int(rng.integers(0, at + 1)), (primitive, None))

@@ -35,10 +35,11 @@ class TextAlignment:
         captions = [p.answer.get("caption") if isinstance(p.answer, dict) else None for p in rollout.problems]
         pictures = [render.picture for render in render_rollout(rollout)]
         score_B = torch.tensor([float("nan") if caption is None else -1.0 for caption in captions])
-        valid = [i for i, caption in enumerate(captions) if caption is not None and pictures[i] is not None]
-        for start in range(0, len(valid), self.rows):
-            part = valid[start : start + self.rows]
-            score_B[part] = self.cosines([captions[i] for i in part], [pictures[i] for i in part])
+        rows = enumerate(zip(captions, pictures))
+        pairs = [(i, text, picture) for i, (text, picture) in rows if text is not None and picture is not None]
+        for start in range(0, len(pairs), self.rows):
+            index, texts, images = zip(*pairs[start : start + self.rows])
+            score_B[list(index)] = self.cosines(list(texts), list(images))
         return score_B
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     feed, loss = {"grpo": grpo, "dpo": dpo}[cfg.method](cfg, policy, reference, training_reward, run)
 
     def counted(step: int) -> Rollout:
-        batch = feed(step)
+        batch = cast(Rollout, feed(step))
         run.log(step + 1, {"cost/trained_codes": batch.logp_BT.numel()})
         return batch
 
@@ -164,7 +164,7 @@ def dpo(
     def sample_pairs(round: int) -> Rollout:
         steps = range(round * length, (round + 1) * length)
         with reference:
-            rollouts = [judge(source(step), {"total": training_reward}) for step in steps]
+            rollouts = [judge(cast(Rollout, source(step)), {"total": training_reward}) for step in steps]
         pairs = join([make_pairs(rollout, rollout.rewards["total"], cfg.dpo.min_gap) for rollout in rollouts])
         if not len(pairs):
             raise NothingJudged(
