@@ -89,7 +89,8 @@ def make(
             _course(part, np.random.default_rng(seed), lift, steps, rewrites=stages and number == 1)
         after = {"eval/shapes": 0.31 + lift, "eval/paraphrase": 0.29 + 0.8 * lift, "eval/untouched": 0.62 + 0.08 * lift}
         run.table("Score by kind of prompt", ["kind", "prompts", "before", "after"], [
-            ["one object", 64, 0.71, 0.71 + 0.55 * lift], ["position", 64, 0.18, 0.18 + lift], ["counting", 64, 0.22, None],
+            ["one object", 64, 0.71, 0.71 + 0.55 * lift], ["position", 64, 0.18, 0.18 + lift],
+            ["counting", 64, 0.22, None],
         ])  # fmt: skip
         before = {"eval/shapes": 0.31, "eval/paraphrase": 0.29, "eval/untouched": 0.62}
         strip = lambda scores: {name.removeprefix("eval/"): value for name, value in scores.items()}
@@ -102,8 +103,10 @@ def _course(run: Run, rng: np.random.Generator, lift: float, steps: int, rewrite
         done = 1 - math.exp(-3 * step / steps)
         noise = lambda scale: float(rng.normal() * scale)
         run.log(step, {
-            "reward/shapes": 0.31 + lift * done + noise(0.03), "reward/alignment": 0.22 + 0.3 * lift * done + noise(0.02),
-            "loss/flow": 0.02 * (1 - done) + noise(0.004), "health/ratio": 1 + noise(0.01), "health/clip_fraction": abs(noise(0.03)),
+            "reward/shapes": 0.31 + lift * done + noise(0.03),
+            "reward/alignment": 0.22 + 0.3 * lift * done + noise(0.02),
+            "loss/flow": 0.02 * (1 - done) + noise(0.004), "health/ratio": 1 + noise(0.01),
+            "health/clip_fraction": abs(noise(0.03)),
             "health/kl": 0.01 * done + abs(noise(0.001)), "health/diversity": 0.9 - 0.2 * done + noise(0.01),
             "cost/images": 128, "cost/network_calls": 1280,
         })  # fmt: skip
@@ -190,7 +193,8 @@ def _drawing(i: int, done: float) -> dict:
     draw = lambda spoiled: picture(objects, np.random.default_rng(i + 3), spoiled)
     return {
         "prompt": prompt, "image": draw(1 - done), "target": draw(0), "score": round(0.2 + 0.7 * done, 2),
-        "text": f'<svg viewBox="0 0 32 32" xmlns="here">{code}\n</svg>', "boxes": [{"corners": [2, 3, 30, 31], "label": "canvas"}] * (i == 0),
+        "text": f'<svg viewBox="0 0 32 32" xmlns="here">{code}\n</svg>',
+        "boxes": [{"corners": [2, 3, 30, 31], "label": "canvas"}] * (i == 0),
     }  # fmt: skip
 
 
@@ -253,8 +257,9 @@ def check(path: Path, holds: bool | None = True) -> Path:
         {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "holds": holds},
     ]
     result = {
-        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2], "seconds": 431.0,
-        "scores": scores, "claims": claims, "machine": {"cpu": "a fast one", "cores": 2, "gpu": None}, "date": "2026-01-02",
+        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2],
+        "seconds": 431.0, "scores": scores, "claims": claims, "date": "2026-01-02",
+        "machine": {"cpu": "a fast one", "cores": 2, "gpu": None},
     }  # fmt: skip
     path.write_text(json.dumps(result))
     return path

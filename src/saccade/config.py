@@ -170,9 +170,9 @@ def _documented(kind: type) -> dict[str, str]:
         return {}
     found = {}
     for field, text in zip(tree.body, tree.body[1:]) if isinstance(tree, ast.ClassDef) else ():
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-                found[field.target.id] = " ".join(text.value.value.split())
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = " ".join(words.split())
     return found
 
 

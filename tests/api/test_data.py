@@ -43,7 +43,7 @@ def written(value, tmp_path: Path, text: str = "prompt") -> Path:
 def test_texts_become_a_line_each_and_captions_keep_their_meaning(tmp_path):
     place = written(["a red circle", "a photo\nof a dog", 'the word "HI"'], tmp_path)
     assert place.suffix == ".txt"
-    first, second, third = shapes.load(place)
+    first, second, third = shapes.load_prompts(place)
     assert first.answer["tag"] == "colors" and second.inputs == "a photo of a dog" and second.answer is None
     assert third.answer["text"] == "HI"
 
@@ -58,14 +58,14 @@ def test_texts_become_a_line_each_and_captions_keep_their_meaning(tmp_path):
     ],
 )
 def test_other_columns_reach_rewards_as_the_answer(value, tmp_path):
-    first, second = shapes.load(written(value, tmp_path))
+    first, second = shapes.load_prompts(written(value, tmp_path))
     assert first.inputs == "a red circle" and first.answer["level"] == 2 and first.answer["tag"] == "colors"
     assert (second.inputs, second.answer) == ("a dog", {"level": 3})
 
 
 def test_problems_of_a_world_stay_what_they_are(tmp_path):
     problems = shapes.problems(8, 0)
-    again = shapes.load(written(problems, tmp_path))
+    again = shapes.load_prompts(written(problems, tmp_path))
     assert [(p.inputs, p.answer) for p in again] == [
         (p.inputs, {k: v for k, v in p.answer.items() if k != "wording"}) for p in problems
     ]
@@ -73,24 +73,24 @@ def test_problems_of_a_world_stay_what_they_are(tmp_path):
 
 def test_pictures_lie_beside_their_rows(tmp_path):
     rows = [{"question": "What color?", "answer": "red", "image": Image.fromarray(RED)}]
-    (problem,) = questions.load(written(rows, tmp_path, "question"))
+    (problem,) = questions.load_questions(written(rows, tmp_path, "question"))
     assert problem.answer["text"] == "red" and (problem.inputs.pictures[0] == RED).all()
     asked = [saccade.Problem(0, saccade.Question("What color?", (RED, RED)), {"text": "red", "kind": "text"})]
     (tmp_path / "b").mkdir()
-    (problem,) = questions.load(written(asked, tmp_path / "b", "question"))
+    (problem,) = questions.load_questions(written(asked, tmp_path / "b", "question"))
     assert len(problem.inputs.pictures) == 2 and problem.answer == {"text": "red", "kind": "text"}
     (tmp_path / "c").mkdir()
     tensor = torch.from_numpy(RED).movedim(-1, 0) / 255
-    (problem,) = edits.load(written([{"text": "Make it blue.", "image": tensor}], tmp_path / "c", "instruction"))
+    (problem,) = edits.load_edits(written([{"text": "Make it blue.", "image": tensor}], tmp_path / "c", "instruction"))
     assert problem.inputs.text == "Make it blue." and (problem.inputs.pictures[0] == RED).all()
 
 
 def test_files_of_other_formats(tmp_path, monkeypatch):
     (tmp_path / "p.csv").write_text('caption,level\n"a dog, asleep",3\n')
-    (problem,) = shapes.load(written(tmp_path / "p.csv", tmp_path))
+    (problem,) = shapes.load_prompts(written(tmp_path / "p.csv", tmp_path))
     assert problem.inputs == "a dog, asleep" and problem.answer == {"level": "3"}
     (tmp_path / "p.jsonl").write_text('{"text": "a dog"}\n\n{"text": "a cat"}\n')
-    assert [p.inputs for p in shapes.load(written(str(tmp_path / "p.jsonl"), tmp_path))] == ["a dog", "a cat"]
+    assert [p.inputs for p in shapes.load_prompts(written(str(tmp_path / "p.jsonl"), tmp_path))] == ["a dog", "a cat"]
     (tmp_path / "g.jsonl").write_text(json.dumps({"prompt": "x", "tag": "colors", "include": []}) + "\n")
     (tmp_path / "p.txt").write_text("a dog\n")
     for own in ("g.jsonl", "p.txt", "nowhere.txt"):
@@ -115,12 +115,12 @@ def test_a_folder_of_pictures_with_captions(tmp_path):
         data.table(folder, "prompt", "prompts")
     for name in ("b", "a"):
         (folder / f"{name}.txt").write_text(f"picture {name}\n")
-    first, second = shapes.load(written(folder, tmp_path))
+    first, second = shapes.load_prompts(written(folder, tmp_path))
     assert (first.inputs, second.inputs) == ("picture a", "picture b")
     assert Path(first.answer["image"]) == folder / "a.png"
     (folder / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "What?", "answer": "red"}\n')
     (tmp_path / "other").mkdir()
-    (problem,) = questions.load(written(folder, tmp_path / "other", "question"))
+    (problem,) = questions.load_questions(written(folder, tmp_path / "other", "question"))
     assert problem.inputs.text == "What?" and problem.answer["text"] == "red" and len(problem.inputs.pictures) == 1
 
 

@@ -16,7 +16,7 @@ def half(rollout):
 
 
 def test_pictures_of_all_kinds_score_the_same(tmp_path):
-    scenes, meanings = shapes.sample(1, np.random.default_rng(1), ["colors"])
+    scenes, meanings = shapes.sample_scenes(1, np.random.default_rng(1), ["colors"])
     (pixels,) = [np.asarray(picture) for picture in shapes.render(scenes, 64)]
     pixels = pixels if pixels.dtype == np.uint8 else (pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

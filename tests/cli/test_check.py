@@ -82,7 +82,10 @@ def test_a_score_that_is_missing_or_nan(saccade, tmp_path, in_process):
 
 def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
     change(tmp_path, "import Claim\n", "import Claim, WarmStartedArm\n")
-    staged = '"learned": WarmStartedArm("left alone", Settings(first_steps=3)), "left alone": Settings(first_steps=3, frozen=True)'
+    staged = (
+        '"learned": WarmStartedArm("left alone", Settings(first_steps=3)), '
+        '"left alone": Settings(first_steps=3, frozen=True)'
+    )
     change(tmp_path, '"learned": Settings(), "left alone": replace(Settings(), frozen=True)', staged)
     said = saccade(*CHECK, "--seeds", "2", "--json")
     result = json.loads(said.out.splitlines()[-1])
@@ -144,7 +147,8 @@ def test_stages_keep_their_names_and_costs_add_up(tmp_path):
     scores = runner.read_scores(tmp_path)
     assert math.isnan(scores.pop("a"))
     assert scores == {
-        "a@2": 0.5, "first/a@2": 0.7, "cost/images": 8, "cost/x": 0, "first/cost/images": 4, "first/cost/x": 0, "seconds": 3,
+        "a@2": 0.5, "first/a@2": 0.7, "cost/images": 8, "cost/x": 0,
+        "first/cost/images": 4, "first/cost/x": 0, "seconds": 3,
     }  # fmt: skip
 
 

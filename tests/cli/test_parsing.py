@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_config import Settings, Two
 
-from saccade.cli.parsing import parse, whole
+from saccade.cli.parsing import parse, whole_option
 from saccade.config import flags
 
 
@@ -16,14 +16,15 @@ def given(*words: str, kind: type = Settings):
 @pytest.mark.parametrize(
     ("word", "found"),
     [
-        ("--lora-rank", "--flow.lora-rank"), ("--lora_rank=4", "--flow.lora-rank=4"), ("--model=a=b", "--flow.name=a=b"),
+        ("--lora-rank", "--flow.lora-rank"), ("--lora_rank=4", "--flow.lora-rank=4"),
+        ("--model=a=b", "--flow.name=a=b"),
         ("--no-sharded", "--flow.no-sharded"), ("--no-flow.sharded", "--flow.no-sharded"), ("--steps", "--steps"),
         ("--flow.no-sharded", "--flow.no-sharded"), ("--stpes", "--stpes"), ("-o", "-o"), ("--", "--"), ("-1", "-1"),
         ("lora-rank", "lora-rank"), ("--flow=--lr", "--flow.name=--lr"),
     ],
 )  # fmt: skip
 def test_a_short_name_becomes_the_whole_one(word, found):
-    assert whole(word, flags(Settings)) == found
+    assert whole_option(word, flags(Settings)) == found
 
 
 def test_short_and_whole_names_set_the_same_fields():

@@ -53,7 +53,8 @@ def test_pictures_alone_of_any_size_and_a_reward_of_ones_own(saccade, gold):
 
 def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gold):
     Path("own.py").write_text(
-        "def shy(r):\n    if (r.outputs.sum((1, 2, 3)) == 0).any(): raise OSError('dark')\n    return r.outputs.mean((1, 2, 3))\n"
+        "def shy(r):\n    if (r.outputs.sum((1, 2, 3)) == 0).any(): raise OSError('dark')\n"
+        "    return r.outputs.mean((1, 2, 3))\n"
     )
     Image.new("RGB", (64, 64)).save(gold / "a.png")
     said = saccade("score", "--reward", "own.py:shy", "--images", gold, "--json")

@@ -134,8 +134,9 @@ def test_hostile_words_stay_words(runs, tmp_path):
     parsed, _ = page([runs["hostile"], runs["plain"]], tmp_path / "r.html", [runs["check"]])
     assert not parsed.open and not any(a.get("src") == "x" or "onerror" in a for _, a in parsed.tags)
     assert {tag for tag, _ in parsed.tags} <= {
-        *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li table thead tbody tr th td".split(),
-        *"caption figure figcaption img article button script noscript blockquote pre details summary svg g polyline circle".split(),
+        *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li".split(),
+        *"table thead tbody tr th td caption figure figcaption img article button script noscript blockquote".split(),
+        *"pre details summary svg g polyline circle".split(),
     }
     assert fixture.HOSTILE in parsed.words and "49" not in parsed.words
     assert [chart["name"] for chart in parsed.data].count(f"reward/{fixture.HOSTILE}") == 1
@@ -237,8 +238,12 @@ def test_samples_hold_clips_in_plain_lines(runs, tmp_path):
         and shrink(frames, 2).shape[0] == 2
     )
     with Run.start(tmp_path / "r", {"recipe": "x"}, display=False) as run:
-        for wrong, why in [({"clip": frames[:2] / 255}, "clip must be uint8"), ({"clip": frames[:0]}, "clip must be uint8"),
-                           ({"clip": frames[:2], "path": [[1, float("nan")]]}, "path must be finite"), ({"clip": frames[:2], "path": [1, 2]}, "path must be finite")]:  # fmt: skip
+        for wrong, why in [
+            ({"clip": frames[:2] / 255}, "clip must be uint8"),
+            ({"clip": frames[:0]}, "clip must be uint8"),
+            ({"clip": frames[:2], "path": [[1, float("nan")]]}, "path must be finite"),
+            ({"clip": frames[:2], "path": [1, 2]}, "path must be finite"),
+        ]:
             with pytest.raises(ValueError, match=why):
                 run.samples(1, "s", [{"prompt": "p", **wrong}])
     assert not (run.folder / "samples.jsonl").exists()
@@ -448,7 +453,10 @@ def test_in_a_browser_nothing_fails_leaves_or_overflows(runs, tmp_path):
             assert tab.evaluate(
                 "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.scatterlayer path'))"
             )
-            inside = "const a = b.getBoundingClientRect(), f = b.parentNode.getBoundingClientRect(); return a.left >= f.left - 1 && a.right <= f.right + 1 && a.bottom <= f.bottom + 1"
+            inside = (
+                "const a = b.getBoundingClientRect(), f = b.parentNode.getBoundingClientRect(); "
+                "return a.left >= f.left - 1 && a.right <= f.right + 1 && a.bottom <= f.bottom + 1"
+            )
             assert tab.evaluate(f"[...document.querySelectorAll('.outline')].every(b => {{{inside}}})")
         chart = "[...document.querySelectorAll('.chart')].find(c => c.textContent.startsWith('reward/shapes'))"
         last = f"[...{chart}.querySelector('.plot').data[0].x].pop()"
@@ -478,6 +486,9 @@ def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
         tab.open(path, 390)
         assert tab.evaluate(displayed) == [False, True] and tab.errors == []
         for _ in (0, 1):
-            wide = "[...document.querySelectorAll('.episodes article')].every(a => [...a.querySelectorAll('figure')].every(f => f.getBoundingClientRect().right <= a.getBoundingClientRect().right))"
+            wide = (
+                "[...document.querySelectorAll('.episodes article')].every(a => [...a.querySelectorAll('figure')]"
+                ".every(f => f.getBoundingClientRect().right <= a.getBoundingClientRect().right))"
+            )
             assert tab.evaluate("document.documentElement.scrollWidth") == 390 and tab.evaluate(wide)
             tab.evaluate("document.querySelector('.motion').click()")

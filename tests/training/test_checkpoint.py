@@ -222,7 +222,8 @@ KILLER = """
             continue
         step, state = checkpoint.read(path)
         assert step >= reached, (step, reached)
-        assert state["b"][1] == step == state["c"]["deep"] and bool((state["a"] == step).all()) and len(state["b"][0]) == 7
+        assert state["b"][1] == step == state["c"]["deep"]
+        assert bool((state["a"] == step).all()) and len(state["b"][0]) == 7
         reached = step
     print(kills, reached)
 """

@@ -75,7 +75,7 @@ def test_the_folder_holds_what_was_told(tmp_path):
     }  # fmt: skip
     assert json.loads((run.folder / "result.json").read_text()) == result
     assert result["after"] == {"a": 0.5} and result["steps"] == 1 and result["run"] == str(run.folder)
-    assert not [p for p in run.folder.rglob(".*")]
+    assert not list(run.folder.rglob(".*"))
 
 
 def test_config_says_where_numbers_come_from(tmp_path):

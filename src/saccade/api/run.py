@@ -170,8 +170,9 @@ class TrainedRun:
         settings = json.dumps(self.config["settings"], indent=2, ensure_ascii=False)
         table = f"\n## Scores on held-out problems\n\n| score | value |\n|---|---|\n{rows}\n" if rows else ""
         return (
-            f"# {repository.rpartition('/')[2]}\n\n{notes['title']}.\n\nTrained by the recipe `{self.config['recipe']}` of"
-            f" Saccade. {notes['idea']}\n{table}\n## Settings\n\n```json\n{settings}\n```\n"
+            f"# {repository.rpartition('/')[2]}\n\n{notes['title']}.\n\n"
+            f"Trained by the recipe `{self.config['recipe']}` of Saccade. {notes['idea']}\n"
+            f"{table}\n## Settings\n\n```json\n{settings}\n```\n"
         )
 
 

@@ -203,7 +203,7 @@ def _refuse(plan: Plan, settings: Any, options: Options) -> None:
         return
     if differs := contradiction(settings, plan.settings):
         raise ValueError(
-            f"the run in {plan.out} cannot be resumed with {told(*differs)}: leave it out, or name a new folder"
+            f"the run in {plan.out} cannot be resumed with {_in_words(*differs)}: leave it out, or name a new folder"
         )
     for name, none in (("stages_of", ""), ("keep_best", ""), ("patience", 0)):
         value = getattr(options, name)
@@ -212,12 +212,12 @@ def _refuse(plan: Plan, settings: Any, options: Options) -> None:
             raise ValueError(f"the run in {plan.out} began without {flag} {value}: name a new folder")
     if missing := [name for name in plan.kept.get("functions", []) if name not in _functions(settings)]:
         raise ValueError(
-            f"the run in {plan.out} was trained with the function {missing[0]}, which a folder cannot keep: give it again,"
-            " as in train(rewards=[function])"
+            f"the run in {plan.out} was trained with the function {missing[0]}, which a folder cannot keep: give it"
+            " again, as in train(rewards=[function])"
         )
 
 
-def told(name: str, value: Any, kept: Any) -> str:
+def _in_words(name: str, value: Any, kept: Any) -> str:
     """A contradiction in the words of the command line: ``--steps 8 instead of 6``."""
     return f"{option(name, value)} instead of {option(name, kept) if isinstance(kept, bool) else words(kept)}"
 

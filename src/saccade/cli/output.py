@@ -74,8 +74,8 @@ def console(width: int = 100) -> Any:
     """The console of standard output; ``width`` letters wide where no terminal (or COLUMNS) says how many it has."""
     from rich.console import Console
 
-    told = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return Console(highlight=False, width=None if told else width)
+    sized = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return Console(highlight=False, width=None if sized else width)
 
 
 def say_error(message: object) -> None:

@@ -36,7 +36,7 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
     known = flags(kind)
     if twice := sorted({name for name in known if known.count(name) > 1}):
         raise ValueError(f"two settings are called {twice[0]}: rename one")
-    words = [whole(word, known) for word in words]
+    words = [whole_option(word, known) for word in words]
     if {"-h", "--help"} & set(words):
         return _help(kind, words, command, default)
     given: dict[str, Any] = {} if default is None else {"default": default}
@@ -51,7 +51,7 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
     return made
 
 
-def whole(word: str, known: Sequence[str]) -> str:
+def whole_option(word: str, known: Sequence[str]) -> str:
     """An option by its whole name, where it was given by a short form (see `config`); other words as they are.
 
     ``--lora-rank=4`` becomes ``--flow.lora-rank=4``, ``--no-sharded`` becomes ``--flow.no-sharded``. ValueError where

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from saccade.report.intervals import half_width
@@ -81,7 +81,7 @@ def _binned(lines: list[tuple]) -> list[tuple]:
     if len(lines) <= POINTS:
         return lines
     edges = [round(i * len(lines) / POINTS) for i in range(POINTS + 1)]
-    return [tuple(sum(column) / (b - a) for column in zip(*lines[a:b])) for a, b in zip(edges, edges[1:])]
+    return [tuple(sum(column) / (b - a) for column in zip(*lines[a:b])) for a, b in pairwise(edges)]
 
 
 def _smooth(y: Sequence[float]) -> list[float]:

@@ -36,7 +36,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture, whether its pixels are to be seen, its width over its height, and the boxes in it."""
+    """A picture, whether it is shown pixelated, its width over its height, and the boxes in it."""
 
     uri: str
     pixelated: bool
@@ -46,7 +46,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip, whether its pixels are to be seen, and its width over its height."""
+    """A clip, whether it is shown pixelated, and its width over its height."""
 
     uri: str
     pixelated: bool

@@ -46,7 +46,7 @@ def config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not the config of a run") from None
 
 
-def lender(folder: Path, new: Mapping[str, Any]) -> Path:
+def with_stages(folder: Path, new: Mapping[str, Any]) -> Path:
     """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
     it has none.
     """
@@ -61,8 +61,8 @@ def lender(folder: Path, new: Mapping[str, Any]) -> Path:
     return folder
 
 
-def take(stage: Path, folder: Path) -> None:
-    """Copy a stage of another run, whole or not at all, unless it is here already or is not there."""
+def copy_stage(stage: Path, folder: Path) -> None:
+    """Copy a stage of another run in one step, unless this run has it already or the other run has none."""
     if folder.exists() or not (stage / "config.json").is_file():
         return
     beside = folder.with_name(f".{folder.name}.new")
@@ -103,7 +103,7 @@ def cut(folder: Path, step: float) -> float:
     return max((record.get("time", 0.0) for record in files.records(folder / "metrics.jsonl")), default=0.0)
 
 
-def checked(name: str, what: str) -> str:
+def folder_name(name: str, what: str) -> str:
     """``name`` if it can be a folder's name inside a run, else a ValueError that offers the nearest."""
     if not _NAME.fullmatch(name):
         near = re.sub(r"[^\w.,+=()]+", "-", name).strip("-.,+=()") or "main"

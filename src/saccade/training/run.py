@@ -94,7 +94,7 @@ class Run:
         ``stages_of`` is a run of the same recipe and seed (else ValueError) whose stages this one takes as they are.
         """
         check(loggers)
-        taken = {} if stages_of is None else {"stages_of": str(on_disk.lender(stages_of, config))}
+        taken = {} if stages_of is None else {"stages_of": str(on_disk.with_stages(stages_of, config))}
         complete = files.plain({**provenance(), **config, **taken})
         if _writes():
             on_disk.begin(folder, complete)
@@ -120,12 +120,12 @@ class Run:
 
         A stage that an earlier process began, or the run whose stages this one takes, is resumed.
         """
-        if on_disk.checked(name, "stage") in {*self._stages, *on_disk.RESERVED}:
+        if on_disk.folder_name(name, "stage") in {*self._stages, *on_disk.RESERVED}:
             raise ValueError(f"stage {name!r} of {self.folder} is taken: give each stage a name of its own")
         folder = self.folder / name
         if self._writes and "stages_of" in self.config:
-            on_disk.take(Path(self.config["stages_of"]) / name, folder)
-        distributed.gather([name])  # nobody looks into the folder before it is whole
+            on_disk.copy_stage(Path(self.config["stages_of"]) / name, folder)
+        distributed.gather([name])  # no process looks into the folder before it is complete
         resumed = (folder / "config.json").exists()
         config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": now()}
         if self._writes and not resumed:
@@ -189,18 +189,18 @@ class Run:
                 raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Keep pictures of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
+        """Log samples of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
 
-        All else may be left out. ``score`` is a number, ``boxes`` lie in the image, ``text`` is what a model made of
-        the prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one that should come of it,
-        or that a program, then its ``text``, is to draw. ``turns`` are a conversation, in place of one picture: each
+        Everything else is optional. ``score`` is a number; ``boxes`` lie in the image; ``text`` is what a model wrote
+        for the prompt; ``source`` is the picture that the prompt asks to edit; ``target`` is the right result of an
+        edit, or of a program, which is then the ``text``. ``turns`` are a conversation in place of one picture, each
         with who, text, trained? and pictures?, these again with image and boxes?. A box has corners [x1, y1, x2, y2] in
-        pixels of its image, label? and kind? ("predicted", or "true"). ``clip`` is an episode, uint8 [T,
-        H, W, 3], kept small (`clips.small`); ``path`` the places [T, 2] it went through, in the plane, and ``note``
-        what became of it. Its image, where it has none, is a strip of a few frames. Keep a set with the same prompts
-        and noise at several steps: its first is shown as before, its last as after.
+        pixels of its image, label? and kind? ("predicted" or "true"). ``clip`` is an episode, uint8 [T, H, W, 3], which
+        is stored small (`training.video`); ``path`` are its places [T, 2] in the plane, ``note`` is its outcome in
+        words. A clip without an image is shown as a strip of a few frames. A set that is logged with the same prompts
+        and noise at several steps is shown before (its first step) and after (its last).
         """
-        on_disk.checked(name, "sample set")
+        on_disk.folder_name(name, "sample set")
         if self._writes:
             with self._saying_how_to_resume():
                 on_disk.samples(self.folder, step, name, items)
@@ -232,10 +232,9 @@ class Run:
             advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
-        told = files.records(self.folder / "metrics.jsonl") if self._writes else []
-        before = [
-            sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None
-        ]
+        lines = files.records(self.folder / "metrics.jsonl") if self._writes else []
+        key = f"eval/{name}"
+        before = [sign * line[key] for line in lines if line["step"] < step and line.get(key) is not None]
         values = [value if value == value else -math.inf for value in (*before, sign * scores[name])]
         since = len(values) - 1 - values.index(max(values))
         if distributed.any_true(self._writes and not since):
@@ -279,12 +278,14 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write result.json (run, steps, seconds, then ``result``), close the run, and return what was written."""
-        whole = files.plain({"run": str(self.folder), "steps": self.steps, "seconds": round(self.seconds, 3), **result})
+        written = files.plain(
+            {"run": str(self.folder), "steps": self.steps, "seconds": round(self.seconds, 3), **result}
+        )
         if self._writes:
             with self._saying_how_to_resume():
-                files.replace(self.folder / "result.json", whole)
+                files.replace(self.folder / "result.json", written)
         self.close()
-        return whole
+        return written
 
     def close(self) -> None:
         """Close the loggers; the outermost run also closes the display and gives the signals back. Twice does
@@ -326,7 +327,7 @@ def _writes() -> bool:
 
 def _pictures(item: Mapping[str, Any]) -> list[Any]:
     """The pictures of a sample: its own, its clip's strip, or those of its conversation."""
-    told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
+    shown = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
     if "image" in item:
         return [item["image"]]
-    return [video.thumbnails(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]
+    return [video.thumbnails(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in shown]

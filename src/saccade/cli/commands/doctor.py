@@ -74,8 +74,8 @@ def _models() -> list[Row]:
     rows: list[Row] = []
     for name in builders():
         folder = present(name)
-        state = ("ok", str(folder)) if folder else ("missing", f"saccade miniature build {name}")
-        rows.append((f"miniature {name}", *state))
+        advice = str(folder) if folder else f"saccade miniature build {name}"
+        rows.append((f"miniature {name}", "ok" if folder else "missing", advice))
     return [*rows, *_fonts()]
 
 

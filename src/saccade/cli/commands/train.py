@@ -69,8 +69,8 @@ def main(words: Sequence[str]) -> int:
 def _train(name: str, words: Sequence[str]) -> int:
     """Start or resume the run, train, and print the result."""
     plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"))
-    whole = _command_line(plan.recipe)
-    given = parse(whole, words, f"saccade train {name}", whole(plan.settings, Options()))
+    kind = _command_line(plan.recipe)
+    given = parse(kind, words, f"saccade train {name}", kind(plan.settings, Options()))
     options: Options = given.run
     from saccade.training.run import Interrupted, RunFailed
 
