@@ -27,7 +27,7 @@ from saccade.algorithms.off_policy import (
 from saccade.core import Step, generator
 from saccade.envs import environment
 from saccade.envs.collector import Collector
-from saccade.math.gaussians import Gaussian, log_squashed
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.critics import Ensemble, Target
 from saccade.models.control.networks import MLP, Encoder
 from saccade.policies.actors import DeterministicActor, SquashedActor
@@ -290,7 +290,7 @@ def test_a_multiplier_grows_while_its_constraint_is_violated():
 def test_densities_of_squashed_actions_integrate_to_one_and_stay_finite():
     gaussian = Gaussian(torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[0.8]], dtype=torch.float64))
     action = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1, None]
-    assert float(log_squashed(gaussian, torch.atanh(action)).exp().sum() * 1e-5) == pytest.approx(1, abs=1e-3)
+    assert float(squashed_log_prob(gaussian, torch.atanh(action)).exp().sum() * 1e-5) == pytest.approx(1, abs=1e-3)
     actor = SquashedActor(Encoder(SPACE), MLP((3, 8, 4), "relu", gain=1e4))
     action, logp = actor.rsample({"state": torch.ones(6, 3)}, torch.randn(6, 2))
     (logp.sum() + action.sum()).backward()
