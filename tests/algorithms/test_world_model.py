@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from saccade.algorithms.descent import freeze
+from saccade.algorithms.descent import Descent, freeze
 from saccade.algorithms.dreamer import (
     Dreamer,
     DreamerConfig,
@@ -328,6 +329,22 @@ def test_a_recurrent_actor_is_saved_with_its_state():
     own = policy()
     one, other = own.recurrent(2), RecurrentActor(own, 2)
     one.act({"image": pictures(2)}, None)
-    other.load_state_dict(one.state_dict())
+    other.load_state_dict(deepcopy(one.state_dict()))
     shown = {"image": pictures(2, 2)[:, 1]}
     assert torch.equal(one.act(shown, None).action_B, other.act(shown, None).action_B)
+
+
+def test_a_descent_warms_up_and_resumes():
+    optim = replace(OPTIM.model, lr=1.0, warmup=4)
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    one, other = (Descent("toy", [w], optim) for w in weights)
+    rates = []
+    for _ in range(2):
+        one(((weights[0] - 3) ** 2).sum())
+        rates.append(one.optimizer.param_groups[0]["lr"])
+    assert rates == [0.25, 0.5]
+    weights[1].data.copy_(weights[0].data)
+    other.load_state_dict(deepcopy(one.state_dict()))
+    for descent, w in zip((one, other), weights):
+        descent(((w - 3) ** 2).sum())
+    assert torch.equal(*weights) and other.optimizer.param_groups[0]["lr"] == 0.75

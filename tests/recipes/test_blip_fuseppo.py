@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from saccade import catalog
 from saccade.core import seeds
+from saccade.envs.lane import Lane
 from saccade.envs.rollout import RolloutCollector
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import BlipSizes, build_captioner
+from saccade.recipes.driving_navigation.blip_fuseppo.captions import CaptionObservation, constant, shuffled
+from saccade.recipes.driving_navigation.blip_fuseppo.pid import PID, PIDObservation
 from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import mirror_rollout
 from saccade.recipes.driving_navigation.blip_fuseppo.task import caption_accuracy, mirror_ids
 from saccade.training import checkpoint
@@ -21,6 +25,7 @@ from saccade.training.run import Run
 from saccade.training.settings import Schedule
 
 RECIPE = "blip_fuseppo"
+FULL_SPEED = np.array([0.0, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +157,67 @@ def test_true_captions_have_accuracy_one(recipe):
 
     assert set(caption_accuracy(Truth(), lane).values()) == {1.0}
     assert caption_accuracy(captioner, lane)["caption"] < 0.5
+
+
+def test_the_pid_controller_is_odd_clips_its_integral_and_resets():
+    one, other = PID(1), PID(1)
+    errors = np.random.default_rng(0).normal(size=300)
+    for error in errors:
+        a, b = one.advise([0], np.array([error])), other.advise([0], np.array([-error]))
+        assert a == -b and abs(a) <= 0.8
+    assert one.advise([0], np.array([100.0])) == -0.8 and one.integral_B[0] == 1
+    one.reset([0])
+    assert one.advise([0], np.array([2.0]))[0] == pytest.approx(-(0.15 * 2 + 0.02 * 0.2))
+
+
+class Brightness:
+    """A captioner whose ids are the mean brightness of the pictures; counts its calls."""
+
+    def __init__(self):
+        self.calls: list[int] = []
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        self.calls.append(len(pictures))
+        return np.stack([pictures.reshape(len(pictures), -1).mean(1).astype(np.int64)] * 2, 1)
+
+
+def captioned(count: int, captioner: Brightness, **settings) -> CaptionObservation:
+    lane = Lane(count)
+    return CaptionObservation(
+        PIDObservation(lane, lane.error), captioner, lane.camera, spaces.MultiDiscrete([256, 256]), **settings
+    )
+
+
+def test_captions_are_refreshed_at_the_start_and_every_k_steps_and_saved():
+    captioner = Brightness()
+    world = captioned(2, captioner, every=5)
+    first = world.begin([0, 1], [1, 2])["caption"].copy()
+    steps = [world.step(np.tile(FULL_SPEED, (2, 1))) for _ in range(4)]
+    assert captioner.calls == [2] and all(np.array_equal(step.observation["caption"], first) for step in steps)
+    assert steps[-1].info["caption_age"].tolist() == [4, 4] and steps[-1].info["captions"].tolist() == [1, 1]
+    world.begin([1], [8])
+    world.step(np.tile(FULL_SPEED, (2, 1)))
+    assert captioner.calls == [2, 1, 1], "row 0 is due, row 1 has just begun"
+    again = captioned(2, Brightness(), every=5)
+    again.load_state_dict(world.state_dict())
+    for _ in range(6):
+        one, two = world.step(np.tile(FULL_SPEED, (2, 1))), again.step(np.tile(FULL_SPEED, (2, 1)))
+        assert all(np.array_equal(one.observation[k], two.observation[k]) for k in one.observation)
+    with pytest.raises(ValueError, match="have shape \\[2\\] for 2 pictures"):
+        captioned(2, lambda pictures: np.zeros(len(pictures), np.int64)).begin([0, 1], [1, 2])
+
+
+def test_caption_controls_never_call_the_captioner_and_follow_from_the_seed():
+    for control, constant_ in (
+        (shuffled(lambda: np.arange(200).reshape(100, 2)), False),
+        (constant(np.array([3, 4])), True),
+    ):
+        captioner = Brightness()
+        one, two = captioned(2, captioner, every=2, control=control), captioned(1, captioner, every=2, control=control)
+        a, b = one.begin([0, 1], [1, 2]), two.begin([0], [2])
+        shown = [tuple(b["caption"][0])]
+        for _ in range(6):
+            a, b = one.step(np.tile(FULL_SPEED, (2, 1))).observation, two.step(FULL_SPEED[None]).observation
+            assert np.array_equal(a["caption"][1], b["caption"][0]) and np.allclose(a["hint"][1], b["hint"][0])
+            shown.append(tuple(b["caption"][0]))
+        assert not captioner.calls and (len(set(shown)) == 1) == constant_

@@ -57,9 +57,8 @@ def test_a_caption_does_not_depend_on_the_batch(varied):
 def test_the_prompt_begins_captions_and_is_not_among_their_ids(varied, tmp_path):
     varied.export(tmp_path)
     prompted = load_captioner(tmp_path, length=5, prompt="a photo of the")
-    assert prompted.prefix_ids.tolist()[1:] == prompted.processor.tokenizer.convert_tokens_to_ids(
-        "a photo of the".split()
-    )
+    tokenizer = prompted.processor.tokenizer
+    assert prompted.prefix_ids.tolist()[1:] == tokenizer.convert_tokens_to_ids("a photo of the".split())
     pixels = prompted.pixels(pictures(3))
     prefix = torch.cat([prompted.prefix_ids, torch.tensor([3])]).repeat(3, 1)
     whole = prompted.model.generate(pixels, input_ids=prefix, max_new_tokens=5, do_sample=False)
