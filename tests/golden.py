@@ -81,10 +81,11 @@ SKETCHES = {
     "student.steps": 2, "student.batch_size": 8, "student.optim.warmup": 0, "reward.distractors": 9,
 }  # fmt: skip
 LANE = {
-    "task.road_length": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "captioner.steps": 2,
-    "captioner.batch_size": 4, "captioner.test_pictures": 8, "ppo.n_steps": 24, "ppo.batch_size": 48, "ppo.n_epochs": 2, "n_envs": 2,
-    "steps": 2,
+    "task.road_length": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "n_envs": 2,
+    "captioner.steps": 2, "captioner.batch_size": 4, "captioner.test_pictures": 8,
+    "ppo.n_steps": 24, "ppo.batch_size": 48, "ppo.n_epochs": 2, "steps": 2,
 }  # fmt: skip
+SCALED = {"ppo.normalize_rewards": True, "ppo.anneal_lr": True, "model.normalize_observations": True}
 PPO = CONTROL | {"ppo.n_steps": 32, "ppo.batch_size": 16, "steps": 2}
 """What makes runs of a family short."""
 
@@ -127,7 +128,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "blip_fuseppo": ("blip_fuseppo", "tiny", LANE),
     "ppo": ("ppo", "tiny", PPO),
     "ppo, reach": ("ppo", "reach", PPO | {"n_envs": 2}),
-    "ppo, scaled": ("ppo", "pendulum", PPO | {"ppo.normalize_rewards": True, "ppo.anneal_lr": True, "model.normalize_observations": True}),
+    "ppo, scaled": ("ppo", "pendulum", PPO | SCALED),
     "sac": ("sac", "tiny", OFF_POLICY),
     "sac, redq": ("sac", "redq", OFF_POLICY | {"steps": 150}),
     "sac, bfloat16": ("sac", "tiny", OFF_POLICY | {"algo.precision": "bfloat16", "algo.hidden": (32, 32)}),

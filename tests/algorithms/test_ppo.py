@@ -1,8 +1,9 @@
-"""PPO's parts: replay, the loss and its gradient written out, shuffled minibatches, running means."""
+"""PPO: replay, the loss and its hand-written gradient, shuffled minibatches, running means."""
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from itertools import chain
 
@@ -11,14 +12,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.fast.analytic import AnalyticUpdates
 from saccade.algorithms.fast.ppo import AnalyticPPOGradient, has_analytic_gradient
 from saccade.algorithms.ppo import (
+    PPO,
     ActorCriticLoss,
     NormalizeReward,
-    Proximal,
     flatten_decisions,
-    learner,
     normalize_advantages,
     with_advantages,
 )
@@ -26,10 +27,19 @@ from saccade.core import Problem, Rollout, generator
 from saccade.models.control.networks import MLP, Encoder, Pixels, RunningMeanStd
 from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, Categorical, build_actor_critic
 from saccade.training.learner import Update, Updates
+from saccade.training.settings import AdamW
 
-SEEN = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
+SPACE = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
 CHOICE, VECTOR = spaces.Discrete(4), spaces.Box(-1, 1, (2,), np.float32)
 B, T = 4, 24
+MODEL = ActorCriticModel()
+ADAM = AdamW(lr=3e-4, eps=1e-5, max_grad_norm=0.5, fused=True)
+
+
+def actor_critic(
+    space: spaces.Dict, action: spaces.Space, model: ActorCriticModel = MODEL, seed: int = 0
+) -> ActorCritic:
+    return accelerate(build_actor_critic(model, space, action, seed))
 
 
 def segment(policy: ActorCritic, seed: int = 0) -> Rollout:
@@ -70,20 +80,19 @@ def moved(policy: ActorCritic, by: float = 0.1) -> ActorCritic:
 
 
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
-@pytest.mark.parametrize(
-    "model", [ActorCriticModel(), ActorCriticModel(hidden=(), width=8), ActorCriticModel(standardise=True)]
-)
-def test_replay_equals_acting(action, model):
-    policy = build_actor_critic(model, SEEN, action, seed=0)
-    assert (policy.twin is not None) == (model.hidden != ())
+@pytest.mark.parametrize("changes", [{}, {"hidden": (), "vector_features": 8}, {"normalize_observations": True}])
+def test_replay_equals_acting(action, changes):
+    model = replace(MODEL, **changes)
+    policy = actor_critic(SPACE, action, model)
+    assert (policy.fused is not None) == (model.hidden != ())
     rollout = segment(policy)
     seen = policy.likelihood(rollout)
     torch.testing.assert_close(seen.logp_BT, rollout.logp_BT, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(seen.value_BT, rollout.extras["value_BT"], rtol=1e-5, atol=1e-5)
 
 
-def test_choices_have_the_frequencies_of_their_probabilities_and_the_likeliest_is_greedy():
-    head = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0).head
+def test_categorical_actions_have_the_frequencies_of_their_probabilities():
+    head = actor_critic(SPACE, CHOICE).head
     logits = np.float32([[0.1, 1.0, -2.0, 0.5]])
     drawn, logp = head.act(logits.repeat(40_000, 0), torch.rand(40_000, 1, generator=generator(0)).numpy())
     expected = torch.from_numpy(logits).softmax(-1)[0].numpy()
@@ -92,18 +101,20 @@ def test_choices_have_the_frequencies_of_their_probabilities_and_the_likeliest_i
     assert head.act(logits, None)[0].item() == 1 and head.act(logits, np.float32([[1 - 2**-24]]))[0].item() == 3
 
 
-def test_an_actor_critic_for_pictures_vectors_and_ids_replays_and_survives_saving(tmp_path):
+def test_an_actor_critic_for_pictures_vectors_and_ids_is_saved_and_exported(tmp_path):
     space = spaces.Dict({
         "goal": spaces.Discrete(5),
         "picture": spaces.Box(0, 255, (36, 36, 3), np.uint8),
         "state": spaces.Box(-1, 1, (3,), np.float32),
     })  # fmt: skip
-    model = ActorCriticModel(hidden=(16,), activation="relu", width=8, features=32, convolutions="small")
+    model = ActorCriticModel(
+        hidden=(16,), activation="relu", vector_features=8, picture_features=32, convolutions="small"
+    )
     policy, other = build_actor_critic(model, space, VECTOR, 0), build_actor_critic(model, space, VECTOR, 1)
     seen = {k: torch.from_numpy(np.stack([space[k].sample() for _ in range(3)])) for k in space}
     before = policy.act(seen, None)
     other.load_state_dict(policy.state_dict())
-    assert torch.equal(other.act(seen, None).action_B, before.action_B) and policy.twin is None
+    assert torch.equal(other.act(seen, None).action_B, before.action_B) and policy.fused is None
     policy.export(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"policy.json", "policy.safetensors"}
     with pytest.raises(ValueError, match="actions are MultiBinary"):
@@ -114,7 +125,7 @@ def test_an_actor_critic_for_pictures_vectors_and_ids_replays_and_survives_savin
         Pixels((20, 20, 3))
 
 
-def test_reading_pictures_is_dividing_by_255_and_convolving():
+def test_pictures_are_divided_by_255_and_convolved():
     torch.manual_seed(0)
     net, picture = Pixels((84, 84, 4)), torch.randint(0, 256, (2, 84, 84, 4), dtype=torch.uint8)
     expected = torch.nn.Sequential(*net.convolutions, *net.features)(
@@ -124,7 +135,7 @@ def test_reading_pictures_is_dividing_by_255_and_convolving():
     assert sum(p.numel() for p in net.parameters()) == 1_684_128, "the encoder of DQN"
 
 
-def test_weights_begin_orthogonal():
+def test_weights_are_initialized_orthogonally():
     torch.manual_seed(0)
     net = MLP((8, 64, 64, 2), gain=0.01)
     hidden, last = net.layers[2].weight, net.layers[-1].weight
@@ -132,88 +143,94 @@ def test_weights_begin_orthogonal():
     torch.testing.assert_close(last @ last.T, 1e-4 * torch.eye(2), atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"entropy": 0.02, "clip_high": 0.3}, {"clip_value": 0.1}])
+@pytest.mark.parametrize("options", [{}, {"entropy_coef": 0.02, "clip_range_high": 0.3}, {"clip_range_vf": 0.1}])
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
-def test_the_loss_is_the_formula(action, options):
-    policy = build_actor_critic(ActorCriticModel(), SEEN, action, 0)
+def test_the_loss_equals_the_formula(action, options):
+    policy = actor_critic(SPACE, action)
     rollout = normalize_advantages(decisions(policy))
     loss = ActorCriticLoss(moved(policy), **options)
     seen, total = policy.likelihood(rollout), 0.0
-    low, high = 0.8, 1 + options.get("clip_high", 0.2)
+    low, high = 0.8, 1 + options.get("clip_range_high", 0.2)
     for i in range(len(rollout)):
         ratio = math.exp(float(seen.logp_BT[i].detach()) - float(rollout.logp_BT[i]))
         advantage, target, value = (
             float(x[i].detach()) for x in (rollout.advantage_BT, rollout.extras["return_BT"], seen.value_BT)
         )
         errors = [(value - target) ** 2]
-        if "clip_value" in options:
+        if "clip_range_vf" in options:
             old = float(rollout.extras["value_BT"][i])
             errors.append((min(max(value, old - 0.1), old + 0.1) - target) ** 2)
         total += max(-advantage * ratio, -advantage * min(max(ratio, low), high)) + 0.5 * max(errors)
-        total -= options.get("entropy", 0.0) * float(seen.entropy_BT[i].detach())
+        total -= options.get("entropy_coef", 0.0) * float(seen.entropy_BT[i].detach())
     assert loss(rollout).mean().item() == pytest.approx(total / len(rollout), rel=1e-4)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
-def test_the_gradient_written_out_is_that_of_autograd(action, masked):
-    policy = build_actor_critic(ActorCriticModel(hidden=(32, 16)), SEEN, action, 0)
+def test_the_hand_written_gradient_is_that_of_autograd(action, masked):
+    policy = actor_critic(SPACE, action, ActorCriticModel(hidden=(32, 16)))
     rollout = decisions(policy)
     if masked:
         rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(3)) > 0.3).float()
         rollout.advantage_BT[rollout.mask_BT == 0] = math.nan
         rollout.decisions["seen.state_BT"][rollout.mask_BT == 0] = 1e6
-    loss = ActorCriticLoss(moved(policy), entropy=0.03, clip_high=0.3)
-    hand = AnalyticPPOGradient(loss)
-    told = hand(hand.columns(rollout))
-    assert 0.05 < told["clipped"] < 0.95, "clipping is seen at work"
+    loss = ActorCriticLoss(moved(policy), entropy_coef=0.03, clip_range_high=0.3)
+    analytic = AnalyticPPOGradient(loss, policy)
+    metrics = analytic(analytic.columns(rollout))
+    assert 0.05 < metrics["clipped"] < 0.95, "some ratios are clipped"
     generic = loss(normalize_advantages(rollout))
     expected = torch.autograd.grad(generic.mean(), policy.trained)
-    found = build_actor_critic(policy.model, SEEN, action, 1)
-    found.twin.flat[:] = policy.twin.slope
+    found = actor_critic(SPACE, action, policy.model, 1)
+    found.fused.weights_P[:] = policy.fused.gradient_P
     for slope, part in zip(expected, found.trained):
         torch.testing.assert_close(part.detach(), slope, rtol=1e-4, atol=1e-6)
-    assert told["loss"] == pytest.approx(generic.mean().item(), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(generic.mean().item(), rel=1e-5)
     for name, value in generic.metrics.items():
-        assert told[name] == pytest.approx(float(value / generic.count), rel=1e-4, abs=1e-6), name
+        assert metrics[name] == pytest.approx(float(value / generic.count), rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize("updates", [1, 20])
 @pytest.mark.parametrize("action", [CHOICE, VECTOR])
-def test_the_fast_learner_takes_the_steps_of_the_generic_one(action, updates):
-    both, told = [], []
-    cfg = Proximal(length=T, epochs=1, minibatch=B * T if updates == 1 else 24, entropy=0.01, anneal=True, lr=1e-3)
-    rollouts = [
-        decisions(build_actor_critic(ActorCriticModel(), SEEN, action, 0), seed)
-        for seed in range(5 if updates > 1 else 1)
-    ]
+def test_the_analytic_learner_takes_the_steps_of_the_generic_one(action, updates):
+    both, metrics = [], []
+    cfg = PPO(n_steps=T, n_epochs=1, batch_size=B * T if updates == 1 else 24, entropy_coef=0.01, anneal_lr=True)
+    rollouts = [decisions(actor_critic(SPACE, action), seed) for seed in range(5 if updates > 1 else 1)]
     for fast in (True, False):
-        policy = build_actor_critic(ActorCriticModel(), SEEN, action, 0)
-        policy.twin = policy.twin if fast else None
-        taker = learner(cfg, policy, rows=B, steps=5, seed=7)
-        assert isinstance(taker, AnalyticUpdates) == fast
-        told.append([taker.update(rollout) for rollout in rollouts][-1])
+        policy = actor_critic(SPACE, action)
+        policy.fused = policy.fused if fast else None
+        learner = cfg.learner(policy, replace(ADAM, lr=1e-3), rows=B, steps=5, seed=7)
+        assert isinstance(learner, AnalyticUpdates) == fast
+        metrics.append([learner.update(rollout) for rollout in rollouts][-1])
         both.append(torch.cat([p.detach().flatten() for p in policy.trained]))
     apart = (both[0] - both[1]).norm() / both[1].norm()
     assert apart < 1e-5, f"{updates} updates: {float(apart):.1e}"
-    assert told[0].keys() == told[1].keys()
-    for name, value in told[0].items():
-        assert value == pytest.approx(told[1][name], rel=1e-3, abs=1e-5), name
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, value in metrics[0].items():
+        assert value == pytest.approx(metrics[1][name], rel=1e-3, abs=1e-5), name
 
 
-def test_where_the_written_gradient_does_not_reach_the_generic_learner_is_taken():
-    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
-    assert has_analytic_gradient(ActorCriticLoss(policy)) and not has_analytic_gradient(
-        ActorCriticLoss(policy, clip_value=0.2)
-    )
-    assert build_actor_critic(ActorCriticModel(activation="relu"), SEEN, CHOICE, 0).twin is None
-    assert isinstance(learner(Proximal(length=16, clip_value=0.2), policy, B, 1, 0), Updates)
-    with pytest.raises(ValueError, match="a minibatch of 64 is asked of 1 rows x 32 decisions: 2 to 32"):
-        learner(Proximal(length=32), policy, 1, 1, 0)
+def test_the_generic_learner_is_used_where_no_gradient_is_written():
+    policy = actor_critic(SPACE, CHOICE)
+    assert has_analytic_gradient(ActorCriticLoss(policy), policy)
+    assert not has_analytic_gradient(ActorCriticLoss(policy, clip_range_vf=0.2), policy)
+    assert actor_critic(SPACE, CHOICE, ActorCriticModel(activation="relu")).fused is None
+    assert isinstance(PPO(n_steps=16, clip_range_vf=0.2).learner(policy, ADAM, B, 1, 0), Updates)
+    assert isinstance(PPO(n_steps=16).learner(policy, replace(ADAM, weight_decay=0.1), B, 1, 0), Updates)
+    with pytest.raises(ValueError, match="batch_size 64 of 1 rows x 32 steps: it must be 2 to 32"):
+        PPO(n_steps=32).learner(policy, ADAM, 1, 1, 0)
+
+
+def test_without_the_folder_of_written_gradients_the_generic_learner_takes_the_same_steps(monkeypatch):
+    for module in ("analytic", "adam", "fused_actor_critic", "ppo"):
+        monkeypatch.setitem(sys.modules, f"saccade.algorithms.fast.{module}", None)
+    policy = actor_critic(SPACE, CHOICE)
+    assert policy.fused is None
+    learner = PPO(n_steps=T, batch_size=32).learner(policy, ADAM, B, 1, 0)
+    assert isinstance(learner, Updates) and learner.update(decisions(policy))["health/ppo_kl"] < 1
 
 
 def test_any_cut_gives_the_gradient_of_the_minibatch():
-    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
+    policy = actor_critic(SPACE, CHOICE)
     rollout, seen = decisions(policy), []
     moved(policy)
     optimizer = torch.optim.SGD(policy.trained, lr=0.0)
@@ -221,7 +238,7 @@ def test_any_cut_gives_the_gradient_of_the_minibatch():
     for rows in (None, 7):
         update = Update(
             "ppo",
-            ActorCriticLoss(policy, entropy=0.1),
+            ActorCriticLoss(policy, entropy_coef=0.1),
             policy.trained,
             optimizer,
             prepare=normalize_advantages,
@@ -231,7 +248,7 @@ def test_any_cut_gives_the_gradient_of_the_minibatch():
 
 
 def test_shuffled_minibatches_hold_every_row_once_an_epoch_and_differ_between_epochs():
-    policy, seen = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0), []
+    policy, seen = actor_critic(SPACE, CHOICE), []
     rollout = decisions(policy)
     rollout.extras["number_B"] = torch.arange(len(rollout))
 
@@ -248,47 +265,47 @@ def test_shuffled_minibatches_hold_every_row_once_an_epoch_and_differ_between_ep
     assert {len(part) for part in seen} == {19, 20}
 
 
-def test_resumed_fast_learning_is_bit_for_bit():
-    cfg = Proximal(length=T, epochs=2, minibatch=32)
+def test_the_analytic_learner_resumes_bit_for_bit():
+    cfg = PPO(n_steps=T, n_epochs=2, batch_size=32)
     weights = []
     for stops in (False, True):
-        policy = build_actor_critic(ActorCriticModel(), SEEN, VECTOR, 0)
-        taker = learner(cfg, policy, B, 4, seed=3)
+        policy = actor_critic(SPACE, VECTOR)
+        learner = cfg.learner(policy, ADAM, B, 4, seed=3)
         for seed in range(4):
             if stops and seed == 2:
-                saved = policy.state_dict(), taker.state_dict()
-                policy = build_actor_critic(ActorCriticModel(), SEEN, VECTOR, 9)
-                taker = learner(cfg, policy, B, 4, seed=3)
-                policy.load_state_dict(saved[0]), taker.load_state_dict(saved[1])
-            taker.update(decisions(policy, seed))
-        weights.append(policy.twin.flat.copy())
+                saved = policy.state_dict(), learner.state_dict()
+                policy = actor_critic(SPACE, VECTOR, seed=9)
+                learner = cfg.learner(policy, ADAM, B, 4, seed=3)
+                policy.load_state_dict(saved[0]), learner.load_state_dict(saved[1])
+            learner.update(decisions(policy, seed))
+        weights.append(policy.fused.weights_P.copy())
     assert np.array_equal(*weights)
 
 
-def test_a_gradient_that_is_no_number_is_an_error_with_the_name_of_the_update():
-    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
+def test_a_gradient_that_is_not_finite_is_an_error_with_the_name_of_the_update():
+    policy = actor_critic(SPACE, CHOICE)
     rollout = decisions(policy)
     rollout.extras["return_BT"][3] = math.inf
     with pytest.raises(FloatingPointError, match="the gradient of update 'ppo' is"):
-        learner(Proximal(length=T, minibatch=32), policy, B, 1, 0).update(rollout)
+        PPO(n_steps=T, batch_size=32).learner(policy, ADAM, B, 1, 0).update(rollout)
 
 
-def test_running_means_are_those_of_all_rows_and_replay_is_that_of_the_means_that_acted():
+def test_running_means_are_those_of_all_rows_and_replay_uses_those_that_acted():
     x, scale = torch.randn(100, 3, generator=generator(0)) * 5 + 2, RunningMeanStd(3)
     for part in x.split([1, 30, 69]):
         scale.update_statistics(part)
     torch.testing.assert_close(scale.mean, x.double().mean(0))
     torch.testing.assert_close(scale.variance, x.double().var(0, correction=0))
-    policy = build_actor_critic(ActorCriticModel(standardise=True), SEEN, VECTOR, 0)
-    taker = learner(Proximal(length=T, epochs=1, minibatch=B * T), policy, B, 9, 0)
+    policy = actor_critic(SPACE, VECTOR, ActorCriticModel(normalize_observations=True))
+    learner = PPO(n_steps=T, n_epochs=1, batch_size=B * T).learner(policy, ADAM, B, 9, 0)
     for seed in range(3):
         rollout = decisions(policy, seed)
-        assert taker.update(rollout)["health/ppo_kl"] < 1e-6
+        assert learner.update(rollout)["health/ppo_kl"] < 1e-6
     assert policy.trunk.scales["state"].count == 3 * B * T
 
 
-def test_scaled_rewards_have_returns_of_spread_one_and_resume():
-    policy = build_actor_critic(ActorCriticModel(), SEEN, CHOICE, 0)
+def test_normalized_rewards_have_returns_of_standard_deviation_one_and_resume():
+    policy = actor_critic(SPACE, CHOICE)
     rollout = segment(policy)
     rollout = replace(rollout, rewards={"reward": 100 * rollout.rewards["reward"]})
     scale, again = NormalizeReward(B, 0.9), NormalizeReward(B, 0.9)
@@ -303,8 +320,8 @@ def test_scaled_rewards_have_returns_of_spread_one_and_resume():
     assert torch.equal(again(rollout), scale(rollout))
 
 
-def test_each_decision_takes_rows_apart_in_order():
-    rollout = segment(build_actor_critic(ActorCriticModel(), SEEN, VECTOR, 0))
+def test_flattened_decisions_are_in_order():
+    rollout = segment(actor_critic(SPACE, VECTOR))
     apart = flatten_decisions(rollout)
     assert (
         len(apart) == B * T

@@ -33,9 +33,15 @@ def played(world, acts: np.ndarray) -> list:
     """Every number of every step; rows that end begin again with a seed of their own."""
     found = []
     for time_, action in enumerate(acts):
-        told = world.step(action)
-        found += [*told.observation.values(), told.reward_B, told.terminated_B, told.truncated_B, *told.info.values()]
-        rows = np.flatnonzero(told.terminated_B | told.truncated_B)
+        result = world.step(action)
+        found += [
+            *result.observation.values(),
+            result.reward_B,
+            result.terminated_B,
+            result.truncated_B,
+            *result.info.values(),
+        ]
+        rows = np.flatnonzero(result.terminated_B | result.truncated_B)
         if len(rows):
             found += list(world.begin(rows, [1000 * time_ + int(r) for r in rows]).values())
     return [np.array(x) for x in found]
@@ -69,7 +75,7 @@ PACKAGES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_episode_follows_from_its_seed_and_actions_and_a_state_goes_on_bit_for_bit(name):
+def test_episodes_follow_from_seed_and_actions_and_resume_bit_for_bit(name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
     world = environment(name, 2, **CASES[name])
@@ -104,16 +110,16 @@ def test_repeated_actions_add_rewards_and_stop_at_the_end():
     once, thrice = environment("CartPole-v1", 1), environment("CartPole-v1", 1, repeat=3)
     states = [w.begin([0], [3])["state"] for w in (once, thrice)]
     assert np.array_equal(*states)
-    rewards, told = [], None
-    while told is None or not told.terminated_B[0]:
-        told = once.step(np.array([1]))
-        rewards.append(told.reward_B[0])
+    rewards, result = [], None
+    while result is None or not result.terminated_B[0]:
+        result = once.step(np.array([1]))
+        rewards.append(result.reward_B[0])
     sums, last = [], None
     while last is None or not last.terminated_B[0]:
         last = thrice.step(np.array([1]))
         sums.append(last.reward_B[0])
     assert sums == [sum(rewards[i : i + 3]) for i in range(0, len(rewards), 3)]
-    assert np.array_equal(last.observation["state"], told.observation["state"])
+    assert np.array_equal(last.observation["state"], result.observation["state"])
 
 
 # -- pictures of MuJoCo ---------------------------------------------------------------------------------------
@@ -133,7 +139,7 @@ def pixels():
     world.close()
 
 
-def test_mujoco_is_seen_in_small_pictures_that_follow_from_the_state(pixels):
+def test_mujoco_pictures_are_small_and_follow_from_the_state(pixels):
     one = pixels.begin([0, 1], [1, 2])
     assert one["image"].shape == (2, 32, 32, 3) and one["state"].dtype == np.float32
     again = pixels.begin([0, 1], [1, 2])
@@ -142,14 +148,14 @@ def test_mujoco_is_seen_in_small_pictures_that_follow_from_the_state(pixels):
     assert 0 < (moved["image"] != one["image"]).mean() < 0.5
 
 
-def test_mujoco_behind_what_is_drawn_is_black(pixels):
+def test_the_background_of_mujoco_pictures_is_black(pixels):
     walker = environment("Walker2d-v5", 1, pixels=32)
     sky = walker.begin([0], [0])["image"][0, :4]
     assert (sky == 0).all()
     walker.close()
 
 
-def test_what_mujoco_warns_of_is_said_once_and_not_in_a_file(pixels, tmp_path, monkeypatch, caplog):
+def test_mujoco_warnings_are_logged_once_and_not_written_to_a_file(pixels, tmp_path, monkeypatch, caplog):
     import mujoco
 
     monkeypatch.chdir(tmp_path)
@@ -164,7 +170,7 @@ def test_what_mujoco_warns_of_is_said_once_and_not_in_a_file(pixels, tmp_path, m
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="this torch brings no triton")
-def test_triton_can_be_loaded_after_a_picture_was_drawn(pixels):
+def test_triton_can_be_loaded_after_rendering(pixels):
     program = "import numpy as np; from saccade.envs import environment as e; w = e('HalfCheetah-v5', 1);"
     program += " w.begin([0], [1]); w.render([0]); import triton"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -187,7 +193,7 @@ def test_with_osmesa_one_renderer_lives_at_a_time(pixels, monkeypatch):
 
 
 class Hostile(gymnasium.Env):
-    """Goes wrong at its third step in the way it is told."""
+    """Goes wrong at its third step in the way it is result."""
 
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -237,7 +243,7 @@ def hostile():
 
 
 @pytest.mark.parametrize("wrong", WRONGS)
-def test_what_goes_wrong_is_one_line_that_names_the_environment(wrong):
+def test_a_failure_is_one_line_that_names_the_environment(wrong):
     world = environment("Hostile-v0", 2, options={"wrong": wrong}, patience=1.0 if wrong == "hangs" else 60.0)
     world.begin([0, 1], [7, 8])
     acts = np.zeros(2, np.int64)
@@ -270,7 +276,7 @@ def test_slowness_outside_the_main_thread_is_found_afterwards(monkeypatch):
     assert found and "patience of 1 s" in found[0]
 
 
-def test_an_action_that_is_no_number_is_said():
+def test_an_action_that_is_not_finite_is_refused():
     world = environment("Pendulum-v1", 1)
     world.begin([0], [1])
     with pytest.raises(EnvironmentFailed, match="'Pendulum-v1' .* an action that is not finite"):
@@ -305,16 +311,16 @@ def test_bad_input_is_a_value_error_of_one_line(name, settings, says):
 # -- our own --------------------------------------------------------------------------------------------------
 
 
-def test_reach_pays_the_expert_and_not_chance():
+def test_reach_rewards_the_expert_and_not_random_actions():
     world = Reach(64, observe="state")
 
     def total(act) -> float:
         seen, sums = world.begin(range(64), range(64))["state"], 0.0
         for _ in range(50):
-            told = world.step(act(seen))
-            seen, sums = told.observation["state"], sums + told.reward_B
-            assert ((told.reward_B > 0) & (told.reward_B <= 1)).all()
-        assert told.truncated_B.all() and not told.terminated_B.any()
+            result = world.step(act(seen))
+            seen, sums = result.observation["state"], sums + result.reward_B
+            assert ((result.reward_B > 0) & (result.reward_B <= 1)).all()
+        assert result.truncated_B.all() and not result.terminated_B.any()
         return float(sums.mean())
 
     rng = np.random.default_rng(0)
@@ -322,25 +328,25 @@ def test_reach_pays_the_expert_and_not_chance():
     assert total(lambda s: rng.uniform(-1, 1, (64, 2))) < 14
 
 
-def test_progress_pays_what_was_covered_of_the_way():
+def test_progress_rewards_the_decrease_of_the_distance():
     worlds = [Reach(4, observe="state", progress=progress) for progress in (0.0, 3.0)]
     start_B = np.linalg.norm(
         np.subtract(*np.split(worlds[0].begin(range(4), range(4))["state"][:, [0, 1, 4, 5]], 2, 1)), axis=1
     )
     worlds[1].begin(range(4), range(4))
     bare, paid = ([world.step(np.full((4, 2), 0.5)) for _ in range(6)] for world in worlds)
-    more_B = sum(told.reward_B for told in paid) - sum(told.reward_B for told in bare)
+    more_B = sum(result.reward_B for result in paid) - sum(result.reward_B for result in bare)
     assert more_B == pytest.approx(3 * (start_B - bare[-1].info["distance"]), abs=1e-4)
 
 
-def test_the_video_says_nothing_moves_smoothly_and_never_repeats():
+def test_the_video_moves_smoothly_and_never_repeats():
     world, bare = Reach(1, distract=1.0, steps=10_000), Reach(1, steps=10_000)
     frames = [w.begin([0], [4])["image"].astype(float) for w in (world, bare)]
     video, still, phases = [frames[0]], np.zeros((1, 2)), []
     for _ in range(300):
-        told = world.step(still)
-        video.append(told.observation["image"].astype(float))
-        phases.append(told.info["phase"][0])
+        result = world.step(still)
+        video.append(result.observation["image"].astype(float))
+        phases.append(result.info["phase"][0])
         assert np.array_equal(bare.step(still).observation["image"], frames[1])
     apart = np.array([np.abs(f - video[0]).mean() for f in video])
     assert 0 < apart[1] < 15 < apart[20:].mean() and apart[10:].min() > 5
@@ -362,7 +368,7 @@ def test_palettes_show_the_same_states_in_other_colours():
     assert np.array_equal(seen[0], again["day"]) and np.array_equal(seen[1], again["night"])
 
 
-def test_clouds_stand_where_discs_stand_and_have_no_edge():
+def test_clouds_are_where_discs_are_and_have_no_edge():
     discs, clouds = (w.begin(range(8), range(8))["image"].astype(float) for w in (Reach(8), Reach(8, soft=0.2)))
     brightest = [
         np.unravel_index(cloud[..., 0].argmax(), (32, 32)) for cloud in clouds
@@ -373,7 +379,7 @@ def test_clouds_stand_where_discs_stand_and_have_no_edge():
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_gymnasium_makes_our_worlds(world, request):
+def test_gymnasium_makes_the_packages_worlds(world, request):
     if world == "backdrop":
         request.getfixturevalue("pixels")
     single.register()
@@ -383,7 +389,7 @@ def test_gymnasium_makes_our_worlds(world, request):
     assert made.unwrapped.render().dtype == np.uint8
 
 
-def test_our_worlds_through_gymnasium_are_the_same_episodes():
+def test_worlds_through_gymnasium_have_the_same_episodes():
     own, other = Reach(1), Gym.of("saccade/Reach-v0", 1)
     first, second = own.begin([0], [9])["image"], other.begin([0], [9])["state"]
     assert np.array_equal(first, second)

@@ -36,13 +36,13 @@ def success(noise: float, count: int = 200) -> np.ndarray:
     return won
 
 
-def test_the_expert_succeeds_and_chance_does_not():
+def test_the_expert_succeeds_and_random_actions_do_not():
     assert success(0.0).mean() > 0.99
     assert success(0.3).mean() > 0.9
     assert success(2.0).mean() < 0.05
 
 
-def test_contacts():
+def test_bench_block_and_hole_constrain_the_peg():
     assert held(place(x=0.0), (0, -1))[1] == 0, "the bench holds the peg"
     assert held(place(x=0.5), (0, -1))[1] == TOP, "so does the block"
     assert held(place(x=-0.5), (0, -1))[1] == -DEPTH, "the hole lets it in"
@@ -77,7 +77,7 @@ def test_an_episode_follows_from_its_seed_and_its_actions():
     assert np.array_equal(many.begin([1], [3])["image"], Push(1, observe="image").begin([0], [3])["image"])
 
 
-def test_reward_comes_once_and_time_runs_out():
+def test_success_is_rewarded_once_and_episodes_are_truncated():
     env = Push(2, steps=3)
     env.begin([0, 1], [0, 1])
     env.state_B6[0] = [0.0, -0.15, 0.0, 0.0, 0.9, 0.0]
@@ -102,7 +102,7 @@ def test_pictures_show_where_things_are():
     assert picture[row(-0.1), column(0.3)].tolist() == [92, 98, 110]
 
 
-def test_settings_that_make_no_world():
+def test_settings_outside_their_range_are_refused():
     for wrong in (
         {"count": 0},
         {"count": 1, "clearance": 0.0},

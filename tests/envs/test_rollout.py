@@ -87,7 +87,7 @@ def same(one, other) -> bool:
     return all(map(torch.equal, flat(one), flat(other))) and ended[0] == ended[1]
 
 
-def test_a_segment_has_what_was_seen_done_and_told():
+def test_a_segment_stores_observations_actions_and_results():
     rollout = RolloutCollector(Count(3), Toy(discrete=True), length=7, seed=1)(0)
     extras, seen = rollout.extras, rollout.decisions["seen.state_BT"]
     assert rollout.logp_BT.shape == rollout.mask_BT.shape == rollout.rewards["reward"].shape == (3, 7)
@@ -106,7 +106,7 @@ def test_a_segment_has_what_was_seen_done_and_told():
     assert rollout.rows(torch.tensor([1])).columns(slice(0, 2)).extras["value_BT"].shape == (1, 2)
 
 
-def test_what_is_bootstrapped_at_an_end_is_the_true_last_observation():
+def test_ends_are_bootstrapped_from_the_true_last_observation():
     rollout = RolloutCollector(Count(4), Toy(discrete=True), length=8, seed=3)(0)
     steps_T = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
     seed_BT = rollout.decisions["seen.state_BT"][..., 0] % 100
@@ -116,11 +116,11 @@ def test_what_is_bootstrapped_at_an_end_is_the_true_last_observation():
     assert torch.equal(rollout.extras["terminated_BT"][ends], seed_BT[ends] % 2 == 0)
 
 
-def test_segments_join_without_a_seam():
-    whole_ = RolloutCollector(Count(2, last=5), Toy(discrete=True), length=12, seed=4)(0)
+def test_consecutive_segments_equal_one_long_segment():
+    long = RolloutCollector(Count(2, last=5), Toy(discrete=True), length=12, seed=4)(0)
     cut = RolloutCollector(Count(2, last=5), Toy(discrete=True), length=4, seed=4)
     parts = [cut(i) for i in range(3)]
-    for name, value in {**whole_.decisions, **whole_.extras}.items():
+    for name, value in {**long.decisions, **long.extras}.items():
         if name.endswith("_BT"):
             assert torch.equal(value, torch.cat([{**p.decisions, **p.extras}[name] for p in parts], 1)), name
 
@@ -142,14 +142,14 @@ def test_an_episode_depends_on_its_seed_alone(name, settings):
         assert all(e.frames is None for e in other[film:])
 
 
-def test_training_sees_the_episodes_that_judging_sees():
+def test_training_and_evaluation_run_the_same_episodes():
     feed = RolloutCollector(environment("CartPole-v1", 3), Toy(discrete=True), length=64, seed=9)
     ended = [e for row in feed(0).outputs for e in row]
     again = run_episodes(environment("CartPole-v1", 2), Toy(discrete=True), [e.seed for e in ended], greedy=False)
     assert len(ended) > 3 and [(e.total, e.length) for e in ended] == [(e.total, e.length) for e in again]
 
 
-def test_whole_episodes_of_no_seed_and_of_fewer_seeds_than_rows():
+def test_fewer_seeds_than_rows_give_as_many_episodes():
     assert run_episodes(Count(3), Toy(discrete=True), []) == []
     few = run_episodes(Count(3), Toy(discrete=True), torch.tensor([8, 7]), videos=1)
     assert [e.seed for e in few] == [8, 7] and [f[0, 0, 0] for f in few[0].frames] == [0, 1, 2, 3]
@@ -158,7 +158,7 @@ def test_whole_episodes_of_no_seed_and_of_fewer_seeds_than_rows():
 @pytest.mark.parametrize(
     "name, settings", [("reach", {"observe": "both", "distract": 1.0}), ("CartPole-v1", {}), ("Pendulum-v1", {})]
 )
-def test_a_run_resumed_from_a_checkpoint_goes_on_bit_for_bit(name, settings, tmp_path):
+def test_collection_resumes_from_a_checkpoint_bit_for_bit(name, settings, tmp_path):
     def feed():
         world = environment(name, 3, **settings)
         return RolloutCollector(
@@ -181,7 +181,7 @@ class Narrow(Toy):
         return acted._replace(action_B=acted.action_B[:, :1])
 
 
-def test_a_failed_call_leaves_the_state_of_before():
+def test_a_failed_call_leaves_the_state_unchanged():
     good, bad = (
         RolloutCollector(Count(2, last=4, fails_at=at), Toy(discrete=True), length=5, seed=6) for at in (None, 8)
     )
@@ -200,7 +200,7 @@ def test_a_failed_call_leaves_the_state_of_before():
     assert never.state_dict() == {"begun": 0, "running": None}
 
 
-def test_draws_follow_from_seed_and_step_alone():
+def test_action_noise_follows_from_seed_and_step_alone():
     own, steps = [5, 2**62 + 1, 0], np.array([0, AHEAD - 1, 5 * AHEAD + 3])
     together = ActionNoise(own, 4)
     found = together.at(steps)
@@ -216,7 +216,7 @@ def test_draws_follow_from_seed_and_step_alone():
     assert [d.at(np.zeros(2, np.int64)).shape for d in space] == [(2, 1), (2, 6)]
 
 
-def test_draws_are_normal_or_uniform():
+def test_action_noise_is_normal_or_uniform():
     many = lambda **k: torch.cat(
         [d.at(np.full(200, s)) for d in [ActionNoise(range(200), 2, **k)] for s in range(100)]
     ).flatten()
@@ -225,6 +225,6 @@ def test_draws_are_normal_or_uniform():
     assert stats.kstest(even.numpy(), "uniform").pvalue > 1e-3 and 0 <= even.min() and even.max() < 1
 
 
-def test_a_segment_has_a_length():
+def test_segments_without_steps_are_refused():
     with pytest.raises(ValueError, match="segments of 0 steps"):
         RolloutCollector(Count(1), Toy(discrete=True), length=0, seed=0)

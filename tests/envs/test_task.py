@@ -85,7 +85,7 @@ def task(monkeypatch):
     return ControlTask("line", ("steps=9", "side=right"), test_episodes=7, test_rows=3, video_episodes=2)
 
 
-def test_scores_are_those_of_the_test_episodes_in_any_rows(task, monkeypatch):
+def test_scores_do_not_depend_on_the_number_of_rows(task, monkeypatch):
     lengths = np.array([2 + seed % 4 for seed in task.seeds()])
     found = task.score(Right(1.0))
     assert found == task.score(Right(1.0)) and set(found) == {"return", "return, standard error", "length", "success"}
@@ -101,7 +101,7 @@ def test_scores_are_those_of_the_test_episodes_in_any_rows(task, monkeypatch):
     assert ControlTask("line", test_episodes=1).score(Right(1.0)).keys() == {"return", "length", "success"}
 
 
-def test_first_episodes_are_shown_as_clips_with_paths(task, tmp_path):
+def test_the_first_episodes_are_logged_as_videos_with_paths(task, tmp_path):
     shown = {}
     task.score(Right(1.0), lambda name, items: shown.update({name: items}))
     (items,) = shown.values()
@@ -121,7 +121,7 @@ def test_first_episodes_are_shown_as_clips_with_paths(task, tmp_path):
     assert (tmp_path / "r" / "samples" / "test" / "000000-01.webp").is_file()
 
 
-def test_settings_are_read_and_wrong_ones_named(task):
+def test_settings_are_parsed_and_wrong_ones_refused(task):
     world = ControlTask("line", ("steps=3",)).make(2)
     assert (world.count, world.steps) == (2, 3) and len(set(task.seeds())) == 7
     wrong = {
@@ -134,7 +134,7 @@ def test_settings_are_read_and_wrong_ones_named(task):
             ControlTask("line", (setting,)).make(2)
 
 
-def test_own_worlds_can_be_scored():
+def test_the_packages_worlds_can_be_scored():
     torch.manual_seed(0)
     task = ControlTask("reach", test_episodes=4, test_rows=2, video_episodes=1)
     world, shown = task.make(1), []

@@ -209,7 +209,7 @@ class Dreamer:
             "updates": self.updates,
             "critic": self.critic.state_dict(),
             "multipliers": {name: multiplier.state_dict() for name, multiplier in self.multipliers.items()},
-            "optimizers": {name: step.optimizer.state_dict() for name, step in self._steps.items()},
+            "optimizers": {name: step.state_dict() for name, step in self._steps.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -218,7 +218,7 @@ class Dreamer:
         for name, multiplier in self.multipliers.items():
             multiplier.load_state_dict(state["multipliers"][name])
         for name, step in self._steps.items():
-            step.optimizer.load_state_dict(state["optimizers"][name])
+            step.load_state_dict(state["optimizers"][name])
 
 
 def build_critic(policy: DreamerPolicy, seed: int) -> nn.Module:

@@ -18,7 +18,7 @@ from saccade.math.values import gae
 from saccade.models.control.networks import RunningMeanStd
 from saccade.policies.actor_critic import ActorCritic
 from saccade.training import distributed
-from saccade.training.learner import Updates
+from saccade.training.learner import Updates, warmup
 from saccade.training.settings import AdamW
 
 LogSegment = Callable[[int, Rollout], None]
@@ -86,11 +86,12 @@ class PPO:
         optimizer_steps = steps * self.n_epochs * minibatches
         learner = ppo_learner(self, policy, optim, minibatches, optimizer_steps, seed)
         if learner is None:
+            rise, fall = warmup(optim.warmup), self.lr_schedule(optimizer_steps)
             update = optim.update(
                 "ppo",
                 self.loss(policy),
                 policy.trained,
-                schedule=self.lr_schedule(optimizer_steps),
+                schedule=None if fall is None else (lambda taken: rise(taken) * fall(taken)),
                 prepare=partial(normalize_advantages, all_sum=distributed.all_sum),
             )
             learner = Updates([update], epochs=self.n_epochs, minibatches=minibatches, shuffle=seed)

@@ -17,7 +17,7 @@ class FlatAdam:
         mean += (1 - b1) (g - mean),  square += (1 - b2) (g^2 - square)
         weights -= lr factor (mean / (1 - b1^t)) / (sqrt(square / (1 - b2^t)) + eps)
 
-    Both are numpy arrays, whose calls cost least on vectors of a few thousand numbers, or both are tensors.
+    Numpy arrays are stepped by numpy, whose calls cost least on vectors of a few thousand numbers, tensors by torch.
     """
 
     def __init__(
@@ -28,35 +28,34 @@ class FlatAdam:
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
     ):
-        self.weights, self.gradient, self.lr, self.eps, self.betas, self.steps = weights, gradient, lr, eps, betas, 0
-        zeros = np.zeros_like if isinstance(weights, np.ndarray) else torch.zeros_like
-        self.mean, self.square, self._scratch = (zeros(weights) for _ in range(3))
+        self.lr, self.eps, self.betas, self.steps = lr, eps, betas, 0
+        self.by_numpy = isinstance(weights, np.ndarray)
+        self.weights, self.gradient = torch.as_tensor(weights), torch.as_tensor(gradient)
+        self.mean, self.square, self._scratch = (torch.zeros_like(self.weights) for _ in range(3))
 
     def step(self, factor: float = 1.0) -> None:
         """One step with the learning rate times ``factor``."""
         self.steps += 1
         first, second = self.betas
-        rate, scale = self.lr * factor / (1 - first**self.steps), 1 / math.sqrt(1 - second**self.steps)
-        if isinstance(self.weights, np.ndarray):
-            self._numpy_step(rate, scale)
-        else:
-            self._torch_step(rate, math.sqrt(1 - second**self.steps))
+        rate, correction = self.lr * factor / (1 - first**self.steps), math.sqrt(1 - second**self.steps)
+        (self._numpy_step if self.by_numpy else self._torch_step)(rate, correction)
 
-    def _numpy_step(self, rate: float, scale: float) -> None:
-        scratch, (first, second) = self._scratch, self.betas
-        np.subtract(self.gradient, self.mean, out=scratch)
+    def _numpy_step(self, rate: float, correction: float) -> None:
+        weights, gradient, mean = self.weights.numpy(), self.gradient.numpy(), self.mean.numpy()
+        square, scratch, (first, second) = self.square.numpy(), self._scratch.numpy(), self.betas
+        np.subtract(gradient, mean, out=scratch)
         scratch *= 1 - first
-        self.mean += scratch
-        np.multiply(self.gradient, self.gradient, out=scratch)
-        scratch -= self.square
+        mean += scratch
+        np.multiply(gradient, gradient, out=scratch)
+        scratch -= square
         scratch *= 1 - second
-        self.square += scratch
-        np.sqrt(self.square, out=scratch)
-        scratch *= scale
+        square += scratch
+        np.sqrt(square, out=scratch)
+        scratch *= 1 / correction
         scratch += self.eps
-        np.divide(self.mean, scratch, out=scratch)
+        np.divide(mean, scratch, out=scratch)
         scratch *= rate
-        self.weights -= scratch
+        weights -= scratch
 
     def _torch_step(self, rate: float, correction: float) -> None:
         first, second = self.betas
@@ -67,10 +66,9 @@ class FlatAdam:
         self.weights.addcdiv_(self.mean, self._scratch, value=-rate)
 
     def state_dict(self) -> dict[str, Any]:
-        moments = {name: torch.as_tensor(getattr(self, name)).clone() for name in ("mean", "square")}
-        return {"steps": self.steps, **moments}
+        return {"steps": self.steps, "mean": self.mean.clone(), "square": self.square.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
-        for name in ("mean", "square"):
-            torch.as_tensor(getattr(self, name)).copy_(state[name])
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -123,7 +124,7 @@ class FusedActorCritic:
             start += part.size
             return part
 
-        hidden = [(take(2, wide, narrow), take(2, 1, wide)) for narrow, wide in zip(self.sizes, self.sizes[1:])]
+        hidden = [(take(2, wide, narrow), take(2, 1, wide)) for narrow, wide in pairwise(self.sizes)]
         last = self.sizes[-1]
         actor, critic = (take(self.outputs, last), take(self.outputs)), (take(1, last), take(1))
         return Parts(hidden, actor, critic, [take(*shape) for shape in self.other_shapes])

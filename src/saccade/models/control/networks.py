@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -52,7 +53,7 @@ class MLP(nn.Module):
             raise ValueError(f"unknown activation '{activation}': one of {', '.join(ACTIVATIONS)}")
         self.sizes, self.activation, self.norm = tuple(sizes), activation, norm
         layers: list[nn.Module] = []
-        for width, next_width in zip(sizes[:-2], sizes[1:-1]):
+        for width, next_width in pairwise(sizes[:-1]):
             layers.append(orthogonal(nn.Linear(width, next_width)))
             if norm:
                 layers.append(nn.LayerNorm(next_width))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -174,7 +175,7 @@ class PictureEncoder(nn.Module):
         super().__init__()
         sides = _sides(pixels)
         channels = [3, *(depth * 2**i for i in range(len(sides) - 1))]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, KERNEL, stride=2) for a, b in zip(channels, channels[1:]))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, KERNEL, stride=2) for a, b in pairwise(channels))
         self.width = channels[-1] * sides[-1] ** 2
 
     def forward(self, picture: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ def as_picture(decoded: Tensor) -> Tensor:
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ELU between them."""
     layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
-    for a, b in zip(sizes[1:], sizes[2:]):
+    for a, b in pairwise(sizes[1:]):
         layers += [nn.ELU(), nn.Linear(a, b)]
     return nn.Sequential(*layers)
 

@@ -156,7 +156,7 @@ def load_captioner(
     positions, prefix = model.config.text_config.max_position_embeddings, len(captioner.prefix_ids)
     if prefix + length > positions:
         raise ValueError(
-            f"model '{name}': a prompt of {prefix} ids and captions of {length} do not fit into its {positions} positions"
+            f"model '{name}': a prompt of {prefix} ids and captions of {length} exceed its {positions} positions"
         )
     return captioner
 

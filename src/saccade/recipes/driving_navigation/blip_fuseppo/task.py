@@ -163,7 +163,7 @@ def caption_accuracy(captioner: Captioner, lane: Lane, seed: int = 0) -> dict[st
     """
     pictures, targets = scenes(lane, seed, held_out=True)
     written, wanted = ([text.split() for text in texts] for texts in (captioner.decode(captioner(pictures)), targets))
-    parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "thing": (6, 7)}
+    parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "object": (6, 7)}
     share = lambda places: float(
         np.mean([[w[i : i + 1] == t[i : i + 1] for i in places] for w, t in zip(written, wanted)])
     )

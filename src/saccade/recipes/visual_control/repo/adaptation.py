@@ -179,7 +179,7 @@ class AlignmentLearner:
             "normalizer": self.normalizer.detach(),
             "networks": self.networks.state_dict(),
             "source_encoder": self.source_encoder.state_dict(),
-            "optimizers": {name: descent.optimizer.state_dict() for name, descent in self.descents.items()},
+            "optimizers": {name: descent.state_dict() for name, descent in self.descents.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -188,7 +188,7 @@ class AlignmentLearner:
         self.networks.load_state_dict(state["networks"])
         self.source_encoder.load_state_dict(state["source_encoder"])
         for name, descent in self.descents.items():
-            descent.optimizer.load_state_dict(state["optimizers"][name])
+            descent.load_state_dict(state["optimizers"][name])
 
 
 def target_divergence(target_N: Tensor) -> Tensor:

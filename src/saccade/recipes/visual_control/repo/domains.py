@@ -56,8 +56,9 @@ def paired_frames(source: ControlTask, target: ControlTask, count: int, seed: in
     """
     if source.env != target.env:
         raise ValueError(f"{source.env} and {target.env} cannot show the same state: paired frames need one world")
+    target_palette = _palette_world(target).palette
     environment = _palette_world(replace(source, settings=(*source.settings, 'observe="both"')))
-    palettes = {"source": environment.palette, "target": _palette_world(target).palette}
+    palettes = {"source": environment.palette, "target": target_palette}
     rng, buffer, episode = np.random.default_rng(seed), Buffer(count + 1000, seed), 0
     while len(buffer) < count:
         states, fields = _random_walk(environment, int(seeds(seed, 1, key=episode)), rng)
