@@ -120,7 +120,8 @@ def main() -> None:
 
 def show(found: dict[str, Any]) -> None:
     """The human table."""
-    print(f"2 x {found['hidden']} units; load {found['load before'][0]} to {found['load after'][0]}; ours by hand and by autograd differ "
+    print(f"2 x {found['hidden']} units; load {found['load before'][0]} to"
+          f" {found['load after'][0]}; ours by hand and by autograd differ "
           f"by {found['largest difference']:.1e}")  # fmt: skip
     for side in ("ours", "bfloat16", "autograd", "sb3"):
         print(f"  {side:16s}" + "  ".join(f"{name} {value:7.2f}" for name, value in found[side].items()))

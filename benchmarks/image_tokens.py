@@ -110,7 +110,8 @@ def main() -> None:
     alike = (cold.codes(cold.rollout(few, seeds(0, len(few)))) == generated(policy, few, False)).float().mean()
     ours, naive = gradient(policy, update), gradient(policy, lambda: naive_gradient(policy, rollout))
     print(
-        f"likeliest codes alike {float(alike):.4f}, gradients apart by {float((ours - naive).norm() / naive.norm()):.1e}"
+        f"likeliest codes alike {float(alike):.4f}, gradients apart by"
+        f" {float((ours - naive).norm() / naive.norm()):.1e}"
     )
 
     works = {

@@ -74,10 +74,19 @@ class Trl:
         language.model.model.visual.requires_grad_(eyes)
         trained = [p for p in language.model.parameters() if p.requires_grad]
         cfg = GRPOConfig(
-            str(folder / "trl"), per_device_train_batch_size=ROWS, num_generations=GROUP, max_completion_length=MOST,
-            epsilon=CLIP, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, gradient_checkpointing=checkpointing,
-            generation_kwargs={"suppress_tokens": [*language.banned_ids, *language.eos_ids]}, **options,
-        )  # fmt: skip
+            str(folder / "trl"),
+            per_device_train_batch_size=ROWS,
+            num_generations=GROUP,
+            max_completion_length=MOST,
+            epsilon=CLIP,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            gradient_checkpointing=checkpointing,
+            generation_kwargs={"suppress_tokens": [*language.banned_ids, *language.eos_ids]},
+            **options,
+        )
         asked = [[{"role": "user", "content": p.inputs.text}] for p in problems()]
         shown = [to_pil(p.inputs.pictures[0]) for p in problems()]
         self.rows = [{"prompt": q, "image": picture} for q, picture in zip(asked, shown) for _ in range(GROUP)]

@@ -112,10 +112,19 @@ def _vae(latent: int):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=latent, layers_per_block=1, norm_num_groups=4, sample_size=16, mid_block_add_attention=False,
-        use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5, shift_factor=0.1,
-    )  # fmt: skip
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=latent,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=16,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5,
+        shift_factor=0.1,
+    )
 
 
 def _sd3():

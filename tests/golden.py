@@ -54,9 +54,17 @@ RESFIT = CONTROL | {
 }  # fmt: skip
 SEARCH = {"task.held_out_size": 8, "task.train_size": 32, "prompts_per_step": 3, "group": 4, "steps": 2, "warmup": 1}
 SVG = {
-    "task.held_out_size": 4, "task.larger_size": 2, "task.train_size": 32, "sft.steps": 2, "sft.batch": 4, "steps": 2, "group": 4,
-    "prompts_per_step": 2, "candidates": 2, "model.max_new_tokens": 64,
-}  # fmt: skip
+    "task.held_out_size": 4,
+    "task.larger_size": 2,
+    "task.train_size": 32,
+    "sft.steps": 2,
+    "sft.batch": 4,
+    "steps": 2,
+    "group": 4,
+    "prompts_per_step": 2,
+    "candidates": 2,
+    "model.max_new_tokens": 64,
+}
 EDITS = {
     "task.held_out_size": 4,
     "task.train_size": 32,
@@ -76,10 +84,20 @@ CODES = {
     "warmup": 1,
 }
 SKETCHES = {
-    "task.train_size": 24, "task.held_out_size": 12, "task.selector_size": 24, "steps": 3, "prompts_per_step": 6, "group": 4,
-    "teacher.steps": 2, "teacher.batch_size": 8, "teacher.optim.warmup": 0,
-    "student.steps": 2, "student.batch_size": 8, "student.optim.warmup": 0, "reward.distractors": 9,
-}  # fmt: skip
+    "task.train_size": 24,
+    "task.held_out_size": 12,
+    "task.selector_size": 24,
+    "steps": 3,
+    "prompts_per_step": 6,
+    "group": 4,
+    "teacher.steps": 2,
+    "teacher.batch_size": 8,
+    "teacher.optim.warmup": 0,
+    "student.steps": 2,
+    "student.batch_size": 8,
+    "student.optim.warmup": 0,
+    "reward.distractors": 9,
+}
 LANE = {
     "task.road_length": 20.0, "task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 1, "n_envs": 2,
     "captioner.steps": 2, "captioner.batch_size": 4, "captioner.test_pictures": 8,
@@ -96,7 +114,11 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
         "tiny",
         DRAWING | {"window_place": "random", "grpo.std": "group", "shuffle_rewards": True},
     ),
-    "flow_grpo, cps": ("flow_grpo", "tiny", DRAWING | {"flow.kernel": "cps", "flow.guidance": 2.0, "flow.lora_rank": 4}),
+    "flow_grpo, cps": (
+        "flow_grpo",
+        "tiny",
+        DRAWING | {"flow.kernel": "cps", "flow.guidance": 2.0, "flow.lora_rank": 4},
+    ),
     "diffusion_nft": ("diffusion_nft", "tiny", DRAWING | {"nft.reference_weight": 0.01}),
     "diffusion_dpo": ("diffusion_dpo", "online", DRAWING | PAIRS),
     "diffusion_dpo, offline": ("diffusion_dpo", "offline", DRAWING | PAIRS),

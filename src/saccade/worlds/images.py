@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 
 from saccade.naming import require
 
 Item = TypeVar("Item")
+ItemOut = TypeVar("ItemOut", covariant=True)
 
 UPRIGHT = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 """Names of the photographs that have a top and a bottom."""
@@ -86,11 +87,19 @@ def _three_channels(found: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
     return np.repeat(picture[..., None], 3, -1) if picture.ndim == 2 else picture
 
 
+class Indexed(Protocol[ItemOut]):
+    """What has a length and items by index: a list, an array, or a folder of pictures."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> ItemOut: ...
+
+
 @dataclass(frozen=True)
 class Subset(Sequence[Item]):
     """Items of a sequence by their indices, each read on access; a slice of a subset is a list."""
 
-    items: Sequence[Item]
+    items: Indexed[Item]
     indices: Sequence[int]
 
     def __len__(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from saccade.core import Problem, Question
+from saccade.worlds.images import Indexed
 from saccade.worlds.puzzles.contrast import Contrast
 from saccade.worlds.puzzles.jigsaw import Jigsaw
 from saccade.worlds.puzzles.position import Position
@@ -19,12 +20,8 @@ from saccade.worlds.splits import balanced, stream, worded
 PUZZLES: tuple[Puzzle, ...] = (Rotation(), Position(), Jigsaw(), Contrast())
 
 
-class PictureSource(Protocol):
-    """Pictures uint8 ``[H, W, 3]``, each of its own size: a list, an array ``[N, H, W, 3]``, or a folder."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> np.ndarray: ...
+PictureSource = Indexed[np.ndarray]
+"""Pictures uint8 ``[H, W, 3]``, each of its own size: a list, an array ``[N, H, W, 3]``, or a folder."""
 
 
 def problems(
