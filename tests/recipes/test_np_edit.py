@@ -226,7 +226,7 @@ def test_two_steps_equal_one_and_one(kontext_folder, tmp_path, changes):
     with pytest.raises(Interrupted), Stopped.start(tmp_path / "resumed", {"recipe": "np_edit"}, display=False) as run:
         RECIPE.train(cfg, run)
     assert run_recipe("np_edit", cfg, tmp_path / "resumed") == once
-    assert {"train wording, overall", "paraphrase, keep", "scorer", "recolor"} <= set(once["after"])
+    assert {"train wording, overall", "paraphrase, keep", "training reward", "recolor"} <= set(once["after"])
     one, two = state(tmp_path / "once"), state(tmp_path / "resumed")
     for part in {"policy", "score", "ema"} & one.keys():
         assert all(torch.equal(one[part][k], two[part][k]) for k in one[part]), part
@@ -259,7 +259,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
                 copy=replace(preset.copy, steps=min(preset.copy.steps, 1)),
                 np_edit=replace(preset.np_edit, score_updates=1),
             )
-            assert set(run_recipe("np_edit", cfg, tmp_path / name)["after"]) == {"held out, sharpness", "scorer"}, name
+            assert set(run_recipe("np_edit", cfg, tmp_path / name)["after"]) == {"held out, sharpness", "training reward"}, name
 
 
 def test_samples_begin_with_a_picture(kontext_folder, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from saccade.core import NothingJudged, Rollout, seeds
 from saccade.models.loading import MINIATURES
-from saccade.report.page import write
+from saccade.report.page import write_page
 from saccade.training.run import Run
 from saccade.worlds.edits.task import MONITORS, EditingTask, edited, logged_samples
 
@@ -108,7 +108,7 @@ def run(tmp_path_factory):
 
 
 def test_the_page_shows_source_target_before_and_after(run, tmp_path):
-    html = write([run], tmp_path / "r.html").read_text()
+    html = write_page([run], tmp_path / "r.html").read_text()
     captions = [part.split("<")[0].strip() for part in html.split("<figcaption>")[1:]]
     assert captions == ["source", "target", "before", "after"] * 28
     line = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
@@ -121,12 +121,12 @@ def test_the_page_shows_source_target_before_and_after(run, tmp_path):
     for name, text in (("config.json", (run / "config.json").read_text()), ("samples.jsonl", broken)):
         (tmp_path / "b" / name).write_text(text)
     with pytest.raises(ValueError, match="a picture outside its run"):
-        write([tmp_path / "b"], tmp_path / "b.html")
+        write_page([tmp_path / "b"], tmp_path / "b.html")
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
 def test_in_a_browser_the_pictures_stand_side_by_side(run, tmp_path):
-    path = write([run], tmp_path / "r.html")
+    path = write_page([run], tmp_path / "r.html")
     with browser(tmp_path / "profile") as tab:
         for width in (1280, 390):
             tab.open(path, width)
