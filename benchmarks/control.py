@@ -30,11 +30,10 @@ from typing import Any
 import torch
 from measure import Timing, interleaved, load, ratio
 
-from saccade.algorithms.ppo import feed, learner
 from saccade.core import Rollout
+from saccade.envs.rollout import RolloutCollector
 from saccade.oracles import stable_baselines3
-from saccade.policies.actor_critic import build
-from saccade.recipes.baselines.ppo import PRESETS, Settings
+from saccade.recipes.baselines.ppo import PRESETS, Settings, policies
 from saccade.training.provenance import commit, machine, now, versions
 
 AIMS = {"pole": ("float32", 5.0), "pong": ("bfloat16", 1.7)}
@@ -46,18 +45,19 @@ class Ours:
     """One segment a call: collected, and learned from in all epochs."""
 
     def __init__(self, cfg: Settings):
-        world = cfg.task.make(cfg.rows)
-        self.policy = build(cfg.model, world.observation_space, world.action_space, cfg.seed)
+        policy = policies(cfg)["policy"]
         self.finished: deque[float] = deque(maxlen=RECENT)
-        self.feed = feed(cfg.ppo, world, self.policy, cfg.seed, self._tell)
-        # As many steps as are made for the whole training, so that an annealed rate begins as it would there.
-        self.learner, self.step = learner(cfg.ppo, self.policy, cfg.rows, cfg.steps, cfg.seed), 0
+        collector = RolloutCollector(cfg.task.make(cfg.n_envs), policy, cfg.ppo.n_steps, cfg.seed)
+        self.feed = cfg.ppo.feed(collector, cfg.n_envs, self._log)
+        # The number of steps of a full training, so that an annealed learning rate starts as it does there.
+        self.learner = cfg.ppo.learner(policy, cfg.optim, cfg.n_envs, cfg.schedule.steps, cfg.seed)
+        self.step = 0
 
     def __call__(self) -> None:
         self.learner.update(self.feed(self.step))
         self.step += 1
 
-    def _tell(self, step: int, rollout: Rollout) -> None:
+    def _log(self, step: int, rollout: Rollout) -> None:
         self.finished += [episode.total for row in rollout.outputs for episode in row]
 
     def returned(self) -> float | None:
@@ -71,11 +71,10 @@ class Theirs:
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.vec_env import VecMonitor
 
-        self.decisions = cfg.rows * cfg.ppo.length
-        self.model = stable_baselines3.ppo_of(
-            cfg.task.make(cfg.rows), replace(cfg.model, precision="float32"), cfg.ppo, cfg.seed
-        )
-        rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.env, cfg.rows, cfg.seed)
+        self.decisions = cfg.n_envs * cfg.ppo.n_steps
+        model = replace(cfg.model, precision="float32")
+        self.model = stable_baselines3.build_ppo(cfg.task.make(cfg.n_envs), model, cfg.ppo, cfg.optim, cfg.seed)
+        rows = VecMonitor(self.model.env) if own_environment else make_vec_env(cfg.task.env, cfg.n_envs, cfg.seed)
         self.model.set_env(rows)
 
     def __call__(self) -> None:
@@ -96,7 +95,7 @@ def measure(name: str, repetitions: int) -> dict[str, Any]:
     for side in sides.values():
         side()
     timings, _, _ = interleaved(sides, repetitions)
-    decisions = cfg.rows * cfg.ppo.length
+    decisions = cfg.n_envs * cfg.ppo.n_steps
     found: dict[str, Any] = {side: row(timings, side, decisions, sides[side].returned()) for side in sides}
     return {"steps": decisions * (repetitions + 1), "load": [before, load()], "sides": found}
 

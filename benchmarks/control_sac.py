@@ -6,8 +6,8 @@ same run.
 Both sides have an actor and two critics of two equal hidden layers, batches of 256, Adam, one environment without rows
 beside it, and their ordinary loops: acting, stepping, storing, sampling, critics, actor, temperature, target. Ours is
 measured three times: "ours" with the gradients written out (what the recipe takes), "bfloat16" the same with products
-of that precision (`--precision bfloat16`; its returns are compared by the check too), "autograd" with the same losses
-through `Updates`. "x sb3" is the median over repetitions of the ratio of CPU seconds (of all threads) within one
+of that precision (`--algo.precision bfloat16`; its returns are compared by the check too), "autograd" with the same
+losses through `Updates`. "x sb3" is the median over repetitions of the ratio of CPU seconds (of all threads) within one
 repetition, since wall seconds depend on who else uses the machine: the load average is printed. All take turns. "x
 floor" is how many times slower than the FLOPs that a step needs, counted on the autograd path, at the rate of a large
 matrix product of the same thread count, measured beside every repetition.
@@ -31,8 +31,7 @@ from flow import rounded
 from measure import flops, interleaved, load, matmul_rate, ratio
 
 from saccade.algorithms import off_policy
-from saccade.algorithms.fast import off_policy
-from saccade.algorithms.off_policy import Replaying, agent, feed, learner
+from saccade.algorithms.off_policy import ADAM, OffPolicy
 from saccade.envs.task import ControlTask
 from saccade.oracles import stable_baselines3
 from saccade.training.provenance import commit, machine, now, versions
@@ -44,13 +43,15 @@ TASK = ControlTask("Pendulum-v1")
 
 
 class Ours:
-    """Our loop without its run folder: the feed, then the learner; ``by_hand`` says which learner."""
+    """Our loop without its run folder: the feed, then the learner, whose gradients are hand-written or autograd's."""
 
-    def __init__(self, cfg: Replaying, by_hand: bool):
-        world = TASK.make(1)
-        own = agent(cfg, world, 0)
-        off_policy.fits_by_hand = off_policy.fits_by_hand if by_hand else (lambda *_: False)
-        self.feed, self.learner, self.done = feed(cfg, world, own, 0), learner(cfg, own), 0
+    def __init__(self, algo: OffPolicy, analytic: bool):
+        environment = TASK.make(1)
+        agent = algo.build(environment, 0)
+        chosen = off_policy.off_policy_learner
+        off_policy.off_policy_learner = chosen if analytic else (lambda *_: None)
+        self.feed, self.learner, self.done = algo.feed(environment, agent, 0), algo.learner(agent, ADAM), 0
+        off_policy.off_policy_learner = chosen
 
     def step(self) -> dict[str, float]:
         """One step of the environment and one gradient step."""
@@ -62,10 +63,10 @@ class Ours:
             self.step()
 
 
-def oracle(cfg: Replaying) -> Callable[[], None]:
+def oracle(algo: OffPolicy) -> Callable[[], None]:
     """Steps of stable-baselines3's own loop."""
-    model = stable_baselines3.off_policy_of("SAC", TASK, cfg, 1, 0)
-    model.learn(cfg.warm_up + STEPS)
+    model = stable_baselines3.build_off_policy("SAC", algo, ADAM, TASK.make(1), 0)
+    model.learn(algo.learning_starts + STEPS)
     return lambda: model.learn(STEPS, reset_num_timesteps=False)
 
 
@@ -77,12 +78,12 @@ def equality(hand: Ours, plain: Ours, steps: int = 10) -> float:
 
 def measure(repetitions: int, hidden: int) -> dict[str, Any]:
     """All that is said about the sides."""
-    cfg = Replaying(hidden=(hidden, hidden), memory=100_000)
-    hand, low, plain = Ours(cfg, True), Ours(replace(cfg, precision="bfloat16"), True), Ours(cfg, False)
+    algo = OffPolicy(hidden=(hidden, hidden), buffer_size=100_000)
+    hand, low, plain = Ours(algo, True), Ours(replace(algo, precision="bfloat16"), True), Ours(algo, False)
     found: dict[str, Any] = {"load before": load(), "hidden": hidden, "largest difference": equality(hand, plain)}
     batch = plain.feed(plain.done)
     needed = flops(lambda: plain.learner.update(batch))
-    sides = {"ours": hand.steps, "bfloat16": low.steps, "autograd": plain.steps, "sb3": oracle(cfg)}
+    sides = {"ours": hand.steps, "bfloat16": low.steps, "autograd": plain.steps, "sb3": oracle(algo)}
     timings, rates, _ = interleaved(sides, repetitions)
     for name, timing in timings.items():
         found[name] = {
@@ -119,7 +120,8 @@ def main() -> None:
 
 def show(found: dict[str, Any]) -> None:
     """The human table."""
-    print(f"2 x {found['hidden']} units; load {found['load before'][0]} to {found['load after'][0]}; ours by hand and by autograd differ "
+    print(f"2 x {found['hidden']} units; load {found['load before'][0]} to"
+          f" {found['load after'][0]}; ours by hand and by autograd differ "
           f"by {found['largest difference']:.1e}")  # fmt: skip
     for side in ("ours", "bfloat16", "autograd", "sb3"):
         print(f"  {side:16s}" + "  ".join(f"{name} {value:7.2f}" for name, value in found[side].items()))

@@ -18,7 +18,7 @@ sides must have drawn the same latents with the same log-probs, and computed the
 Memory is the peak of a process of its own that samples and updates once.
 
 Variants. "float32" is the default. "folded": LoRA is folded into the weights in the update too (`lora_folded`).
-"reused": the unconditional velocities come from sampling (`reuse_unconditional`), exact for the first optimiser step of
+"reused": the unconditional velocities come from sampling (`reuse_uncond`), exact for the first optimiser step of
 a batch, which is what is timed. "bfloat16": frozen weights and activations (`precision`); the gap between replayed and
 stored log-probs, printed as "replay gap", must stay far below the clip range. The recommended variant of a model has a
 star, and the aims are judged by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which
@@ -65,7 +65,7 @@ def memory_of(case: Case, side: str) -> dict[str, float]:
     advantage_B, before = torch.ones(len(problems)), resident_mb()
     drawn = one.sample(problems, seeds(3, len(problems)))
     if side in VARIANTS:
-        drawn.advantage_BT = drawn.credit(advantage_B)
+        drawn.advantage_BT = drawn.broadcast(advantage_B)
         one.update(drawn, BETA)
     else:
         one.update(drawn, advantage_B, BETA)
@@ -108,7 +108,8 @@ def judge(case: Case, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def show(name: str, found: dict[str, Any]) -> None:
     """The human table."""
-    print(f"\n{name}: {found['parameters'] / 1e6:.2f} M parameters, {found['tokens']} tokens, {found['pictures']} pictures, "
+    print(f"\n{name}: {found['parameters'] / 1e6:.2f} M parameters, {found['tokens']} tokens,"
+          f" {found['pictures']} pictures, "
           f"{found['steps']} steps; load {found['load before'][0]} to {found['load after'][0]}")  # fmt: skip
     for side, errors in found["equality"].items():
         print(f"  same work   {side:24s}" + "  ".join(f"{k} {v:.1e}" for k, v in errors.items()))
@@ -116,8 +117,10 @@ def show(name: str, found: dict[str, Any]) -> None:
         for side, row in found[table].items():
             unit = next(iter(row))
             star = "*" if side == found["recommended"] else " "
-            print(f"  {table:15s}{star}{side:24s}{row[unit]:9.3f} {unit}  x plain {row['x plain']:5.2f}  x floor {row['x floor']:5.2f}"
-                  f"  cpu {row['cpu seconds']:.2f} s  wall {row['wall seconds']:.2f} s  spread {row['spread']:.0%}")  # fmt: skip
+            print(f"  {table:15s}{star}{side:24s}{row[unit]:9.3f} {unit}  x plain"
+                  f" {row['x plain']:5.2f}  x floor {row['x floor']:5.2f}"
+                  f"  cpu {row['cpu seconds']:.2f} s  wall {row['wall seconds']:.2f} s  spread"
+                  f" {row['spread']:.0%}")  # fmt: skip
     for side, row in found["memory"].items():
         print(f"  memory          {side:24s}{row['peak MB']:8.0f} MB, of which the batch {row['added MB']:.0f} MB")
     for what, gain in found["other algorithm"].items():

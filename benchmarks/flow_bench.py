@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,10 @@ from torch import Tensor
 from saccade.core import Rollout, seeds
 
 Table = dict[str, dict[str, float]]
+
+
+def _update_into(metrics: dict[str, float], ours: Ours, part: Rollout, beta: float) -> None:
+    metrics.update(ours.update(part, beta))
 
 
 class Bench:
@@ -33,7 +38,7 @@ class Bench:
 
     def _rollout(self, ours: Ours) -> Rollout:
         rollout = ours.sample(self.problems, self.seeds_B)
-        rollout.advantage_BT = rollout.credit(self.advantage_B)
+        rollout.advantage_BT = rollout.broadcast(self.advantage_B)
         return rollout
 
     def part(self, name: str) -> Rollout:
@@ -52,11 +57,11 @@ class Bench:
         for beta, key in ((0.0, "gradient"), (BETA, "gradient with KL")):
             plain = gradient_of(
                 self.plain["plain"],
-                lambda: self.plain["plain"].update(self.plain_part("plain"), self.advantage_B, beta),
+                partial(self.plain["plain"].update, self.plain_part("plain"), self.advantage_B, beta),
             )
             for name, ours in self.ours.items():
                 gap: dict[str, float] = {}
-                gradient = gradient_of(ours, lambda: gap.update(ours.update(self.part(name), beta)))
+                gradient = gradient_of(ours, partial(_update_into, gap, ours, self.part(name), beta))
                 errors = found.setdefault(name, self._sampled(name))
                 errors[key] = relative(gradient, plain)
                 errors["replay gap"] = gap["health/flow_replay_gap"]

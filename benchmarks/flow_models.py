@@ -78,11 +78,19 @@ def _autoencoder(shape: Shape) -> Any:
 
     levels = len(shape.vae)
     return AutoencoderKL(
-        block_out_channels=shape.vae, down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels, latent_channels=shape.latent, layers_per_block=1, norm_num_groups=4,
-        sample_size=shape.size, mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False,
-        scaling_factor=1.5, shift_factor=0.06,
-    )  # fmt: skip
+        block_out_channels=shape.vae,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=shape.latent,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=shape.size,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5,
+        shift_factor=0.06,
+    )
 
 
 def _encoder(shape: Shape, vocabulary: int) -> Any:

@@ -12,10 +12,10 @@ from flow_models import SMALL, TINY, Shape
 from flow_plain import PlainLoop
 from torch import Tensor
 
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
+from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs
 from saccade.core import Problem, Rollout
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.training.learner import Update, Updates
 
 BETA = 0.04
@@ -57,7 +57,7 @@ class Case:
         return [Problem(i, WORDS[i]) for i in range(self.prompts) for _ in range(self.group)]
 
 
-FOLDED, REUSED = {"lora_folded": True}, {"lora_folded": True, "reuse_unconditional": True}
+FOLDED, REUSED = {"lora_folded": True}, {"lora_folded": True, "reuse_uncond": True}
 HALF = {"precision": "bfloat16"}
 VARIANTS = {
     "float32": {}, "float32 folded": FOLDED, "float32 folded reused": REUSED,
@@ -82,7 +82,7 @@ class Ours:
     def __init__(self, case: Case, folder: Path, **options: Any):
         fixed = {"guidance": 4.5, "text_length": case.shape.zeros, "device": "cpu", "at_once": case.at_once}
         model = FlowModel(str(folder), case.shape.size, case.steps, **fixed | LORA | options)
-        self.case, self.policy = case, build(model, range(case.steps - 1))
+        self.case, self.policy = case, build_flow_policy(model, range(case.steps - 1))
         self.reference = Snapshot(self.policy.trained)
         away_from_start(self.policy)
         self.optimizer = torch.optim.SGD(self.policy.trained, lr=0.0)  # the same weights in every repetition
@@ -93,7 +93,7 @@ class Ours:
 
     def update(self, rollout: Rollout, beta: float) -> dict[str, float]:
         if beta:
-            remember_reference(self.policy, self.reference, rollout, self.case.micro[0])
+            add_reference_logprobs(self.policy, self.reference, rollout, self.case.micro[0])
         loss = PolicyGradient(self.policy, CLIP, beta=beta, kl="drift")
         rows, decisions = self.case.micro
         update = Update("flow", loss, self.policy.trained, self.optimizer)

@@ -32,8 +32,8 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Problem, Rollout, seeds
-from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.training.groups import in_groups
+from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
+from saccade.training.groups import sample_groups
 from saccade.training.provenance import commit, machine, now, versions
 from saccade.worlds import shapes
 
@@ -54,8 +54,8 @@ def random_model(folder: Path) -> Path:
 
 def generated(policy: ImageTokenPolicy, problems: list[Problem], do_sample: bool) -> Tensor:
     """Codes by plain transformers ``[B, M]``."""
-    language = policy.painter.language
-    texts = [language.text(policy.prompt(problem)) for problem in problems]
+    language = policy.image_generator.language
+    texts = [language.apply_template(policy.prompt(problem)) for problem in problems]
     inputs = language.processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
     return language.model.generate(
         **inputs, generation_mode="image", do_sample=do_sample, guidance_scale=policy.guidance
@@ -64,7 +64,7 @@ def generated(policy: ImageTokenPolicy, problems: list[Problem], do_sample: bool
 
 def naive_gradient(policy: ImageTokenPolicy, rollout: Rollout) -> None:
     """Gradients of sum(A log p) through plain transformers, every row with its whole prompt."""
-    model, kept = policy.painter.network, rollout.decisions
+    model, kept = policy.image_generator.network, rollout.decisions
     begin = int(kept["begin_B"][0])
     embeds = model.get_input_embeddings()(kept["ids_BL"][:, :begin])
     codes = model.prepare_embeddings_for_image_generation(policy.codes(rollout)[:, :-1])
@@ -97,25 +97,26 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = given.model or str(random_model(Path(place)))
-        policy = build(ImageTokenModel(folder, guidance=given.guidance))
+        policy = build_image_token_policy(ImageTokenModel(folder, guidance=given.guidance))
     problems = shapes.problems(given.pictures // given.group, 0, shapes.TAGS[:6])
     rows = [problem for problem in problems for _ in range(given.group)]
-    sample = lambda: in_groups(policy.rollout, problems, seeds(0, len(problems)), given.group)
+    sample = lambda: sample_groups(policy.rollout, problems, seeds(0, len(problems)), given.group)
     rollout = sample()
     rollout.advantage_BT = torch.randn(rollout.logp_BT.shape, generator=torch.Generator().manual_seed(0))
     update = lambda: PolicyGradient(policy, 0.2)(rollout).total.backward()
 
-    cold = ImageTokenPolicy(policy.painter, [], guidance=given.guidance, temperature=1e-5)
+    cold = ImageTokenPolicy(policy.image_generator, [], guidance=given.guidance, temperature=1e-5)
     few = rows[:: given.group][:8]
     alike = (cold.codes(cold.rollout(few, seeds(0, len(few)))) == generated(policy, few, False)).float().mean()
     ours, naive = gradient(policy, update), gradient(policy, lambda: naive_gradient(policy, rollout))
     print(
-        f"likeliest codes alike {float(alike):.4f}, gradients apart by {float((ours - naive).norm() / naive.norm()):.1e}"
+        f"likeliest codes alike {float(alike):.4f}, gradients apart by"
+        f" {float((ours - naive).norm() / naive.norm()):.1e}"
     )
 
     works = {
         "sampling": sample,
-        "plain sampling": lambda: policy.painter.network.decode_image_tokens(generated(policy, rows, True)),
+        "plain sampling": lambda: policy.image_generator.network.decode_image_tokens(generated(policy, rows, True)),
         "update": lambda: gradient(policy, update),
         "naive update": lambda: gradient(policy, lambda: naive_gradient(policy, rollout)),
     }

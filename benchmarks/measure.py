@@ -70,8 +70,10 @@ def flops(work: Callable[[], object]) -> int:
     unknown = {
         torch.ops.mkldnn._linear_pointwise: lambda x, w, *_, out_shape=None, **__: 2 * math.prod(x) * w[0],
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, out_shape=None, **__: _attention(q, k, 2),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, q, k, *__, out_shape=None, **___: _attention(q, k, 5),
-    }  # fmt: skip
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, q, k, *__, out_shape=None, **___: (
+            _attention(q, k, 5)
+        ),
+    }
     with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         work()
     return counter.get_total_flops()

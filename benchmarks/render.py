@@ -63,7 +63,7 @@ def sides(codes: list[str], size: int) -> dict[str, Callable[[], list[np.ndarray
 
     def bare() -> list[np.ndarray]:
         canvas = f'<svg width="{size}" height="{size}"'
-        pngs = (svg.rasterise(code.replace("<svg", canvas, 1).encode(), size, "#fff") for code in codes)
+        pngs = (svg.rasterize(code.replace("<svg", canvas, 1).encode(), size, "#fff") for code in codes)
         return [np.asarray(Image.open(BytesIO(png)).convert("RGB")) for png in pngs]
 
     return {"workers": through_workers, "guarded": guarded, "bare": bare}
@@ -100,8 +100,14 @@ def measure(size: int, count: int, repetitions: int) -> dict[str, Any]:
         wall, seconds = (median(row[kind] for row in rows) for kind in ("wall", "cpu"))
         faster = median(b["wall"] / a["wall"] for a, b in zip(rows, times["bare"]))
         more = median(a["cpu"] / b["cpu"] for a, b in zip(rows, times["bare"]))
-        found[name] = {"renders/s": count / wall, "x bare": faster, "wall ms": wall / count * 1e3, "cpu ms": seconds / count * 1e3,
-                       "x bare cpu": more, "best renders/s": count / min(row["wall"] for row in rows)}  # fmt: skip
+        found[name] = {
+            "renders/s": count / wall,
+            "x bare": faster,
+            "wall ms": wall / count * 1e3,
+            "cpu ms": seconds / count * 1e3,
+            "x bare cpu": more,
+            "best renders/s": count / min(row["wall"] for row in rows),
+        }
     free = found["cores"] / found["workers"]["cpu ms"] * 1e3
     known = timed(lambda: render_batch([Request(code, size=size) for code in codes]))
     found |= {"same pictures": same, "renders/s on free cores": free, "cached ms": known["wall"] / count * 1e3}
@@ -115,12 +121,15 @@ def show(found: dict[str, Any]) -> None:
           f"{found['load after'][0]}, same pictures: {found['same pictures']}")  # fmt: skip
     for name in ("workers", "guarded", "bare"):
         row = found[name]
-        print(f"  {name:10s}{row['renders/s']:8.0f} renders/s (best {row['best renders/s']:.0f})  x bare {row['x bare']:.2f}"
-              f"  wall {row['wall ms']:.3f} ms  cpu {row['cpu ms']:.3f} ms  x bare cpu {row['x bare cpu']:.2f}")  # fmt: skip
+        print(f"  {name:10s}{row['renders/s']:8.0f} renders/s (best {row['best renders/s']:.0f})  x"
+              f" bare {row['x bare']:.2f}"
+              f"  wall {row['wall ms']:.3f} ms  cpu {row['cpu ms']:.3f} ms  x bare cpu"
+              f" {row['x bare cpu']:.2f}")  # fmt: skip
     print(f"  free cores  {found['renders/s on free cores']:.0f} renders/s by CPU seconds; "
           f"aim >= {AIM}: {'met' if found['aim met'] else 'not met'}")  # fmt: skip
     print(
-        f"  cached      {found['cached ms'] * 1e3:.1f} us; replacing a dead worker {found['replacing a worker, s']:.2f} s"
+        f"  cached      {found['cached ms'] * 1e3:.1f} us; replacing a dead worker"
+        f" {found['replacing a worker, s']:.2f} s"
     )
 
 

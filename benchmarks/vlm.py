@@ -105,15 +105,18 @@ def judge(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def show(found: dict[str, Any]) -> None:
     """The human table."""
-    print(f"{found['parameters'] / 1e6:.2f} M parameters, {found['answers']} answers to prompts of {found['prompt tokens']} tokens; "
+    print(f"{found['parameters'] / 1e6:.2f} M parameters, {found['answers']} answers to prompts of"
+          f" {found['prompt tokens']} tokens; "
           f"load {found['load before'][0]} to {found['load after'][0]}")  # fmt: skip
     for side, errors in found["equality"].items():
         print(f"  same work   {side:24s}" + "  ".join(f"{k} {v:.1e}" for k, v in errors.items()))
     for table in TABLES:
         for side, row in found[table].items():
             unit = next(iter(row))
-            print(f"  {table:11s} {side:24s}{row[unit]:9.2f} {unit}  x trl {row['x trl']:5.2f}  x floor {row['x floor']:5.2f}"
-                  f"  cpu {row['cpu seconds']:.2f} s  wall {row['wall seconds']:.2f} s  spread {row['spread']:.0%}")  # fmt: skip
+            print(f"  {table:11s} {side:24s}{row[unit]:9.2f} {unit}  x trl {row['x trl']:5.2f}  x"
+                  f" floor {row['x floor']:5.2f}"
+                  f"  cpu {row['cpu seconds']:.2f} s  wall {row['wall seconds']:.2f} s  spread"
+                  f" {row['spread']:.0%}")  # fmt: skip
     for side, row in found["memory"].items():
         print(f"  memory      {side:24s}{row['peak MB']:8.0f} MB, of which the step {row['added MB']:.0f} MB")
     for what, aim in found["aims"].items():

@@ -29,7 +29,7 @@ class Bench:
         advantage_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(2))
         self.rollouts = {name: one.sample() for name, one in self.ours.items()}
         for rollout in self.rollouts.values():
-            rollout.advantage_BT = rollout.credit(advantage_B)
+            rollout.advantage_BT = rollout.broadcast(advantage_B)
         self.batches = {name: theirs.sample() for name, theirs in self.trl.items()}
 
     # -- the same work? -------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Bench:
 
 def answers(rollout: Rollout) -> Tensor:
     """The tokens that were written ``[B, T]``."""
-    return rollout.decisions["ids_BL"].gather(1, rollout.decisions["position_BT"])
+    return rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
 
 
 def same_prompts(rollout: Rollout, batch: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def same_prompts(rollout: Rollout, batch: dict[str, Any]) -> None:
     begin = int(rollout.decisions["begin_B"].max())
     for ours, theirs in (("ids_BL", "prompt_ids"), ("attention_BL", "prompt_mask")):
         assert torch.equal(rollout.decisions[ours][:, :begin], batch[theirs]), f"{theirs} differ"
-    pixels = [sights[0].inputs["pixel_values"] for sights in rollout.decisions["sights_B"].values]
+    pixels = [sights[0].inputs["pixel_values"] for sights in rollout.decisions["images_B"].values]
     assert torch.equal(torch.cat(pixels), batch["pixel_values"]), "pictures differ"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saccade.builders.qwen25_vl_shapes.parts import CHAT_TEMPLATE, SPECIAL
+from saccade.builders.qwen25_vl_shapes.model import CHAT_TEMPLATE, SPECIAL
 from saccade.core import Problem, Question
 from saccade.models.language import processor as processors
 
@@ -59,7 +59,9 @@ def save(folder: Path) -> Path:
     _silence(model, [*at.values(), words.eos_token_id])
     model.save_pretrained(folder)
     images = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2)
-    processors.save(processors.without_videos(Qwen2_5_VLProcessor, images, words, chat_template=CHAT_TEMPLATE), folder)
+    processors.save_processor(
+        processors.without_videos(Qwen2_5_VLProcessor, images, words, chat_template=CHAT_TEMPLATE), folder
+    )
     return folder
 
 

@@ -15,11 +15,11 @@ from vlm_models import problems
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Rollout, seeds
 from saccade.math.advantages import group_advantage
-from saccade.models.language.messages import as_pil
-from saccade.models.language.model import load
+from saccade.models.language.messages import to_pil
+from saccade.models.language.model import load_language_model
 from saccade.policies.token_presets import TokenModel
-from saccade.policies.tokens import TokenPolicy, build
-from saccade.training.groups import in_groups
+from saccade.policies.tokens import TokenPolicy, build_token_policy
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 GROUP, MOST, CLIP = 8, 64, 0.2
@@ -37,7 +37,7 @@ class Ours:
 
     def __init__(self, folder: Path, *, eyes: bool):
         chosen = TokenModel(str(folder), max_new_tokens=MOST, device="cpu", train_vision=eyes)
-        self.policy: TokenPolicy = build(chosen)
+        self.policy: TokenPolicy = build_token_policy(chosen)
         self.optimizer = still(self.policy.trained)
         loss = PolicyGradient(self.policy, CLIP, average="decisions")
         self.updates = Updates([Update("words", loss, self.policy.trained, self.optimizer)])
@@ -45,7 +45,7 @@ class Ours:
     def sample(self) -> Rollout:
         """Answers with their log-probs."""
         made = problems()
-        return in_groups(self.policy.rollout, made, seeds(3, len(made)), GROUP)
+        return sample_groups(self.policy.rollout, made, seeds(3, len(made)), GROUP)
 
     def update(self, rollout: Rollout) -> None:
         self.updates.update(rollout)
@@ -53,7 +53,7 @@ class Ours:
     def step(self) -> None:
         rollout = self.sample()
         reward_B = torch.tensor(scored(rollout.outputs))
-        rollout.advantage_BT = rollout.credit(group_advantage(reward_B, rollout.group_B, unbiased=True))
+        rollout.advantage_BT = rollout.broadcast(group_advantage(reward_B, rollout.group_B, unbiased=True))
         self.update(rollout)
 
     def gradient(self, rollout: Rollout) -> Gradient:
@@ -68,18 +68,27 @@ class Trl:
         from trl import GRPOConfig, GRPOTrainer
 
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        language = load(folder)
+        language = load_language_model(folder)
         language.processor.tokenizer.padding_side = "left"  # as its manual asks
         language.model.requires_grad_(True)
         language.model.model.visual.requires_grad_(eyes)
         trained = [p for p in language.model.parameters() if p.requires_grad]
         cfg = GRPOConfig(
-            str(folder / "trl"), per_device_train_batch_size=ROWS, num_generations=GROUP, max_completion_length=MOST,
-            epsilon=CLIP, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, gradient_checkpointing=checkpointing,
-            generation_kwargs={"suppress_tokens": [*language.banned, *language.ends]}, **options,
-        )  # fmt: skip
+            str(folder / "trl"),
+            per_device_train_batch_size=ROWS,
+            num_generations=GROUP,
+            max_completion_length=MOST,
+            epsilon=CLIP,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            gradient_checkpointing=checkpointing,
+            generation_kwargs={"suppress_tokens": [*language.banned_ids, *language.eos_ids]},
+            **options,
+        )
         asked = [[{"role": "user", "content": p.inputs.text}] for p in problems()]
-        shown = [as_pil(p.inputs.pictures[0]) for p in problems()]
+        shown = [to_pil(p.inputs.pictures[0]) for p in problems()]
         self.rows = [{"prompt": q, "image": picture} for q, picture in zip(asked, shown) for _ in range(GROUP)]
         reward = lambda completions, **_: scored([said[0]["content"] for said in completions])
         reward.__name__ = "letters"

@@ -56,6 +56,28 @@ def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return roomy(folder)
 
 
+@pytest.fixture(scope="session")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP with its processor."""
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from saccade.builders import sd3_shapes
+    from saccade.builders.parts import texts
+
+    words = texts.clip_tokenizer(sd3_shapes.corpus(np.random.default_rng(0)), 16)
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ends = dict(eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id, pad_token_id=words.pad_token_id)
+    text = sizes | ends | dict(vocab_size=len(words), max_position_embeddings=16)
+    config = CLIPConfig(text_config=text, vision_config=sizes | dict(image_size=16, patch_size=4), projection_dim=16)
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(images, words).save_pretrained(folder)
+    return folder
+
+
 def roomy(folder: Path) -> Path:
     """The same model with room for longer prompts."""
     config = folder / "config.json"
@@ -90,10 +112,19 @@ def _vae(latent: int):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=latent, layers_per_block=1, norm_num_groups=4, sample_size=16, mid_block_add_attention=False,
-        use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5, shift_factor=0.1,
-    )  # fmt: skip
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=latent,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=16,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5,
+        shift_factor=0.1,
+    )
 
 
 def _sd3():

@@ -11,11 +11,11 @@ import torch
 from saccade.algorithms.grpo import PolicyGradient
 from saccade.core import Loss, Problem, spawn
 from saccade.math.advantages import group_advantage
-from saccade.models.sharding import shard, whole
+from saccade.models.sharding import full_tensors, shard
 from saccade.policies import flow, tokens
 from saccade.training import distributed
 from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
 torch.set_num_threads(1)
@@ -25,10 +25,10 @@ def policy_of(kind: str, folder: str):
     if kind.startswith("flow"):
         cut = dict(sharded=True, lora_rank=2 if "lora" in kind else 0) if "sharded" in kind else {}
         model = flow.FlowModel(folder, size=16, sampling_steps=3, guidance=2.0, text_length=1, **cut)
-        return flow.build(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
+        return flow.build_flow_policy(model, stochastic=(0, 1)), [Problem(i, f"{i} red rings") for i in range(4)]
     chat = lambda problem: str(problem.inputs)
-    model = tokens.WriterModel(folder, max_new_tokens=6, rewriter_sharded="sharded" in kind)
-    return tokens.build(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
+    model = tokens.TokenModel(folder, max_new_tokens=6, sharded="sharded" in kind)
+    return tokens.build_token_policy(model, chat), [Problem(i, "a b c"[i:]) for i in range(4)]
 
 
 def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
@@ -36,10 +36,10 @@ def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
     policy, problems = policy_of(kind, folder)
 
     def collect(problems, seeds_P, step):
-        rollout = in_groups(policy.rollout, problems, seeds_P, 4)
+        rollout = sample_groups(policy.rollout, problems, seeds_P, 4)
         _, seeds_B = None, torch.stack([spawn(seeds_P, k) for k in range(4)], 1).flatten()
         reward = (seeds_B % 1000).float() / 1000
-        rollout.advantage_BT = rollout.credit(
+        rollout.advantage_BT = rollout.broadcast(
             group_advantage(reward, rollout.group_B, scale="batch", all_sum=distributed.all_sum)
         )
         return rollout
@@ -51,10 +51,10 @@ def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
     for step in range(0 if only_start else 3):
         learner.update(feed(step))
         # As a checkpoint has them: whole, whatever is cut.
-        kept = [copy.deepcopy(whole(part.state_dict())) for part in (policy, learner)]
+        kept = [copy.deepcopy(full_tensors(part.state_dict())) for part in (policy, learner)]
         for part, state in zip((policy, learner), kept):
             part.load_state_dict(state)
-    state = whole(policy.state_dict())
+    state = full_tensors(policy.state_dict())
     if os.environ.get("RANK", "0") == "0":
         torch.save({name: p.clone() for name, p in state.items()}, out)
 
@@ -66,7 +66,7 @@ def sharded(out: str) -> None:
     modules = [first, second]
     for m in modules:
         shard(m)
-    rows = distributed.share(list(range(6)))
+    rows = distributed.shard(list(range(6)))
     x = torch.linspace(-1, 1, 24).reshape(6, 4)[rows[0] : rows[-1] + 1]
     both = lambda _: Loss((modules[0](x) * modules[1](x)).sum(), torch.tensor(float(len(x))))
     own = lambda _: Loss((modules[1](x) ** 2).sum(), torch.tensor(float(len(x))))
@@ -78,7 +78,9 @@ def sharded(out: str) -> None:
     )
     for _ in range(3):
         learner.update({})
-    state = {f"{i}.{n}": whole(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()}
+    state = {
+        f"{i}.{n}": full_tensors(p).detach().clone() for i, m in enumerate(modules) for n, p in m.named_parameters()
+    }
     if os.environ.get("RANK", "0") == "0":
         torch.save(state, out)
 

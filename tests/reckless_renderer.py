@@ -33,7 +33,7 @@ def draw(code: str, size: int, background: str, box: Box) -> tuple[str, str, byt
 def _nest(_: str) -> None:
     """No guard before resvg: its parser runs out of stack."""
     groups = 20_000
-    svg.rasterise(f'<svg xmlns="{svg.guard.SVG}">{"<g>" * groups}{"</g>" * groups}</svg>'.encode(), 32, "#fff")
+    svg.rasterize(f'<svg xmlns="{svg.guard.SVG}">{"<g>" * groups}{"</g>" * groups}</svg>'.encode(), 32, "#fff")
 
 
 def _spin(_: str) -> None:

@@ -89,7 +89,8 @@ def make(
             _course(part, np.random.default_rng(seed), lift, steps, rewrites=stages and number == 1)
         after = {"eval/shapes": 0.31 + lift, "eval/paraphrase": 0.29 + 0.8 * lift, "eval/untouched": 0.62 + 0.08 * lift}
         run.table("Score by kind of prompt", ["kind", "prompts", "before", "after"], [
-            ["one object", 64, 0.71, 0.71 + 0.55 * lift], ["position", 64, 0.18, 0.18 + lift], ["counting", 64, 0.22, None],
+            ["one object", 64, 0.71, 0.71 + 0.55 * lift], ["position", 64, 0.18, 0.18 + lift],
+            ["counting", 64, 0.22, None],
         ])  # fmt: skip
         before = {"eval/shapes": 0.31, "eval/paraphrase": 0.29, "eval/untouched": 0.62}
         strip = lambda scores: {name.removeprefix("eval/"): value for name, value in scores.items()}
@@ -102,8 +103,10 @@ def _course(run: Run, rng: np.random.Generator, lift: float, steps: int, rewrite
         done = 1 - math.exp(-3 * step / steps)
         noise = lambda scale: float(rng.normal() * scale)
         run.log(step, {
-            "reward/shapes": 0.31 + lift * done + noise(0.03), "reward/alignment": 0.22 + 0.3 * lift * done + noise(0.02),
-            "loss/flow": 0.02 * (1 - done) + noise(0.004), "health/ratio": 1 + noise(0.01), "health/clip_fraction": abs(noise(0.03)),
+            "reward/shapes": 0.31 + lift * done + noise(0.03),
+            "reward/alignment": 0.22 + 0.3 * lift * done + noise(0.02),
+            "loss/flow": 0.02 * (1 - done) + noise(0.004), "health/ratio": 1 + noise(0.01),
+            "health/clip_fraction": abs(noise(0.03)),
             "health/kl": 0.01 * done + abs(noise(0.001)), "health/diversity": 0.9 - 0.2 * done + noise(0.01),
             "cost/images": 128, "cost/network_calls": 1280,
         })  # fmt: skip
@@ -145,18 +148,18 @@ def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 4
         for step in (0, steps):
             done = step / steps
             run.log(step, {"eval/accuracy": 0.3 + lift * done, "eval/sufficient box": 0.2 + lift * done})
-            run.samples(step, "held out", [_talk(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
+            run.samples(step, "held out", [_conversation(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
             run.samples(step, "drawings", [_drawing(i, done) for i in range(len(PROMPTS))])
         run.finish({"before": {"accuracy": 0.3}, "after": {"accuracy": 0.3 + lift}})
     return folder
 
 
-def _talk(problem, skill: float) -> dict:
+def _conversation(problem, skill: float) -> dict:
     """A look at a canvas: the less ``skill``, the further off the box; no box at all for a first problem without
     any.
     """
     question, canvas, true = (
-        canvases.parts(problem.inputs.text)[0],
+        canvases.split_choices(problem.inputs.text)[0],
         problem.inputs.pictures[0],
         problem.answer["boxes"][0],
     )
@@ -190,7 +193,8 @@ def _drawing(i: int, done: float) -> dict:
     draw = lambda spoiled: picture(objects, np.random.default_rng(i + 3), spoiled)
     return {
         "prompt": prompt, "image": draw(1 - done), "target": draw(0), "score": round(0.2 + 0.7 * done, 2),
-        "text": f'<svg viewBox="0 0 32 32" xmlns="here">{code}\n</svg>', "boxes": [{"corners": [2, 3, 30, 31], "label": "canvas"}] * (i == 0),
+        "text": f'<svg viewBox="0 0 32 32" xmlns="here">{code}\n</svg>',
+        "boxes": [{"corners": [2, 3, 30, 31], "label": "canvas"}] * (i == 0),
     }  # fmt: skip
 
 
@@ -214,11 +218,11 @@ def hostile(folder: Path) -> Path:
             "boxes": [{"corners": [-1e9, 3, 1e9, 9], "label": evil}, {"corners": [5, 5, 5, 5]}],
         }
         turns = [{"who": evil, "text": evil, "pictures": [picture, picture], "trained": True}, {"who": "", "text": ""}]
-        run.samples(1, "talk", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
+        run.samples(1, "conversation", [{"prompt": evil, "text": evil, **picture, "score": 1e9, "turns": turns}])
         run.samples(1, "code", [{"prompt": evil, "text": evil * 30, **picture, "target": torch.rand(3, 900, 20)}])
         run.samples(
             1,
-            "film",
+            "episode",
             [
                 {
                     "prompt": evil,
@@ -253,8 +257,9 @@ def check(path: Path, holds: bool | None = True) -> Path:
         {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "holds": holds},
     ]
     result = {
-        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2], "seconds": 431.0,
-        "scores": scores, "claims": claims, "machine": {"cpu": "a fast one", "cores": 2, "gpu": None}, "date": "2026-01-02",
+        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2],
+        "seconds": 431.0, "scores": scores, "claims": claims, "date": "2026-01-02",
+        "machine": {"cpu": "a fast one", "cores": 2, "gpu": None},
     }  # fmt: skip
     path.write_text(json.dumps(result))
     return path

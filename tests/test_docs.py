@@ -41,6 +41,18 @@ def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_pa
     assert (tmp_path / "out.png").is_file()
 
 
+@pytest.mark.skipif(
+    not (MINIATURES / "sd3-shapes" / "model_index.json").is_file(), reason="sd3-shapes is not built here"
+)
+def test_the_page_of_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    for i, block in enumerate(code_blocks("docs/python.md")):
+        exec(compile(block, f"docs/python.md, block {i + 1}", "exec"), names)
+    assert (tmp_path / "ring.png").is_file() and (tmp_path / "weights" / "model_index.json").is_file()
+    assert len(names["seen"]) == 2 and names["scores"]["mean"]["geneval"] >= 0
+
+
 def test_the_recipe_in_the_readme_names_real_parts():
     recipe = (ROOT / "src/saccade/recipes/baselines/flow_grpo.py").read_text()
     for name in re.findall(r"\b([a-z_]+|[A-Z]\w+)\(", code_blocks("README.md")[0]):
@@ -48,9 +60,10 @@ def test_the_recipe_in_the_readme_names_real_parts():
 
 
 def test_every_test_that_the_documentation_names_exists():
-    written = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    tests = ROOT / "tests"
+    written = {str(path.relative_to(tests)): path.read_text() for path in tests.rglob("test_*.py")}
     for page in sorted((ROOT / "docs").glob("*.md")):
-        for file, test in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
+        for file, test in re.findall(r"`(?:tests/)?((?:\w+/)?test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
             assert file in written, f"{page.name} names {file}"
             assert not test or f"def {test}(" in written[file], f"{page.name} names {file}::{test}"
 

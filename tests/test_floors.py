@@ -15,7 +15,7 @@ import saccade
 
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
-    {"core", "naming", "random"},
+    {"core", "naming", "random", "config"},
     {"math"},
     {"models", "tools"},
     {"policies"},
@@ -27,10 +27,11 @@ FLOORS = [
     {"oracles"},
     {"recipes", "builders"},
     {"catalog", "checks", "report"},
+    {"api"},
     {"cli"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
-ALLOWED_ASIDE = {("checks", "catalog"), ("report", "catalog")}
+ALLOWED_ASIDE = {("config", "naming"), ("checks", "catalog"), ("report", "catalog")}
 
 PUBLIC = {
     "algorithms.nft": "a learning rule is whole in one file, for people's own recipes too",
@@ -136,5 +137,5 @@ def entered(module: str) -> bool:
     """Whether a module is reached by another way than an import: a command, a recipe, a builder, a process of its
     own.
     """
-    entries = ("recipes.", "builders.", "cli.", "checks.arm", "tools.render.", "__main__")
+    entries = ("recipes.", "builders.", "api.", "cli.", "checks.arm", "tools.render.", "__main__")
     return FILES[module].name == "__init__.py" or module.startswith(entries)

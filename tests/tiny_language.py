@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from saccade.models.language.decoding import DecodeState, prefill
 from saccade.models.language.model import LanguageModel
 
 TEXTS = ["a red circle", "two blue squares", "a green star above a ring", "three small crosses in pink", "the word"]
@@ -81,3 +82,11 @@ def qwen25_vl(folder: Path) -> Path:
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def prefilled(
+    model, ids_PL: torch.Tensor, attention_PL: torch.Tensor, index_B: torch.Tensor, capacity: int
+) -> DecodeState:
+    """Left-padded prompts with positions that count what is attended to, for rows that begin with them."""
+    position_PL = (attention_PL.cumsum(1) - 1).clamp(min=0)
+    return prefill(model, ids_PL, attention_PL, position_PL[:, None], index_B, capacity)

@@ -9,8 +9,8 @@ import numpy as np
 import tiny_language
 import torch
 
-from saccade.models.language import processor as processors
-from saccade.models.language.model import LanguageModel, load
+from saccade.models.language.model import LanguageModel, load_language_model
+from saccade.models.language.processor import save_processor, without_videos
 
 PARTS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -37,11 +37,11 @@ def _qwen_processor(kind: Any, words: Any) -> Any:
 
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=24 * 24)
     template = PARTS.replace("PICTURE", "<|vision_start|><|image_pad|><|vision_end|>")
-    return processors.without_videos(kind, images, words, chat_template=template)
+    return without_videos(kind, images, words, chat_template=template)
 
 
 def qwen25(words: Any) -> tuple[Any, Any]:
-    """Positions with rows and columns, windows of attention in the vision part."""
+    """Positions with rows and columns, windows of attention in the vision encoder."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
@@ -54,7 +54,7 @@ def qwen25(words: Any) -> tuple[Any, Any]:
 
 
 def qwen3(words: Any) -> tuple[Any, Any]:
-    """Features of the vision part that enter deeper layers too."""
+    """Features of the vision encoder that enter deeper layers too."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4, "mrope_interleaved": True}
@@ -70,11 +70,11 @@ def llava(words: Any) -> tuple[Any, Any]:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     sizes = tiny_language.sizes(words) | {"max_position_embeddings": 512}
-    eyes = CLIPVisionConfig(
+    vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
     )
     image = words.convert_tokens_to_ids("<|image_pad|>")
-    config = LlavaConfig(vision_config=eyes, text_config=LlamaConfig(**sizes), image_token_id=image)
+    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes), image_token_id=image)
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     template = PARTS.replace("PICTURE", "<|image_pad|>")
     processor = LlavaProcessor(
@@ -97,12 +97,12 @@ def gemma3(words: Any) -> tuple[Any, Any]:
         head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=512, bos_token_id=0, sliding_window=16,
         layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
-    eyes = dict(
+    vision = dict(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
     )
     numbers = words.convert_tokens_to_ids(["<|image_pad|>", "<boi>", "<eoi>"])
     tokens = dict(zip(("image_token_id", "boi_token_id", "eoi_token_id"), numbers))
-    config = Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=4, **tokens)
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens)
     images = Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
     processor = Gemma3Processor(images, words, chat_template=PARTS.replace("PICTURE", "<boi>"), image_seq_length=4)
     model = Gemma3ForConditionalGeneration(config)
@@ -124,9 +124,9 @@ def saved(kind: str, folder: Path, loud: float = 6.0) -> Path:
         p.data.mul_(loud if p.ndim > 1 else 1.0)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    processors.save(processor, folder)
+    save_processor(processor, folder)
     return folder
 
 
 def language(kind: str, folder: Path) -> LanguageModel:
-    return load(saved(kind, folder))
+    return load_language_model(saved(kind, folder))

@@ -1,4 +1,4 @@
-"""The systems and their recipes: which are planned, which are built, what was measured of them.
+"""The systems and their recipes: which are planned, which are built, and what their checks measured.
 
 A recipe is found by its name, ``recipes/<family>/<name>.py`` or ``recipes/<family>/<name>/recipe.py``; nothing here
 imports one unless ``load`` is called.
@@ -12,17 +12,58 @@ import importlib.util
 import json
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from saccade.config import changed
 from saccade.naming import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saccade.training.claims import BaselineArm, Claim, WarmStartedArm
+    from saccade.training.run import Run
 
 PACKAGE = Path(__file__).resolve().parent
 FIELDS = ("paper", "idea", "claims", "differs")
 OFFERS = ("Settings", "PRESETS", "policies", "train", "evaluate", "sample")
 """What every recipe module must have; a check also needs ARMS and CLAIMS."""
+
+
+class Recipe(Protocol):
+    """What a recipe module offers. ``ARMS`` and ``CLAIMS`` may be left out where nothing is to be checked."""
+
+    Settings: type
+    """A frozen dataclass with a field ``seed``; its defaults are the embedded miniature's."""
+    PRESETS: Mapping[str, Any]
+    """Settings by name; the first is the default."""
+    ARMS: Mapping[str, Any | BaselineArm | WarmStartedArm]
+    """Settings, or other kinds of arms, that a check trains and compares."""
+    CLAIMS: Sequence[Claim]
+    """Inequalities between scores of the arms."""
+    __doc__: str | None
+    """The head note: a title and the fields paper, idea, claims, differs."""
+
+    def policies(self, cfg: Any) -> Mapping[str, Any]:
+        """The models that are trained, by the names under which a checkpoint holds them; each can be exported."""
+        ...
+
+    def train(self, cfg: Any, run: Run) -> Mapping[str, Any]:
+        """Train in a run; returns the scores before and after."""
+        ...
+
+    def evaluate(self, cfg: Any, policies: Mapping[str, Any]) -> Mapping[str, float]:
+        """Scores on held-out problems."""
+        ...
+
+    def sample(
+        self, cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor
+    ) -> list[dict[str, Any]]:
+        """What the models make of prompts: items with prompt and image ``[3, H, W]`` or text, or both."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +85,8 @@ class System:
         """not built, built, holds or does not hold."""
         if self.file is None:
             return "not built"
-        return {True: "holds", False: "does not hold"}.get((result(self.name) or {}).get("holds"), "built")
+        holds = (result(self.name) or {}).get("holds")
+        return "built" if holds is None else "holds" if holds else "does not hold"
 
 
 def systems() -> list[System]:
@@ -53,7 +95,7 @@ def systems() -> list[System]:
 
 
 def baselines() -> list[System]:
-    """What the systems are compared with: the recipes in ``baselines/``, titled by their first line."""
+    """The recipes in ``baselines/``, which the systems are compared with, titled by their first line."""
     known = recipes("baselines")
     return [System(None, name, "baselines", head(file)["title"]) for name, file in known.items()]
 
@@ -87,24 +129,41 @@ def find(name: str) -> Path:
     raise ValueError(f"unknown recipe '{name}'; nearest: {nearest(name, [*built, *planned])}")
 
 
-def load(name: str) -> ModuleType:
-    """The module of a recipe. ValueError if there is none, if it cannot be read, or if it lacks a part."""
+def load(name: str) -> Recipe:
+    """The module of a recipe. ValueError if there is none, if it cannot be read, or if a part is missing or wrong."""
     file = find(name)
-    module = _packaged(file) if file.is_relative_to(PACKAGE) else _own(file)
+    module = _packaged(file) if file.is_relative_to(PACKAGE) else _of_user(file)
+    if flaw := _flaw(module):
+        raise ValueError(f"recipe {file} has {flaw}; a recipe offers {', '.join(OFFERS)}")
+    return cast(Recipe, module)
+
+
+def _flaw(module: ModuleType) -> str | None:
+    """What of the protocol `Recipe` a module lacks, None if it is whole."""
     missing = [part for part in OFFERS if not hasattr(module, part)]
     if missing:
-        raise ValueError(f"recipe {file} has no {missing[0]}; a recipe offers {', '.join(OFFERS)}")
-    if not module.PRESETS:
-        raise ValueError(f"recipe {file} has no preset")
-    return module
+        return f"no {missing[0]}"
+    if not (isinstance(module.Settings, type) and is_dataclass(module.Settings)):
+        return "Settings that are no dataclass"
+    if "seed" not in module.Settings.__dataclass_fields__:
+        return "Settings without a field 'seed'"
+    if not isinstance(module.PRESETS, Mapping) or not module.PRESETS:
+        return "no preset in PRESETS"
+    if odd := [name for name, settings in module.PRESETS.items() if not isinstance(settings, module.Settings)]:
+        return f"a preset '{odd[0]}' that is no Settings"
+    if odd := [part for part in OFFERS[2:] if not callable(getattr(module, part))]:
+        return f"a {odd[0]} that is no function"
+    return None
 
 
 def _packaged(file: Path) -> ModuleType:
     return importlib.import_module(".".join(("saccade", *file.relative_to(PACKAGE).with_suffix("").parts)))
 
 
-def _own(file: Path) -> ModuleType:
+def _of_user(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"recipe {file}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"recipe {file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
@@ -121,14 +180,14 @@ def _own(file: Path) -> ModuleType:
 
 
 def identity(name: str) -> dict[str, str]:
-    """What a run's config says of its recipe: the name and, for a file outside this package, where it lies."""
+    """What a run's config holds of its recipe: the name and, for a file outside this package, its path."""
     file = find(name)
     return {"recipe": name_of(file)} | ({} if file.is_relative_to(PACKAGE) else {"file": str(file)})
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What an arm of a check runs: a recipe with its settings, after the arm ``stages_of``, if there is one."""
+    """What an arm of a check runs: a recipe with its settings, and the arm whose stages it takes, if there is one."""
 
     recipe: str
     settings: Any
@@ -136,24 +195,22 @@ class Arm:
 
 
 def arms(name: str) -> dict[str, Arm]:
-    """The arms of a recipe's check. ValueError for one that follows an arm that is not there, or follows itself."""
-    return {arm: _arm(name, arm, told) for arm, told in load(name).ARMS.items()}
+    """The arms of a recipe's check. ValueError for one whose stages are those of an unknown arm or of its own."""
+    return {arm: _arm(name, arm, entry) for arm, entry in load(name).ARMS.items()}
 
 
-def _arm(name: str, arm: str, told: Any) -> Arm:
-    from dataclasses import replace
+def _arm(name: str, arm: str, entry: Any) -> Arm:
+    from saccade.training.claims import BaselineArm, WarmStartedArm
 
-    from saccade.training.claims import Following, Other
-
-    match told:
-        case Other(recipe, changes):
-            return Arm(recipe, replace(next(iter(load(recipe).PRESETS.values())), **changes))
-        case Following(first, settings):
-            others = [each for each, what in load(name).ARMS.items() if not isinstance(what, Following)]
+    match entry:
+        case BaselineArm(recipe, changes):
+            return Arm(recipe, changed(next(iter(load(recipe).PRESETS.values())), changes))
+        case WarmStartedArm(first, settings):
+            others = [each for each, kind in load(name).ARMS.items() if not isinstance(kind, WarmStartedArm)]
             if first not in others:
                 raise ValueError(f"arm '{arm}' of {name} follows '{first}', which is not one of {', '.join(others)}")
             return Arm(name, settings, first)
-    return Arm(name, told)
+    return Arm(name, entry)
 
 
 def new_run(name: str, kind: str = "") -> Path:
@@ -188,8 +245,8 @@ def head(file: Path) -> dict[str, str]:
 def result_file(name: str) -> Path:
     """Where the check of a recipe is recorded: ``results/<name>.json``.
 
-    ``results/`` lies in the checkout that this package is part of; for a recipe file of one's own, and for a package
-    that was installed without a checkout, in the present folder.
+    ``results/`` lies in the checkout that this package is part of; for a recipe file of the user's, and for a package
+    that was installed without a checkout, in the current folder.
     """
     root = PACKAGE.parents[1]
     checkout = (root / "pyproject.toml").is_file() and not name.endswith(".py")

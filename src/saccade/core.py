@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,14 +50,14 @@ class Rollout:
     """
 
     problems: list[Problem]
-    decisions: dict[str, Tensor]
+    decisions: dict[str, Any]
     outputs: Any
     logp_BT: Tensor
     mask_BT: Tensor
     group_B: Tensor
     rewards: dict[str, Tensor] = field(default_factory=dict)
     advantage_BT: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.problems)
@@ -97,7 +97,7 @@ class Rollout:
             extras=cut(self.extras),
         )
 
-    def credit(self, advantage_B: Tensor) -> Tensor:
+    def broadcast(self, advantage_B: Tensor) -> Tensor:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
         return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
@@ -134,12 +134,39 @@ class Loss:
         return self.total / self.count.clamp(min=1e-12)
 
 
-class Policy(Protocol):
+class LikelihoodPolicy(Protocol):
+    """Can say how likely stored decisions are: all that a policy-gradient loss needs."""
+
+    def likelihood(self, rollout: Rollout) -> Likelihood: ...
+
+
+class Policy(LikelihoodPolicy, Protocol):
     """Makes decisions, and can say how likely its stored decisions are."""
 
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout: ...
 
-    def likelihood(self, rollout: Rollout) -> Likelihood: ...
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a checkpoint can hold: anything whose state can be read and put back."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+class RolloutFeed(Stateful, Protocol):
+    """Hands out a rollout for each training step, and can be resumed."""
+
+    def __call__(self, step: int, /) -> Rollout: ...
+
+
+class Learner(Stateful, Protocol):
+    """Turns a batch into better weights."""
+
+    def update(self, batch: Any) -> dict[str, float]:
+        """Train on a batch; returns its metrics. FloatingPointError where a loss or a gradient is not finite."""
+        ...
 
 
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
@@ -148,7 +175,6 @@ Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
 Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
 
-Advantage = Callable[[Rollout], Tensor]
 
 Objective = Callable[[Any], Loss]
 
@@ -162,14 +188,46 @@ Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
 
 
-class Step(NamedTuple):
-    """What became of one action in each of B episodes.
+class Action(NamedTuple):
+    """What a policy does in B episodes, on the CPU and without gradients.
 
-    ``seen`` is what is seen after it, at an end the true last observation: whoever steps begins the next episode.
-    ``info`` holds facts, each ``[B, ...]``, that no policy sees ("success").
+    ``action_B`` is ``[B]`` for discrete actions and ``[B, A]`` for vectors, ``logp_B`` their log-probabilities ``[B]``
+    (0 for a deterministic policy), ``value_B`` the value estimates of the states ``[B]``, None without a critic.
     """
 
-    seen: Observation
+    action_B: Tensor
+    logp_B: Tensor
+    value_B: Tensor | None = None
+
+
+class ActingPolicy(Protocol):
+    """A policy that acts in an environment."""
+
+    def act(self, observation: Mapping[str, Tensor], noise_BD: Tensor | None, /) -> Action:
+        """One action for each row of the observations ``[B, ...]``, given by name.
+
+        ``noise_BD`` is standard normal ``[B, A]`` for a vector of A numbers and uniform ``[B, 1]`` for a discrete
+        action; None asks for the greedy action.
+        """
+        ...
+
+
+class ActorCriticPolicy(ActingPolicy, Protocol):
+    """A policy that acts and estimates the values of states; its actions come with values."""
+
+    def value(self, observation: Mapping[str, Tensor], /) -> Tensor:
+        """Value estimate of each state: ``[B]``."""
+        ...
+
+
+class Step(NamedTuple):
+    """Result of one action in each of B episodes.
+
+    ``observation`` follows the action; at an end it is the episode's true last one, since the caller begins the next
+    episode. ``info`` holds facts, each ``[B, ...]``, that no policy observes ("success").
+    """
+
+    observation: Observation
     reward_B: np.ndarray
     terminated_B: np.ndarray
     truncated_B: np.ndarray
@@ -249,7 +307,7 @@ def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "c
     return torch.stack(rows).to(device)
 
 
-def _take(named: dict[str, Tensor], index_B: Tensor) -> dict[str, Tensor]:
+def _take(named: dict[str, Any], index_B: Tensor) -> dict[str, Any]:
     return {name: value[index_B] for name, value in named.items()}
 
 
@@ -259,5 +317,5 @@ def _take_any(values: Any, index_B: Tensor) -> Any:
     return [values[i] for i in index_B.tolist()]
 
 
-Show = Callable[[str, list[dict]], None]
+LogSamples = Callable[[str, list[dict]], None]
 """A set's name and some of its attempts, as `Run.samples` takes them."""

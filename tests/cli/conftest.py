@@ -31,7 +31,7 @@ class Said:
 @pytest.fixture
 def saccade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., Said]:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(Path(__file__).parent / "grey.py", tmp_path / "grey.py")
+    shutil.copy(Path(__file__).parent.parent / "grey.py", tmp_path / "grey.py")
 
     def run(*words: str) -> Said:
         capsys.readouterr()

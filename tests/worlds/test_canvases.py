@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 from saccade.core import Problem
-from saccade.worlds.canvases import DIGITS, SKILLS, WORDINGS, parts, problems, sufficient
-from saccade.worlds.canvases.canvas import PAINTS
+from saccade.worlds.canvases import DIGITS, SKILLS, WORDINGS, problems, split_choices, sufficient
+from saccade.worlds.canvases.canvas import COLOR_NAMES
 from saccade.worlds.shapes import COLORS
 from saccade.worlds.splits import QUARTERS, wordings_of
 
 BARS = {
-    "0": "###### ##  ## ##  ## ##  ## ######", "2": "######     ## ###### ##     ######",
-    "3": "######     ## ######     ## ######", "5": "###### ##     ######     ## ######",
-    "6": "###### ##     ###### ##  ## ######", "9": "###### ##  ## ######     ## ######",
-}  # fmt: skip
+    "0": "###### ##  ## ##  ## ##  ## ######",
+    "2": "######     ## ###### ##     ######",
+    "3": "######     ## ######     ## ######",
+    "5": "###### ##     ######     ## ######",
+    "6": "###### ##     ###### ##  ## ######",
+    "9": "###### ##  ## ######     ## ######",
+}
 """Each digit's lines 0, 2 (or 3), 4, 6 (or 7) and 8, as they must look."""
 
 
@@ -28,7 +31,7 @@ def picture(problem: Problem) -> np.ndarray:
 
 def plate(problem: Problem) -> tuple[int, int]:
     """Upper left corner of the plate of the colour that is asked for, found in the picture."""
-    (color,) = [word for word in re.findall(r"\w+", parts(problem.inputs.text)[0]) if word in COLORS]
+    (color,) = [word for word in re.findall(r"\w+", split_choices(problem.inputs.text)[0]) if word in COLORS]
     ys, xs = np.nonzero(np.abs(picture(problem) - COLORS[color]).max(-1) < 1)
     assert (xs.max() - xs.min(), ys.max() - ys.min()) == (19, 19)
     return int(xs.min()), int(ys.min())
@@ -61,14 +64,14 @@ def test_the_answer_is_in_the_picture(size: int, plates: int) -> None:
 def test_choices_can_be_taken_off_and_mean_the_answer() -> None:
     drawn = problems(400, 2, SKILLS, choices=4)
     for problem in drawn:
-        question, lines = parts(problem.inputs.text)
+        question, lines = split_choices(problem.inputs.text)
         assert "\n" not in question and not re.search(r"\b[A-D]\.|\d", question)
         listed = dict(line.split(". ") for line in lines.split("\n"))
         assert list(listed) == list("ABCD") and list(listed.values()) == problem.answer["choices"]
         assert len(set(listed.values())) == 4 and problem.answer["kind"] == "choice"
         truth = glyph(problem)[1] if problem.source == "digit" else listed[problem.answer["text"]]
         assert listed[problem.answer["text"]] == truth
-    assert parts(problems(1, 0)[0].inputs.text)[1] == ""
+    assert split_choices(problems(1, 0)[0].inputs.text)[1] == ""
     assert Counter(problem.answer["text"] for problem in drawn) == dict.fromkeys("ABCD", 100)
 
 
@@ -76,8 +79,8 @@ def test_no_answer_is_more_frequent_and_no_other_plate_shows_it() -> None:
     drawn = problems(600, 3)
     assert Counter(problem.answer["text"] for problem in drawn) == dict.fromkeys(DIGITS, 100)
     assert Counter(problem.answer["text"] for problem in problems(400, 3, ["quarter"])) == dict.fromkeys(QUARTERS, 100)
-    colors = Counter(word for problem in drawn for word in problem.inputs.text.split() if word in PAINTS)
-    assert set(colors) == set(PAINTS[:4]) and max(colors.values()) < 1.3 * min(colors.values())
+    colors = Counter(word for problem in drawn for word in problem.inputs.text.split() if word in COLOR_NAMES)
+    assert set(colors) == set(COLOR_NAMES[:4]) and max(colors.values()) < 1.3 * min(colors.values())
     for choice in (2, 6):
         told = Counter(problem.answer["text"] for problem in problems(600, 4, choices=choice))
         assert set(told.values()) == {600 // choice}
@@ -119,7 +122,10 @@ def test_splits_and_seeds() -> None:
         == told(problems(60, 7, SKILLS, "train", choices=3))
         != told(problems(60, 8, SKILLS, "train", choices=3))
     )
-    for part in (lambda p: picture(p).tobytes(), lambda p: re.sub(r"\w+ plate", "plate", parts(p.inputs.text)[0])):
+    for part in (
+        lambda p: picture(p).tobytes(),
+        lambda p: re.sub(r"\w+ plate", "plate", split_choices(p.inputs.text)[0]),
+    ):
         assert not {part(p) for p in train} & {part(p) for p in held_out}
 
 

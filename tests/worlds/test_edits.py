@@ -1,4 +1,4 @@
-"""The world of edits: gold results score 1, sources no success but all kept, questions are true, files honest."""
+"""The world of edits: exact results score 1, sources have no success but all kept, answers are true, bad files fail."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from scipy.ndimage import gaussian_filter
 
 from saccade.core import Problem, Rollout
 from saccade.models.loading import MINIATURES
-from saccade.worlds.edits import INSTRUCTIONS, KINDS, PHOTOGRAPHS, VERDICTS, load, photographs, problems, verdicts
-from saccade.worlds.edits.rewards import judge
-from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render
-from saccade.worlds.shapes import verdicts as scene_verdicts
+from saccade.worlds.edits import (
+    INSTRUCTIONS,
+    KINDS,
+    PHOTOGRAPH_INSTRUCTIONS,
+    SCORES,
+    load_edits,
+    photographs,
+    problems,
+    score_edits,
+)
+from saccade.worlds.edits.rewards import exact_rewards
+from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, interpret, render, score_pictures
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.splits import CELLS
@@ -68,13 +76,13 @@ def test_what_is_held_out_is_never_trained_on():
     train = {p.inputs.text for p in problems(1050, 0, words="train")}
     held = {p.inputs.text for p in problems(490, 0, split="held_out", words="train")}
     assert len(held) > 200 and not train & held
-    wordings = [word for known in (INSTRUCTIONS, PHOTOGRAPHS) for word in known.values()]
+    wordings = [word for known in (INSTRUCTIONS, PHOTOGRAPH_INSTRUCTIONS) for word in known.values()]
     assert all(len(set(known)) >= 6 for known in wordings)
     seen = " ".join(train)
     assert "Erase" in seen and not any(word in seen for word in ("Insert", "Get rid of", "another", "Bring", "instead"))
 
 
-def test_other_words_ask_for_the_same_edits():
+def test_wordings_do_not_change_the_edits():
     one, other = (problems(28, 1, split="held_out", words=words) for words in ("train", "held_out"))
     assert all(
         a.answer["before"] == b.answer["before"] and a.answer["questions"] == b.answer["questions"]
@@ -84,12 +92,12 @@ def test_other_words_ask_for_the_same_edits():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_captions_tell_the_pictures_and_questions_are_true(kind):
+def test_captions_describe_the_pictures_and_answers_are_true(kind):
     for problem in of_kind(kind, 40):
         answer = problem.answer
         for when in ("before", "after"):
             picture, meaning = render([answer[when]], 48), interpret(answer[f"caption_{when}"])
-            assert scene_verdicts(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
+            assert score_pictures(picture, [meaning])["correct"] == 1, answer[f"caption_{when}"]
         assert {about for *_, about in answer["questions"]} == {"edit", "keep"}
         assert all(true(q, answer["after"]) == (said == "yes") for q, said, _ in answer["questions"]), answer[
             "questions"
@@ -126,22 +134,25 @@ def test_instructions_fit_the_miniature_that_draws():
 @pytest.mark.parametrize(
     ("named", "why"),
     [
-        (dict(kinds=("recolour",)), "nearest: recolor"), (dict(split="test"), "unknown split"),
-        (dict(words="all"), "unknown words"), (dict(kinds=()), "no kind of edit is chosen"), (dict(size=20), "need 25"),
+        (dict(kinds=("recolour",)), "nearest: recolor"),
+        (dict(split="test"), "unknown split"),
+        (dict(words="all"), "unknown words"),
+        (dict(kinds=()), "no kind of edit is chosen"),
+        (dict(size=20), "need 25"),
     ],
-)  # fmt: skip
-def test_what_the_world_does_not_know_is_refused(named, why):
+)
+def test_unknown_choices_are_refused(named, why):
     with pytest.raises(ValueError, match=why):
         problems(4, 0, **named)
 
 
-# -- judging --------------------------------------------------------------------------------------------------------
+# -- scores --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [32, 48])
-def test_gold_scores_1_and_the_source_keeps_all_but_succeeds_in_nothing(size):
+def test_exact_results_score_1_and_sources_are_kept_without_success(size):
     made = problems(140, 11, split=None, size=size)
-    gold, idle = verdicts(targets(made), made), verdicts(sources(made), made)
+    gold, idle = score_edits(targets(made), made), score_edits(sources(made), made)
     assert (gold["keep"] == 1).all() and (idle["keep"] == 1).all() and (idle["success"] == 0).all()
     assert gold["success"].mean() >= 0.99 and gold["quality"].mean() >= 0.99 and gold["overall"].mean() >= 0.99
     words = np.array([p.source == "text" for p in made])
@@ -151,7 +162,7 @@ def test_gold_scores_1_and_the_source_keeps_all_but_succeeds_in_nothing(size):
 def test_exact_results_at_another_size_are_judged_too():
     made = problems(21, 1, split=None, size=32)
     larger = render([p.answer["after"] for p in made], 64)
-    assert (verdicts(larger, made)["overall"] == 1).all()
+    assert (score_edits(larger, made)["overall"] == 1).all()
 
 
 def test_near_misses_fail():
@@ -165,34 +176,34 @@ def test_near_misses_fail():
                 *problem.answer["after"].objects[1:],
             )
         )
-        assert verdicts(render([scene], 32), [problem])["success"] == 0
+        assert score_edits(render([scene], 32), [problem])["success"] == 0
     for problem in of_kind("remove"):  # painted over with another colour is not removed
         gone, stays = problem.answer["before"].objects
         scene = Scene(
             (Object(gone.shape, "cyan" if gone.color != "cyan" else "red", gone.x, gone.y, gone.radius), stays)
         )
-        assert verdicts(render([scene], 32), [problem])["success"] == 0
+        assert score_edits(render([scene], 32), [problem])["success"] == 0
     for problem in of_kind("add"):  # the thing that was there is lost: carried out, but not kept
-        scores = verdicts(render([Scene(problem.answer["after"].objects[:1])], 32), [problem])
-        assert scores["success"] == 1 and 0 < scores["keep"] < 0.97 and scores["quality"] == 1
-        assert scores["overall"] == pytest.approx(np.cbrt(scores["keep"]))
+        found = score_edits(render([Scene(problem.answer["after"].objects[:1])], 32), [problem])
+        assert found["success"] == 1 and 0 < found["keep"] < 0.97 and found["quality"] == 1
+        assert found["overall"] == pytest.approx(np.cbrt(found["keep"]))
 
 
-def test_one_more_may_stand_anywhere():
+def test_an_added_thing_may_stand_anywhere():
     for problem in of_kind("count"):
         old = problem.answer["before"].objects
         kind, radius = problem.answer["after"].objects[-1], old[0].radius
         grid = (0.17, 0.5, 0.83) if radius < 0.13 else (0.25, 0.75)
         free = [(x, y) for x in grid for y in grid if all(np.hypot(x - o.x, y - o.y) > 2.4 * radius for o in old)]
         scenes = [Scene((*old, Object(kind.shape, kind.color, x, y, radius))) for x, y in free]
-        scores = verdicts(render(scenes, 32), [problem] * len(scenes))
-        assert len(free) > 1 and (scores["success"] == 1).all() and (scores["keep"] == 1).all()
+        found = score_edits(render(scenes, 32), [problem] * len(scenes))
+        assert len(free) > 1 and (found["success"] == 1).all() and (found["keep"] == 1).all()
 
 
-def test_blur_noise_and_garbage_never_crash_and_score_less():
+def test_blur_noise_and_garbage_score_less_without_errors():
     made, rng = problems(42, 7, split=None), np.random.default_rng(0)
     gold = targets(made).astype(np.float32)
-    mean = lambda pictures: verdicts(np.clip(pictures, 0, 255).astype(np.uint8), made)["overall"].mean()
+    mean = lambda pictures: score_edits(np.clip(pictures, 0, 255).astype(np.uint8), made)["overall"].mean()
     soft, grainy = mean(gaussian_filter(gold, (0, 1, 1, 0))), mean(gold + rng.normal(0, 10, gold.shape))
     assert 0.1 < grainy < soft < 0.95
     for garbage in (
@@ -201,22 +212,22 @@ def test_blur_noise_and_garbage_never_crash_and_score_less():
         np.full_like(gold, 255),
         np.full_like(gold, 230),
     ):
-        scores = verdicts(garbage.astype(np.uint8), made)
-        assert all(np.isfinite(value).all() and (0 <= value).all() and (value <= 1).all() for value in scores.values())
-        assert scores["overall"].mean() < 0.2
+        found = score_edits(garbage.astype(np.uint8), made)
+        assert all(np.isfinite(value).all() and (0 <= value).all() and (value <= 1).all() for value in found.values())
+        assert found["overall"].mean() < 0.2
     with pytest.raises(ValueError, match="square pictures"):
-        verdicts(gold.astype(np.uint8)[:3], made)
+        score_edits(gold.astype(np.uint8)[:3], made)
 
 
-def test_rewards_are_nan_where_nothing_can_be_judged():
+def test_rewards_are_nan_where_nothing_can_be_scored():
     made = problems(7, 0)
     pictures = torch.tensor(targets(made)).permute(0, 3, 1, 2) / 255
     pictures[2, 0, 3, 3] = float("nan")
     made[4] = Problem(4, made[4].inputs, None)
     nothing = torch.zeros(7, 0)
-    scores = judge(Rollout(made, {}, pictures.requires_grad_(), nothing, nothing, torch.arange(7)))
-    assert tuple(scores) == VERDICTS
-    for value_B in scores.values():
+    rewards = exact_rewards(Rollout(made, {}, pictures.requires_grad_(), nothing, nothing, torch.arange(7)))
+    assert tuple(rewards) == SCORES
+    for value_B in rewards.values():
         assert (
             value_B.isnan().nonzero().flatten().tolist() == [2, 4]
             and (value_B.nan_to_num(1) == 1).all()
@@ -227,16 +238,16 @@ def test_rewards_are_nan_where_nothing_can_be_judged():
 # -- photographs ----------------------------------------------------------------------------------------------------
 
 
-def test_photographs_are_judged_by_the_way_gone():
+def test_photographs_are_scored_by_their_distance_to_the_target():
     made = photographs.problems(20, 1, size=48)
-    gold, idle = verdicts(targets(made), made), verdicts(sources(made), made)
+    gold, idle = score_edits(targets(made), made), score_edits(sources(made), made)
     assert (gold["overall"] == 1).all() and (idle["overall"] == 0).all() and np.isnan(gold["keep"]).all()
     half = np.rint((targets(made).astype(float) + sources(made)) / 2).astype(np.uint8)
-    assert verdicts(half, made)["success"] == pytest.approx(np.full(20, 0.5), abs=0.02)
-    assert verdicts(255 - sources(made), made)["success"].max() <= 0.6
+    assert score_edits(half, made)["success"] == pytest.approx(np.full(20, 0.5), abs=0.02)
+    assert score_edits(255 - sources(made), made)["success"].max() <= 0.6
 
 
-def test_photographs_are_changed_as_the_words_say():
+def test_photographs_are_changed_as_instructed():
     for p in photographs.problems(60, 3, split=None, size=40):
         source, target, text = p.inputs.pictures[0].astype(float), p.answer["picture"].astype(float), p.inputs.text
         if p.source == "brightness":
@@ -274,10 +285,17 @@ def written(folder, *entries) -> str:
 
 def test_a_file_of_edits(tmp_path):
     whole = {
-        "image": "a.png", "instruction": " Make it light. ", "edit_type": "tone", "target": "b.png", "caption_after": "light",
-        "questions": [{"text": "Is it light?", "answer": "Yes"}, {"text": "Is it flat?", "answer": "yes", "about": "keep"}],
-    }  # fmt: skip
-    made = load(written(tmp_path, whole, "", {"image": "b.png", "instruction": "Make it dark."}))
+        "image": "a.png",
+        "instruction": " Make it light. ",
+        "edit_type": "tone",
+        "target": "b.png",
+        "caption_after": "light",
+        "questions": [
+            {"text": "Is it light?", "answer": "Yes"},
+            {"text": "Is it flat?", "answer": "yes", "about": "keep"},
+        ],
+    }
+    made = load_edits(written(tmp_path, whole, "", {"image": "b.png", "instruction": "Make it dark."}))
     first, second = made[0], made[1]
     assert (
         len(made) == 2 and first.inputs.text == "Make it light." and first.source == "tone" and second.source == "edits"
@@ -288,10 +306,8 @@ def test_a_file_of_edits(tmp_path):
         and first.answer["caption_before"] is None
         and second.answer["picture"] is None
     )
-    scores = verdicts(np.full((2, 32, 32, 3), 120, np.uint8), [first, second])
-    assert (
-        scores["overall"][0] == pytest.approx(0.5) and np.isnan(scores["overall"][1]) and np.isnan(scores["keep"]).all()
-    )
+    found = score_edits(np.full((2, 32, 32, 3), 120, np.uint8), [first, second])
+    assert found["overall"][0] == pytest.approx(0.5) and np.isnan(found["overall"][1]) and np.isnan(found["keep"]).all()
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"edits.jsonl:1: .*cannot be read as a picture"):
         made[0]
@@ -300,21 +316,27 @@ def test_a_file_of_edits(tmp_path):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("{", "not JSON"), ([1], "is not an object"), ({"image": "a.png"}, "instruction None must be a text"),
-        ({"instruction": "x"}, "image None must be a path"), ({"instruction": "x", "image": "none.png"}, "does not exist"),
+        ("{", "not JSON"),
+        ([1], "is not an object"),
+        ({"image": "a.png"}, "instruction None must be a text"),
+        ({"instruction": "x"}, "image None must be a path"),
+        ({"instruction": "x", "image": "none.png"}, "does not exist"),
         ({"instruction": "x", "image": "a.png", "target": "none.png"}, "target '.*' does not exist"),
         ({"instruction": "x", "image": "a.png", "edit_type": 3}, "edit_type 3 must be a text"),
         ({"instruction": "x", "image": "a.png", "questions": {}}, "must be a list of objects"),
         ({"instruction": "x", "image": "a.png", "questions": [{"text": "q", "answer": "maybe"}]}, "must be yes or no"),
         ({"instruction": "x", "image": "a.png", "questions": [{"text": "q", "answer": True}]}, "must be yes or no"),
         ({"instruction": "x", "image": "a.png", "questions": [{"answer": "no"}]}, "text None must be a text"),
-        ({"instruction": "x", "image": "a.png", "questions": [{"text": "q", "answer": "no", "about": "all"}]}, "edit or keep"),
+        (
+            {"instruction": "x", "image": "a.png", "questions": [{"text": "q", "answer": "no", "about": "all"}]},
+            "edit or keep",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_line_that_does_not_fit_is_named(tmp_path, line, why):
     good = {"image": "a.png", "instruction": "Make it light."}
     with pytest.raises(ValueError, match=rf"edits.jsonl:2: .*{why}") as caught:
-        load(written(tmp_path, good, line))
+        load_edits(written(tmp_path, good, line))
     assert "\n" not in str(caught.value)
 
 
@@ -323,4 +345,4 @@ def test_files_that_cannot_be_read(tmp_path):
         if name == "empty.jsonl":
             (tmp_path / name).write_text("\n\n")
         with pytest.raises(ValueError, match=why):
-            load(tmp_path / name)
+            load_edits(tmp_path / name)

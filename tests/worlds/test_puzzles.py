@@ -20,11 +20,11 @@ from saccade.worlds.puzzles import (
     Jigsaw,
     Position,
     Rotation,
-    folder,
+    load_folder,
     photographs,
     problems,
     scenes,
-)  # fmt: skip
+)
 from saccade.worlds.splits import QUARTERS, wordings_of
 
 POOL = scenes(120, 0)
@@ -35,14 +35,14 @@ def shown(problem: Problem) -> tuple[np.ndarray, ...]:
     return problem.inputs.pictures
 
 
-@pytest.mark.parametrize("steps", [2, 4])
-def test_only_the_true_turn_undoes_a_rotation(steps: int) -> None:
-    for problem in problems(POOL, 100, 1, [Rotation(steps)]):
+@pytest.mark.parametrize("angles", [2, 4])
+def test_only_the_true_turn_undoes_a_rotation(angles: int) -> None:
+    for problem in problems(POOL, 100, 1, [Rotation(angles)]):
         first, second = shown(problem)
         assert first.shape == second.shape == (48, 48, 3) and first.tobytes() in KNOWN
         fits = [k * 90 for k in range(4) if (np.rot90(second, -k) == first).all()]
         assert problem.answer == {"text": str(*fits), "kind": "number"}
-        assert all(f"{k * 360 // steps}" in problem.inputs.text for k in range(steps))
+        assert all(f"{k * 360 // angles}" in problem.inputs.text for k in range(angles))
 
 
 def test_a_mark_shows_the_turn_and_half_turns_keep_both_pictures_equal_in_form() -> None:
@@ -77,10 +77,9 @@ def test_a_cut_lies_in_its_quarter_alone() -> None:
 @pytest.mark.parametrize("grid, gap", [(2, 0), (3, 0), (2, 3)])
 def test_the_answer_puts_a_jigsaw_together(grid: int, gap: int) -> None:
     side = 48 // grid
-    known = KNOWN if not gap else {
-        np.stack([p[y + gap : y + side - gap, x + gap : x + side - gap] for y in range(0, 48, side) for x in range(0, 48, side)]).tobytes()
-        for p in POOL
-    }  # fmt: skip
+    corners = [(y, x) for y in range(0, 48, side) for x in range(0, 48, side)]
+    pieces = lambda p: [p[y + gap : y + side - gap, x + gap : x + side - gap] for y, x in corners]
+    known = {np.stack(pieces(p)).tobytes() for p in POOL} if gap else KNOWN
     for problem in problems(POOL, 60, 4, [Jigsaw(grid, gap)]):
         numbers = [int(number) for number in problem.answer["text"].split(",")]
         assert sorted(numbers) == list(range(1, grid**2 + 1)) and problem.answer["kind"] == "list"
@@ -145,16 +144,16 @@ def test_pictures_of_any_form_are_cut_square() -> None:
     assert {v.shape for p in problems(pool, 20, 9, [Jigsaw(3)], size=60) for v in shown(p)} == {(20, 20, 3)}
 
 
-def test_what_is_in_doubt_is_passed_over_or_named() -> None:
+def test_ambiguous_pictures_are_replaced_or_named() -> None:
     blank, stripes = np.full((48, 48, 3), 90, np.uint8), np.zeros((48, 48, 3), np.uint8)
     stripes[::8] = 255
     for puzzle in PUZZLES:
-        with pytest.raises(ValueError, match=f"{puzzle.name}: none of the 2 pictures leaves one answer only"):
+        with pytest.raises(ValueError, match=f"{puzzle.name}: the answer is ambiguous in each of the 2 pictures"):
             problems([blank, blank], 4, 0, [puzzle])
     for puzzle in (Position(), Jigsaw(2)):
-        with pytest.raises(ValueError, match="leaves one answer only"):
+        with pytest.raises(ValueError, match="the answer is ambiguous"):
             problems([stripes], 1, 0, [puzzle])
-    with pytest.raises(ValueError, match="contrast: none of the 1 pictures"):
+    with pytest.raises(ValueError, match="contrast: the answer is ambiguous in each of the 1 pictures"):
         problems(POOL[:1], 1, 0, [Contrast()])
     for problem in problems([blank, POOL[0], POOL[1]], 12, 0, [Rotation(), Jigsaw()]):
         assert all((view != 90).any() for view in shown(problem))
@@ -163,8 +162,8 @@ def test_what_is_in_doubt_is_passed_over_or_named() -> None:
 @pytest.mark.parametrize(
     "call, why",
     [
-        (lambda: problems(POOL, 4, 0, [Jigsaw(6)], least=9), "jigsaw would show 8 px of picture"),
-        (lambda: problems(POOL, 4, 0, [Position()], least=28), "position would show 5 px of picture"),
+        (lambda: problems(POOL, 4, 0, [Jigsaw(6)], min_side=9), "jigsaw would show 8 px of picture"),
+        (lambda: problems(POOL, 4, 0, [Position()], min_side=28), "position would show 5 px of picture"),
         (lambda: problems(POOL, 4, 0, [Jigsaw(3, gap=8)]), "jigsaw would show 0 px of picture"),
         (lambda: problems(POOL[:, :2], 4, 0, [Rotation()]), "rotation would show 2 px of picture"),
         (lambda: problems([], 4, 0), "there are no pictures"),
@@ -174,7 +173,7 @@ def test_what_is_in_doubt_is_passed_over_or_named() -> None:
         (lambda: problems(POOL, 4, 0, crop=1.5), "crop is 1.5"),
         (lambda: problems(POOL, 4, 0, size=0), "size is 0"),
         (lambda: problems(POOL, 4, 0, split="dev"), "unknown split 'dev'"),
-        (lambda: Rotation(3), "rotation has steps 3; it must be 2, 4 or 8"),
+        (lambda: Rotation(3), "rotation has angles 3; it must be 2, 4 or 8"),
         (lambda: Jigsaw(1), "jigsaw has grid 1"),
         (lambda: Jigsaw(2, -1), "jigsaw has gap -1"),
         (lambda: Position((0.5, 1.2)), "position has share (0.5, 1.2)"),
@@ -195,7 +194,7 @@ def test_photographs_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (
             picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 300
         )
-    assert len(problems(photographs(), 12, 0, size=96, crop=0.6, least=8)) == 12
+    assert len(problems(photographs(), 12, 0, size=96, crop=0.6, min_side=8)) == 12
 
 
 def test_folders_come_in(tmp_path: Path) -> None:
@@ -203,13 +202,13 @@ def test_folders_come_in(tmp_path: Path) -> None:
     Image.fromarray(POOL[0]).save(tmp_path / "b.png")
     Image.fromarray(POOL[1]).convert("L").save(tmp_path / "in" / "a.JPG")
     (tmp_path / "notes.txt").write_text("no picture")
-    found = folder(tmp_path)
+    found = load_folder(tmp_path)
     assert len(found) == 2 and (found[0] == POOL[0]).all() and found[1].shape == (48, 48, 3)
     assert len(problems(found, 4, 0, [Jigsaw()])) == 4
     (tmp_path / "c.png").write_bytes(b"torn")
     with pytest.raises(ValueError, match="c.png: cannot be read as a picture"):
-        folder(tmp_path)[1]
+        load_folder(tmp_path)[1]
     (tmp_path / "none").mkdir()
-    for name, why in (("none", "holds no pictures"), ("missing", "does not exist")):
+    for name, why in (("none", "has no pictures"), ("missing", "does not exist")):
         with pytest.raises(ValueError, match=f"{name}' {why}"):
-            folder(tmp_path / name)
+            load_folder(tmp_path / name)

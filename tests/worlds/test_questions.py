@@ -14,19 +14,19 @@ from PIL import Image
 from saccade.core import Problem
 from saccade.worlds.questions import (
     HELD_OUT_SKILLS,
-    NOTHING,
+    NO_BOXES,
     SKILLS,
     STYLES,
     WORDINGS,
     box_text,
-    load,
+    load_questions,
     pictures,
     problems,
     vocabulary,
-)  # fmt: skip
-from saccade.worlds.questions.layouts import COLOR_NAMES, crowd, settle
-from saccade.worlds.questions.styles import background, draw
-from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read, render
+)
+from saccade.worlds.questions.layouts import COLOR_NAMES, place_objects, sample_scenes
+from saccade.worlds.questions.styles import background, render_scenes
+from saccade.worlds.shapes import COLORS, SHAPES, Object, Scene, parse, read_text, render
 from saccade.worlds.shapes.captions import plural
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.splits import CELLS, wordings_of
@@ -43,63 +43,63 @@ def cell(thing: Object) -> str:
     return CELLS[3 * int(thing.y * 3) + int(thing.x * 3)]
 
 
-def named(text: str, seen: list[Object]) -> list[Object]:
+def named(text: str, visible: list[Object]) -> list[Object]:
     """The objects that have the shapes and the colour of a text, whatever words stand around them."""
     words = re.findall(r"\w+", text)
     shapes = {SINGULAR[word] for word in words if word in SINGULAR} or set(SHAPES)
     colors = {word for word in words if word in COLORS} or set(COLORS)
-    return [thing for thing in seen if thing.shape in shapes and thing.color in colors]
+    return [thing for thing in visible if thing.shape in shapes and thing.color in colors]
 
 
-def only(text: str, seen: list[Object]) -> Object:
-    (thing,) = named(text, seen)
+def only(text: str, visible: list[Object]) -> Object:
+    (thing,) = named(text, visible)
     return thing
 
 
-def read_answer(problem: Problem, seen: list[Object]) -> str:
-    """The answer to a question in words, from what is seen in the picture."""
+def read_answer(problem: Problem, visible: list[Object]) -> str:
+    """The answer to a question in words, from what is visible in the picture."""
     text, skill = problem.inputs.text, problem.source
     if skill == "count":
-        return str(len(named(text, seen)))
+        return str(len(named(text, visible)))
     if skill in ("color", "shape"):
-        return getattr(only(text, seen), skill)
+        return getattr(only(text, visible), skill)
     if skill in ("color_at", "shape_at"):
         place = max((name for name in CELLS if name in text), key=len)
-        (thing,) = [thing for thing in seen if cell(thing) == place]
+        (thing,) = [thing for thing in visible if cell(thing) == place]
         return getattr(thing, skill.removesuffix("_at"))
     if skill == "position":
-        return cell(only(text, seen))
+        return cell(only(text, visible))
     if skill == "verdict":
-        return "yes" if named(text, seen) else "no"
+        return "yes" if named(text, visible) else "no"
     if skill == "caption":
-        return ", ".join(f"{o.color} {o.shape}" for o in sorted(seen, key=lambda o: CELLS.index(cell(o))))
+        return ", ".join(f"{o.color} {o.shape}" for o in sorted(visible, key=lambda o: CELLS.index(cell(o))))
     if skill == "verdict_relation":
         one, way, other = re.search(
             r"the (\w+ \w+) (?:is )?(left of|right of|above|below) the (\w+ \w+)", text, re.I
         ).groups()
-        return "yes" if {way} == relations(only(one, seen), only(other, seen)) else "no"
+        return "yes" if {way} == relations(only(one, visible), only(other, visible)) else "no"
     other = re.search(r"(?:from|below) the (\w+ \w+)", text)[1]
-    (way,) = relations(only(text.replace(other, ""), seen), only(other, seen))
+    (way,) = relations(only(text.replace(other, ""), visible), only(other, visible))
     return SIDES[way]
 
 
-def read_targets(problem: Problem, seen: list[Object]) -> list[Object]:
+def read_targets(problem: Problem, visible: list[Object]) -> list[Object]:
     """The objects that a question wants boxes of."""
     related = re.search(r"the (\w+) (left of|right of|above|below) the (\w+ \w+)", problem.inputs.text)
     if related is None:
-        return named(problem.inputs.text, seen)
-    anchor = only(related[3], seen)
-    return [thing for thing in named(related[1], seen) if related[2] in relations(thing, anchor)]
+        return named(problem.inputs.text, visible)
+    anchor = only(related[3], visible)
+    return [thing for thing in named(related[1], visible) if related[2] in relations(thing, anchor)]
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_answers_in_words_hold_in_the_picture(split: str) -> None:
     worded = [skill for skill in SKILLS if skill not in ("grounding", "detection")]
     drawn = problems(600, 1, worded, split)
-    seen = parse(np.stack([image(problem) for problem in drawn]))
-    for problem, things in zip(drawn, seen):
+    visible = parse(np.stack([image(problem) for problem in drawn]))
+    for problem, things in zip(drawn, visible):
         if problem.source == "text":
-            assert read(image(problem)[None]) == [problem.answer["text"]]
+            assert read_text(image(problem)[None]) == [problem.answer["text"]]
         else:
             told = re.sub(r" and |, ", ", ", re.sub(r"\ban? ", "", problem.answer["text"]))
             assert read_answer(problem, things) == told, problem.inputs.text
@@ -108,21 +108,21 @@ def test_answers_in_words_hold_in_the_picture(split: str) -> None:
 @pytest.mark.parametrize("skill", ["grounding", "detection", *HELD_OUT_SKILLS])
 def test_boxes_hold_what_was_asked_for(skill: str) -> None:
     drawn = problems(300, 2, [skill], objects=(3, 6))
-    for problem, seen in zip(drawn, parse(np.stack([image(problem) for problem in drawn]))):
-        wanted = sorted(read_targets(problem, seen), key=lambda o: CELLS.index(cell(o)))
+    for problem, visible in zip(drawn, parse(np.stack([image(problem) for problem in drawn]))):
+        wanted = sorted(read_targets(problem, visible), key=lambda o: CELLS.index(cell(o)))
         assert problem.answer["kind"] == "boxes" and problem.answer["labels"] == [thing.shape for thing in wanted]
         for (x1, y1, x2, y2), thing in zip(problem.answer["boxes"], wanted, strict=True):
             assert x1 < thing.x * 64 < x2 and y1 < thing.y * 64 < y2
         if skill.startswith("grounding"):
             assert problem.answer["text"] == box_text(problem.answer["boxes"][0]) and len(wanted) == 1
-            rivals = named(re.sub(r" (left of|right of|above|below) .*", "", problem.inputs.text), seen)
+            rivals = named(re.sub(r" (left of|right of|above|below) .*", "", problem.inputs.text), visible)
             assert (len(rivals) > 1) == (skill == "grounding_relation")
         elif wanted:
             told = json.loads(problem.answer["text"])
             assert [item["bbox_2d"] for item in told] == problem.answer["boxes"]
             assert [item["label"] for item in told] == problem.answer["labels"]
         else:
-            assert problem.answer["text"] == NOTHING
+            assert problem.answer["text"] == NO_BOXES
 
 
 @pytest.mark.parametrize("style, contrast", [("plain", 60), ("gravity", 35)])
@@ -142,13 +142,13 @@ def test_boxes_are_tight(size: int, style: str, contrast: int) -> None:
 
 def test_plain_pictures_are_those_of_the_world_of_shapes() -> None:
     rng = np.random.default_rng(4)
-    things = crowd(60, (1, 9), rng)
-    places, _ = settle(things, (0.06, 0.13), rng)
+    things = sample_scenes(60, (1, 9), rng)
+    places, _ = place_objects(things, (0.06, 0.13), rng)
     scenes = [
         Scene(tuple(Object(SHAPES[s], COLOR_NAMES[c], *map(float, p)) for s, c, h, p in zip(*row) if h))
-        for row in zip(things.shape, things.color, things.here, places)
+        for row in zip(things.shape, things.color, things.present, places)
     ]
-    assert np.abs(draw(things, places, [None] * 60, 64).astype(int) - render(scenes, 64)).max() <= 1
+    assert np.abs(render_scenes(things, places, [None] * 60, 64).astype(int) - render(scenes, 64)).max() <= 1
 
 
 def test_styles_change_the_pictures_alone() -> None:
@@ -166,10 +166,17 @@ def test_styles_change_the_pictures_alone() -> None:
 @pytest.mark.parametrize(
     "skill, answers",
     [
-        ("verdict", 2), ("verdict_relation", 2), ("count", 6), ("relation", 4), ("position", 9),
-        ("color", 8), ("color_at", 8), ("shape", 6), ("shape_at", 6),
+        ("verdict", 2),
+        ("verdict_relation", 2),
+        ("count", 6),
+        ("relation", 4),
+        ("position", 9),
+        ("color", 8),
+        ("color_at", 8),
+        ("shape", 6),
+        ("shape_at", 6),
     ],
-)  # fmt: skip
+)
 def test_no_answer_is_more_frequent_than_another(skill: str, answers: int) -> None:
     told = Counter(problem.answer["text"] for problem in problems(720, 6, [skill], size=34))
     assert set(told.values()) == {720 // answers} and len(told) == answers
@@ -199,8 +206,8 @@ def test_splits_share_neither_wordings_nor_pictures() -> None:
         train, held_out = (set(wordings_of(wordings, split)) for split in ("train", "held_out"))
         assert len(wordings) == 6 and len(train) == 4 and len(held_out) == 2 and not train & held_out, skill
     drawn = {split: problems(150, 10, split=split) for split in ("train", "held_out")}
-    seen = {split: {image(p).tobytes() for p in some if p.source != "text"} for split, some in drawn.items()}
-    assert not seen["train"] & seen["held_out"]
+    visible = {split: {image(p).tobytes() for p in some if p.source != "text"} for split, some in drawn.items()}
+    assert not visible["train"] & visible["held_out"]
     words = lambda split: {
         word for w in WORDINGS.values() for text in wordings_of(w, split) for word in re.findall(r"\w+", text)
     }
@@ -259,18 +266,23 @@ def lines(path: Path, *entries: object) -> Path:
     return path
 
 
-def talk(value: object, image: object = "a.png", question: str = "<image>Where is the dog?") -> dict:
+def conversation(value: object, image: object = "a.png", question: str = "<image>Where is the dog?") -> dict:
     return {"image": image, "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": value}]}
 
 
 def test_conversations_and_records_come_in(tmp_path: Path) -> None:
     fenced = '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "dog"}]\n```'
     path = lines(
-        tmp_path / "refs.jsonl", talk("[1, 2.5, 29, 20]"), "", talk("<answer> None </answer>"), talk(fenced), talk([1, 2, 9, 9]),
+        tmp_path / "refs.jsonl",
+        conversation("[1, 2.5, 29, 20]"),
+        "",
+        conversation("<answer> None </answer>"),
+        conversation(fenced),
+        conversation([1, 2, 9, 9]),
         {"images": ["a.png", "a.png"], "question": "How many?", "answer": 3, "source": "pairs"},
         {"image": "a.png", "question": "Which?", "answer": "B", "kind": "choice", "boxes": [[0, 0, 5, 5]]},
-    )  # fmt: skip
-    loaded = load(path)
+    )
+    loaded = load_questions(path)
     first, nothing, listed, plain, pair, choice = list(loaded)
     assert len(loaded) == 6 and [p.id for p in loaded] == list(range(6))
     assert (
@@ -289,7 +301,7 @@ def test_conversations_and_records_come_in(tmp_path: Path) -> None:
     assert choice.answer == {"text": "B", "kind": "choice", "boxes": [[0, 0, 5, 5]], "labels": [""]}
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "q.jsonl").write_text(json.dumps({"image": "a.png", "question": "x", "answer": "None"}))
-    (other,) = list(load(tmp_path / "sub" / "q.jsonl", images=tmp_path))
+    (other,) = list(load_questions(tmp_path / "sub" / "q.jsonl", images=tmp_path))
     assert other.answer == {"text": "None", "kind": "word"}
 
 
@@ -307,34 +319,37 @@ def test_conversations_and_records_come_in(tmp_path: Path) -> None:
         ({"image": "a.png", "question": "x", "answer": "y", "source": 1}, "source 1 must be a text"),
         ({"image": "a.png", "question": "x", "answer": "y", "kind": "boxes"}, "answer 'y' holds no boxes"),
         ({"image": "a.png", "question": "x", "answer": "y", "boxes": 3}, "boxes 3 and labels None must be lists"),
-        ({"image": "a.png", "question": "x", "answer": "y", "boxes": [[1, 2, 3, 4]], "labels": []}, "1 boxes but 0 labels"),
+        (
+            {"image": "a.png", "question": "x", "answer": "y", "boxes": [[1, 2, 3, 4]], "labels": []},
+            "1 boxes but 0 labels",
+        ),
         ({"question": "x", "answer": "y"}, "image None must be a path"),
         ({"images": [], "question": "x", "answer": "y"}, "image [] must be a path"),
         ({"image": "b.png", "question": "x", "answer": "y"}, "b.png' does not exist"),
         ({"image": "a.png", "conversations": [{"from": "gpt", "value": "x"}]}, "conversations must be"),
         ({"image": "a.png", "conversations": "x"}, "conversations must be"),
-        (talk("[1,2,3,4]", ["a.png", "a.png"]), "1 marks <image> for 2 pictures"),
-        (talk("[9,2,3,4]"), "box [9, 2, 3, 4] is empty"),
-        (talk("[0.1,0.2,0.3,0.4]"), "must be in pixels of its picture"),
-        (talk('[{"bbox_2d": [1, 2, 3], "label": "a"}]'), "box [1, 2, 3] must be four numbers"),
-        (talk('[{"bbox_2d": [1, 2, 3, 4], "label": 5}]'), "labels [5] must be texts"),
-        (talk("[1, 2, 1e999, 4]"), None),
+        (conversation("[1,2,3,4]", ["a.png", "a.png"]), "1 marks <image> for 2 pictures"),
+        (conversation("[9,2,3,4]"), "box [9, 2, 3, 4] is empty"),
+        (conversation("[0.1,0.2,0.3,0.4]"), "must be in pixels of its picture"),
+        (conversation('[{"bbox_2d": [1, 2, 3], "label": "a"}]'), "box [1, 2, 3] must be four numbers"),
+        (conversation('[{"bbox_2d": [1, 2, 3, 4], "label": 5}]'), "labels [5] must be texts"),
+        (conversation("[1, 2, 1e999, 4]"), None),
     ],
-)  # fmt: skip
+)
 def test_bad_lines_give_their_number(tmp_path: Path, line: object, why: str | None) -> None:
-    path = lines(tmp_path / "bad.jsonl", talk("[1,2,3,4]"), line)
+    path = lines(tmp_path / "bad.jsonl", conversation("[1,2,3,4]"), line)
     if why is None:
-        assert load(path)[1].answer["kind"] == "word"
+        assert load_questions(path)[1].answer["kind"] == "word"
         return
     with pytest.raises(ValueError) as caught:
-        load(path)
+        load_questions(path)
     assert str(caught.value).startswith(f"{path}:2: ") and why in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_damaged_pictures_and_files_are_named(tmp_path: Path) -> None:
-    path = lines(tmp_path / "q.jsonl", talk("[1,2,99,4]"), talk("[1,2,3,4]", "torn.png"))
+    path = lines(tmp_path / "q.jsonl", conversation("[1,2,99,4]"), conversation("[1,2,3,4]", "torn.png"))
     (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
-    loaded = load(path)
+    loaded = load_questions(path)
     for index, why in ((0, "lies outside its picture of 30 x 20 pixels"), (1, "torn.png: cannot be read as a picture")):
         with pytest.raises(ValueError, match=f"{path}:{index + 1}: .*{why}"):
             loaded[index]
@@ -342,4 +357,4 @@ def test_damaged_pictures_and_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     for name in ("empty.jsonl", "binary.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=name):
-            load(tmp_path / name)
+            load_questions(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The judge of the shapes world: gold pictures are right, near misses wrong, damage is survived, garbage harmless."""
+"""The exact judge of shapes: gold pictures are right, near misses wrong, blur, noise and garbage harmless."""
 
 import copy
 
@@ -15,16 +15,14 @@ from saccade.worlds.shapes import (
     Scene,
     Text,
     depict,
-    geneval,
-    ocr_score,
     parse,
-    read,
+    read_text,
     render,
     rewards,
-    sample,
+    sample_scenes,
+    score_pictures,
 )
 from saccade.worlds.shapes.fonts import LETTERS
-from saccade.worlds.shapes.judge import verdicts
 
 OTHER_RELATION = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -36,19 +34,19 @@ def pictures(images: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("tag", TAGS)
 def test_gold_pictures_are_correct(tag: str, size: int) -> None:
-    scenes, meanings = sample(400, np.random.default_rng(1), [tag], most=6 if size == 64 else 5)
-    seen = geneval(render(scenes, size), meanings)
-    assert seen["correct"].mean() >= 0.99
-    assert np.array_equal(seen["correct"] == 1, seen["points"] == 1)
+    scenes, meanings = sample_scenes(400, np.random.default_rng(1), [tag], most=6 if size == 64 else 5)
+    scores = score_pictures(render(scenes, size), meanings)
+    assert scores["correct"].mean() >= 0.99
+    assert np.array_equal(scores["correct"] == 1, scores["points"] == 1)
 
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_blur_and_noise_are_survived(tag: str) -> None:
     rng = np.random.default_rng(2)
-    scenes, meanings = sample(300, rng, [tag])
+    scenes, meanings = sample_scenes(300, rng, [tag])
     blurred = gaussian_filter(render(scenes).astype(np.float32), (0, 0.6, 0.6, 0)) / 255
     noisy = np.clip(blurred + rng.normal(0, 0.03, blurred.shape), 0, 1).transpose(0, 3, 1, 2)
-    assert geneval(torch.from_numpy(noisy).float(), meanings)["correct"].mean() >= 0.95
+    assert score_pictures(torch.from_numpy(noisy).float(), meanings)["correct"].mean() >= 0.95
 
 
 def near_miss(meaning: dict, rng: np.random.Generator) -> dict:
@@ -82,16 +80,16 @@ def near_miss(meaning: dict, rng: np.random.Generator) -> dict:
 @pytest.mark.parametrize("tag", TAGS)
 def test_near_misses_are_wrong(tag: str) -> None:
     rng = np.random.default_rng(3)
-    _, meanings = sample(400, rng, [tag])
+    _, meanings = sample_scenes(400, rng, [tag])
     wrong = depict([near_miss(meaning, rng) for meaning in meanings], rng)
-    seen = verdicts(render(wrong), meanings)
-    assert (seen["correct"] == 0).mean() >= 0.99
-    assert (seen["points"] < 1).mean() >= 0.99
-    assert seen["points"].mean() > 0.15
+    scores = score_pictures(render(wrong), meanings)
+    assert (scores["correct"] == 0).mean() >= 0.99
+    assert (scores["points"] < 1).mean() >= 0.99
+    assert scores["points"].mean() > 0.15
 
 
 def test_parse_gives_the_objects_back() -> None:
-    scenes, _ = sample(200, np.random.default_rng(4), [tag for tag in TAGS if tag != "text"])
+    scenes, _ = sample_scenes(200, np.random.default_rng(4), [tag for tag in TAGS if tag != "text"])
     for scene, found in zip(scenes, parse(pictures(render(scenes)))):
         assert sorted((o.shape, o.color) for o in found) == sorted((o.shape, o.color) for o in scene.objects)
         for thing in found:
@@ -100,13 +98,14 @@ def test_parse_gives_the_objects_back() -> None:
             assert abs(near.radius - thing.radius) < 0.02
 
 
-def test_reader_and_ocr_score() -> None:
+def test_text_is_read_and_compared() -> None:
     line = lambda word, height: Scene((), Text(word, "roboto", 0.5, 0.5, height))
     images = render([line("CAT", 0.28), line("CAR", 0.28), line("CATS", 0.2), Scene()])
-    assert read(images) == ["CAT", "CAR", "CATS", ""]
-    assert ocr_score(images, ["cat"] * 4) == pytest.approx([1, 2 / 3, 1, 0])
-    with pytest.raises(ValueError, match="is empty"):
-        ocr_score(images, [""] * 4)
+    assert read_text(images) == ["CAT", "CAR", "CATS", ""]
+    meaning = {"tag": "text", "include": [], "text": "cat"}
+    scores = score_pictures(images, [meaning] * 4)
+    assert scores["ocr"] == pytest.approx([1, 2 / 3, 1, 0])
+    assert scores["points"] == pytest.approx([1, 2 / 3, 2 / 3, 0])
 
 
 def test_garbage_scores_zero_and_nan_cannot_be_judged() -> None:
@@ -115,35 +114,35 @@ def test_garbage_scores_zero_and_nan_cannot_be_judged() -> None:
     broken, blank = torch.full_like(black, float("nan")), pictures(render([Scene()]))
     garbage = torch.cat([noise, black, blank, broken])
     for tag in TAGS:
-        _, meanings = sample(1, rng, [tag])
-        seen = geneval(garbage, meanings * 4)
-        assert seen["correct"][:3].tolist() == [0, 0, 0]
-        assert seen["points"][0] < 0.1 and seen["points"][1:3].tolist() == [0, 0]
-        assert np.isnan(seen["correct"][3]) and np.isnan(seen["points"][3])
+        _, meanings = sample_scenes(1, rng, [tag])
+        scores = score_pictures(garbage, meanings * 4)
+        assert scores["correct"][:3].tolist() == [0, 0, 0]
+        assert scores["points"][0] < 0.1 and scores["points"][1:3].tolist() == [0, 0]
+        assert np.isnan(scores["correct"][3]) and np.isnan(scores["points"][3])
     assert parse(garbage)[2:] == [[], []]
-    assert parse(garbage[:0]) == [] and read(garbage[:0]) == []
+    assert parse(garbage[:0]) == [] and read_text(garbage[:0]) == []
 
 
 def test_meanings_of_another_world_cannot_be_judged() -> None:
     images = render([Scene()] * 3)
     strange = [{"tag": "single_object", "include": [{"class": "zebra", "count": 1}]}, None, {"tag": "x", "include": []}]
-    assert np.isnan(geneval(images, strange)["correct"]).all()
+    assert np.isnan(score_pictures(images, strange)["correct"]).all()
 
 
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"\[2, 32, 32, 3\]"):
         parse(torch.zeros(2, 32, 32, 3))
     with pytest.raises(ValueError, match="2 pictures but 1 meanings"):
-        geneval(torch.zeros(2, 3, 32, 32), [None])
+        score_pictures(torch.zeros(2, 3, 32, 32), [None])
 
 
 def test_rewards_of_a_rollout() -> None:
-    scenes, meanings = sample(60, np.random.default_rng(6))
+    scenes, meanings = sample_scenes(60, np.random.default_rng(6))
     problems = [Problem(i, "", meaning) for i, meaning in enumerate(meanings)]
     zeros = torch.zeros(60, 1)
     rollout = Rollout(problems, {}, pictures(render(scenes)), zeros, zeros, torch.arange(60))
-    seen = rewards.judge(rollout)
+    scores = rewards.judge(rollout)
     texts = torch.tensor([meaning["tag"] == "text" for meaning in meanings])
-    assert torch.equal(seen["correct"], rewards.correct(rollout)) and seen["points"].shape == (60,)
-    assert torch.equal(seen["ocr"].isnan(), ~texts)
-    assert rewards.by_tag(seen["correct"], problems) == pytest.approx(dict.fromkeys(TAGS, 1.0))
+    assert torch.equal(scores["correct"], rewards.correct(rollout)) and scores["points"].shape == (60,)
+    assert torch.equal(scores["ocr"].isnan(), ~texts)
+    assert rewards.by_tag(scores["correct"], problems) == pytest.approx(dict.fromkeys(TAGS, 1.0))

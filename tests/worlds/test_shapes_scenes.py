@@ -18,11 +18,11 @@ from saccade.worlds.shapes import (
     Scene,
     caption,
     interpret,
-    load,
+    load_prompts,
     meanings_of,
     problems,
     render,
-    sample,
+    sample_scenes,
     split_of,
     style,
 )  # fmt: skip
@@ -56,7 +56,7 @@ def test_wordings_differ_and_are_split() -> None:
 
 
 def test_scenes_satisfy_their_meaning_with_room() -> None:
-    scenes, meanings = sample(500, np.random.default_rng(2), most=6)
+    scenes, meanings = sample_scenes(500, np.random.default_rng(2), most=6)
     for scene, meaning in zip(scenes, meanings):
         asked = [item["class"] for item in meaning["include"] for _ in range(item["count"])]
         assert [thing.shape for thing in scene.objects] == asked
@@ -72,7 +72,7 @@ def test_scenes_satisfy_their_meaning_with_room() -> None:
 
 
 def test_same_seed_same_scenes_and_split_is_kept() -> None:
-    assert sample(20, np.random.default_rng(3)) == sample(20, np.random.default_rng(3))
+    assert sample_scenes(20, np.random.default_rng(3)) == sample_scenes(20, np.random.default_rng(3))
     for split in ("train", "held_out"):
         for tag in TAGS:
             assert {split_of(m) for m in meanings_of(20, np.random.default_rng(4), [tag], split)} == {split}
@@ -115,13 +115,13 @@ def test_files_come_in(tmp_path: Path) -> None:
         "prompt": "a photo of a car above a zebra",
     }
     (tmp_path / "geneval.jsonl").write_text(json.dumps(entry) + "\n\n")
-    (problem,) = load(tmp_path / "geneval.jsonl")
+    (problem,) = load_prompts(tmp_path / "geneval.jsonl")
     assert problem.inputs == entry["prompt"] and problem.source == "geneval/position"
     assert problem.answer == {"tag": "position", "include": entry["include"]}
     (tmp_path / "prompts.txt").write_text(
         'three rings\nA cafe called "Blue Door" at night\n\na horse\n', encoding="utf-8"
     )
-    rings, cafe, horse = load(tmp_path / "prompts.txt")
+    rings, cafe, horse = load_prompts(tmp_path / "prompts.txt")
     assert rings.answer == interpret("three rings") and horse.answer is None
     assert cafe.answer == {"tag": "text", "include": [], "text": "Blue Door"}
 
@@ -146,7 +146,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, why: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"tag": "text", "prompt": "x", "text": "CAT"}\n' + line)
     with pytest.raises(ValueError, match=re.escape(f"{path}:2: ") + ".*" + re.escape(why)):
-        load(path)
+        load_prompts(path)
 
 
 def test_files_that_are_no_prompts(tmp_path: Path) -> None:
@@ -154,4 +154,4 @@ def test_files_that_are_no_prompts(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     for name in ("empty.txt", "binary.txt", "missing.txt"):
         with pytest.raises(ValueError, match=name):
-            load(tmp_path / name)
+            load_prompts(tmp_path / name)

@@ -1,18 +1,20 @@
-"""A generator that follows a frozen diffusion by its score, and the network that learns the generator's own score.
+"""Score distillation: a generator learns from a frozen diffusion through the difference of their scores.
 
-One loss for a family (`saccade.math.distillation`), told apart by printed fields:
+A second network learns the score of the generator's samples online. One loss covers a family of methods, which fields
+of `Distillation` choose:
 
-    DMD, Diff-Instruct, DI++   divergence "integral_kl", through_scores off (DMD2: normalised)
-    SiD                        divergence "squared"
-    SIM, DI*                   divergence "pseudo_huber"
+    DMD, Diff-Instruct, DI++   divergence "integral_kl" (DMD and DMD2: normalize)
+    SiD                        divergence "squared", grad_through_scores
+    SIM, DI*                   divergence "pseudo_huber", grad_through_scores
+
+DMD 2311.18828, DMD2 2405.14867, Diff-Instruct 2305.18455, SiD 2404.04057, DI++ 2410.18881, DI* 2410.20898.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,251 +23,219 @@ from saccade.algorithms.forward_process import velocity_error
 from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.policies.unrolling import judged, late_steps, unmade
-from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, warmup
+from saccade.naming import require
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
+from saccade.policies.unrolling import differentiable_reward, empty_rollout, refl_timesteps
+from saccade.training.groups import repeat_for_groups
+from saccade.training.learner import Update
+from saccade.training.settings import AdamW
 
-Slope = Callable[[Tensor], Tensor]
-"""d'(y), row by row: ``[B, ...]`` -> the same shape."""
+DIVERGENCES = ("integral_kl", "squared", "pseudo_huber")
+GUIDANCE_MODES = ("in", "out", "none")
 
+_BLANK = Problem(-1, "")
 
-def data_to_score(x_t: Tensor, x0: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The score that a predicted clean sample stands for, (a x0 - x_t) / b^2; a and b broadcast from the left."""
-    a, b = _left(a, x_t), _left(b, x_t)
-    return (a * x0 - x_t) / b**2
-
-
-def score_to_data(x_t: Tensor, score: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The clean sample that a score points to, (x_t + b^2 score) / a."""
-    a, b = _left(a, x_t), _left(b, x_t)
-    return (x_t + b**2 * score) / a
+_DIVERGENCE_NOISE, _SCORE_NOISE = 1 << 23, 1 << 24
+"""Keys of the noise added to samples: where the divergence is measured, and where the score is learned."""
 
 
-def velocity_to_score(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """On the flow path: score = -(x_t + (1 - t) v) / t."""
-    t = _left(t, x_t)
-    return -(x_t + (1 - t) * v) / t
+@dataclass(frozen=True)
+class Distillation:
+    """How a generator is distilled from a frozen diffusion, and how the generator's score is learned beside it."""
+
+    reference: str = ""
+    """Checkpoint of the diffusion, which also initializes the score network; empty takes the generator's checkpoint."""
+    reference_guidance: float = 3.0
+    """Scale of the diffusion's classifier-free guidance."""
+    reference_steps: int = 20
+    """Denoising steps of the diffusion when the diffusion itself is evaluated."""
+    divergence: Literal["integral_kl", "squared", "pseudo_huber"] = "integral_kl"
+    """Norm of the difference of scores; integral_kl has no gradient through the scores."""
+    kappa: float = 0.03
+    """Rounding of the pseudo-Huber norm, in units of one latent element."""
+    grad_through_scores: bool = False
+    """Differentiate both score networks with respect to the noisy sample, as SiD and Diff-Instruct* derive it."""
+    normalize: bool = False
+    """Divide each sample's loss by the distance of the diffusion's prediction from the sample (DMD)."""
+    guidance_mode: Literal["in", "out", "none"] = "in"
+    """Classifier-free guidance of the diffusion: in its prediction, as a separate term of the loss, or none."""
+    divergence_weight: float = 1.0
+    """Weight of the divergence in the generator's loss; 0 leaves the reward alone."""
+    reward_weight: float = 0.0
+    """Weight of the reward in the generator's loss."""
+    min_t: float = 0.02
+    """Lowest diffusion time at which scores are compared and learned (0 = data)."""
+    max_t: float = 0.98
+    """Highest diffusion time at which scores are compared and learned (1 = noise)."""
+    score_updates: int = 1
+    """Updates of the score network for each update of the generator; each training step has one of the former."""
+    generator_optim: AdamW = AdamW(lr=1e-4, betas=(0.0, 0.999), warmup=5)
+    """Optimizer of the generator; without momentum (SiD), since gradients of past score networks are outdated."""
+    score_optim: AdamW = AdamW(lr=3e-4, betas=(0.0, 0.999), warmup=5)
+    """Optimizer of the score network; without momentum (SiD), since samples of past generators are outdated."""
+    ema: float = 0.95
+    """Decay of the moving average of the generator's weights that is evaluated; 0 evaluates the trained weights."""
+
+    def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
+        """The score network and the frozen diffusion, with equal weights at first.
+
+        Both share the text encoders and the autoencoder of ``policy``.
+        """
+        diffusion = replace(
+            flow, name=self.reference or flow.name, kernel="flow_sde", sampling_steps=self.reference_steps
+        )
+        guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
+        return build_flow_policy(diffusion, (), seed, share_with=policy), build_frozen_policy(guided, share_with=policy)
+
+    def loss(
+        self, policy: FlowPolicy, fake: FlowPolicy, reference: FlowPolicy, reward: Reward | None = None
+    ) -> GeneratorLoss:
+        """The generator's loss. ValueError for settings that contradict one another."""
+        require("divergence", self.divergence, DIVERGENCES)
+        require("guidance_mode", self.guidance_mode, GUIDANCE_MODES)
+        if self.divergence == "integral_kl" and self.grad_through_scores:
+            raise ValueError("the integral KL has no gradient through its scores; turn grad_through_scores off")
+        if not 0 < self.min_t < self.max_t < 1:
+            raise ValueError(f"times from min_t {self.min_t} to max_t {self.max_t} are not between 0 and 1")
+        if self.reward_weight and reward is None:
+            raise ValueError(f"reward_weight is {self.reward_weight}, but there is no reward")
+        return GeneratorLoss(self, policy, fake, reference, reward)
+
+    def updates(self, loss: GeneratorLoss, ema: Snapshot) -> tuple[Update, Update]:
+        """One update of the score network, and one of the generator, whose weights ``ema`` averages."""
+        score_loss = ScoreMatching(loss.fake, self.min_t, self.max_t)
+        return (
+            self.score_optim.update("score", score_loss, loss.fake.trained),
+            self.generator_optim.update(
+                "generator", loss, loss.policy.trained, every=self.score_updates, after=ema.ema_update(self.ema)
+            ),
+        )
 
 
-def score_to_velocity(x_t: Tensor, score: Tensor, t: Tensor) -> Tensor:
-    """On the flow path: v = -(x_t + t score) / (1 - t)."""
-    t = _left(t, x_t)
-    return -(x_t + t * score) / (1 - t)
+@dataclass(frozen=True)
+class GeneratorLoss:
+    """``divergence_weight`` x divergence - ``reward_weight`` x reward of new samples, a mean over samples.
+
+    ``fake`` predicts the generator's score, ``reference`` is the frozen diffusion. Both see the sample noised to a
+    time between ``min_t`` and ``max_t``. A generator of several steps is trained at a random one of them. Metrics: the
+    mean square of fake - reference ("score_gap"), and "reward".
+    """
+
+    cfg: Distillation
+    policy: FlowPolicy
+    fake: FlowPolicy
+    reference: FlowPolicy
+    reward: Reward | None = None
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        cfg = self.cfg
+        x0 = sample_latents(self.policy, rollout.problems, rollout.extras["seed_B"])
+        loss_B, metrics = torch.zeros(len(rollout), device=x0.device), {}
+        if cfg.divergence_weight:
+            divergence_B, gap_B = self._divergence(x0, rollout)
+            loss_B = cfg.divergence_weight * divergence_B
+            metrics["score_gap"] = gap_B.sum()
+        if cfg.reward_weight and self.reward:
+            reward_B, _ = differentiable_reward(self.policy, self.reward, rollout, x0)
+            loss_B = loss_B - cfg.reward_weight * reward_B.to(x0.device)
+            metrics["reward"] = reward_B.detach().sum()
+        return Loss(loss_B.sum(), torch.tensor(float(len(rollout))), metrics)
+
+    def _divergence(self, x0: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Divergence and mean square of fake - reference of each sample: two ``[B]``."""
+        cfg = self.cfg
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _DIVERGENCE_NOISE, cfg.min_t, cfg.max_t)
+        x_t = add_noise(x0 if cfg.grad_through_scores else x0.detach(), eps, t_B)
+        predict = lambda network, guidance: to_data(x_t, network.velocity(x_t, t_B, rollout.problems, guidance), t_B)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and cfg.grad_through_scores):
+            fake = predict(self.fake, None)
+            reference = predict(self.reference, self.reference.guidance if cfg.guidance_mode == "in" else None)
+        loss_B = score_divergence(fake, reference, x0, cfg.divergence, cfg.kappa)
+        if cfg.normalize:
+            loss_B = loss_B * dmd_weight(reference, x0)
+        if cfg.guidance_mode == "out":
+            with torch.no_grad():
+                uncond = to_data(x_t, self.reference.velocity(x_t, t_B, [_BLANK] * len(rollout)), t_B)
+            loss_B = loss_B + self.reference.guidance * guidance_term(reference, uncond, x0)
+        return loss_B, ((fake - reference).detach() ** 2).flatten(1).mean(1)
 
 
-def data_to_velocity(x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-    """On the flow path: v = (x_t - x0) / t."""
-    return (x_t - x0) / _left(t, x_t)
+@dataclass(frozen=True)
+class ScoreMatching:
+    """Trains ``fake`` on the samples of a rollout: flow matching at times between ``min_t`` and ``max_t``."""
+
+    fake: FlowPolicy
+    min_t: float = 0.02
+    max_t: float = 0.98
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        x0 = rollout.decisions["x0_B"]
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _SCORE_NOISE, self.min_t, self.max_t)
+        v = self.fake.velocity(add_noise(x0, eps, t_B), t_B, rollout.problems)
+        return Loss(velocity_error(v, x0, eps).sum(), torch.tensor(float(len(rollout))))
 
 
-def linear(y: Tensor) -> Tensor:
-    """d'(y) = y: half the squared norm and, with the networks cut off, the integral KL."""
-    return y
+def score_divergence(fake: Tensor, reference: Tensor, x0: Tensor, divergence: str, kappa: float) -> Tensor:
+    """-d'(fake - reference) . (fake - x0) of each row, whose gradient is the divergence's: ``[B]``.
+
+    ``fake`` and ``reference`` are predictions of x0; products are means over the elements of a row.
+    """
+    return -_mean(norm_gradient(fake - reference, divergence, kappa) * (fake - x0))
 
 
-def pseudo_huber(y: Tensor, kappa: float) -> Tensor:
-    """d'(y) = y / sqrt(mean y^2 + kappa^2), of the pseudo-Huber norm; ``kappa`` in the units of one coordinate."""
+def norm_gradient(y: Tensor, divergence: str, kappa: float) -> Tensor:
+    """d'(y) of each row, in the shape of ``y``: y / sqrt(mean y^2 + kappa^2) of the pseudo-Huber norm, else y.
+
+    d'(y) = y belongs to half the squared norm and, where the networks are detached, to the integral KL.
+    """
+    if divergence != "pseudo_huber":
+        return y
     return y / (_mean(y * y) + kappa**2).sqrt().reshape(-1, *[1] * (y.dim() - 1))
 
 
-def slope(name: str, kappa: float) -> Slope:
-    """d' by the divergence's name: ``integral_kl``, ``squared``, ``pseudo_huber``."""
-    known = {"integral_kl": linear, "squared": linear, "pseudo_huber": partial(pseudo_huber, kappa=kappa)}
-    if name not in known:
-        raise ValueError(f"unknown divergence '{name}': one of {', '.join(known)}")
-    return known[name]
-
-
-def score_divergence(fake: Tensor, reference: Tensor, x0: Tensor, slope: Slope) -> Tensor:
-    """-d'(fake - reference) . (fake - x0) of each row, whose gradient is the divergence's: ``[B]``."""
-    return -_mean(slope(fake - reference) * (fake - x0))
-
-
-def normaliser(reference: Tensor, x0: Tensor) -> Tensor:
-    """DMD's weight of a row, 1 / mean |x0 - reference|, which makes rows of all noise levels count alike: ``[B]``."""
+def dmd_weight(reference: Tensor, x0: Tensor) -> Tensor:
+    """DMD's weight of a row, 1 / mean |x0 - reference|, which balances noise levels: ``[B]``."""
     return 1 / (x0 - reference).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
 
 
-def guidance_pull(reference: Tensor, reference_free: Tensor, x0: Tensor) -> Tensor:
-    """Guidance as a term of its own: (free - conditional) . x0, the difference a constant: ``[B]``."""
-    return _mean((reference_free - reference).detach() * x0)
+def guidance_term(reference: Tensor, uncond: Tensor, x0: Tensor) -> Tensor:
+    """Guidance as a separate term: (unconditional - conditional prediction) . x0, the difference detached: ``[B]``."""
+    return _mean((uncond - reference).detach() * x0)
 
 
 def _mean(x: Tensor) -> Tensor:
     return x.flatten(1).mean(1)
 
 
-def _left(t: Tensor, x: Tensor) -> Tensor:
-    return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
+def sample_generator(policy: FlowPolicy, group_size: int = 1) -> Collect:
+    """Collects samples of the generator's present weights as latents; nothing is decoded or judged.
 
-
-_BLANK = Problem(-1, "")
-
-_JUDGED, _TAUGHT = 1 << 23, 1 << 24
-"""Keys of the noise on a generator's samples: where its divergence is measured, and where its score is learned."""
-
-
-@dataclass(frozen=True)
-class ScoreDistillation:
-    """``weight divergence - reward_weight reward`` of a generator's fresh samples, a mean over attempts.
-
-    ``fake`` knows the generator's own score, ``reference`` is the frozen diffusion; both are asked at x_t, noised to a
-    time between ``low`` and ``high``. ``divergence`` names its norm, ``kappa`` the rounding of the pseudo-Huber norm,
-    in units of a latent coordinate. ``through_scores`` lets gradients pass through both networks to x_t; the integral
-    KL has none there. ``normalised`` weighs rows as DMD does. ``guidance`` is the scale of the reference's
-    classifier-free guidance: "in" the reference, as a term beside it ("out"), or left out ("none"). A generator of
-    several steps is trained at a random one of them. Metrics: the mean square of fake - reference, and the reward.
+    With ``group_size`` 1 a sample has the seed of its problem.
     """
 
-    generator: FlowPolicy
-    fake: FlowPolicy
-    reference: FlowPolicy
-    divergence: str = "pseudo_huber"
-    kappa: float = 0.03
-    through_scores: bool = True
-    normalised: bool = False
-    guidance: float = 4.5
-    guide: str = "in"
-    weight: float = 1.0
-    reward: Reward | None = None
-    reward_weight: float = 0.0
-    low: float = 0.02
-    high: float = 0.98
-
-    def __post_init__(self) -> None:
-        slope(self.divergence, self.kappa)
-        if self.divergence == "integral_kl" and self.through_scores:
-            raise ValueError("the integral KL has no gradient through its scores; turn through_scores off")
-        if self.guide not in ("in", "out", "none"):
-            raise ValueError(f"unknown guide '{self.guide}': one of in, out, none")
-        if not 0 < self.low < self.high < 1:
-            raise ValueError(f"times from {self.low} to {self.high} are not within 0 and 1")
-        if self.reward_weight and self.reward is None:
-            raise ValueError(f"reward_weight is {self.reward_weight}, but there is no reward")
-
-    def __call__(self, rollout: Rollout) -> Loss:
-        x0 = samples(self.generator, rollout.problems, rollout.extras["seed_B"])
-        loss_B, metrics = torch.zeros(len(rollout), device=x0.device), {}
-        if self.weight:
-            divergence_B, apart_B = self._divergence(x0, rollout)
-            loss_B = self.weight * divergence_B
-            metrics["apart"] = apart_B.sum()
-        if self.reward_weight:
-            reward_B, _ = judged(self.generator, self.reward, rollout, x0)
-            loss_B = loss_B - self.reward_weight * reward_B.to(x0.device)
-            metrics["reward"] = reward_B.detach().sum()
-        return Loss(loss_B.sum(), torch.tensor(float(len(rollout))), metrics)
-
-    def _divergence(self, x0: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Each row's divergence and the mean square of fake - reference."""
-        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _JUDGED, self.low, self.high)
-        x_t = add_noise(x0 if self.through_scores else x0.detach(), eps, t_B)
-        ask = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.through_scores):
-            fake, reference = ask(self.fake, None), ask(self.reference, self.guidance if self.guide == "in" else None)
-        loss_B = score_divergence(fake, reference, x0, slope(self.divergence, self.kappa))
-        if self.normalised:
-            loss_B = loss_B * normaliser(reference, x0)
-        if self.guide == "out":
-            with torch.no_grad():
-                free = to_data(x_t, self.reference.velocity(x_t, t_B, [_BLANK] * len(rollout)), t_B)
-            loss_B = loss_B + self.guidance * guidance_pull(reference, free, x0)
-        return loss_B, ((fake - reference).detach() ** 2).flatten(1).mean(1)
-
-
-@dataclass(frozen=True)
-class ScoreMatching:
-    """Teaches ``fake`` the score of the samples in a rollout: flow matching at times between ``low`` and ``high``."""
-
-    fake: FlowPolicy
-    low: float = 0.02
-    high: float = 0.98
-
-    def __call__(self, rollout: Rollout) -> Loss:
-        x0 = rollout.decisions["x0_B"]
-        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _TAUGHT, self.low, self.high)
-        v = self.fake.velocity(add_noise(x0, eps, t_B), t_B, rollout.problems)
-        return Loss(velocity_error(v, x0, eps).sum(), torch.tensor(float(len(rollout))))
-
-
-def fresh(generator: FlowPolicy) -> Collect:
-    """A collector of what the generator draws now, as latents alone: nothing is decoded, nothing judged."""
-
     @torch.no_grad()
-    def collect(problems: Sequence[Problem], seeds_B: Tensor, step: int) -> Rollout:
-        return unmade(problems, seeds_B, x0_B=samples(generator, problems, seeds_B))
+    def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
+        seeds_B = seeds_P
+        if group_size > 1:
+            problems, seeds_B, _ = repeat_for_groups(problems, seeds_P, group_size)
+        return empty_rollout(problems, seeds_B, x0_B=sample_latents(policy, problems, seeds_B))
 
     return collect
 
 
-def samples(generator: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor) -> Tensor:
-    """What a generator draws, as latents with gradients; of several steps each row stops at a random one of them."""
-    return generator.predicted(problems, seeds_B, late_steps(seeds_B, 0, generator.steps))
+def sample_latents(policy: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor) -> Tensor:
+    """Latents x0 ``[B, C, h, w]`` of a generator, with gradients.
+
+    Of a generator of several steps each row is the prediction at a random one of them.
+    """
+    return policy.predict_x0_at(problems, seeds_B, refl_timesteps(seeds_B, 0, policy.steps))
 
 
-def noised_at(seeds_B: Tensor, x0: Tensor, key: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """A time between ``low`` and ``high`` for each row, evenly drawn, and noise like ``x0``, from the row's own
-    seed.
+def time_and_noise(seeds_B: Tensor, x0: Tensor, key: int, min_t: float, max_t: float) -> tuple[Tensor, Tensor]:
+    """A time uniform between ``min_t`` and ``max_t`` for each row ``[B]``, and noise in the shape of ``x0``.
+
+    Both follow from the row's seed and ``key``.
     """
     own = spawn(seeds_B, key)
     share_B = torch.cat([torch.rand(1, generator=generator(s)) for s in own.tolist()])
-    return (low + (high - low) * share_B).to(x0.device), noise(spawn(own, 0), x0.shape[1:], x0.device)
-
-
-@dataclass(frozen=True)
-class Distilling:
-    """Generator and score network side by side on the generator's fresh samples, so that no picture of a data set is
-    needed.
-    """
-
-    reference: str = ""
-    """The diffusion that is followed, and where the score network begins; empty: where the generator begins."""
-    reference_guidance: float = 3.0
-    """Scale of the diffusion's classifier-free guidance."""
-    reference_steps: int = 20
-    """Denoising steps of the diffusion when it is measured itself."""
-    prompts_per_step: int = 32
-    """Prompts in a batch, one attempt at each, over all processes."""
-    score_updates: int = 1
-    """Updates of the score network for each of the generator; every training step has one."""
-    lr: float = 1e-4
-    """Learning rate of AdamW for the generator."""
-    score_lr: float = 3e-4
-    """Learning rate of AdamW for the score network."""
-    warmup: int = 5
-    """Optimiser steps over which the learning rates rise."""
-    ema: float = 0.95
-    """Decay of the averaged weights that are evaluated; 0 evaluates the trained ones."""
-    micro_rows: int = 64
-    """Attempts that go through the networks at once in an update."""
-
-    def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
-        """The score network and the frozen diffusion, equal at first; both borrow text encoders and autoencoder of
-        ``policy``.
-        """
-        diffusion = replace(
-            flow, model=self.reference or flow.model, kernel="flow_sde", sampling_steps=self.reference_steps
-        )
-        guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
-        return build(diffusion, (), seed, beside=policy), frozen(guided, beside=policy)
-
-    def parts(
-        self, problems: Sequence[Problem], loss: ScoreDistillation, seed: int
-    ) -> tuple[OnPolicy, Updates, dict[str, Any]]:
-        """Feed, learner, and what a checkpoint holds; its "average" is what is evaluated."""
-        policy, fake = loss.generator, loss.fake
-        average, rise = Snapshot(policy.trained), warmup(self.warmup)
-        # As in SiD and Diff-Instruct without momentum: what the other network taught a step ago no longer holds.
-        adam = lambda part, lr: torch.optim.AdamW(part.trained, lr=lr, betas=(0.0, 0.999), weight_decay=0.0)
-        teach = Update("score", ScoreMatching(fake), fake.trained, adam(fake, self.score_lr), schedule=rise)
-        follow = Update(
-            "generator", loss, policy.trained, adam(policy, self.lr), every=self.score_updates, schedule=rise,
-            after=average.average(self.ema),
-        )  # fmt: skip
-        feed = OnPolicy(problems, fresh(policy), self.prompts_per_step, seed)
-        return (
-            feed,
-            Updates([teach, follow], micro_rows=self.micro_rows),
-            {"policy": policy, "score": fake, "average": average},
-        )
+    return (min_t + (max_t - min_t) * share_B).to(x0.device), noise(spawn(own, 0), x0.shape[1:], x0.device)

@@ -1,13 +1,16 @@
-"""Losses on pairs of attempts, one preferred to the other, and which pairs a batch holds.
+"""DPO on any policy, and Diffusion-DPO on flows: losses on pairs of samples, the chosen one preferred to the rejected.
 
-m = (log pi(w) - log pi_ref(w)) - (log pi(l) - log pi_ref(l)), with log-probs summed over decisions.
-DPO 2305.18290: -log sigmoid(beta m), with labels that are wrong at a rate s (cDPO): -(1 - s) log sigmoid(beta m) - s
-log sigmoid(-beta m). IPO 2310.12036: (m - 1 / (2 beta))^2.
+With the margin m = (log pi(w) - log pi_ref(w)) - (log pi(l) - log pi_ref(l)), log-probabilities summed over decisions:
+
+    DPO  2305.18290  -log sigmoid(beta m)
+    cDPO             -(1 - s) log sigmoid(beta m) - s log sigmoid(-beta m), for labels that are wrong at a rate s
+    IPO  2310.12036  (m - 1 / (2 beta))^2
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +23,63 @@ from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowPolicy
 
 
-def dpo(margin_P: Tensor, beta: float, wrong: float = 0.0) -> Tensor:
-    """The loss of each pair ``[P]``; ``wrong`` is the rate at which the labels are taken to be wrong."""
+@dataclass(frozen=True)
+class DPO:
+    """How direct preference optimization makes pairs of a group's samples, and what its loss is."""
+
+    beta: float = 0.1
+    """Inverse temperature: the larger, the closer the policy stays to the reference."""
+    loss_type: Literal["dpo", "ipo"] = "dpo"
+    """Loss of a margin: -log sigmoid (DPO) or squared distance from 1 / (2 beta) (IPO)."""
+    label_smoothing: float = 0.0
+    """Rate at which preferences are assumed to be wrong (cDPO); below 0.5, and 0 for IPO."""
+    average: Literal["sum", "mean"] = "sum"
+    """Log-probability of a sample: the sum over its decisions, as published, or their mean."""
+    min_gap: float = 0.0
+    """Difference of rewards that the best and the worst sample of a group must exceed to make a pair."""
+
+    def pairs(self, rollout: Rollout, reward_B: Tensor) -> Rollout:
+        """The best and the worst sample of each group, see `make_pairs`."""
+        return make_pairs(rollout, reward_B, self.min_gap)
+
+    def loss(self, policy: Policy) -> PreferenceLoss:
+        """The loss of the policy on pairs that hold the reference's log-probabilities."""
+        return PreferenceLoss(policy, self.beta, self.loss_type, self.label_smoothing, self.average)
+
+
+@dataclass(frozen=True)
+class DiffusionDPO:
+    """How Diffusion-DPO makes pairs of a group's samples, and what its loss is."""
+
+    beta: float = 100.0
+    """Weight of the mean squared error of velocities in the margin; the larger, the closer to the reference."""
+    min_gap: float = 0.0
+    """Difference of rewards that the best and the worst sample of a group must exceed to make a pair."""
+
+    def pairs(self, rollout: Rollout, reward_B: Tensor) -> Rollout:
+        """The best and the worst sample of each group, see `make_pairs`, with advantages 1 and -1."""
+        return preferred(make_pairs(rollout, reward_B, self.min_gap))
+
+    def loss(self, policy: FlowPolicy, reference: Snapshot) -> DiffusionDPOLoss:
+        """The loss of the policy; ``reference`` is frozen."""
+        return DiffusionDPOLoss(policy, reference, self.beta)
+
+
+def dpo(margin_P: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Loss of each pair ``[P]``; ``label_smoothing`` is the rate at which labels are assumed to be wrong."""
     z = beta * margin_P
-    return -(1 - wrong) * F.logsigmoid(z) - wrong * F.logsigmoid(-z)
+    return -(1 - label_smoothing) * F.logsigmoid(z) - label_smoothing * F.logsigmoid(-z)
 
 
 def ipo(margin_P: Tensor, beta: float) -> Tensor:
-    """The loss of each pair ``[P]``: the margin is drawn to 1 / (2 beta) and no further."""
+    """Loss of each pair ``[P]``, least at the margin 1 / (2 beta)."""
     return (margin_P - 1 / (2 * beta)) ** 2
 
 
-def extremes(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Rows with the highest and the lowest score of each group where these differ by more than ``least``; NaN takes
-    no part.
+def best_worst_pairs(score_B: Tensor, group_B: Tensor, min_gap: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Rows with the highest and with the lowest score of each group whose scores differ by more than ``min_gap``.
+
+    Rows whose score is not finite take no part.
     """
     best, worst = [], []
     for group in group_B.unique():
@@ -41,95 +87,102 @@ def extremes(score_B: Tensor, group_B: Tensor, least: float = 0.0) -> tuple[Tens
         if not len(rows):
             continue
         high, low = rows[score_B[rows].argmax()], rows[score_B[rows].argmin()]
-        if score_B[high] - score_B[low] > least:
+        if score_B[high] - score_B[low] > min_gap:
             best.append(high)
             worst.append(low)
     empty = torch.zeros(0, dtype=torch.long, device=group_B.device)
     return (torch.stack(best), torch.stack(worst)) if best else (empty, empty)
 
 
-def pairs(rollout: Rollout, score_B: Tensor, least: float = 0.0) -> Rollout:
-    """The best and the worst attempt of each group whose scores differ by more than ``least``, side by side, best
-    first.
+def make_pairs(rollout: Rollout, score_B: Tensor, min_gap: float = 0.0) -> Rollout:
+    """The best and the worst sample of each group whose scores differ by more than ``min_gap``, best first.
 
-    Outputs are left behind: they have been judged, and a set of pairs may be large.
+    Rows of a pair are neighbours. Outputs are dropped: they have been scored, and a set of pairs may be large.
     """
-    best, worst = extremes(score_B, rollout.group_B, least)
-    chosen = rollout.rows(torch.stack([best, worst], 1).flatten())
-    chosen.outputs = torch.zeros(len(chosen), 0)
-    return chosen
+    best, worst = best_worst_pairs(score_B, rollout.group_B, min_gap)
+    pairs = rollout.rows(torch.stack([best, worst], 1).flatten())
+    pairs.outputs = torch.zeros(len(pairs), 0)
+    return pairs
+
+
+def preferred(pairs: Rollout) -> Rollout:
+    """Rows in pairs, the chosen sample first, with advantages 1 and -1."""
+    pairs.advantage_BT = torch.tensor([1.0, -1.0]).repeat(len(pairs) // 2)[:, None]
+    return pairs
 
 
 @dataclass(frozen=True)
-class Preference:
-    """DPO and its kin on `pairs`, with what the reference thinks of them in ``extras["reference_logp_BT"]``.
+class PreferenceLoss:
+    """DPO, cDPO or IPO on pairs of `make_pairs` with the reference's ``extras["reference_logp_BT"]``.
 
-    ``loss``: "dpo" or "ipo"; ``wrong``: the rate at which DPO takes labels to be wrong. ``average``: "sum" over the
-    decisions of an attempt as published, or "mean", which is beta over the number of decisions. Micro-batches take an
-    even number of rows; ValueError where a pair or an attempt was cut apart.
+    Micro-batches take an even number of rows. ValueError where a pair or the decisions of a sample were cut apart.
     """
 
     policy: Policy
     beta: float = 0.1
-    loss: str = "dpo"
-    wrong: float = 0.0
+    loss_type: str = "dpo"
+    label_smoothing: float = 0.0
     average: str = "sum"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("loss", self.loss, ("dpo", "ipo")), ("average", self.average, ("sum", "mean"))):
-            if value not in known:
-                raise ValueError(f"unknown {name} '{value}': one of {', '.join(known)}")
-        if self.loss == "ipo" and self.wrong:
-            raise ValueError("wrong labels are a matter of dpo; ipo has no rate of them")
-        if not 0 <= self.wrong < 0.5:
-            raise ValueError(f"wrong {self.wrong} is outside [0, 0.5)")
+        known = {"loss_type": ("dpo", "ipo"), "average": ("sum", "mean")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"unknown {name} '{getattr(self, name)}': one of {', '.join(values)}")
+        if self.loss_type == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing is for dpo alone; ipo has none")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing {self.label_smoothing} is outside [0, 0.5)")
 
     def __call__(self, rollout: Rollout) -> Loss:
         if not len(rollout):
             return Loss(torch.zeros(()), torch.zeros(()))
         check_whole(rollout)
-        own, length_B = rollout.mask_BT > 0, rollout.extras["length_B"].to(rollout.logp_BT.device)
-        change_BT = self.policy.likelihood(rollout).logp_BT - rollout.extras["reference_logp_BT"]
-        change_B = torch.where(own, change_BT, 0.0).sum(1)
+        mask, length_B = rollout.mask_BT > 0, rollout.extras["length_B"].to(rollout.logp_BT.device)
+        logratio_BT = self.policy.likelihood(rollout).logp_BT - rollout.extras["reference_logp_BT"]
+        logratio_B = torch.where(mask, logratio_BT, 0.0).sum(1)
         if self.average == "mean":
-            change_B = change_B / length_B
-        won_P, lost_P = change_B.unflatten(0, (-1, 2)).unbind(1)
-        loss_P = dpo(won_P - lost_P, self.beta, self.wrong) if self.loss == "dpo" else ipo(won_P - lost_P, self.beta)
-        told = {"won": won_P, "lost": lost_P, "ranked_right": (won_P > lost_P).float()}
+            logratio_B = logratio_B / length_B
+        chosen_P, rejected_P = logratio_B.unflatten(0, (-1, 2)).unbind(1)
+        margin_P = chosen_P - rejected_P
+        loss_P = ipo(margin_P, self.beta) if self.loss_type == "ipo" else dpo(margin_P, self.beta, self.label_smoothing)
+        metrics = {"chosen": chosen_P, "rejected": rejected_P, "accuracy": (chosen_P > rejected_P).float()}
         count = torch.tensor(float(len(loss_P)))
-        return Loss(loss_P.sum(), count, {name: value.detach().sum() for name, value in told.items()})
+        return Loss(loss_P.sum(), count, {name: value.detach().sum() for name, value in metrics.items()})
 
 
 def check_whole(rollout: Rollout) -> None:
-    """ValueError if rows are not pairs side by side, with all of their decisions."""
-    one_B, other_B = rollout.group_B[0::2], rollout.group_B[1::2]
-    if len(rollout) % 2 or not torch.equal(one_B, other_B):
+    """ValueError unless rows are pairs of neighbours with all of their decisions."""
+    even_B, odd_B = rollout.group_B[0::2], rollout.group_B[1::2]
+    if len(rollout) % 2 or not torch.equal(even_B, odd_B):
         raise ValueError(
             "pairs were cut apart: micro-batches take an even number of rows, minibatches must not divide groups"
         )
     if not torch.equal(rollout.mask_BT.sum(1), rollout.extras["length_B"].to(rollout.mask_BT)):
-        raise ValueError("decisions were cut off: a preference is about whole attempts, cut by rows alone")
+        raise ValueError("decisions were cut off: a preference is about complete samples, cut by rows alone")
 
 
 @dataclass(frozen=True)
-class DiffusionDPO:
-    """Diffusion-DPO 2311.12908 in flow form: the best and the worst row of each group, under the same noise."""
+class DiffusionDPOLoss:
+    """Diffusion-DPO 2311.12908 in flow form: best and worst row of each group by advantage, under the same noise."""
 
     policy: FlowPolicy
     reference: Snapshot
     beta: float = 100.0
 
     def __call__(self, rollout: Rollout) -> Loss:
-        best, worst = extremes(rollout.advantage_BT[:, 0], rollout.group_B)
+        if rollout.advantage_BT is None:
+            raise ValueError("the loss needs advantages, but the rollout has none")
+        best, worst = best_worst_pairs(rollout.advantage_BT[:, 0], rollout.group_B)
         if not len(best):
             return Loss(torch.zeros(()), torch.zeros(()))
-        won, lost = rollout.rows(best), rollout.rows(worst)
-        t_B, eps = draw_noise(self.policy, won)
+        chosen, rejected = rollout.rows(best), rollout.rows(worst)
+        t_B, eps = draw_noise(self.policy, chosen)
         error = lambda part: self._error(part, t_B, eps)
         with torch.no_grad(), self.reference:
-            ref_won, ref_lost = error(won), error(lost)
-        loss = diffusion_dpo(error(won), ref_won, error(lost), ref_lost, self.beta)
-        return Loss(loss.sum(), torch.tensor(float(len(loss))))
+            ref_chosen, ref_rejected = error(chosen), error(rejected)
+        loss_P = diffusion_dpo(error(chosen), ref_chosen, error(rejected), ref_rejected, self.beta)
+        return Loss(loss_P.sum(), torch.tensor(float(len(loss_P))))
 
     def _error(self, part: Rollout, t_B: Tensor, eps: Tensor) -> Tensor:
         x0 = part.decisions["x0_B"]

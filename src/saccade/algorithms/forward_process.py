@@ -1,4 +1,4 @@
-"""What losses on the forward process share: freshly noised samples, and the error of a velocity there."""
+"""Noised samples for losses on the forward process x_t = (1 - t) x0 + t eps, and the error of a velocity there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from saccade.policies.flow import FlowPolicy
 
 
 def draw_noise(policy: FlowPolicy, rollout: Rollout, copies: int = 1) -> tuple[Tensor, Tensor]:
-    """A time of the sampler's grid and fresh noise for each row, from the row's own seed.
+    """A random time of the policy's grid ``[B]`` and fresh noise ``[B, C, h, w]`` for each row, from the row's seed.
 
-    ``copies`` of an attempt that follow one another get different times, in an order of the attempt's own.
+    Every ``copies`` neighbouring rows are copies of one sample and get different times, in random order.
     """
     x0, times = rollout.decisions["x0_B"], policy.times[:-1]
-    own = spawn(rollout.extras["seed_B"][::copies], 1 << 20)
-    picks = [torch.randperm(len(times), generator=generator(s))[:copies] for s in own.tolist()]
-    seeds_B = torch.stack([spawn(own, 1 + copy) for copy in range(copies)], 1).flatten()
-    return times[torch.cat(picks)].to(x0.device), noise(seeds_B, x0.shape[1:], x0.device)
+    sample_seeds = spawn(rollout.extras["seed_B"][::copies], 1 << 20)
+    steps = [torch.randperm(len(times), generator=generator(seed))[:copies] for seed in sample_seeds.tolist()]
+    seeds_B = torch.stack([spawn(sample_seeds, 1 + copy) for copy in range(copies)], 1).flatten()
+    return times[torch.cat(steps)].to(x0.device), noise(seeds_B, x0.shape[1:], x0.device)
 
 
 def velocity_error(v: Tensor, x0: Tensor, eps: Tensor) -> Tensor:

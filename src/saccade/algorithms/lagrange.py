@@ -1,7 +1,7 @@
-"""Dual variables: what a limit weighs in a loss, learned so that the limit holds.
+"""Lagrange multipliers: the weight of a constraint in a loss, learned so that the constraint holds.
 
-Minimise f where E[x] <= c: the Lagrangian is f + lambda (x - c), descended in the weights and ascended in lambda. SAC's
-temperature is the dual of a least entropy (1812.05905), RePo's beta that of a most divergence.
+Minimize f where E[x] <= c: the Lagrangian is f + lambda (x - c), descended in the weights and ascended in lambda. SAC's
+temperature is the multiplier of a least entropy (1812.05905), RePo's beta that of a largest divergence.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 
-class Multiplier(nn.Module):
-    """A positive number by its logarithm, which grows while what it limits is in excess and shrinks while there is
-    room.
+class LagrangeMultiplier(nn.Module):
+    """A positive number, stored as its logarithm, that grows while its constraint is violated and shrinks while it
+    holds with room.
 
-    ``ascent`` says of what the excess is a gradient: of "log" lambda, whose steps do not shrink with lambda (what SAC's
-    implementations do), or of lambda itself ("value", the Lagrangian to the letter).
+    ``ascent``: the excess is the gradient of "log" lambda, whose steps do not shrink with lambda (as in SAC's
+    implementations), or of lambda itself ("value", the Lagrangian literally). ValueError for another ``ascent`` and for
+    a ``start`` that is not positive.
     """
 
     def __init__(self, start: float = 1.0, ascent: Literal["log", "value"] = "log"):
@@ -32,11 +33,11 @@ class Multiplier(nn.Module):
 
     @property
     def value(self) -> Tensor:
-        """lambda: a scalar with its gradient."""
+        """The multiplier lambda, a scalar with its gradient."""
         return self.log.exp()
 
     def loss(self, excess: Tensor) -> Tensor:
-        """What descending raises lambda by where ``excess`` = x - c is above 0: its shape; no gradient reaches
-        ``excess``.
+        """The loss whose descent raises lambda where ``excess`` = x - c is positive; of the shape of ``excess``, which
+        gets no gradient.
         """
         return -(self.log if self.ascent == "log" else self.value) * excess.detach()

@@ -1,276 +1,297 @@
-"""Actor-critic learning from memory, one family: SAC, TD3, REDQ and RLPD are values of the fields of `OffPolicy`.
+"""Actor-critic learning from a replay buffer, one family: SAC, TD3, REDQ and RLPD are settings of `OffPolicy`.
 
-    y    = r + discount (reduce_{k in subset} Q'_k(s', a') - [entropy in backup] alpha log pi(a' | s'))
-    L_Q  = 1/2 sum_k (Q_k(s, a) - y)^2
-    L_pi = alpha log pi(a | s) - reduce_k Q_k(s, a)        a reparametrised, alpha and Q held
-    L_alpha = -log alpha (log pi(a | s) + H)               H the target entropy
+    y       = r + gamma^n (min_{k in subset} Q'_k(s', a') - [entropy in backup] alpha log pi(a' | s'))
+    L_Q     = 1/2 sum_k (Q_k(s, a) - y)^2
+    L_pi    = alpha log pi(a | s) - reduce_k Q_k(s, a)        a reparameterized; alpha and Q constant
+    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy
 
-SAC 1812.05905, TD3 1802.09477 (a' the determined action with clipped noise), REDQ 2101.05982, RLPD 2302.02948.
+SAC 1812.05905, TD3 1802.09477 (a' is the deterministic action with clipped noise), REDQ 2101.05982, RLPD 2302.02948.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from saccade import random
-from saccade.algorithms.lagrange import Multiplier
-from saccade.algorithms.replay import Gathering, Replayed, shifted
-from saccade.core import Environment, Loss, Objective, Rollout, seeded, seeds
-from saccade.envs.collector import Experience
+from saccade.algorithms.acceleration import off_policy_learner
+from saccade.algorithms.lagrange import LagrangeMultiplier
+from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
+from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Stateful, seeded, seeds
+from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
-from saccade.envs.recordings import into
-from saccade.envs.rescale import ActionRange, Ranged
-from saccade.envs.task import ControlTask, returns
+from saccade.envs.recordings import add_episodes
+from saccade.envs.rescale import ActionRange, RescaleAction
+from saccade.envs.task import PENDULUM, ControlTask, log_returns
 from saccade.models.control.critics import Critics, Target
 from saccade.models.control.networks import MLP, Encoder
-from saccade.policies.actors import Acted, Actor, DeterministicActor, SquashedActor
-from saccade.training import distributed
+from saccade.policies.actors import Actor, DeterministicActor, ReparameterizedActor, SquashedActor
 from saccade.training.buffers import Buffer, Mixture
-from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.learner import Updates
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, EnvSchedule, Flat
 
+ADAM = AdamW(lr=3e-4, max_grad_norm=float("inf"), fused=True)
+"""The optimizer of actors, critics and temperature."""
+
+_WEIGHTS, _EXPERIENCE = -2, -3
+"""Streams of seeds."""
 _NOISE, _MEMBERS = 1, 2
 """Streams of a row's random numbers."""
 
 
 @dataclass(frozen=True)
 class OffPolicy:
-    """What the members of the family differ in; the defaults are SAC's."""
+    """Off-policy actor-critic learning from a replay buffer; the defaults are SAC's."""
 
-    critics: int = 2
-    """Networks N in the ensemble."""
-    subset: int = 2
-    """Random members M whose least value is the target; N takes all."""
+    stochastic: bool = True
+    """Sample actions from a squashed Gaussian with a learned temperature (SAC), or act deterministically (TD3)."""
+    n_critics: int = 2
+    """Number of Q networks."""
+    target_critics: int = 2
+    """Number of Q networks, random ones for each batch, whose smallest value is the target; n_critics takes all."""
     actor_value: Literal["min", "mean", "first"] = "min"
-    """What of the members' values the actor raises."""
-    entropy_in_backup: bool = True
-    """Whether the entropy of what comes next counts in the target."""
-    target_entropy: float = -1.0
-    """Entropy that the temperature holds, for each dimension of the action."""
-    critic_norm: bool = False
-    """LayerNorm in the critics."""
-    smoothing: float = 0.0
-    """Spread of the noise on the next action in the target (TD3), cut off at ``smoothing_clip``."""
-    smoothing_clip: float = 0.5
-    gamma: float = 0.99
-    """Discount."""
-    n_step: int = 1
-    """Rewards before the bootstrap."""
-    tau: float = 0.005
-    """How far the target networks follow at each critic step."""
-    updates: int = 1
-    """Critic steps for each step of the environments."""
-    actor_every: int = 1
-    """Critic steps for each step of the actor."""
-    offline_share: float = 0.0
-    """Part of every batch that is from recorded data."""
-
-
-SAC = OffPolicy()
-
-TD3 = OffPolicy(actor_value="first", entropy_in_backup=False, smoothing=0.2, actor_every=2)
-
-REDQ = OffPolicy(critics=10, actor_value="mean", updates=20, actor_every=20)
-
-RLPD = OffPolicy(
-    critics=10, actor_value="mean", critic_norm=True, target_entropy=-0.5, updates=20, actor_every=20, offline_share=0.5
-)
-
-REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
-    "min": lambda value_NB: value_NB.amin(0) if len(value_NB) != 2 else torch.minimum(value_NB[0], value_NB[1]),
-    "mean": lambda value_NB: value_NB.mean(0),
-    "first": lambda value_NB: value_NB[0],
-}
-
-
-@dataclass(frozen=True, eq=False)
-class CriticLoss:
-    """L_Q on transitions as `Buffer.sample` gives them; ``target`` are the slow critics, ``temperature`` None is alpha
-    = 0.
-
-    Members of the subset are drawn from the seed of the first row: with a subset, rows are not to be cut into
-    micro-batches.
-    """
-
-    actor: Actor
-    critics: Critics
-    target: Critics
-    how: OffPolicy
-    temperature: Multiplier | None = None
-
-    def __call__(self, rollout: Rollout) -> Loss:
-        target_B = self.backup(rollout)
-        value_NB = self.critics(seen(rollout), action(rollout))
-        error_NB = value_NB - target_B
-        metrics = {"value": value_NB.detach().mean(0).sum(), "target": target_B.sum()}
-        return Loss(0.5 * error_NB.square().sum(), _count(rollout, target_B), metrics)
-
-    @torch.no_grad()
-    def backup(self, rollout: Rollout) -> Tensor:
-        """y: ``[B]``."""
-        after, reward_B = seen(rollout, "next"), rollout.rewards["reward"]
-        draw_BA = noise(rollout)[1]
-        action_BA, logp_B = self.actor.propose(after, draw_BA)
-        if self.how.smoothing:
-            clip = self.how.smoothing_clip
-            action_BA = (action_BA + (self.how.smoothing * draw_BA).clamp(-clip, clip)).clamp(-1, 1)
-        value_B = REDUCED["min"](self.target(after, action_BA, members(rollout, self.how)))
-        if self.temperature is not None and self.how.entropy_in_backup:
-            value_B = value_B - self.temperature.value * logp_B
-        return reward_B + rollout.extras["discount_B"] * value_B
-
-
-@dataclass(frozen=True, eq=False)
-class ActorLoss:
-    """L_pi and, with a ``temperature``, L_alpha of the same actions: neither's gradient reaches the other's weights.
-
-    No gradient is meant for the critics: the `Update` that has this loss names the weights of actor and temperature
-    alone.
-    """
-
-    actor: Actor
-    critics: Critics
-    how: OffPolicy
-    temperature: Multiplier | None = None
-
-    def __call__(self, rollout: Rollout) -> Loss:
-        now, draw_BA = seen(rollout), noise(rollout)[0]
-        action_BA, logp_B = self.actor.propose(now, draw_BA)
-        value_B = REDUCED[self.how.actor_value](self.critics(now, action_BA))
-        count, entropy = _count(rollout, value_B), -logp_B.detach().sum()
-        if self.temperature is None:
-            return Loss(-value_B.sum(), count)
-        alpha = self.temperature.value.detach()
-        excess_B = logp_B + self.how.target_entropy * draw_BA.shape[-1]
-        total = (alpha * logp_B - value_B).sum() + self.temperature.loss(excess_B).sum()
-        return Loss(total, count, {"entropy": entropy, "temperature": alpha * count})
-
-
-def seen(rollout: Rollout, when: Literal["seen", "next"] = "seen") -> dict[str, Tensor]:
-    """What is seen at a transition, or after it, by name: ``[B, ...]``."""
-    start = f"{when}."
-    return {k.removeprefix(start).removesuffix("_B"): v for k, v in rollout.decisions.items() if k.startswith(start)}
-
-
-def action(rollout: Rollout) -> Tensor:
-    """The action that was taken: ``[B, A]``."""
-    return rollout.decisions["action_BT"][:, 0]
-
-
-def noise(rollout: Rollout) -> Tensor:
-    """Standard normal draws of the present actions and of the next ones: ``[2, B, A]``, each row's from its seed."""
-    taken = action(rollout)
-    return random.normal(rollout.extras["seed_B"], (2, *taken.shape[1:]), _NOISE).transpose(0, 1).to(taken)
-
-
-def members(rollout: Rollout, how: OffPolicy) -> Tensor | None:
-    """The critics whose least value is the target ``[M]``, from the first row's seed; None if all are."""
-    if how.subset >= how.critics:
-        return None
-    return random.uniform(rollout.extras["seed_B"][:1], (how.critics,), _MEMBERS)[0].argsort()[: how.subset]
-
-
-def _count(rollout: Rollout, like_B: Tensor) -> Tensor:
-    return like_B.new_tensor(float(len(rollout)))
-
-
-_WEIGHTS, _EXPERIENCE = -2, -3
-"""Streams of seeds."""
-
-
-@dataclass(frozen=True)
-class Replaying:
-    """How an actor and its critics learn from memory; the defaults are SAC's."""
-
-    how: OffPolicy = SAC
+    """Q value that the actor maximizes: the minimum or the mean over the Q networks, or that of the first one."""
+    layer_norm: bool = False
+    """Use LayerNorm in the Q networks."""
     hidden: tuple[int, ...] = (256, 256)
-    """Layers of actor and critics."""
-    convolutions: str = "small"
-    """Of pictures: nature for 84 pixels, small for 20 to 64; actor and critics share them, and the critics alone
-    train them.
-    """
-    shift: int = 0
-    """Pixels by which pictures of a batch are shifted at random."""
-    batch: int = 256
-    """Transitions of a gradient step."""
-    lr: float = 3e-4
-    """Learning rate of Adam, for all."""
-    memory: int = 1_000_000
-    """Transitions that are kept."""
-    warm_up: int = 100
-    """Steps in the environment with random actions, before anything is learned."""
+    """Widths of the hidden layers of actor and Q networks."""
+    convolutions: Literal["nature", "small"] = "small"
+    """Convolutions for pictures, trained by the Q networks alone: nature for 84 pixels, small for 20 to 64."""
+    entropy_in_backup: bool = True
+    """Include the entropy of a stochastic actor's next action in the target."""
+    target_entropy: float = -1.0
+    """Entropy per dimension of the action at which the temperature holds a stochastic actor."""
+    initial_temperature: float = 1.0
+    """Weight of a stochastic actor's entropy at first; it changes slowly, so few steps or small returns need less."""
+    target_policy_noise: float = 0.0
+    """Standard deviation of the noise on the next action in the target (TD3)."""
+    target_noise_clip: float = 0.5
+    """Largest absolute value of the noise on the next action in the target."""
+    action_noise: float = 0.1
+    """Standard deviation of the noise with which a deterministic actor explores."""
+    gamma: float = 0.99
+    """Discount factor."""
+    n_steps: int = 1
+    """Number of rewards in the target before the value of the next observation."""
+    tau: float = 0.005
+    """Fraction by which target networks move towards their networks at each update."""
+    gradient_steps: int = 1
+    """Updates of the Q networks for each environment step."""
+    policy_delay: int = 1
+    """Updates of the Q networks for each update of the actor."""
+    buffer_size: int = 1_000_000
+    """Number of transitions in the replay buffer."""
+    learning_starts: int = 100
+    """Environment steps with random actions before the first update."""
+    batch_size: int = 256
+    """Number of transitions in a batch."""
+    offline_fraction: float = 0.0
+    """Fraction of a batch that is drawn from demonstrations."""
+    image_shift: int = 0
+    """Largest random shift of the pictures of a batch in pixels; 0 does not shift."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the update's products; bfloat16 keeps weights in float32 and is faster where the CPU has it."""
-    temperature: float = 1.0
-    """Weight of a drawn action's entropy at the start; it moves slowly, so where returns are small and steps few it
-    must begin small.
-    """
-    exploration: float = 0.1
-    """Spread of the noise with which a deterministic actor explores."""
+    """Precision of matrix products in updates; bfloat16 keeps the weights in float32."""
+
+    def build(self, environment: Environment, seed: int) -> Agent:
+        """Networks for an environment's observations and actions, their weights from the seed.
+
+        ValueError for actions that are not a vector with bounds.
+        """
+        box = environment.action_space
+        if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not box.is_bounded():
+            raise ValueError(f"{environment.name}: actions are {box}; off-policy learning needs a vector with bounds")
+        actions = box.shape[0]
+        with seeded(int(seeds(seed, 1, key=_WEIGHTS))):
+            encoder = Encoder(environment.observation_space, convolutions=self.convolutions)
+            critics = Critics(encoder, encoder.size, actions, self.n_critics, self.hidden, self.layer_norm)
+            outputs = 2 * actions if self.stochastic else actions
+            trunk = MLP((encoder.size, *self.hidden, outputs), "relu", gain=0.01)
+        action_range = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
+        target = Target(critics, self.tau)
+        if self.stochastic:
+            temperature = LagrangeMultiplier(self.initial_temperature)
+            return Agent(SquashedActor(encoder, trunk, True), critics, target, action_range, temperature=temperature)
+        actor = DeterministicActor(encoder, trunk, True, self.action_noise)
+        return Agent(actor, critics, target, action_range, target_trunk=Target(trunk, self.tau))
+
+    def learner(self, agent: Agent, optim: AdamW) -> Learner:
+        """Updates of the Q networks, then of actor and temperature, each followed by those of their target networks.
+
+        The gradients are hand-written where `acceleration` has them.
+        """
+        if learner := off_policy_learner(agent, self, optim):
+            return learner
+        critics = optim.update(
+            "critic",
+            self.autocast(CriticLoss(agent.target_actor, agent.critics, agent.target.net, self, agent.temperature)),
+            list(agent.critics.parameters()),
+            after=_soft_update(agent.target),
+        )
+        actor = optim.update(
+            "actor",
+            self.autocast(ActorLoss(agent.actor, agent.critics, self, agent.temperature)),
+            [*agent.actor.trained, *(agent.temperature.parameters() if agent.temperature is not None else ())],
+            every=self.policy_delay,
+            after=_soft_update(agent.target_trunk) if agent.target_trunk is not None else None,
+        )
+        return Updates([critics, actor])
+
+    def feed(
+        self,
+        environment: Environment,
+        agent: Agent,
+        seed: int,
+        log: Callable[[int, Sequence[Episode]], None] = lambda step, episodes: None,
+        demonstrations: Buffer | None = None,
+    ) -> ReplayFeed:
+        """Batches of the agent's transitions in the environment and, for ``offline_fraction``, of demonstrations.
+
+        ValueError for a fraction without demonstrations, or demonstrations without a fraction.
+        """
+        rows, collected = environment.count, Buffer(self.buffer_size, 2 * seed)
+        warmup = -(-self.learning_starts // rows)
+        seed_of_episodes = int(seeds(seed, 1, key=_EXPERIENCE))
+        rescaled = RescaleAction(environment, agent.action_range)
+        collector = Collector(rescaled, agent.actor, collected, seed_of_episodes, warmup)
+        return self.replay(CollectionSchedule(collector, warmup, rows * self.gradient_steps, log), demonstrations)
+
+    def replay(self, collection: CollectionSchedule, demonstrations: Buffer | None, first: int = 0) -> ReplayFeed:
+        """Batches from the buffer that ``collection`` fills, mixed with demonstrations; see `feed` and `ReplayFeed`."""
+        if (demonstrations is None) != (self.offline_fraction == 0):
+            having = "no" if demonstrations is None else "some"
+            raise ValueError(f"offline_fraction {self.offline_fraction} does not go with {having} demonstrations")
+        memory = collected = collection.collector.buffer
+        if demonstrations is not None:
+            memory = Mixture([(demonstrations, self.offline_fraction), (collected, 1 - self.offline_fraction)])
+        transform = partial(random_shift, pad=self.image_shift) if self.image_shift else (lambda rollout: rollout)
+        return ReplayFeed(collection, memory, self.batch_size, self.n_steps, self.gamma, transform, first)
+
+    def autocast(self, loss: Objective) -> Objective:
+        """The loss with its matrix products in the chosen precision."""
+        if self.precision == "float32":
+            return loss
+
+        def autocast_loss(rollout: Rollout) -> Loss:
+            with torch.autocast("cpu", torch.bfloat16):
+                return loss(rollout)
+
+        return autocast_loss
+
+
+MILLION_STEPS = EnvSchedule(steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000)
 
 
 @dataclass(frozen=True)
-class Course:
-    """How long it is learned for, and how often that is looked at."""
+class OffPolicySettings:
+    """What recipes of one algorithm of the family have in common; the defaults are SAC's, and swing a pendulum up."""
 
-    rows: int = 1
-    """Episodes that are acted in side by side."""
-    env_steps: int = 5000
-    """Steps in the environment, those of the warm-up included."""
-    evaluate_every: int = 1000
-    """Steps in the environment between evaluations, from the warm-up on."""
-    save_every: int = 2500
-    """Steps in the environment between checkpoints."""
-    log_every: int = 200
-    """Gradient steps that share a line of metrics."""
+    schedule: Flat[EnvSchedule] = EnvSchedule()
+    task: ControlTask = PENDULUM
+    seed: int = 0
+    """Seed of episodes, actions, initial weights and batches."""
+    algo: OffPolicy = OffPolicy(buffer_size=100_000)
+    optim: AdamW = ADAM
+    method: Literal["own", "sb3"] = "own"
+    """Implementation that trains: this one (own) or stable-baselines3 (sb3), where it is installed."""
 
 
-MILLION = Course(env_steps=1_000_000, evaluate_every=50_000, save_every=50_000, log_every=2000)
+def policies(cfg: OffPolicySettings) -> dict[str, RescaledActor]:
+    """The actor. ValueError for an environment in which it cannot act."""
+    return {"policy": cfg.algo.build(cfg.task.make(1), cfg.seed).policy}
+
+
+def train(cfg: OffPolicySettings, run: Run) -> dict[str, dict[str, float]]:
+    """Act, store, learn, evaluate, save. Returns the scores of test episodes before and after."""
+    return train_agent(cfg.algo.build(cfg.task.make(1), cfg.seed), cfg, run)
+
+
+def train_agent(
+    agent: Agent, cfg: TrainingSettings, run: Run, demonstrations: Buffer | None = None
+) -> dict[str, dict[str, float]]:
+    """Train an agent, with demonstrations in its batches if there are any; see `train`."""
+    environment = cfg.task.make(cfg.schedule.n_envs)
+    return fit(
+        cfg.algo.feed(environment, agent, cfg.seed, log_returns(run), demonstrations),
+        cfg.algo.learner(agent, cfg.optim),
+        run,
+        cfg.schedule.gradient_schedule(cfg.algo.learning_starts, cfg.algo.gradient_steps),
+        state=agent.state(),
+        evaluate=lambda step: cfg.task.score(agent.policy, run.show(step)),
+    )
+
+
+class TrainingSettings(Protocol):
+    """The settings that `train_agent` needs."""
+
+    @property
+    def schedule(self) -> EnvSchedule: ...
+
+    @property
+    def task(self) -> ControlTask: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def algo(self) -> OffPolicy: ...
+
+    @property
+    def optim(self) -> AdamW: ...
 
 
 @dataclass(eq=False)
 class Agent:
-    """The networks of a run; ``temperature`` where the actor is drawn from a distribution, ``slow`` (its target)
-    where it is not.
-    """
+    """The networks of a run."""
 
     actor: Actor
     critics: Critics
     target: Target
-    temperature: Multiplier | None
-    slow: Target | None
-    range: ActionRange
+    """Target network of the Q networks."""
+    action_range: ActionRange
+    """Range of the environment's actions."""
+    temperature: LagrangeMultiplier | None = None
+    """Temperature of a stochastic actor."""
+    target_trunk: Target | None = None
+    """Target network of a deterministic actor's trunk."""
 
     @property
-    def policy(self) -> Scaled:
-        """The actor in units of the environment."""
-        return Scaled(self.actor, self.range)
+    def policy(self) -> RescaledActor:
+        """The actor with actions in the environment's range."""
+        return RescaledActor(self.actor, self.action_range)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, by name."""
-        parts = {"policy": self.policy, "critics": self.critics, "target": self.target}
-        return parts | {k: v for k, v in (("temperature", self.temperature), ("slow", self.slow)) if v is not None}
+    @property
+    def target_actor(self) -> Actor:
+        """The actor of next actions in the target: a deterministic actor's target network, else the actor."""
+        if self.target_trunk is None:
+            return self.actor
+        return DeterministicActor(self.actor.encoder, self.target_trunk.net, self.actor.shared)
+
+    def state(self) -> dict[str, Stateful]:
+        """The parts that a checkpoint holds, by name."""
+        optional = {"temperature": self.temperature, "target_trunk": self.target_trunk}
+        parts: dict[str, Stateful] = {"policy": self.policy, "critics": self.critics, "target": self.target}
+        return parts | {name: part for name, part in optional.items() if part is not None}
 
 
-class Scaled:
-    """An actor whose actions, from -1 to 1, are told in units of the environment."""
+class RescaledActor:
+    """An actor whose actions are mapped from [-1, 1] to a range."""
 
-    def __init__(self, actor: Actor, range: ActionRange):
-        self.actor, self.range = actor, range
+    def __init__(self, actor: Actor, action_range: ActionRange):
+        self.actor, self.action_range = actor, action_range
 
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
-        acted = self.actor.act(seen, draw_BA)
-        return acted._replace(action_B=torch.from_numpy(self.range.from_unit(acted.action_B.numpy())))
+    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
+        action = self.actor.act(observation, noise_BA)
+        return action._replace(action_B=torch.from_numpy(self.action_range.from_unit(action.action_B.numpy())))
 
     def state_dict(self) -> Mapping[str, Any]:
         return self.actor.state_dict()
@@ -282,107 +303,108 @@ class Scaled:
         self.actor.export(folder)
 
 
-def agent(cfg: Replaying, environment: Environment, seed: int, stochastic: bool = True) -> Agent:
-    """Networks for what an environment shows, their weights from the seed. ValueError for actions without bounds."""
-    box = environment.action_space
-    if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not box.is_bounded():
-        raise ValueError(f"{environment.name}: actions are {box}; off-policy learning needs a vector with bounds")
-    actions, how = box.shape[0], cfg.how
-    with seeded(int(seeds(seed, 1, key=_WEIGHTS))):
-        encoder = Encoder(environment.observation_space, convolutions=cfg.convolutions)
-        critics = Critics(encoder, encoder.size, actions, how.critics, cfg.hidden, how.critic_norm)
-        trunk = MLP((encoder.size, *cfg.hidden, 2 * actions if stochastic else actions), "relu", gain=0.01)
-    actor = (
-        SquashedActor(encoder, trunk, True) if stochastic else DeterministicActor(encoder, trunk, True, cfg.exploration)
-    )
-    temperature, slow = (Multiplier(cfg.temperature), None) if stochastic else (None, Target(trunk, how.tau))
-    reach = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
-    return Agent(actor, critics, Target(critics, how.tau), temperature, slow, reach)
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "min": lambda value_NB: value_NB.amin(0) if len(value_NB) != 2 else torch.minimum(value_NB[0], value_NB[1]),
+    "mean": lambda value_NB: value_NB.mean(0),
+    "first": lambda value_NB: value_NB[0],
+}
 
 
-def learner(cfg: Replaying, agent: Agent) -> Any:
-    """Critics, then actor and temperature; written out where the networks allow it, the same steps within rounding."""
-    from saccade.algorithms.fast.off_policy import OffPolicyByHand, fits_by_hand
+@dataclass(frozen=True, eq=False)
+class CriticLoss:
+    """L_Q on transitions as `Buffer.sample` returns them, with target networks ``target``; no temperature: alpha = 0.
 
-    actor, critics, how, low = agent.actor, agent.critics, cfg.how, cfg.precision == "bfloat16"
-    if agent.temperature is not None and fits_by_hand(actor, critics, how) and distributed.world() == 1:
-        return OffPolicyByHand(actor, critics, agent.target, how, agent.temperature, cfg.lr, low)
-    acting = _slow_actor(agent) if agent.slow else actor
-    judged = _rounded(CriticLoss(acting, critics, agent.target.net, how, agent.temperature), low)
-    raised = _rounded(ActorLoss(actor, critics, how, agent.temperature), low)
-    own = [*actor.trained, *([agent.temperature.log] if agent.temperature is not None else [])]
-    adam = partial(torch.optim.Adam, lr=cfg.lr, fused=True)
-    trained = list(critics.parameters())
-    follow, trail = agent.target.follow, agent.slow.follow if agent.slow else None
-    critic = Update("critic", judged, trained, adam(trained), max_norm=float("inf"), after=lambda taken: follow())
-    moved = None if trail is None else (lambda taken: trail())
-    return Updates(
-        [critic, Update("actor", raised, own, adam(own), every=how.actor_every, max_norm=float("inf"), after=moved)]
-    )
-
-
-def train(
-    task: ControlTask, cfg: Replaying, course: Course, own: Agent, seed: int, run: Run, shown: Buffer | None = None
-) -> dict[str, dict[str, float]]:
-    """Act, remember, learn, evaluate, save; ``shown`` is recorded data. Returns the scores of test episodes before
-    and after.
+    The random subset of target networks follows from the seed of the first row, so with a subset a batch must not be
+    split into micro-batches.
     """
-    return run_loop(
-        feed(cfg, task.make(course.rows), own, seed, returns(run), shown),
-        learner(cfg, own),
-        run,
-        max(course.env_steps - cfg.warm_up, 0) * cfg.how.updates,
-        state=own.state(),
-        evaluate=lambda step: task.score(own.policy, run.show(step)),
-        evaluate_every=course.evaluate_every * cfg.how.updates,
-        save_every=course.save_every * cfg.how.updates,
-        log_every=course.log_every,
-    )
+
+    actor: ReparameterizedActor
+    critics: Critics
+    target: nn.Module
+    algo: OffPolicy
+    temperature: LagrangeMultiplier | None = None
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        target_B = self.backup(rollout)
+        value_NB = self.critics(observations(rollout), action(rollout))
+        error_NB = value_NB - target_B
+        metrics = {"value": value_NB.detach().mean(0).sum(), "target": target_B.sum()}
+        return Loss(0.5 * error_NB.square().sum(), _count(rollout, target_B), metrics)
+
+    @torch.no_grad()
+    def backup(self, rollout: Rollout) -> Tensor:
+        """The target y ``[B]``."""
+        next_observation, noise_BA = observations(rollout, "next"), action_noise(rollout)[1]
+        action_BA, logp_B = self.actor.rsample(next_observation, noise_BA)
+        if self.algo.target_policy_noise:
+            clip = self.algo.target_noise_clip
+            action_BA = (action_BA + (self.algo.target_policy_noise * noise_BA).clamp(-clip, clip)).clamp(-1, 1)
+        value_B = REDUCTIONS["min"](self.target(next_observation, action_BA, target_members(rollout, self.algo)))
+        if self.temperature is not None and self.algo.entropy_in_backup:
+            value_B = value_B - self.temperature.value * logp_B
+        return rollout.rewards["reward"] + rollout.extras["discount_B"] * value_B
 
 
-def feed(
-    cfg: Replaying,
-    environment: Environment,
-    agent: Agent,
-    seed: int,
-    tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
-    shown: Buffer | None = None,
-) -> Replayed:
-    """Batches of transitions, of what the agent does in the environment and, for ``how.offline_share`` of them, of
-    ``shown``.
+@dataclass(frozen=True, eq=False)
+class ActorLoss:
+    """L_pi and, with a temperature, L_alpha of the same actions; neither has a gradient in the other's weights.
+
+    The critics are held constant by the `Update` with this loss, whose weights are those of actor and temperature.
     """
-    rows, how = environment.count, cfg.how
-    if (shown is None) != (how.offline_share == 0):
-        raise ValueError(
-            f"offline_share {how.offline_share} and {'no' if shown is None else 'some'} recorded data do not go together"
-        )
-    online = Buffer(cfg.memory, 2 * seed)
-    memory = online if shown is None else Mixture([(shown, how.offline_share), (online, 1 - how.offline_share)])
-    warm_up = -(-cfg.warm_up // rows)
-    own = int(seeds(seed, 1, key=_EXPERIENCE))
-    experience = Experience(Ranged(environment, agent.range), agent.actor, online, own, warm_up)
-    change = partial(shifted, pad=cfg.shift) if cfg.shift else (lambda rollout: rollout)
-    return Replayed(
-        Gathering(experience, warm_up, rows * how.updates, tell), memory, cfg.batch, how.n_step, how.gamma, change
-    )
+
+    actor: ReparameterizedActor
+    critics: Critics
+    algo: OffPolicy
+    temperature: LagrangeMultiplier | None = None
+
+    def __call__(self, rollout: Rollout) -> Loss:
+        observation, noise_BA = observations(rollout), action_noise(rollout)[0]
+        action_BA, logp_B = self.actor.rsample(observation, noise_BA)
+        value_B = REDUCTIONS[self.algo.actor_value](self.critics(observation, action_BA))
+        count = _count(rollout, value_B)
+        if self.temperature is None:
+            return Loss(-value_B.sum(), count)
+        alpha = self.temperature.value.detach()
+        excess_B = logp_B + self.algo.target_entropy * noise_BA.shape[-1]
+        total = (alpha * logp_B - value_B).sum() + self.temperature.loss(excess_B).sum()
+        return Loss(total, count, {"entropy": -logp_B.detach().sum(), "temperature": alpha * count})
 
 
-def recorded(episodes: list[Mapping[str, np.ndarray]], range: ActionRange, seed: int) -> Buffer:
-    """A buffer of recorded episodes, their actions in units of the range."""
+def observations(rollout: Rollout, when: Literal["seen", "next"] = "seen") -> dict[str, Tensor]:
+    """Observations at the transitions of a batch, or after them ("next"), by name: ``[B, ...]``."""
+    start = f"{when}."
+    return {k.removeprefix(start).removesuffix("_B"): v for k, v in rollout.decisions.items() if k.startswith(start)}
+
+
+def action(rollout: Rollout) -> Tensor:
+    """The actions of the transitions: ``[B, A]``."""
+    return rollout.decisions["action_BT"][:, 0]
+
+
+def action_noise(rollout: Rollout) -> Tensor:
+    """Standard normal noise of present actions and of next ones: ``[2, B, A]``, each row's from its seed."""
+    like = action(rollout)
+    return random.normal(rollout.extras["seed_B"], (2, *like.shape[1:]), _NOISE).transpose(0, 1).to(like)
+
+
+def target_members(rollout: Rollout, algo: OffPolicy) -> Tensor | None:
+    """Indices ``[M]`` of the target networks whose minimum is the target, from the first row's seed; None for all."""
+    if algo.target_critics >= algo.n_critics:
+        return None
+    order = random.uniform(rollout.extras["seed_B"][:1], (algo.n_critics,), _MEMBERS)[0].argsort()
+    return order[: algo.target_critics]
+
+
+def demonstration_buffer(episodes: Sequence[Mapping[str, np.ndarray]], action_range: ActionRange, seed: int) -> Buffer:
+    """A buffer of recorded episodes, whose actions are mapped from the range to [-1, 1]."""
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
-    into(buffer, ({**episode, "action": range.to_unit(episode["action"])} for episode in episodes))
+    add_episodes(buffer, ({**episode, "action": action_range.to_unit(episode["action"])} for episode in episodes))
     return buffer
 
 
-def _rounded(loss: Objective, low: bool) -> Objective:
-    """The loss with its networks' products in bfloat16, if ``low``."""
-
-    def rounded(rollout: Rollout) -> Loss:
-        with torch.autocast("cpu", torch.bfloat16):
-            return loss(rollout)
-
-    return rounded if low else loss
+def _count(rollout: Rollout, like_B: Tensor) -> Tensor:
+    return like_B.new_tensor(float(len(rollout)))
 
 
-def _slow_actor(agent: Agent) -> DeterministicActor:
-    return DeterministicActor(agent.actor.encoder, agent.slow.net, agent.actor.shared)
+def _soft_update(target: Target) -> Callable[[int], None]:
+    return lambda steps: target.soft_update()

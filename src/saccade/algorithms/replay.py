@@ -1,8 +1,8 @@
-"""Learning from memory: how collection keeps pace with training, and the feed of replayed transitions."""
+"""Learning from a replay buffer: how collection keeps pace with training, and the feed of sampled transitions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,93 +11,95 @@ from torch import Tensor
 
 from saccade import random
 from saccade.core import Rollout
-from saccade.envs.collector import Experience
+from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.training.buffers import Buffer, Mixture
 
-_KEYS = {"seen": 11, "next": 12}
+_STREAMS = {"seen": 11, "next": 12}
+"""Streams of the random shifts of observations and of next observations."""
 
 
-def shifted(rollout: Rollout, pad: int = 4) -> Rollout:
-    """The rollout with every picture ("seen.…" and "next.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``) moved by up
-    to ``pad`` pixels; by how much follows from the row's ``seed_B``, apart for "seen" and "next", alike for all moments
-    of a row.
+def random_shift(rollout: Rollout, pad: int = 4) -> Rollout:
+    """The rollout with each picture shifted by up to ``pad`` pixels, its edges repeated (DrQ, 2107.09645).
+
+    Pictures are observations "seen.…" and "next.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``. A row's shift
+    follows from its ``seed_B``, is the same at all its time steps, and differs between "seen" and "next".
     """
     seeds_B = rollout.extras["seed_B"]
-    moved = {k: _shift(v, seeds_B, pad, k.split(".")[0]) for k, v in rollout.decisions.items() if _is_picture(k, v)}
-    return replace(rollout, decisions=rollout.decisions | moved)
+    shifted = {k: _shift(v, seeds_B, pad, k.split(".")[0]) for k, v in rollout.decisions.items() if _is_picture(k, v)}
+    return replace(rollout, decisions=rollout.decisions | shifted)
 
 
 def _is_picture(name: str, value: Tensor) -> bool:
-    return name.split(".")[0] in _KEYS and value.dtype == torch.uint8 and value.dim() >= 4
+    return name.split(".")[0] in _STREAMS and value.dtype == torch.uint8 and value.dim() >= 4
 
 
 def _shift(pictures: Tensor, seeds_B: Tensor, pad: int, when: str) -> Tensor:
     rows, height, width, channels = len(pictures), *pictures.shape[-3:]
-    by_B2 = (random.uniform(seeds_B, (2,), _KEYS[when]) * (2 * pad + 1)).long() - pad
-    y_BH = (torch.arange(height) + by_B2[:, :1]).clamp(0, height - 1)
-    x_BW = (torch.arange(width) + by_B2[:, 1:]).clamp(0, width - 1)
+    offset_B2 = (random.uniform(seeds_B, (2,), _STREAMS[when]) * (2 * pad + 1)).long() - pad
+    y_BH = (torch.arange(height) + offset_B2[:, :1]).clamp(0, height - 1)
+    x_BW = (torch.arange(width) + offset_B2[:, 1:]).clamp(0, width - 1)
     flat = pictures.reshape(rows, -1, height, width, channels)
-    taken = flat[torch.arange(rows)[:, None, None], :, y_BH[:, :, None], x_BW[:, None, :]]
-    return taken.movedim(3, 1).reshape(pictures.shape)
+    shifted = flat[torch.arange(rows)[:, None, None], :, y_BH[:, :, None], x_BW[:, None, :]]
+    return shifted.movedim(3, 1).reshape(pictures.shape)
 
 
-class Gathering:
-    """Experience that keeps pace with training: ``warm_up`` steps of all rows first, then one before every ``every``-th
-    batch.
+class CollectionSchedule:
+    """Collects experience in a fixed ratio to training steps.
 
-    With ``every`` 0 there is the warm-up alone. ``tell`` is given the training step and the episodes that end.
+    At first ``warmup`` steps of all rows are collected, then one step before every ``every``-th batch; with ``every`` 0
+    nothing follows the warmup. ``log`` is called with the training step and the episodes that ended.
     """
 
     def __init__(
         self,
-        experience: Experience,
-        warm_up: int,
+        collector: Collector,
+        warmup: int,
         every: int,
-        tell: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
+        log: Callable[[int, Sequence[Episode]], None] = lambda step, episodes: None,
     ):
-        self.experience, self.warm_up, self.every, self.tell = experience, warm_up, every, tell
+        self.collector, self.warmup, self.every, self.log = collector, warmup, every, log
 
     def __call__(self, step: int) -> None:
-        """Whatever experience belongs before the batch of this training step."""
-        due = self.warm_up + (step // self.every + 1 if self.every else 0)
-        while self.experience.steps < due:
-            self.tell(step, self.experience())
+        """Collect the experience that is due before the batch of a training step."""
+        due = self.warmup + (step // self.every + 1 if self.every else 0)
+        while self.collector.steps < due:
+            self.log(step, self.collector())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"experience": self.experience.state_dict(), "buffer": self.experience.buffer.state_dict()}
+        return {"collector": self.collector.state_dict(), "buffer": self.collector.buffer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.experience.load_state_dict(state["experience"])
-        self.experience.buffer.load_state_dict(state["buffer"])
+        self.collector.load_state_dict(state["collector"])
+        self.collector.buffer.load_state_dict(state["buffer"])
 
 
-class Replayed:
-    """A feed of ``rows`` transitions from ``memory``, which ``gathering`` fills; ``change`` has the last word on a
-    batch.
+class ReplayFeed:
+    """Batches of ``batch_size`` transitions from ``memory``, after the collection that is due.
 
-    ``first`` is the number of batches that an earlier stage took of the same memory, so that none is drawn again.
+    ``transform`` is applied to each batch (augmentation). ``first`` is the number of batches that an earlier stage drew
+    from the same memory, so that none is drawn again.
     """
 
     def __init__(
         self,
-        gathering: Gathering,
+        collection: CollectionSchedule,
         memory: Buffer | Mixture,
-        rows: int,
-        n_step: int,
+        batch_size: int,
+        n_steps: int,
         gamma: float,
-        change: Callable[[Rollout], Rollout] = lambda rollout: rollout,
+        transform: Callable[[Rollout], Rollout] = lambda rollout: rollout,
         first: int = 0,
     ):
-        self.gathering, self.memory, self.rows, self.n_step, self.gamma = gathering, memory, rows, n_step, gamma
-        self.change, self.first = change, first
+        self.collection, self.memory, self.batch_size = collection, memory, batch_size
+        self.n_steps, self.gamma, self.transform, self.first = n_steps, gamma, transform, first
 
     def __call__(self, step: int) -> Rollout:
-        self.gathering(step)
-        return self.change(self.memory.sample(self.rows, self.first + step, self.n_step, self.gamma))
+        self.collection(step)
+        return self.transform(self.memory.sample(self.batch_size, self.first + step, self.n_steps, self.gamma))
 
     def state_dict(self) -> dict[str, Any]:
-        return self.gathering.state_dict()
+        return self.collection.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.gathering.load_state_dict(state)
+        self.collection.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Training a reward model: a small network learns from rendered scenes how right a picture is."""
+"""Training a reward model: a small network learns from rendered scenes which kinds of things a picture shows."""
 
 from __future__ import annotations
 
@@ -11,135 +11,128 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saccade.algorithms.dmd import noised_at
+from saccade.algorithms.dmd import time_and_noise
 from saccade.core import Loss, Problem, Rollout, seeded, seeds, spawn
 from saccade.math.flow import add_noise
 from saccade.math.pixels import to_unit
 from saccade.policies.flow import FlowPolicy
-from saccade.policies.unrolling import unmade
-from saccade.rewards.learned.reward_model import Critic, CriticReward, LatentReward, timed
-from saccade.training.feeds import Feed, Stored
-from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import train
+from saccade.policies.unrolling import empty_rollout
+from saccade.rewards.learned.reward_model import LatentReward, RewardModel, RewardNetwork, with_time_channel
+from saccade.training.feeds import DatasetFeed, Feed
+from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, Schedule
 from saccade.worlds import shapes
 from saccade.worlds.shapes import corruption, kinds
 from saccade.worlds.shapes.task import DrawingTask
 
 
 @dataclass(frozen=True)
-class Recognition:
-    """-sum_k [y_k log p_k + (1 - y_k) log(1 - p_k)], p = sigmoid of ``critic(pictures)``, y =
-    ``rollout.extras["present_B"]``.
+class RecognitionLoss:
+    """-sum_k [y_k log p_k + (1 - y_k) log(1 - p_k)], p = sigmoid of the network's logits, a mean over pictures.
 
-    A mean over pictures. Metric: the share of kinds present that have p > 1/2, "found".
+    y is ``rollout.extras["present_B"]`` ``[B, K]``. Metric: the share of present kinds that have p > 1/2, "recall".
     """
 
-    critic: Callable[[Tensor], Tensor]
+    network: Callable[[Tensor], Tensor]
 
     def __call__(self, rollout: Rollout) -> Loss:
-        logit_BK, present_BK = self.critic(rollout.outputs), rollout.extras["present_B"]
+        logit_BK, present_BK = self.network(rollout.outputs), rollout.extras["present_B"]
         loss = F.binary_cross_entropy_with_logits(logit_BK, present_BK, reduction="sum")
-        found_B = ((logit_BK.detach() > 0) * present_BK).sum(1) / present_BK.sum(1).clamp(min=1)
-        return Loss(loss, torch.tensor(float(len(rollout))), {"found": found_B.sum()})
+        recall_B = ((logit_BK.detach() > 0) * present_BK).sum(1) / present_BK.sum(1).clamp(min=1)
+        return Loss(loss, torch.tensor(float(len(rollout))), {"recall": recall_B.sum()})
 
 
-Taught = TypeVar("Taught", CriticReward, LatentReward)
+AnyRewardModel = TypeVar("AnyRewardModel", RewardModel, LatentReward)
 
 
 @dataclass(frozen=True)
-class Criticism:
-    """A small critic of the embedded world: it is shown rendered scenes, half of them spoiled, and told what is
-    there.
-    """
+class RewardModelConfig:
+    """A small reward model of the embedded world, trained on rendered scenes of which half are corrupted."""
 
-    critic_lessons: int = 3072
-    """Rendered pictures that the critic learns from."""
-    critic_wrong: float = 0.1
-    """Share of them that it is told the wrong things of: the critic is to be imperfect."""
-    critic_steps: int = 250
-    """Batches that the critic learns from; 0 for no critic."""
-    critic_batch: int = 64
+    pictures: int = 3072
+    """Number of rendered pictures in the training set."""
+    label_noise: float = 0.1
+    """Share of pictures with the labels of another picture, so that the reward model is imperfect."""
+    steps: int = 250
+    """Training steps of the reward model; 0 trains no reward model."""
+    batch_size: int = 64
     """Pictures in a batch."""
-    critic_lr: float = 2e-3
-    """Highest learning rate of AdamW for the critic; it falls to 0."""
-    critic_width: int = 24
-    """Channels of the critic's first layer."""
+    width: int = 24
+    """Channels of the first convolution; later ones have twice as many."""
+    optim: AdamW = AdamW(lr=2e-3, weight_decay=1e-2, warmup=20)
+    """Optimizer of the reward model; after the warmup its learning rate falls linearly to 0."""
 
-    def taught(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> CriticReward | None:
-        """The critic after a stage of the run, frozen; None for ``critic_steps`` 0.
+    def fit(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> RewardModel | None:
+        """The frozen reward model of pictures, trained in a stage of the run; None if ``steps`` is 0.
 
-        It looks at pictures as the policy's own autoencoder shows them. ValueError for prompts of another world.
+        It is trained on pictures as the policy's autoencoder reconstructs them. ValueError for prompts from a file.
         """
-        if not self.critic_steps:
+        if not self.steps:
             return None
         if task.prompts != "shapes":
             raise ValueError(
-                f"the critic is taught on the embedded world, not on {task.prompts}: critic_steps 0, another scorer"
+                f"the reward model is trained on the embedded world, not on {task.prompts}: "
+                "set reward_model.steps to 0 and choose another reward"
             )
-        lesson = self.lesson(task, policy.size, seed, lambda pictures: policy.decode(policy.encode(pictures)))
-        return self._learned(self.new(seed), Stored(lesson, self.critic_batch, seed), run.stage("critic"))
+        reconstruct = lambda pictures: policy.decode(policy.encode(pictures))
+        dataset = self.dataset(task, policy.size, seed, reconstruct)
+        return self._fit(self.untrained(seed), DatasetFeed(dataset, self.batch_size, seed), run.stage("reward model"))
 
-    def taught_latents(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> LatentReward:
-        """A second critic after a stage of its own, which sees latents under noise. ValueError as with `taught`."""
-        if not self.critic_steps or task.prompts != "shapes":
+    def fit_latents(self, task: DrawingTask, policy: FlowPolicy, run: Run, seed: int) -> LatentReward:
+        """The frozen reward model of noisy latents, trained in a stage of the run. ValueError as with `fit`."""
+        if not self.steps or task.prompts != "shapes":
             raise ValueError(
-                "the scorer latents is taught on the embedded world: it needs critic_steps and its prompts"
+                "the reward latents is trained on the embedded world: it needs its prompts and reward_model.steps"
             )
-        lesson = self.lesson(task, policy.size, seed, lambda pictures: pictures)
-        lesson.outputs = policy.encode(lesson.outputs)
-        clean = Stored(lesson, self.critic_batch, seed)
+        dataset = self.dataset(task, policy.size, seed, lambda pictures: pictures)
+        dataset.outputs = policy.encode(dataset.outputs)
+        clean = DatasetFeed(dataset, self.batch_size, seed)
 
-        def feed(step: int) -> Rollout:
+        def noisy(step: int) -> Rollout:
             batch = clean(step)
-            t_B, eps = noised_at(spawn(batch.extras["seed_B"], step), batch.outputs, 0, 0.0, 0.8)
-            return replace(batch, outputs=timed(add_noise(batch.outputs, eps, t_B), t_B))
+            t_B, eps = time_and_noise(spawn(batch.extras["seed_B"], step), batch.outputs, 0, 0.0, 0.8)
+            return replace(batch, outputs=with_time_channel(add_noise(batch.outputs, eps, t_B), t_B))
 
-        untaught = LatentReward(self._critic(seed, policy.latent_shape[0] + 1), wanted)
-        return self._learned(untaught, feed, run.stage("latent critic"))
+        network = self._network(seed, policy.latent_shape[0] + 1)
+        return self._fit(LatentReward(network, requested_kinds), noisy, run.stage("latent reward model"))
 
-    def new(self, seed: int) -> CriticReward:
-        """An untaught critic."""
-        return CriticReward(self._critic(seed, 3), wanted)
+    def untrained(self, seed: int) -> RewardModel:
+        """A reward model of pictures with random weights."""
+        return RewardModel(self._network(seed, 3), requested_kinds)
 
-    def _critic(self, seed: int, channels: int) -> Critic:
+    def _network(self, seed: int, channels: int) -> RewardNetwork:
         with seeded(seed):
-            return Critic(len(kinds.KINDS), self.critic_width, channels)
+            return RewardNetwork(len(kinds.KINDS), self.width, channels)
 
-    def _learned(self, critic: Taught, feed: Feed, stage: Run) -> Taught:
-        """The critic after the stage, frozen."""
-        weights = list(critic.critic.parameters())
-        update = Update(
-            "critic",
-            Recognition(critic.critic),
-            weights,
-            torch.optim.AdamW(weights, lr=self.critic_lr, weight_decay=1e-2),
-            schedule=rise_and_fall(self.critic_steps, 20),
-        )
-        train(feed, Updates([update]), stage, self.critic_steps, state={"critic": critic}, save_every=self.critic_steps)
-        critic.critic.requires_grad_(False)
-        return critic
+    def _fit(self, model: AnyRewardModel, feed: Feed, stage: Run) -> AnyRewardModel:
+        params = list(model.network.parameters())
+        schedule = rise_and_fall(self.steps, self.optim.warmup)
+        update = self.optim.update("reward_model", RecognitionLoss(model.network), params, schedule=schedule)
+        length = Schedule(steps=self.steps, save_every=self.steps)
+        fit(feed, Updates([update]), stage, length, state={"reward_model": model})
+        model.network.requires_grad_(False)
+        return model
 
-    def lesson(self, task: DrawingTask, size: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Rollout:
-        """Pictures, and what the exact judge sees in them. ``seen`` is how pictures come out of the generator's own
-        codes.
-        """
+    def dataset(self, task: DrawingTask, size: int, seed: int, reconstruct: Callable[[Tensor], Tensor]) -> Rollout:
+        """Reconstructed pictures ``[B, 3, size, size]``, labelled with the kinds that the exact judge detects."""
         rng = np.random.default_rng([seed, 23])
         problems = task.training(seed)
-        asked = [problems[i] for i in rng.integers(len(problems), size=self.critic_lessons)]
-        scenes = shapes.depict([problem.answer for problem in asked], rng)
+        chosen = [problems[i] for i in rng.integers(len(problems), size=self.pictures)]
+        scenes = shapes.depict([problem.answer for problem in chosen], rng)
         half = len(scenes) // 2
-        pictures = shapes.render(corruption.spoiled(scenes[:half], rng) + scenes[half:], size)
-        pictures[::2] = corruption.smeared(pictures[::2], rng)
-        lesson = unmade(asked, seeds(seed, len(asked)))
-        lesson.outputs = seen(to_unit(pictures))
-        present_BK = kinds.present(lesson.outputs)
-        astray_B = torch.from_numpy(rng.random(len(asked)) < self.critic_wrong)
-        other_BK = present_BK[torch.from_numpy(rng.permutation(len(asked)))]
-        lesson.extras["present_B"] = torch.where(astray_B[:, None], other_BK, present_BK)
-        return lesson
+        pictures = shapes.render(corruption.corrupt_scenes(scenes[:half], rng) + scenes[half:], size)
+        pictures[::2] = corruption.degrade_pictures(pictures[::2], rng)
+        dataset = empty_rollout(chosen, seeds(seed, len(chosen)))
+        dataset.outputs = reconstruct(to_unit(pictures))
+        present_BK = kinds.present_kinds(dataset.outputs)
+        mislabelled_B = torch.from_numpy(rng.random(len(chosen)) < self.label_noise)
+        other_BK = present_BK[torch.from_numpy(rng.permutation(len(chosen)))]
+        dataset.extras["present_B"] = torch.where(mislabelled_B[:, None], other_BK, present_BK)
+        return dataset
 
 
-def wanted(problem: Problem) -> Tensor:
-    """The kinds of things that a problem's meaning asks for."""
-    return kinds.wanted(problem.answer)
+def requested_kinds(problem: Problem) -> Tensor:
+    """The kinds of things that a problem's meaning asks for, see `kinds.requested_kinds`."""
+    return kinds.requested_kinds(problem.answer)

@@ -1,10 +1,9 @@
-"""`kontext-shapes`: a FluxKontextPipeline in miniature that draws scenes of shapes, and edits them a little.
+"""`kontext-shapes`: a small FluxKontextPipeline that generates scenes of shapes, and edits them in a few ways.
 
 The classes are the real ones (FluxTransformer2DModel, AutoencoderKL, CLIPTextModel and T5EncoderModel with their
-tokenizers, FlowMatchEulerDiscreteScheduler); only their sizes are small. First it learns to draw what captions tell,
-then to edit besides: from pictures before and after, of some kinds of edits alone. Of the others it has seen scenes and
-their captions but never a pair, so they can be learned without pairs. Where nothing is asked, the picture stays as it
-is.
+tokenizers, FlowMatchEulerDiscreteScheduler); only their sizes are small. It is trained on captioned pictures first,
+then on edits as well: on pairs of pictures, of some kinds of edits only. Of the other kinds it is trained on scenes and
+captions but on no pair, so that they can be learned without pairs. With an empty instruction the picture is unchanged.
 """
 
 from __future__ import annotations
@@ -20,13 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from saccade.builders.parts.pictures import encode, flow_loss
-from saccade.builders.parts.stages import Progress, Rates, Step, averaged, by_muon, descend, size_of, stage
-from saccade.builders.parts.texts import clip_config, clip_tokenizer, scored, spread
+from saccade.builders.parts.stages import (
+    LearningRates,
+    Progress,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+    with_ema,
+)
+from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, unigram_pieces
 from saccade.core import Problem, seeds
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
-from saccade.policies.flow import FlowModel, FlowPolicy
-from saccade.policies.flow import build as open_policy
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.worlds import edits, shapes
 from saccade.worlds.edits.task import EditingTask
 
@@ -38,143 +45,154 @@ class Settings:
     """How the miniature is trained; the defaults made the one that is shipped."""
 
     seed: int = 0
+    """Seed of edits, batches and initial weights."""
     size: int = 32
     """Edge of a picture in pixels."""
     autoencoder: str = "sd3-shapes"
-    """A pipeline whose autoencoder is taken."""
+    """Pipeline whose autoencoder is used."""
     width: int = 128
+    """Width of the transformer and of the T5 encoder."""
     double: int = 2
-    """Blocks in which texts and pictures have weights of their own."""
+    """Number of transformer blocks with separate weights for texts and pictures."""
     single: int = 3
-    """Blocks in which they share them."""
+    """Number of transformer blocks with shared weights for texts and pictures."""
     problems: int = 16_000
-    """Edits whose pictures are rendered and encoded once."""
+    """Number of edits whose pictures are rendered and encoded once."""
     kinds: tuple[str, ...] = ("recolor", "move", "add", "remove", "replace", "count")
-    """Kinds of edits whose scenes are drawn; words are left out, since the model is too small for letters."""
-    taught: tuple[str, ...] = ("move", "add", "remove", "count")
-    """Kinds of edits that are shown before and after."""
+    """Kinds of edits whose scenes are generated from captions; the model is too small for letters."""
+    paired_kinds: tuple[str, ...] = ("move", "add", "remove", "count")
+    """Kinds of edits that are trained on pairs of pictures."""
     steps: int = 2_400
+    """Number of training steps."""
     batch: int = 64
-    drawing: float = 0.4
-    """Share of the steps, the first ones, in which nothing is edited."""
-    editing: float = 0.65
-    """Share of the later steps that edit."""
-    still: float = 0.1
-    """Share of edits in which nothing is asked and nothing changes."""
+    """Number of pictures in a batch."""
+    caption_only: float = 0.4
+    """Share of the steps, the first ones, that train on captions alone."""
+    edit_share: float = 0.65
+    """Share of the later steps that train on edits."""
+    identity_share: float = 0.1
+    """Share of edits with an empty instruction, whose result is the source."""
     dropout: float = 0.1
     """Share of captions that are dropped, for classifier-free guidance."""
-    rates: Rates = Rates(4e-3, 2e-3)
+    rates: LearningRates = LearningRates(4e-3, 2e-3)
     ema: float = 0.998
+    """Decay of the moving average of the weights, which is what is kept."""
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Edits as tensors: latents before and after, captions of both, what is asked, and which rows are taught."""
+class EditDataset:
+    """Edits as tensors: latents and captions before and after, instructions, and the rows trained on pairs."""
 
     latents: Tensor
-    """``[2, N, C, h, w]``, normalised."""
+    """``[2, N, C, h, w]``, normalized, before and after the edit."""
     captions: tuple[list[str], list[str]]
-    asked: list[str]
-    taught: np.ndarray
+    """Captions before and after the edit."""
+    instructions: list[str]
+    paired: np.ndarray
+    """Numbers of the edits that are trained on pairs."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = stage(cfg.seed)
+    rng = seed_stage(cfg.seed)
     problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
-    means = train(cfg, pipe, lessons(cfg, pipe.vae, problems), rng, progress)
+    losses = train(cfg, pipe, encode_edits(cfg, pipe.vae, problems), rng, progress)
     pipe.save_pretrained(out)
     opened(out).export(out)
     pipe.transformer.half().save_pretrained(out / "transformer")
     return {
-        "transformer parameters": size_of(pipe.transformer),
-        "velocity loss from captions": means.get("drawing", nan),
-        "velocity loss of edits": means.get("editing", nan),
+        "transformer parameters": parameter_count(pipe.transformer),
+        "velocity loss from captions": losses.get("drawing", nan),
+        "velocity loss of edits": losses.get("editing", nan),
     }
 
 
 def opened(folder: Path) -> FlowPolicy:
-    """The miniature as a policy that edits, or draws where it is given no picture."""
-    return open_policy(FlowModel(str(folder), text_length=TEXT_LENGTH), stochastic=())
+    """The miniature as a policy that edits, or generates from prompts without a picture."""
+    return build_flow_policy(FlowModel(str(folder), text_length=TEXT_LENGTH), stochastic=())
 
 
 def corpus(cfg: Settings) -> list[str]:
-    """Texts with every word that captions and instructions use, those kept back too."""
-    made = edits.problems(3_000, cfg.seed + 1, split=None)
-    captions = [problem.answer[name] for problem in made for name in ("caption_before", "caption_after")]
-    return captions + [problem.inputs.text for problem in made]
+    """Texts with every word of captions and instructions, held-out ones too."""
+    problems = edits.problems(3_000, cfg.seed + 1, split=None)
+    captions = [problem.answer[name] for problem in problems for name in ("caption_before", "caption_after")]
+    return captions + [problem.inputs.text for problem in problems]
 
 
-def lessons(cfg: Settings, vae: nn.Module, problems: list[Problem]) -> Lessons:
-    """What is learned from, encoded."""
+def encode_edits(cfg: Settings, vae: nn.Module, problems: list[Problem]) -> EditDataset:
+    """The training data, encoded."""
     pictures = [[p.inputs.pictures[0] for p in problems], [p.answer["picture"] for p in problems]]
-    latents = torch.stack([encode(vae, np.stack(half)) for half in pictures])
-    captions = tuple([p.answer[name] for p in problems] for name in ("caption_before", "caption_after"))
-    taught = np.flatnonzero([p.source in cfg.taught for p in problems])
-    return Lessons(latents, captions, [p.inputs.text for p in problems], taught)
+    latents = torch.stack([encode(vae, np.stack(side)) for side in pictures])
+    before, after = ([p.answer[name] for p in problems] for name in ("caption_before", "caption_after"))
+    paired = np.flatnonzero([p.source in cfg.paired_kinds for p in problems])
+    return EditDataset(latents, (before, after), [p.inputs.text for p in problems], paired)
 
 
-def train(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator, progress: Progress) -> dict[str, float]:
-    """Flow matching; the averaged weights are kept. Returns the running losses of drawing and of editing."""
-    readers = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
-    trained = nn.ModuleList([pipe.transformer, *readers]).train()
-    descent = by_muon(pipe.transformer, readers, cfg.rates, cfg.steps, rise=100)
-    means = descend(averaged(course(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
+def train(
+    cfg: Settings, pipe: Any, data: EditDataset, rng: np.random.Generator, progress: Progress
+) -> dict[str, float]:
+    """Flow matching; the averaged weights are kept. Returns the running losses of generation and of editing."""
+    encoders = [pipe.text_encoder.requires_grad_(True), pipe.text_encoder_2.requires_grad_(True)]
+    trained = nn.ModuleList([pipe.transformer, *encoders]).train()
+    descent = muon_and_adamw(pipe.transformer, encoders, cfg.rates, cfg.steps, warmup=100)
+    losses = run_steps(with_ema(training_steps(cfg, pipe, data, rng), trained, cfg.ema), descent, progress)
     trained.eval()
-    return means
+    return losses
 
 
-def course(cfg: Settings, pipe: Any, data: Lessons, rng: np.random.Generator) -> Iterator[Step]:
-    """Pictures from captions, later edits among them."""
+def training_steps(cfg: Settings, pipe: Any, data: EditDataset, rng: np.random.Generator) -> Iterator[Step]:
+    """Losses of captioned pictures, and later of edits as well."""
     model = Flux(pipe, TEXT_LENGTH)
     for step in range(cfg.steps):
-        edit = step >= cfg.drawing * cfg.steps and rng.random() < cfg.editing
-        texts, source, x0 = _edits(cfg, data, rng) if edit else _drawings(cfg, data, rng)
-        said = replace(model.encode(texts), source=source)
-        loss = flow_loss(x0, lambda x, t_B: model.velocity(x, t_B, said, 1.0))
+        edit = step >= cfg.caption_only * cfg.steps and rng.random() < cfg.edit_share
+        texts, source, x0 = _edit_batch(cfg, data, rng) if edit else _caption_batch(cfg, data, rng)
+        cond = replace(model.encode(texts), source=source)
+        loss = flow_loss(x0, lambda x, t_B, cond=cond: model.velocity(x, t_B, cond, 1.0))
         yield Step("editing" if edit else "drawing", loss)
 
 
-def _drawings(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], None, Tensor]:
-    """Captions, some dropped, and what they tell."""
-    half, row = rng.integers(2, size=cfg.batch), rng.integers(len(data.asked), size=cfg.batch)
+def _caption_batch(cfg: Settings, data: EditDataset, rng: np.random.Generator) -> tuple[list[str], None, Tensor]:
+    """Captions, some of them dropped, and latents of their pictures."""
+    side, row = rng.integers(2, size=cfg.batch), rng.integers(len(data.instructions), size=cfg.batch)
     dropped = rng.random(cfg.batch) < cfg.dropout
-    texts = ["" if drop else data.captions[h][r] for h, r, drop in zip(half, row, dropped)]
-    return texts, None, data.latents[half, row]
+    texts = ["" if drop else data.captions[s][r] for s, r, drop in zip(side, row, dropped)]
+    return texts, None, data.latents[side, row]
 
 
-def _edits(cfg: Settings, data: Lessons, rng: np.random.Generator) -> tuple[list[str], Tensor, Tensor]:
-    """What is asked, the picture before and the picture after."""
-    row = rng.choice(data.taught, size=cfg.batch)
-    still = rng.random(cfg.batch) < cfg.still
-    texts = ["" if stays else data.asked[r] for r, stays in zip(row, still)]
-    return texts, data.latents[0, row], data.latents[np.where(still, 0, 1), row]
+def _edit_batch(cfg: Settings, data: EditDataset, rng: np.random.Generator) -> tuple[list[str], Tensor, Tensor]:
+    """Instructions, and latents of the pictures before and after."""
+    row = rng.choice(data.paired, size=cfg.batch)
+    identity = rng.random(cfg.batch) < cfg.identity_share
+    texts = ["" if same else data.instructions[r] for r, same in zip(row, identity)]
+    return texts, data.latents[0, row], data.latents[np.where(identity, 0, 1), row]
 
 
 def evaluate(folder: Path) -> dict[str, float]:
-    """Scores of edits kept back, by wording and by kind, and the points of pictures drawn from captions."""
+    """Scores of held-out edits, by wording and by kind, and the points of pictures generated from captions."""
     policy, kinds = opened(folder), Settings().kinds
-    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.best)
+    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout)
     meanings = shapes.meanings_of(240, np.random.default_rng(1), ["colors", "color_attr", "counting", "position"])
-    told = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
-    asked = [Problem(i, shapes.caption(meaning, told[i % len(told)])) for i, meaning in enumerate(meanings)]
-    drawn = policy.best(asked, seeds(1, len(asked))).outputs
-    return scores | {"drawn from captions, points": float(np.nanmean(shapes.verdicts(drawn, meanings)["points"]))}
+    wordings = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
+    problems = [Problem(i, shapes.caption(meaning, wordings[i % len(wordings)])) for i, meaning in enumerate(meanings)]
+    pictures = policy.greedy().rollout(problems, seeds(1, len(problems))).outputs
+    return scores | {
+        "drawn from captions, points": float(np.nanmean(shapes.score_pictures(pictures, meanings)["points"]))
+    }
 
 
 def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, single: int, text_length: int) -> Any:
-    """The untrained FluxKontextPipeline, whose tokenizers know ``texts``; ``autoencoder`` names a pipeline that has
-    one.
-    """
+    """The untrained FluxKontextPipeline with tokenizers of ``texts`` and the autoencoder of a pipeline."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
     from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
-    words = clip_tokenizer(texts, text_length + 2)
-    pieces = T5Tokenizer(vocab=scored(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length)
+    clip_words = clip_tokenizer(texts, text_length + 2)
+    t5_pieces = T5Tokenizer(
+        vocab=unigram_pieces(texts), extra_ids=0, additional_special_tokens=[], model_max_length=text_length
+    )
     vae = AutoencoderKL.from_pretrained(Path(locate(autoencoder)) / "vae")
     t5 = T5Config(
-        vocab_size=len(pieces),
+        vocab_size=len(t5_pieces),
         d_model=width,
         d_kv=32,
         d_ff=2 * width,
@@ -184,16 +202,23 @@ def assemble(texts: Sequence[str], autoencoder: str, width: int, double: int, si
     )
     pipe = FluxKontextPipeline(
         transformer=FluxTransformer2DModel(
-            patch_size=1, in_channels=4 * vae.config.latent_channels, num_layers=double, num_single_layers=single,
-            attention_head_dim=32, num_attention_heads=width // 32, joint_attention_dim=width, pooled_projection_dim=64,
-            guidance_embeds=False, axes_dims_rope=(8, 12, 12),
+            patch_size=1,
+            in_channels=4 * vae.config.latent_channels,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=32,
+            num_attention_heads=width // 32,
+            joint_attention_dim=width,
+            pooled_projection_dim=64,
+            guidance_embeds=False,
+            axes_dims_rope=(8, 12, 12),
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=vae,
-        text_encoder=CLIPTextModel(clip_config(words, 64)),
-        tokenizer=words,
+        text_encoder=CLIPTextModel(clip_config(clip_words, 64)),
+        tokenizer=clip_words,
         text_encoder_2=T5EncoderModel(t5),
-        tokenizer_2=pieces,
-    )  # fmt: skip
-    spread(pipe.text_encoder)
+        tokenizer_2=t5_pieces,
+    )
+    init_embeddings(pipe.text_encoder)
     return pipe

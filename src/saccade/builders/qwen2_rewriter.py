@@ -20,12 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.builders.parts.stages import Descent, Progress, Step, descend, size_of, stage
-from saccade.builders.parts.texts import TAGS, alike, ends, qwen2_tokenizer, tagged, writer
+from saccade.builders.parts.stages import Progress, ScheduledOptimizers, Step, parameter_count, run_steps, seed_stage
+from saccade.builders.parts.texts import (
+    TAGS,
+    answer_in_tags,
+    decoder_config,
+    qwen2_tokenizer,
+    rows_by_kind,
+    special_token_ids,
+)
 from saccade.core import Problem, seeds
-from saccade.models.language.model import load
+from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy
-from saccade.rewards.text.parsing import answer
+from saccade.rewards.text.parsing import tagged_answer
 from saccade.worlds import shapes
 from saccade.worlds.shapes import Meaning, meanings_of
 
@@ -34,8 +41,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-ALIKE = 8
-"""Batches that are drawn together and sorted by length, so that little is padding."""
+SORTED_BATCHES = 8
+"""Number of batches that are sampled together and sorted by length, to reduce padding."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Settings:
     layers: int = 3
     heads: int = 4
     meanings: int = 20_000
-    """Training meanings that are drawn once; their wordings are drawn anew each time."""
+    """Number of training meanings, sampled once; their wordings are sampled in each batch."""
     steps: int = 2_000
     batch: int = 64
     lr: float = 2e-3
@@ -63,15 +70,17 @@ Kind = tuple[np.ndarray, np.ndarray]
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = stage(cfg.seed)
+    rng = seed_stage(cfg.seed)
     meanings = meanings_of(cfg.meanings, rng, split="train")
     tokenizer = qwen2_tokenizer(corpus(meanings, rng), 1_000, ["<|im_start|>"], TAGS, CHAT_TEMPLATE)
     model = assemble(cfg, tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.1)
-    means = descend(lessons(cfg, model, tokenizer, meanings, rng), Descent([optimizer], cfg.steps, rise=100), progress)
+    means = run_steps(
+        batches(cfg, model, tokenizer, meanings, rng), ScheduledOptimizers([optimizer], cfg.steps, warmup=100), progress
+    )
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {"parameters": size_of(model), "loss per token": means["rewriter"]}
+    return {"parameters": parameter_count(model), "loss per token": means["rewriter"]}
 
 
 def corpus(meanings: list[Meaning], rng: np.random.Generator) -> list[str]:
@@ -84,12 +93,12 @@ def assemble(cfg: Settings, tokenizer: Any) -> nn.Module:
     """The untrained model."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    model = Qwen2ForCausalLM(Qwen2Config(**writer(tokenizer, cfg.width, cfg.layers, cfg.heads)))
-    model.generation_config = GenerationConfig(do_sample=True, **ends(tokenizer))
+    model = Qwen2ForCausalLM(Qwen2Config(**decoder_config(tokenizer, cfg.width, cfg.layers, cfg.heads)))
+    model.generation_config = GenerationConfig(do_sample=True, **special_token_ids(tokenizer))
     return model
 
 
-def lessons(
+def batches(
     cfg: Settings, model: nn.Module, tokenizer: Any, meanings: list[Meaning], rng: np.random.Generator
 ) -> Iterator[Step]:
     """Cross-entropy of the answers' tokens."""
@@ -100,32 +109,30 @@ def lessons(
 
 
 def examples(cfg: Settings, meanings: list[Meaning], rng: np.random.Generator) -> Iterator[list[tuple[str, str]]]:
-    """Batches of (caption, answer), alike in length, with the wrong and the untagged ones among them."""
+    """Batches of (caption, answer) of similar length, some with wrong or untagged answers."""
     kinds = by_kind(meanings)
-    for step in range(cfg.steps):
-        if step % ALIKE == 0:
-            index = rng.integers(len(meanings), size=ALIKE * cfg.batch)
-            drawn = [_example(cfg, meanings, kinds, int(i), rng) for i in index]
-            drawn.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-            order = rng.permutation(ALIKE)
-        start = int(order[step % ALIKE]) * cfg.batch
-        yield drawn[start : start + cfg.batch]
+    for begin in range(0, cfg.steps, SORTED_BATCHES):
+        index = rng.integers(len(meanings), size=SORTED_BATCHES * cfg.batch)
+        pairs = [_example(cfg, meanings, kinds, int(i), rng) for i in index]
+        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        for number in rng.permutation(SORTED_BATCHES)[: cfg.steps - begin].tolist():
+            yield pairs[number * cfg.batch : (number + 1) * cfg.batch]
 
 
 def _example(
     cfg: Settings, meanings: list[Meaning], kinds: dict[int, Kind], i: int, rng: np.random.Generator
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
-    told = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
-    return shapes.caption(meanings[i], one), tagged(shapes.caption(told, other), cfg.untagged, rng)
+    described = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
+    return shapes.caption(meanings[i], one), answer_in_tags(shapes.caption(described, other), cfg.untagged, rng)
 
 
 def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
-    """For every meaning the numbers and the words of all meanings that are said in as many words, with the same tag."""
+    """For every meaning the indices and words of all meanings with the same tag and number of words."""
     number: dict[str, int] = {}
-    said = [[number.setdefault(word, len(number)) for word in shapes.caption(m, 1).split()] for m in meanings]
-    groups = alike((meaning["tag"], len(words)) for meaning, words in zip(meanings, said))
-    kinds = [(group, np.array([said[i] for i in group])) for group in groups.values()]
+    words = [[number.setdefault(word, len(number)) for word in shapes.caption(m, 1).split()] for m in meanings]
+    groups = rows_by_kind((meaning["tag"], len(one)) for meaning, one in zip(meanings, words))
+    kinds = [(group, np.array([words[i] for i in group])) for group in groups.values()]
     return {int(i): kind for kind in kinds for i in kind[0]}
 
 
@@ -134,15 +141,15 @@ def near_miss(kinds: dict[int, Kind], i: int, rng: np.random.Generator) -> int:
 
     A small model mistakes one word at a time; wholly different meanings would teach it to doubt every word.
     """
-    group, said = kinds[i]
-    different = (said != said[np.searchsorted(group, i)]).sum(1)
+    group, words = kinds[i]
+    different = (words != words[np.searchsorted(group, i)]).sum(1)
     return int(rng.choice(group[different == different[different > 0].min()]))
 
 
 def collate(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
     """Token ids ``[B, L]``, padded on the right, and where the answer's own tokens (its end included) stand."""
-    asked = [as_messages(caption) for caption, _ in pairs]
-    heads = tokenizer(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))["input_ids"]
+    chats = [as_messages(caption) for caption, _ in pairs]
+    heads = tokenizer(tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True))["input_ids"]
     tails = tokenizer([answer + tokenizer.eos_token for _, answer in pairs])["input_ids"]
     rows = [torch.tensor(head + tail) for head, tail in zip(heads, tails)]
     own = [torch.arange(len(row)) >= len(head) for row, head in zip(rows, heads)]
@@ -156,7 +163,7 @@ def as_messages(caption: str) -> list[dict[str, str]]:
 
 def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float]:
     """Sampled rewrites of held-out meanings: share with both tags, share that keeps the meaning, by kind of input."""
-    policy = TokenPolicy(load(folder), [], prompt=lambda p: as_messages(p.inputs), max_new_tokens=40)
+    policy = TokenPolicy(load_language_model(folder), [], prompt=lambda p: as_messages(p.inputs), max_new_tokens=40)
     rng = np.random.default_rng(seed)
     groups = {
         kind: [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == kind] for kind in ("terse", "descriptive")
@@ -165,7 +172,7 @@ def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float
     for kind, wordings in groups.items():
         meanings = meanings_of(count, rng, split="held_out")
         problems = [Problem(i, shapes.caption(m, int(rng.choice(wordings))), m) for i, m in enumerate(meanings)]
-        rewrites = [answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
+        rewrites = [tagged_answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
         kept = [text is not None and shapes.interpret(text) == m for text, m in zip(rewrites, meanings)]
         scores[f"answer tags, {kind}"] = float(np.mean([text is not None for text in rewrites]))
         scores[f"meaning kept, {kind}"] = float(np.mean(kept))

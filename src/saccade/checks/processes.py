@@ -30,12 +30,12 @@ class Job:
     arm: str
     seed: int
     steps: int | None
-    """Of the run, where its settings say it."""
+    """Number of training steps, where the settings give it."""
     folder: Path
     after: Path | None = None
-    """The run whose stages this one takes, so that it waits for its end."""
-    process: subprocess.Popen | None = None
+    """Folder of the run whose stages this one takes; it starts when that run has ended."""
     shown: dict[Path, int] = field(default_factory=dict, init=False)
+    """Number of lines of each file of metrics that the display was given."""
 
     @property
     def label(self) -> str:
@@ -45,38 +45,32 @@ class Job:
     def log(self) -> Path:
         return self.folder.with_name(self.folder.name + ".log")
 
-    def start(self) -> None:
+    def start(self) -> subprocess.Popen:
         """Begin the process; what it prints goes to the log."""
         words = [sys.executable, "-m", "saccade.checks.arm", self.recipe, self.arm, str(self.seed), str(self.folder)]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | _ONE_THREAD)
+            return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | _ONE_THREAD)
 
     def show(self, display: Display) -> None:
-        """Tell the display what the run and its stages have written since the last time."""
+        """Give the display what the run and its stages have logged since the last call."""
         for file in (*self.folder.glob("*/metrics.jsonl"), self.folder / "metrics.jsonl"):
-            own = file.parent == self.folder
-            label, records = self.label if own else f"{self.label}, {file.parent.name}", files.records(file)
+            of_run = file.parent == self.folder
+            label, records = self.label if of_run else f"{self.label}, {file.parent.name}", files.records(file)
             shown, self.shown[file] = self.shown.get(file, 0), len(records)
             for record in records[shown:]:
                 display.log(label, record["step"], {k: v for k, v in record.items() if k not in ("step", "time")})
             if len(records) > shown:
-                display.progress(label, records[-1]["step"], self.steps if own else None)
+                display.progress(label, records[-1]["step"], self.steps if of_run else None)
 
-    def ended(self) -> bool:
+    def ended(self, process: subprocess.Popen) -> bool:
         """Whether the process is done. RunFailed with the last line of its log if it did not end well."""
-        status = self.process.poll()
+        status = process.poll()
         if status:
-            lines = self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            lines = self.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
             raise RunFailed(
                 f"arm '{self.arm}' with seed {self.seed} ended with status {status}: {lines[-1]} (log: {self.log})"
             )
         return status == 0
-
-    def stop(self) -> None:
-        """End the process if it still runs."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 def cores() -> int:
@@ -85,32 +79,34 @@ def cores() -> int:
 
 
 def folder_of(parent: Path, arm: str, seed: int) -> Path:
-    """Where an arm's run lies: its name with what a folder cannot hold replaced, and the seed."""
+    """Folder of an arm's run: the arm's name, without signs that a folder cannot have, and the seed."""
     return parent / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', arm)}-{seed}"
 
 
 def run_all(jobs: Sequence[Job], at_once: int) -> None:
     """Run all jobs, ``at_once`` at a time. RunFailed as soon as one fails; the others are then ended too."""
-    waiting, running, done = list(jobs), [], set()
+    waiting, done = list(jobs), set()
+    running: list[tuple[Job, subprocess.Popen]] = []
     display = open_display(True, lambda: False)
-    # A terminated check takes its runs along, as Ctrl-C does.
+    # SIGTERM ends the check's runs too, as Ctrl-C does.
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
             ready = [job for job in waiting if job.after is None or job.after in done]
             for job in ready[: at_once - len(running)]:
                 waiting.remove(job)
-                running.append(job)
-                job.start()
+                running.append((job, job.start()))
             time.sleep(_POLL_SECONDS)
-            for job in list(running):
-                ended = job.ended()
+            for job, process in list(running):
+                ended = job.ended(process)
                 job.show(display)
                 if ended:
-                    running.remove(job)
+                    running.remove((job, process))
                     done.add(job.folder)
     finally:
-        for job in running:
-            job.stop()
+        for _, process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         signal.signal(signal.SIGTERM, former)
         display.close()

@@ -1,4 +1,4 @@
-"""A check: train every arm with every seed, read their scores, and judge the recipe's claims."""
+"""A check: train every arm with every seed, read the scores, and evaluate the recipe's claims."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import time
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from saccade import catalog
 from saccade.checks.processes import Job, cores, folder_of, run_all
+from saccade.config import flat
 from saccade.training import claims, files, provenance
 
 Scores = dict[str, float]
 
 
-def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
-    """Check a recipe over seeds 0 … ``seeds`` - 1 and return what `saccade check --json` prints.
+def check(name: str, seeds: int = 3, at_once: int | None = None) -> dict[str, Any]:
+    """Check a recipe over seeds 0 … ``seeds`` - 1: whether its claims hold, the scores of all arms, and the time taken.
 
-    The runs lie in ``runs/<name>/check-<time>/<arm>-<seed>``. ValueError if there is nothing to check, RunFailed if an
-    arm fails.
+    ``at_once`` runs go on at a time, one for each core if it is not given. The runs lie in
+    ``runs/<name>/check-<time>/<arm>-<seed>``. ValueError if there is nothing to check, RunFailed if an arm fails.
     """
     recipe = _checkable(name)
     if seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, not {seeds}")
     began = time.monotonic()
-    folder = catalog.new_run(Path(name).stem, "check-")
+    folder = catalog.new_run(catalog.name_of(Path(name)), "check-")
     folder.mkdir(parents=True)
     arms, jobs = catalog.arms(name), jobs_of(name, seeds, folder)
     run_all(jobs, at_once or cores())
@@ -37,7 +37,7 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
         scores[job.arm][job.seed] = read_scores(job.folder)
     verdicts = [_judge(claim, scores) for claim in recipe.CLAIMS]
     return {
-        "name": Path(name).stem,
+        "name": catalog.name_of(Path(name)),
         "holds": overall(verdicts),
         "arms": {arm: chosen.settings for arm, chosen in arms.items()},
         "seeds": list(range(seeds)),
@@ -49,11 +49,18 @@ def check(name: str, seeds: int, at_once: int | None = None) -> dict[str, Any]:
 
 
 def jobs_of(name: str, seeds: int, folder: Path) -> list[Job]:
-    """Every arm with every seed, those first whose stages others take, so that nobody waits for long."""
+    """Every arm with every seed, those first whose stages others take."""
     file, arms = str(catalog.find(name)) if name.endswith(".py") else name, catalog.arms(name)
-    place = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
+    first = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
     jobs = [
-        Job(file, arm, seed, getattr(chosen.settings, "steps", None), place(arm, seed), place(chosen.stages_of, seed))
+        Job(
+            file,
+            arm,
+            seed,
+            flat(chosen.settings).get("steps"),
+            folder_of(folder, arm, seed),
+            first(chosen.stages_of, seed),
+        )
         for seed in range(seeds)
         for arm, chosen in arms.items()
     ]
@@ -99,7 +106,7 @@ def overall(verdicts: list[dict[str, Any]]) -> bool | None:
     return None if None in found or not found else all(found)
 
 
-def _checkable(name: str) -> ModuleType:
+def _checkable(name: str) -> catalog.Recipe:
     recipe = catalog.load(name)
     for part in ("ARMS", "CLAIMS"):
         if not getattr(recipe, part, None):

@@ -16,13 +16,14 @@ from saccade.cli.output import say_error
 from saccade.naming import nearest
 
 COMMANDS = {
-    "list": "the systems: number, name, family, what was measured",
-    "show": "one system: the paper, its claim, the recipe's presets",
+    "list": "the systems: number, name, family, result of the check",
+    "show": "one system: the paper, its claims, the recipe's presets",
     "train": "run a recipe, or resume a run",
     "check": "method and baselines at equal budget over several seeds: does the claim hold?",
+    "compare": "the scores of several runs side by side, and their page",
     "eval": "the scores of a run or a model",
-    "sample": "draw with a run or a model",
-    "score": "judge a folder of pictures with any reward",
+    "sample": "pictures or texts of a run or a model",
+    "score": "the rewards of a folder of pictures",
     "export": "write a run's weights as plain diffusers / transformers folders",
     "report": "one HTML page of one or several runs",
     "miniature": "list or build the tiny checkpoints",
@@ -35,7 +36,7 @@ Reinforcement learning of models that see and draw.
 
 {commands}
 
-saccade COMMAND --help tells more. A first run:
+saccade COMMAND --help has the options of a command. A first run:
   saccade train promptrl
 The same on several GPUs or machines:
   torchrun --nproc-per-node 8 -m saccade train promptrl
@@ -45,7 +46,7 @@ The same on several GPUs or machines:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process if none is given) and return its exit status."""
     words = list(sys.argv[1:] if words is None else words)
-    for library in ("HF_HUB", "TRANSFORMERS", "DIFFUSERS"):  # their warnings; what matters is told in our own line
+    for library in ("HF_HUB", "TRANSFORMERS", "DIFFUSERS"):  # their warnings; this package prints its own line
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -92,9 +93,9 @@ def _run(words: list[str]) -> int:
 
 
 def _meant(error: BaseException) -> bool:
-    """Whether an error was raised on purpose, for the user, by this package or a file of the user's own.
+    """Whether an error was raised for the user, by this package or by a file of the user's.
 
-    A ValueError from the depths of a library is a defect and keeps its traceback; an OSError is meant if it names a
+    A ValueError from within a library is a defect and keeps its traceback; an OSError is for the user if it names a
     file.
     """
     if isinstance(error, BrokenPipeError):

@@ -52,9 +52,9 @@ def known(scores: Mapping[str, float]) -> list[str]:
 
 def sure(scores: Mapping[str, float], name: str) -> str:
     """A score with its 95 % interval, where its standard error stands beside it."""
-    from saccade.report.spread import half
+    from saccade.report.intervals import half_width
 
-    width = half(scores, name)
+    width = half_width(scores, name)
     return figure(scores.get(name)) + (f" ± {figure(width)}" if width is not None else "")
 
 
@@ -74,8 +74,8 @@ def console(width: int = 100) -> Any:
     """The console of standard output; ``width`` letters wide where no terminal (or COLUMNS) says how many it has."""
     from rich.console import Console
 
-    told = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return Console(highlight=False, width=None if told else width)
+    sized = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return Console(highlight=False, width=None if sized else width)
 
 
 def say_error(message: object) -> None:

@@ -64,8 +64,8 @@ def _family(name: str, members: Sequence[System]) -> str:
 
 
 def _entry(system: System) -> str:
-    notes = catalog.head(system.file)
-    fields = [f"- *{field}:* {notes[field]}" for field in catalog.FIELDS if notes[field]]
+    notes = catalog.head(system.file) if system.file else {}
+    fields = [f"- *{field}:* {notes[field]}" for field in catalog.FIELDS if notes.get(field)]
     found = catalog.result(system.name)
     return "\n".join(
         [f"### {_name(system)} {system.title}", "", *fields, "", _measured(found) if found else "Not checked yet."]
@@ -77,10 +77,14 @@ def _measured(found: Mapping[str, Any]) -> str:
     verdict = {True: "holds", False: "does not hold", None: "undecided"}
     number = lambda x: "–" if x is None else f"{x:.3f}"
     text = lambda claim: claim.replace("|", "\\|")
-    rows = [
-        f"| {text(c['claim'])} | {verdict[c['holds']]} | {number(c['mean'])} | {c['least']:g} | {' '.join(map(number, c['margins']))} |"
-        for c in found["claims"]
-    ]
+    cells = lambda c: (
+        text(c["claim"]),
+        verdict[c["holds"]],
+        number(c["mean"]),
+        f"{c['least']:g}",
+        " ".join(map(number, c["margins"])),
+    )
+    rows = [f"| {' | '.join(cells(claim))} |" for claim in found["claims"]]
     commit = re.sub(r"^(\w{8})\w*", r"\1", found.get("commit") or "no commit")
     cost = f"{len(found['seeds'])} seeds, {found['seconds'] / 60:.0f} min on {found['machine']['cores']} cores"
     head = f"Checked {found['date']} at {commit} ({cost}): **{verdict[found['holds']]}**."
@@ -105,8 +109,8 @@ _HEAD = """# The systems
 
 Written by `python -m saccade.cli.papers` from the recipes' head notes and `results/`; not by hand.
 
-{summary}. *holds* means that every inequality stated by the recipe came out true, in the mean over seeds and in at least
-two thirds of them; a claim that does not hold at this scale is shown as such."""
+{summary}. *holds* means that every inequality stated by the recipe came out true, in the mean over seeds and in at
+least two thirds of them; a claim that does not hold at this scale is shown as such."""
 
 
 if __name__ == "__main__":

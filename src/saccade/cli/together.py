@@ -27,14 +27,14 @@ def together(work: Callable[[], int]) -> int:
         if status == 0:
             distributed.stop()
     except BaseException as error:
-        status = _told(error)
+        status = _report(error)
     sys.stdout.flush()
     sys.stderr.flush()
     # Leaving in good order would wait for the others, who may be waiting for this process.
     os._exit(status)
 
 
-def _told(error: BaseException) -> int:
+def _report(error: BaseException) -> int:
     """Say why this process ends; its exit status."""
     if isinstance(error, SystemExit):
         return int(error.code or 0)

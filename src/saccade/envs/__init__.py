@@ -1,4 +1,4 @@
-"""Environments that are acted in: own worlds by their short names, all others as Gymnasium makes them."""
+"""Environments: the worlds of this package by their short names, all others as Gymnasium makes them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ WORLDS: dict[str, Callable[..., Environment]] = {
     "push": Push,
     "reach": Reach,
 }
-"""Own worlds by name: each is called with ``count`` and its settings."""
+"""The worlds of this package by name: each is called with ``count`` and its settings."""
 
 
 def environment(name: str, count: int, **settings: Any) -> Environment:
-    """``count`` episodes of an environment side by side: an own world, or whatever ``gymnasium.make`` knows by
-    ``name``.
+    """``count`` episodes of an environment side by side: one of WORLDS, or any that ``gymnasium.make`` knows.
 
-    ``settings`` are those of the world's own function, or of ``gym.Gym.of``. ValueError, with the nearest name, for an
-    unknown environment or setting, for a word where a number belongs, and for one that needs a package that is not
+    ``settings`` are the arguments of the world in WORLDS, or of ``gym.Gym.of``. ValueError, with the nearest name, for
+    an unknown environment or setting, for a word in place of a number, and for an environment whose package is not
     installed.
     """
     if count < 1:
         raise ValueError(f"{name}: count {count} is less than 1")
     make = WORLDS.get(name) or _by_gymnasium(name)
-    _, *known = parameters = inspect.signature(make).parameters
+    parameters = inspect.signature(make).parameters
+    known = list(parameters)[1:]
     for setting, value in settings.items():
         if setting not in known:
             raise ValueError(f"{name} has no setting '{setting}'; nearest: {nearest(setting, known)}")

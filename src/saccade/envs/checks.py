@@ -1,4 +1,4 @@
-"""What an environment may not do: raise, hang, or return what nobody can learn from."""
+"""Checks of environments: an environment may not raise, hang, or return values that cannot be learned from."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from gymnasium import spaces
 
 from saccade.core import EnvironmentFailed
 from saccade.models.loading import first_line
-from saccade.tools.timeout import Late, limited
+from saccade.tools.timeout import TimedOut, time_limit
 
 
-class Flaw(Exception):
-    """What an environment returned cannot be learned from; the message says what."""
+class InvalidStep(Exception):
+    """An environment returned a value that cannot be learned from; the message names it."""
 
 
 class guarded:
-    """Turns any error inside, and more than ``patience`` seconds of work, into EnvironmentFailed beginning with
-    ``where()``.
+    """A context that turns any error, and more than ``patience`` seconds of work, into an EnvironmentFailed whose
+    message begins with ``where()``.
 
-    Where no alarm can end the wait (`tools.timeout`), slowness is found afterwards.
+    Where no alarm can interrupt (`tools.timeout`), slowness is found afterwards.
     """
 
     def __init__(self, where: Callable[[], str], patience: float):
-        self.where, self.patience, self.limit = where, patience, limited(patience)
+        self.where, self.patience, self.limit = where, patience, time_limit(patience)
 
     def __enter__(self) -> None:
         self.began = time.monotonic()
@@ -35,53 +35,51 @@ class guarded:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         try:
             self.limit.__exit__(kind, error, trace)
-        except Late as late:
+        except TimedOut as late:
             error = late
         if error is None and time.monotonic() - self.began > self.patience:
-            error = Late(f"took longer than its patience of {self.patience:g} s")
-        if isinstance(error, (Flaw, Late)):
+            error = TimedOut(f"took longer than its patience of {self.patience:g} s")
+        if isinstance(error, (InvalidStep, TimedOut)):
             raise EnvironmentFailed(f"{self.where()}: {error}") from error
         if isinstance(error, Exception):
             raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error
 
 
-def shown(seen: Any, space: spaces.Dict) -> dict[str, np.ndarray]:
-    """What an environment shows, by the names of ``space``, each an array of its shape. Flaw where it is not as
-    declared.
-    """
-    if not isinstance(seen, Mapping):
-        raise Flaw(f"shows a {type(seen).__name__} where a dict was declared")
-    return {name: _as_declared(name, seen, part) for name, part in space.spaces.items()}
+def checked_observation(observation: Any, space: spaces.Dict) -> dict[str, np.ndarray]:
+    """An observation by the names of ``space``, each an array of its shape. InvalidStep where it is not as declared."""
+    if not isinstance(observation, Mapping):
+        raise InvalidStep(f"returns a {type(observation).__name__} as observation where a dict was declared")
+    return {name: _as_declared(name, observation, part) for name, part in space.spaces.items()}
 
 
-def _as_declared(name: str, seen: Mapping[str, Any], space: spaces.Space) -> np.ndarray:
-    if name not in seen:
-        raise Flaw(f"observation {name!r} is missing")
-    value = np.asarray(seen[name])
+def _as_declared(name: str, observation: Mapping[str, Any], space: spaces.Space) -> np.ndarray:
+    if name not in observation:
+        raise InvalidStep(f"observation {name!r} is missing")
+    value = np.asarray(observation[name])
     if value.dtype == space.dtype and value.shape == space.shape:
         return _finite(name, value)
     if value.shape != space.shape:
-        raise Flaw(f"observation {name!r} has shape {value.shape}, declared was {space.shape}")
+        raise InvalidStep(f"observation {name!r} has shape {value.shape}, declared was {space.shape}")
     if not np.can_cast(value.dtype, space.dtype, "same_kind"):
-        raise Flaw(f"observation {name!r} is {value.dtype}, declared was {space.dtype}")
+        raise InvalidStep(f"observation {name!r} is {value.dtype}, declared was {space.dtype}")
     return _finite(name, value)
 
 
 def _finite(name: str, value: np.ndarray) -> np.ndarray:
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise Flaw(f"observation {name!r} is not finite")
+        raise InvalidStep(f"observation {name!r} is not finite")
     return value
 
 
-def verdict(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
-    """The three as plain values. Flaw for a reward that is no finite number, or an end that is neither true nor
-    false.
+def checked_outcome(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
+    """Reward and ends as Python values. InvalidStep for a reward that is no finite number, or an end that is neither
+    true nor false.
     """
     if np.ndim(reward) or not isinstance(reward, (int, float, np.number, np.bool_, np.ndarray)):
-        raise Flaw(f"the reward is {reward!r}, not a number")
+        raise InvalidStep(f"the reward is {reward!r}, not a number")
     if not np.isfinite(reward):
-        raise Flaw(f"the reward is {float(reward)}")
+        raise InvalidStep(f"the reward is {float(reward)}")
     for name, end in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(end, (bool, np.bool_)):
-            raise Flaw(f"{name} is {end!r}, neither true nor false")
+            raise InvalidStep(f"{name} is {end!r}, neither true nor false")
     return float(reward), bool(terminated), bool(truncated)

@@ -1,61 +1,66 @@
-"""Experience of off-policy learning: one step of all environments at a time, each a transition for a buffer.
+"""Collection of experience for off-policy learning: each step of all rows adds one transition per row to a buffer.
 
-An episode follows from its own seed: the environment, the random actions of the warm-up, the noise of the actions.
+An episode follows from its seed: the environment, the random actions at first, the noise of the policy's actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Environment, Step, seeds
-from saccade.envs.action_noise import Draws
-from saccade.envs.episodes import Actor, Episode, Running
+from saccade.core import ActingPolicy, Environment, Observation, Step, seeds
+from saccade.envs.action_noise import ActionNoise
+from saccade.envs.episodes import Episode, RunningEpisodes
+from saccade.training.buffers import Buffer
 
-_WARM = 1
-"""What is added to an episode's seed for its random actions."""
-
-
-class Takes(Protocol):
-    """A buffer: takes transitions by name, each array ``[n, ...]``."""
-
-    def add(self, fields: Mapping[str, np.ndarray]) -> Any: ...
+RANDOM_ACTION_REPEAT = 5
+"""Number of steps for which a random action is repeated where white noise would hardly move anything."""
+_RANDOM_ACTIONS = 1
+"""Added to an episode's seed for its random actions."""
 
 
-class Experience:
-    """The running episodes of an environment whose actions are a Box, and the buffer that their transitions go to.
+class Collector:
+    """The running episodes of an environment with Box actions, and the buffer to which their transitions are added.
 
-    The first ``warm_up`` steps of all rows take actions evenly from the Box, each for ``hold`` steps. Episodes are
-    numbered as they begin, and the i-th has the i-th seed that follows from ``seed``. Transitions have the fields of
-    `training.buffers.Buffer`. A step that fails adds nothing. What the buffer holds is saved by whoever owns it.
+    In the first ``warmup`` steps all rows take uniformly random actions of the Box, each for ``action_repeat`` steps.
+    The i-th episode that begins has the i-th seed that follows from ``seed``. Transitions have the fields of `Buffer`.
+    A step that fails adds nothing. The collector's state does not include the buffer.
+
+    ValueError for other actions, and for an ``action_repeat`` below 1.
     """
 
     def __init__(
-        self, environment: Environment, policy: Actor, buffer: Takes, seed: int, warm_up: int = 0, hold: int = 1
+        self,
+        environment: Environment,
+        policy: ActingPolicy,
+        buffer: Buffer,
+        seed: int,
+        warmup: int = 0,
+        action_repeat: int = 1,
     ):
-        if not hasattr(environment.action_space, "low"):
-            raise ValueError(
-                f"{environment.name}: actions are {environment.action_space}, but off-policy learning needs a Box"
-            )
-        if hold < 1:
-            raise ValueError(f"random actions are held for {hold} steps; it must be 1 or more")
-        self.environment, self.policy, self.buffer, self.seed, self.warm_up = environment, policy, buffer, seed, warm_up
-        self.hold, self.running, self.steps, self.begun = hold, Running(environment), 0, 0
+        space = environment.action_space
+        if not hasattr(space, "low"):
+            raise ValueError(f"{environment.name}: actions are {space}, but off-policy learning needs a Box")
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat must be 1 or more, not {action_repeat}")
+        self.environment, self.policy, self.buffer, self.seed, self.warmup = environment, policy, buffer, seed, warmup
+        self.action_repeat, self.running, self.steps, self.begun = action_repeat, RunningEpisodes(environment), 0, 0
         self.number_B = np.zeros(environment.count, np.int64)
-        self.chance = Draws([0] * environment.count, int(np.prod(environment.action_space.shape)), uniform=True)
+        self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        self.uniform = ActionNoise([0] * environment.count, int(np.prod(space.shape)), uniform=True)
 
     def __call__(self) -> list[Episode]:
         """One step of all rows; the episodes that it ended."""
         if not self.begun:
             self._begin(list(range(self.environment.count)))
-        seen, number_B = self.running.seen, self.number_B.copy()
+        observation, number_B = self.running.observation, self.number_B.copy()
         action_B = self._action()
-        told, finished = self.running.step(action_B)
-        self.buffer.add(transitions(seen, action_B, told, number_B))
+        step, finished = self.running.step(action_B)
+        self.buffer.add(step_transitions(observation, action_B, step, number_B))
         self.steps += 1
         if finished:
             self._begin(list(finished))
@@ -67,38 +72,30 @@ class Experience:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps, self.begun, self.number_B = state["steps"], state["begun"], state["number_B"].numpy().copy()
-        self.running = Running(self.environment)
+        self.running = RunningEpisodes(self.environment)
         if self.begun:
             self.running.load_state_dict(state["running"])
-            self.chance.begin(range(len(self.number_B)), (self.running.seed_B + _WARM).tolist())
+            self.uniform.begin(range(len(self.number_B)), (self.running.seed_B + _RANDOM_ACTIONS).tolist())
 
     def _action(self) -> Tensor:
-        if self.steps >= self.warm_up:
-            return self.running.acted(self.policy).action_B
-        low, high = (
-            torch.from_numpy(x) for x in (self.environment.action_space.low, self.environment.action_space.high)
-        )
-        drawn = self.running.step_B - self.running.step_B % self.hold
-        share = self.chance.at(drawn).reshape(-1, *low.shape)
-        return low + share * (high - low)
+        if self.steps >= self.warmup:
+            return self.running.act(self.policy).action_B
+        first_B = self.running.step_B - self.running.step_B % self.action_repeat
+        return self.low + self.uniform.at(first_B).reshape(-1, *self.low.shape) * (self.high - self.low)
 
     def _begin(self, rows: list[int]) -> None:
         self.number_B[rows] = self.begun + np.arange(len(rows))
-        own = [int(seeds(self.seed, 1, key=int(number))) for number in self.number_B[rows]]
-        self.running.begin(rows, own)
-        self.chance.begin(rows, [seed + _WARM for seed in own])
+        episode_seeds = [int(seeds(self.seed, 1, key=int(number))) for number in self.number_B[rows]]
+        self.running.begin(rows, episode_seeds)
+        self.uniform.begin(rows, [seed + _RANDOM_ACTIONS for seed in episode_seeds])
         self.begun += len(rows)
 
 
-def transitions(
-    seen: Mapping[str, np.ndarray], action_B: Tensor, told: Step, number_B: np.ndarray
+def step_transitions(
+    observation: Observation, action_B: Tensor, step: Step, number_B: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What one step of all rows taught, by name."""
-    fields = {f"seen.{name}": value for name, value in seen.items()}
-    fields |= {f"next.{name}": value for name, value in told.seen.items()}
-    ends = {"terminated": told.terminated_B, "truncated": told.truncated_B}
-    return {**fields, **ends, "action": action_B.cpu().numpy(), "reward": told.reward_B, "episode": number_B}
-
-
-HELD = 5
-"""Steps for which an action of a random walk is held."""
+    """The transitions of one step of all rows, as the fields of `Buffer`; ``number_B`` are the episodes' numbers."""
+    fields = {f"seen.{name}": value for name, value in observation.items()}
+    fields |= {f"next.{name}": value for name, value in step.observation.items()}
+    ends = {"terminated": step.terminated_B, "truncated": step.truncated_B}
+    return {**fields, **ends, "action": action_B.cpu().numpy(), "reward": step.reward_B, "episode": number_B}

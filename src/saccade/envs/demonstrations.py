@@ -1,59 +1,54 @@
-"""Who demonstrates: a recording, or an environment's scripted expert with noise."""
+"""Demonstrations: a recording, or episodes of an environment's scripted expert with noise on its actions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saccade.core import Environment, seeds
-from saccade.envs.action_noise import Draws
-from saccade.envs.recordings import Recorded, record, source
+from saccade.core import Environment, Observation, seeds
+from saccade.envs.action_noise import ActionNoise
+from saccade.envs.recordings import Act, RecordedEpisode, open_recording, record_episodes
 
-_DEMONSTRATED = -4
+_DEMONSTRATIONS = -4
 """Stream of the seeds of demonstrations."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Who shows how it is done."""
+    """Where demonstrations come from."""
 
-    demonstrations: str = ""
-    """A recording (ours, LeRobot's or Minari's); without one the environment's scripted expert demonstrates."""
+    recording: str = ""
+    """Recording of demonstrations (ours, LeRobot's or Minari's); without one the scripted expert demonstrates."""
     episodes: int = 30
-    """Episodes that the expert demonstrates."""
+    """Number of episodes of the scripted expert."""
     expert_noise: float = 0.3
-    """Spread of the noise on its actions."""
+    """Standard deviation of the noise on the scripted expert's actions."""
 
-    def recorded(self, environment: Environment, seed: int, folder: Path) -> list[Recorded]:
-        """The episodes; those of the environment's noisy expert are recorded in ``folder``.
+    def load_episodes(self, environment: Environment, seed: int, folder: Path) -> list[RecordedEpisode]:
+        """The episodes; those of the environment's scripted expert are recorded in ``folder``.
 
-        ValueError where there is neither a recording nor an expert.
+        ValueError with neither a recording nor a scripted expert.
         """
-        if self.demonstrations:
-            return list(source(self.demonstrations))
+        if self.recording:
+            return list(open_recording(self.recording))
         if not hasattr(environment, "expert"):
             raise ValueError(f"{environment.name} has no scripted expert: name a recording of demonstrations")
-        record(
-            environment,
-            noisy(environment, self.expert_noise),
-            seeds(seed, self.episodes, key=_DEMONSTRATED).tolist(),
-            folder,
-        )
-        return list(source(folder))
+        episode_seeds = seeds(seed, self.episodes, key=_DEMONSTRATIONS).tolist()
+        record_episodes(environment, noisy_expert(environment, self.expert_noise), episode_seeds, folder)
+        return list(open_recording(folder))
 
 
-def noisy(environment: Any, noise: float) -> Callable[..., np.ndarray]:
-    """The expert with Gaussian noise that follows from an episode's seed and the step in it."""
-    draws = Draws.of(environment.action_space, [0] * environment.count)
+def noisy_expert(environment: Any, std: float) -> Act:
+    """The environment's scripted expert with Gaussian noise that follows from an episode's seed and its step."""
+    noise = ActionNoise.of(environment.action_space, [0] * environment.count)
     low, high = environment.action_space.low, environment.action_space.high
 
-    def act(seen: Any, seed_B: np.ndarray, time_B: np.ndarray) -> np.ndarray:
-        other = np.flatnonzero(seed_B != np.array(draws.seeds)).tolist()
-        draws.begin(other, seed_B[other].tolist())
-        return np.clip(environment.expert() + noise * draws.at(time_B).numpy(), low, high)
+    def act(observation: Observation, seed_B: np.ndarray, step_B: np.ndarray) -> np.ndarray:
+        changed = np.flatnonzero(seed_B != np.array(noise.seeds)).tolist()
+        noise.begin(changed, seed_B[changed].tolist())
+        return np.clip(environment.expert() + std * noise.at(step_B).numpy(), low, high)
 
     return act

@@ -1,6 +1,6 @@
 """MuJoCo pictures with software OpenGL, tens of times faster: no multisampling, shadows, sky or fine tessellation.
 
-Such OpenGL spends its time on all that and not on the few pixels of a small picture. The background is exactly black.
+Software OpenGL spends its time on these and not on the few pixels of a small picture. The background is exactly black.
 """
 
 from __future__ import annotations
@@ -29,24 +29,22 @@ def headless() -> None:
             os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def quiet() -> None:
-    """Where MuJoCo is imported, let it log what it warns of, each line once, and not into a file in the working
-    folder.
-    """
+def log_warnings() -> None:
+    """Log MuJoCo's warnings, each once, instead of writing them to a file in the working folder."""
     if "mujoco" in sys.modules:
-        sys.modules["mujoco"].set_mju_user_warning(heard)
+        sys.modules["mujoco"].set_mju_user_warning(log_warning)
 
 
 @functools.cache
-def heard(warning: str) -> None:
-    """Log a warning of MuJoCo's that was not heard before."""
+def log_warning(warning: str) -> None:
+    """Log a warning of MuJoCo's; repeated ones are dropped by the cache."""
     logging.getLogger(__name__).warning("MuJoCo: %s", warning)
 
 
 def fast_gl(model: Any, size: int) -> None:
-    """Set a compiled MjModel to coarse, cheap drawing at ``size`` pixels a side; before its renderer is made.
+    """Set a compiled MjModel to coarse, cheap rendering at ``size`` pixels a side, before its renderer is made.
 
-    Moves nothing: only how things look is changed.
+    Only the appearance changes, not the simulation.
     """
     quality = model.vis.quality
     quality.offsamples = quality.shadowsize = 0
@@ -70,24 +68,24 @@ def _simulated(env: Any) -> tuple[Any, Any]:
 
 
 class Camera:
-    """Draws environments that share a model, through its camera "track", else as the environment places its own,
-    else its first.
+    """Renders environments that share a model through its camera "track", else through the camera that the environment
+    places, else through the model's first one.
     """
 
     def __init__(self, env: Any, size: int):
         self.size, (self.model, _) = size, _simulated(env)
         fast_gl(self.model, size)
-        self.eye = _eye(env.unwrapped, self.model)
+        self.camera = _camera(env.unwrapped, self.model)
         self.renderer: Any = None
 
     def __call__(self, env: Any) -> np.ndarray:
-        """A picture uint8 ``[size, size, 3]`` of ``env`` as it stands. RuntimeError where OpenGL cannot be had."""
+        """A picture uint8 ``[size, size, 3]`` of ``env`` as it stands. RuntimeError without OpenGL."""
         renderer = self._ready()
-        renderer.update_scene(_simulated(env)[1], self.eye)
+        renderer.update_scene(_simulated(env)[1], self.camera)
         return renderer.render()
 
     def close(self) -> None:
-        """Give the renderer back; the next picture makes a new one."""
+        """Release the renderer; the next picture makes a new one."""
         if self.renderer is not None:
             self.renderer.close()
             self.renderer = None
@@ -107,9 +105,7 @@ class Camera:
 
 @functools.cache
 def _triton_first() -> None:
-    """Load the triton that some builds of torch bring: once Mesa's OpenGL has loaded an LLVM of its own, triton's
-    crashes.
-    """
+    """Load the triton that some builds of torch bring: it crashes if Mesa's OpenGL has loaded its own LLVM before."""
     if importlib.util.find_spec("triton"):
         importlib.import_module("triton")
 
@@ -130,20 +126,20 @@ def _renderer(model: Any, size: int) -> Any:
     return renderer
 
 
-def _eye(unwrapped: Any, model: Any) -> Any:
+def _camera(unwrapped: Any, model: Any) -> Any:
     import mujoco
 
-    eye = mujoco.MjvCamera()
+    camera = mujoco.MjvCamera()
     track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-    places_own = hasattr(unwrapped, "mujoco_renderer")
-    if track >= 0 or (model.ncam and not places_own):
-        eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, max(track, 0)
-        return eye
-    mujoco.mjv_defaultFreeCamera(model, eye)
-    placed = (places_own and unwrapped.mujoco_renderer.default_cam_config) or {}
-    for name, value in placed.items():
+    has_renderer = hasattr(unwrapped, "mujoco_renderer")
+    if track >= 0 or (model.ncam and not has_renderer):
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, max(track, 0)
+        return camera
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    config = (has_renderer and unwrapped.mujoco_renderer.default_cam_config) or {}
+    for name, value in config.items():
         if isinstance(value, np.ndarray):
-            getattr(eye, name)[:] = value
+            getattr(camera, name)[:] = value
         else:
-            setattr(eye, name, value)
-    return eye
+            setattr(camera, name, value)
+    return camera

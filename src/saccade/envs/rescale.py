@@ -1,69 +1,52 @@
-"""Actions in units of a range: what a policy in [-1, 1] does, as an environment takes it."""
+"""Rescaling of actions between [-1, 1] and the range of an environment or of demonstrations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from saccade.core import Environment, Observation, Step
+from saccade.core import Environment, Step
+from saccade.envs.wrapper import EnvironmentWrapper
 
 
 @dataclass(frozen=True)
 class ActionRange:
-    """A box of actions, each side ``[A]``; its units run from -1 to 1."""
+    """A box of actions with bounds ``[A]``, which is mapped to [-1, 1]."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
 
     @classmethod
-    def of(cls, action_NA: np.ndarray, widen: float = 0.0, least: float = 0.1) -> ActionRange:
-        """The range of demonstrated actions, at least ``least`` wide, half of it then widened by 1 + ``widen``.
+    def of(cls, action_NA: np.ndarray, margin: float = 0.0, least_width: float = 0.1) -> ActionRange:
+        """The range of demonstrated actions, at least ``least_width`` wide, then widened by the factor 1 + ``margin``.
 
-        So a correction of size ``widen`` leaves the demonstrated range without being clipped.
+        A correction of at most ``margin`` of the range is then not clipped.
         """
         low, high = action_NA.min(0).astype(np.float64), action_NA.max(0).astype(np.float64)
-        middle = (low + high) / 2
-        half = np.maximum(high - low, least) / 2 * (1 + widen)
-        return cls(tuple((middle - half).tolist()), tuple((middle + half).tolist()))
+        centre = (low + high) / 2
+        half = np.maximum(high - low, least_width) / 2 * (1 + margin)
+        return cls(tuple((centre - half).tolist()), tuple((centre + half).tolist()))
 
     def to_unit(self, action: np.ndarray) -> np.ndarray:
-        """Actions in units of this range, float32; those outside it lie beyond 1."""
+        """Actions mapped to [-1, 1], float32; actions outside the range are mapped beyond."""
         low, high = np.array(self.low), np.array(self.high)
         return ((2 * action - low - high) / (high - low)).astype(np.float32)
 
     def from_unit(self, unit: np.ndarray) -> np.ndarray:
-        """Actions as the environment takes them, float32."""
+        """Actions mapped from [-1, 1] to the range, float32."""
         low, high = np.array(self.low), np.array(self.high)
         return ((low + high + unit * (high - low)) / 2).astype(np.float32)
 
 
-class Ranged:
-    """An environment whose actions are given in units of a range."""
+class RescaleAction(EnvironmentWrapper):
+    """An environment whose actions in [-1, 1] are mapped to a range; actions outside are clipped."""
 
     def __init__(self, environment: Environment, range: ActionRange):
-        self.environment, self.range = environment, range
-        self.name, self.count, self.observation_space = (
-            environment.name,
-            environment.count,
-            environment.observation_space,
-        )
+        super().__init__(environment)
+        self.range = range
         self.action_space = spaces.Box(-1.0, 1.0, environment.action_space.shape, np.float32)
-
-    def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
-        return self.environment.begin(rows, seeds)
 
     def step(self, action_B: np.ndarray) -> Step:
         return self.environment.step(self.range.from_unit(np.clip(action_B, -1.0, 1.0)))
-
-    def render(self, rows: Sequence[int]) -> np.ndarray:
-        return self.environment.render(rows)
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return self.environment.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.environment.load_state_dict(state)

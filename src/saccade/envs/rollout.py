@@ -1,12 +1,12 @@
-"""Attempts that are episodes of environments: segments of running ones to train on, whole ones to judge by.
+"""Rollouts in environments: segments of running episodes to train on, and full episodes to evaluate.
 
-Rows run side by side; a row whose episode ends begins the next one at once. An episode follows from its own seed: the
-environment, and the noise of the actions.
+Rows run side by side; a row whose episode ends begins the next one at once. An episode follows from its seed, which
+decides the environment and the noise of the actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,25 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Environment, Problem, Rollout, Step, seeds
-from saccade.envs.episodes import Acted, Actor, Episode, Running, tensors
+from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step, seeds
+from saccade.envs.episodes import Episode, RunningEpisodes, tensors
 
 
-class Segments:
+class RolloutCollector:
     """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
 
-    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" and "action_BT",
-    the reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of what was seen after the step, at an end
-    the true last observation), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT"; ``outputs`` are
-    the episodes that ended, a list for each row. The i-th episode begun has the i-th seed that follows from ``seed``.
-    If a call fails, the state is that of before it, and the next call starts from there.
+    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" (observations) and
+    "action_BT", the reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of the observation after the
+    step, at an end the true last one), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT";
+    ``outputs`` are the episodes that ended, a list for each row. The i-th episode begun has the i-th seed that follows
+    from ``seed``. If a call fails, the state is that of before it, and the next call starts from there.
     """
 
-    def __init__(self, environment: Environment, policy: Actor, length: int, seed: int):
+    def __init__(self, environment: Environment, policy: ActorCriticPolicy, length: int, seed: int):
         if length < 1:
             raise ValueError(f"segments of {length} steps; they have 1 or more")
         self.environment, self.policy, self.length, self.seed = environment, policy, length, seed
-        self.running, self.begun = Running(environment), 0
+        self.running, self.begun = RunningEpisodes(environment), 0
         self.before: dict[str, Any] | None = None
 
     def __call__(self, step: int) -> Rollout:
@@ -51,7 +51,7 @@ class Segments:
         return {"begun": self.begun, "running": self.running.state_dict() if self.begun else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.before, self.begun, self.running = None, state["begun"], Running(self.environment)
+        self.before, self.begun, self.running = None, state["begun"], RunningEpisodes(self.environment)
         if self.begun:
             self.running.load_state_dict(state["running"])
 
@@ -59,83 +59,98 @@ class Segments:
     def _segment(self) -> Rollout:
         if not self.begun:
             self._begin(range(self.environment.count))
-        kept = _Kept(self.environment.count, self.length)
-        for step in range(self.length):
-            seen, acted = self.running.seen, self.running.acted(self.policy)
-            told, finished = self.running.step(acted.action_B)
+        segment = _Segment(self.environment.count, self.length)
+        for t in range(self.length):
+            observation, action = self.running.observation, self.running.act(self.policy)
+            step, finished = self.running.step(action.action_B)
             rows = list(finished)
-            kept.add(step, seen, acted, told, finished, self._value(told.seen, rows))
+            segment.add(t, observation, action, step, finished, self._value(step.observation, rows))
             if rows:
                 self._begin(rows)
-        return kept.rollout(self.environment.name, self.policy.value(tensors(self.running.seen)))
+        return segment.rollout(self.environment.name, self.policy.value(tensors(self.running.observation)))
 
     def _begin(self, rows: Sequence[int]) -> None:
-        own = [int(seeds(self.seed, 1, key=self.begun + i)) for i in range(len(rows))]
-        self.running.begin(list(rows), own)
+        episode_seeds = [int(seeds(self.seed, 1, key=self.begun + i)) for i in range(len(rows))]
+        self.running.begin(list(rows), episode_seeds)
         self.begun += len(rows)
 
-    def _value(self, seen: Mapping[str, np.ndarray], rows: list[int]) -> Tensor | None:
-        return self.policy.value(tensors({name: value[rows] for name, value in seen.items()})) if rows else None
+    def _value(self, observation: Mapping[str, np.ndarray], rows: list[int]) -> Tensor | None:
+        if not rows:
+            return None
+        return self.policy.value(tensors({name: value[rows] for name, value in observation.items()}))
 
 
-class _Kept:
-    """What a segment stores."""
+class _Segment:
+    """The steps of a segment, as they are collected."""
 
     def __init__(self, rows: int, length: int):
         self.outputs: list[list[Episode]] = [[] for _ in range(rows)]
-        self.decisions, self.extras, self.judged = _Columns(length), _Columns(length), _Columns(length)
-        self.last: list[tuple[int, list[int], Tensor]] = []
+        self.decisions, self.extras, self.results = _Columns(length), _Columns(length), _Columns(length)
+        self.last_values: list[tuple[int, list[int], Tensor]] = []
 
     def add(
-        self, step: int, seen: Mapping, acted: Acted, told: Step, finished: Mapping[int, Episode], last: Tensor | None
+        self,
+        t: int,
+        observation: Mapping[str, np.ndarray],
+        action: Action,
+        step: Step,
+        finished: Mapping[int, Episode],
+        last_value: Tensor | None,
     ) -> None:
-        self.decisions.put(step, "seen.", seen)
-        self.decisions.put(step, "", {"action": acted.action_B.cpu().numpy()})
-        ends = {"terminated": told.terminated_B, "truncated": told.truncated_B, "value": acted.value_B.cpu().numpy()}
-        self.extras.put(step, "", ends)
-        self.extras.put(step, "info.", told.info)
-        self.judged.put(step, "", {"reward": np.float32(told.reward_B), "logp": acted.logp_B.cpu().numpy()})
-        if last is not None:
-            self.last.append((step, list(finished), last))
+        """Store step ``t``; ``last_value`` is that of the last observations of the finished episodes."""
+        if action.value_B is None:
+            raise ValueError("segments are collected by a policy that estimates values, and this one does not")
+        self.decisions.put(t, "seen.", observation)
+        self.decisions.put(t, "", {"action": action.action_B.cpu().numpy()})
+        self.extras.put(
+            t,
+            "",
+            {"terminated": step.terminated_B, "truncated": step.truncated_B, "value": action.value_B.cpu().numpy()},
+        )
+        self.extras.put(t, "info.", step.info)
+        reward_B = np.asarray(step.reward_B, np.float32)
+        self.results.put(t, "", {"reward": reward_B, "logp": action.logp_B.cpu().numpy()})
+        if last_value is not None:
+            self.last_values.append((t, list(finished), last_value))
         for row, episode in finished.items():
             self.outputs[row].append(episode)
 
     def rollout(self, name: str, value_B: Tensor) -> Rollout:
-        """The segment, given the value of what is seen after it."""
-        rows, extras, judged = len(self.outputs), self.extras.side_by_side(), self.judged.side_by_side()
+        """The segment, given the values ``[B]`` of the observations after it."""
+        rows, extras, results = len(self.outputs), self.extras.by_row(), self.results.by_row()
         extras["next_value_BT"] = torch.cat([extras["value_BT"][:, 1:], value_B.cpu()[:, None]], 1)
-        for step, ended, last in self.last:
-            extras["next_value_BT"][ended, step] = last.cpu()
-        logp_BT = judged["logp_BT"]
+        for t, ended, last_value in self.last_values:
+            extras["next_value_BT"][ended, t] = last_value.cpu()
+        logp_BT = results["logp_BT"]
         extras["length_B"] = torch.full((rows,), float(logp_BT.shape[1]))
         return Rollout(
             problems=[Problem(row, name) for row in range(rows)],
-            decisions=self.decisions.side_by_side(),
+            decisions=self.decisions.by_row(),
             outputs=self.outputs,
             logp_BT=logp_BT,
             mask_BT=torch.ones_like(logp_BT),
             group_B=torch.arange(rows),
-            rewards={"reward": judged["reward_BT"]},
+            rewards={"reward": results["reward_BT"]},
             extras=extras,
         )
 
 
 class _Columns:
-    """Arrays of T steps by name, ``[T, B, ...]``; a step is copied in, since a world may go on in what it told with."""
+    """Arrays of T steps by name, ``[T, B, ...]``; steps are copied, since an environment may reuse its arrays."""
 
     def __init__(self, length: int):
         self.length = length
         self.of: dict[str, np.ndarray] = {}
 
-    def put(self, step: int, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def put(self, t: int, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
         for name, value in arrays.items():
             column = self.of.get(prefix + name)
             if column is None:
                 column = self.of[prefix + name] = np.empty((self.length, *value.shape), value.dtype)
-            column[step] = value
+            column[t] = value
 
-    def side_by_side(self) -> dict[str, Tensor]:
-        """All as ``"<name>_BT"``, ``[B, T, ...]``."""
+    def by_row(self) -> dict[str, Tensor]:
+        """All columns as ``"<name>_BT"``, ``[B, T, ...]``."""
         return {
             f"{name}_BT": torch.from_numpy(np.ascontiguousarray(column.swapaxes(0, 1)))
             for name, column in self.of.items()
@@ -143,50 +158,52 @@ class _Columns:
 
 
 @torch.no_grad()
-def whole(
-    environment: Environment, policy: Actor, seeds: Sequence[int] | Tensor, greedy: bool = True, film: int = 0
+def run_episodes(
+    environment: Environment, policy: ActingPolicy, seeds: Sequence[int] | Tensor, greedy: bool = True, videos: int = 0
 ) -> list[Episode]:
-    """One whole episode for each seed, in that order; frames are kept of the first ``film`` of them.
+    """One full episode for each seed, in that order; frames are kept of the first ``videos`` of them.
 
-    Whatever ran in ``environment`` is given up: training has an environment of its own.
+    Episodes that already run in ``environment`` are abandoned: training has an environment of its own.
     """
     wanted = [int(seed) for seed in seeds]
     if not wanted:
         return []
-    rows, running = environment.count, Running(environment)
-    queue = enumerate(wanted)
-    places = [next(queue, (None, wanted[0])) for _ in range(rows)]
-    running.begin(list(range(rows)), [seed for _, seed in places])
-    place_of = [place for place, _ in places]
+    rows, running = environment.count, RunningEpisodes(environment)
+    queue = iter(enumerate(wanted))
+    assigned: list[tuple[int | None, int]] = [next(queue, (None, wanted[0])) for _ in range(rows)]
+    running.begin(list(range(rows)), [seed for _, seed in assigned])
+    index_of = [index for index, _ in assigned]
     episodes: dict[int, Episode] = {}
-    reel = _Reel(environment, film)
-    reel.shoot(place_of, range(rows))
+    recorder = _VideoRecorder(environment, videos)
+    recorder.record(index_of, range(rows))
     while len(episodes) < len(wanted):
-        _, finished = running.step(running.acted(policy, greedy).action_B)
-        reel.shoot(place_of, range(rows))
+        _, finished = running.step(running.act(policy, greedy).action_B)
+        recorder.record(index_of, range(rows))
         for row, episode in finished.items():
-            if place_of[row] is not None:
-                episodes[place_of[row]] = replace(episode, frames=reel.of(place_of[row]))
+            if (index := index_of[row]) is not None:
+                episodes[index] = replace(episode, frames=recorder.frames_of(index))
         begun = {row: next(queue, (None, wanted[0])) for row in finished}
-        for row, (place, _) in begun.items():
-            place_of[row] = place
+        for row, (index, _) in begun.items():
+            index_of[row] = index
         if begun and len(episodes) < len(wanted):
             running.begin(list(begun), [seed for _, seed in begun.values()])
-            reel.shoot(place_of, begun)
-    return [episodes[place] for place in range(len(wanted))]
+            recorder.record(index_of, begun)
+    return [episodes[index] for index in range(len(wanted))]
 
 
-class _Reel:
-    """Frames of the first ``film`` episodes, by their place."""
+class _VideoRecorder:
+    """Frames of the first ``videos`` episodes, by the episode's index."""
 
-    def __init__(self, environment: Environment, film: int):
-        self.environment, self.frames = environment, {place: [] for place in range(film)}
+    def __init__(self, environment: Environment, videos: int):
+        self.environment = environment
+        self.frames: dict[int | None, list[np.ndarray]] = {index: [] for index in range(videos)}
 
-    def shoot(self, place_of: Sequence[int | None], rows: Sequence[int]) -> None:
-        filmed = [row for row in rows if place_of[row] in self.frames]
-        if filmed:
-            for row, frame in zip(filmed, self.environment.render(filmed)):
-                self.frames[place_of[row]].append(frame)
+    def record(self, index_of: Sequence[int | None], rows: Iterable[int]) -> None:
+        """Render these rows, where they run an episode that is recorded."""
+        recorded = [row for row in rows if index_of[row] in self.frames]
+        if recorded:
+            for row, frame in zip(recorded, self.environment.render(recorded)):
+                self.frames[index_of[row]].append(frame)
 
-    def of(self, place: int) -> np.ndarray | None:
-        return np.stack(self.frames[place]) if place in self.frames else None
+    def frames_of(self, index: int) -> np.ndarray | None:
+        return np.stack(self.frames[index]) if index in self.frames else None

@@ -1,23 +1,24 @@
-"""Own worlds for whoever speaks Gymnasium: import this module, then ``gymnasium.make("saccade/Reach-v0")``.
+"""This package's worlds as Gymnasium environments: import this module, then ``gymnasium.make("saccade/Reach-v0")``.
 
 ``gymnasium.make("saccade.envs.single:saccade/Reach-v0")`` imports it by itself.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from saccade.core import Observation
 from saccade.envs import WORLDS, environment
 
 
-class Single(gymnasium.Env):
-    """One row of an own world. An observation of one name is shown plain, several as a dict."""
+class SingleEnv(gymnasium.Env):
+    """One row of a world. A single observation is returned as an array, several as a dict."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(self, world: str, render_mode: str | None = None, **settings: Any):
         self.world, self.render_mode = environment(world, 1, **settings), render_mode
@@ -27,35 +28,30 @@ class Single(gymnasium.Env):
         self.action_space = self.world.action_space
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        """A new episode: that of ``seed``, else one drawn from the last seed on."""
+        """Begin the episode of ``seed``, by default of one that follows from the last seed."""
         super().reset(seed=seed)
-        own = int(self.np_random.integers(2**62)) if seed is None else seed
-        return self._shown(self.world.begin([0], [own])), {}
+        episode_seed = int(self.np_random.integers(2**62)) if seed is None else seed
+        return self._first_row(self.world.begin([0], [episode_seed])), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        told = self.world.step(np.asarray(action)[None])
-        info = {name: value[0] for name, value in told.info.items()}
-        return (
-            self._shown(told.seen),
-            float(told.reward_B[0]),
-            bool(told.terminated_B[0]),
-            bool(told.truncated_B[0]),
-            info,
-        )
+        step = self.world.step(np.asarray(action)[None])
+        info = {name: value[0] for name, value in step.info.items()}
+        observation, ends = self._first_row(step.observation), (bool(step.terminated_B[0]), bool(step.truncated_B[0]))
+        return observation, float(step.reward_B[0]), *ends, info
 
     def render(self) -> np.ndarray:
         return self.world.render([0])[0]
 
-    def _shown(self, seen: Any) -> Any:
-        return seen[self.plain][0] if self.plain else {name: value[0] for name, value in seen.items()}
+    def _first_row(self, observation: Observation) -> Any:
+        return observation[self.plain][0] if self.plain else {name: value[0] for name, value in observation.items()}
 
 
 def register() -> None:
-    """Make every own world known to Gymnasium as "saccade/<Name>-v0"; settings go to ``gymnasium.make``."""
+    """Register every world with Gymnasium as "saccade/<Name>-v0"; ``gymnasium.make`` takes its settings."""
     for world in WORLDS:
         name = "saccade/" + "".join(part.capitalize() for part in world.split("_")) + "-v0"
         if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=Single, kwargs={"world": world})
+            gymnasium.register(name, entry_point=SingleEnv, kwargs={"world": world})
 
 
 register()

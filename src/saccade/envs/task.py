@@ -1,198 +1,205 @@
-"""A task for a policy that acts: an environment, the test episodes in it, how well they went, and some of them to
-look at.
-"""
+"""A control task: an environment, the test episodes in it, their scores, and the episodes that are shown as videos."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from saccade.core import Environment, Observation, Show, Step, seeds
+from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Step, seeds
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
-from saccade.envs.rollout import whole
+from saccade.envs.rollout import run_episodes
+from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.training import distributed
 from saccade.training.folder import ERROR
 from saccade.training.run import Run
-from saccade.training.video import strip
+from saccade.training.video import thumbnails
 
 
 @dataclass(frozen=True)
 class ControlTask:
-    """Which environment is acted in, and on which episodes it is tested."""
+    """An environment and its test episodes."""
 
     env: str = "reach"
-    """An own world (reach, push, lane …), or a name that gymnasium.make knows."""
+    """Environment: one of ours (reach, push, lane, backdrop) or any name that gymnasium.make knows."""
     settings: tuple[str, ...] = ()
-    """Settings of the environment, each ``name=value`` with a value as JSON writes it, or a word."""
+    """Settings of the environment, each ``name=value``; the value is JSON or a word."""
     test_episodes: int = 64
-    """Episodes of a test, always the same ones."""
+    """Number of test episodes, the same ones in every evaluation."""
     test_seed: int = 12_345
-    """Their seeds follow from it."""
+    """Seed from which the seeds of the test episodes follow."""
     test_rows: int = 16
-    """Test episodes that run side by side."""
-    shown: int = 6
-    """The first test episodes, kept as clips to be looked at."""
-    place: str = "position"
-    """The fact of the environment that is a place in the plane; where it has it, clips come with the path."""
+    """Number of test episodes that run side by side."""
+    video_episodes: int = 6
+    """Number of test episodes that are shown as videos, the first ones."""
+    position: str = "position"
+    """Name of the environment's info that is a position in the plane; where there is one, videos come with the path."""
 
     def make(self, count: int) -> Environment:
-        """``count`` episodes of the environment side by side. ValueError for an unknown environment or setting, or for
-        several processes, which would all act alike.
+        """``count`` episodes of the environment side by side.
+
+        ValueError for an unknown environment or setting, and for several processes, which would all act alike.
         """
         distributed.require_one(f"{self.env} is acted in")
         return environment(self.env, count, **dict(map(_setting, self.settings)))
+
+    def make_test(self) -> Environment:
+        """The environment in which test episodes run side by side."""
+        return self.make(min(self.test_rows, self.test_episodes))
 
     def seeds(self) -> list[int]:
         """The seeds of the test episodes."""
         return seeds(self.test_seed, self.test_episodes).tolist()
 
-    def score(self, policy: Any, show: Show | None = None) -> dict[str, float]:
-        """Over the test episodes, acted greedily: mean "return" and its standard error, "length", and all facts at the
-        end.
+    def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
+        """Scores of the test episodes, acted greedily, as `episode_scores`; ``show`` is given the first ones."""
+        return episode_scores(self.run_episodes(self.make_test(), policy, show))
 
-        ``policy`` acts as `envs.rollout.whole` asks. ``show`` is given the first episodes as clips.
-        """
-        return scores(self.played(self.make(min(self.test_rows, self.test_episodes)), policy, show))
+    def run_episodes(
+        self, environment: Environment, policy: ActingPolicy, show: LogSamples | None = None
+    ) -> list[Episode]:
+        """The test episodes, acted greedily in ``environment``, which may be the task's own in a wrapper."""
+        return evaluate_episodes(environment, policy, self.seeds(), self.position, self.video_episodes, show)
 
-    def played(self, world: Environment, policy: Any, show: Show | None = None) -> list[Episode]:
-        """The test episodes in ``world``, whatever is built around the task's own, acted greedily."""
-        return played(world, policy, self.seeds(), self.place, self.shown, show)
-
-    def filmed(self, policy: Any, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
-        """One whole episode for each seed, acted greedily, as `films`."""
-        return films(self.make(len(seeds)), policy, seeds, self.place)
+    def record_video(self, policy: ActingPolicy, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
+        """One full episode for each seed, acted greedily, as `record_video`."""
+        return record_video(self.make(len(seeds)), policy, seeds, self.position)
 
 
-PENDULUM = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, shown=1)
+PENDULUM = ControlTask("Pendulum-v1", test_episodes=32, test_rows=32, video_episodes=1)
 
-HALF_CHEETAH = ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, shown=1)
+HALF_CHEETAH = ControlTask("HalfCheetah-v5", test_episodes=10, test_rows=10, video_episodes=1)
 
 
-def played(
-    world: Environment, policy: Any, seeds: Sequence[int], place: str, shown: int, show: Show | None = None
+def evaluate_episodes(
+    environment: Environment,
+    policy: ActingPolicy,
+    seeds: Sequence[int],
+    position: str,
+    video_episodes: int,
+    show: LogSamples | None = None,
 ) -> list[Episode]:
-    """One whole episode for each seed, acted greedily. ``show`` is given the first ``shown`` as clips."""
-    tracked = Tracked(world, place)
-    found = whole(tracked, policy, seeds, film=shown if show else 0)
+    """One full episode for each seed, acted greedily; ``show`` is given the first ``video_episodes`` as samples."""
+    recorder = PathRecorder(environment, position)
+    episodes = run_episodes(recorder, policy, seeds, videos=video_episodes if show else 0)
     if show:
-        show("episodes", exhibits(found[:shown], tracked.paths))
-    return found
+        show("episodes", logged_samples(episodes[:video_episodes], recorder.paths))
+    return episodes
 
 
-def films(
-    world: Environment, policy: Any, seeds: Sequence[int] | Tensor, place: str = "position"
+def record_video(
+    environment: Environment, policy: ActingPolicy, seeds: Sequence[int] | Tensor, position: str = "position"
 ) -> list[dict[str, Any]]:
-    """One whole episode for each seed, acted greedily: its clip, a few frames of it as the image, its path where
-    there is one.
-    """
-    tracked = Tracked(world, place)
-    items = exhibits(whole(tracked, policy, seeds, film=len(seeds)), tracked.paths)
-    return [item | {"image": strip(item["clip"])} for item in items]
+    """One full episode for each seed, acted greedily, as `logged_samples` and with a few of its frames as "image"."""
+    recorder = PathRecorder(environment, position)
+    items = logged_samples(run_episodes(recorder, policy, seeds, videos=len(seeds)), recorder.paths)
+    return [item | {"image": thumbnails(item["clip"])} for item in items]
 
 
-def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
-    """Of a recipe: scores of test episodes, always the same ones, acted greedily."""
+class ControlSettings(Protocol):
+    """Settings of a recipe with a control task."""
+
+    @property
+    def task(self) -> ControlTask: ...
+
+
+def evaluate(cfg: ControlSettings, policies: Mapping[str, ActingPolicy]) -> dict[str, float]:
+    """A recipe's `evaluate`: scores of the test episodes, acted greedily by "policy"."""
     return cfg.task.score(policies["policy"])
 
 
-def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """Of a recipe: one filmed episode for each seed; there is nothing to prompt."""
-    return cfg.task.filmed(policies["policy"], seeds_B)
+def sample(
+    cfg: ControlSettings, policies: Mapping[str, ActingPolicy], prompts: Sequence[str], seeds_B: Tensor
+) -> list[dict[str, Any]]:
+    """A recipe's `sample`: a video of one episode for each seed; prompts have no effect."""
+    return cfg.task.record_video(policies["policy"], seeds_B)
 
 
-def returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
-    """Tells a run, after a training step, of the episodes that it ended: their mean return, and how many there are."""
+def log_returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
+    """A function that logs the mean return and the number of the episodes that ended in a training step."""
 
-    def tell(step: int, finished: Sequence[Episode]) -> None:
+    def log(step: int, finished: Sequence[Episode]) -> None:
         if finished:
             mean = sum(episode.total for episode in finished) / len(finished)
             run.log(step + 1, {"reward/return": mean, "cost/episodes": len(finished)})
 
-    return tell
+    return log
 
 
-def scores(episodes: Sequence[Episode]) -> dict[str, float]:
+def episode_scores(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over episodes: "return" with its standard error, "length", and every fact at the end that is one number."""
     total = np.array([episode.total for episode in episodes], np.float64)
-    found = {"return": float(total.mean()), "length": float(np.mean([episode.length for episode in episodes]))}
+    scores = {"return": float(total.mean()), "length": float(np.mean([episode.length for episode in episodes]))}
     if len(total) > 1:
-        found[f"return{ERROR}"] = float(total.std(ddof=1) / math.sqrt(len(total)))
+        scores[f"return{ERROR}"] = float(total.std(ddof=1) / math.sqrt(len(total)))
     facts = {name: [np.asarray(episode.info[name], np.float64) for episode in episodes] for name in episodes[0].info}
-    known = {name: np.array(values) for name, values in facts.items() if all(value.size == 1 for value in values)}
-    return found | {name: float(np.nanmean(values)) for name, values in known.items() if not np.isnan(values).all()}
+    numbers = {name: np.array(values) for name, values in facts.items() if all(value.size == 1 for value in values)}
+    return scores | {name: float(np.nanmean(values)) for name, values in numbers.items() if not np.isnan(values).all()}
 
 
-def exhibits(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
-    """Episodes that were filmed as `Run.samples` takes them: prompt, clip, score (the return), note, path where
-    there is one.
+def logged_samples(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
+    """Episodes with frames as `Run.samples` takes them: prompt, clip, score (the return), note, path if there is one.
+
+    ``paths`` are positions ``[2]`` by the episode's seed.
     """
-    return [_exhibit(number, episode, paths.get(episode.seed, ())) for number, episode in enumerate(episodes, 1)]
+    return [_logged_sample(number, episode, paths.get(episode.seed, ())) for number, episode in enumerate(episodes, 1)]
 
 
-def _exhibit(number: int, episode: Episode, path: Sequence[np.ndarray]) -> dict[str, Any]:
-    won = np.asarray(episode.info.get("success", np.nan), np.float64)
-    verdict = ", success" if won.size == 1 and won > 0 else ""
+def _logged_sample(number: int, episode: Episode, path: Sequence[np.ndarray]) -> dict[str, Any]:
+    success = np.asarray(episode.info.get("success", np.nan), np.float64)
+    note = ", success" if success.size == 1 and success > 0 else ""
     item = {
         "prompt": f"episode {number}",
         "clip": episode.frames,
         "score": episode.total,
-        "note": f"{episode.length} steps{verdict}",
+        "note": f"{episode.length} steps{note}",
     }
     return item | ({"path": np.array(path)} if len(path) > 1 else {})
 
 
-@dataclass
-class Tracked:
-    """An environment that also notes the places which one of its facts (``place``, ``[B, 2]``) tells: a path for
-    each seed.
+class PathRecorder(EnvironmentWrapper):
+    """An environment that also records the path of each episode: the values of the info ``position`` ``[B, 2]``.
+
+    ``paths`` are lists of positions by the episode's seed; a seed that comes again is not recorded again.
     """
 
-    world: Environment
-    place: str
-    paths: dict[int, list[np.ndarray]] = field(default_factory=dict)
-    running: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.name, self.count = self.world.name, self.world.count
-        self.observation_space, self.action_space = self.world.observation_space, self.world.action_space
-        self.render, self.state_dict, self.load_state_dict = (
-            self.world.render,
-            self.world.state_dict,
-            self.world.load_state_dict,
-        )
+    def __init__(self, environment: Environment, position: str):
+        super().__init__(environment)
+        self.position = position
+        self.paths: dict[int, list[np.ndarray]] = {}
+        self.recorded: dict[int, int] = {}
+        """The seed of each row whose episode is recorded."""
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
-        """Begin episodes; one whose seed has been seen before is not noted again."""
         for row, seed in zip(rows, seeds):
             if seed in self.paths:
-                self.running.pop(row, None)
+                self.recorded.pop(row, None)
             else:
-                self.running[row], self.paths[seed] = seed, []
-        return self.world.begin(rows, seeds)
+                self.recorded[row], self.paths[seed] = seed, []
+        return self.environment.begin(rows, seeds)
 
     def step(self, action_B: np.ndarray) -> Step:
-        step = self.world.step(action_B)
-        place_B2 = step.info.get(self.place)
-        if place_B2 is not None and place_B2.shape[1:] == (2,):
-            for row, seed in self.running.items():
-                self.paths[seed].append(place_B2[row].copy())
+        step = self.environment.step(action_B)
+        position_B2 = step.info.get(self.position)
+        if position_B2 is not None and position_B2.shape[1:] == (2,):
+            for row, seed in self.recorded.items():
+                self.paths[seed].append(position_B2[row].copy())
         for row in np.flatnonzero(step.terminated_B | step.truncated_B).tolist():
-            self.running.pop(row, None)
+            self.recorded.pop(row, None)
         return step
 
 
-def _setting(words: str) -> tuple[str, Any]:
-    """``"size=84"`` as a name and a value. ValueError for words without "="."""
-    name, equal, value = words.partition("=")
+def _setting(text: str) -> tuple[str, Any]:
+    """``"size=84"`` as a name and a value. ValueError for a text without "="."""
+    name, equal, value = text.partition("=")
     if not equal or not name:
-        raise ValueError(f"setting {words!r} of an environment must be name=value")
+        raise ValueError(f"setting {text!r} of an environment must be name=value")
     try:
         return name, json.loads(value)
     except ValueError:

@@ -1,3 +1,1 @@
-"""How trained models are evaluated and shown: scores of held-out problems, transcripts, prompt templates, sample
-metrics.
-"""
+"""Evaluation of trained models: scores of held-out problems, transcripts, prompt templates, sample metrics."""

@@ -1,4 +1,4 @@
-"""The best of several attempts: what a sampler gives when it may try more than once and can judge what it made."""
+"""Best-of-n sampling: several samples of each problem, of which the one with the highest reward is kept."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout, Sampler
-from saccade.training.groups import in_groups
+from saccade.training.groups import sample_groups
 
 
 @dataclass(frozen=True)
 class BestOf:
-    """``count`` attempts at each problem, of which the one that ``reward`` rates highest is kept; one without
-    verdict is last.
+    """A sampler that draws ``count`` samples of each problem and keeps the one that ``reward`` rates highest.
+
+    A sample whose reward is NaN is kept only if there is no other.
     """
 
-    attempt: Sampler
+    sampler: Sampler
     reward: Reward
     count: int
 
@@ -27,9 +28,9 @@ class BestOf:
             raise ValueError(f"count {self.count} is less than 1")
 
     def __call__(self, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:
-        """One attempt at each problem, in their order."""
-        rollout = in_groups(self.attempt, problems, seeds_P, self.count)
-        value_PG = self.reward(rollout).nan_to_num(-torch.inf).view(len(problems), self.count)
-        best = rollout.rows(value_PG.argmax(1) + torch.arange(len(problems)) * self.count)
+        """One sample of each problem, in the order of the problems ``[P]``."""
+        rollout = sample_groups(self.sampler, problems, seeds_P, self.count)
+        reward_PG = self.reward(rollout).nan_to_num(-torch.inf).view(len(problems), self.count)
+        best = rollout.rows(reward_PG.argmax(1) + torch.arange(len(problems)) * self.count)
         best.group_B = torch.arange(len(problems))
         return best

@@ -1,45 +1,66 @@
-"""Scores of kept-back problems, always the same ones with the same seeds, and some of them to look at."""
+"""Scores of held-out problems, always the same ones with the same sampling seeds, and logged samples of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, Sampler, Show, seeds
+from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler, seeds
+
+HELD_OUT_SEED = 12_345
+"""Seed of the held-out problems of embedded worlds: the same ones in every run."""
+
+EVAL_SEED = 54_321
+"""Seed from which the sampling seeds of all evaluations follow."""
+
+
+class ScoredTask(Protocol):
+    """A task that scores samplers on its held-out problems."""
+
+    def score(self, sampler: Sampler, log_samples: LogSamples | None = None, /) -> dict[str, float]: ...
 
 
 def score(
-    sets: Mapping[str, Sequence[Problem]], attempt: Sampler, judge: Callable[[Rollout], Tensor], rows: int = 128
+    sets: Mapping[str, Sequence[Problem]], sampler: Sampler, judge: Reward, rows: int = 128
 ) -> dict[str, tuple[list[Rollout], Tensor]]:
-    """One attempt at each problem of each set, ``rows`` at once: the rollouts, judged, and the verdicts ``[P]``.
+    """One sample of each problem of each set, ``rows`` at once: the rollouts, and the scores of all problems ``[P]``.
 
-    A set without problems has no scores.
+    A set without problems is left out.
     """
     found = {}
     for name, problems in sets.items():
         if not len(problems):
             continue
-        own = seeds(54_321, len(problems))
-        cuts = torch.arange(len(problems)).split(rows)  # what is read from disk late is asked for one by one
-        parts = [attempt([problems[i] for i in cut.tolist()], own[cut]) for cut in cuts]
+        seeds_P = seeds(EVAL_SEED, len(problems))
+        chunks = torch.arange(len(problems)).split(rows)  # problems on disk are loaded when their chunk comes
+        parts = [sampler([problems[i] for i in chunk.tolist()], seeds_P[chunk]) for chunk in chunks]
         found[name] = parts, torch.cat([judge(part) for part in parts])
     return found
 
 
-def exhibits(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
-    """The first pictures of a rollout as a run shows them: prompt, image, score."""
+def logged_samples(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
+    """The first pictures of a rollout as `Run.samples` takes them: prompt, image, score."""
     return [
-        {"prompt": str(p.inputs), "image": picture, "score": float(r)}
-        for p, picture, r in zip(rollout.problems[:count], rollout.outputs, rewards_B)
+        {"prompt": str(problem.inputs), "image": picture, "score": float(reward)}
+        for problem, picture, reward in zip(rollout.problems[:count], rollout.outputs, reward_B)
     ]
 
 
 @torch.no_grad()
-def measured(task: Any, draw: Sampler, judge: Reward, show: Show | None = None) -> dict[str, float]:
-    """The task's scores of kept-back prompts, and the mean over them of the reward that is trained on, "scorer"."""
-    seen: list[Rollout] = []
-    found = task.score(lambda problems, seeds_B: seen.append(draw(problems, seeds_B)) or seen[-1], show)
-    return found | ({"scorer": float(torch.cat([judge(part) for part in seen]).nanmean())} if seen else {})
+def score_with_reward(
+    task: ScoredTask, sampler: Sampler, reward: Reward, log_samples: LogSamples | None = None
+) -> dict[str, float]:
+    """The task's scores of held-out prompts, and the mean of the trained reward, "training reward"."""
+    rollouts: list[Rollout] = []
+
+    def recorded(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+        rollouts.append(sampler(problems, seeds_B))
+        return rollouts[-1]
+
+    scores = task.score(recorded, log_samples)
+    if rollouts:
+        scores["training reward"] = float(torch.cat([reward(rollout) for rollout in rollouts]).nanmean())
+    return scores

@@ -1,4 +1,4 @@
-"""Templates: how a question asks to be answered, with or without tags and thoughts, and who keeps to it."""
+"""Prompt templates: whether a question asks for answer tags and thoughts, and whether an answer follows that form."""
 
 from __future__ import annotations
 
@@ -9,38 +9,50 @@ from typing import Literal
 from saccade.core import Problem
 from saccade.models.language.messages import Prompt
 from saccade.policies.tokens import inputs_as_prompt
-from saccade.rewards.text.reading import in_form, said
+from saccade.rewards.text.parsing import follows_think_format, parse_answer
 
 Template = Literal["plain", "answer", "think"]
-"""An answer alone, in tags, or thoughts and then an answer, both in tags."""
+"""Form of an answer: alone, in tags, or thoughts and then an answer, both in tags."""
 
-ADDED: dict[Template, str] = {
+SUFFIXES: dict[Template, str] = {
     "plain": "",
     "answer": " Answer in <answer></answer>.",
     "think": " Think in <think></think>, then answer in <answer></answer>.",
 }
-"""What a template adds to a question."""
+"""Text that a template adds to a question."""
 
 
-def asking(template: Template, instruction: str = "") -> Callable[[Problem], Prompt]:
-    """Problem -> the chat messages that ask it: its text, an instruction, and what the template adds."""
-    added = instruction + ADDED[template]
-    return lambda p: inputs_as_prompt(replace(p, inputs=replace(p.inputs, text=p.inputs.text + added)) if added else p)
+def prompt_template(template: Template, instruction: str = "") -> Callable[[Problem], Prompt]:
+    """A function from a problem to its prompt: its pictures, its text, an instruction and the template's suffix."""
+    suffix = instruction + SUFFIXES[template]
+
+    def prompt(problem: Problem) -> Prompt:
+        if suffix:
+            problem = replace(problem, inputs=replace(problem.inputs, text=problem.inputs.text + suffix))
+        return inputs_as_prompt(problem)
+
+    return prompt
 
 
-def around(template: Template) -> str:
-    """How a right answer is written, in place of {}. ValueError for a template with thoughts."""
-    known = {"plain": "{}", "answer": "<answer>{}</answer>"}
-    if template not in known:
-        raise ValueError(f"template '{template}' has thoughts, which no data holds; supervised are {', '.join(known)}")
-    return known[template]
+def answer_template(template: Template) -> str:
+    """Form of the correct answer for supervised training, with {} for the answer. ValueError for thoughts."""
+    forms = {"plain": "{}", "answer": "<answer>{}</answer>"}
+    if template not in forms:
+        raise ValueError(f"template '{template}' has thoughts, which no data holds; supervised are {', '.join(forms)}")
+    return forms[template]
 
 
-def tagged(template: Template) -> bool:
-    """Whether answers stand between tags, outside of which there is none."""
+def has_answer_tags(template: Template) -> bool:
+    """Whether answers stand between tags, so that a text without tags has no answer."""
     return template != "plain"
 
 
-def kept(template: Template, text: str) -> bool:
-    """Whether an answer is in the template's form; plain ones always are."""
-    return {"think": in_form(text), "answer": said(text, tagged=True) is not None, "plain": True}[template]
+def follows_template(template: Template, text: str) -> bool:
+    """Whether a text has the template's form; for plain every text has."""
+    match template:
+        case "plain":
+            return True
+        case "answer":
+            return parse_answer(text, require_tags=True) is not None
+        case "think":
+            return follows_think_format(text)

@@ -1,4 +1,4 @@
-"""How a world model is evaluated: test episodes, what can be read off its states, its reconstructions."""
+"""Evaluation of a world model: test episodes, linear probes of its states, its reconstructions."""
 
 from __future__ import annotations
 
@@ -9,115 +9,112 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from saccade.core import Show, seeds
-from saccade.envs.collector import HELD
+from saccade.core import LogSamples, seeds
+from saccade.envs import task as control
+from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.episodes import tensors
-from saccade.envs.task import ControlTask, films, scores
+from saccade.envs.recurrent import RecurrentStateWrapper
+from saccade.envs.task import ControlTask, episode_scores
 from saccade.models.world_model.rssm import as_input, as_picture
-from saccade.policies.dreamer import DreamerPolicy, Remembered
-
-
-def explained(x_ND: Tensor, y_NK: Tensor, test_x_MD: Tensor, test_y_MK: Tensor, ridge: float = 1e-2) -> float:
-    """The share of the spread of ``test_y`` that a linear map fitted to (x, y) explains (R^2), the mean over its K
-    numbers.
-
-    At most 1, and below 0 for a map that does worse than the mean. ``ridge`` is relative to the standardised x; numbers
-    of y that do not vary are left out (NaN if none does).
-    """
-    x, y, test_x, test_y = (t.double() for t in (x_ND, y_NK, test_x_MD, test_y_MK))
-    middle, spread = x.mean(0), x.std(0).clamp(min=1e-6)
-    bias = lambda t: torch.cat([(t - middle) / spread, torch.ones(len(t), 1, dtype=t.dtype)], 1)
-    a = bias(x)
-    weights = torch.linalg.solve(a.T @ a + ridge * len(x) * torch.eye(a.shape[1], dtype=a.dtype), a.T @ y)
-    left = ((test_y - bias(test_x) @ weights) ** 2).mean(0)
-    whole = test_y.var(0, correction=0)
-    varies = whole > 1e-9
-    return float((1 - left[varies] / whole[varies]).mean())
-
+from saccade.policies.dreamer import DreamerPolicy
 
 WALKS, STEPS = 192, 16
-"""Random walks and their steps: what an episode draws once, such as a goal, needs many of them to be read off."""
+"""Number of random walks and of their steps: probing what is constant in an episode, such as a goal, takes many."""
 
 
-def score(task: ControlTask, policy: DreamerPolicy, show: Show | None = None) -> dict[str, float]:
-    """Test episodes acted greedily, as `ControlTask.score`, and what can be read off the model's states, as
-    `readings`.
-    """
-    world = task.make(min(task.test_rows, task.test_episodes))
-    acting = policy.acting(world.count)
-    episodes = task.played(Remembered(world, acting), acting, show)
-    walk = wander(task, policy)
+def score(task: ControlTask, policy: DreamerPolicy, show: LogSamples | None = None) -> dict[str, float]:
+    """Scores of the test episodes, acted greedily, as `ControlTask.score`, and those of `linear_probes`."""
+    environment = task.make_test()
+    actor = policy.recurrent(environment.count)
+    episodes = task.run_episodes(RecurrentStateWrapper(environment, actor), actor, show)
+    walks = random_walks(task, policy)
     if show:
-        show("reconstructions", reconstructions(policy, walk, task.shown))
-    return scores(episodes) | readings(walk)
+        show("reconstructions", reconstructions(policy, walks, task.video_episodes))
+    return episode_scores(episodes) | linear_probes(walks)
 
 
-def filmed(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
-    """One filmed episode for each seed, acted greedily: its clip, and a few frames as "image"."""
-    world, acting = task.make(len(seeds_B)), policy.acting(len(seeds_B))
-    return films(Remembered(world, acting), acting, seeds_B, task.place)
+def record_video(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
+    """One full episode for each seed, acted greedily, as `control.record_video`."""
+    environment, actor = task.make(len(seeds_B)), policy.recurrent(len(seeds_B))
+    return control.record_video(RecurrentStateWrapper(environment, actor), actor, seeds_B, task.position)
 
 
-class Walk(NamedTuple):
-    """Episodes that a model followed: its features ``[B, T, F]``, pictures uint8 ``[B, T, H, W, 3]``, facts ``[B, T,
-    ...]``.
+def r_squared(x_ND: Tensor, y_NK: Tensor, test_x_MD: Tensor, test_y_MK: Tensor, ridge: float = 1e-2) -> float:
+    """Share of the variance of ``test_y`` that a linear map fitted to (x, y) explains (R^2), mean over its K numbers.
+
+    At most 1, and below 0 for a map that is worse than the mean. ``ridge`` is relative to the normalized x. Numbers of
+    y that do not vary are left out; NaN if none varies.
+    """
+    x, y, test_x, test_y = (t.double() for t in (x_ND, y_NK, test_x_MD, test_y_MK))
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
+    with_bias = lambda t: torch.cat([(t - mean) / std, torch.ones(len(t), 1, dtype=t.dtype)], 1)
+    a = with_bias(x)
+    weights = torch.linalg.solve(a.T @ a + ridge * len(x) * torch.eye(a.shape[1], dtype=a.dtype), a.T @ y)
+    residual = ((test_y - with_bias(test_x) @ weights) ** 2).mean(0)
+    variance = test_y.var(0, correction=0)
+    varies = variance > 1e-9
+    return float((1 - residual[varies] / variance[varies]).mean())
+
+
+class Walks(NamedTuple):
+    """Episodes that a model followed: its features ``[B, T, F]``, the pictures uint8 ``[B, T, H, W, 3]``, the
+    environment's facts by name ``[B, T, ...]``.
     """
 
     features_BTF: Tensor
-    seen_BT: Tensor
+    picture_BT: Tensor
     facts: dict[str, Tensor]
 
 
 @torch.no_grad()
-def wander(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walk:
-    """The model follows random walks, the same ones whatever the policy does, for STEPS or until the first ends."""
-    world, acting = task.make(rows), policy.acting(rows)
-    watched = Remembered(world, acting)
-    own = seeds(task.test_seed, rows, key=1).tolist()
+def random_walks(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) -> Walks:
+    """The model follows random walks, the same ones for every policy, for STEPS steps or until the first one ends."""
+    actor = policy.recurrent(rows)
+    environment = RecurrentStateWrapper(task.make(rows), actor)
     rng = np.random.default_rng(task.test_seed)
-    acting.look(tensors(watched.begin(range(rows), own)))
-    features, seen, facts, ended = [], [], [], False
+    actor.observe(tensors(environment.begin(range(rows), seeds(task.test_seed, rows, key=1).tolist())))
+    features, pictures, facts, ended = [], [], [], False
+    action_B = np.zeros((rows, policy.actions), np.float32)
     while not ended and len(features) < STEPS:
-        if len(features) % HELD == 0:
+        if len(features) % RANDOM_ACTION_REPEAT == 0:
             action_B = rng.uniform(-1, 1, (rows, policy.actions)).astype(np.float32)
-        told = watched.step(action_B)
-        shown = tensors(told.seen)
-        features.append(acting.look(shown).features.cpu())
-        seen.append(shown[policy.seen])
-        facts.append(tensors(told.info))
-        ended = bool((told.terminated_B | told.truncated_B).any())
-    together = {name: torch.stack([one[name] for one in facts], 1) for name in facts[0]}
-    return Walk(torch.stack(features, 1), torch.stack(seen, 1), together)
+        step = environment.step(action_B)
+        observation = tensors(step.observation)
+        features.append(actor.observe(observation).features.cpu())
+        pictures.append(observation[policy.picture])
+        facts.append(tensors(step.info))
+        ended = bool((step.terminated_B | step.truncated_B).any())
+    stacked_facts = {name: torch.stack([step[name] for step in facts], 1) for name in facts[0]}
+    return Walks(torch.stack(features, 1), torch.stack(pictures, 1), stacked_facts)
 
 
-def readings(walk: Walk) -> dict[str, float]:
-    """R^2 with which each fact that is a vector, and the "backdrop", can be read off the features in a line.
+def linear_probes(walks: Walks) -> dict[str, float]:
+    """R^2 of a linear map from the features to each fact that is a vector, and to the "backdrop".
 
-    The backdrop is the picture in 2 x 2 patches of even colour, which hold little of what is small. The map is fitted
-    to the first half of the episodes and judged on the others.
+    The backdrop is the picture in 2 x 2 patches of mean colour, which hold little of small objects. The map is fitted
+    to the first half of the episodes and evaluated on the other.
     """
-    blurred = avg_pool2d(as_input(walk.seen_BT).flatten(0, 1), walk.seen_BT.shape[2] // 2)
-    backdrop = blurred.unflatten(0, walk.seen_BT.shape[:2]).flatten(2)
-    told = {name: value for name, value in walk.facts.items() if value.dim() == 3} | {"backdrop": backdrop}
-    half = len(walk.features_BTF) // 2
-    parts = lambda x: (x[:half].flatten(0, 1), x[half:].flatten(0, 1))
-    x, test_x = parts(walk.features_BTF)
-    found = {}
-    for name, value in told.items():
-        y, test_y = parts(value)
-        found[f"R2 {name}"] = explained(x, y, test_x, test_y)
-    return found
+    patches = avg_pool2d(as_input(walks.picture_BT).flatten(0, 1), walks.picture_BT.shape[2] // 2)
+    backdrop = patches.unflatten(0, walks.picture_BT.shape[:2]).flatten(2)
+    targets = {name: value for name, value in walks.facts.items() if value.dim() == 3} | {"backdrop": backdrop}
+    half = len(walks.features_BTF) // 2
+    split = lambda x: (x[:half].flatten(0, 1), x[half:].flatten(0, 1))
+    x, test_x = split(walks.features_BTF)
+    scores = {}
+    for name, value in targets.items():
+        y, test_y = split(value)
+        scores[f"R2 {name}"] = r_squared(x, y, test_x, test_y)
+    return scores
 
 
 @torch.no_grad()
-def reconstructions(policy: DreamerPolicy, walk: Walk, count: int, moments: int = 8) -> list[dict[str, Any]]:
-    """Samples of random walks: above what was seen at some moments, below what the decoder makes of the states
-    there.
+def reconstructions(policy: DreamerPolicy, walks: Walks, count: int, columns: int = 8) -> list[dict[str, Any]]:
+    """Logged samples of random walks: observed pictures of ``columns`` time steps above, their reconstructions
+    below.
     """
-    picked = torch.linspace(0, walk.features_BTF.shape[1] - 1, moments).long()
-    seen = as_picture(as_input(walk.seen_BT[:count, picked]))
-    drawn = as_picture(policy.model.decoder(walk.features_BTF[:count, picked].to(policy.device))).cpu()
-    strips = torch.cat([torch.cat(list(x.unbind(1)), -1) for x in (seen, drawn)], -2)
-    return [
-        {"prompt": f"random walk {i + 1}, above seen, below decoded", "image": strip} for i, strip in enumerate(strips)
-    ]
+    steps = torch.linspace(0, walks.features_BTF.shape[1] - 1, columns).long()
+    observed = as_picture(as_input(walks.picture_BT[:count, steps]))
+    decoded = as_picture(policy.model.decoder(walks.features_BTF[:count, steps].to(policy.device))).cpu()
+    strips = torch.cat([torch.cat(list(x.unbind(1)), -1) for x in (observed, decoded)], -2)
+    prompt = lambda i: f"random walk {i + 1}, observed above, reconstructed below"
+    return [{"prompt": prompt(i), "image": strip} for i, strip in enumerate(strips)]

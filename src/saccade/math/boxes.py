@@ -23,34 +23,32 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union, ``[..., N, 4]`` with ``[..., M, 4]`` -> ``[..., N, M]``; 0 where both boxes are
-    empty.
-    """
+    """Intersection over union, ``[..., N, 4]`` and ``[..., M, 4]`` -> ``[..., N, M]``; 0 where both are empty."""
     a, b = a[..., :, None, :], b[..., None, :, :]
-    common = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
-    # An empty box may have a corner inside the other; then their common part is empty too.
-    both = area(common)
-    union = area(a) + area(b) - both
-    return torch.where(union > 0, both / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+    corners = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
+    # An empty box may have a corner inside the other; then their intersection is empty too.
+    intersection = area(corners)
+    union = area(a) + area(b) - intersection
+    return torch.where(union > 0, intersection / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
 
 
-def match(overlap: Tensor, least: float = 0.5) -> Tensor:
-    """Greedy one-to-one matching, the largest overlap first, of pairs that overlap by ``least`` or more.
+def match(overlap: Tensor, threshold: float = 0.5) -> Tensor:
+    """Greedy one-to-one matching, the largest overlap first, of pairs that overlap by ``threshold`` or more.
 
     ``overlap [..., N, M]`` -> ``[..., N]``: the column that each row is matched with, -1 for none. Of equal overlaps
     the first row, then the first column, is matched. Rows of zeros (padding) stay unmatched.
     """
-    *lead, rows, columns = overlap.shape
-    left = overlap.reshape(math.prod(lead), rows, columns).clone()
-    found = torch.full((len(left), rows), -1, device=overlap.device)
-    batch = torch.arange(len(left), device=overlap.device)
+    *batch_shape, rows, columns = overlap.shape
+    remaining = overlap.reshape(math.prod(batch_shape), rows, columns).clone()
+    matched = torch.full((len(remaining), rows), -1, device=overlap.device)
+    batch = torch.arange(len(remaining), device=overlap.device)
     for _ in range(min(rows, columns)):
-        best, at = left.flatten(1).max(1)
-        row, column = at // columns, at % columns
-        good = (best >= least) & (best > 0)
-        found[batch[good], row[good]] = column[good]
-        left[batch, row], left[batch, :, column] = -1.0, -1.0
-    return found.reshape(*lead, rows)
+        best, index = remaining.flatten(1).max(1)
+        row, column = index // columns, index % columns
+        good = (best >= threshold) & (best > 0)
+        matched[batch[good], row[good]] = column[good]
+        remaining[batch, row], remaining[batch, :, column] = -1.0, -1.0
+    return matched.reshape(*batch_shape, rows)
 
 
 def average_precision(
@@ -59,13 +57,13 @@ def average_precision(
     label_M: Tensor,
     thresholds: Sequence[float] = COCO_THRESHOLDS,
 ) -> Tensor:
-    """Mean average precision of one picture: N predictions, all as sure as one another, against M targets.
+    """Mean average precision of one picture: N predictions of equal confidence against M targets.
 
-    Predictions count in the order given. Those whose label no target has count for nothing, as with COCO. One number in
-    [0, 1]; NaN without targets. Labels are integers.
+    Predictions count in the order given. Those whose label no target has are ignored, as in COCO. Labels are integers.
+    One number in [0, 1]; NaN without targets.
     """
-    asked_K = torch.tensor(thresholds, dtype=overlap_NM.dtype, device=overlap_NM.device)
-    hit_NK = _hits(overlap_NM.masked_fill(label_N[:, None] != label_M, -1.0), asked_K)
+    threshold_K = torch.tensor(thresholds, dtype=overlap_NM.dtype, device=overlap_NM.device)
+    hit_NK = _hits(overlap_NM.masked_fill(label_N[:, None] != label_M, -1.0), threshold_K)
     each = [_precision(hit_NK[label_N == label], int((label_M == label).sum())) for label in label_M.unique()]
     return torch.stack(each).mean() if each else torch.full((), torch.nan)
 
@@ -89,7 +87,7 @@ def _precision(hit_NK: Tensor, targets: int) -> Tensor:
     true_KN = hit_NK.T.long().cumsum(1)
     precision_KN = true_KN.double() / torch.arange(1, len(hit_NK) + 1, device=hit_NK.device)
     falling_KN = precision_KN.flip(1).cummax(1).values.flip(1) if len(hit_NK) else precision_KN
-    # In whole numbers, so that a recall of 7 / 20 reaches .35 however either is rounded; never reached counts as 0.
+    # In integers, so that a recall of 7 / 20 reaches .35 however either is rounded; never reached counts as 0.
     wanted = targets * torch.arange(101, device=hit_NK.device).expand(len(true_KN), -1).contiguous()
     at = torch.searchsorted(100 * true_KN, wanted)
     return torch.nn.functional.pad(falling_KN, (0, 1)).gather(1, at).mean()

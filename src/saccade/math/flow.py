@@ -1,4 +1,4 @@
-"""Flow matching: the path between data and noise, the step of a sampler on it, and classifier-free guidance."""
+"""Flow matching: the path between data and noise, steps of samplers on it, and classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -15,54 +15,52 @@ LOG_2PI = math.log(2 * math.pi)
 
 def ode(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
     """Euler step of the probability-flow ODE, x + v dt: deterministic, standard deviation 0."""
-    t, t_next = _left(t, x), _left(t_next, x)
+    t, t_next = _like_float(t, x), _like_float(t_next, x)
     return x + v * (t_next - t), torch.zeros_like(t)
 
 
 def flow_sde(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float, guard: float) -> tuple[Tensor, Tensor]:
-    """Flow-GRPO: drift corrected for the noise g = a sqrt(t / (1 - t)), std g sqrt(-dt).
+    """Flow-GRPO 2505.05470: drift corrected for the noise g = a sqrt(t / (1 - t)), standard deviation g sqrt(-dt).
 
-    ``guard`` replaces t inside 1 - t where t = 1 (most codes take the second time of the grid).
+    ``guard`` replaces t in 1 - t where t = 1 (most implementations take the second time of the grid).
     """
-    t, t_next = _left(t, x), _left(t_next, x)
+    t, t_next = _like_float(t, x), _like_float(t_next, x)
     dt = t_next - t
-    room = 1 - torch.where(t >= 1, torch.full_like(t, guard), t)
-    g2 = a * a * t / room
+    one_minus_t = 1 - torch.where(t >= 1, torch.full_like(t, guard), t)
+    g2 = a * a * t / one_minus_t
     mean = x * (1 + g2 * dt / (2 * t)) + v * (1 + g2 * (1 - t) / (2 * t)) * dt
     return mean, (g2 * -dt).sqrt()
 
 
 def dance_sde(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, eta: float) -> tuple[Tensor, Tensor]:
-    """DanceGRPO: x + (v - eta^2 score / 2) dt with score = -(x - (1 - t) x0) / t^2, std eta sqrt(-dt)."""
-    t, t_next = _left(t, x), _left(t_next, x)
+    """DanceGRPO 2505.07818: x + (v - eta^2 score / 2) dt with score = -(x - (1 - t) x0) / t^2, std eta sqrt(-dt)."""
+    t, t_next = _like_float(t, x), _like_float(t_next, x)
     dt = t_next - t
     score = -(x - (1 - t) * (x - t * v)) / (t * t)
     return x + (v - 0.5 * eta * eta * score) * dt, eta * (-dt).sqrt()
 
 
 def cps(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float) -> tuple[Tensor, Tensor]:
-    """Coefficients-preserving sampling: (1 - t') x0 + sqrt(t'^2 - S^2) eps, std S = t' sin(a pi / 2).
+    """Coefficients-preserving sampling 2509.05952: (1 - t') x0 + sqrt(t'^2 - S^2) eps, std S = t' sin(a pi / 2).
 
-    With a = 1 nothing of eps is kept: the predicted x0 is noised again to t', as consistency models (2303.01469) and
-    DMD2 (2405.14867) sample in a few steps.
+    With a = 1 the predicted eps has no weight: fresh noise is added to the predicted x0 up to t', as consistency models
+    (2303.01469) and DMD2 (2405.14867) sample in a few steps.
     """
-    t, t_next = _left(t, x), _left(t_next, x)
+    t, t_next = _like_float(t, x), _like_float(t_next, x)
     std = t_next * math.sin(a * math.pi / 2)
     return (1 - t_next) * (x - t * v) + (t_next**2 - std**2).clamp(min=0).sqrt() * (x + (1 - t) * v), std
 
 
 def ddim(x: Tensor, eps: Tensor, alpha: Tensor, alpha_next: Tensor, *, eta: float) -> tuple[Tensor, Tensor]:
     """DDIM on a variance-preserving path: ``alpha`` are the cumulative alpha-bar, ``eps`` the predicted noise."""
-    alpha, alpha_next = _left(alpha, x), _left(alpha_next, x)
+    alpha, alpha_next = _like_float(alpha, x), _like_float(alpha_next, x)
     std = eta * ((1 - alpha_next) / (1 - alpha)).sqrt() * (1 - alpha / alpha_next).sqrt()
     x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
     return alpha_next.sqrt() * x0 + (1 - alpha_next - std**2).clamp(min=0).sqrt() * eps, std
 
 
 def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
-    """A kernel by its field name (``flow_sde``, ``dance_sde``, ``cps``, ``renoise``, ``ode``) for a grid of
-    ``times``.
-    """
+    """The kernel flow_sde, dance_sde, cps, renoise or ode for a grid of ``times``; ValueError for another name."""
     match name:
         case "flow_sde":
             return partial(flow_sde, a=noise, guard=float(times[1]))
@@ -78,18 +76,14 @@ def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
 
 
 def gaussian_logp(x_next: Tensor, mean: Tensor, std: Tensor, dims: int, reduce: str = "mean") -> Tensor:
-    """Log-density of a drawn next state under N(mean, std^2), over the last ``dims`` dimensions.
+    """Log-density of a sampled next state under N(mean, std^2), over the last ``dims`` dimensions.
 
-    ``reduce="mean"`` divides the true log-density by the number of latent dimensions, as the Flow-GRPO family does
-    (its tiny clip ranges follow from that); ``"sum"`` is the density itself.
+    ``reduce="mean"`` divides the log-density by the number of elements, as the Flow-GRPO family does (its small clip
+    ranges follow from that); ``"sum"`` is the log-density itself.
     """
     over = tuple(range(-dims, 0))
     term = -((x_next - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * LOG_2PI
     return term.mean(over) if reduce == "mean" else term.sum(over)
-
-
-def _left(t: Tensor, x: Tensor) -> Tensor:
-    return t.float().reshape(t.shape + (1,) * (x.dim() - t.dim()))
 
 
 def flow_times(steps: int, shift: float = 1.0) -> Tensor:
@@ -107,21 +101,25 @@ def add_noise(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 
 
 def to_data(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The clean sample that a velocity points to: x0 = x - t v."""
+    """The clean sample that a velocity predicts: x0 = x - t v."""
     return x - _like(t, x) * v
 
 
 def to_noise(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The noise that a velocity comes from: eps = x + (1 - t) v."""
+    """The noise that a velocity predicts: eps = x + (1 - t) v."""
     return x + (1 - _like(t, x)) * v
 
 
+def guided(cond: Tensor, uncond: Tensor | None, guidance: float) -> Tensor:
+    """uncond + guidance (cond - uncond), for velocities or logits of one shape; ``cond`` where ``uncond`` is None."""
+    return cond if uncond is None else uncond + guidance * (cond - uncond)
+
+
 def _like(t: Tensor, x: Tensor) -> Tensor:
+    """``t`` with dimensions appended, so that it broadcasts from the left against ``x``."""
     return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
 
 
-def guided(said: Tensor, unsaid: Tensor | None, guidance: float) -> Tensor:
-    """unsaid + guidance (said - unsaid), for velocities or logits of any one shape; ``said`` where there is no
-    other.
-    """
-    return said if unsaid is None else unsaid + guidance * (said - unsaid)
+def _like_float(t: Tensor, x: Tensor) -> Tensor:
+    """`_like` in float32."""
+    return _like(t.float(), x)

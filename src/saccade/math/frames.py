@@ -1,8 +1,8 @@
-"""Coordinate frames as a type: a box belongs to the picture in whose pixels it was written, and is carried into others.
+"""Coordinate frames as a type: a box belongs to the picture in whose pixels it was written, and is mapped to others.
 
 A frame shows a window of its parent at a size of its own: x_parent = left + x w / width, y_parent = top + y h / height,
-with x and y scaled apart, as processors round width and height apart. Coordinates are edges of pixels: a picture spans
-0 … width, and x2, y2 are exclusive.
+with a scale for each axis, since processors round width and height separately. Coordinates are edges of pixels: a
+picture spans 0 … width, and x2, y2 are exclusive.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SLACK = 1e-6
-"""Pixels by which a box may miss an edge through rounding alone."""
+"""Pixels by which rounding may move a box across an edge."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Affine:
 class Frame:
     """The pixels of one picture: an original, or what `displayed` and `crop` made of a frame.
 
-    ``picture`` names the original: frames of pictures with different names have nothing to do with each other, whatever
-    their sizes. ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window``
-    is the part of ``parent`` that is shown: left, top, right, bottom in whole pixels of it.
+    ``picture`` names the original: frames of pictures with different names are unrelated, whatever their sizes.
+    ``kind`` is "original", "displayed" (all of its parent, resized) or "crop" (a part of it). ``window`` is the part of
+    ``parent`` that is shown: left, top, right, bottom in integer pixels of the parent.
     """
 
     width: int
@@ -67,7 +67,7 @@ class Frame:
         return cls(int(pixels.shape[1]), int(pixels.shape[0]), picture)
 
     @property
-    def whole(self) -> tuple[int, int, int, int]:
+    def bounds(self) -> tuple[int, int, int, int]:
         return 0, 0, self.width, self.height
 
     @property
@@ -78,46 +78,45 @@ class Frame:
     @property
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns to take from the parent's pixels ``[H, W, ...]``."""
-        left, top, right, bottom = self.window or self.whole
+        left, top, right, bottom = self.window or self.bounds
         return slice(top, bottom), slice(left, right)
 
     def displayed(self, width: int, height: int) -> Frame:
-        """The whole of this picture resized, as a processor shows it to a model."""
-        return Frame(width, height, self.picture, "displayed", self, self.whole)
+        """The frame of this picture resized, as a processor shows it to a model."""
+        return Frame(width, height, self.picture, "displayed", self, self.bounds)
 
     def crop(self, box: Box) -> Frame:
-        """What a box shows of this picture: the whole pixels that it touches. ValueError unless the box is valid
-        here.
-        """
-        here = box.into(self)
-        if not here.valid:
-            near = here.clipped()
-            nearest = near.corners if near.valid else self.whole
-            raise ValueError(
-                f"box {here.corners} cannot be cut from {self.width} x {self.height} pixels; nearest: {nearest}"
-            )
-        left, top = math.floor(here.x1 + SLACK), math.floor(here.y1 + SLACK)
-        right, bottom = math.ceil(here.x2 - SLACK), math.ceil(here.y2 - SLACK)
+        """The frame of all pixels that a box touches. ValueError unless the box lies inside this picture."""
+        local = box.into(self)
+        if not local.valid:
+            clipped = local.clipped()
+            nearest = clipped.corners if clipped.valid else self.bounds
+            size = f"{self.width} x {self.height} pixels"
+            raise ValueError(f"box {local.corners} cannot be cut from {size}; nearest: {nearest}")
+        left, top = math.floor(local.x1 + SLACK), math.floor(local.y1 + SLACK)
+        right, bottom = math.ceil(local.x2 - SLACK), math.ceil(local.y2 - SLACK)
         return Frame(right - left, bottom - top, self.picture, "crop", self, (left, top, right, bottom))
 
     def to(self, other: Frame) -> Affine:
-        """The map from this frame's coordinates to another's. ValueError if they show different pictures."""
+        """The map from this frame's coordinates to another's. ValueError if their originals differ."""
         if self.original != other.original:
             of = lambda frame: f"picture {frame.picture!r} ({frame.original.width} x {frame.original.height})"
             raise ValueError(f"a box of {of(self)} has no place in {of(other)}")
-        return self._up().then(other._up().inverse())
+        return self._to_original().then(other._to_original().inverse())
 
-    def _up(self) -> Affine:
-        """To the original's coordinates."""
-        if self.parent is None:
+    def _to_original(self) -> Affine:
+        """The map from this frame's coordinates to the original's."""
+        if self.parent is None or self.window is None:
             return Affine()
         left, top, right, bottom = self.window
-        return Affine((right - left) / self.width, (bottom - top) / self.height, left, top).then(self.parent._up())
+        return Affine((right - left) / self.width, (bottom - top) / self.height, left, top).then(
+            self.parent._to_original()
+        )
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in the pixels of one frame, x2 and y2 exclusive. Any numbers may stand in it, `valid` tells."""
+    """A rectangle in the pixels of one frame, x2 and y2 exclusive. Its numbers are not checked; see `valid`."""
 
     x1: float
     y1: float
@@ -131,31 +130,29 @@ class Box:
 
     @property
     def area(self) -> float:
-        """In pixels of the frame; 0 where a corner is on the wrong side."""
+        """In square pixels of the frame; 0 where the corners are in the wrong order."""
         return max(self.x2 - self.x1, 0.0) * max(self.y2 - self.y1, 0.0)
 
     @property
     def valid(self) -> bool:
-        """Finite, of some width and height, and inside its frame."""
+        """Whether the numbers are finite, width and height positive, and the box inside its frame."""
         inside = -SLACK <= self.x1 and -SLACK <= self.y1
         inside = inside and self.x2 <= self.frame.width + SLACK and self.y2 <= self.frame.height + SLACK
         sides = min(self.x2 - self.x1, self.y2 - self.y1) > 2 * SLACK
         return inside and sides and all(map(math.isfinite, self.corners))
 
     def clipped(self) -> Box:
-        """The part inside the frame; not valid if there is none."""
+        """The part inside the frame; its `valid` is False if there is none."""
         x = lambda value: min(max(value, 0.0), float(self.frame.width))
         y = lambda value: min(max(value, 0.0), float(self.frame.height))
         return Box(x(self.x1), y(self.y1), x(self.x2), y(self.y2), self.frame)
 
     def into(self, frame: Frame) -> Box:
-        """The same rectangle in the coordinates of another frame of its picture. ValueError if the picture is
-        another.
-        """
+        """The same rectangle in the coordinates of another frame of its picture. ValueError for another picture."""
         if frame == self.frame:
             return self
-        carry = self.frame.to(frame)
-        return Box(*carry(self.x1, self.y1), *carry(self.x2, self.y2), frame)
+        transform = self.frame.to(frame)
+        return Box(*transform(self.x1, self.y1), *transform(self.x2, self.y2), frame)
 
     def contains(self, other: Box) -> bool:
         """Whether another box of the same picture lies inside this one."""

@@ -1,7 +1,7 @@
-"""Distance of a policy from its reference.
+"""KL divergence of a policy from its reference.
 
 Estimators k1, k2, k3 on log-probs (Schulman, "Approximating KL divergence"), and the closed form between two Gaussians
-of equal spread, (m - m_ref)^2 / (2 var), whose denominator differs between codes and is therefore an argument.
+of equal variance, (m - m_ref)^2 / (2 var), whose denominator differs between codebases and is therefore an argument.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def k1(logp: Tensor, ref: Tensor) -> Tensor:
-    """l - l_ref: unbiased, of either sign."""
+    """l - l_ref: unbiased, positive or negative."""
     return logp - ref
 
 
@@ -21,8 +21,8 @@ def k2(logp: Tensor, ref: Tensor) -> Tensor:
 
 def k3(logp: Tensor, ref: Tensor) -> Tensor:
     """exp(D) - D - 1 with D = l_ref - l: unbiased and never negative (GRPO)."""
-    gap = ref - logp
-    return gap.exp() - gap - 1
+    log_ratio = ref - logp
+    return log_ratio.exp() - log_ratio - 1
 
 
 def gaussian(mean: Tensor, ref: Tensor, variance: Tensor, dims: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Policy-gradient losses on stored decisions, and how their terms are weighed.
+"""Policy-gradient losses on stored decisions, and the weights of their terms.
 
 Clipped surrogate: PPO 1707.06347, with DAPO's separate upper range 2503.14476 and the dual clip of 1912.09729.
-CISPO: 2506.13585. Ratios of whole rows: GSPO 2507.18071. Weights: the aggregations of the GRPO family (token mean,
+CISPO: 2506.13585. Ratios of rows: GSPO 2507.18071. Weights: the aggregations of the GRPO family (token mean,
 sequence mean, constant 2503.20783, sequence sum).
 """
 
@@ -23,15 +23,15 @@ def clipped(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: floa
 
 
 def dual_clipped(
-    logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float | None = None, most: float = 3.0
+    logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float | None = None, bound: float = 3.0
 ) -> Tensor:
-    """As `clipped`, but where A < 0 at most -A ``most``: a bad decision that grew much likelier pulls no further."""
+    """As `clipped`, but where A < 0 at most -A ``bound``: the loss of a bad decision with a large ratio is bounded."""
     loss = clipped(logp, old, advantage, low, high)
-    return torch.where(advantage < 0, torch.minimum(loss, -advantage * most), loss)
+    return torch.where(advantage < 0, torch.minimum(loss, -advantage * bound), loss)
 
 
 def cispo(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float | None = None) -> Tensor:
-    """-stop(clip(rho, 1 - low, 1 + high)) A logp: the weight is bounded, no decision loses its gradient.
+    """-stop_gradient(clip(rho, 1 - low, 1 + high)) A logp: the weight is bounded, every decision keeps its gradient.
 
     ``low`` 1 leaves the weight unbounded from below; a cap of 5 is ``high`` 4.
     """
@@ -39,22 +39,24 @@ def cispo(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float 
     return -weight * advantage * logp
 
 
-def clipped_share(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float | None = None) -> Tensor:
-    """1 where the ratio has left its range on the side that the advantage pushes to, else 0.
+def clip_fraction(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float | None = None) -> Tensor:
+    """1 where the ratio is outside of its range in the direction of the advantage, else 0.
 
-    There `clipped` and `dual_clipped` cut the gradient and `cispo` bounds its weight.
+    There `clipped` and `dual_clipped` have no gradient and `cispo` bounds its weight.
     """
     ratio = (logp - old).exp()
     above = (ratio > 1 + (low if high is None else high)) & (advantage > 0)
     return (above | ((ratio < 1 - low) & (advantage < 0))).to(logp.dtype)
 
 
-def at_level(logp_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, length_B: Tensor, level: str) -> tuple[Tensor, Tensor]:
+def ratio_logprobs(
+    logp_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, length_B: Tensor, level: str
+) -> tuple[Tensor, Tensor]:
     """The log-probs whose difference is the log-ratio of each decision: two ``[B, T]``.
 
-    "decision": as they are (PPO). "row": their means over the row, one ratio for all its decisions (GSPO).
-    "row_decision": the row's ratio in value, with the gradient of the decision's own log-prob, so that credit may
-    differ within a row (GSPO-token). Rows must be whole: ValueError if some of a row's decisions were cut off.
+    "decision": unchanged (PPO). "row": their means over the row, one ratio for all its decisions (GSPO).
+    "row_decision": the value of the row's ratio, with the gradient of the decision's log-prob, so that advantages may
+    differ within a row (GSPO-token). ValueError if some of a row's decisions were cut off.
     """
     if level == "decision":
         return logp_BT, old_BT
@@ -66,28 +68,28 @@ def at_level(logp_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, length_B: Tensor,
     return row_BT, old_row_BT
 
 
-def decision_weight(mask_BT: Tensor, length_B: Tensor, average: str, longest: int | None = None) -> Tensor:
-    """What each decision weighs in the sum: ``[B, T]``; ``length_B`` counts a row's own decisions before any cut.
+def decision_weight(mask_BT: Tensor, length_B: Tensor, average: str, max_length: int | None = None) -> Tensor:
+    """Weight of each decision in the sum ``[B, T]``; ``length_B`` counts a row's decisions before any cut.
 
-    "decisions": every decision alike (token mean). "rows": every row alike (mean of the row's mean).
-    "constant": a row weighs its length over ``longest``, a constant of the run (Dr. GRPO). "sum": a row weighs its
-    length.
+    "decisions": equal weight of decisions (token mean). "rows": equal weight of rows (mean of the rows' means).
+    "constant": a row has the weight length / ``max_length``, a constant of the run (Dr. GRPO). "sum": a row has its
+    length as weight.
     """
     if average in ("decisions", "sum"):
         return mask_BT
     if average == "rows":
         return mask_BT / length_B[:, None].clamp(min=1)
     if average == "constant":
-        if not longest:
-            raise ValueError("average 'constant' needs `longest`, the length of the longest row that the run allows")
-        return mask_BT / float(longest)
+        if not max_length:
+            raise ValueError("average 'constant' needs `max_length`, the length of the longest row that the run allows")
+        return mask_BT / float(max_length)
     raise ValueError(f"unknown average '{average}': one of decisions, rows, constant, sum")
 
 
 def mean_weight(mask_BT: Tensor, length_B: Tensor, average: str) -> Tensor:
     """Weights of the plain mean, over decisions or over rows, that goes with an average: ``[B, T]``.
 
-    Their sum is what a weighted sum is divided by; it adds up over cuts by rows and by decisions.
+    A weighted sum is divided by their sum, which adds up over cuts by rows and by decisions.
     """
     return decision_weight(mask_BT, length_B, "decisions" if average == "decisions" else "rows")
 
@@ -97,12 +99,12 @@ def _bounded(ratio: Tensor, low: float, high: float | None) -> Tensor:
 
 
 def _row_mean(values_BT: Tensor, mask_BT: Tensor, length_B: Tensor) -> Tensor:
-    """The mean over each row's own decisions, given to all of them."""
-    here_B = mask_BT.sum(1)
-    cut_B = (here_B > 0) & (here_B != length_B)
+    """The mean over the decisions of each row, broadcast to all of them."""
+    count_B = mask_BT.sum(1)
+    cut_B = (count_B > 0) & (count_B != length_B)
     if cut_B.any():
-        have, of = int(here_B[cut_B][0]), int(length_B[cut_B][0])
+        have, of = int(count_B[cut_B][0]), int(length_B[cut_B][0])
         raise ValueError(
             f"the ratio of a row needs all its {of} decisions and {have} are here; cut batches by rows alone"
         )
-    return ((values_BT * mask_BT).sum(1) / here_B.clamp(min=1))[:, None].expand_as(values_BT)
+    return ((values_BT * mask_BT).sum(1) / count_B.clamp(min=1))[:, None].expand_as(values_BT)

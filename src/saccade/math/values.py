@@ -1,10 +1,10 @@
-"""What a state or an action is worth, from rewards and the critic's values: GAE, lambda-returns, n-step returns.
+"""Advantages and returns from rewards and the critic's values: GAE and lambda-returns.
 
-GAE 1506.02438; lambda-returns as in Dreamer 1912.01603. A decision that ends its episode is marked in ``ended_BT``,
-whether it terminated (nothing comes after it) or was truncated (the value of what was seen last stands for what would
-have come). ``next_value_BT`` is the value of what each decision led to, at an end of the true last observation.
-``terminated_BT`` may hold probabilities. All are ``[B, T]`` of one dtype but the marks, which may be bool; gradients
-flow through rewards and values.
+GAE 1506.02438; lambda-returns as in Dreamer 1912.01603. ``ended_BT`` is 1 at the last decision of an episode, whether
+it terminated (no value follows) or was truncated (the value of the last observation is bootstrapped).
+``next_value_BT`` is the value of the next observation, at an end that of the true last one. ``terminated_BT`` may hold
+probabilities. All are ``[B, T]`` of one dtype, except that the two marks may be bool; gradients flow through rewards
+and values.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Tensor:
-    """Advantages ``[B, T]``: A_t = d_t + gamma lam A_{t+1}, d_t = r_t + gamma V_{t+1} - V_t, nothing across the end
-    of an episode.
-    """
-    surprise_BT = one_step(reward_BT, next_value_BT, terminated_BT, gamma) - value_BT
-    return _summed(surprise_BT, gamma * lam * _goes_on(ended_BT, reward_BT))
+    """Advantages ``[B, T]``: A_t = d_t + gamma lam A_{t+1} within an episode, d_t = r_t + gamma V_{t+1} - V_t."""
+    td_error_BT = one_step(reward_BT, next_value_BT, terminated_BT, gamma) - value_BT
+    return _discounted_sum(td_error_BT, gamma * lam * _continues(ended_BT, reward_BT))
 
 
 def lambda_return(
@@ -38,44 +36,29 @@ def lambda_return(
     gamma: float,
     lam: float,
 ) -> Tensor:
-    """Returns ``[B, T]``: R_t = r_t + gamma (1 - d_t) ((1 - lam) V_{t+1} + lam R_{t+1}), and at ends and at T the value
-    alone.
+    """Returns ``[B, T]``: R_t = r_t + gamma (1 - d_t) ((1 - lam) V_{t+1} + lam R_{t+1}), at ends and at T with lam 0.
 
-    Without ``ended_BT`` a row is one episode, which only termination ends, as where it is imagined.
+    Without ``ended_BT`` a row is one episode that only termination ends, as in imagined rollouts.
     """
-    carry_BT = lam * _goes_on(torch.zeros_like(terminated_BT) if ended_BT is None else ended_BT, reward_BT)
+    carry_BT = lam * _continues(torch.zeros_like(terminated_BT) if ended_BT is None else ended_BT, reward_BT)
     carry_BT = torch.cat([carry_BT[:, :-1], torch.zeros_like(carry_BT[:, -1:])], 1)
     now_BT = one_step(reward_BT, (1 - carry_BT) * next_value_BT, terminated_BT, gamma)
-    return _summed(now_BT, gamma * _goes_on(terminated_BT, reward_BT) * carry_BT)
-
-
-def n_step(
-    reward_BT: Tensor, next_value_BT: Tensor, terminated_BT: Tensor, ended_BT: Tensor, *, gamma: float, steps: int
-) -> Tensor:
-    """Returns ``[B, T]`` of ``steps`` rewards and the value after them; fewer where the episode or the row ends
-    before.
-    """
-    target_BT = one_step(reward_BT, next_value_BT, terminated_BT, gamma)
-    single_BT, goes_on_BT = target_BT, _goes_on(ended_BT, reward_BT)[:, :-1] > 0
-    for _ in range(steps - 1):
-        further_BT = reward_BT[:, :-1] + gamma * target_BT[:, 1:]
-        target_BT = torch.cat([torch.where(goes_on_BT, further_BT, single_BT[:, :-1]), single_BT[:, -1:]], 1)
-    return target_BT
+    return _discounted_sum(now_BT, gamma * _continues(terminated_BT, reward_BT) * carry_BT)
 
 
 def one_step(reward_BT: Tensor, next_value_BT: Tensor, terminated_BT: Tensor, gamma: float) -> Tensor:
-    """r + gamma V', of which termination leaves r alone: ``[B, T]``."""
-    return reward_BT + gamma * _goes_on(terminated_BT, reward_BT) * next_value_BT
+    """r + gamma (1 - terminated) V' ``[B, T]``."""
+    return reward_BT + gamma * _continues(terminated_BT, reward_BT) * next_value_BT
 
 
-def _goes_on(mark_BT: Tensor, like_BT: Tensor) -> Tensor:
+def _continues(mark_BT: Tensor, like_BT: Tensor) -> Tensor:
     return 1 - mark_BT.to(like_BT.dtype)
 
 
-def _summed(now_BT: Tensor, carry_BT: Tensor) -> Tensor:
+def _discounted_sum(now_BT: Tensor, carry_BT: Tensor) -> Tensor:
     """y_t = now_t + carry_t y_{t+1}, from the end of the row backwards: ``[B, T]``."""
-    later_B, found = torch.zeros_like(now_BT[:, 0]), []
+    next_B, sums = torch.zeros_like(now_BT[:, 0]), []
     for now_B, carry_B in zip(reversed(now_BT.unbind(1)), reversed(carry_BT.unbind(1))):
-        later_B = torch.addcmul(now_B, carry_B, later_B)
-        found.append(later_B)
-    return torch.stack(found[::-1], 1)
+        next_B = torch.addcmul(now_B, carry_B, next_B)
+        sums.append(next_B)
+    return torch.stack(sums[::-1], 1)

@@ -1,4 +1,4 @@
-"""Where weights live and how they are multiplied, by the names that settings give."""
+"""Devices and arithmetic of networks, by the names that settings have for them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from saccade.naming import nearest
 
 
 def device_of(name: str) -> str:
-    """A device by its name; "auto" is the GPU where there is one. ValueError, with the nearest that is here, for one
-    that is not.
+    """A device by its name; "auto" is the GPU where there is one. No device is initialized.
 
-    Nothing is begun on a device.
+    ValueError, with the nearest available name, for a device that this machine does not have.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not _here(name):
-        found = ["auto", *filter(_here, ("cpu", "cuda", "mps"))]
-        raise ValueError(f"device '{name}' is not here; nearest: {nearest(name, found)} (of {', '.join(found)})")
+    if not _available(name):
+        found = ["auto", *filter(_available, ("cpu", "cuda", "mps"))]
+        raise ValueError(f"device '{name}' is not available; nearest: {nearest(name, found)} (of {', '.join(found)})")
     return name
 
 
-def lowered(network: Any, precision: torch.dtype) -> torch.autocast:
-    """Within it, a network whose weights rest in float32 is multiplied in ``precision``; any other as it is."""
-    wanted = precision != torch.float32 and network.dtype == torch.float32
-    return torch.autocast(network.device.type, precision, enabled=wanted)
+def autocast(network: Any, precision: torch.dtype) -> torch.autocast:
+    """Within it, a network with float32 weights computes in ``precision``; any other network is unaffected."""
+    lower = precision != torch.float32 and network.dtype == torch.float32
+    return torch.autocast(network.device.type, precision, enabled=lower)
 
 
-def _here(name: str) -> bool:
+def _available(name: str) -> bool:
     try:
         place = torch.device(name)
         kind = torch.get_device_module(place)

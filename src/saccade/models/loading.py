@@ -1,9 +1,8 @@
-"""Where models come from: a folder, an embedded miniature or a hub, with one line for whatever is missing."""
+"""Loading models from a folder, an embedded miniature or a hub; errors are one line that names what is missing."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -48,10 +47,10 @@ def miniatures() -> list[str]:
     return sorted(f.name for f in folders if (f / "config.json").is_file() or (f / "model_index.json").is_file())
 
 
-def description(name: str, place: str, file: str) -> dict[str, Any]:
-    """The JSON file (config.json, model_index.json) that says what the model at ``place`` is.
+def read_config(name: str, place: str, file: str) -> dict[str, Any]:
+    """The JSON file (config.json, model_index.json) that describes the model at ``place``.
 
-    From the hub it comes once and is then cached. ValueError with one line if it is absent, unreachable or broken.
+    From the hub it is downloaded once and then cached. ValueError with one line if it is missing or broken.
     """
     path = Path(place) / file if Path(place).is_dir() else _download(name, place, file)
     if not path.is_file():
@@ -66,8 +65,8 @@ def description(name: str, place: str, file: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def reading(name: str, place: str) -> Iterator[None]:
-    """Turns what a model library throws while it reads ``place`` into a ValueError with one line."""
+def loading_errors(name: str, place: str) -> Iterator[None]:
+    """Turns errors of a model library while it loads ``place`` into a ValueError with one line."""
     from safetensors import SafetensorError
 
     try:
@@ -87,17 +86,17 @@ def reading(name: str, place: str) -> Iterator[None]:
         ) from error
 
 
-def quiet(*libraries: ModuleType) -> None:
-    """No progress bars and no chatter of the model libraries; ours are the only ones on the screen."""
+def silence(*libraries: ModuleType) -> None:
+    """Turn off progress bars and messages of the model libraries."""
     for library in libraries:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an error's text, at most ``most`` letters."""
+def first_line(error: BaseException, max_length: int = 200) -> str:
+    """The first line of an error's text, cut to ``max_length`` characters."""
     lines = str(error).strip().splitlines()
-    return lines[0].strip()[:most] if lines else type(error).__name__
+    return lines[0].strip()[:max_length] if lines else type(error).__name__
 
 
 def _download(name: str, place: str, file: str) -> Path:
@@ -107,9 +106,9 @@ def _download(name: str, place: str, file: str) -> Path:
         cached = hub.try_to_load_from_cache(place, file)
         if isinstance(cached, str):
             return Path(cached)
-        hub.get_hf_file_metadata(hub.hf_hub_url(place, file))  # asks once, where the download would retry for long
+        hub.get_hf_file_metadata(hub.hf_hub_url(place, file))  # one request; the download would retry for long
         return Path(hub.hf_hub_download(place, file))
-    except Exception as error:  # every kind of network, login and cache failure ends in the same advice
+    except Exception as error:  # failures of network, login and cache get the same advice
         raise ValueError(
             f"model '{name}': no such folder or miniature, and the Hugging Face hub did not give {file}"
             f" ({type(error).__name__}: {first_line(error)}); {_nearest(name)}"
@@ -124,20 +123,21 @@ def _known() -> str:
     return ", ".join(miniatures()) or "none"
 
 
-EDITORS = ("FluxKontextPipeline",)
+EDITING_PIPELINES = ("FluxKontextPipeline",)
+"""Pipelines of diffusers that edit a source picture."""
 
 
 def source_latents(pipe: Any, pictures: Sequence[np.ndarray], size: int, rows: int = 64) -> Tensor:
-    """Latents ``[B, C, h, w]`` of pictures uint8 [H, W, 3], each brought to ``size`` x ``size`` pixels.
+    """Latents ``[B, C, h, w]`` of pictures uint8 ``[H, W, 3]``, each resized to ``size`` x ``size`` pixels.
 
-    They are the modes of the encoder's distributions, so the same picture is always the same latents. ValueError for a
-    pipeline that takes no picture, and for other arrays.
+    They are the modes of the encoder's distributions, so equal pictures have equal latents. ValueError for a pipeline
+    that takes no picture, and for other arrays.
     """
     from PIL import Image
 
-    if type(pipe).__name__ not in EDITORS:
+    if type(pipe).__name__ not in EDITING_PIPELINES:
         raise ValueError(
-            f"a {type(pipe).__name__} draws from words alone; a picture can be given to {', '.join(EDITORS)}"
+            f"a {type(pipe).__name__} takes text alone; a picture can be given to {', '.join(EDITING_PIPELINES)}"
         )
     for picture in pictures:
         if not (
@@ -146,34 +146,28 @@ def source_latents(pipe: Any, pictures: Sequence[np.ndarray], size: int, rows: i
             and picture.ndim == 3
             and picture.shape[2] == 3
         ):
-            raise ValueError(f"a picture to be edited is an array uint8 [H, W, 3], not {_told(picture)}")
+            raise ValueError(f"a picture to be edited is an array uint8 [H, W, 3], not {_type_of(picture)}")
     vae, images = pipe.vae, pipe.image_processor
-    # Resized before they are stacked, with Pillow's filter, as the pipeline resizes a picture that it is given.
-    sized = [images.resize(Image.fromarray(picture), size, size) for picture in pictures]
-    pixels = images.preprocess(sized, size, size).to(vae.device, vae.dtype)
+    # Resized before they are stacked, with Pillow's filter, as in the pipeline itself.
+    resized = [images.resize(Image.fromarray(picture), size, size) for picture in pictures]
+    pixels = images.preprocess(resized, size, size).to(vae.device, vae.dtype)
     z = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(rows)])
     return (z - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
-def digest(picture: np.ndarray) -> bytes:
-    """What tells a picture from all others."""
-    pixels = np.ascontiguousarray(picture)
-    return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()[:64]).digest()
-
-
-def _told(value: Any) -> str:
+def _type_of(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 @cache
-def encoder(place: str, device: str, texts: bool = False) -> tuple[Any, Any]:
-    """The processor and the frozen model that embed pictures and, with ``texts``, texts too, loaded once a process.
+def load_image_encoder(place: str, device: str, texts: bool = False) -> tuple[Any, Any]:
+    """The processor and the frozen model that embed pictures and, with ``texts``, also texts; loaded once a process.
 
     ValueError for a model of another kind.
     """
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
-    kind = "does not read texts and pictures" if texts else "is no image model"
+    kind = "does not encode texts and pictures" if texts else "is no image model"
     try:
         processor = (AutoProcessor if texts else AutoImageProcessor).from_pretrained(place)
         model = AutoModel.from_pretrained(place)

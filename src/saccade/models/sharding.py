@@ -1,47 +1,53 @@
-"""Networks cut over several processes (FSDP2), and their weights as whole tensors: what is saved knows no processes."""
+"""Networks sharded over several processes (FSDP2), and their state gathered: checkpoints do not depend on processes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from types import MethodType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
 
 def shard(network: nn.Module) -> list[nn.Parameter]:
-    """Cut a network over all processes, block by block (those that its class says must not be split).
+    """Shard a network over all processes, block by block (the classes in its ``_no_split_modules``).
 
-    Returns the parameters that are trained, in their order; with one process nothing is cut.
+    Returns the trained parameters in order; without a process group nothing is sharded.
     """
     if dist.is_initialized():
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-        blocks = set(getattr(network, "_no_split_modules", None) or ())
+        model: Any = network  # transformers and diffusers name the blocks in an attribute
+        blocks = set(getattr(model, "_no_split_modules", None) or ())
         for module in [m for m in network.modules() if type(m).__name__ in blocks]:
             fully_shard(module)
-        fully_shard(network, reshard_after_forward=True)  # else a network that is not trained now keeps stale weights
-        network.within = MethodType(_run, network)
-        register_fsdp_forward_method(network, "within")
+        fully_shard(network, reshard_after_forward=True)  # otherwise a network not trained now keeps stale weights
+        model.call_gathered = MethodType(_call, network)
+        register_fsdp_forward_method(network, "call_gathered")
     return [p for p in network.parameters() if p.requires_grad]
 
 
-def within(network: nn.Module, work: Callable[[], T]) -> T:
-    """``work()``, which calls parts of a network past its own forward, where the network's shards are whole for it."""
-    return network.within(work) if hasattr(network, "within") else work()
+def call_gathered(network: nn.Module, function: Callable[[], T]) -> T:
+    """``function()``, which calls parts of a network without its forward, with the network's root shards gathered."""
+    return network.call_gathered(function) if hasattr(network, "call_gathered") else function()
 
 
-def _run(network: nn.Module, work: Callable[[], T]) -> T:
-    return work()
+def _call(network: nn.Module, function: Callable[[], T]) -> T:
+    return function()
 
 
 @contextlib.contextmanager
 def gathered(network: nn.Module) -> Iterator[None]:
-    """Within it every process holds the whole network, so that each may call it as often as its own rows need."""
+    """Within it every process holds all weights of the network, so that processes may call it a different number of
+    times.
+    """
     from torch.distributed.fsdp import FSDPModule
 
     parts = [m for m in network.modules() if isinstance(m, FSDPModule)]
@@ -56,26 +62,27 @@ def gathered(network: nn.Module) -> Iterator[None]:
             part.set_reshard_after_forward(True, recurse=False)
 
 
-def is_sharded(x: Tensor) -> bool:
+def is_sharded(x: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is sharded over processes."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(x, DTensor)
 
 
-def whole(state: Any) -> Any:
-    """Nested state with its sharded tensors gathered; all processes must ask together."""
+def full_tensors(state: Any) -> Any:
+    """Nested state with its sharded tensors gathered; all processes must call it together."""
     match state:
         case Tensor():
             return state.full_tensor() if is_sharded(state) else state
         case Mapping():
-            return {key: whole(value) for key, value in state.items()}
+            return {key: full_tensors(value) for key, value in state.items()}
         case list() | tuple():
-            return type(state)(whole(value) for value in state)
+            return type(state)(full_tensors(value) for value in state)
     return state
 
 
-def like(x: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor cut as ``x`` is; itself where ``x`` is whole or has another shape."""
+def shard_like(x: Tensor, value: Tensor) -> Tensor:
+    """``value`` sharded as ``x`` is; unchanged where ``x`` is not sharded or has another shape."""
     if not is_sharded(x) or is_sharded(value) or value.shape != x.shape:
         return value
     from torch.distributed.tensor import distribute_tensor

@@ -1,6 +1,6 @@
-"""A second set of values for the trained weights: frozen reference, moving average, the old policy of NFT.
+"""A second set of values of the trained weights: a frozen reference, a moving average, the old policy of NFT.
 
-The snapshot of a LoRA policy taken at the start is the adapter switched off, that of a full one a frozen copy.
+A snapshot of a LoRA policy taken at the start equals the adapter switched off; without LoRA it is a frozen copy.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from saccade.models.sharding import like
+from saccade.models.sharding import shard_like
 
 
 class Snapshot:
-    """Values of ``parameters`` as they are now; ``with snapshot:`` puts them in place of the present ones."""
+    """Values of ``parameters`` as they are now; within ``with snapshot:`` the parameters have these values."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
         self.parameters = list(parameters)
         self.values = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
+    def update(self, decay: float) -> None:
         """values <- decay values + (1 - decay) parameters."""
         for value, parameter in zip(self.values, self.parameters):
             value.lerp_(parameter.detach(), 1 - decay)
 
-    def average(self, decay: float) -> Callable[[int], None]:
-        """What an `Update` does after its k-th step for this to be a moving average that forgets its start; 0 keeps up.
+    def ema_update(self, decay: float) -> Callable[[int], None]:
+        """The function to call after each optimizer step, with the number of steps taken, for a moving average.
 
-        ValueError for a decay that is no share.
+        The decay is `warm_decay`; with 0 the snapshot equals the parameters. ValueError for a decay outside [0, 1].
         """
         if not 0 <= decay <= 1:
-            raise ValueError(f"an average keeps a share of 0 to 1 of itself, not {decay}")
-        return lambda taken: self.follow(warm_decay(decay, taken))
+            raise ValueError(f"the decay of a moving average is between 0 and 1, not {decay}")
+        return lambda taken: self.update(warm_decay(decay, taken))
 
     @torch.no_grad()
-    def put(self) -> None:
-        """Give the parameters these values for good."""
+    def copy_to_parameters(self) -> None:
+        """Set the parameters to these values permanently."""
         for value, parameter in zip(self.values, self.parameters):
             parameter.copy_(value)
 
@@ -54,17 +54,17 @@ class Snapshot:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for i, value in enumerate(self.values):
-            value.copy_(like(value, state[str(i)]))
+            value.copy_(shard_like(value, state[str(i)]))
 
     @torch.no_grad()
     def _swap(self) -> None:
-        # The contents change places, not the tensors: optimisers, hooks and shards keep what they point to.
+        # Contents are exchanged, not tensors: optimizers, hooks and shards keep their references.
         for parameter, value in zip(self.parameters, self.values):
-            present = parameter.detach().clone()
+            current = parameter.detach().clone()
             parameter.copy_(value)
-            value.copy_(present)
+            value.copy_(current)
 
 
 def warm_decay(decay: float, step: int) -> float:
-    """Decay of a moving average that forgets its start: min((1 + k) / (10 + k), decay)."""
+    """Decay of a moving average at step k: min((1 + k) / (10 + k), decay), so that the start is forgotten early."""
     return min((1 + step) / (10 + step), decay)

@@ -1,71 +1,132 @@
-"""stable-baselines3's PPO, SAC and TD3 on our environments, with our settings, scored by our test episodes. Its runs
-cannot be resumed.
+"""stable-baselines3's PPO, SAC and TD3 on our environments and test episodes, with our settings.
+
+Its runs cannot be resumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from saccade.algorithms.off_policy import Course, Replaying
-from saccade.algorithms.ppo import Proximal
-from saccade.core import Environment, seeds
+from saccade.algorithms.off_policy import OffPolicy, OffPolicySettings
+from saccade.algorithms.ppo import PPO
+from saccade.core import Action, Environment, seeds
 from saccade.envs.task import ControlTask
 from saccade.models.control.networks import ACTIVATIONS
-from saccade.policies.actor_critic import Acted, ActorCriticModel
+from saccade.policies.actor_critic import ActorCriticModel
 from saccade.training.run import Run
+from saccade.training.settings import AdamW
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
 
 
-def train_off_policy(
-    name: str, task: ControlTask, cfg: Replaying, course: Course, seed: int, run: Run
-) -> dict[str, dict[str, float]]:
-    """Train its ``name`` ("SAC" or "TD3") for so many steps in the environment. The scores of test episodes before
-    and after.
-    """
-    oracle = off_policy_of(name, task, cfg, course.rows, seed)
-    before = after = task.score(Oracle(oracle))
+def train_off_policy(name: Literal["SAC", "TD3"], cfg: OffPolicySettings, run: Run) -> dict[str, dict[str, float]]:
+    """Train its SAC or TD3. Returns the scores of our test episodes before and after."""
+    task, schedule, algo = cfg.task, cfg.schedule, cfg.algo
+    model = build_off_policy(name, algo, cfg.optim, task.make(schedule.n_envs), cfg.seed)
+    before = after = task.score(SB3Policy(model))
     run.log(0, {f"eval/{k}": v for k, v in before.items()})
     done = 0
-    while done < course.env_steps:
-        taken = min(course.evaluate_every + (cfg.warm_up if not done else 0), course.env_steps - done)
-        oracle.learn(taken, reset_num_timesteps=not done)
-        done += taken
-        after = task.score(Oracle(oracle))
-        run.log((done - cfg.warm_up) * cfg.how.updates, {f"eval/{k}": v for k, v in after.items()})
+    while done < schedule.steps:
+        due = schedule.evaluate_every + (0 if done else algo.learning_starts)
+        steps = min(due, schedule.steps - done)
+        model.learn(steps, reset_num_timesteps=not done)
+        done += steps
+        after = task.score(SB3Policy(model))
+        run.log((done - algo.learning_starts) * algo.gradient_steps, {f"eval/{k}": v for k, v in after.items()})
     return {"before": before, "after": after}
 
 
-def off_policy_of(name: str, task: ControlTask, cfg: Replaying, rows: int, seed: int) -> Any:
-    """Its learner with the same networks and settings. ValueError for what it has not got."""
-    sb3, how = required(), cfg.how
-    if how.critics != 2 or how.critic_norm or how.n_step != 1 or how.offline_share or cfg.precision != "float32":
-        raise ValueError(
-            "method 'sb3' has two critics without LayerNorm, one-step returns, no recorded data and float32"
-        )
-    world = task.make(rows)
-    width = world.action_space.shape[0]
-    more: dict[str, Any] = {"target_entropy": how.target_entropy * width}
+def build_off_policy(name: str, algo: OffPolicy, optim: AdamW, environment: Environment, seed: int) -> Any:
+    """Its learner with the same networks and settings. ValueError for settings that it does not have."""
+    sb3 = import_package()
+    if algo.n_critics != 2 or algo.layer_norm or algo.n_steps != 1 or algo.offline_fraction:
+        raise ValueError("method 'sb3' has two Q networks without LayerNorm, one-step returns and no demonstrations")
+    if algo.precision != "float32":
+        raise ValueError("method 'sb3' computes in float32")
+    width = environment.action_space.shape[0]
     if name == "TD3":
         from stable_baselines3.common.noise import NormalActionNoise
 
-        more = {
-            "policy_delay": how.actor_every,
-            "target_policy_noise": how.smoothing,
-            "target_noise_clip": how.smoothing_clip,
+        special: dict[str, Any] = {
+            "policy_delay": algo.policy_delay,
+            "target_policy_noise": algo.target_policy_noise,
+            "target_noise_clip": algo.target_noise_clip,
+            "action_noise": NormalActionNoise(np.zeros(width), np.full(width, algo.action_noise)),
         }
-        more["action_noise"] = NormalActionNoise(np.zeros(width), np.full(width, cfg.exploration))
+    else:
+        special = {"target_entropy": algo.target_entropy * width}
     return getattr(sb3, name)(
-        "MlpPolicy", rows_of(world, seed), learning_rate=cfg.lr, buffer_size=cfg.memory, learning_starts=cfg.warm_up,
-        batch_size=cfg.batch, tau=how.tau, gamma=how.gamma, train_freq=1, gradient_steps=rows * how.updates,
-        policy_kwargs={"net_arch": list(cfg.hidden)}, seed=seed, device="cpu", **more,
-    )  # fmt: skip
+        "MlpPolicy",
+        vector_environment(environment, seed),
+        learning_rate=optim.lr,
+        buffer_size=algo.buffer_size,
+        learning_starts=algo.learning_starts,
+        batch_size=algo.batch_size,
+        tau=algo.tau,
+        gamma=algo.gamma,
+        train_freq=1,
+        gradient_steps=environment.count * algo.gradient_steps,
+        policy_kwargs={"net_arch": list(algo.hidden)},
+        seed=seed,
+        device="cpu",
+        **special,
+    )
 
 
-def required() -> Any:
-    """The package. ValueError with one line if it is not installed."""
+def train_ppo(
+    task: ControlTask, model: ActorCriticModel, ppo: PPO, optim: AdamW, n_envs: int, steps: int, seed: int, run: Run
+) -> dict[str, dict[str, float]]:
+    """Train its PPO on ``steps`` segments of ``n_envs`` rows. Returns the scores of our test episodes before, after."""
+    oracle = build_ppo(task.make(n_envs), model, ppo, optim, seed)
+    before = task.score(SB3Policy(oracle))
+    run.log(0, {f"eval/{name}": value for name, value in before.items()})
+    oracle.learn(n_envs * ppo.n_steps * steps)
+    after = task.score(SB3Policy(oracle), run.show(steps))
+    run.log(steps, {f"eval/{name}": value for name, value in after.items()})
+    return {"before": before, "after": after}
+
+
+def build_ppo(environment: Environment, model: ActorCriticModel, ppo: PPO, optim: AdamW, seed: int) -> Any:
+    """Its PPO with the same networks and settings. ValueError for settings that it does not have."""
+    sb3 = import_package()
+    if model.normalize_observations or ppo.normalize_rewards or model.convolutions != "nature":
+        raise ValueError("method 'sb3' has the convolutions 'nature', and normalizes neither observations nor rewards")
+    picture = len(next(iter(environment.observation_space.values())).shape) == 3
+    network: dict[str, Any] = {
+        "net_arch": list(model.hidden),
+        "log_std_init": model.log_std,
+        "activation_fn": ACTIVATIONS[model.activation],
+    }
+    if picture:
+        network["features_extractor_kwargs"] = {"features_dim": model.picture_features}
+    return sb3.PPO(
+        "CnnPolicy" if picture else "MlpPolicy",
+        vector_environment(environment, seed),
+        policy_kwargs=network,
+        learning_rate=(lambda remaining: optim.lr * remaining) if ppo.anneal_lr else optim.lr,
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range,
+        clip_range_vf=ppo.clip_range_vf,
+        ent_coef=ppo.entropy_coef,
+        vf_coef=ppo.value_coef,
+        max_grad_norm=optim.max_grad_norm,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def import_package() -> Any:
+    """The package stable_baselines3. ValueError of one line if it is not installed."""
     try:
         import stable_baselines3
     except ImportError:
@@ -73,84 +134,55 @@ def required() -> Any:
     return stable_baselines3
 
 
-def train_ppo(
-    task: ControlTask, model: ActorCriticModel, ppo: Proximal, rows: int, steps: int, seed: int, run: Run
-) -> dict[str, dict[str, float]]:
-    """Train its PPO for ``steps`` segments of ``rows`` rows. The scores of our test episodes before and after."""
-    oracle = ppo_of(task.make(rows), model, ppo, seed)
-    before = task.score(Oracle(oracle))
-    run.log(0, {f"eval/{name}": value for name, value in before.items()})
-    oracle.learn(rows * ppo.length * steps)
-    after = task.score(Oracle(oracle), run.show(steps))
-    run.log(steps, {f"eval/{name}": value for name, value in after.items()})
-    return {"before": before, "after": after}
-
-
-def ppo_of(environment: Environment, model: ActorCriticModel, ppo: Proximal, seed: int) -> Any:
-    """Its PPO with the same networks and settings. ValueError for what it has not got."""
-    sb3 = required()
-    if model.standardise or ppo.scale_rewards or model.convolutions != "nature":
-        raise ValueError("method 'sb3' has the convolutions 'nature', and neither standardise nor scale_rewards")
-    picture = len(next(iter(environment.observation_space.values())).shape) == 3
-    sizes: dict[str, Any] = {"net_arch": list(model.hidden), "log_std_init": model.log_std}
-    sizes["activation_fn"] = ACTIVATIONS[model.activation]
-    if picture:
-        sizes["features_extractor_kwargs"] = {"features_dim": model.features}
-    rate = (lambda left: ppo.lr * left) if ppo.anneal else ppo.lr
-    return sb3.PPO(
-        "CnnPolicy" if picture else "MlpPolicy", rows_of(environment, seed), policy_kwargs=sizes, learning_rate=rate,
-        n_steps=ppo.length, batch_size=ppo.minibatch, n_epochs=ppo.epochs, gamma=ppo.gamma, gae_lambda=ppo.lam, clip_range=ppo.clip,
-        clip_range_vf=ppo.clip_value, ent_coef=ppo.entropy, vf_coef=ppo.value, max_grad_norm=ppo.max_norm, seed=seed, device="cpu",
-    )  # fmt: skip
-
-
-class Oracle:
-    """Its policy as one that `envs.rollout.whole` can ask; it acts greedily, and its values are not told."""
+class SB3Policy:
+    """A model of stable-baselines3 as an `ActingPolicy`; it acts greedily, its log-probabilities and values are 0."""
 
     def __init__(self, model: Any):
         self.model = model
 
-    def act(self, seen: Mapping[str, torch.Tensor], draw_BD: torch.Tensor | None) -> Acted:
-        (only,) = seen.values()
-        action, _ = self.model.predict(only.numpy(), deterministic=draw_BD is None)
-        return Acted(torch.as_tensor(action), torch.zeros(len(action)), torch.zeros(len(action)))
-
-    def value(self, seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return torch.zeros(len(next(iter(seen.values()))))
+    def act(self, observation: Mapping[str, Tensor], noise_BD: Tensor | None) -> Action:
+        (only,) = observation.values()
+        action, _ = self.model.predict(only.numpy(), deterministic=noise_BD is None)
+        return Action(torch.as_tensor(action), torch.zeros(len(action)), torch.zeros(len(action)))
 
 
-def rows_of(environment: Environment, seed: int) -> Any:
-    """Our environment as its VecEnv: ended rows begin again at once, with the same seeds as `Segments` gives them."""
+def vector_environment(environment: Environment, seed: int) -> VecEnv:
+    """Our environment as a VecEnv: a row whose episode ended begins the next one, with `RolloutCollector`'s seeds.
+
+    ValueError for an environment with several observations.
+    """
     from stable_baselines3.common.vec_env import VecEnv
 
     (name, space), *more = environment.observation_space.items()
     if more:
-        raise ValueError(f"{environment.name} shows {name} and {len(more)} more; method 'sb3' sees one thing")
+        raise ValueError(f"{environment.name} has {1 + len(more)} observations; method 'sb3' needs a single one")
 
     class Rows(VecEnv):
-        """The methods that its PPO calls."""
+        """The methods of a VecEnv that PPO, SAC and TD3 call."""
+
+        begun = 0
 
         def reset(self) -> np.ndarray:
-            return self._begun(list(range(self.num_envs)))
+            return self._begin(list(range(self.num_envs)))
 
-        def _begun(self, rows: list[int]) -> np.ndarray:
-            own = [int(seeds(seed, 1, key=self.begun + i)) for i in range(len(rows))]
+        def _begin(self, rows: list[int]) -> np.ndarray:
+            episode_seeds = [int(seeds(seed, 1, key=self.begun + i)) for i in range(len(rows))]
             self.begun += len(rows)
-            return environment.begin(rows, own)[name]
+            return environment.begin(rows, episode_seeds)[name]
 
         def step_async(self, actions: np.ndarray) -> None:
             self.actions = actions
 
         def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
-            told = environment.step(self.actions)
-            seen, done = np.array(told.seen[name]), told.terminated_B | told.truncated_B
+            step = environment.step(self.actions)
+            observation, done = np.array(step.observation[name]), step.terminated_B | step.truncated_B
             infos: list[dict] = [{} for _ in done]
             for row in (rows := np.flatnonzero(done).tolist()):
-                late = bool(told.truncated_B[row] and not told.terminated_B[row])
-                infos[row] = {"terminal_observation": seen[row].copy(), "TimeLimit.truncated": late}
+                truncated = bool(step.truncated_B[row] and not step.terminated_B[row])
+                infos[row] = {"terminal_observation": observation[row].copy(), "TimeLimit.truncated": truncated}
             if rows:
-                seen[rows] = self._begun(rows)
-            return seen, told.reward_B, done, infos
+                observation[rows] = self._begin(rows)
+            return observation, step.reward_B, done, infos
 
         def close(self) -> None: ...
 
@@ -165,5 +197,4 @@ def rows_of(environment: Environment, seed: int) -> Any:
         def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
             return [False] * self.num_envs
 
-    Rows.begun = 0
     return Rows(environment.count, space, environment.action_space)

@@ -1,7 +1,8 @@
-"""An actor and a critic that see what an environment shows: actions, their log-probs, and what the state is worth.
+"""An actor and a critic on an environment's observations: actions, their log-probabilities and values of states.
 
-Both may stand on one trunk (pictures) or on what is seen itself (vectors). Where they are small tanh networks on a CPU
-they share one vector of weights (`policies.twin`), which acts ten times as fast and is the same policy within rounding.
+Both may share one trunk (pictures) or stand on the observations themselves (vectors). ``fused`` may hold both networks
+as one function of numpy arrays on the same weights, which small networks need to act fast on a CPU; it is attached by
+`saccade.algorithms.acceleration`, and without it the policy is the same within rounding.
 """
 
 from __future__ import annotations
@@ -9,21 +10,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Rollout, seeded
-from saccade.models.control.networks import MLP, Encoder
+from saccade.core import Action, Likelihood, Rollout, seeded
+from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
-from saccade.policies.twin import Twin, fits
 
-SEEN = "seen."
+OBSERVATION = "seen."
+"""Prefix of the names of observations in the decisions of a rollout."""
 
 
 @dataclass(frozen=True)
@@ -31,123 +32,100 @@ class ActorCriticModel:
     """Sizes of an actor-critic; the defaults suit vectors, ``hidden`` () and "nature" suit Atari."""
 
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of actor and of critic, behind the encoder of what is seen."""
+    """Widths of the hidden layers of the actor and of the critic, behind the encoder of the observations."""
     activation: str = "tanh"
-    """tanh, relu, silu or elu."""
-    width: int = 0
-    """Features of each vector seen; 0 takes vectors as they are."""
-    features: int = 512
-    """Features of each picture seen."""
+    """Activation of the hidden layers: tanh, relu, silu or elu."""
+    vector_features: int = 0
+    """Number of features of each observed vector; 0 takes vectors as they are."""
+    picture_features: int = 512
+    """Number of features of each observed picture."""
     convolutions: str = "nature"
-    """nature for pictures of 84 pixels, small for 20 to 64."""
-    standardise: bool = False
-    """Whether vectors are seen less their running mean, over their running spread."""
+    """Convolutions of pictures: nature for 84 pixels a side, small for 20 to 64."""
+    normalize_observations: bool = False
+    """Normalize observed vectors by their running mean and standard deviation."""
     log_std: float = 0.0
-    """Logarithm of the spread of Gaussian actions at the start."""
+    """Logarithm of the standard deviation of Gaussian actions at the start."""
     precision: str = "float32"
-    """Of the update's products: float32, or bfloat16 with weights kept in float32, twice as fast for pictures where
-    the CPU has it.
+    """Precision of the update's matrix products: float32, or bfloat16 with float32 weights, which is twice as fast for
+    pictures where the CPU supports it.
     """
 
 
-class Acted(NamedTuple):
-    """Actions ``[B]`` or ``[B, A]``, their log-probs and the states' values, both ``[B]``; on the CPU, without
-    gradients.
-    """
+class FusedNetworks(Protocol):
+    """Actor and critic as one function of numpy arrays, on the weights of both modules."""
 
-    action_B: Tensor
-    logp_B: Tensor
-    value_B: Tensor
+    def forward(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs of the actor ``[N, K]`` and of the critic ``[N]``, overwritten by the next call with N rows."""
+        ...
 
 
 @dataclass(eq=False)
 class ActorCritic:
-    """Observations by name -> features -> an action and a value; ``model`` is how it was built, told when it is
-    exported.
-    """
+    """Observations by name -> features -> an action and a value; ``model`` holds the sizes and is exported with it."""
 
-    trunk: Encoder
+    trunk: FeatureExtractor
     actor: MLP
     critic: MLP
     head: Head
     model: ActorCriticModel = ActorCriticModel()
-    twin: Twin | None = field(init=False)
-    names: tuple[str, ...] = field(init=False)
-    """Of what is seen, in the trunk's order."""
-
-    def __post_init__(self) -> None:
-        self.names = tuple(self.trunk.parts)
-        plain = not list(self.trunk.parameters()) and self.model.precision == "float32"
-        self.twin = (
-            Twin(self.actor, self.critic, list(self.head.parameters()))
-            if plain and fits(self.actor, self.critic)
-            else None
-        )
+    fused: FusedNetworks | None = None
 
     # -- acting ---------------------------------------------------------------------------------------------
 
-    def act(self, seen: Mapping[str, Tensor], draw_BD: Tensor | None) -> Acted:
-        """One action for each row; ``draw_BD`` is standard normal ``[B, A]``, uniform ``[B, 1]`` for a choice, None
-        for the likeliest.
-        """
-        out, value_B = self._outputs(seen)
-        action_B, logp_B = self.head.act(out, None if draw_BD is None else draw_BD.numpy())
-        return Acted(torch.from_numpy(action_B), torch.from_numpy(logp_B), torch.from_numpy(value_B))
+    def act(self, observation: Mapping[str, Tensor], noise_BD: Tensor | None) -> Action:
+        """One action for each row, with its value; ``noise_BD`` as in `core.ActingPolicy`."""
+        output, value_B = self._outputs(observation)
+        action_B, logp_B = self.head.act(output, None if noise_BD is None else noise_BD.numpy())
+        return Action(torch.from_numpy(action_B), torch.from_numpy(logp_B), torch.from_numpy(value_B))
 
-    def value(self, seen: Mapping[str, Tensor]) -> Tensor:
-        """What each state is worth: ``[B]``."""
-        return torch.from_numpy(self._outputs(seen)[1])
+    def value(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Value estimate of each state: ``[B]``."""
+        return torch.from_numpy(self._outputs(observation)[1])
 
-    def _outputs(self, seen: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        if self.twin is not None and self.trunk.plain:
-            return self._of_twin(_side_by_side([seen[name].numpy() for name in self.names]))
+    def _outputs(self, observation: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        if self.fused is not None and self.trunk.plain:
+            return _copied(self.fused.forward(_joined([observation[name].numpy() for name in self.trunk.parts])))
         with torch.no_grad():
-            x_NF = self._features(seen)
-            if self.twin is not None:
-                return self._of_twin(x_NF.numpy())
+            x_NF = self._features(observation)
+            if self.fused is not None:
+                return _copied(self.fused.forward(x_NF.numpy()))
             return self.actor(x_NF).cpu().numpy(), self.critic(x_NF)[:, 0].cpu().numpy()
 
-    def _of_twin(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        out, value_N = self.twin.forward(x_NF)
-        return out.copy(), value_N.copy()
-
-    def _features(self, seen: Mapping[str, Tensor]) -> Tensor:
-        return self.trunk({name: x.to(self.device) for name, x in seen.items()})
+    def _features(self, observation: Mapping[str, Tensor]) -> Tensor:
+        return self.trunk({name: x.to(self.device) for name, x in observation.items()})
 
     # -- replay ---------------------------------------------------------------------------------------------
 
     def likelihood(self, rollout: Rollout) -> Likelihood:
-        """Log-prob, entropy and value of each stored decision: ``[B, T]`` each, with gradients."""
-        rows, width = rollout.logp_BT.shape
+        """Log-probability, entropy and value of each stored decision: ``[B, T]`` each, with gradients."""
+        rows, steps = rollout.logp_BT.shape
         action = rollout.decisions["action_BT"].flatten(0, 1).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.model.precision == "bfloat16"):
-            x_NF = self._features(self.seen(rollout))
-            out, value_N = self.actor(x_NF).float(), self.critic(x_NF)[:, 0].float()
-        found = (self.head.logp(out, action), self.head.entropy(out), value_N)
-        logp, entropy, value = (x.view(rows, width).to(rollout.logp_BT.device) for x in found)
+            x_NF = self._features(self.observations(rollout))
+            output, value_N = self.actor(x_NF).float(), self.critic(x_NF)[:, 0].float()
+        parts = (self.head.logp(output, action), self.head.entropy(output), value_N)
+        logp, entropy, value = (x.view(rows, steps).to(rollout.logp_BT.device) for x in parts)
         return Likelihood(logp, entropy_BT=entropy, value_BT=value)
 
     @torch.no_grad()
     def features(self, rollout: Rollout) -> Tensor:
-        """What actor and critic are given of each decision: ``[B T, F]``, for a trunk that is not trained."""
-        return self._features(self.seen(rollout))
+        """Inputs of actor and critic at each decision: ``[B T, F]``, for a trunk that is not trained."""
+        return self._features(self.observations(rollout))
 
-    def follow(self, rollout: Rollout) -> None:
-        """Take what was seen into the trunk's running means; log-probs stored before are no longer those of this
-        policy.
-        """
-        self.trunk.follow({name: x.to(self.device) for name, x in self.seen(rollout).items()})
+    def update_statistics(self, rollout: Rollout) -> None:
+        """Add the observations to the trunk's running means; log-probabilities stored before no longer hold then."""
+        self.trunk.update_statistics({name: x.to(self.device) for name, x in self.observations(rollout).items()})
 
-    def seen(self, rollout: Rollout) -> dict[str, Tensor]:
-        """What was seen at each decision, by name: ``[B T, ...]``."""
-        parts = {name: x for name, x in rollout.decisions.items() if name.startswith(SEEN)}
-        return {name.removeprefix(SEEN).removesuffix("_BT"): x.flatten(0, 1) for name, x in parts.items()}
+    def observations(self, rollout: Rollout) -> dict[str, Tensor]:
+        """The observation at each decision, by name: ``[B T, ...]``."""
+        parts = {name: x for name, x in rollout.decisions.items() if name.startswith(OBSERVATION)}
+        return {name.removeprefix(OBSERVATION).removesuffix("_BT"): x.flatten(0, 1) for name, x in parts.items()}
 
     # -- weights --------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
-        return self.critic.layers[-1].weight.device
+        return next(self.critic.parameters()).device
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -160,41 +138,49 @@ class ActorCritic:
         return {name: value.detach().clone() for name, value in self._modules().state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take saved weights and running means; what shares the weights keeps sharing them."""
+        """Load weights and running means in place, so that ``fused`` keeps sharing the weights."""
         self._modules().load_state_dict(state)
 
     def export(self, folder: str | Path) -> None:
-        """Write the weights as policy.safetensors and the sizes as policy.json."""
+        """Write the weights to policy.safetensors and the sizes to policy.json."""
         from safetensors.torch import save_file
 
-        save_file(
-            {name: value.cpu().contiguous() for name, value in self.state_dict().items()},
-            Path(folder) / "policy.safetensors",
-        )
-        (Path(folder) / "policy.json").write_text(
-            json.dumps(asdict(self.model) | {"head": type(self.head).__name__}, indent=1)
-        )
+        weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, Path(folder) / "policy.safetensors")
+        sizes = asdict(self.model) | {"head": type(self.head).__name__}
+        (Path(folder) / "policy.json").write_text(json.dumps(sizes, indent=1))
 
     def _modules(self) -> nn.ModuleDict:
         return nn.ModuleDict({"trunk": self.trunk, "actor": self.actor, "critic": self.critic, "head": self.head})
 
 
-def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     flat = [part.reshape(len(part), -1) for part in parts]
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1)
 
 
-def build(
-    model: ActorCriticModel, seen: spaces.Dict, action: spaces.Space, seed: int, device: str = "cpu"
+def _copied(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return arrays[0].copy(), arrays[1].copy()
+
+
+def build_actor_critic(
+    model: ActorCriticModel, observation: spaces.Dict, action: spaces.Space, seed: int, device: str = "cpu"
 ) -> ActorCritic:
-    """An actor-critic for what an environment shows and takes, its weights drawn from ``seed``. ValueError for other
-    spaces or settings.
+    """An actor-critic for these observation and action spaces, its weights initialized from ``seed``.
+
+    ValueError for spaces that it cannot handle and for an unknown setting.
     """
     if model.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
     place = device_of(device)
     with seeded(seed):
-        trunk = Encoder(seen, model.width, model.features, model.convolutions, model.standardise)
+        trunk = Encoder(
+            observation,
+            model.vector_features,
+            model.picture_features,
+            model.convolutions,
+            model.normalize_observations,
+        )
         head = _head(action, model.log_std)
         nets = [_net(model, trunk.size, size, gain) for size, gain in ((head.outputs, 0.01), (1, 1.0))]
     return ActorCritic(trunk.to(place), nets[0].to(place), nets[1].to(place), head.to(place), model)
@@ -209,37 +195,43 @@ def _head(action: spaces.Space, log_std: float) -> Head:
         return Categorical(int(action.n))
     if isinstance(action, spaces.Box) and len(action.shape) == 1:
         return Gaussian(action.shape[0], log_std)
-    raise ValueError(f"actions are {action}; known are Discrete ones and vectors (Box of one axis)")
+    raise ValueError(f"actions are {action}; supported are Discrete ones and vectors (Box of one axis)")
 
 
 class Categorical(nn.Module):
-    """One of K actions, from logits ``[N, K]``; actions int64 ``[N]``."""
+    """One of K actions, from logits ``[N, K]``; actions are int64 ``[N]``."""
 
     def __init__(self, actions: int):
         super().__init__()
         self.outputs = actions
 
     def act(self, logits_NK: np.ndarray, uniform_N1: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The action at whose place of the cumulated probabilities the uniform number lies, and its log-prob
-        ``[N]``.
+        """Actions ``[N]`` by inversion of the cumulative distribution at uniform numbers, and their log-probabilities
+        ``[N]``; without numbers the most probable actions.
         """
         logits_NK = logits_NK - logits_NK.max(1, keepdims=True)
-        below_NK = np.exp(logits_NK).cumsum(1)
-        total_N1 = below_NK[:, -1:]
-        action_N = logits_NK.argmax(1) if uniform_N1 is None else (below_NK[:, :-1] <= uniform_N1 * total_N1).sum(1)
+        cumulative_NK = np.exp(logits_NK).cumsum(1)
+        total_N1 = cumulative_NK[:, -1:]
+        if uniform_N1 is None:
+            action_N = logits_NK.argmax(1)
+        else:
+            action_N = (cumulative_NK[:, :-1] <= uniform_N1 * total_N1).sum(1)
         return action_N, logits_NK[np.arange(len(logits_NK)), action_N] - np.log(total_N1[:, 0])
 
     def logp(self, logits_NK: Tensor, action_N: Tensor) -> Tensor:
+        """Log-probability of each action: ``[N]``."""
         return logits_NK.log_softmax(-1).gather(-1, action_N[:, None]).squeeze(-1)
 
     def entropy(self, logits_NK: Tensor) -> Tensor:
+        """Entropy in nats: ``[N]``."""
         logp_NK = logits_NK.log_softmax(-1)
         return -(logp_NK.exp() * logp_NK).sum(-1)
 
 
 class Gaussian(nn.Module):
-    """A vector of A numbers, not squashed, from means ``[N, A]``; the spread is the same in every state. Actions
-    ``[N, A]``.
+    """A vector of A numbers, not squashed, from means ``[N, A]``; the standard deviation is the same in every state.
+
+    Actions are ``[N, A]``.
     """
 
     def __init__(self, actions: int, log_std: float = 0.0):
@@ -248,17 +240,21 @@ class Gaussian(nn.Module):
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def act(self, mean_NA: np.ndarray, normal_NA: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The mean and so many spreads beside it, and the log-density there ``[N]``."""
+        """Actions ``[N, A]`` from standard normal numbers, without numbers the means, and their log-densities
+        ``[N]``.
+        """
         normal_NA = np.zeros_like(mean_NA) if normal_NA is None else normal_NA
         log_std = self.log_std.detach().cpu().numpy()
-        at_mean = np.float32(log_std.sum() + 0.5 * math.log(2 * math.pi) * self.outputs)
-        return mean_NA + np.exp(log_std) * normal_NA, -0.5 * (normal_NA * normal_NA).sum(1) - at_mean
+        normalizer = np.asarray(log_std.sum() + 0.5 * math.log(2 * math.pi) * self.outputs, np.float32)
+        return mean_NA + np.exp(log_std) * normal_NA, -0.5 * (normal_NA * normal_NA).sum(1) - normalizer
 
     def logp(self, mean_NA: Tensor, action_NA: Tensor) -> Tensor:
-        far_NA = (action_NA - mean_NA) * (-self.log_std).exp()
-        return (-0.5 * far_NA**2 - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+        """Log-density of each action: ``[N]``."""
+        z_NA = (action_NA - mean_NA) * (-self.log_std).exp()
+        return (-0.5 * z_NA**2 - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self, mean_NA: Tensor) -> Tensor:
+        """Differential entropy in nats: ``[N]``."""
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(len(mean_NA))
 
 

@@ -1,127 +1,117 @@
-"""Actors of off-policy learning: what is seen -> an action in [-1, 1], drawn from a squashed Gaussian or determined.
+"""Actors of off-policy learning: observations -> an action in [-1, 1], from a squashed Gaussian or deterministic.
 
     a = tanh(u), u ~ N(m, s),   log pi(a) = log N(u) - sum 2 (log 2 - u - softplus(-2 u))
 
-`envs.rescale.Ranged` gives an environment whose actions have other bounds in units of -1 to 1.
+`envs.rescale.RescaleAction` gives an environment whose actions have other bounds this range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.control.networks import MLP
+from saccade.core import Action
+from saccade.math.gaussians import Gaussian, squashed_log_prob
 
 LOG_STD = (-20.0, 2.0)
-"""Bounds of the logarithm of a spread."""
+"""Bounds of the logarithm of the standard deviation."""
 
 
-class Acted(NamedTuple):
-    """Actions ``[B, A]``, their log-densities ``[B]`` (of a determined action 0), and no opinion of what they are
-    worth.
+class ReparameterizedActor(Protocol):
+    """An actor whose actions are differentiable functions of its weights and of standard normal noise."""
+
+    def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, A]`` and their log-densities ``[B]``, with gradients."""
+        ...
+
+
+class _Actor(nn.Module):
+    """A network ``trunk`` on the features of ``encoder``, which learns with it unless it is shared with critics.
+
+    A shared encoder learns from the critics alone: no gradient of the actor reaches it.
     """
 
-    action_B: Tensor
-    logp_B: Tensor
-    value_B: None = None
-
-
-class SquashedActor(nn.Module):
-    """``trunk`` gives mean and log spread ``[B, 2 A]`` of the features of ``encoder``, which learns with it unless
-    ``shared``.
-    """
-
-    def __init__(self, encoder: nn.Module, trunk: MLP, shared: bool = False):
+    def __init__(self, encoder: nn.Module, trunk: nn.Module, shared: bool = False):
         super().__init__()
         self.encoder, self.trunk, self.shared = encoder, trunk, shared
 
-    def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor) -> tuple[Tensor, Tensor]:
-        """The actions ``[B, A]`` that standard normal draws stand for, and their log-densities ``[B]``; gradients
-        flow.
-        """
-        gaussian = self.gaussian(seen)
-        before = gaussian.at(draw_BA)
-        return torch.tanh(before), log_squashed(gaussian, before)
+    def _output(self, observation: Mapping[str, Tensor]) -> Tensor:
+        features = self.encoder(observation)
+        return self.trunk(features.detach() if self.shared else features)
 
-    def gaussian(self, seen: Mapping[str, Tensor]) -> Gaussian:
-        """Before it is squashed: ``[B, A]``."""
-        mean, log_std = self.trunk(_features(self.encoder, seen, self.shared)).chunk(2, -1)
+    def _on_device(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x.to(self.device) for name, x in observation.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.trunk.parameters()).device
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The weights that the actor's updates change."""
+        return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
+
+    def export(self, folder: str | Path) -> None:
+        """Write the weights to policy.safetensors."""
+        save_weights(self.state_dict(), folder)
+
+
+class SquashedActor(_Actor):
+    """A Gaussian actor squashed by tanh; its trunk gives means and log standard deviations ``[B, 2 A]``."""
+
+    def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]`` of standard normal noise and their log-densities ``[B]``, with gradients."""
+        gaussian = self.gaussian(observation)
+        u_BA = gaussian.sample(noise_BA)
+        return torch.tanh(u_BA), squashed_log_prob(gaussian, u_BA)
+
+    def gaussian(self, observation: Mapping[str, Tensor]) -> Gaussian:
+        """The distribution before tanh: ``[B, A]``."""
+        mean, log_std = self._output(observation).chunk(2, -1)
         return Gaussian(mean, log_std.clamp(*LOG_STD).exp())
 
     @torch.no_grad()
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
-        """Actions of all rows, on the CPU; without draws the middle of each distribution."""
-        gaussian = self.gaussian(_on(seen, self.device))
-        before = gaussian.mean if draw_BA is None else gaussian.at(draw_BA.to(self.device))
-        return Acted(torch.tanh(before).cpu(), log_squashed(gaussian, before).cpu())
-
-    @property
-    def device(self) -> torch.device:
-        return self.trunk.layers[-1].weight.device
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
-
-    def export(self, folder: str | Path) -> None:
-        """Write the weights to policy.safetensors."""
-        write(self.state_dict(), folder)
+    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
+        """Actions of all rows, on the CPU; without noise tanh of the mean."""
+        gaussian = self.gaussian(self._on_device(observation))
+        u_BA = gaussian.mean if noise_BA is None else gaussian.sample(noise_BA.to(self.device))
+        return Action(torch.tanh(u_BA).cpu(), squashed_log_prob(gaussian, u_BA).cpu())
 
 
-class DeterministicActor(nn.Module):
-    """``trunk`` gives the action ``[B, A]`` before tanh; ``exploration`` is the spread of the noise with which it
-    acts.
+class DeterministicActor(_Actor):
+    """A deterministic actor; its trunk gives actions ``[B, A]`` before tanh.
+
+    ``action_noise`` is the standard deviation of the noise with which it explores.
     """
 
-    def __init__(self, encoder: nn.Module, trunk: MLP, shared: bool = False, exploration: float = 0.1):
-        super().__init__()
-        self.encoder, self.trunk, self.shared, self.exploration = encoder, trunk, shared, exploration
+    def __init__(self, encoder: nn.Module, trunk: nn.Module, shared: bool = False, action_noise: float = 0.1):
+        super().__init__(encoder, trunk, shared)
+        self.action_noise = action_noise
 
-    def propose(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The actions ``[B, A]`` without noise, whatever the draws; gradients flow. The log-densities are 0."""
-        action_BA = torch.tanh(self.trunk(_features(self.encoder, seen, self.shared)))
+    def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]``, which the noise does not change, with gradients; log-densities of 0."""
+        action_BA = torch.tanh(self._output(observation))
         return action_BA, action_BA.new_zeros(len(action_BA))
 
     @torch.no_grad()
-    def act(self, seen: Mapping[str, Tensor], draw_BA: Tensor | None) -> Acted:
-        """Actions of all rows, on the CPU; standard normal draws move them by ``exploration``."""
-        action_BA, logp_B = self.propose(_on(seen, self.device))
-        if draw_BA is not None:
-            action_BA = (action_BA + self.exploration * draw_BA.to(self.device)).clamp(-1, 1)
-        return Acted(action_BA.cpu(), logp_B.cpu())
-
-    @property
-    def device(self) -> torch.device:
-        return self.trunk.layers[-1].weight.device
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        return [*([] if self.shared else self.encoder.parameters()), *self.trunk.parameters()]
-
-    def export(self, folder: str | Path) -> None:
-        """Write the weights to policy.safetensors."""
-        write(self.state_dict(), folder)
+    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
+        """Actions of all rows, on the CPU; standard normal noise is scaled by ``action_noise`` and added."""
+        action_BA, logp_B = self.rsample(self._on_device(observation))
+        if noise_BA is not None:
+            action_BA = (action_BA + self.action_noise * noise_BA.to(self.device)).clamp(-1, 1)
+        return Action(action_BA.cpu(), logp_B.cpu())
 
 
 Actor = SquashedActor | DeterministicActor
 
 
-def _features(encoder: nn.Module, seen: Mapping[str, Tensor], shared: bool) -> Tensor:
-    """Of an encoder that is shared with the critics, the critics alone decide: no gradient passes."""
-    return encoder(seen).detach() if shared else encoder(seen)
-
-
-def _on(seen: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: x.to(device) for name, x in seen.items()}
-
-
-def write(state: Mapping[str, Tensor], folder: str | Path) -> None:
-    """The weights of a policy to policy.safetensors."""
+def save_weights(state: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Write the weights of a policy to policy.safetensors."""
     from safetensors.torch import save_file
 
     save_file({name: value.cpu().contiguous() for name, value in state.items()}, Path(folder) / "policy.safetensors")

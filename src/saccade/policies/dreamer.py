@@ -1,8 +1,7 @@
-"""Acting on the state of a world model: what was seen since an episode began is in its belief, which each row carries
-along.
+"""Acting on the state of a world model: each row carries the belief from the observations of its episode so far.
 
-`DreamerPolicy` has the weights; `Acting` is it in so many episodes side by side, with their states. Several of these
-(one that gathers experience, one that is evaluated) share the weights and nothing else.
+`DreamerPolicy` holds the weights; `RecurrentActor` is that policy in a number of episodes side by side, with their
+states. Several of these (one that collects experience, one that is evaluated) share the weights and nothing else.
 """
 
 from __future__ import annotations
@@ -13,56 +12,57 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from saccade.core import Environment, Observation, Step, seeded
-from saccade.math.gaussians import Gaussian, log_squashed
-from saccade.models.world_model.rssm import RSSM, Sizes, State, mlp
-from saccade.policies.actors import Acted
+from saccade.core import Action, seeded
+from saccade.math.gaussians import Gaussian, squashed_log_prob
+from saccade.models.world_model.rssm import RSSM, RSSMConfig, State, mlp
 
-REACH = 5.0
-"""Bound of an action's mean before tanh, so that it never saturates for good (as in Dreamer)."""
+MEAN_BOUND = 5.0
+"""Bound of an action's mean before tanh, so that tanh does not saturate for good (as in Dreamer)."""
 
 
 class SquashedGaussian(nn.Module):
-    """Features ``[..., F]`` -> the Gaussian whose tanh is the action ``[..., A]``; its spread begins at ``std``."""
+    """Features ``[..., F]`` -> the Gaussian whose tanh is the action ``[..., A]``.
 
-    def __init__(self, features: int, actions: int, hidden: int, std: float = 1.0):
+    ``init_std`` is its standard deviation at the start.
+    """
+
+    def __init__(self, features: int, actions: int, hidden: int, init_std: float = 1.0):
         super().__init__()
         self.layers = mlp([features, hidden, hidden, 2 * actions])
-        self.offset = float(torch.tensor(std).expm1().log())
+        self.offset = float(torch.tensor(init_std).expm1().log())
 
     def forward(self, features: Tensor) -> Gaussian:
         mean, raw = self.layers(features).chunk(2, -1)
-        return Gaussian(REACH * torch.tanh(mean / REACH), softplus(raw + self.offset) + 1e-4)
+        return Gaussian(MEAN_BOUND * torch.tanh(mean / MEAN_BOUND), softplus(raw + self.offset) + 1e-4)
 
 
 class DreamerPolicy:
-    """A world model and the actor that was trained inside it; acts on the picture that is called ``seen``."""
+    """A world model and the actor that is trained inside it; ``picture`` is the name of the observation it acts on."""
 
-    def __init__(self, sizes: Sizes, actions: int, seen: str = "image", std: float = 1.0, seed: int = 0):
+    def __init__(self, config: RSSMConfig, actions: int, picture: str = "image", init_std: float = 1.0, seed: int = 0):
         with seeded(seed):
-            self.model = RSSM(sizes, actions)
-            self.actor = SquashedGaussian(sizes.belief + sizes.latent, actions, sizes.hidden, std)
-        self.sizes, self.actions, self.seen = sizes, actions, seen
+            self.model = RSSM(config, actions)
+            self.actor = SquashedGaussian(config.features, actions, config.hidden, init_std)
+        self.config, self.actions, self.picture = config, actions, picture
 
-    def acting(self, rows: int) -> Acting:
+    def recurrent(self, rows: int) -> RecurrentActor:
         """This policy in ``rows`` episodes side by side."""
-        return Acting(self, rows)
+        return RecurrentActor(self, rows)
 
     @property
     def device(self) -> torch.device:
-        return self.actor.layers[0].weight.device
+        return next(self.actor.parameters()).device
 
     def parameters(self) -> list[nn.Parameter]:
         return [*self.model.parameters(), *self.actor.parameters()]
 
     def to(self, device: torch.device | str) -> DreamerPolicy:
-        """The same policy, its weights moved."""
+        """The same policy, with its weights moved to a device."""
         self.model.to(device)
         self.actor.to(device)
         return self
@@ -75,17 +75,15 @@ class DreamerPolicy:
         self.actor.load_state_dict(state["actor"])
 
     def export(self, folder: Path) -> None:
-        """Write the weights (model.safetensors) and the widths (config.json) to ``folder``."""
+        """Write the weights to model.safetensors and the sizes to config.json in ``folder``."""
         weights = {f"{part}.{k}": v.contiguous() for part, named in self.state_dict().items() for k, v in named.items()}
         save_file(weights, folder / "model.safetensors")
-        widths = {"sizes": asdict(self.sizes), "actions": self.actions, "seen": self.seen}
-        (folder / "config.json").write_text(json.dumps(widths, indent=1))
+        sizes = {"model": asdict(self.config), "actions": self.actions, "picture": self.picture}
+        (folder / "config.json").write_text(json.dumps(sizes, indent=1))
 
 
-class Acting:
-    """A policy in B episodes: ``begin`` forgets, ``act`` looks and decides. A row that never began is at its
-    beginning.
-    """
+class RecurrentActor:
+    """A policy in B episodes side by side, with the model's state of each; all rows start in the initial state."""
 
     def __init__(self, policy: DreamerPolicy, rows: int):
         self.policy = policy
@@ -93,29 +91,29 @@ class Acting:
         self.action_B = self.state.belief.new_zeros(rows, policy.actions)
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Episodes begin in these rows."""
+        """Reset the state of these rows, in which episodes begin."""
         keep_B = torch.ones_like(self.action_B[:, 0])
         keep_B[list(rows)] = 0.0
-        self.state, self.action_B = self.state.kept(keep_B), self.action_B * keep_B[:, None]
+        self.state, self.action_B = self.state.reset_unless(keep_B), self.action_B * keep_B[:, None]
 
     @torch.no_grad()
-    def look(self, seen: Mapping[str, Tensor]) -> State:
-        """Take in what each row shows after the action of the last step."""
-        picture = seen[self.policy.seen].to(self.action_B.device)
-        self.state = self.policy.model.look(self.state, self.action_B, picture)
+    def observe(self, observation: Mapping[str, Tensor]) -> State:
+        """Update the state of each row with its observation after the last action."""
+        picture = observation[self.policy.picture].to(self.action_B.device)
+        self.state = self.policy.model.filter(self.state, self.action_B, picture)
         return self.state
 
-    def took(self, action_B: Tensor) -> None:
-        """The actions that were taken, where others than this policy's."""
+    def set_action(self, action_B: Tensor) -> None:
+        """Set the last actions, where they were others than this policy's."""
         self.action_B = action_B.to(self.action_B)
 
     @torch.no_grad()
-    def act(self, seen: Mapping[str, Tensor], draw: Tensor | None) -> Acted:
-        """Actions of all rows; ``draw`` is standard normal ``[B, A]``, None for the middle of the distribution."""
-        gaussian = self.policy.actor(self.look(seen).features)
-        before = gaussian.mean if draw is None else gaussian.at(draw.to(gaussian.mean))
+    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
+        """Observe, then act in all rows; ``noise_BA`` is standard normal ``[B, A]``, None takes tanh of the mean."""
+        gaussian = self.policy.actor(self.observe(observation).features)
+        before = gaussian.mean if noise_BA is None else gaussian.sample(noise_BA.to(gaussian.mean))
         self.action_B = torch.tanh(before)
-        return Acted(self.action_B.cpu(), log_squashed(gaussian, before).cpu())
+        return Action(self.action_B.cpu(), squashed_log_prob(gaussian, before).cpu())
 
     def state_dict(self) -> dict[str, Any]:
         return {"belief": self.state.belief, "latent": self.state.latent, "action": self.action_B}
@@ -123,27 +121,3 @@ class Acting:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.state = State(*(state[k].to(self.action_B) for k in ("belief", "latent")))
         self.action_B = state["action"].to(self.action_B)
-
-
-class Remembered:
-    """An environment whose episodes ``acting`` follows: it is told where they begin and what was done in them."""
-
-    def __init__(self, world: Environment, acting: Acting):
-        self.world, self.acting, self.name, self.count = world, acting, world.name, world.count
-        self.observation_space, self.action_space = world.observation_space, world.action_space
-        self.render = world.render
-
-    def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
-        self.acting.begin(rows)
-        return self.world.begin(rows, seeds)
-
-    def step(self, action_B: np.ndarray) -> Step:
-        self.acting.took(torch.from_numpy(np.float32(action_B)))
-        return self.world.step(action_B)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"world": self.world.state_dict(), "acting": self.acting.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.world.load_state_dict(state["world"])
-        self.acting.load_state_dict(state["acting"])

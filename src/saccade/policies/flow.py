@@ -1,9 +1,9 @@
-"""Denoising as decisions: a policy over any velocity network of the flow-matching kind (SD3, FLUX.1, Kontext).
+"""Denoising as decisions: a policy over any flow-matching velocity network (SD3, FLUX.1, Kontext).
 
-State (x_t, t, prompt), action x_t'. The steps in ``stochastic`` draw from a kernel and are stored with their
-log-probs; all others follow the ODE and are not stored. Windows of steps (Flow-GRPO-Fast, MixGRPO) are other choices of
-``stochastic``, nothing else. A generator of one step, or of a few between which its pictures are noised again, is a
-policy whose steps are that few; `unroll` makes its attempts once more with gradients.
+The state is (x_t, t, prompt), the action x_t'. Steps in ``stochastic`` sample x_t' from a Gaussian kernel and are
+stored with their log-probabilities; all other steps follow the ODE and are not stored. A window of steps
+(Flow-GRPO-Fast, MixGRPO) is a choice of ``stochastic``. A few-step generator is a policy with few ``steps``; `unroll`
+repeats its sampling with gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import device_of
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
 from saccade.models.sharding import shard
 from saccade.policies.flow_network import Network
 from saccade.policies.flow_presets import FlowModel
@@ -29,49 +29,59 @@ LATENT_DIMS = 3
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
+    """The prompt of a problem: its inputs, as text unless they are a `Question` with a picture."""
     return problem.inputs if isinstance(problem.inputs, Question) else str(problem.inputs)
 
 
 @dataclass(eq=False)
 class FlowPolicy:
-    """Draws pictures ``[B, 3, size, size]`` from prompts, or edits those that come with them; ``trained`` weights move.
+    """Generates pictures ``[B, 3, size, size]`` from prompts, or edits the picture of each prompt.
 
-    ``guidance`` is the classifier-free scale (1 = off) or, where the network was distilled, the embedded one.
-    ``stochastic`` numbers the steps that are drawn and stored, of ``steps`` in all. ``noise`` is the kernel's scale.
-    ``reduce`` says whether a log-prob is the mean or the sum over latent dimensions. ``through_unconditional`` lets
-    gradients through both halves of the guidance (DDPO); the usual form detaches the unconditional half.
-    ``one_call`` evaluates both halves in one call, ``merge`` folds LoRA in and fuses feed-forward layers where no
-    gradients are needed. Both are faster and equal within rounding; with both off, float32 replay is exact to the bit.
-    ``fold_trained`` folds LoRA in where gradients are needed, too. ``at_once`` bounds the rows of a call without them.
-    ``reuse_unconditional`` stores the unconditional velocities of sampling and differentiates without computing them
-    again: exact until the first optimiser step on a rollout, afterwards older than the weights by the steps taken.
+    With ``one_call`` and ``merge`` off, float32 replay is exact to the bit; with them it agrees within rounding.
+    ValueError for a size or a number of steps that the checkpoint cannot sample.
     """
 
     backbone: Backbone
     trained: list[nn.Parameter]
+    """Weights that an optimizer changes."""
     size: int
+    """Edge of a picture in pixels."""
     steps: int = 10
+    """Denoising steps of a picture."""
     guidance: float = 4.5
+    """Scale of classifier-free guidance (1 = off), or the embedded guidance of a guidance-distilled network."""
     kernel: str = "flow_sde"
+    """Transition of stochastic steps, a name that `flow_kernel` knows."""
     noise: float = 0.7
+    """Noise scale of the kernel."""
     stochastic: tuple[int, ...] = tuple(range(9))
+    """Numbers of the steps that are sampled from the kernel and stored; step 0 begins at pure noise."""
     reduce: str = "mean"
-    through_unconditional: bool = False
+    """Log-probability of a step: the mean or the sum over the latent's elements."""
+    grad_through_uncond: bool = False
+    """Differentiate the unconditional velocity in guidance (DDPO) instead of detaching it."""
     one_call: bool = True
+    """Evaluate the conditional and the unconditional velocity in one call of the network."""
     merge: bool = True
+    """Fold LoRA into the weights and fuse feed-forward layers where no gradients are needed."""
     fold_trained: bool = False
-    reuse_unconditional: bool = False
+    """Fold LoRA into the weights where gradients are needed, too."""
+    reuse_uncond: bool = False
+    """Take unconditional velocities from sampling in `likelihood`: exact until the first optimizer step on a rollout,
+    then outdated by the optimizer steps taken.
+    """
     at_once: int = 64
+    """Rows in one call of the network where no gradients are needed."""
     precision: torch.dtype = torch.float32
     prompt: Callable[[Problem], Prompt] = inputs_as_prompt
-    said: PromptCache | None = field(default=None, repr=False)
-    """What prompts say to the network, kept; policies over the same text encoders may share it."""
+    prompt_cache: PromptCache | None = field(default=None, repr=False)
+    """Conditioning of the prompts encoded so far; policies with the same text encoders may share it."""
     network: Network = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        grain = 2 * self.backbone.pipe.vae_scale_factor  # a token is 2 x 2 latents
-        if self.size < grain or self.size % grain:
-            raise ValueError(f"size {self.size} is not a multiple of {grain}, the pixels of a token's edge")
+        token = 2 * self.backbone.pipe.vae_scale_factor  # a token covers 2 x 2 latents
+        if self.size < token or self.size % token:
+            raise ValueError(f"size {self.size} is not a multiple of {token}, the edge of a token in pixels")
         if self.steps < 1:
             raise ValueError(f"a picture takes 1 denoising step or more, not {self.steps}")
         outside = [i for i in self.stochastic if not 0 <= i < self.steps]
@@ -79,12 +89,12 @@ class FlowPolicy:
             raise ValueError(
                 f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})"
             )
-        if self.through_unconditional and self.reuse_unconditional:
-            raise ValueError("reuse_unconditional has no gradient, but through_unconditional asks for it")
-        self.said = self.said or PromptCache(self.backbone)
+        if self.grad_through_uncond and self.reuse_uncond:
+            raise ValueError("reuse_uncond has no gradient, but grad_through_uncond asks for one")
+        self.prompt_cache = self.prompt_cache or PromptCache(self.backbone)
         self.network = Network(
             self.backbone,
-            self.said,
+            self.prompt_cache,
             self.size,
             self.precision,
             self.one_call,
@@ -93,82 +103,83 @@ class FlowPolicy:
             self.at_once,
         )
 
-    # -- acting ---------------------------------------------------------------------------------------------
+    # -- sampling -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def rollout(self, problems: Sequence[Problem], seeds_B: Tensor, stochastic: Sequence[int] | None = None) -> Rollout:
-        """One picture for each problem; ``stochastic`` overrides the policy's own choice of drawn steps."""
-        drawn = sorted(self.stochastic if stochastic is None else stochastic)
+        """One picture of each problem; ``stochastic`` replaces the policy's choice of stochastic steps."""
+        chosen = sorted(self.stochastic if stochastic is None else stochastic)
         stored: list[dict[str, Tensor]] = []
-        x0 = self._walk(self._noise(seeds_B, 0), range(self.steps), problems, seeds_B, drawn, stored)
-        return self._record(problems, seeds_B, drawn, stored, x0)
+        x0 = self._denoise(self._noise(seeds_B, 0), range(self.steps), problems, seeds_B, chosen, stored)
+        return self._rollout(problems, seeds_B, chosen, stored, x0)
 
-    def best(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        """One picture for each problem as the checkpoint's own scheduler makes it: how the model is used and evaluated.
+    def greedy(self) -> FlowPolicy:
+        """The same policy, sampling as the checkpoint's scheduler does: how the model is used and evaluated.
 
-        It walks along the ODE, with no noise but the first, or, where the scheduler samples stochastically (generators
-        of a few steps), predicts x0 and noises it again to the next time.
+        It follows the ODE, so that only the initial latent is random, or, where the scheduler samples stochastically
+        (few-step generators), predicts x0 and adds noise up to the next time.
         """
         if not self.renoises:
-            return self.rollout(problems, seeds_B, stochastic=())
-        return replace(self, kernel="renoise").rollout(problems, seeds_B, range(self.steps - 1))
+            return replace(self, stochastic=())
+        return replace(self, kernel="renoise", stochastic=tuple(range(self.steps - 1)))
 
-    def unroll(self, problems: Sequence[Problem], seeds_B: Tensor, through: int | None = None) -> Tensor:
+    def unroll(self, problems: Sequence[Problem], seeds_B: Tensor, grad_steps: int | None = None) -> Tensor:
         """The latents x0 ``[B, C, h, w]`` of `rollout`, from the same seeds, as functions of the weights.
 
-        Gradients flow through the last ``through`` steps (None: all) and both halves of the guidance. ValueError if
-        there are not so many.
+        Gradients flow through the last ``grad_steps`` steps (None: all) and through conditional and unconditional
+        velocities. ValueError unless ``grad_steps`` is between 1 and ``steps``.
         """
-        through = self.steps if through is None else through
-        if not 1 <= through <= self.steps:
-            raise ValueError(f"gradients cannot go through {through} of {self.steps} steps")
-        first = self.steps - through
+        grad_steps = self.steps if grad_steps is None else grad_steps
+        if not 1 <= grad_steps <= self.steps:
+            raise ValueError(f"gradients cannot go through {grad_steps} of {self.steps} steps")
+        first = self.steps - grad_steps
         with torch.no_grad():
-            x = self._walk(self._noise(seeds_B, 0), range(first), problems, seeds_B, self.stochastic)
-        return self._walk(x, range(first, self.steps), problems, seeds_B, self.stochastic)
+            x = self._denoise(self._noise(seeds_B, 0), range(first), problems, seeds_B, self.stochastic)
+        return self._denoise(x, range(first, self.steps), problems, seeds_B, self.stochastic)
 
-    def predicted(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
-        """The x0 ``[B, C, h, w]`` that each attempt predicts at a step of its own, gradients through that step alone.
+    def predict_x0_at(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
+        """The x0 ``[B, C, h, w]`` that each row predicts at its step of ``step_B``, with gradients through that step.
 
-        All rows walk to the last step, so that networks which are cut over processes are called in step.
+        All rows are denoised to the last step, so that networks sharded over processes are called equally often.
         """
         visited: list[Tensor] = []
         with torch.no_grad():
-            last = self._walk(
+            last = self._denoise(
                 self._noise(seeds_B, 0), range(self.steps - 1), problems, seeds_B, self.stochastic, visited=visited
             )
             x = torch.stack([*visited, last])[step_B, torch.arange(len(step_B))]
         t_B = self.times[step_B].to(x.device)
-        return to_data(x, self.velocity(x, t_B, problems, self.guidance, through=True), t_B)
+        return to_data(x, self.velocity(x, t_B, problems, self.guidance, grad_through_uncond=True), t_B)
 
-    def _walk(
+    def _denoise(
         self,
         x: Tensor,
-        part: range,
+        steps: range,
         problems: Sequence[Problem],
         seeds_B: Tensor,
-        drawn: Sequence[int],
+        stochastic: Sequence[int],
         stored: list[dict[str, Tensor]] | None = None,
         visited: list[Tensor] | None = None,
     ) -> Tensor:
-        """The state behind the steps in ``part``.
+        """The latents after ``steps``.
 
-        Where there are such lists, drawn steps are put into ``stored`` and the states that steps began from into
-        ``visited``.
+        Appends stochastic steps to ``stored`` and the latents before each step to ``visited`` where these are given.
         """
-        if not part:
+        if not steps:
             return x
         times = self.times.to(x.device)
         kernel = flow_kernel(self.kernel, self.noise, times)
-        said, unsaid = self._conditioning(problems, self.guidance)
-        with self.network.form():
-            for i in part:
+        cond, uncond = self._conditioning(problems, self.guidance)
+        with self.network.optimized():
+            for i in steps:
                 if visited is not None:
                     visited.append(x)
                 t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                halves = self.network.halves(x, t, said, unsaid, self.guidance, through=True)
-                v = guided(*halves, self.guidance)
-                if i not in drawn:
+                v_cond, v_uncond = self.network.cond_uncond_velocity(
+                    x, t, cond, uncond, self.guidance, grad_through_uncond=True
+                )
+                v = guided(v_cond, v_uncond, self.guidance)
+                if i not in stochastic:
                     x = ode(x, v, t, t_next)[0]
                     continue
                 mean, std = kernel(x, v, t, t_next)
@@ -176,25 +187,30 @@ class FlowPolicy:
                 if stored is not None:
                     logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
                     stored.append({"x": x, "next": x_next, "logp": logp})
-                    if self.reuse_unconditional and unsaid is not None:
-                        stored[-1]["free"] = halves[1]
+                    if self.reuse_uncond and v_uncond is not None:
+                        stored[-1]["uncond"] = v_uncond
                 x = x_next
         return x
 
     def _noise(self, seeds_B: Tensor, key: int) -> Tensor:
         return noise(spawn(seeds_B, key), self.latent_shape, self.device)
 
-    def _record(
-        self, problems: Sequence[Problem], seeds_B: Tensor, drawn: Sequence[int], stored: list, x0: Tensor
+    def _rollout(
+        self,
+        problems: Sequence[Problem],
+        seeds_B: Tensor,
+        stochastic: Sequence[int],
+        stored: Sequence[dict[str, Tensor]],
+        x0: Tensor,
     ) -> Rollout:
         decisions = {"x0_B": x0}
-        step = torch.tensor(drawn, dtype=torch.long, device=x0.device).expand(len(x0), -1)
+        step = torch.tensor(stochastic, dtype=torch.long, device=x0.device).expand(len(x0), -1)
         times = self.times.to(x0.device)
-        logp_BT = torch.zeros(len(x0), len(drawn), device=x0.device)
+        logp_BT = torch.zeros(len(x0), len(stochastic), device=x0.device)
         if stored:
-            kept = {f"{name}_BT": torch.stack([s[name] for s in stored], 1) for name in stored[0]}
-            logp_BT = kept.pop("logp_BT")
-            decisions |= kept | {"step_BT": step}
+            parts = {f"{name}_BT": torch.stack([s[name] for s in stored], 1) for name in stored[0]}
+            logp_BT = parts.pop("logp_BT")
+            decisions |= parts | {"step_BT": step}
         return Rollout(
             problems=list(problems),
             decisions=decisions,
@@ -203,15 +219,16 @@ class FlowPolicy:
             mask_BT=torch.ones_like(logp_BT),
             group_B=torch.arange(len(x0)),
             extras={
-                "length_B": torch.full((len(x0),), float(len(drawn))),
+                "length_B": torch.full((len(x0),), float(len(stochastic))),
                 "seed_B": seeds_B.clone(),
                 "span_BT": times[step] - times[step + 1],
             },
         )
 
     def decode(self, x0: Tensor, rows: int = 64) -> Tensor:
-        """Latents to pictures ``[B, 3, H, W]`` in [0, 1], on the CPU in float32, whole pictures (no tiles);
-        gradients flow.
+        """Latents ``[B, C, h, w]`` as pictures ``[B, 3, H, W]`` in [0, 1], float32 on the CPU; gradients flow.
+
+        ``rows`` pictures are decoded at a time, without tiling.
         """
         vae = self.backbone.pipe.vae
         z = x0 / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
@@ -220,29 +237,44 @@ class FlowPolicy:
 
     @torch.no_grad()
     def encode(self, pictures: Tensor, rows: int = 64) -> Tensor:
-        """Pictures ``[B, 3, H, W]`` in [0, 1] to latents, the means of the encoder's distributions."""
+        """Pictures ``[B, 3, H, W]`` in [0, 1] as latents ``[B, C, h, w]``, the means of the encoder's distributions."""
         vae = self.backbone.pipe.vae
-        cut = (2 * pictures - 1).to(self.device, vae.dtype).split(rows)
-        z = torch.cat([vae.encode(part).latent_dist.mean for part in cut]).float()
+        parts = (2 * pictures - 1).to(self.device, vae.dtype).split(rows)
+        z = torch.cat([vae.encode(part).latent_dist.mean for part in parts]).float()
         return (z - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
-    # -- being weighed --------------------------------------------------------------------------------------
+    def encode_sources(self, questions: Sequence[Question]) -> Tensor:
+        """Latents ``[B, C, h, w]`` of the pictures of questions as an editor takes them, float32.
+
+        ValueError for questions without a picture.
+        """
+        source = self.network.prompt_cache(questions, self.size).source
+        if source is None:
+            raise ValueError("these questions have no pictures to encode")
+        return source.float()
+
+    # -- likelihood -----------------------------------------------------------------------------------------
 
     def likelihood(self, rollout: Rollout) -> Likelihood:
-        """The stored steps under the present weights; all rows and decisions in one call."""
+        """Log-probabilities of the stored steps under the present weights; all rows and decisions in one call.
+
+        ValueError for a rollout without stochastic steps.
+        """
         rows, decisions = rollout.logp_BT.shape
         if "x_BT" not in rollout.decisions:
-            raise ValueError("no denoising step of these attempts was stochastic, so there is nothing to be weighed")
+            raise ValueError("these samples have no stochastic denoising step, so they have no likelihood")
         x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_BT"))
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
-        said, unsaid = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
-        # Passes without gradients are of other weights (the reference): what sampling stored is not theirs.
-        free = rollout.decisions.get("free_BT") if torch.is_grad_enabled() else None
-        free = None if free is None else free.flatten(0, 1)
-        with self.network.form():
-            halves = self.network.halves(x, times[step], said, unsaid, self.guidance, free, self.through_unconditional)
-        v = guided(*halves, self.guidance)
+        cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
+        # Passes without gradients are of other weights (the reference), which the stored velocities do not belong to.
+        cached = rollout.decisions.get("uncond_BT") if torch.is_grad_enabled() else None
+        cached = None if cached is None else cached.flatten(0, 1)
+        with self.network.optimized():
+            velocities = self.network.cond_uncond_velocity(
+                x, times[step], cond, uncond, self.guidance, cached, self.grad_through_uncond
+            )
+        v = guided(*velocities, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
         logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
         shape = (rows, decisions)
@@ -256,18 +288,23 @@ class FlowPolicy:
         t_B: Tensor,
         problems: Sequence[Problem],
         guidance: float | None = None,
-        through: bool | None = None,
+        grad_through_uncond: bool | None = None,
     ) -> Tensor:
-        """The network's velocity at states of one's own choice; gradients flow, those of the half without a prompt only
-        ``through`` (None: ``through_unconditional``). ``guidance`` None is that of the prompt alone: 1, or what a
-        network that was distilled with guidance is always told.
+        """The network's velocity ``[B, C, h, w]`` at any latents ``x`` of that shape and times ``t_B``; gradients flow.
+
+        ``guidance`` None takes the conditional velocity alone, or the embedded guidance of a guidance-distilled
+        network. ``grad_through_uncond`` None takes the policy's setting.
         """
         if guidance is None:
             guidance = self.guidance if self.backbone.embedded_guidance else 1.0
-        through = self.through_unconditional if through is None else through
-        said, unsaid = self._conditioning(problems, guidance)
-        with self.network.form():
-            return guided(*self.network.halves(x, t_B, said, unsaid, guidance, through=through), guidance)
+        if grad_through_uncond is None:
+            grad_through_uncond = self.grad_through_uncond
+        cond, uncond = self._conditioning(problems, guidance)
+        with self.network.optimized():
+            velocities = self.network.cond_uncond_velocity(
+                x, t_B, cond, uncond, guidance, grad_through_uncond=grad_through_uncond
+            )
+        return guided(*velocities, guidance)
 
     def _conditioning(
         self, problems: Sequence[Problem], guidance: float, repeat: int = 1
@@ -278,22 +315,21 @@ class FlowPolicy:
 
     @property
     def device(self) -> torch.device:
-        return self.backbone.transformer.device
+        return next(self.backbone.transformer.parameters()).device
 
     @property
     def times(self) -> Tensor:
-        """The grid ``[steps + 1]``, 1 down to 0, of the checkpoint's own scheduler."""
+        """The time grid ``[steps + 1]`` of the checkpoint's scheduler, from 1 down to 0."""
         return self.backbone.times(self.steps, self.size)
 
     @property
     def renoises(self) -> bool:
-        """Whether the checkpoint's scheduler predicts x0 at each step and noises it again, as generators of a few
-        steps do.
-        """
+        """Whether the checkpoint's scheduler predicts x0 at each step and adds noise again (few-step generators)."""
         return bool(self.backbone.pipe.scheduler.config.get("stochastic_sampling"))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a picture's latents."""
         edge = self.size // self.backbone.pipe.vae_scale_factor
         return self.backbone.pipe.vae.config.latent_channels, edge, edge
 
@@ -307,46 +343,50 @@ class FlowPolicy:
         load_weights(self.trained, state)
 
     def export(self, folder: str | Path) -> None:
-        """Write the pipeline, LoRA folded in, as a plain diffusers folder.
+        """Write the pipeline, LoRA folded in, as a diffusers folder.
 
-        Beside it ``sampling.json`` says how the pipeline is to be called for our pictures: steps, guidance, size.
+        ``sampling.json`` beside it holds the arguments with which the pipeline samples as this policy does: steps,
+        guidance, size.
         """
         with merged(self.backbone.transformer):
             self.backbone.pipe.save_pretrained(folder)
-        call = self.backbone.call(self.steps, self.guidance, self.size)
-        (Path(folder) / "sampling.json").write_text(json.dumps(call, indent=2) + "\n")
+        arguments = self.backbone.pipeline_arguments(self.steps, self.guidance, self.size)
+        (Path(folder) / "sampling.json").write_text(json.dumps(arguments, indent=2) + "\n")
 
 
-def build(cfg: FlowModel, stochastic: Sequence[int], seed: int = 0, beside: FlowPolicy | None = None) -> FlowPolicy:
-    """Load the checkpoint and open its trained weights. ValueError with one line if it cannot be had.
+def build_flow_policy(
+    cfg: FlowModel, stochastic: Sequence[int], seed: int = 0, share_with: FlowPolicy | None = None
+) -> FlowPolicy:
+    """Load a checkpoint as a policy whose transformer, or LoRA on it, is trained.
 
-    A policy ``beside`` lends its text encoders and its autoencoder, so that only a network of its own is read.
+    The text encoders and the autoencoder of ``share_with`` are used instead of loading them again. ValueError with one
+    line if the checkpoint cannot be loaded, or if settings contradict one another.
     """
     if cfg.lora_folded and cfg.checkpointing:
         raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
     if cfg.lora_folded and cfg.sharded:
-        raise ValueError("lora_folded needs whole matrices, and sharded cuts them; choose one")
-    # Frozen weights may rest in the lower precision; weights that are trained stay in float32.
-    backbone = _backbone(cfg, getattr(torch, cfg.precision) if cfg.lora_rank else torch.float32, beside)
+        raise ValueError("lora_folded needs unsharded matrices; choose lora_folded or sharded")
+    # Frozen weights may be stored in the lower precision; weights that are trained stay in float32.
+    backbone = _backbone(cfg, getattr(torch, cfg.precision) if cfg.lora_rank else torch.float32, share_with)
     trained = trainable(backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=seed)
     if cfg.sharded:
         trained = shard(backbone.transformer)
-    return _policy(cfg, backbone, trained, stochastic, beside)
+    return _policy(cfg, backbone, trained, stochastic, share_with)
 
 
-def frozen(cfg: FlowModel, beside: FlowPolicy) -> FlowPolicy:
-    """A policy none of whose weights move, with a network of its own: a reference that gradients may pass through.
+def build_frozen_policy(cfg: FlowModel, share_with: FlowPolicy) -> FlowPolicy:
+    """A policy without trained weights, with a transformer of its own: a reference that gradients may pass through.
 
-    Both halves of its guidance depend on the state. It borrows from ``beside`` as with `build`.
+    Its conditional and its unconditional velocity depend on the latents. ``share_with`` as in `build_flow_policy`.
     """
-    backbone = _backbone(cfg, getattr(torch, cfg.precision), beside)
-    return replace(_policy(cfg, backbone, [], (), beside), through_unconditional=True, reuse_unconditional=False)
+    backbone = _backbone(cfg, getattr(torch, cfg.precision), share_with)
+    return replace(_policy(cfg, backbone, [], (), share_with), grad_through_uncond=True, reuse_uncond=False)
 
 
-def _backbone(cfg: FlowModel, resting: torch.dtype, beside: FlowPolicy | None) -> Backbone:
+def _backbone(cfg: FlowModel, dtype: torch.dtype, share_with: FlowPolicy | None) -> Backbone:
     device = device_of(cfg.device)
-    lender = beside.backbone if beside else None
-    backbone = load(cfg.model, text_length=cfg.text_length, dtype=resting, device=device, beside=lender)
+    shared = share_with.backbone if share_with else None
+    backbone = load_backbone(cfg.name, text_length=cfg.text_length, dtype=dtype, device=device, share_with=shared)
     if cfg.checkpointing:
         backbone.transformer.enable_gradient_checkpointing()
         backbone.pipe.vae.enable_gradient_checkpointing()
@@ -360,7 +400,7 @@ def _policy(
     backbone: Backbone,
     trained: list[nn.Parameter],
     stochastic: Sequence[int],
-    beside: FlowPolicy | None,
+    share_with: FlowPolicy | None,
 ) -> FlowPolicy:
     return FlowPolicy(
         backbone,
@@ -373,8 +413,8 @@ def _policy(
         stochastic=tuple(stochastic),
         merge=not cfg.sharded,
         fold_trained=cfg.lora_folded,
-        reuse_unconditional=cfg.reuse_unconditional,
+        reuse_uncond=cfg.reuse_uncond,
         at_once=cfg.at_once,
         precision=getattr(torch, cfg.precision),
-        said=beside.said if beside else None,
+        prompt_cache=share_with.prompt_cache if share_with else None,
     )

@@ -1,6 +1,4 @@
-"""The network inside a flow policy: loaded from a pipeline, with or without LoRA, and its fast path where LoRA is
-folded into the weights.
-"""
+"""The velocity network inside a flow policy, and its faster forms: LoRA folded into the weights, layers fused."""
 
 from __future__ import annotations
 
@@ -14,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from saccade.models.adapters import merged
-from saccade.models.device import lowered
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, wordless
+from saccade.models.device import autocast
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, without_text
 
 
 @contextlib.contextmanager
 def fused(network: nn.Module) -> Iterator[nn.Module]:
-    """Within it, the feed-forward layers of a diffusers transformer run fused, equal within rounding; without
-    gradients.
+    """Within it, the feed-forward layers of a diffusers transformer run fused, without gradients.
 
-    Nothing changes on other devices and where torch was built without oneDNN. Not for use under autocast.
+    Outputs are equal within rounding. Only layers on a CPU are fused, and only where torch was built with oneDNN. It
+    must not be used under autocast.
     """
     from diffusers.models.activations import GELU
 
@@ -45,10 +43,10 @@ def _linear_gelu(linear: Any, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """What `FlowPolicy` asks of its backbone; the fields are the policy's own and are described there."""
+    """The backbone as `FlowPolicy` calls it; the fields are described there."""
 
     backbone: Backbone
-    said: PromptCache
+    prompt_cache: PromptCache
     size: int
     precision: torch.dtype
     one_call: bool
@@ -57,60 +55,62 @@ class Network:
     at_once: int
 
     def conditioning(self, prompts: Sequence[Prompt], guidance: float) -> tuple[Conditioning, Conditioning | None]:
-        """What the prompts say and, where guidance needs it, what no words say; a picture to be edited is seen by
-        both.
-        """
-        free = guidance != 1.0 and not self.backbone.embedded_guidance
-        return self.said(prompts, self.size), self.said([*map(wordless, prompts)], self.size) if free else None
+        """Conditioning of the prompts and, where guidance needs it, of empty texts with the same source pictures."""
+        cond = self.prompt_cache(prompts, self.size)
+        if guidance == 1.0 or self.backbone.embedded_guidance:
+            return cond, None
+        return cond, self.prompt_cache([without_text(prompt) for prompt in prompts], self.size)
 
-    def halves(
+    def cond_uncond_velocity(
         self,
         x: Tensor,
         t_B: Tensor,
-        said: Conditioning,
-        unsaid: Conditioning | None,
+        cond: Conditioning,
+        uncond: Conditioning | None,
         guidance: float,
-        free: Tensor | None = None,
-        through: bool = False,
+        cached_uncond: Tensor | None = None,
+        grad_through_uncond: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """The velocity with the prompt and, under guidance, without one (or ``free``, where that is known).
+        """Conditional and, where there is ``uncond``, unconditional velocity, each ``[B, C, h, w]``.
 
-        The half without a prompt carries gradients only if they are to go ``through`` it.
+        ``cached_uncond`` is returned as the unconditional velocity instead of computing it. Gradients flow through the
+        unconditional velocity only with ``grad_through_uncond``.
         """
-        if unsaid is None or free is not None:
-            return self._rows(x, t_B, said, guidance), free
-        alike = through or not torch.is_grad_enabled()
-        if self.one_call and alike:
-            v, v_free = self._rows(torch.cat([x, x]), torch.cat([t_B, t_B]), said + unsaid, guidance).chunk(2)
-            return v, v_free
-        if alike:
-            v_free = self._rows(x, t_B, unsaid, guidance)
+        if uncond is None or cached_uncond is not None:
+            return self._rows(x, t_B, cond, guidance), cached_uncond
+        same_gradients = grad_through_uncond or not torch.is_grad_enabled()
+        if self.one_call and same_gradients:
+            v, v_uncond = self._rows(torch.cat([x, x]), torch.cat([t_B, t_B]), cond + uncond, guidance).chunk(2)
+            return v, v_uncond
+        if same_gradients:
+            v_uncond = self._rows(x, t_B, uncond, guidance)
         else:
-            with torch.no_grad(), self.form():
-                v_free = self._rows(x, t_B, unsaid, guidance)
-        return self._rows(x, t_B, said, guidance), v_free
+            with torch.no_grad(), self.optimized():
+                v_uncond = self._rows(x, t_B, uncond, guidance)
+        return self._rows(x, t_B, cond, guidance), v_uncond
 
     @contextlib.contextmanager
-    def form(self) -> Iterator[None]:
-        """The network in the form that is fastest, with gradients or without."""
-        network, same = self.backbone.transformer, contextlib.nullcontext()
+    def optimized(self) -> Iterator[None]:
+        """Within it the network has its fastest form for the present gradient mode."""
+        network, unchanged = self.backbone.transformer, contextlib.nullcontext()
         if torch.is_grad_enabled():
-            with merged(network) if self.fold_trained else same:
+            with merged(network) if self.fold_trained else unchanged:
                 yield
         else:
-            # In bfloat16 a fused layer would round otherwise than the layers that replay it with gradients.
-            whole = self.merge and self.precision == torch.float32
-            with merged(network) if self.merge else same, fused(network) if whole else same:
+            # In bfloat16 a fused layer would round differently from the layers that replay it with gradients.
+            fuse = self.merge and self.precision == torch.float32
+            with merged(network) if self.merge else unchanged, fused(network) if fuse else unchanged:
                 yield
 
-    def _rows(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
+    def _rows(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
         if not torch.is_grad_enabled() and len(x) > self.at_once:
-            cut = zip(*(y.split(self.at_once) for y in (x, t_B, *said.parts)))
-            return torch.cat([self._call(x, t, Conditioning(*parts), guidance) for x, t, *parts in cut])
-        return self._call(x, t_B, said, guidance)
+            cuts = zip(*(y.split(self.at_once) for y in (x, t_B, *cond.parts)))
+            return torch.cat([self._call(x, t, Conditioning(*parts), guidance) for x, t, *parts in cuts])
+        return self._call(x, t_B, cond, guidance)
 
-    def _call(self, x: Tensor, t_B: Tensor, said: Conditioning, guidance: float) -> Tensor:
+    def _call(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
         network = self.backbone.transformer
-        said = Conditioning(*(part.to(network.dtype) for part in said.parts))
-        with lowered(network, self.precision):
-            return self.backbone.velocity(x.to(network.dtype), t_B, said, guidance).float()
+        dtype = network.dtype
+        cond = Conditioning(*(part.to(dtype) for part in cond.parts))
+        with autocast(network, self.precision):
+            return self.backbone.velocity(x.to(dtype), t_B, cond, guidance).float()

@@ -1,4 +1,4 @@
-"""Which checkpoint draws and how it is sampled, as options of a command."""
+"""Which flow-matching checkpoint is trained and how it is sampled, as settings of recipes."""
 
 from __future__ import annotations
 
@@ -8,47 +8,46 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class FlowModel:
-    """Which checkpoint draws, how it is sampled, and which of its weights move."""
+    """A flow-matching checkpoint that generates or edits pictures, how it is sampled, and which weights are trained."""
 
-    model: str = "sd3-shapes"
+    name: str = "sd3-shapes"
     """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
     size: int = 32
     """Edge of a picture in pixels."""
     sampling_steps: int = 8
     """Denoising steps of a picture."""
     guidance: float = 1.0
-    """Classifier-free guidance (1 = off), or the embedded guidance of a distilled network."""
+    """Scale of classifier-free guidance (1 = off), or the embedded guidance of a guidance-distilled network."""
     kernel: Literal["flow_sde", "dance_sde", "cps", "renoise"] = "flow_sde"
-    """Transition of the stochastic steps; renoise (the predicted picture noised again) makes a generator of a few
-    steps.
-    """
+    """Transition of stochastic steps; renoise adds noise to the predicted x0, as few-step generators sample."""
     noise: float = 0.7
-    """Scale of the kernel's noise."""
+    """Noise scale of the stochastic steps."""
     text_length: int = 1
-    """T5 tokens of a prompt; pipelines without a T5 take zeros in their place."""
+    """T5 tokens of a prompt; pipelines without a T5 encoder take zeros in their place."""
     lora_rank: int = 0
     """Rank of LoRA on the attention projections; 0 trains all weights of the transformer."""
     lora_alpha: float = 64.0
-    """Scale of LoRA: its change is multiplied by alpha / rank."""
+    """Scale of LoRA: its output is multiplied by alpha / rank."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; formulas are float32 always."""
+    """Arithmetic of the network; samplers and losses are computed in float32 always."""
     device: str = "auto"
-    """cpu, cuda or auto."""
+    """Device of the model: cpu, cuda or auto."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     sharded: bool = False
-    """Cut the network over all processes (FSDP2) instead of keeping a copy in each."""
+    """Shard the transformer over all processes (FSDP2) instead of keeping a copy in each."""
     lora_folded: bool = False
-    """Train through W + LoRA as one matrix; faster where 6 x rank comes near the layers' width or exceeds it."""
-    reuse_unconditional: bool = False
-    """Take the unconditional velocities of sampling for an update; exact for the first optimiser step of a batch."""
+    """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
+    reuse_uncond: bool = False
+    """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
     at_once: int = 64
-    """Rows in one call of the network where no gradients are needed (guidance doubles the attempts)."""
+    """Rows in one call of the network where no gradients are needed; guidance takes two rows a picture."""
 
 
 SD35_MEDIUM = FlowModel(
     "stabilityai/stable-diffusion-3.5-medium", size=512, text_length=256, precision="bfloat16", checkpointing=True
 )
-"""A checkpoint as recipes train it; they say with how many steps, which guidance and which LoRA."""
+"""Stable Diffusion 3.5 medium as recipes train it; recipes set sampling steps, guidance and LoRA."""
 
-FLUX1_DEV = replace(SD35_MEDIUM, model="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)
+FLUX1_DEV = replace(SD35_MEDIUM, name="black-forest-labs/FLUX.1-dev", guidance=3.5, text_length=512)
+"""FLUX.1-dev as recipes train it; recipes set sampling steps and LoRA."""

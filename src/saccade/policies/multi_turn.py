@@ -1,8 +1,7 @@
-"""Attempts that are conversations: after each turn of the model a plain function says what it is told, or that it is
-over.
+"""Rollouts that are conversations: after each turn of the model a plain function gives the next message, or ends it.
 
-The model's own tokens are decisions; what it is told is not, so nothing of it is trained. One `likelihood` weighs a
-whole conversation. Keys and values stay between turns, pictures may come in any size at any turn.
+The model's own tokens are decisions; the messages it is given are not, so nothing of them is trained. One `likelihood`
+replays a complete conversation. Keys and values stay cached between turns; pictures may come in any size at any turn.
 """
 
 from __future__ import annotations
@@ -18,125 +17,140 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.frames import Frame
-from saccade.models.language.generation import Draft
+from saccade.models.language.generation import GenerationState
 from saccade.models.language.messages import Message
-from saccade.models.language.prompts import Passage, PerRow
+from saccade.models.language.prompts import EncodedPrompt, PerRow
 from saccade.models.loading import first_line
 from saccade.policies.tokens import TokenPolicy
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What the model said and what it was told then; ``failure`` is the error of a reply that could not be had."""
+    """The text of one turn of the model and the reply to it; ``failure`` is the error where the reply function raised.
 
-    said: str
-    told: tuple[Message, ...] = ()
+    ``reply`` is empty after the last turn.
+    """
+
+    text: str
+    reply: tuple[Message, ...] = ()
     failure: str = ""
 
 
 @dataclass(eq=False)
-class Talk:
-    """A conversation as its environment sees it, and as it is kept.
+class Conversation:
+    """A conversation as its environment reads it, and as the rollout keeps it.
 
-    ``frames`` are those of all pictures so far as the model was shown them. A picture that is told may bring its frame
-    (``{"type": "image", "image": pixels, "frame": Frame}``), else it is an original. ``memory`` is the environment's
-    own. ``ended`` says why it is over: "answer", or for want of "turns" or "room".
+    ``frames`` are those of all pictures so far as the model was shown them. A picture in a reply may bring its frame
+    (``{"type": "image", "image": pixels, "frame": Frame}``), else it is an original. ``memory`` belongs to the
+    environment. ``end_reason`` is "answer" where the environment ended it, else the limit that was reached: "turns" or
+    "tokens".
     """
 
     turns: list[Turn] = field(default_factory=list)
     frames: tuple[Frame, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)
-    ended: str = ""
+    end_reason: str = ""
 
 
-Reply = Callable[[Problem, Talk, str], Sequence[Message] | None]
-"""What the model is told after it said a text: chat messages, pictures among them; None if there is nothing to add."""
+Reply = Callable[[Problem, Conversation, str], Sequence[Message] | None]
+"""The reply to the text of a turn: chat messages, pictures among them; None ends the conversation."""
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
-    """``attempt(problems, seeds_B)`` with at most ``turns`` turns of the model and ``most_tokens`` in a conversation.
+class MultiTurnRollout:
+    """A sampler of conversations with at most ``max_turns`` turns of the model and ``max_tokens`` tokens.
 
-    A reply that raises becomes a message that says so. A reply that would leave no room for a further turn is not
+    A reply that raises becomes a message with the error. A reply that would leave no room for a further turn is not
     given. ``outputs`` are the texts of the last turns; ``extras`` hold the turn of each decision (``turn_BT``, from 0),
-    how many turns there were (``turns_B``), how many replies failed (``failures_B``) and all that was said
-    (``talk_B``).
+    the number of turns (``turns_B``), the number of replies that failed (``failures_B``) and the conversations
+    (``conversation_B``).
     """
 
     policy: TokenPolicy
     reply: Reply
-    turns: int = 2
-    most_tokens: int | None = None
+    max_turns: int = 2
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.turns < 1:
-            raise ValueError(f"turns {self.turns} is less than 1")
+        if self.max_turns < 1:
+            raise ValueError(f"max_turns {self.max_turns} is less than 1")
 
     def __call__(self, problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        """One conversation about each problem. ValueError if a prompt leaves no room to write."""
-        with self.policy.acting():
-            draft = self.policy.draft(problems, seeds_B)
-        longest, most = max(map(len, draft.lines)), self.policy.max_new_tokens
-        if not self._fits(longest):
-            raise ValueError(f"a prompt of {longest} tokens and max_new_tokens {most} exceed {self.most_tokens}")
-        talks = [Talk() for _ in problems]
+        """One conversation about each problem. ValueError if a prompt leaves no room for a turn."""
+        with self.policy.generating():
+            state = self.policy.start_generation(problems, seeds_B)
+        longest, new_tokens = max(map(len, state.sequences)), self.policy.max_new_tokens
+        if not self._has_room(longest):
+            raise ValueError(f"a prompt of {longest} tokens and max_new_tokens {new_tokens} exceed {self.max_tokens}")
+        conversations = [Conversation() for _ in problems]
         while True:
-            with self.policy.acting():
-                said = draft.write()
-            told = self._told(draft, problems, talks, said)
-            if not told:
-                return self._finished(draft, problems, talks)
-            with self.policy.acting():
-                draft.hear(told)
+            with self.policy.generating():
+                texts = state.generate_turn()
+            replies = self._replies(state, problems, conversations, texts)
+            if not replies:
+                return self._rollout(state, problems, conversations)
+            with self.policy.generating():
+                state.append(replies)
 
-    def _told(
-        self, draft: Draft, problems: Sequence[Problem], talks: Sequence[Talk], said: Mapping[int, str]
-    ) -> dict[int, Passage]:
-        """What the rows are told whose conversation goes on."""
-        told = {}
-        for row, text in said.items():
-            talk, line = talks[row], draft.lines[row]
-            talk.turns.append(Turn(text))
-            talk.frames = tuple(line.frames)
-            passage = self._next(problems[row], talk, text, partial(draft.reply, row))
-            if passage is not None and not self._fits(len(line) + len(passage)):
-                talk.ended, talk.turns[-1] = "room", Turn(text)
-            elif passage is not None:
-                told[row] = passage
-        return told
+    def _replies(
+        self,
+        state: GenerationState,
+        problems: Sequence[Problem],
+        conversations: Sequence[Conversation],
+        texts: Mapping[int, str],
+    ) -> dict[int, EncodedPrompt]:
+        """The encoded reply to each row whose conversation goes on."""
+        replies = {}
+        for row, text in texts.items():
+            conversation, sequence = conversations[row], state.sequences[row]
+            conversation.turns.append(Turn(text))
+            conversation.frames = tuple(sequence.frames)
+            encoded = self._reply(problems[row], conversation, text, partial(state.encode_reply, row))
+            if encoded is not None and not self._has_room(len(sequence) + len(encoded)):
+                conversation.end_reason, conversation.turns[-1] = "tokens", Turn(text)
+            elif encoded is not None:
+                replies[row] = encoded
+        return replies
 
-    def _next(
-        self, problem: Problem, talk: Talk, text: str, read: Callable[[Sequence[Message]], Passage]
-    ) -> Passage | None:
-        """What comes after a turn; None, and why, if the conversation is over."""
-        if len(talk.turns) == self.turns:
-            talk.ended = "turns"
+    def _reply(
+        self,
+        problem: Problem,
+        conversation: Conversation,
+        text: str,
+        encode: Callable[[Sequence[Message]], EncodedPrompt],
+    ) -> EncodedPrompt | None:
+        """The encoded reply to a turn; None, with the reason kept, if the conversation is over."""
+        if len(conversation.turns) == self.max_turns:
+            conversation.end_reason = "turns"
             return None
         failure = ""
         try:
-            messages = self.reply(problem, talk, text)
-            passage = None if messages is None else read(messages)
+            messages = self.reply(problem, conversation, text)
+            encoded = None if messages is None else encode(messages)
         except Exception as error:  # a tool's input is whatever a model wrote: its errors are answers
             failure = f"{type(error).__name__}: {first_line(error)}"
-            notice = self.policy.language.harmless(f"That did not work: {first_line(error)}")
+            notice = self.policy.language.without_special_tokens(f"That did not work: {first_line(error)}")
             messages = [{"role": "user", "content": notice}]
-            passage = read(messages)
-        if passage is None:
-            talk.ended = "answer"
+            encoded = encode(messages)
+        if messages is None:
+            conversation.end_reason = "answer"
         else:
-            talk.turns[-1] = Turn(text, tuple(messages), failure)
-        return passage
+            conversation.turns[-1] = Turn(text, tuple(messages), failure)
+        return encoded
 
-    def _fits(self, tokens: int) -> bool:
-        """Whether a conversation of so many tokens may have one more turn."""
-        bounds = [bound for bound in (self.policy.language.room, self.most_tokens) if bound is not None]
+    def _has_room(self, tokens: int) -> bool:
+        """Whether a conversation of ``tokens`` tokens may have one more turn."""
+        bounds = [bound for bound in (self.policy.language.max_length, self.max_tokens) if bound is not None]
         return tokens + self.policy.max_new_tokens <= min(bounds, default=math.inf)
 
-    def _finished(self, draft: Draft, problems: Sequence[Problem], talks: Sequence[Talk]) -> Rollout:
-        rollout = self.policy.finished(draft, problems, [talk.turns[-1].said for talk in talks])
+    def _rollout(
+        self, state: GenerationState, problems: Sequence[Problem], conversations: Sequence[Conversation]
+    ) -> Rollout:
+        rollout = self.policy.finish_rollout(state, problems, [each.turns[-1].text for each in conversations])
+        failures = [sum(bool(turn.failure) for turn in each.turns) for each in conversations]
         rollout.extras |= {
-            "turns_B": torch.tensor([float(len(talk.turns)) for talk in talks]),
-            "failures_B": torch.tensor([float(sum(bool(turn.failure) for turn in talk.turns)) for talk in talks]),
-            "talk_B": PerRow(tuple(talks)),
+            "turns_B": torch.tensor([float(len(each.turns)) for each in conversations]),
+            "failures_B": torch.tensor(failures, dtype=torch.float32),
+            "conversation_B": PerRow(tuple(conversations)),
         }
         return rollout

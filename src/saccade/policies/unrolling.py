@@ -1,4 +1,4 @@
-"""Attempts made once more with gradients, and what a reward says of them."""
+"""Samples that are repeated with gradients: rollouts without outputs, and differentiable rewards of latents."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from saccade.core import Problem, Reward, Rollout, generator, spawn
 from saccade.policies.flow import FlowPolicy
 
 _STEP = 1 << 21
-"""Key of the seeds that late steps are drawn from."""
+"""Key of the seeds that timesteps are sampled from."""
 
 
-def unmade(problems: Sequence[Problem], seeds_B: Tensor, **decisions: Tensor) -> Rollout:
-    """Attempts whose pictures nobody has looked at: problems, seeds and perhaps latents, to be unrolled from there."""
-    none = torch.zeros(len(problems), 0)
+def empty_rollout(problems: Sequence[Problem], seeds_B: Tensor, **decisions: Tensor) -> Rollout:
+    """A rollout of problems, seeds and perhaps latents, without outputs and without stored decisions."""
+    empty = torch.zeros(len(problems), 0)
     extras = {"length_B": torch.zeros(len(problems)), "seed_B": seeds_B.clone()}
-    return Rollout(list(problems), decisions, None, none, none, torch.arange(len(problems)), extras=extras)
+    return Rollout(list(problems), decisions, None, empty, empty, torch.arange(len(problems)), extras=extras)
 
 
-def late_steps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
-    """A step of ``first`` … ``steps`` - 1 for each row, from the row's own seed: ``[B]``."""
-    draw = lambda s: torch.randint(first, steps, (), generator=generator(s))
-    return torch.stack([draw(s) for s in spawn(seeds_B, _STEP).tolist()])
+def refl_timesteps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
+    """A random step from ``first`` to ``steps`` - 1 for each row, from the row's seed: ``[B]`` (ReFL, 2304.05977)."""
+    step = lambda seed: torch.randint(first, steps, (), generator=generator(seed))
+    return torch.stack([step(seed) for seed in spawn(seeds_B, _STEP).tolist()])
 
 
-def judged(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:
-    """A differentiable reward of latents, 0 where it has no verdict, and where it has one: two ``[B]``.
+def differentiable_reward(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """The reward of latents ``x0``, 0 where the reward is not finite, and whether it is finite: two ``[B]``.
 
-    Pictures are decoded for it unless it reads latents, which it says by an attribute ``latent``. ValueError if
-    gradients are asked for and the reward has none.
+    Latents are decoded to pictures unless the reward has a true attribute ``latent``. ValueError if ``x0`` needs
+    gradients and the reward has none.
     """
-    seen = replace(rollout, decisions=rollout.decisions | {"x0_B": x0})
-    reward_B = reward(seen if getattr(reward, "latent", False) else replace(seen, outputs=policy.decode(x0)))
+    rollout = replace(rollout, decisions=rollout.decisions | {"x0_B": x0})
+    if not getattr(reward, "latent", False):
+        rollout = replace(rollout, outputs=policy.decode(x0))
+    reward_B = reward(rollout)
     if x0.requires_grad and not reward_B.requires_grad:
-        raise ValueError("this reward cannot be differentiated: no gradient leads from its verdicts to the pictures")
-    known_B = reward_B.isfinite()
-    return torch.where(known_B, reward_B, 0.0), known_B
+        raise ValueError("this reward cannot be differentiated: no gradient leads from its scores to the pictures")
+    finite_B = reward_B.isfinite()
+    return torch.where(finite_B, reward_B, 0.0), finite_B

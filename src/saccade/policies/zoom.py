@@ -1,6 +1,4 @@
-"""A model looks closer: a box that it writes, the part of the original picture there, and the scripted dialogue
-about both.
-"""
+"""Zooming in: the crop of the original picture at a box that the model wrote, and a scripted conversation about it."""
 
 from __future__ import annotations
 
@@ -14,109 +12,108 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout
+from saccade.core import Problem, Question, Rollout, Sampler
 from saccade.math.frames import Box, Frame
+from saccade.math.pixels import picture_digest
 from saccade.models.language.model import Message
-from saccade.models.language.prompts import digest
-from saccade.policies.multi_turn import Talk, Turns
+from saccade.policies.multi_turn import Conversation, MultiTurnRollout
 from saccade.policies.tokens import TokenPolicy
 
-SLENDER = 200
-"""Processors refuse a picture whose one side is longer than so many times the other."""
+MAX_ASPECT_RATIO = 200
+"""Ratio of a picture's longer to its shorter side from which on processors refuse the picture."""
 
 
 @dataclass(frozen=True, eq=False)
-class Looking:
-    """What the model is told before each of ``turns`` turns; a box that cannot be used brings the whole view back.
+class ZoomEnvironment:
+    """The messages before each of ``turns`` turns; a box that cannot be used is answered with the full view.
 
-    ``parts`` cuts a question's text into what is asked at once and the lines of choices that the last turn adds.
-    ``whole`` brings the whole view back whatever was written. ``others`` says for which problems (by `id`) another
-    row's crop is shown instead of the own one. What each box showed is kept in the conversation's memory as "looks".
+    All turns but the last ask for a box, without the question's choices; the last one asks for the answer. The crop of
+    each box is kept in the conversation's memory as "crops".
     """
 
-    parts: Callable[[str], tuple[str, str]]
+    split_choices: Callable[[str], tuple[str, str]]
+    """Splits the text of a question into the question and the lines of its choices."""
     turns: int = 2
-    pixels: int | None = None
-    """Most pixels of a view, the first one and what a box shows of the original; None leaves it to the model's
-    processor.
-    """
-    point: str = " Give the box of the place to look at."
-    """Ends a turn that asks for a box."""
-    closing: str = ""
-    """Ends the last turn."""
+    """Number of turns of the model."""
+    max_pixels: int | None = None
+    """Most pixels of a view, the first one and each crop; None leaves the bound to the model's processor."""
+    box_prompt: str = " Give the box of the place to look at."
+    """Text after the question in turns that ask for a box."""
+    answer_prompt: str = ""
+    """Text after the question in the last turn."""
     notice: str = "This box cannot be used, here is the whole picture. "
-    """Begins a turn after a box that is missing, empty or not inside the picture."""
-    whole: bool = False
-    others: Mapping[int, Crop | None] = field(default_factory=dict)
+    """Text before the question after a box that is missing, empty or not inside the picture."""
+    full_view: bool = False
+    """Answer every box with the full view."""
+    shown_crops: Mapping[int, Crop | None] = field(default_factory=dict)
+    """Crops to show instead of those of the row's own boxes, by the `id` of the problem."""
 
     def __post_init__(self) -> None:
         if self.turns < 2:
-            raise ValueError(f"a look takes a turn to point and one to answer: turns {self.turns} is less than 2")
+            raise ValueError(f"zooming in takes a turn for the box and one for the answer: turns {self.turns} < 2")
 
     def prompt(self, problem: Problem) -> list[Message]:
-        """The first turn. ValueError unless the question is about one picture."""
-        return [_user(self._view(problem), self.asked(problem, last=False))]
+        """The first message. ValueError unless the question is about one picture."""
+        return [_message(self._full_view(problem), self._text(problem, last=False))]
 
-    def reply(self, problem: Problem, talk: Talk, text: str) -> list[Message]:
-        """The next turn, as `Turns` asks for it."""
-        found = look(text, problem.inputs.pictures[0], talk.frames[-1])
-        talk.memory.setdefault("looks", []).append(found)
-        shown = self.others.get(id(problem), found)
-        asked = self.asked(problem, last=len(talk.turns) == self.turns - 1)
-        if shown is not None and not self.whole:
-            return [_user(view(shown.pixels, self.pixels, shown.frame), asked)]
-        return [_user(self._view(problem), asked if self.whole else self.notice + asked)]
+    def reply(self, problem: Problem, conversation: Conversation, text: str) -> list[Message]:
+        """The message after a turn with this text, as `MultiTurnRollout` asks for it."""
+        crop = try_crop(text, problem.inputs.pictures[0], conversation.frames[-1])
+        conversation.memory.setdefault("crops", []).append(crop)
+        shown = self.shown_crops.get(id(problem), crop)
+        question = self._text(problem, last=len(conversation.turns) == self.turns - 1)
+        if shown is not None and not self.full_view:
+            return [_message(view(shown.pixels, self.max_pixels, shown.frame), question)]
+        return [_message(self._full_view(problem), question if self.full_view else self.notice + question)]
 
-    def asked(self, problem: Problem, last: bool) -> str:
-        """The words of a turn: the question and a wish for a box, or all of it."""
-        if last:
-            return problem.inputs.text + self.closing
-        return self.parts(problem.inputs.text)[0] + self.point
+    def sampler(self, policy: TokenPolicy) -> Sampler:
+        """Samples one conversation about each problem, by a policy whose prompt is `prompt`."""
+        return MultiTurnRollout(policy, self.reply, self.turns)
 
-    def attempt(self, policy: TokenPolicy) -> Turns:
-        """One conversation about each problem, by a policy whose prompt is `prompt`."""
-        return Turns(policy, self.reply, self.turns)
+    def swapped_sampler(self, policy: TokenPolicy) -> Sampler:
+        """Samples conversations in which every row is shown the crop of a row about another problem: a control.
 
-    def swapped(self, policy: TokenPolicy) -> Callable[[Sequence[Problem], Tensor], Rollout]:
-        """Conversations in which everyone is shown what the box of a row about another problem brought: a control.
-
-        The first turns are written twice, since all boxes must be known before the first crop is shown. ValueError for
+        The first turns are sampled twice, since all boxes must be known before the first crop is shown. ValueError for
         more than two turns: a later box would be written in another row's picture.
         """
         if self.turns != 2:
-            raise ValueError(f"crops change places in conversations of 2 turns, not of {self.turns}")
+            raise ValueError(f"crops are swapped in conversations of 2 turns, not of {self.turns}")
 
-        def attempt(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-            own = [replace(problem) for problem in problems]  # objects of their own: rows are told apart by them
-            first = policy.rollout(own, seeds_B)
-            frames = first.extras["frames_B"].values
-            found = [look(text, p.inputs.pictures[0], shown[0]) for text, p, shown in zip(first.outputs, own, frames)]
-            away = next((i for i, p in enumerate(problems) if p is not problems[0]), 0)
-            if not away:
-                raise ValueError("crops change places between problems, and there is only one here")
-            others = {id(p): found[(i + away) % len(own)] for i, p in enumerate(own)}
-            return replace(self, others=others).attempt(policy)(own, seeds_B)
+        def sample(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+            copies = [replace(problem) for problem in problems]  # rows are told apart by the identity of their problem
+            first = policy.rollout(copies, seeds_B)
+            texts, frames = first.outputs, first.extras["frames_B"].values
+            crops = [try_crop(text, p.inputs.pictures[0], f[0]) for text, p, f in zip(texts, copies, frames)]
+            shift = next((i for i, problem in enumerate(problems) if problem is not problems[0]), 0)
+            if not shift:
+                raise ValueError("crops are swapped between problems, and there is only one here")
+            shown_crops = {id(problem): crops[(i + shift) % len(copies)] for i, problem in enumerate(copies)}
+            return replace(self, shown_crops=shown_crops).sampler(policy)(copies, seeds_B)
 
-        return attempt
+        return sample
 
-    def _view(self, problem: Problem) -> Message:
-        pictures = getattr(problem.inputs, "pictures", ())
-        if len(pictures) != 1:
-            asked = str(getattr(problem.inputs, "text", problem.inputs))[:60]
-            raise ValueError(f"a question to look into has one picture, this one has {len(pictures)}: {asked!r}")
-        return view(pictures[0], self.pixels)
+    def _text(self, problem: Problem, last: bool) -> str:
+        if last:
+            return problem.inputs.text + self.answer_prompt
+        return self.split_choices(problem.inputs.text)[0] + self.box_prompt
+
+    def _full_view(self, problem: Problem) -> Message:
+        question = problem.inputs if isinstance(problem.inputs, Question) else Question(str(problem.inputs))
+        if len(question.pictures) != 1:
+            count, text = len(question.pictures), question.text[:60]
+            raise ValueError(f"a question to zoom into has one picture, this one has {count}: {text!r}")
+        return view(question.pictures[0], self.max_pixels)
 
 
-def view(picture: np.ndarray, pixels: int | None = None, frame: Frame | None = None) -> dict[str, Any]:
-    """A picture ``[H, W, 3]``, reduced to at most ``pixels``, as part of a message; its frame finds back to the
-    original.
+def view(picture: np.ndarray, max_pixels: int | None = None, frame: Frame | None = None) -> dict[str, Any]:
+    """A picture uint8 ``[H, W, 3]``, reduced to at most ``max_pixels``, as part of a message, with its frame.
 
-    ``frame`` is the picture's own where it is a part of another.
+    ``frame`` is the frame of the picture where it is a crop; without one the picture is an original.
     """
     from PIL import Image
 
-    frame = frame or Frame.of(picture, digest(picture))
-    scale = math.sqrt(pixels / (frame.width * frame.height)) if pixels else 1.0
+    frame = frame or Frame.of(picture, picture_digest(picture))
+    scale = math.sqrt(max_pixels / (frame.width * frame.height)) if max_pixels else 1.0
     if scale >= 1:
         return {"type": "image", "image": picture, "frame": frame}
     width, height = (max(math.floor(side * scale + 1e-6), 1) for side in (frame.width, frame.height))
@@ -124,76 +121,76 @@ def view(picture: np.ndarray, pixels: int | None = None, frame: Frame | None = N
     return {"type": "image", "image": small, "frame": frame.displayed(width, height)}
 
 
-def look(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
-    """What the last box of a text, written in the pixels of ``shown``, shows of the original; None if it cannot be
-    used.
-    """
-    try:
-        box_in(text, shown)
-    except ValueError:
-        return None
-    found = crop(text, original, shown)
-    long, short = max(found.pixels.shape[:2]), min(found.pixels.shape[:2])
-    return found if long < SLENDER * short else None
-
-
-def looks(rollout: Rollout) -> list[Crop | None]:
-    """What the last box of each conversation showed of its picture."""
-    return [(talk.memory.get("looks") or [None])[-1] for talk in rollout.extras["talk_B"].values]
-
-
-def box_areas(found: Sequence[Crop | None]) -> Tensor:
-    """Each box's share of its picture ``[B]``, NaN where there is none."""
-    share = lambda one: one.frame.width * one.frame.height / (one.frame.original.width * one.frame.original.height)
-    return torch.tensor([math.nan if one is None else share(one) for one in found])
-
-
-def _user(picture: Message, text: str) -> Message:
+def _message(picture: Message, text: str) -> Message:
     return {"role": "user", "content": [picture, {"type": "text", "text": text}]}
-
-
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-
-_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """The pixels ``[h, w, 3]`` that a box touches, where they lie in the original, and the box as it was written."""
+    """The pixels uint8 ``[h, w, 3]`` that a box touches, their frame in the original, and the box as it was written."""
 
     pixels: np.ndarray
     frame: Frame
     box: Box
 
 
-def box_in(text: str, shown: Frame) -> Box:
+_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
+
+
+def parse_box(text: str, shown: Frame) -> Box:
     """The last ``[x1, y1, x2, y2]`` of a text, in the pixels of the picture as ``shown``.
 
-    ValueError with one line, for the model to read, if there is none or if it is not inside the picture.
+    ValueError with one line, for the model to read, if there is no box or if it is not inside the picture.
     """
     found = _BOX.findall(text)
     if not found:
         raise ValueError(f"there is no box [x1, y1, x2, y2] in {text[-60:]!r}")
-    box = Box(*map(float, found[-1]), shown)
+    x1, y1, x2, y2 = map(float, found[-1])
+    box = Box(x1, y1, x2, y2, shown)
     if not box.valid:
-        near = box.clipped()
-        nearest = list(near.corners if near.valid else shown.whole)
-        raise ValueError(
-            f"box {list(box.corners)} is not inside {shown.width} x {shown.height} pixels; nearest: {nearest}"
-        )
+        clipped = box.clipped()
+        nearest = list(clipped.corners if clipped.valid else shown.bounds)
+        size = f"{shown.width} x {shown.height} pixels"
+        raise ValueError(f"box {list(box.corners)} is not inside {size}; nearest: {nearest}")
     return box
 
 
-def crop(text: str, original: np.ndarray, shown: Frame) -> Crop:
-    """Cut the box of a text, written in the picture as ``shown``, out of the ``original`` ``[H, W, 3]``.
+def crop_box(text: str, original: np.ndarray, shown: Frame) -> Crop:
+    """Crop the box of a text, written in the picture as ``shown``, out of the ``original`` uint8 ``[H, W, 3]``.
 
-    ``shown`` may be the original resized, or a crop of it resized. ValueError with one line as in `box_in`, and for an
-    original that is not the one which was shown.
+    ``shown`` may be the original resized, or a crop of it resized. ValueError with one line as in `parse_box`, and for
+    an original of another size than the one that was shown.
     """
-    whole = shown.original
-    high, wide = original.shape[:2]
-    if (high, wide) != (whole.height, whole.width):
-        raise ValueError(f"the original has {wide} x {high} pixels, not {whole.width} x {whole.height}")
-    box = box_in(text, shown)
-    frame = whole.crop(box)
-    return Crop(np.ascontiguousarray(original[frame.slices]), frame, box)
+    frame = shown.original
+    height, width = original.shape[:2]
+    if (height, width) != (frame.height, frame.width):
+        raise ValueError(f"the original has {width} x {height} pixels, not {frame.width} x {frame.height}")
+    box = parse_box(text, shown)
+    cropped = frame.crop(box)
+    return Crop(np.ascontiguousarray(original[cropped.slices]), cropped, box)
+
+
+def try_crop(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
+    """The crop of a text's box as in `crop_box`; None if there is no box, or one that processors would refuse."""
+    try:
+        parse_box(text, shown)
+    except ValueError:
+        return None
+    crop = crop_box(text, original, shown)
+    longer, shorter = max(crop.pixels.shape[:2]), min(crop.pixels.shape[:2])
+    return crop if longer < MAX_ASPECT_RATIO * shorter else None
+
+
+def last_crops(rollout: Rollout) -> list[Crop | None]:
+    """The crop of the last box of each conversation ``[B]``, None where there is none."""
+    return [
+        (conversation.memory.get("crops") or [None])[-1] for conversation in rollout.extras["conversation_B"].values
+    ]
+
+
+def box_areas(crops: Sequence[Crop | None]) -> Tensor:
+    """Share of the original picture's area that each crop covers ``[B]``, NaN where there is no crop."""
+    area = lambda frame: frame.width * frame.height
+    shares = [math.nan if crop is None else area(crop.frame) / area(crop.frame.original) for crop in crops]
+    return torch.tensor(shares)

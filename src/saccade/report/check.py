@@ -1,4 +1,6 @@
-"""The result of a check as the report shows it: verdict, claims, and a row an arm with mean and spread over seeds."""
+"""The result of a check as the report shows it: verdict, claims, and a row for each arm with mean and deviation over
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_check(path: Path) -> dict[str, Any]:
     """A result of ``saccade check``: {"name", "holds", "facts", "claims", "scores", "arms"}.
 
     ``scores`` are the names of final scores and costs; ``arms`` are rows of an arm and, for each score, the values of
@@ -35,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
     return known | {"facts": facts, "claims": claims, "scores": scores, "arms": rows}
 
 
-def spread(values: Sequence[float]) -> str:
+def mean_std(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds."""
     if not values:
         return "–"

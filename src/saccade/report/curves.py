@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
+from saccade.report.intervals import half_width
 from saccade.report.record import Record, Section
-from saccade.report.spread import half
 from saccade.training.folder import ERROR
 
 POINTS = 400
@@ -63,7 +63,7 @@ def _rank(name: str, families: Sequence[str]) -> int:
 def _trace(section: Section, name: str) -> dict[str, Any] | None:
     made = list(accumulate(line.get("cost/images") or 0 for line in section.metrics))
     lines = [
-        (line["step"], images, line.get("time", 0), line[name], half(line, name) or 0.0)
+        (line["step"], images, line.get("time", 0), line[name], half_width(line, name) or 0.0)
         for line, images in zip(section.metrics, made)
         if isinstance(line.get(name), (int, float))
     ]
@@ -81,7 +81,7 @@ def _binned(lines: list[tuple]) -> list[tuple]:
     if len(lines) <= POINTS:
         return lines
     edges = [round(i * len(lines) / POINTS) for i in range(POINTS + 1)]
-    return [tuple(sum(column) / (b - a) for column in zip(*lines[a:b])) for a, b in zip(edges, edges[1:])]
+    return [tuple(sum(column) / (b - a) for column in zip(*lines[a:b])) for a, b in pairwise(edges)]
 
 
 def _smooth(y: Sequence[float]) -> list[float]:

@@ -17,7 +17,7 @@ _TAG = 12
 
 @dataclass(frozen=True)
 class Outline:
-    """A box in percent of its picture's sides; ``kind`` is "said" or "true"."""
+    """A box in percent of its picture's sides; ``kind`` is "predicted" or "true"."""
 
     left: float
     top: float
@@ -28,7 +28,7 @@ class Outline:
 
     @property
     def tag(self) -> str:
-        """Where its label covers nothing that matters: "above" or "below" the box, "inside" where neither has room."""
+        """Place of the label: "above" or "below" the box, "inside" where there is no room for it outside."""
         if self.top > _TAG:
             return "above"
         return "below" if self.top + self.height < 100 - _TAG else "inside"
@@ -36,7 +36,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture, whether its pixels are to be seen, its width over its height, and the boxes in it."""
+    """A picture, whether it is shown pixelated, its width over its height, and the boxes in it."""
 
     uri: str
     pixelated: bool
@@ -45,15 +45,15 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Moving:
-    """A clip, whether its pixels are to be seen, and its width over its height."""
+class Clip:
+    """A clip, whether it is shown pixelated, and its width over its height."""
 
     uri: str
     pixelated: bool
     aspect: float
 
 
-def moving(path: Path) -> Moving | None:
+def load_clip(path: Path) -> Clip | None:
     """An animated WebP as it is; None if the file is gone. ValueError if it is none."""
     from PIL import Image as files
 
@@ -62,12 +62,12 @@ def moving(path: Path) -> Moving | None:
     try:
         with files.open(path, formats=["WEBP"]) as clip:
             clip.load()
-            return Moving(_uri("webp", path.read_bytes()), max(clip.size) <= _PIXELATED_TO, clip.size[0] / clip.size[1])
+            return Clip(_uri("webp", path.read_bytes()), max(clip.size) <= _PIXELATED_TO, clip.size[0] / clip.size[1])
     except (OSError, ValueError):
         raise ValueError(f"{path} is not a clip") from None
 
 
-def load(path: Path, boxes: Sequence[dict[str, Any]] = ()) -> Image | None:
+def load_picture(path: Path, boxes: Sequence[dict[str, Any]] = ()) -> Image | None:
     """A picture with ``boxes`` in its pixels; None if the file is gone. ValueError if it is no picture."""
     from PIL import Image as files
 
@@ -90,11 +90,12 @@ def load(path: Path, boxes: Sequence[dict[str, Any]] = ()) -> Image | None:
 
 def _outlines(boxes: Sequence[dict[str, Any]], width: int, height: int) -> tuple[Outline, ...]:
     """Boxes as far as they lie inside; those that do not are left out."""
-    found = []
+    found, percent = [], lambda share: round(100 * share, 3)
     for box in boxes:
         x1, y1, x2, y2 = (min(max(x / side, 0.0), 1.0) for x, side in zip(box["corners"], (width, height) * 2))
         if x1 < x2 and y1 < y2:
-            found.append(Outline(*(round(100 * x, 3) for x in (x1, y1, x2 - x1, y2 - y1)), box["label"], box["kind"]))
+            sides = percent(x1), percent(y1), percent(x2 - x1), percent(y2 - y1)
+            found.append(Outline(*sides, label=box["label"], kind=box["kind"]))
     return tuple(found)
 
 

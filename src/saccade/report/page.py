@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from saccade import catalog
-from saccade.report import check, spread, tables
+from saccade.report import check, intervals, tables
+from saccade.report.conversations import conversation_sets
 from saccade.report.curves import charts
-from saccade.report.films import film_sets
+from saccade.report.episodes import episode_sets
 from saccade.report.pictures import picture_sets, rewrites
 from saccade.report.record import Record, read_all
-from saccade.report.talks import talk_sets
 from saccade.training.files import replace_bytes
 
 _HERE = Path(__file__).parent
 
 
-def write(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
+def write_page(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
     """Write the report of ``runs`` (folders) to the file ``out`` and return it; ``checks`` are results of saccade
     check.
 
     Parts that a run lacks are left out; a folder that is empty, broken or not a run is a ValueError with one line.
     """
     records = read_all(runs)
-    context = _context(records, [check.read(path) for path in checks])
+    context = _context(records, [check.read_check(path) for path in checks])
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(out, _render(context).encode(errors="replace"))
     return out
@@ -41,13 +41,13 @@ def _context(records: list[Record], checks: list[dict[str, Any]]) -> dict[str, A
         "notes": [_note(record) for record in records],
         "headline": headline,
         "has_intervals": any(change and change.halves[1] for row in headline for change in row.values),
-        "over_seeds": spread.over_seeds(records),
+        "over_seeds": intervals.over_seeds(records),
         "sections": sections,
         "checks": checks,
         "cost": tables.cost(records),
         "settings": tables.settings(records),
         "provenance": tables.provenance(records),
-        "has_films": any(section["films"] for section in sections),
+        "has_episodes": any(section["episodes"] for section in sections),
         "has_charts": any(section["curves"] or section["health"] for section in sections),
     }
 
@@ -66,8 +66,8 @@ def _section(records: list[Record], name: str) -> dict[str, Any] | None:
     found = {
         "curves": charts(records, name, ("reward", "eval")),
         "pictures": picture_sets(records, name),
-        "films": film_sets(records, name),
-        "talks": talk_sets(records, name),
+        "episodes": episode_sets(records, name),
+        "conversations": conversation_sets(records, name),
         "rewrites": rewrites(records, name),
         "tables": _tables(parts),
         "health": charts(records, name, ("health", "loss"), others=True),
@@ -99,7 +99,7 @@ def _render(context: dict[str, Any]) -> str:
     except ImportError:
         raise ValueError("a report needs two packages: pip install 'saccade[report]'") from None
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"text": tables.text, "spread": check.spread, "inert": _inert}
+    environment.filters |= {"text": tables.text, "mean_std": check.mean_std, "inert": _inert}
     safe = {
         "style": (_HERE / "page.css").read_text(),
         "script": (_HERE / "page.js").read_text(),

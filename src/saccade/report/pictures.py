@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saccade.report.images import Image, load
+from saccade.report.images import Image, load_picture
 from saccade.report.record import Record
-from saccade.report.samples import CARDS, ends, keyed, moved, names, origin, pairs
+from saccade.report.samples import CARDS, direction, ends, keyed, names, origin, pairs
 
 GIVEN = ("source", "target")
 """Pictures that a sample has beside what was made: what was to be edited, and what should come of it."""
@@ -18,13 +18,13 @@ GIVEN = ("source", "target")
 
 @dataclass(frozen=True)
 class View:
-    """One picture: whose it is (run number), when, its score, and how the score moved since before (-1, 0, 1)."""
+    """One picture: number of its run, caption, score, and whether the score fell or rose since before (-1, 0, 1)."""
 
     run: int
     caption: str
     image: Image
     score: float | None = None
-    moved: int = 0
+    direction: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def rewrites(records: Sequence[Record], section: str) -> list[Rewrite]:
     """First and last text of every prompt that has texts which are neither programs nor of a conversation."""
     found = []
     for name in names(records, section):
-        for run, first, last in ends(records, section, name):
+        for run, _, first, last in ends(records, section, name):
             texts = {key: item.get("text") for key, item in keyed(first["items"])}
             learned = [(key, item) for key, item in keyed(last["items"]) if not {"target", "turns"} & set(item)]
             found += [
@@ -95,9 +95,8 @@ def rewrites(records: Sequence[Record], section: str) -> list[Rewrite]:
 def _set(records: Sequence[Record], section: str, name: str) -> PictureSet:
     cards: dict[tuple[str, int], Card] = {}
     steps = set()
-    for run, first, last in ends(records, section, name):
+    for run, folder, first, last in ends(records, section, name):
         steps.add((first["step"], last["step"]))
-        folder = records[run].section(section).folder
         for key, shown in pairs(first, last):
             if not {"turns", "clip"} & set(shown[-1][1]):
                 _add(cards.setdefault(key, Card(key[0], [], [])), run, folder, shown)
@@ -108,16 +107,16 @@ def _set(records: Sequence[Record], section: str, name: str) -> PictureSet:
 def _add(card: Card, run: int, folder: Path, shown: Sequence[tuple[str, dict]]) -> None:
     """Add a run's pictures of one prompt; one that another run shows already, made before training, is left out."""
     last = shown[-1][1]
-    given = {name: load(folder / last[name]) for name in GIVEN if name in last}
+    given = {name: load_picture(folder / last[name]) for name in GIVEN if name in last}
     if not card.views:
         card.views.extend(View(run, name, picture) for name, picture in given.items() if picture)
     for caption, item in shown:
-        image = load(folder / item["image"], item.get("boxes", ()))
+        image = load_picture(folder / item["image"], item.get("boxes", ()))
         if image is None or (
             item is not last and any(view.caption == "before" and view.image == image for view in card.views)
         ):
             continue
-        change = moved(shown[0][1].get("score"), item.get("score")) if item is last and len(shown) > 1 else 0
+        change = direction(shown[0][1].get("score"), item.get("score")) if item is last and len(shown) > 1 else 0
         card.views.append(View(run, caption, image, item.get("score"), change))
         if given.get("target") and item.get("text"):
             card.programs.append(Program(run, caption, item["text"]))

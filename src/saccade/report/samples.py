@@ -1,9 +1,10 @@
-"""Sample sets as pages compare them: the first and the last of a set, item by item, over several runs."""
+"""Sample sets as a page compares them: the first and the last of a set, item by item, over several runs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from saccade.report.record import Record
@@ -18,13 +19,13 @@ def names(records: Sequence[Record], section: str) -> list[str]:
     return list(dict.fromkeys(sample["set"] for part in parts for sample in part.samples))
 
 
-def ends(records: Sequence[Record], section: str, name: str) -> Iterator[tuple[int, dict, dict]]:
-    """Run number, first and last line of a sample set, for every run that has it."""
+def ends(records: Sequence[Record], section: str, name: str) -> Iterator[tuple[int, Path, dict, dict]]:
+    """Number and folder of a run, first and last line of a sample set, for every run that has it."""
     for run, record in enumerate(records):
         part = record.section(section)
         lines = [sample for sample in part.samples if sample["set"] == name] if part else []
-        if lines:
-            yield run, lines[0], lines[-1]
+        if part and lines:
+            yield run, part.folder, lines[0], lines[-1]
 
 
 def keyed(items: Sequence[dict]) -> Iterator[tuple[tuple[str, int], dict]]:
@@ -43,13 +44,13 @@ def pairs(first: dict, last: dict) -> Iterator[tuple[tuple[str, int], list[tuple
         yield key, [*before, (f"step {last['step']}" if first is last else "after", item)]
 
 
-def origin(steps: set[tuple[int, int]], verb: str = "Drawn", same: str = "prompts and noise") -> str:
+def origin(steps: set[tuple[int, int]], verb: str = "Sampled", same: str = "prompts and noise") -> str:
     """Which steps a set shows, in words."""
     words = ", ".join(f"step {a} and step {b}" if a != b else f"step {a}" for a, b in sorted(steps))
     return f"The same {same} at {words}" if any(a != b for a, b in steps) else f"{verb} at {words}"
 
 
-def moved(before: Any, after: Any) -> int:
-    """-1, 0 or 1: how a score moved; 0 where one is missing."""
+def direction(before: Any, after: Any) -> int:
+    """-1, 0 or 1: whether a score fell, stayed or rose; 0 where one is missing."""
     known = isinstance(before, (int, float)) and isinstance(after, (int, float))
     return (after > before) - (after < before) if known else 0

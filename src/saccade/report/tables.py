@@ -1,4 +1,4 @@
-"""What the report says in rows: scores before and after, settings, cost, provenance."""
+"""Tables of the report: scores before and after, settings, cost, provenance."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.report.curves import totals
+from saccade.report.intervals import half_width
 from saccade.report.record import Record
-from saccade.report.spread import half
 from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a name, a value for each column, and whether that is worth noticing because they differ."""
+    """One line of a table: a name, a value for each column, and whether the values differ in a way to be marked."""
 
     name: str
     values: list[Any]
@@ -44,7 +44,7 @@ class Change:
     @property
     def track(self) -> tuple[float, float] | None:
         """The ends of a track in percent if the score lies in [0, 1]."""
-        if self.delta is None or not (0 <= self.before <= 1 and 0 <= self.after <= 1):
+        if self.before is None or self.after is None or not (0 <= self.before <= 1 and 0 <= self.after <= 1):
             return None
         return 100 * self.before, 100 * self.after
 
@@ -76,7 +76,7 @@ def cost(records: Sequence[Record]) -> list[Row]:
 
 
 def provenance(records: Sequence[Record]) -> list[Row]:
-    """Where the numbers come from: preset, seed, machine, versions, commit, command."""
+    """Provenance: preset, seed, machine, versions, commit, command."""
     found = [_origin(record.config) for record in records]
     rows = [
         (name, [exact(one[name]) for one in found])
@@ -121,8 +121,10 @@ def exact(value: Any) -> str:
 
 
 def _change(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change | None:
-    known = [scores[name] if isinstance(scores.get(name), (int, float)) else None for scores in (before, after)]
-    return Change(*known, (half(before, name), half(after, name))) if known != [None, None] else None
+    start, end = (scores[name] if isinstance(scores.get(name), (int, float)) else None for scores in (before, after))
+    if start is None and end is None:
+        return None
+    return Change(start, end, (half_width(before, name), half_width(after, name)))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

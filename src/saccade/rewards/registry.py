@@ -1,4 +1,4 @@
-"""Rewards by the names of the command line; a name that is none of them is ``FILE.py:FUNCTION``."""
+"""Rewards by their names on the command line; any other reward is given as ``FILE.py:FUNCTION``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from saccade.core import Reward, Rollout
 from saccade.naming import nearest
 from saccade.rewards import boxes
 from saccade.rewards.image import ocr, pictures
-from saccade.rewards.learned.reward_model import CriticReward
+from saccade.rewards.learned.reward_model import RewardModel
 from saccade.rewards.learned.text_image import TextImage
 from saccade.rewards.render import rendering
 from saccade.rewards.text import answers, reference
 
 
 @dataclass(frozen=True)
-class OfWorld:
-    """A reward that stands with its world, above this room: imported when it is first asked."""
+class WorldReward:
+    """A reward that belongs to a world: imported at its first call, since worlds import this module."""
 
     module: str
     name: str
@@ -33,9 +33,9 @@ class OfWorld:
 
 _SHAPES = "saccade.worlds.shapes.rewards"
 PICTURES: dict[str, Reward] = {
-    "geneval": OfWorld(_SHAPES, "points"),
-    "geneval_strict": OfWorld(_SHAPES, "correct"),
-    "ocr": OfWorld(_SHAPES, "ocr"),
+    "geneval": WorldReward(_SHAPES, "points"),
+    "geneval_strict": WorldReward(_SHAPES, "correct"),
+    "ocr": WorldReward(_SHAPES, "ocr"),
     "rapidocr": ocr.similarity,
     "sharpness": pictures.sharpness,
     "diversity": pictures.diversity,
@@ -49,7 +49,7 @@ TEXTS: dict[str, Reward] = {
     "yes_no": answers.Answer(answers.yes_no),
     "similar": answers.Answer(answers.similar),
     "positions": answers.Answer(answers.positions),
-    "by_kind": answers.ByKind(),
+    "by_type": answers.DispatchByType(),
     "iou": boxes.BoxOverlap(),
     "map": boxes.DetectionPrecision(),
     "ap50": boxes.DetectionPrecision((0.5,)),
@@ -72,25 +72,48 @@ PROGRAMS: dict[str, Reward] = {
     "length_ratio": reference.LengthRatio(),
     "overlap": reference.TokenOverlap(),
 }
-"""Rewards on programs that draw; lengths are those of letters, `error` is better the less it is."""
+"""Rewards on programs that draw; lengths are in characters, of `error` less is better."""
+
+
+class Function(str):
+    """A reward given as a function: its name is ``module:function``, which is what the config of a run keeps of it."""
+
+    function: Reward
+
+    def __new__(cls, function: Reward) -> Function:
+        """The name of a function, or of the type of any other callable, and the function itself."""
+        named = function if hasattr(function, "__qualname__") else type(function)
+        made = super().__new__(cls, f"{named.__module__}:{named.__qualname__}")
+        made.function = function
+        return made
 
 
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
-    """A reward by its name or as ``FILE.py:FUNCTION``. ValueError, with the nearest name, if there is none."""
+    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, for any
+    other.
+    """
+    if isinstance(name, Function):
+        return name.function
     if name in known:
         return known[name]
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
-        return _from_file(Path(file), function)
+        return _reward_from_file(Path(file), function)
     if name.endswith(".py"):
         raise ValueError(f"reward '{name}' names no function in its file: {name}:FUNCTION")
+    if file:
+        raise ValueError(
+            f"reward '{name}' is a function of the program that trained the run: give it again from Python"
+        )
     raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
 
 
-def _from_file(file: Path, function: str) -> Reward:
+def _reward_from_file(file: Path, function: str) -> Reward:
     if not file.is_file():
         raise ValueError(f"reward file '{file}' does not exist")
     spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"reward file '{file}' is no Python module")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -101,11 +124,14 @@ def _from_file(file: Path, function: str) -> Reward:
     return getattr(module, function)
 
 
-def scorer(name: str, critic: CriticReward | None, model: str = "", device: str = "cpu") -> Reward:
-    """A differentiable reward of pictures by its name: critic, text_image over the encoders ``model``, or
-    ``FILE.py:FUNCTION``.
+def learned_reward(name: str, reward_model: RewardModel | None, encoders: str = "", device: str = "cpu") -> Reward:
+    """A differentiable reward of pictures: reward_model, text_image over ``encoders``, or ``FILE.py:FUNCTION``.
+
+    ValueError, with the nearest name, for a name that is none of these, or where what the name needs is not given.
     """
-    known = ({"critic": critic} if critic else {}) | ({"text_image": TextImage(model, device=device)} if model else {})
+    known: dict[str, Reward] = {"reward_model": reward_model} if reward_model else {}
+    if encoders:
+        known["text_image"] = TextImage(encoders, device=device)
     if not known and ".py:" not in name:
-        raise ValueError(f"scorer '{name}': no critic is taught (critic_steps 0), no encoders are named (scorer_model)")
+        raise ValueError(f"reward '{name}': no reward model is trained (reward_model.steps 0) and encoders is empty")
     return reward(name, known)

@@ -1,9 +1,9 @@
-"""Ask rewards about a rollout, and put several together.
+"""Evaluation of rewards on a rollout, and their combination.
 
-A reward that raises is asked row by row, so that one broken sample costs one verdict; NaN = no verdict. A reward that
-can judge nothing at all ends the run with its own error. A call may take PATIENCE seconds, or as many as the reward's
-attribute ``patience`` says; where it took longer the rows, one by one, are given as much in all. One that returns
-several verdicts by name counts as their mean, and each of them is kept beside it, as "reward.name".
+A reward that raises is evaluated row by row, so that one broken sample costs one score; NaN means that a row has no
+score. A reward that scores no row at all ends the run with its own error. A call may take TIMEOUT seconds, or as many
+as the reward's attribute ``timeout``; where it takes longer, the rows, one by one, have as many in all. A reward that
+returns several scores by name counts as their mean, and each of them is kept beside it, as "reward.name".
 """
 
 from __future__ import annotations
@@ -14,67 +14,71 @@ import torch
 from torch import Tensor
 
 from saccade.core import NothingJudged, Reward, Rollout
-from saccade.tools.timeout import limited
+from saccade.tools.timeout import time_limit
+
+TIMEOUT = 600.0
+"""Seconds that a call of a reward may take, unless its attribute ``timeout`` has another value."""
+
+_MEAN = ""
+"""Key of a reward's own score beside those that it names."""
 
 
 def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence[str] = ()) -> Rollout:
-    """Fill ``rollout.rewards``; those in ``may_abstain`` may judge no row at all (the tag of no prompt here)."""
+    """Fill ``rollout.rewards`` and return the rollout.
+
+    Rewards in ``may_abstain`` may score no row at all (the tag of no prompt here); any other raises NothingJudged.
+    """
     for name, reward in rewards.items():
-        parts, error = _ask(reward, rollout, patience(reward))
-        values = parts.pop(_WHOLE)
-        if len(rollout) and not values.isfinite().any() and name not in may_abstain:
+        scores, error = _scores(reward, rollout, timeout(reward))
+        score_B = scores.pop(_MEAN)
+        if len(rollout) and not score_B.isfinite().any() and name not in may_abstain:
             why = f"{type(error).__name__}: {error}" if error else "it returned NaN for every sample"
             raise NothingJudged(f"reward '{name}' judged none of {len(rollout)} samples: {why}") from error
-        rollout.rewards |= {name: values} | {f"{name}.{part}": value for part, value in parts.items()}
+        rollout.rewards |= {name: score_B} | {f"{name}.{part}": value for part, value in scores.items()}
     return rollout
 
 
 def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, Exception | None]:
-    """A reward's verdicts, NaN for rows it raised on, and the last error."""
-    parts, error = _ask(reward, rollout, patience(reward))
-    return parts[_WHOLE], error
+    """A reward's scores ``[B]``, NaN for rows on which it raised, and the last error."""
+    scores, error = _scores(reward, rollout, timeout(reward))
+    return scores[_MEAN], error
 
 
-def patience(reward: Reward) -> float:
+def timeout(reward: Reward) -> float:
     """Seconds that a call of the reward may take."""
-    return getattr(reward, "patience", PATIENCE)
+    return getattr(reward, "timeout", TIMEOUT)
 
 
-PATIENCE = 600.0
-
-_WHOLE = ""
-
-
-def _ask(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
-    """A reward's verdicts as a whole and those that it names, and the last error."""
+def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
+    """A reward's own score and those that it names, each ``[B]``, and the last error."""
     try:
-        with limited(seconds):
-            said = reward(rollout)
-        named = (
-            {str(name): _checked(value, rollout) for name, value in said.items()} if isinstance(said, Mapping) else {}
-        )
-        whole = torch.stack([*named.values()]).nanmean(0) if named else _checked(said, rollout)
-        return {_WHOLE: whole} | named, None
+        with time_limit(seconds):
+            returned = reward(rollout)
+        if not isinstance(returned, Mapping) or not returned:
+            return {_MEAN: _checked(returned, rollout)}, None
+        named = {str(name): _checked(value, rollout) for name, value in returned.items()}
+        return {_MEAN: torch.stack([*named.values()]).nanmean(0)} | named, None
     except Exception as error:
         if len(rollout) <= 1:
-            return {_WHOLE: torch.full((len(rollout),), float("nan"))}, error
-        rows = [_ask(reward, rollout.rows(torch.tensor([i])), seconds / len(rollout))[0] for i in range(len(rollout))]
-        none = torch.full((1,), float("nan"))
+            return {_MEAN: torch.full((len(rollout),), float("nan"))}, error
+        each = seconds / len(rollout)
+        rows = [_scores(reward, rollout.rows(torch.tensor([i])), each)[0] for i in range(len(rollout))]
+        missing = torch.full((1,), float("nan"))
         names = dict.fromkeys(name for row in rows for name in row)
-        return {name: torch.cat([row.get(name, none) for row in rows]) for name in names}, error
+        return {name: torch.cat([row.get(name, missing) for row in rows]) for name in names}, error
 
 
-def _checked(said: Tensor, rollout: Rollout) -> Tensor:
-    if not isinstance(said, Tensor):
-        raise ValueError(f"a reward must return a tensor with one verdict a row, not {type(said).__name__}")
-    values = said.float()
-    if values.shape[:1] != (len(rollout),):
-        raise ValueError(f"a reward must return one verdict a row, not shape {tuple(values.shape)}")
-    return values.masked_fill(values.isinf(), float("nan"))
+def _checked(returned: Tensor, rollout: Rollout) -> Tensor:
+    if not isinstance(returned, Tensor):
+        raise ValueError(f"a reward must return a tensor with one score a row, not {type(returned).__name__}")
+    score = returned.float()
+    if score.shape[:1] != (len(rollout),):
+        raise ValueError(f"a reward must return one score a row, not shape {tuple(score.shape)}")
+    return score.masked_fill(score.isinf(), float("nan"))
 
 
 def weighted(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The weighted sum; a reward without a verdict on a row is left out there, NaN where none has one: ``[B]``."""
+    """The weighted sum ``[B]``; a reward that is NaN on a row is left out there, NaN where all of them are."""
     stacked = torch.stack([rewards[name] * w for name, w in weights.items()])
     missing = stacked.isnan()
     total = torch.where(missing, 0.0, stacked).sum(0)
@@ -82,7 +86,7 @@ def weighted(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Ten
 
 
 def gated(reward: Tensor, gate: Tensor, below: float = 0.0) -> Tensor:
-    """The reward where the gate is open (> 0.5), ``below`` elsewhere; NaN where either has no verdict."""
+    """The reward where the gate is above 0.5, ``below`` elsewhere; NaN where either is NaN: ``[B]``."""
     return torch.where(gate > 0.5, reward, torch.full_like(reward, below)).masked_fill(gate.isnan(), float("nan"))
 
 

@@ -1,7 +1,7 @@
-"""A limit on how long a piece of work may take.
+"""A time limit for a block of code.
 
-In the main thread an alarm ends it; code that never returns to Python cannot be ended so, nor can anything in another
-thread, or where an alarm was set by somebody else.
+An alarm interrupts the block. It works in the main thread only, not for native code that never returns to Python, and
+not if another alarm is set already.
 """
 
 from __future__ import annotations
@@ -13,61 +13,61 @@ import time
 from typing import Any
 
 
-class Late(Exception):
-    """Work took longer than it may; the message says how long that is."""
+class TimedOut(Exception):
+    """A block took longer than its limit, which the message names in seconds."""
 
 
-class limited:
-    """Ends what is inside with Late after so many seconds. Not to be nested."""
+class time_limit:
+    """A context manager that raises `TimedOut` in its block after ``seconds``. It cannot be nested."""
 
     def __init__(self, seconds: float):
         self.seconds = seconds
 
     def __enter__(self) -> None:
-        _WATCH.begin(time.monotonic() + self.seconds)
+        _ALARM.begin(time.monotonic() + self.seconds)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        _WATCH.end()
-        if isinstance(error, Late):
-            raise Late(f"took longer than its patience of {self.seconds:.3g} s") from None
+        _ALARM.end()
+        if isinstance(error, TimedOut):
+            raise TimedOut(f"took longer than its patience of {self.seconds:.3g} s") from None
 
 
-class _Watch:
-    """An alarm that outlasts many short pieces of work: when it rings it looks whether the present one has gone on too
-    long.
+class _Alarm:
+    """One alarm for many short blocks: when it goes off it checks whether the current block has passed its deadline.
 
-    Setting an alarm costs as much as a step of a small environment; noting the time until which work may last does not.
+    Setting an alarm costs as much as a step of a small environment; storing the deadline of a block does not.
     """
 
     def __init__(self) -> None:
-        self.until, self.rings, self.former = 0.0, math.inf, None
+        self.deadline, self.due = 0.0, math.inf
+        self.former: Any = None
 
-    def begin(self, until: float) -> None:
-        """Work begins that may last until then."""
+    def begin(self, deadline: float) -> None:
+        """Begin a block that may last until ``deadline``."""
         if threading.current_thread() is threading.main_thread():
-            self.until = until
-            if until < self.rings:
-                self._set(until)
+            self.deadline = deadline
+            if deadline < self.due:
+                self._set(deadline)
 
     def end(self) -> None:
-        """The work is done."""
+        """End the block."""
         if threading.current_thread() is threading.main_thread():
-            self.until = 0.0
+            self.deadline = 0.0
 
-    def _set(self, rings: float) -> None:
+    def _set(self, due: float) -> None:
         if hasattr(signal, "setitimer") and (self.former is not None or not signal.getitimer(signal.ITIMER_REAL)[0]):
-            former = signal.signal(signal.SIGALRM, self._ring)
-            self.rings, self.former = rings, former if self.former is None else self.former
-            # An alarm of less than a microsecond would never ring.
-            signal.setitimer(signal.ITIMER_REAL, max(rings - time.monotonic(), 1e-3))
+            former = signal.signal(signal.SIGALRM, self._handle)
+            self.due, self.former = due, former if self.former is None else self.former
+            # An alarm of less than a microsecond would never go off.
+            signal.setitimer(signal.ITIMER_REAL, max(due - time.monotonic(), 1e-3))
 
-    def _ring(self, *_: Any) -> None:
-        if time.monotonic() < self.until:
-            return self._set(self.until)
+    def _handle(self, *_: Any) -> None:
+        if time.monotonic() < self.deadline:
+            return self._set(self.deadline)
         signal.signal(signal.SIGALRM, self.former)
-        self.rings, self.former = math.inf, None
-        if self.until:
-            raise Late
+        self.due, self.former = math.inf, None
+        if self.deadline:
+            raise TimedOut
 
 
-_WATCH = _Watch()
+_ALARM = _Alarm()

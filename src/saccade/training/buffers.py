@@ -1,5 +1,6 @@
-"""The replay buffer: episodes linked by number, pictures stored once, n-step transitions and sequences drawn from a
-seed and a step.
+"""The replay buffer: transitions linked into episodes, pictures stored once, n-step transitions and sequences.
+
+Samples follow from the buffer's seed and the training step.
 """
 
 from __future__ import annotations
@@ -13,30 +14,36 @@ import torch
 
 from saccade.core import Problem, Rollout
 from saccade.training.feeds import join
-from saccade.training.frame_store import Stills
+from saccade.training.frame_store import FrameStore
 
-_OWN = ("reward", "terminated", "truncated", "episode")
-
-_NOTHING = Problem(0, None)
+REQUIRED = ("action", "reward", "terminated", "truncated", "episode")
+"""Fields of a transition beside its observations."""
+_BOOKKEEPING = ("reward", "terminated", "truncated", "episode")
+"""Fields that are no decisions of a sampled rollout."""
+_NO_PROBLEM = Problem(0, None)
 
 
 class Buffer:
-    """The last ``capacity`` transitions, by name.
+    """The last ``capacity`` transitions; ValueError for a capacity of none.
 
-    Fields: "seen.<name>", "next.<name>" (the true observation after it, at an end too), "action", "reward",
-    "terminated", "truncated", "episode" (an integer, the same for all transitions of one episode and of no other that
-    is running), and any more; those that begin with "next_" are, like "next.<name>", of what follows.
+    Fields of a transition: "seen.<name>" (an observation), "next.<name>" (the true observation after it, also at the
+    end of an episode), "action", "reward", "terminated", "truncated", "episode" (an integer that all transitions of an
+    episode have, and those of no other running episode), and any others. Fields whose names begin with "next_" belong,
+    like "next.<name>", to the time after the transition.
     """
 
     def __init__(self, capacity: int, seed: int = 0):
         if capacity < 1:
-            raise ValueError(f"a buffer holds at least one transition, not {capacity}")
+            raise ValueError(f"the capacity of a buffer must be 1 or more, not {capacity}")
         self.capacity, self.seed = capacity, seed
+        self._clear()
+
+    def _clear(self) -> None:
         self.columns: dict[str, np.ndarray] = {}
-        self.stills: dict[str, Stills] = {}
-        self.following = np.full(capacity, -1)
+        self.frames: dict[str, FrameStore] = {}
+        self.successor = np.full(self.capacity, -1)
         self.added = 0
-        self.running: dict[int, int] = {}
+        self.newest: dict[int, int] = {}
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -44,192 +51,199 @@ class Buffer:
     def add(self, fields: Mapping[str, Any]) -> None:
         """Store ``n`` transitions, each field ``[n, ...]``; those of one episode in their order.
 
-        ValueError for fields, shapes or kinds of numbers other than before, for numbers that are not finite, for more
-        at once than fit, and for an episode that goes on after its end; nothing of the call is stored then.
+        ValueError for other fields, shapes or types than before, for numbers that are not finite, for more transitions
+        than the capacity, and for an episode that continues after its end; nothing is stored then.
         """
-        rows = checked(fields, self._known(), self.capacity)
-        found = links(rows["episode"], rows["terminated"] | rows["truncated"])
+        rows = checked(fields, self._examples(), self.capacity)
+        links = link_transitions(rows["episode"], rows["terminated"] | rows["truncated"])
         if not self.columns:
-            self._lay_out(rows)
+            self._allocate(rows)
         number = self.added + np.arange(len(rows["reward"]))
-        places = number % self.capacity
+        slots = number % self.capacity
         for name, column in self.columns.items():
-            column[places] = rows[name]
-        for name, still in self.stills.items():
-            still.put(places, rows[f"seen.{name}"])
-            still.keep(places, rows[f"next.{name}"])
-        self.following[places] = -1
+            column[slots] = rows[name]
+        for name, frames in self.frames.items():
+            frames.put(slots, rows[f"seen.{name}"])
+            frames.put_final(slots, rows[f"next.{name}"])
+        self.successor[slots] = -1
         self.added += len(number)
-        self._link(rows["episode"], number, found)
+        self._link(rows["episode"], number, links)
 
     def sample(self, rows: int, step: int, n_step: int = 1, gamma: float = 0.99) -> Rollout:
-        """``rows`` stored transitions drawn evenly, each with up to ``n_step`` rewards: fewer where its episode ends
-        before.
+        """``rows`` transitions drawn uniformly, each with the rewards of up to ``n_step`` steps of its episode.
 
-        Decisions "seen.<name>_B", "action_BT" and all else as ``_BT`` with T = 1; "next.<name>_B" and "next_…_BT" are
-        of the last transition that counted. Reward: the discounted sum ``[B]``. Extras: ``discount_B`` = gamma^n (1 -
-        terminated), with which the value of what came next counts (truncation ends rewards, not value); ``seed_B``, a
-        seed for each row.
+        Decisions: "seen.<name>_B", "action_BT" and all other fields as ``_BT`` with T = 1; "next.<name>_B" and
+        "next_…_BT" are those of the last step. Reward: the discounted sum ``[B]``. Extras: ``discount_B``, which is
+        gamma^n (1 - terminated), the factor of the next state's value (a truncated episode still has one); ``seed_B``,
+        a seed for each row. ValueError for an empty buffer and for counts below 1.
         """
-        self._ask(rows=rows, n_step=n_step)
+        self._require(rows=rows, n_step=n_step)
         rng = self._rng(step, 0)
         first = rng.integers(len(self), size=rows)
         last, reward, discount = self._rewards(first, n_step, gamma)
-        decisions = {f"seen.{name}_B": self._seen(name, first) for name in self._names()}
-        decisions |= {f"next.{name}_B": self._after(name, last) for name in self._names()}
-        for name in self._others():
+        decisions = {f"seen.{name}_B": self._observation(name, first) for name in self._names()}
+        decisions |= {f"next.{name}_B": self._next_observation(name, last) for name in self._names()}
+        for name in self._decisions():
             decisions[f"{name}_BT"] = self.columns[name][last if name.startswith("next_") else first, None]
         extras = {"discount_B": discount, "seed_B": _seeds(rng, rows), "length_B": np.ones(rows, np.float32)}
         return _rollout(decisions, reward, extras, np.ones((rows, 1), np.float32))
 
     def sequences(self, rows: int, length: int, step: int) -> Rollout:
-        """``rows`` sequences of ``length`` moments: what was seen, the action taken there, the reward that it earned.
+        """``rows`` sequences of ``length`` time steps: observation, the action taken there, and its reward.
 
-        Each begins at a stored transition drawn evenly. An episode's true last observation is a moment of its own, with
-        mask, action and reward 0; after it the row goes on at another transition. Extras: ``first_BT`` 1 where what
-        came before is unknown or another episode, ``terminated_BT``, ``truncated_BT``, ``seed_B``.
+        Each begins at a transition drawn uniformly. An episode's true last observation is a time step of its own, with
+        mask, action and reward 0; the row then continues at another random transition. Extras: ``first_BT`` is 1 where
+        the time step before is unknown or of another episode; ``terminated_BT``, ``truncated_BT``, ``seed_B``.
+        ValueError for an empty buffer and for counts below 1.
         """
-        self._ask(rows=rows, length=length)
+        self._require(rows=rows, length=length)
         rng = self._rng(step, 1)
-        place, final, first = _walk(self.following, rng.integers(len(self), size=(rows, length)))
+        slots, final, first = _walk(self.successor, rng.integers(len(self), size=(rows, length)))
         decisions = {}
         for name in self._names():
-            decisions[f"seen.{name}_BT"] = seen = self._seen(name, place)
-            seen[final] = self._after(name, place[final])
-        acted = {name: self.columns[name][place] for name in (*self._others(), *_OWN)}
-        for value in acted.values():
+            decisions[f"seen.{name}_BT"] = observation = self._observation(name, slots)
+            observation[final] = self._next_observation(name, slots[final])
+        values = {name: self.columns[name][slots] for name in (*self._decisions(), *_BOOKKEEPING)}
+        for value in values.values():
             value[final] = 0
-        decisions |= {f"{name}_BT": acted[name] for name in self._others()}
-        extras = {f"{name}_BT": acted[name].astype(np.float32) for name in ("terminated", "truncated")}
-        own = (~final).astype(np.float32)
-        extras |= {"first_BT": first.astype(np.float32), "seed_B": _seeds(rng, rows), "length_B": own.sum(1)}
-        return _rollout(decisions, acted["reward"], extras, own)
+        decisions |= {f"{name}_BT": values[name] for name in self._decisions()}
+        extras = {f"{name}_BT": values[name].astype(np.float32) for name in ("terminated", "truncated")}
+        mask = (~final).astype(np.float32)
+        extras |= {"first_BT": first.astype(np.float32), "seed_B": _seeds(rng, rows), "length_B": mask.sum(1)}
+        return _rollout(decisions, values["reward"], extras, mask)
 
     def state_dict(self) -> dict[str, Any]:
         size = len(self)
         return {
             "capacity": self.capacity,
             "added": self.added,
-            "running": dict(self.running),
-            "following": torch.from_numpy(self.following[:size]),
+            "newest": dict(self.newest),
+            "successor": torch.from_numpy(self.successor[:size]),
             "columns": {name: torch.from_numpy(column[:size]) for name, column in self.columns.items()},
-            "stills": {name: still.state_dict(size) for name, still in self.stills.items()},
+            "frames": {name: frames.state_dict(size) for name, frames in self.frames.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["capacity"] != self.capacity:
             raise ValueError(f"the saved buffer holds up to {state['capacity']} transitions, this one {self.capacity}")
-        self.__init__(self.capacity, self.seed)
-        self.added, self.running = state["added"], dict(state["running"])
-        self.following[: len(self)] = state["following"].numpy()
+        self._clear()
+        self.added, self.newest = state["added"], dict(state["newest"])
+        self.successor[: len(self)] = state["successor"].numpy()
         for name, saved in state["columns"].items():
             self.columns[name] = _ring(self.capacity, saved.numpy())
-        for name, saved in state["stills"].items():
-            self.stills[name] = Stills(self.capacity, saved["ring"].numpy())
-            self.stills[name].load_state_dict(saved)
+        for name, saved in state["frames"].items():
+            self.frames[name] = FrameStore(self.capacity, saved["ring"].numpy())
+            self.frames[name].load_state_dict(saved)
 
-    def _known(self) -> dict[str, np.ndarray]:
-        """What each field looked like so far."""
-        pictures = {f"{when}.{name}": still.ring for name, still in self.stills.items() for when in ("seen", "next")}
+    def _examples(self) -> dict[str, np.ndarray]:
+        """An array of the shape and type of each field that is stored so far."""
+        pictures = {f"{when}.{name}": frames.ring for name, frames in self.frames.items() for when in ("seen", "next")}
         return self.columns | pictures
 
-    def _lay_out(self, rows: Mapping[str, np.ndarray]) -> None:
+    def _allocate(self, rows: Mapping[str, np.ndarray]) -> None:
         for name, value in rows.items():
             if name.split(".")[0] not in ("seen", "next") or not _is_picture(value):
                 self.columns[name] = _ring(self.capacity, value[:0])
             elif name.startswith("seen."):
-                self.stills[name.removeprefix("seen.")] = Stills(self.capacity, value)
+                self.frames[name.removeprefix("seen.")] = FrameStore(self.capacity, value)
 
-    def _link(self, episode: np.ndarray, number: np.ndarray, found: Links) -> None:
-        """Say of each stored transition which one follows it, of what is new and what was running."""
-        earlier, later = [number[found.before]], [number[found.after]]
+    def _link(self, episode: np.ndarray, number: np.ndarray, links: Links) -> None:
+        """Store the successor of each new transition, and of the newest one of each running episode."""
+        before, after = list(number[links.before]), list(number[links.after])
         oldest = self.added - self.capacity
-        for i in found.begins:
-            known = self.running.pop(int(episode[i]), -1)
-            if known >= max(oldest, 0):
-                earlier.append([known])
-                later.append([number[i]])
-        for i in found.goes_on:
-            self.running[int(episode[i])] = int(number[i])
-        before, after = (np.concatenate(x).astype(np.int64) % self.capacity for x in (earlier, later))
-        self.following[before] = after
-        for still in self.stills.values():
-            still.share(before, after)
+        for i in links.first:
+            newest = self.newest.pop(int(episode[i]), -1)
+            if newest >= max(oldest, 0):
+                before.append(newest)
+                after.append(number[i])
+        for i in links.last:
+            self.newest[int(episode[i])] = int(number[i])
+        from_slots, to_slots = (np.array(numbers, np.int64) % self.capacity for numbers in (before, after))
+        self.successor[from_slots] = to_slots
+        for frames in self.frames.values():
+            frames.share(from_slots, to_slots)
 
     def _rewards(self, first: np.ndarray, n_step: int, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The last transitions that count, the sums of rewards, and what the value after them counts."""
+        """The last transition of each return, the discounted sum of rewards, and the factor of the value after it."""
         rewards = self.columns["reward"]
         last, total, power = first, rewards[first], np.ones(len(first), np.float32)
         for _ in range(n_step - 1):
-            following = self.following[last]
-            goes = following >= 0
-            last = np.where(goes, following, last)
-            power = np.where(goes, power * np.float32(gamma), power)
-            total = total + np.where(goes, power * rewards[last], np.float32(0))
+            successor = self.successor[last]
+            continues = successor >= 0
+            last = np.where(continues, successor, last)
+            power = np.where(continues, power * np.float32(gamma), power)
+            total = total + np.where(continues, power * rewards[last], np.float32(0))
         return last, total, power * np.float32(gamma) * ~self.columns["terminated"][last]
 
     def _names(self) -> list[str]:
-        return [name[5:] for name in self.columns if name.startswith("seen.")] + list(self.stills)
+        """Names of the observations."""
+        return [name[5:] for name in self.columns if name.startswith("seen.")] + list(self.frames)
 
-    def _others(self) -> list[str]:
-        return [name for name in self.columns if name.split(".")[0] not in ("seen", "next", *_OWN)]
+    def _decisions(self) -> list[str]:
+        """Names of all other fields that a sampled rollout has as decisions."""
+        return [name for name in self.columns if name.split(".")[0] not in ("seen", "next", *_BOOKKEEPING)]
 
-    def _seen(self, name: str, places: np.ndarray) -> np.ndarray:
-        return self.stills[name].ring[places] if name in self.stills else self.columns[f"seen.{name}"][places]
+    def _observation(self, name: str, slots: np.ndarray) -> np.ndarray:
+        return self.frames[name].ring[slots] if name in self.frames else self.columns[f"seen.{name}"][slots]
 
-    def _after(self, name: str, places: np.ndarray) -> np.ndarray:
-        if name in self.stills:
-            return self.stills[name].after(places, self.following[places])
-        return self.columns[f"next.{name}"][places]
+    def _next_observation(self, name: str, slots: np.ndarray) -> np.ndarray:
+        if name in self.frames:
+            return self.frames[name].after(slots, self.successor[slots])
+        return self.columns[f"next.{name}"][slots]
 
     def _rng(self, step: int, use: int) -> np.random.Generator:
         key, counter = np.array([self.seed, use], np.uint64), np.array([0, 0, 0, step], np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
-    def _ask(self, **counts: int) -> None:
+    def _require(self, **counts: int) -> None:
         for name, count in counts.items():
             if count < 1:
-                raise ValueError(f"{name} is 1 or more, not {count}")
+                raise ValueError(f"{name} must be 1 or more, not {count}")
         if not len(self):
             raise ValueError("the buffer is empty: nothing can be sampled from it")
 
 
 class Mixture:
-    """Several buffers sampled side by side, each for its share of the rows."""
+    """Several buffers, each of which is sampled for its fraction of the rows.
+
+    ValueError unless the fractions are positive and add up to 1, and the buffers have different seeds.
+    """
 
     def __init__(self, parts: Sequence[tuple[Buffer, float]]):
-        self.buffers, self.shares = [b for b, _ in parts], [share for _, share in parts]
-        if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError(f"shares are above 0 and add up to 1, not {self.shares}")
+        self.buffers, self.fractions = [buffer for buffer, _ in parts], [fraction for _, fraction in parts]
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"the fractions of a mixture must be positive and add up to 1, not {self.fractions}")
         if len({b.seed for b in self.buffers}) < len(self.buffers):
-            raise ValueError("buffers of a mixture have different seeds, or their rows would have the same noise")
+            raise ValueError(
+                "the buffers of a mixture must have different seeds, or their rows would have the same noise"
+            )
 
     def sample(self, rows: int, step: int, n_step: int = 1, gamma: float = 0.99) -> Rollout:
-        """As of one `Buffer`; rows of the first buffer come first."""
+        """Transitions as `Buffer.sample` returns them; rows of the first buffer come first."""
         return join([b.sample(n, step, n_step, gamma) for b, n in self._parts(rows)])
 
     def sequences(self, rows: int, length: int, step: int) -> Rollout:
-        """As of one `Buffer`; rows of the first buffer come first."""
+        """Sequences as `Buffer.sequences` returns them; rows of the first buffer come first."""
         return join([b.sequences(n, length, step) for b, n in self._parts(rows)])
 
     def _parts(self, rows: int) -> list[tuple[Buffer, int]]:
-        edges = np.rint(np.cumsum([0, *self.shares]) * rows).astype(int).tolist()
+        edges = np.rint(np.cumsum([0, *self.fractions]) * rows).astype(int).tolist()
         return [(b, end - start) for b, (start, end) in zip(self.buffers, pairwise(edges)) if end > start]
 
 
-def _walk(following: np.ndarray, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places, whether the moment is what came after its place, and whether it is the first of a piece: each ``[B, T]``.
+def _walk(successor: np.ndarray, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The slot of each time step, whether it is the time after that slot, and whether it is a first one: ``[B, T]``.
 
-    ``fresh[:, t]`` is where a row goes on at t if its piece is over.
+    A row continues at slot ``fresh[:, t]`` where its episode has ended before t.
     """
-    place, final, first = fresh.copy(), np.zeros(fresh.shape, bool), np.zeros(fresh.shape, bool)
+    slots, final, first = fresh.copy(), np.zeros(fresh.shape, bool), np.zeros(fresh.shape, bool)
     first[:, 0] = True
     for t in range(1, fresh.shape[1]):
-        before, over = place[:, t - 1], final[:, t - 1]
-        after = following[before]
+        before, over = slots[:, t - 1], final[:, t - 1]
+        after = successor[before]
         final[:, t], first[:, t] = ~over & (after < 0), over
-        place[:, t] = np.where(over, fresh[:, t], np.where(after < 0, before, after))
-    return place, final, first
+        slots[:, t] = np.where(over, fresh[:, t], np.where(after < 0, before, after))
+    return slots, final, first
 
 
 def _is_picture(value: np.ndarray) -> bool:
@@ -246,11 +260,13 @@ def _seeds(rng: np.random.Generator, rows: int) -> np.ndarray:
     return rng.integers(1 << 63, size=rows, dtype=np.int64)
 
 
-def _rollout(decisions: Mapping, reward: np.ndarray, extras: Mapping, mask_BT: np.ndarray) -> Rollout:
+def _rollout(
+    decisions: Mapping[str, np.ndarray], reward: np.ndarray, extras: Mapping[str, np.ndarray], mask_BT: np.ndarray
+) -> Rollout:
     tensors = lambda named: {name: torch.from_numpy(value) for name, value in named.items()}
     mask = torch.from_numpy(mask_BT)
     return Rollout(
-        problems=[_NOTHING] * len(mask),
+        problems=[_NO_PROBLEM] * len(mask),
         decisions=tensors(decisions),
         outputs=[None] * len(mask),
         logp_BT=torch.zeros_like(mask),
@@ -261,45 +277,44 @@ def _rollout(decisions: Mapping, reward: np.ndarray, extras: Mapping, mask_BT: n
     )
 
 
-NEEDED = ("action", "reward", "terminated", "truncated", "episode")
-
-
 class Links(NamedTuple):
-    """Transitions of one call by their index: ``after[i]`` follows ``before[i]``; which begin what the call holds of
-    their episode, and which are the last of an episode that goes on.
+    """How the transitions of one call follow one another, by their indices: ``after[i]`` follows ``before[i]``.
+
+    ``first`` are the first transitions of each episode in the call, ``last`` the last ones of episodes that continue.
     """
 
     before: np.ndarray
     after: np.ndarray
-    begins: list[int]
-    goes_on: list[int]
+    first: list[int]
+    last: list[int]
 
 
-def links(episode: np.ndarray, ended: np.ndarray) -> Links:
-    """How transitions ``[n]`` follow one another. ValueError for an episode that goes on after its end."""
+def link_transitions(episode: np.ndarray, ended: np.ndarray) -> Links:
+    """How transitions ``[n]`` follow one another. ValueError for an episode that continues after its end."""
     order = np.argsort(episode, kind="stable")
     same = episode[order][1:] == episode[order][:-1]
     before, after = order[:-1][same], order[1:][same]
     if ended[before].any():
         number = episode[before[ended[before]][0]]
-        raise ValueError(f"episode {number} goes on after its end")
-    begins, lasts = order[np.append(True, ~same)], order[np.append(~same, True)]
-    return Links(before, after, begins.tolist(), lasts[~ended[lasts]].tolist())
+        raise ValueError(f"episode {number} continues after its end")
+    first, last = order[np.append(True, ~same)], order[np.append(~same, True)]
+    return Links(before, after, first.tolist(), last[~ended[last]].tolist())
 
 
-def checked(fields: Mapping[str, Any], known: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
-    """The fields as arrays of one length: floats as float32, marks as bool, integers as they are.
+def checked(fields: Mapping[str, Any], examples: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """The fields as arrays of one length: floats as float32, flags as bool, integers as they are.
 
-    ``known`` are arrays of the same fields from before, if there are any. ValueError in one line for what does not fit.
+    ``examples`` are arrays of the shapes and types expected, if any. ValueError in one line for fields that do not fit.
     """
     rows = {name: _array(name, value) for name, value in fields.items()}
-    _whole(rows, most)
-    if known and rows.keys() != known.keys():
-        odd = sorted(rows.keys() ^ known.keys())
+    _require_complete(rows, most)
+    if examples and rows.keys() != examples.keys():
+        odd = sorted(rows.keys() ^ examples.keys())
         raise ValueError(f"transitions have other fields than before: {', '.join(odd)}")
     for name, value in rows.items():
-        if name in known and (value.shape[1:] != known[name].shape[1:] or value.dtype != known[name].dtype):
-            was = f"{known[name].dtype} {list(known[name].shape[1:])}"
+        example = examples.get(name, value)
+        if value.shape[1:] != example.shape[1:] or value.dtype != example.dtype:
+            was = f"{example.dtype} {list(example.shape[1:])}"
             raise ValueError(f"{name} is {value.dtype} {list(value.shape[1:])}, but was {was} before")
     return rows
 
@@ -317,11 +332,11 @@ def _array(name: str, value: Any) -> np.ndarray:
     return array.astype(np.float32) if name == "reward" else array
 
 
-def _whole(rows: Mapping[str, np.ndarray], most: int) -> None:
-    """Nothing is missing and all have one length, between 1 and ``most``."""
-    seen = {name.removeprefix("seen.") for name in rows if name.startswith("seen.")}
-    needed = {*NEEDED, *(f"next.{name}" for name in seen)}
-    missing = sorted(needed - rows.keys()) or ([] if seen else ["seen.<name>"])
+def _require_complete(rows: Mapping[str, np.ndarray], most: int) -> None:
+    """ValueError unless all fields are there and have one length, between 1 and ``most``."""
+    observed = {name.removeprefix("seen.") for name in rows if name.startswith("seen.")}
+    required = {*REQUIRED, *(f"next.{name}" for name in observed)}
+    missing = sorted(required - rows.keys()) or ([] if observed else ["seen.<name>"])
     if missing:
         raise ValueError(f"transitions lack {', '.join(missing)}")
     lengths = {name: len(value) if value.ndim else 0 for name, value in rows.items()}
@@ -330,9 +345,9 @@ def _whole(rows: Mapping[str, np.ndarray], most: int) -> None:
     if odd:
         raise ValueError(f"{odd[0]} has {lengths[odd[0]]} transitions, reward has {count}")
     if not 1 <= count <= most:
-        raise ValueError(f"{count} transitions were given; between 1 and the capacity {most} can be added at once")
+        raise ValueError(f"{count} transitions cannot be added at once, only 1 to {most}, the capacity")
     for name in ("reward", "terminated", "truncated", "episode"):
         if rows[name].ndim != 1:
-            raise ValueError(f"{name} is one number a transition, not {list(rows[name].shape[1:])}")
+            raise ValueError(f"{name} must be one number per transition, not {list(rows[name].shape[1:])}")
     if rows["episode"].dtype.kind not in "iu":
-        raise ValueError("episode is an integer")
+        raise ValueError("episode must be an integer")

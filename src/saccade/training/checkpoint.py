@@ -59,7 +59,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 def step_of(path: Path) -> int:
     """The step that a checkpoint folder is named after."""
-    return int(_NAME.fullmatch(path.name)[1])
+    return int(path.name.removeprefix("step-").rstrip("~"))
 
 
 def latest(folder: Path) -> Path | None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 Scores = Mapping[str, float]
+
 Arms = Mapping[str, Scores]
 """One seed's scores of all arms."""
+
 Results = Mapping[str, Mapping[int, Scores]]
 
 
@@ -30,7 +32,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Other:
+class BaselineArm:
     """An arm that is another recipe's default with some settings changed: the baseline of a comparison."""
 
     recipe: str
@@ -38,7 +40,7 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Following:
+class WarmStartedArm:
     """An arm that begins with the finished stages of another arm with the same seed, which nothing in it would
     change.
     """

@@ -1,8 +1,8 @@
-"""Several processes: each takes whole groups, adds up losses and gradients, and sees the same weights.
+"""Several processes: each handles complete groups; losses and gradients are summed, so all have the same weights.
 
-Replicas add their gradients themselves after the last micro-batch, one flat bucket a dtype, update by update; no
-wrapper watches the backward pass, so several losses, frozen parts and skipped updates cannot confuse it. Sharded
-modules (`models.sharding`) reduce inside their own backward pass; their mean is turned back into the sum.
+Replicas sum their gradients after the last micro-batch of an update, one flat bucket per dtype. No wrapper hooks into
+the backward pass, so several losses, frozen parts and skipped updates need no care. Sharded modules (`models.sharding`)
+reduce in their own backward pass; their mean is scaled back to the sum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def start(timeout_seconds: float = 600) -> None:
-    """Join the other processes if torchrun started several; nothing otherwise."""
+    """Join the process group if torchrun started several processes, else do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
@@ -31,33 +31,37 @@ def start(timeout_seconds: float = 600) -> None:
 
 
 def stop() -> None:
-    """Leave the others, if there are any."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 class PeerLost(Exception):
-    """Another process is gone, and with it the collective operation that waited for it."""
+    """Another process has ended, so a collective operation failed."""
 
 
 def world() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def require_one(what: str) -> None:
-    """ValueError where several processes would do the same work beside one another."""
+    """ValueError if there are several processes, which would all do the same work; ``what`` begins its message."""
     if world() > 1:
         raise ValueError(f"{what} by one process, not by {world()}: start without torchrun")
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of what all processes know, as many for each: sharded networks are called in step."""
+def shard(items: Sequence[T]) -> Sequence[T]:
+    """The items of this process, a consecutive part of a list that all processes have.
+
+    All parts have the same size, since processes must call a sharded network together; ValueError if they cannot.
+    """
     if not dist.is_initialized():
         return items
     each, rest = divmod(len(items), world())
     if rest:
         near = world() * max(each, 1)
-        raise ValueError(f"{len(items)} problems a step cannot be shared evenly by {world()} processes; {near} can")
+        raise ValueError(f"{len(items)} problems a step cannot be divided evenly among {world()} processes; {near} can")
     return items[dist.get_rank() * each : (dist.get_rank() + 1) * each]
 
 
@@ -66,24 +70,24 @@ def all_sum(x: Tensor) -> Tensor:
     if not dist.is_initialized():
         return x
     total = x.detach().clone()
-    _add_up(total)
+    _all_reduce(total)
     return total
 
 
-def _add_up(x: Tensor) -> None:
+def _all_reduce(x: Tensor) -> None:
     try:
         dist.all_reduce(x)
-    except RuntimeError as error:  # the backend's own errors: closed connections, time-outs
+    except RuntimeError as error:  # errors of the backend: closed connections, timeouts
         raise PeerLost(str(error)) from error
 
 
 def any_true(flag: bool) -> bool:
-    """Whether the flag is set in any process, so that all stop at the same step."""
+    """Whether the flag is set in any process, so that all processes stop at the same step."""
     return flag if not dist.is_initialized() else bool(all_sum(torch.tensor(float(flag))) > 0)
 
 
 def gather(values: Sequence[T]) -> list[T]:
-    """The parts of all processes (see ``share``), joined in order."""
+    """The lists of all processes, concatenated in the order of `shard`."""
     if not dist.is_initialized():
         return list(values)
     parts: list = [None] * world()
@@ -92,7 +96,7 @@ def gather(values: Sequence[T]) -> list[T]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add the gradients of all processes in place; sharded ones hold a mean and are scaled to the sum."""
+    """Sum the gradients over all processes, in place; those of sharded weights are means and are scaled to sums."""
     if not dist.is_initialized():
         return
     plain: dict[torch.dtype, list[Tensor]] = {}
@@ -102,10 +106,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 p.grad.mul_(world())
             continue
         if p.grad is None:
-            p.grad = torch.zeros_like(p)  # every process must bring the same buckets
+            p.grad = torch.zeros_like(p)  # all processes must reduce the same buckets
         plain.setdefault(p.grad.dtype, []).append(p.grad)
     for grads in plain.values():
         flat = torch.cat([g.flatten() for g in grads])
-        _add_up(flat)
+        _all_reduce(flat)
         for g, part in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))

@@ -1,4 +1,4 @@
-"""Small files that survive a kill: JSON replaced as a whole, records appended line by line and cut back."""
+"""Small files that survive a kill: JSON replaced in one step, records appended line by line and cut back."""
 
 from __future__ import annotations
 

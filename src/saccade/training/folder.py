@@ -18,8 +18,8 @@ from saccade.naming import nearest
 from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
-BOXES = ("said", "true")
-"""Kinds of boxes in a sample's picture: what was pointed at, and what should have been."""
+BOXES = ("predicted", "true")
+"""Kinds of boxes in a sample's picture: the model's, and the right ones."""
 ERROR = ", standard error"
 """What follows a score's name in the name of its standard error."""
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
@@ -46,7 +46,7 @@ def config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not the config of a run") from None
 
 
-def lender(folder: Path, new: Mapping[str, Any]) -> Path:
+def with_stages(folder: Path, new: Mapping[str, Any]) -> Path:
     """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
     it has none.
     """
@@ -61,8 +61,8 @@ def lender(folder: Path, new: Mapping[str, Any]) -> Path:
     return folder
 
 
-def take(stage: Path, folder: Path) -> None:
-    """Copy a stage of another run, whole or not at all, unless it is here already or is not there."""
+def copy_stage(stage: Path, folder: Path) -> None:
+    """Copy a stage of another run in one step, unless this run has it already or the other run has none."""
     if folder.exists() or not (stage / "config.json").is_file():
         return
     beside = folder.with_name(f".{folder.name}.new")
@@ -103,7 +103,7 @@ def cut(folder: Path, step: float) -> float:
     return max((record.get("time", 0.0) for record in files.records(folder / "metrics.jsonl")), default=0.0)
 
 
-def checked(name: str, what: str) -> str:
+def folder_name(name: str, what: str) -> str:
     """``name`` if it can be a folder's name inside a run, else a ValueError that offers the nearest."""
     if not _NAME.fullmatch(name):
         near = re.sub(r"[^\w.,+=()]+", "-", name).strip("-.,+=()") or "main"
@@ -146,7 +146,7 @@ def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) 
 def _clip(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
     """The files of a clip, its strip where the item has no picture of its own, and its path."""
     pictures[f"{place}.webp"] = video.webp(item["clip"])
-    still = {} if "image" in item else _picture({"image": video.strip(item["clip"])}, place, pictures)
+    still = {} if "image" in item else _picture({"image": video.thumbnails(item["clip"])}, place, pictures)
     path = np.asarray(item["path"], float) if item.get("path") is not None else np.zeros((0, 2))
     if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
         raise ValueError(f"a sample's path must be finite places [T, 2], not {list(path.shape)}")

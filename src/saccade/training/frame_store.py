@@ -1,7 +1,7 @@
-"""Pictures of transitions in memory, each stored once: what follows a transition is what the next one sees.
+"""Pictures of transitions in memory, each stored once: the observation after a transition is that of the next one.
 
-Only where no next one is stored (an episode's end, the newest transition) is the picture after it kept by itself,
-aside.
+Only where no next transition is stored (at an episode's end, after the newest transition) does the picture after it
+have a place of its own, in a second array.
 """
 
 from __future__ import annotations
@@ -13,58 +13,67 @@ import torch
 from torch import Tensor
 
 
-class Stills:
-    """A ring of pictures ``[capacity, ...]`` and, for some of its places, the picture after."""
+class FrameStore:
+    """A ring of pictures ``[capacity, ...]`` and, for some of its slots, the picture that follows.
+
+    ``ring[slot]`` is the picture before a transition; ``final[final_of[slot]]`` is the picture after it where that is
+    not the picture of another slot, and ``final_of[slot]`` is -1 elsewhere.
+    """
 
     def __init__(self, capacity: int, like: np.ndarray):
-        """Room for pictures such as those of ``like`` ``[n, ...]``."""
+        """Allocate room for pictures of the shape and type of ``like`` ``[n, ...]``."""
         self.ring = np.zeros((capacity, *like.shape[1:]), like.dtype)
-        self.aside = np.zeros((0, *like.shape[1:]), like.dtype)
-        self.aside_of = np.full(capacity, -1)
+        self._clear_final()
+
+    def _clear_final(self) -> None:
+        self.final = np.zeros((0, *self.ring.shape[1:]), self.ring.dtype)
+        self.final_of = np.full(len(self.ring), -1)
         self.free: list[int] = []
 
-    def put(self, places: np.ndarray, seen: np.ndarray) -> None:
-        """Pictures into ``places``; what was kept aside for them is given up."""
-        self.ring[places] = seen
-        self.give_up(places)
+    def put(self, slots: np.ndarray, pictures: np.ndarray) -> None:
+        """Store pictures in ``slots`` and discard the final pictures of these slots."""
+        self.ring[slots] = pictures
+        self.discard_final(slots)
 
-    def keep(self, places: np.ndarray, after: np.ndarray) -> None:
-        """Pictures after ``places``, aside."""
-        if missing := max(len(places) - len(self.free), 0):
-            size = len(self.aside)
+    def put_final(self, slots: np.ndarray, pictures: np.ndarray) -> None:
+        """Store the pictures that follow ``slots``."""
+        if missing := max(len(slots) - len(self.free), 0):
+            size = len(self.final)
             grown = size + max(missing, size // 2, 8)
             self.free += range(grown - 1, size - 1, -1)
-            self.aside = np.concatenate([self.aside, np.zeros((grown - size, *self.aside.shape[1:]), self.aside.dtype)])
-        taken = [self.free.pop() for _ in places]
-        self.aside[taken], self.aside_of[places] = after, taken
+            self.final = np.concatenate([self.final, np.zeros((grown - size, *self.final.shape[1:]), self.final.dtype)])
+        taken = [self.free.pop() for _ in slots]
+        self.final[taken], self.final_of[slots] = pictures, taken
 
     def share(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Where the picture kept aside for ``before`` is what the following transition at ``after`` sees, forget it."""
-        same = self.aside[self.aside_of[before]] == self.ring[after]
-        self.give_up(before[same.all(tuple(range(1, same.ndim)))])
+        """Discard the final pictures of the slots ``before`` that equal the pictures of their successors ``after``."""
+        same = self.final[self.final_of[before]] == self.ring[after]
+        self.discard_final(before[same.all(tuple(range(1, same.ndim)))])
 
-    def give_up(self, places: np.ndarray) -> None:
-        """Forget what is kept aside for ``places``."""
-        held = self.aside_of[places]
-        self.free += held[held >= 0].tolist()
-        self.aside_of[places] = -1
+    def discard_final(self, slots: np.ndarray) -> None:
+        """Free the final pictures of ``slots``."""
+        stored = self.final_of[slots]
+        self.free += stored[stored >= 0].tolist()
+        self.final_of[slots] = -1
 
-    def after(self, places: np.ndarray, following: np.ndarray) -> np.ndarray:
-        """Pictures after ``places``: those aside, else what ``following`` (places, -1 for none) see."""
-        found = self.ring[following]
-        held = self.aside_of[places]
-        own = held >= 0
-        if own.any():
-            found[own] = self.aside[held[own]]
-        return found
+    def after(self, slots: np.ndarray, successor: np.ndarray) -> np.ndarray:
+        """The pictures that follow ``slots``: their final ones, else those of their successors (-1 for none)."""
+        pictures = self.ring[successor]
+        final = self.final_of[slots]
+        has_final = final >= 0
+        if has_final.any():
+            pictures[has_final] = self.final[final[has_final]]
+        return pictures
 
     def state_dict(self, filled: int) -> dict[str, Tensor]:
-        places = np.flatnonzero(self.aside_of[:filled] >= 0)
-        parts = {"ring": self.ring[:filled], "places": places, "after": self.aside[self.aside_of[places]]}
+        """The pictures of the first ``filled`` slots."""
+        slots = np.flatnonzero(self.final_of[:filled] >= 0)
+        parts = {"ring": self.ring[:filled], "slots": slots, "final": self.final[self.final_of[slots]]}
         return {name: torch.from_numpy(part) for name, part in parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         ring = state["ring"].numpy()
-        self.__init__(len(self.ring), self.ring)
+        self.ring[:] = 0
         self.ring[: len(ring)] = ring
-        self.keep(state["places"].numpy(), state["after"].numpy())
+        self._clear_final()
+        self.put_final(state["slots"].numpy(), state["final"].numpy())

@@ -1,31 +1,32 @@
-"""Independent attempts in groups, and schedules of which denoising steps are drawn.
-
-Flow-GRPO-Fast and MixGRPO (2507.21802) draw and train a window of steps; the window is a function of the training step.
-"""
+"""Groups of samples of one problem, which are compared with one another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, spawn
-
-Attempt = Callable[[Sequence[Problem], Tensor], Rollout]
+from saccade.core import Problem, Rollout, Sampler, spawn
 
 
-def in_groups(attempt: Attempt, problems: Sequence[Problem], seeds_P: Tensor, group: int) -> Rollout:
-    """``group`` independent attempts of each problem, rows of a problem side by side and numbered alike."""
-    rows, seeds_B, group_B = spread(problems, seeds_P, group)
-    rollout = attempt(rows, seeds_B)
+def sample_groups(sampler: Sampler, problems: Sequence[Problem], seeds_P: Tensor, group_size: int) -> Rollout:
+    """``group_size`` independent samples of each problem, in adjacent rows with the same group number."""
+    rows, seeds_B, group_B = repeat_for_groups(problems, seeds_P, group_size)
+    rollout = sampler(rows, seeds_B)
     rollout.group_B = group_B
     return rollout
 
 
-def spread(problems: Sequence[Problem], seeds_P: Tensor, group: int) -> tuple[list[Problem], Tensor, Tensor]:
-    """Rows for ``group`` attempts of each problem: problems, their own seeds ``[B]`` and group numbers ``[B]``."""
-    if group < 1:
-        raise ValueError(f"a group is of 1 attempt or more, not {group}")
-    seeds_B = torch.stack([spawn(seeds_P, k) for k in range(group)], 1).flatten()
-    return [p for p in problems for _ in range(group)], seeds_B, torch.arange(len(problems)).repeat_interleave(group)
+def repeat_for_groups(
+    problems: Sequence[Problem], seeds_P: Tensor, group_size: int
+) -> tuple[list[Problem], Tensor, Tensor]:
+    """The rows of ``group_size`` samples of each problem: problems, their seeds ``[B]`` and group numbers ``[B]``.
+
+    ValueError for a group of no samples.
+    """
+    if group_size < 1:
+        raise ValueError(f"a group has 1 sample or more, not {group_size}")
+    seeds_B = torch.stack([spawn(seeds_P, k) for k in range(group_size)], 1).flatten()
+    rows = [problem for problem in problems for _ in range(group_size)]
+    return rows, seeds_B, torch.arange(len(problems)).repeat_interleave(group_size)

@@ -1,12 +1,13 @@
-"""From a batch to better weights: an ordered list of updates, each with its own loss, weights and optimiser.
+"""The learner: an ordered list of updates, each with its own loss, weights and optimizer.
 
-An update opens only its own weights for gradients, so that losses which share a network, or reward and policy that
-share one, cannot leak into each other. Micro-batches add up sums; the gradient is divided once by the summed weight, so
-any cut, by rows or by decisions, over one process or many, gives the gradient of the full batch.
+Only the weights of the current update require gradients, so losses that share a network, or a reward and a policy that
+share one, do not affect each other's weights. Micro-batches add up sums and the gradient is divided once by the summed
+weight, so any split, by rows, by decisions or over processes, gives the gradient of the full batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,42 +17,43 @@ import torch
 from torch import Tensor, nn
 
 from saccade.core import Batch, Loss, Objective, Rollout, generator, seeds
-from saccade.models.sharding import like
+from saccade.models.sharding import shard_like
 from saccade.training import distributed
 
 
 @dataclass
 class Update:
-    """One loss on one set of weights.
-
-    ``on`` names the rollout of a record that the loss reads ("" = the whole batch). ``every`` skips batches,
-    ``repeats`` steps several times on the same one. ``max_norm`` clips this update's gradient alone. ``after`` runs
-    behind each optimiser step (moving averages, target networks) and is given the number of steps taken.
-    """
+    """One loss on one set of weights."""
 
     name: str
     loss: Objective
     params: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     on: str = ""
+    """Name of the rollout that the loss takes from a batch of several; "" passes the batch as it is."""
     every: int = 1
+    """Batches between updates."""
     repeats: int = 1
-    max_norm: float = 1.0
+    """Optimizer steps on the same minibatch."""
+    max_grad_norm: float = math.inf
+    """Norm to which the gradient of these weights is clipped; inf does not clip."""
     after: Callable[[int], None] | None = None
+    """Called after each optimizer step with the number of steps taken: moving averages, target networks."""
     schedule: Callable[[int], float] | None = None
-    """Factor on the optimiser's learning rates for each step taken."""
+    """Factor on the optimizer's learning rates as a function of the number of steps taken."""
     prepare: Callable[[Any], Any] | None = None
-    """Changes a minibatch before it is cut: what is normalised over the minibatch does not depend on the cut."""
+    """Applied to a minibatch before it is split, for normalization that must not depend on the split."""
     steps: int = field(default=0, init=False)
+    """Optimizer steps taken."""
 
 
 class Updates:
-    """The learner nearly everyone uses: epochs over a batch, minibatches, micro-batches, updates in order.
+    """The learner of most recipes: epochs over a batch, minibatches, micro-batches, updates in order.
 
-    A minibatch takes an equal part of the attempts of every group, in order, so it is the same whatever the number of
-    processes. With a seed ``shuffle`` each epoch instead deals out the rows of this process at random, as PPO does with
-    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once. Where a GPU's
-    memory is not enough for so many rows, the step is taken again with half of them, and all later ones are.
+    A minibatch takes an equal part of the rows of every group, in order, so it does not depend on the number of
+    processes. With a seed ``shuffle`` each epoch instead permutes the rows of this process at random, as PPO does with
+    single decisions. ``micro_rows`` and ``micro_decisions`` bound what goes through a network at once. When a GPU runs
+    out of memory, the step is repeated with half as many rows at once, and so are all later steps.
     """
 
     def __init__(
@@ -85,38 +87,43 @@ class Updates:
         rows = self.micro_rows
         for epoch in range(self.epochs):
             for part in range(self.minibatches):
-                for update, base in zip(self.updates, self.base_lr):
+                for update, base_lr in zip(self.updates, self.base_lr):
                     if self.batches % update.every == 0:
-                        mini = self._minibatch(_view(batch, update.on), epoch, part)
+                        mini = self._minibatch(_select(batch, update.on), epoch, part)
                         mini = update.prepare(mini) if update.prepare else mini
                         for _ in range(update.repeats):
-                            self._step(update, base, mini, sums, counts)
+                            self._step(update, base_lr, mini, sums, counts)
         self.batches += 1
-        cut = {} if self.micro_rows == rows else {"health/rows_that_fit": float(self.micro_rows)}
-        return {k: float(v / counts[k].clamp(min=1e-12)) for k, v in sums.items()} | cut
+        halved = self.micro_rows is not None and self.micro_rows != rows
+        fitting = {"health/rows_that_fit": float(self.micro_rows or 0)} if halved else {}
+        return {k: float(v / counts[k].clamp(min=1e-12)) for k, v in sums.items()} | fitting
 
     def _minibatch(self, batch: Any, epoch: int, part: int) -> Any:
         if self.shuffle is None:
             return minibatch(batch, part, self.minibatches)
-        order = shuffled(len(batch), self.shuffle, self.batches * self.epochs + epoch)
+        order = permutation(len(batch), self.shuffle, self.batches * self.epochs + epoch)
         return batch.rows(order.tensor_split(self.minibatches)[part])
 
-    def _step(self, update: Update, base: list[float], mini: Any, sums: dict, counts: dict) -> None:
-        with only(update.params, self.updates):
+    def _step(
+        self,
+        update: Update,
+        base_lr: list[float],
+        mini: Any,
+        sums: dict[str, Tensor],
+        counts: dict[str, Tensor],
+    ) -> None:
+        with train_only(update.params, self.updates):
             losses = self._losses(update, mini)
         names = sorted(losses[0].metrics)
-        stacked = torch.stack([_sum(losses, lambda x: x.count), _sum(losses, lambda x: x.total.detach())])
-        totals = torch.cat(
-            [stacked, torch.stack([_sum(losses, lambda x: x.metrics[k]) for k in names])] if names else [stacked]
-        )
-        totals = distributed.all_sum(totals.double())
+        terms = [[loss.count, loss.total, *(loss.metrics[name] for name in names)] for loss in losses]
+        totals = distributed.all_sum(torch.stack([_sum(values) for values in zip(*terms)]))
         count = totals[0]
         distributed.sum_gradients(update.params)
         for key, value in zip([f"loss/{update.name}", *(f"health/{update.name}_{k}" for k in names)], totals[1:]):
             sums[key] = sums.get(key, 0) + value
             counts[key] = counts.get(key, 0) + count
         if count > 0:
-            self._descend(update, base, count, sums, counts)
+            self._descend(update, base_lr, count, sums, counts)
 
     def _losses(self, update: Update, mini: Any) -> list[Loss]:
         while True:
@@ -124,10 +131,10 @@ class Updates:
                 return [self._backward(update, part) for part in micro(mini, self.micro_rows, self.micro_decisions)]
             except torch.OutOfMemoryError:
                 rows = min(self.micro_rows or len(mini), len(mini)) if isinstance(mini, Rollout) else 1
-                # Sharded networks are called in step by all processes, so that one alone cannot begin again.
+                # All processes must call a sharded network together, so one process cannot repeat the step alone.
                 if rows == 1 or any(hasattr(p, "full_tensor") for p in update.params):
                     raise
-                self.micro_rows = max(rows // 2 // 2 * 2, 1)  # even, since pairs stay together
+                self.micro_rows = max(rows // 2 // 2 * 2, 1)  # even, since the two rows of a pair must stay together
             update.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
 
@@ -137,16 +144,23 @@ class Updates:
             loss.total.backward()
         return loss
 
-    def _descend(self, update: Update, base: list[float], count: Tensor, sums: dict, counts: dict) -> None:
+    def _descend(
+        self,
+        update: Update,
+        base_lr: list[float],
+        count: Tensor,
+        sums: dict[str, Tensor],
+        counts: dict[str, Tensor],
+    ) -> None:
         scale = 1.0 / float(count)
         for p in update.params:
             if p.grad is not None:
                 p.grad.mul_(scale)
-        norm = nn.utils.clip_grad_norm_(update.params, update.max_norm)
+        norm = nn.utils.clip_grad_norm_(update.params, update.max_grad_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient of update '{update.name}' is {float(norm)}")
-        for group, lr in zip(update.optimizer.param_groups, base):
+        for group, lr in zip(update.optimizer.param_groups, base_lr):
             group["lr"] = lr * (update.schedule(update.steps) if update.schedule else 1.0)
         update.optimizer.step()
         update.optimizer.zero_grad(set_to_none=True)
@@ -157,50 +171,51 @@ class Updates:
         if update.after:
             update.after(update.steps)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "batches": self.batches,
             "micro_rows": self.micro_rows,
             "updates": {u.name: {"steps": u.steps, "optimizer": u.optimizer.state_dict()} for u in self.updates},
         }
 
-    def load_state_dict(self, state: Mapping) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.batches, self.micro_rows = state["batches"], state["micro_rows"]
         for u in self.updates:
             u.steps = state["updates"][u.name]["steps"]
-            u.optimizer.load_state_dict(_cut_as(u.params, state["updates"][u.name]["optimizer"]))
+            u.optimizer.load_state_dict(_shard_state(u.params, state["updates"][u.name]["optimizer"]))
 
 
 def minibatch(batch: Any, part: int, parts: int) -> Any:
-    """Every ``parts``-th attempt of each group, from the ``part``-th on; groups that do not divide evenly begin one
-    apart.
+    """Every ``parts``-th row of each group, starting at row ``part``.
+
+    Where group sizes are not multiples of ``parts``, the starting rows of successive groups differ by one.
     """
     if parts == 1 or not isinstance(batch, Rollout):
         return batch
-    place_B = rank_in_group(batch.group_B)
+    index_B = index_in_group(batch.group_B)
     _, number_B, sizes = batch.group_B.unique(return_inverse=True, return_counts=True)
     if (sizes % parts).any():
-        place_B = place_B + number_B.cpu()
-    return batch.rows(torch.nonzero(place_B % parts == part).flatten())
+        index_B = index_B + number_B.cpu()
+    return batch.rows(torch.nonzero(index_B % parts == part).flatten())
 
 
-def shuffled(rows: int, seed: int, key: int) -> Tensor:
-    """The numbers of ``rows`` rows in a random order that follows from seed and key."""
+def permutation(rows: int, seed: int, key: int) -> Tensor:
+    """A random permutation of ``rows`` row indices, determined by seed and key: int64 ``[rows]``."""
     return torch.randperm(rows, generator=generator(int(seeds(seed, 1, key=key))))
 
 
-def rank_in_group(group_B: Tensor) -> Tensor:
-    """The place of each row among the rows of its group: ``[B]``, 0 first."""
-    seen: dict[int, int] = {}
-    places = []
-    for g in group_B.tolist():
-        places.append(seen.get(g, 0))
-        seen[g] = places[-1] + 1
-    return torch.tensor(places)
+def index_in_group(group_B: Tensor) -> Tensor:
+    """Index of each row among the rows of its group, from 0: ``[B]``."""
+    sizes: dict[int, int] = {}
+    indices = []
+    for group in group_B.tolist():
+        indices.append(sizes.get(group, 0))
+        sizes[group] = indices[-1] + 1
+    return torch.tensor(indices)
 
 
 def micro(batch: Any, rows: int | None, decisions: int | None) -> Iterator[Any]:
-    """Cut a rollout into parts of at most so many rows and decisions; anything else stays whole."""
+    """Split a rollout into parts of at most ``rows`` rows and ``decisions`` decisions; other batches are not split."""
     if not isinstance(batch, Rollout):
         yield batch
         return
@@ -213,39 +228,44 @@ def micro(batch: Any, rows: int | None, decisions: int | None) -> Iterator[Any]:
 
 
 @contextmanager
-def only(params: Sequence[nn.Parameter], updates: Sequence[Update]) -> Iterator[None]:
-    """Only ``params`` take gradients inside; what the other updates own is closed and opened again."""
-    own = {id(p) for p in params}
-    closed = [p for u in updates for p in u.params if id(p) not in own and p.requires_grad]
-    for p in closed:
+def train_only(params: Sequence[nn.Parameter], updates: Sequence[Update]) -> Iterator[None]:
+    """Within the context only ``params`` require gradients; the weights of the other updates are frozen."""
+    trained = {id(p) for p in params}
+    frozen = [p for u in updates for p in u.params if id(p) not in trained and p.requires_grad]
+    for p in frozen:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in closed:
+        for p in frozen:
             p.requires_grad_(True)
 
 
 def warmup(steps: int) -> Callable[[int], float]:
-    """A learning-rate factor that rises to 1 over ``steps`` optimiser steps."""
+    """A learning-rate factor that rises linearly to 1 over ``steps`` optimizer steps."""
     return lambda taken: min((taken + 1) / max(steps, 1), 1.0)
 
 
 def rise_and_fall(steps: int, rise: int, least: float = 0.0) -> Callable[[int], float]:
-    """A factor that rises to 1 over ``rise`` of ``steps`` optimiser steps and falls in a line to ``least``."""
+    """A learning-rate factor: linear warmup over ``rise`` of ``steps`` optimizer steps, linear decay to ``least``."""
     up = warmup(rise)
     return lambda taken: min(up(taken), max(1 - taken / steps, least))
 
 
-def _cut_as(params: Sequence[nn.Parameter], saved: Mapping) -> dict:
-    """An optimiser's saved state with its moments cut over the processes as their weights are."""
-    moments = {i: {k: like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
+def _shard_state(params: Sequence[nn.Parameter], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved state of an optimizer, its moments sharded over the processes like their weights."""
+    moments = {i: {k: shard_like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
     return {**saved, "state": moments}
 
 
-def _view(batch: Batch, on: str) -> Any:
-    return batch[on] if on else batch
+def _select(batch: Batch, name: str) -> Batch:
+    """One rollout of a batch of several, or without a name the batch itself."""
+    if not name:
+        return batch
+    if isinstance(batch, Rollout):
+        raise ValueError(f"an update is on the rollout '{name}', but the batch is a single rollout without a name")
+    return batch[name]
 
 
-def _sum(losses: list[Loss], read: Callable[[Loss], Tensor]) -> Tensor:
-    return torch.stack([read(loss).detach().double().cpu() for loss in losses]).sum()
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([value.detach().double().cpu() for value in values]).sum()

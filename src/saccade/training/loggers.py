@@ -1,4 +1,4 @@
-"""Where metrics also go, on demand: TensorBoard, trackio, Weights & Biases, behind three verbs."""
+"""Loggers that receive metrics beside the run folder: TensorBoard, trackio and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,41 +20,47 @@ from saccade.training import video
 NAMES = ("tensorboard", "trackio", "wandb")
 
 
-class Sink(Protocol):
-    """Receives what a run logs; ``items`` are dicts with prompt, image [3, H, W] in [0, 1], clip? uint8 [T, H, W, 3],
-    text?, score?.
+class Logger(Protocol):
+    """Receives the metrics and samples of a run."""
 
-    Where a service shows moving pictures, a clip goes there in place of its image.
-    ``stage`` gives the sink of a stage whose files lie in ``folder`` and that continues after ``step``.
-    """
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log metrics by name."""
+        ...
 
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Log samples of a set: prompt, image ``[3, H, W]`` in [0, 1], and optionally text, note, score and clip.
 
-    def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None: ...
+        A clip uint8 ``[T, H, W, 3]`` is logged as a video, in place of the image, where the service has videos.
+        """
+        ...
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink: ...
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
+        """The logger of a stage with files in ``folder`` that continues after ``step``."""
+        ...
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """End logging."""
+        ...
 
 
-def open_sinks(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Sink]:
-    """Open sinks by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
+def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any], step: int = 0) -> list[Logger]:
+    """Open loggers by name (see ``check``) for the run in ``folder`` that continues after ``step``."""
     check(names)
     kinds = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb}
     return [kinds[name](folder, config, step) for name in names]
 
 
 def check(names: Sequence[str]) -> None:
-    """A name that is unknown, or whose package is not installed, is a ValueError; nothing is opened."""
+    """ValueError for an unknown name, and for a package that is not installed; nothing is opened."""
     for name in names:
         if name not in NAMES:
             near = nearest(name.lower(), NAMES)
-            raise ValueError(f"there is no sink '{name}'; nearest: {near} (of {', '.join(NAMES)})")
+            raise ValueError(f"there is no logger '{name}'; nearest: {near} (of {', '.join(NAMES)})")
         _package(name)
 
 
 class TensorBoard:
-    """Event files in ``<run>/tensorboard``; what lies beyond ``step`` is hidden when a run is resumed."""
+    """Event files in ``<run>/tensorboard``; a resumed run hides events after ``step``."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -72,7 +78,7 @@ class TensorBoard:
             self._writer.add_image(f"{name}/{i:02d}", item["image"].detach().float().cpu().clamp(0, 1), step)
         self._writer.add_text(name, "\n\n".join(_caption(item) for item in items), step)
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
         return TensorBoard(folder, {"stage": name}, step)
 
     def finish(self) -> None:
@@ -80,12 +86,12 @@ class TensorBoard:
 
 
 class Trackio:
-    """A trackio run of the project "saccade", grouped by recipe; trackio keeps one run open a process."""
+    """A trackio run of the project "saccade", grouped by recipe; trackio has one open run per process."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
         self._trackio = _package("trackio")
-        self._scratch: TemporaryDirectory | None = None
-        self._made = 0
+        self._videos: TemporaryDirectory | None = None
+        self._video_count = 0
         recipe = str(config.get("recipe", "run"))
         with redirect_stdout(sys.stderr):  # trackio prints, but standard output is for results
             self._run = self._trackio.init(
@@ -99,36 +105,42 @@ class Trackio:
         self._run.log({f"{name}/{i:02d}": self._media(item) for i, item in enumerate(items)}, step=step)
 
     def _media(self, item: Mapping[str, Any]) -> Any:
-        """A picture, or a clip as a file, since trackio encodes no clips by itself where there is no ffmpeg."""
+        """A picture, or a clip as a GIF file, since trackio cannot encode videos without ffmpeg."""
         if item.get("clip") is None:
             return self._trackio.Image(to_bytes(item["image"]), caption=_caption(item))
-        self._scratch = self._scratch or TemporaryDirectory()
-        path = Path(self._scratch.name) / f"{self._made:06d}.gif"
+        self._videos = self._videos or TemporaryDirectory()
+        path = Path(self._videos.name) / f"{self._video_count:06d}.gif"
         path.write_bytes(video.gif(item["clip"]))
-        self._made += 1
+        self._video_count += 1
         return self._trackio.Video(path, caption=_caption(item))
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
-        return Stage(self, name)
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
+        return StageLogger(self, name)
 
     def finish(self) -> None:
         with redirect_stdout(sys.stderr):
             self._trackio.finish()
-        if self._scratch:
-            self._scratch.cleanup()
+        if self._videos:
+            self._videos.cleanup()
 
 
 class Wandb:
-    """A Weights & Biases run of the project "saccade", grouped by recipe; files lie in the run folder."""
+    """A Weights & Biases run of the project "saccade", grouped by recipe, with files in the run folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], step: int):
         self._wandb = _package("wandb")
         recipe = str(config.get("recipe", "run"))
-        same = re.sub(r"[^\w.-]", "-", f"{recipe}-{folder.name}")
+        run_id = re.sub(r"[^\w.-]", "-", f"{recipe}-{folder.name}")
         self._run = self._wandb.init(
-            project="saccade", group=recipe, name=folder.name, id=same, dir=str(folder), config=dict(config), resume="allow"
-        )  # fmt: skip
-        # W&B drops what comes with an older step of its own counter: pictures after metrics, or a resumed step.
+            project="saccade",
+            group=recipe,
+            name=folder.name,
+            id=run_id,
+            dir=str(folder),
+            config=dict(config),
+            resume="allow",
+        )
+        # W&B ignores data of an older step in its own counter, such as pictures after metrics or a resumed step.
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -142,37 +154,37 @@ class Wandb:
             return self._wandb.Image(to_bytes(item["image"]), caption=_caption(item))
         return self._wandb.Video(io.BytesIO(video.gif(item["clip"])), caption=_caption(item), format="gif")
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
-        return Stage(self, name)
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
+        return StageLogger(self, name)
 
     def finish(self) -> None:
         self._run.finish()
 
 
-class Stage:
-    """A sink that several stages of a run share, with the stage's name before every other name."""
+class StageLogger:
+    """A stage's view of its run's logger: names begin with that of the stage."""
 
-    def __init__(self, whole: Sink, name: str):
-        self._whole, self._name = whole, name
+    def __init__(self, run_logger: Logger, name: str):
+        self._run_logger, self._name = run_logger, name
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._whole.log(step, {f"{self._name}/{name}": value for name, value in values.items()})
+        self._run_logger.log(step, {f"{self._name}/{name}": value for name, value in values.items()})
 
     def images(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        self._whole.images(step, f"{self._name}/{name}", items)
+        self._run_logger.images(step, f"{self._name}/{name}", items)
 
-    def stage(self, name: str, folder: Path, step: int) -> Sink:
-        return Stage(self, name)
+    def stage(self, name: str, folder: Path, step: int) -> Logger:
+        return StageLogger(self, name)
 
     def finish(self) -> None:
-        """The run that holds the stage finishes the sink."""
+        """Nothing: the run ends its logger."""
 
 
 def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ValueError(f"the sink {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
+        raise ValueError(f"the logger {name!r} needs a package: pip install 'saccade[{name}]' ({error})") from None
 
 
 def _caption(item: Mapping[str, Any]) -> str:

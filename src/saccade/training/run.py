@@ -13,39 +13,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from saccade.models.sharding import whole
+from saccade.core import Stateful
+from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
-from saccade.training.loggers import check, open_sinks
+from saccade.training.loggers import Logger, check, open_loggers
 from saccade.training.provenance import now, provenance
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and did, after saving; the command ends with status 130."""
+    """The run was asked to stop and stopped after saving; the command ends with status 130."""
 
 
 class RunFailed(Exception):
-    """The run cannot go on; one line says why, and how to resume it."""
+    """The run cannot continue; one line gives the reason and how to resume it."""
 
 
-class Stateful(Protocol):
-    """What can be saved: anything with these two methods."""
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-    def load_state_dict(self, state: Any) -> Any: ...
+Callback = Callable[[int, Mapping[str, Any], "Run"], Any]
+"""A function that is called with the step, the metrics and the run after each line of metrics."""
 
 
 class Run:
-    """One run's folder, display, sinks and signals: made by ``start`` or ``resume``, ended by ``finish`` or ``close``.
+    """One run's folder, display, loggers and signals: made by ``start`` or ``resume``, ended by ``finish`` or
+    ``close``.
 
     Of several processes only the first (environment RANK) writes and shows anything; the others offer the same methods,
-    so that nobody above asks for a rank. As a context manager a run closes itself, whatever happens.
+    so that callers need not ask for a rank. As a context manager a run closes itself in every case.
     """
 
     def __init__(
@@ -53,23 +51,26 @@ class Run:
         folder: Path,
         config: dict[str, Any],
         resumed: bool,
-        sinks: Sequence[str],
+        loggers: Sequence[str],
         display: bool,
         outer: Run | None,
+        callbacks: Sequence[Callback] = (),
     ):
         """Open a folder that exists; callers use ``start``, ``resume`` and ``stage``."""
         self.folder, self.config = folder, config
-        self._writes, self._outer, self._stages = _writes(), outer, {}
+        self._writes, self._outer = _writes(), outer
+        self._stages: dict[str, Run] = {}
+        self._callbacks: Sequence[Callback] = outer._callbacks if outer else callbacks
         self._begun, self._steps = time.monotonic(), 0
-        self.settled = False  # whether no better score is waited for
+        self.settled = False  # whether training ended early because no better score is expected
         last = checkpoint.latest(folder / "checkpoints") if resumed else None
         if resumed:
             self._cut(math.inf if last else -1)
         reached = checkpoint.step_of(last) if last else 0
-        whole = outer._sinks if outer else []
-        self._sinks = [sink.stage(folder.name, folder, reached) for sink in whole]
+        of_run = outer._loggers if outer else []
+        self._loggers: list[Logger] = [logger.stage(folder.name, folder, reached) for logger in of_run]
         if self._writes:
-            self._sinks += open_sinks(sinks, folder, config, reached)
+            self._loggers += open_loggers(loggers, folder, config, reached)
         self._interrupts = outer._interrupts if outer else Interrupts()
         self._display = outer._display if outer else open_display(display and self._writes, lambda: self.stop)
         self._label = str(config.get("stage") or config.get("recipe") or folder.name)
@@ -81,46 +82,50 @@ class Run:
         cls,
         folder: Path,
         config: Mapping[str, Any],
-        sinks: Sequence[str] = (),
+        loggers: Sequence[str] = (),
         display: bool = True,
         stages_of: Path | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> Run:
         """Begin a run in a folder that is new or empty (else ValueError) and write its config.json.
 
         ``config`` holds recipe, preset, settings and seed; command, versions, commit, machine and time are added to it.
+        ``callbacks`` are called with (step, metrics, run) after each line of metrics, those of stages included.
         ``stages_of`` is a run of the same recipe and seed (else ValueError) whose stages this one takes as they are.
         """
-        check(sinks)
-        taken = {} if stages_of is None else {"stages_of": str(on_disk.lender(stages_of, config))}
-        whole = files.plain({**provenance(), **config, **taken})
+        check(loggers)
+        taken = {} if stages_of is None else {"stages_of": str(on_disk.with_stages(stages_of, config))}
+        complete = files.plain({**provenance(), **config, **taken})
         if _writes():
-            on_disk.begin(folder, whole)
-        return cls(folder, whole, False, sinks, display, None)
+            on_disk.begin(folder, complete)
+        return cls(folder, complete, False, loggers, display, None, callbacks)
 
     @classmethod
-    def resume(cls, folder: Path, sinks: Sequence[str] = (), display: bool = True) -> Run:
-        """Continue the run in ``folder`` (ValueError if there is none); ``load`` then restores what was saved last.
+    def resume(
+        cls, folder: Path, loggers: Sequence[str] = (), display: bool = True, callbacks: Sequence[Callback] = ()
+    ) -> Run:
+        """Continue the run in ``folder`` (ValueError if there is none); ``load`` then restores the last checkpoint.
 
-        When and on what it was resumed is added to its config.json.
+        Time and machine of the resumption are added to its config.json.
         """
-        check(sinks)
+        check(loggers)
         config = on_disk.config(folder)
         if _writes():
             config["resumed"] = [*config.get("resumed", []), provenance()]
             files.replace(folder / "config.json", config)
-        return cls(folder, config, True, sinks, display, None)
+        return cls(folder, config, True, loggers, display, None, callbacks)
 
     def stage(self, name: str) -> Run:
-        """A run inside this one, in ``<run>/<name>``, with the same signals, display and sinks.
+        """A run inside this one, in ``<run>/<name>``, with the same signals, display and loggers.
 
         A stage that an earlier process began, or the run whose stages this one takes, is resumed.
         """
-        if on_disk.checked(name, "stage") in {*self._stages, *on_disk.RESERVED}:
+        if on_disk.folder_name(name, "stage") in {*self._stages, *on_disk.RESERVED}:
             raise ValueError(f"stage {name!r} of {self.folder} is taken: give each stage a name of its own")
         folder = self.folder / name
         if self._writes and "stages_of" in self.config:
-            on_disk.take(Path(self.config["stages_of"]) / name, folder)
-        distributed.gather([name])  # nobody looks into the folder before it is whole
+            on_disk.copy_stage(Path(self.config["stages_of"]) / name, folder)
+        distributed.gather([name])  # no process looks into the folder before it is complete
         resumed = (folder / "config.json").exists()
         config = on_disk.config(folder) if resumed else {**self.config, "stage": name, "started": now()}
         if self._writes and not resumed:
@@ -129,8 +134,15 @@ class Run:
         return self._stages[name]
 
     @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes the run's folder."""
+        return self._writes
+
+    @property
     def stop(self) -> bool:
-        """True after a first Ctrl-C or a SIGTERM: the loop ends after its step, saves, and raises ``Interrupted``."""
+        """Whether a first Ctrl-C or a SIGTERM came: the loop then ends after its step, saves, raises
+        ``Interrupted``.
+        """
         return self._interrupts.requested
 
     @property
@@ -144,17 +156,20 @@ class Run:
         return self._steps + sum(stage.steps for stage in self._stages.values())
 
     @property
-    def again(self) -> str:
-        """The command line that resumes this run."""
+    def resume_command(self) -> str:
+        """The command line, or the line of Python, that resumes this run."""
         if self._outer:
-            return self._outer.again
+            return self._outer.resume_command
+        if "resume" in self.config:
+            return str(self.config["resume"])
         words = str(self.config["command"]).split()
         named = any(word == "--out" or word.startswith("--out=") for word in words)
         return self.config["command"] if named else f"{self.config['command']} --out {self.folder}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl and tell sinks and display; NaN becomes null, tensors of one element
-        numbers.
+        """Add one line to metrics.jsonl, for loggers, display and callbacks too.
+
+        NaN becomes null, a tensor of one element a number. RunFailed with the callback's error if one raises.
         """
         if not {"step", "time"}.isdisjoint(values):
             raise ValueError("a metric cannot be named 'step' or 'time': every line has these already")
@@ -164,31 +179,37 @@ class Run:
             with self._saying_how_to_resume():
                 on_disk.metrics(self.folder, {"step": step, "time": round(self.seconds, 3), **numbers})
             self._display.log(self._label, step, numbers)
-        for sink in self._sinks:
-            sink.log(step, {name: value for name, value in numbers.items() if value is not None})
+        for logger in self._loggers:
+            logger.log(step, {name: value for name, value in numbers.items() if value is not None})
+        for callback in self._callbacks if self._writes else ():
+            try:
+                callback(step, numbers, self)
+            except Exception as error:
+                name = getattr(callback, "__name__", type(callback).__name__)
+                raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Keep pictures of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
+        """Log samples of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
 
-        All else may be left out. ``score`` is a number, ``boxes`` lie in the image, ``text`` is what a model made of
-        the prompt; ``source`` is the picture that the prompt asks to edit, ``target`` the one that should come of it,
-        or that a program, then its ``text``, is to draw. ``turns`` are a conversation, in place of one picture: each
+        Everything else is optional. ``score`` is a number; ``boxes`` lie in the image; ``text`` is what a model wrote
+        for the prompt; ``source`` is the picture that the prompt asks to edit; ``target`` is the right result of an
+        edit, or of a program, which is then the ``text``. ``turns`` are a conversation in place of one picture, each
         with who, text, trained? and pictures?, these again with image and boxes?. A box has corners [x1, y1, x2, y2] in
-        pixels of its image, label? and kind? ("said", or "true" for the right one). ``clip`` is an episode, uint8 [T,
-        H, W, 3], kept small (`clips.small`); ``path`` the places [T, 2] it went through, in the plane, and ``note``
-        what became of it. Its image, where it has none, is a strip of a few frames. Keep a set with the same prompts
-        and noise at several steps: its first is shown as before, its last as after.
+        pixels of its image, label? and kind? ("predicted" or "true"). ``clip`` is an episode, uint8 [T, H, W, 3], which
+        is stored small (`training.video`); ``path`` are its places [T, 2] in the plane, ``note`` is its outcome in
+        words. A clip without an image is shown as a strip of a few frames. A set that is logged with the same prompts
+        and noise at several steps is shown before (its first step) and after (its last).
         """
-        on_disk.checked(name, "sample set")
+        on_disk.folder_name(name, "sample set")
         if self._writes:
             with self._saying_how_to_resume():
                 on_disk.samples(self.folder, step, name, items)
-        pictured = [item | {"image": seen[-1]} for item in items if self._sinks and (seen := _pictures(item))]
-        for sink in self._sinks:
-            sink.images(step, f"samples/{name}", pictured)
+        pictured = [{**item, "image": found[-1]} for item in items if self._loggers and (found := _pictures(item))]
+        for logger in self._loggers:
+            logger.images(step, f"samples/{name}", pictured)
 
     def show(self, step: int) -> Callable[[str, Sequence[Mapping[str, Any]]], None]:
-        """What keeps the samples of one step, for whoever makes them and need not know of steps."""
+        """The function that logs samples under this step, for parts that know nothing of steps."""
         return partial(self.samples, step)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -211,10 +232,9 @@ class Run:
             advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
-        told = files.records(self.folder / "metrics.jsonl") if self._writes else []
-        before = [
-            sign * line[f"eval/{name}"] for line in told if line["step"] < step and line.get(f"eval/{name}") is not None
-        ]
+        lines = files.records(self.folder / "metrics.jsonl") if self._writes else []
+        key = f"eval/{name}"
+        before = [sign * line[key] for line in lines if line["step"] < step and line.get(key) is not None]
         values = [value if value == value else -math.inf for value in (*before, sign * scores[name])]
         since = len(values) - 1 - values.index(max(values))
         if distributed.any_true(self._writes and not since):
@@ -225,7 +245,7 @@ class Run:
 
     def save(self, step: int, state: Mapping[str, Stateful], folder: str = "checkpoints") -> Path:
         """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
-        gathered = {name: whole(part.state_dict()) for name, part in state.items()}
+        gathered = {name: full_tensors(part.state_dict()) for name, part in state.items()}
         self._steps = max(self._steps, step)
         place = self.folder / folder
         if not self._writes:
@@ -258,20 +278,24 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write result.json (run, steps, seconds, then ``result``), close the run, and return what was written."""
-        whole = files.plain({"run": str(self.folder), "steps": self.steps, "seconds": round(self.seconds, 3), **result})
+        written = files.plain(
+            {"run": str(self.folder), "steps": self.steps, "seconds": round(self.seconds, 3), **result}
+        )
         if self._writes:
             with self._saying_how_to_resume():
-                files.replace(self.folder / "result.json", whole)
+                files.replace(self.folder / "result.json", written)
         self.close()
-        return whole
+        return written
 
     def close(self) -> None:
-        """Close the sinks; the outermost run also closes the display and gives the signals back. Twice does nothing."""
+        """Close the loggers; the outermost run also closes the display and gives the signals back. Twice does
+        nothing.
+        """
         for stage in self._stages.values():
             stage.close()
-        for sink in self._sinks:
-            sink.finish()
-        self._sinks = []
+        for logger in self._loggers:
+            logger.finish()
+        self._loggers = []
         if self._outer is None:
             self._display.close()
             self._interrupts.restore()
@@ -294,7 +318,7 @@ class Run:
             yield
         except OSError as error:
             line = f"cannot write in {self.folder}: {error.strerror}" if error.strerror else error
-            raise RunFailed(f"{line}; resume with: {self.again}") from error
+            raise RunFailed(f"{line}; resume with: {self.resume_command}") from error
 
 
 def _writes() -> bool:
@@ -303,7 +327,7 @@ def _writes() -> bool:
 
 def _pictures(item: Mapping[str, Any]) -> list[Any]:
     """The pictures of a sample: its own, its clip's strip, or those of its conversation."""
-    told = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
+    shown = [picture for turn in item.get("turns", ()) for picture in turn.get("pictures", ())]
     if "image" in item:
         return [item["image"]]
-    return [video.strip(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in told]
+    return [video.thumbnails(item["clip"])] if item.get("clip") is not None else [picture["image"] for picture in shown]

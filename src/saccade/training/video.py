@@ -1,6 +1,4 @@
-"""Episodes as small moving pictures: thinned, scaled, written as WebP or GIF, and laid out as a strip where nothing
-may move.
-"""
+"""Videos of episodes for reports: subsampled, scaled, encoded as WebP or GIF, and as a row of thumbnails."""
 
 from __future__ import annotations
 
@@ -13,25 +11,26 @@ from torch import Tensor
 from saccade.math.pixels import to_unit
 
 FRAMES = 96
-"""Most frames of a clip; longer episodes are shown faster, first and last frame always."""
+"""Largest number of frames of a clip; longer episodes are subsampled, with their first and last frame."""
 
 SIDE = 192
 """Longest side of a frame in pixels."""
 
-STRIP = 5
-"""Frames of a strip."""
+THUMBNAILS = 5
+"""Number of frames in a row of thumbnails."""
 
-_LOSSLESS = 128
-
+_LOSSLESS_SIDE = 128
+"""Longest side in pixels of clips that are encoded without loss."""
 _GAP = 2
+"""Pixels between thumbnails."""
+_FRAME_MS, _LAST_FRAME_MS = 80, 1200
+"""Milliseconds for which a frame, and the last one, is shown."""
 
-_TIME, _REST = 80, 1200
-"""Milliseconds of a frame, and of the last one before the clip begins again."""
 
+def shrink(clip: Any, count: int = FRAMES) -> np.ndarray:
+    """At most ``count`` evenly spaced frames of a clip uint8 ``[T, H, W, 3]``, of at most SIDE pixels a side.
 
-def small(clip: Any, count: int = FRAMES) -> np.ndarray:
-    """At most ``count`` frames of a clip uint8 ``[T, H, W, 3]``, evenly spaced and not larger than SIDE. ValueError
-    for other arrays.
+    ValueError for other arrays.
     """
     from PIL import Image
 
@@ -48,29 +47,29 @@ def small(clip: Any, count: int = FRAMES) -> np.ndarray:
 
 
 def webp(clip: Any) -> bytes:
-    """A clip uint8 ``[T, H, W, 3]`` as an animated WebP that begins again for ever; small pictures lose nothing."""
-    frames = small(clip)
-    return _animated(frames, "WEBP", lossless=max(frames.shape[1:3]) <= _LOSSLESS, quality=75, method=3)
+    """A clip uint8 ``[T, H, W, 3]`` as a looping WebP animation, lossless where its frames are small."""
+    frames = shrink(clip)
+    return _encode(frames, "WEBP", lossless=max(frames.shape[1:3]) <= _LOSSLESS_SIDE, quality=75, method=3)
 
 
 def gif(clip: Any) -> bytes:
-    """The same as a GIF, for those who know nothing else."""
-    return _animated(small(clip), "GIF")
+    """A clip uint8 ``[T, H, W, 3]`` as a looping GIF animation."""
+    return _encode(shrink(clip), "GIF")
 
 
-def strip(clip: Any) -> Tensor:
-    """A few frames of a clip from its first to its last, side by side: ``[3, H, W]`` in [0, 1]."""
-    frames = small(clip, STRIP)
+def thumbnails(clip: Any) -> Tensor:
+    """Evenly spaced frames of a clip side by side: ``[3, H, W]`` in [0, 1]."""
+    frames = shrink(clip, THUMBNAILS)
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for frame in frames for part in (gap, frame)][1:]
     return to_unit(np.concatenate(parts, 1))
 
 
-def _animated(frames: np.ndarray, kind: str, **options: Any) -> bytes:
+def _encode(frames: np.ndarray, kind: str, **options: Any) -> bytes:
     from PIL import Image
 
     first, *rest = [Image.fromarray(frame) for frame in frames]
-    times = [_TIME] * len(rest) + [_REST]
+    times = [_FRAME_MS] * len(rest) + [_LAST_FRAME_MS]
     buffer = io.BytesIO()
     first.save(buffer, kind, save_all=True, append_images=rest, duration=times, loop=0, **options)
     return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Worlds: problems with exact judges, and the tasks made of them."""

@@ -1,29 +1,31 @@
-"""Pictures from elsewhere: files, folders of files, and the photographs that scikit-image ships."""
+"""Real pictures: files, folders of files, and the photographs that scikit-image ships."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 
 from saccade.naming import require
 
-UPRIGHT = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
-"""Photographs that have a top and a bottom."""
+Item = TypeVar("Item")
+ItemOut = TypeVar("ItemOut", covariant=True)
 
-PHOTOGRAPHS = (
-    *UPRIGHT, "brick", "clock", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "moon", "retina",
-)  # fmt: skip
-"""All photographs that come inside scikit-image's wheel, so that no download is needed."""
+UPRIGHT = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
+"""Names of the photographs that have a top and a bottom."""
+
+_ANY_SIDE_UP = "brick clock coins grass gravel hubble_deep_field immunohistochemistry moon retina"
+PHOTOGRAPHS = (*UPRIGHT, *_ANY_SIDE_UP.split())
+"""Names of all photographs in scikit-image's wheel, which need no download."""
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def open_picture(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 [H, W, 3], turned as its EXIF says. ValueError "PATH: why" where it cannot be read."""
+    """A picture file as uint8 ``[H, W, 3]``, rotated by its EXIF tag. ValueError "PATH: why" if it cannot be read."""
     from PIL import Image, ImageOps
 
     try:
@@ -34,33 +36,39 @@ def open_picture(path: str | Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """The pictures of a folder and all folders in it, in the order of their paths; each is read when it is asked
-    for.
-    """
+class ImageFolder(Sequence[np.ndarray]):
+    """The pictures of a folder and its subfolders in the order of their paths; each is read on access."""
 
     paths: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice):
+            return [open_picture(path) for path in self.paths[index]]
         return open_picture(self.paths[index])
 
 
-def folder(path: str | Path) -> Folder:
-    """The pictures below a folder. ValueError where it is no folder or holds none."""
+def load_folder(path: str | Path) -> ImageFolder:
+    """The pictures below a folder. ValueError where the folder does not exist or has no pictures."""
     path = Path(path).expanduser()
     if not path.is_dir():
         raise ValueError(f"picture folder '{path}' does not exist")
     found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()))
     if not found:
-        raise ValueError(f"picture folder '{path}' holds no pictures ({' '.join(_SUFFIXES)})")
-    return Folder(found)
+        raise ValueError(f"picture folder '{path}' has no pictures ({' '.join(_SUFFIXES)})")
+    return ImageFolder(found)
 
 
 def photographs(names: Sequence[str] = UPRIGHT) -> list[np.ndarray]:
-    """Photographs uint8 [H, W, 3] of their own sizes, gray ones with three equal channels.
+    """Photographs uint8 ``[H, W, 3]`` of different sizes, gray ones with three equal channels.
 
     ValueError for an unknown name, or where scikit-image is not installed.
     """
@@ -74,21 +82,36 @@ def photographs(names: Sequence[str] = UPRIGHT) -> list[np.ndarray]:
 
 
 def _three_channels(found: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
-    """The picture itself, or the left one of a stereo pair."""
+    """The picture as RGB; of a stereo pair the left picture."""
     picture = found[0] if isinstance(found, tuple) else found
     return np.repeat(picture[..., None], 3, -1) if picture.ndim == 2 else picture
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some items of a sequence, each read when it is asked for; a slice of it is a list."""
+class Indexed(Protocol[ItemOut]):
+    """What has a length and items by index: a list, an array, or a folder of pictures."""
 
-    whole: Sequence[Any]
-    index: Sequence[int]
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> ItemOut: ...
+
+
+@dataclass(frozen=True)
+class Subset(Sequence[Item]):
+    """Items of a sequence by their indices, each read on access; a slice of a subset is a list."""
+
+    items: Indexed[Item]
+    indices: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.indices)
 
-    def __getitem__(self, place: int | slice) -> Any:
-        chosen = self.index[place]
-        return [self.whole[i] for i in chosen] if isinstance(place, slice) else self.whole[chosen]
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        if isinstance(place, slice):
+            return [self.items[i] for i in self.indices[place]]
+        return self.items[self.indices[place]]

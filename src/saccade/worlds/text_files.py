@@ -1,47 +1,44 @@
-"""Files with one thing a line: read and checked as a whole, what is wrong told with its line, pictures opened when
-asked for.
-"""
+"""Text files with one record a line: all lines are checked on reading, and pictures are opened on access."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from saccade.core import Problem
 
-Made = TypeVar("Made")
+Record = TypeVar("Record")
 
 
-def read(path: Path, parse: Callable[[str], Made], what: str) -> tuple[tuple[int, Made], ...]:
-    """What ``parse`` makes of each line that is not blank, with the line's number.
+def parse_lines(path: Path, parse: Callable[[str], Record], noun: str) -> tuple[tuple[int, Record], ...]:
+    """The number of each line that is not blank, and what ``parse`` makes of it.
 
-    ValueError "FILE:LINE: why" for a line that ``parse`` refuses, and where the file cannot be read or holds no
-    ``what``.
+    ValueError "FILE:LINE: why" for a line that ``parse`` refuses, and "FILE: why" for a file that cannot be read or has
+    no records, which ``noun`` names in the plural.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split(
-            "\n"
-        )  # not splitlines: JSON may hold other ends of lines in a text
+        # Not splitlines, because a text in JSON may contain other line separators.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ValueError(f"{path}: cannot be read: {why}") from None
-    found = []
+    records = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            with at(path, number):
-                found.append((number, parse(line.strip())))
-    if not found:
-        raise ValueError(f"{path}: no {what} in this file")
-    return tuple(found)
+            with error_at(path, number):
+                records.append((number, parse(line.strip())))
+    if not records:
+        raise ValueError(f"{path}: no {noun} in this file")
+    return tuple(records)
 
 
 @contextmanager
-def at(path: Path, line: int) -> Iterator[None]:
-    """A ValueError from within is told as "FILE:LINE: why"."""
+def error_at(path: Path, line: int) -> Iterator[None]:
+    """Prefixes the message of a ValueError from within: "FILE:LINE: why"."""
     try:
         yield
     except ValueError as error:
@@ -49,21 +46,29 @@ def at(path: Path, line: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Problems(Generic[Made]):
-    """Problems of a file: a sequence that makes a problem, and reads its pictures, whenever it is asked for."""
+class FileProblems(Sequence[Problem], Generic[Record]):
+    """Problems of a file: a sequence that makes a problem, and opens its pictures, on access."""
 
     path: Path
-    records: tuple[tuple[int, Made], ...]
-    """Line and content, as `read` gives them."""
-    make: Callable[[int, Made], Problem]
-    """Number and content of a problem -> the problem. Its ValueErrors are told with file and line."""
+    records: tuple[tuple[int, Record], ...]
+    """Line number and content of each problem, as `parse_lines` returns them."""
+    make: Callable[[int, Record], Problem]
+    """Makes a problem of its index and content; its ValueErrors get file and line."""
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Problem:
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         line, record = self.records[index]
-        with at(self.path, line):
+        with error_at(self.path, line):
             return self.make(index % len(self), record)
 
 
@@ -78,22 +83,24 @@ def entry_of(line: str) -> dict[str, Any]:
 
 
 def text_of(entry: dict[str, Any], name: str) -> str:
-    """A text of an entry without spaces around it. ValueError where it is missing or blank."""
+    """A text of an entry, without surrounding spaces. ValueError where the text is missing or blank."""
     value = entry.get(name)
-    need(isinstance(value, str) and value.strip() != "", f"{name} {value!r} must be a text")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} {value!r} must be a text")
     return value.strip()
 
 
 def file_of(entry: dict[str, Any], name: str, root: Path) -> Path:
-    """A file below ``root`` that an entry names. ValueError where it names none, or one that does not exist."""
+    """A file below ``root`` that an entry names. ValueError where the name is missing or the file does not exist."""
     value = entry.get(name)
-    need(isinstance(value, str) and value != "", f"{name} {value!r} must be a path")
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} {value!r} must be a path")
     path = root / value
     need(path.is_file(), f"{name} '{path}' does not exist")
     return path
 
 
 def need(condition: bool, why: str) -> None:
-    """ValueError with the reason where a condition does not hold."""
+    """ValueError with the reason where the condition is false."""
     if not condition:
         raise ValueError(why)

@@ -1,1 +1,4 @@
-"""Gradients written out for small networks on a CPU: the same steps as the generic learners within rounding."""
+"""Hand-written gradients of small networks on a CPU: the same updates as the generic learners within rounding.
+
+Nothing depends on this folder but `saccade.algorithms.acceleration`, which works without it: it may be deleted.
+"""

@@ -1,4 +1,4 @@
-"""The gradient of the PPO loss written out for twin networks: what `ActorCriticLoss` with `normalised` is worth,
+"""The hand-written gradient of the PPO loss for fused networks: that of `ActorCriticLoss` after `normalize_advantages`,
 without autograd.
 """
 
@@ -9,121 +9,139 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from saccade.algorithms.ppo import ActorCriticLoss
-from saccade.core import Rollout
+from saccade.algorithms.fast.analytic import AnalyticUpdates
+from saccade.algorithms.fast.fused_actor_critic import FusedActorCritic
+from saccade.algorithms.ppo import PPO, ActorCriticLoss, advantages_of
+from saccade.core import Learner, Rollout
 from saccade.math.surrogates import clipped
 from saccade.policies.actor_critic import ActorCritic, Categorical
-from saccade.policies.twin import Twin
+from saccade.training.settings import AdamW
 
 Columns = Mapping[str, np.ndarray]
 """Decisions as arrays by name, each ``[N, ...]``."""
 
 
-def fits(loss: ActorCriticLoss) -> bool:
-    """Whether the gradient of this loss is written out here."""
-    twin = isinstance(loss.policy, ActorCritic) and loss.policy.twin is not None
-    return twin and loss.surrogate is clipped and loss.clip_value is None
+def analytic_learner(
+    cfg: PPO, policy: ActorCritic, optim: AdamW, minibatches: int, optimizer_steps: int, seed: int
+) -> Learner | None:
+    """The learner of a fused policy; None for a loss or an optimizer whose gradient or step is not written here."""
+    loss = cfg.loss(policy)
+    if not has_analytic_gradient(loss, policy) or optim.weight_decay or optim.warmup:
+        return None
+    return AnalyticUpdates(
+        "ppo",
+        AnalyticPPOGradient(loss, policy),
+        optim,
+        shuffle=seed,
+        epochs=cfg.n_epochs,
+        minibatches=minibatches,
+        schedule=cfg.lr_schedule(optimizer_steps),
+    )
 
 
-class ByHand:
-    """Writes the gradient of ``loss`` on some decisions into ``twin.slope``. ``normalise``: advantages are
-    standardised first.
-    """
+def has_analytic_gradient(loss: ActorCriticLoss, policy: ActorCritic) -> bool:
+    """Whether the gradient of this loss of the policy is written here."""
+    return isinstance(policy.fused, FusedActorCritic) and loss.surrogate is clipped and loss.clip_range_vf is None
 
-    def __init__(self, loss: ActorCriticLoss, normalise: bool = True):
-        self.loss, self.normalise, self.policy = loss, normalise, loss.policy
-        self.twin: Twin = loss.policy.twin
-        self.choice = isinstance(loss.policy.head, Categorical)
+
+class AnalyticPPOGradient:
+    """Writes the gradient of ``loss`` on some decisions to ``networks.gradient_P``; advantages are normalized first."""
+
+    def __init__(self, loss: ActorCriticLoss, policy: ActorCritic):
+        if not isinstance(policy.fused, FusedActorCritic):
+            raise ValueError("the gradient is written for fused networks, and this policy has none")
+        self.loss, self.policy, self.networks = loss, policy, policy.fused
+        self.discrete = isinstance(policy.head, Categorical)
 
     def columns(self, rollout: Rollout) -> dict[str, np.ndarray]:
-        """All that the loss reads, each decision of the rollout a row."""
+        """The inputs of the loss, each decision of the rollout a row."""
         parts = {
             "old": rollout.logp_BT,
             "mask": rollout.mask_BT,
-            "advantage": rollout.advantage_BT,
+            "advantage": advantages_of(rollout),
             "return": rollout.extras["return_BT"],
         }
-        action = rollout.decisions["action_BT"].flatten(0, 1)
-        if self.choice:
-            action = np.eye(self.twin.outputs, dtype=np.float32)[action.numpy()]
-        found = {name: part.flatten().float().numpy() for name, part in parts.items()}
-        found |= {"features": self.policy.features(rollout).numpy(), "action": np.asarray(action, np.float32)}
-        masked = found["mask"] == 0
-        return {name: _without(part, masked) for name, part in found.items()} if masked.any() else found
+        action = rollout.decisions["action_BT"].flatten(0, 1).numpy()
+        if self.discrete:
+            action = np.eye(self.networks.outputs, dtype=np.float32)[action]
+        columns = {name: part.flatten().float().numpy() for name, part in parts.items()}
+        columns |= {"features": self.policy.features(rollout).numpy(), "action": np.asarray(action, np.float32)}
+        masked = columns["mask"] == 0
+        return {name: _zeroed(part, masked) for name, part in columns.items()} if masked.any() else columns
 
     def __call__(self, rows: Columns) -> dict[str, float]:
-        """Write the gradient of the mean over these decisions; the loss and the metrics of `ActorCriticLoss`, as
-        means.
+        """Write the gradient of the mean over these decisions; returns the loss and the metrics of `ActorCriticLoss`,
+        as means.
         """
         x, weight = rows["features"], rows["mask"] / max(float(rows["mask"].sum()), 1e-12)
-        out, value = self.twin.forward(x)
-        parts = self._choice(out, rows["action"]) if self.choice else self._vector(out, rows["action"])
-        logp, entropy = parts["logp"], parts["entropy"]
-        gain, metrics = self._surrogate(logp, rows, weight)
+        output, value = self.networks.forward(x)
+        head = self._categorical(output, rows["action"]) if self.discrete else self._gaussian(output, rows["action"])
+        slope, metrics = self._surrogate(head["logp"], rows, weight)
         error = value - rows["return"]
-        metrics |= {"entropy": float(weight @ entropy), "value_error": float(weight @ (error * error))}
+        metrics |= {"entropy": float(weight @ head["entropy"]), "value_error": float(weight @ (error * error))}
+        surrogate = metrics.pop("surrogate")
         metrics["loss"] = (
-            metrics.pop("surrogate") + self.loss.value * metrics["value_error"] - self.loss.entropy * metrics["entropy"]
+            surrogate + self.loss.value_coef * metrics["value_error"] - self.loss.entropy_coef * metrics["entropy"]
         )
-        slope = (self._choice_slope if self.choice else self._vector_slope)(gain, weight, parts)
+        gradient = (self._categorical_gradient if self.discrete else self._gaussian_gradient)(slope, weight, head)
         error *= weight
-        error *= 2 * self.loss.value
-        self.twin.backward(x, slope, error)
+        error *= 2 * self.loss.value_coef
+        self.networks.backward(x, gradient, error)
         return metrics
 
     def _surrogate(self, logp: np.ndarray, rows: Columns, weight: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-        """Slope of the weighted surrogate in each log-prob ``[N]``, and what is told of it."""
-        advantage, gap = rows["advantage"], logp - rows["old"]
-        if self.normalise:
-            advantage = _standardised(advantage, rows["mask"])
+        """Derivative of the weighted surrogate in each log-probability ``[N]``, and its metrics."""
+        advantage, gap = _normalized(rows["advantage"], rows["mask"]), logp - rows["old"]
         ratio = np.exp(gap)
-        low, high = 1 - self.loss.clip, 1 + (self.loss.clip if self.loss.clip_high is None else self.loss.clip_high)
-        out = np.where(advantage > 0, ratio > high, (ratio < low) & (advantage < 0))
+        high_range = self.loss.clip_range if self.loss.clip_range_high is None else self.loss.clip_range_high
+        low, high = 1 - self.loss.clip_range, 1 + high_range
+        outside = np.where(advantage > 0, ratio > high, (ratio < low) & (advantage < 0))
         bounded = np.clip(ratio, low, high)
-        told = {
+        metrics = {
             "surrogate": float(weight @ np.maximum(-advantage * ratio, -advantage * bounded)),
-            "clipped": float(weight @ out),
+            "clipped": float(weight @ outside),
             "kl": float(weight @ (ratio - 1 - gap)),
         }
-        return -weight * advantage * ratio * ~out, told
+        return -weight * advantage * ratio * ~outside, metrics
 
-    def _choice(self, logits: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def _categorical(self, logits: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
         logp = logits - logits.max(1, keepdims=True)
         logp -= np.log(np.exp(logp).sum(1, keepdims=True))
         p = np.exp(logp)
         return {"logp": (logp * chosen).sum(1), "entropy": -(p * logp).sum(1), "all": logp, "p": p, "chosen": chosen}
 
-    def _choice_slope(self, gain: np.ndarray, weight: np.ndarray, parts: Columns) -> np.ndarray:
+    def _categorical_gradient(self, slope: np.ndarray, weight: np.ndarray, head: Columns) -> np.ndarray:
         """d log p_a / d logit_k = [k = a] - p_k, d H / d logit_k = -p_k (log p_k + H)."""
-        slope = gain[:, None] * (parts["chosen"] - parts["p"])
-        if self.loss.entropy:
-            slope += (self.loss.entropy * weight)[:, None] * parts["p"] * (parts["all"] + parts["entropy"][:, None])
-        return slope
+        gradient = slope[:, None] * (head["chosen"] - head["p"])
+        if self.loss.entropy_coef:
+            scale = (self.loss.entropy_coef * weight)[:, None]
+            gradient += scale * head["p"] * (head["all"] + head["entropy"][:, None])
+        return gradient
 
-    def _vector(self, mean: np.ndarray, action: np.ndarray) -> dict[str, np.ndarray]:
-        (log_std,) = self.twin.weights.more
-        narrow = np.exp(-log_std)
-        far = (action - mean) * narrow
-        logp = -0.5 * (far * far).sum(1) - log_std.sum() - 0.5 * math.log(2 * math.pi) * far.shape[1]
-        entropy = log_std.sum() + 0.5 * math.log(2 * math.pi * math.e) * far.shape[1]
-        return {"logp": logp, "entropy": np.full(len(far), entropy, np.float32), "far": far, "narrow": narrow}
+    def _gaussian(self, mean: np.ndarray, action: np.ndarray) -> dict[str, np.ndarray]:
+        (log_std,) = self.networks.weights.others
+        precision = np.exp(-log_std)
+        z = (action - mean) * precision
+        logp = -0.5 * (z * z).sum(1) - log_std.sum() - 0.5 * math.log(2 * math.pi) * z.shape[1]
+        entropy = log_std.sum() + 0.5 * math.log(2 * math.pi * math.e) * z.shape[1]
+        return {"logp": logp, "entropy": np.full(len(z), entropy, np.float32), "z": z, "precision": precision}
 
-    def _vector_slope(self, gain: np.ndarray, weight: np.ndarray, parts: Columns) -> np.ndarray:
+    def _gaussian_gradient(self, slope: np.ndarray, weight: np.ndarray, head: Columns) -> np.ndarray:
         """d log N / d m = z / s, d log N / d log s = z^2 - 1, d H / d log s = 1."""
-        far = parts["far"]
-        np.matmul(gain, far * far - 1, out=self.twin.slopes.more[0])
-        self.twin.slopes.more[0][:] -= self.loss.entropy * weight.sum()
-        return gain[:, None] * far * parts["narrow"]
+        z, (log_std,) = head["z"], self.networks.gradients.others
+        np.matmul(slope, z * z - 1, out=log_std)
+        log_std[:] -= self.loss.entropy_coef * weight.sum()
+        return slope[:, None] * z * head["precision"]
 
 
-def _without(part: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """Zeros in place of what is masked, which may hold anything."""
+def _zeroed(part: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """A copy with zeros at masked decisions, which may hold anything."""
     part = part.copy()
     part[masked] = 0
     return part
 
 
-def _standardised(advantage: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _normalized(advantage: np.ndarray, mask: np.ndarray) -> np.ndarray:
     count = float(mask.sum())
     centred = advantage - float(mask @ advantage) / count
     return centred / (math.sqrt(float(mask @ (centred * centred)) / max(count - 1, 1)) + 1e-8)

@@ -24,19 +24,27 @@ from torch import Tensor, nn
 from saccade.builders.janus_shapes.codes import codes_of, fidelity, train_codes
 from saccade.builders.janus_shapes.course import Course, answer_loss, code_loss
 from saccade.builders.janus_shapes.parts import assemble, make_processor
-from saccade.builders.parts.stages import Progress, Rates, Step, by_muon, descend, size_of, stage
+from saccade.builders.parts.stages import (
+    LearningRates,
+    Progress,
+    Step,
+    muon_and_adamw,
+    parameter_count,
+    run_steps,
+    seed_stage,
+)
 from saccade.core import seeds
-from saccade.models.language.janus import CodeModel, Painter, load
+from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.worlds import questions, shapes
-from saccade.worlds.questions.task import by_source
+from saccade.worlds.questions.task import mean_by_source
 from saccade.worlds.shapes.task import DrawingTask
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
 
-LOOK = {"objects": (1, 3), "radius": (0.11, 0.13)}
-"""How many things pictures show that are asked about, and how large."""
+QUESTION_SCENES = {"objects": (1, 3), "radius": (0.11, 0.13)}
+"""Number of objects in the pictures of questions, and their radius as a fraction of the side."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Settings:
     size: int = 32
     """Edge of a picture in pixels."""
     scenes: int = 40_000
-    """Scenes that are rendered and encoded once; their captions are drawn anew each time."""
+    """Scenes that are rendered and encoded once; their captions are sampled in each batch."""
     codes: int = 256
     """Codes that a place in a picture can have."""
     codebook: str = ""
@@ -62,7 +70,7 @@ class Settings:
     """Width of the vision tower, which has two layers."""
     steps: int = 5_200
     batch: int = 64
-    rates: Rates = Rates(4e-3, 2e-3)
+    rates: LearningRates = LearningRates(4e-3, 2e-3)
     single: float = 0.1
     """Share of the steps, the first ones, that show scenes of one object."""
     plain: float = 0.4
@@ -70,29 +78,29 @@ class Settings:
     wrong: float = 0.25
     """Share of the later captions that describe another scene of the same kind."""
     dropout: float = 0.1
-    """Share of captions whose words are blotted out, for classifier-free guidance."""
+    """Share of captions without text, for classifier-free guidance."""
     questions: int = 12_000
-    """Questions with their pictures, drawn once."""
+    """Number of questions with pictures, sampled once."""
     ask_every: int = 4
     """Every so many of the later steps a batch of questions is learned instead of one of captions; 0 never."""
     tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
-    """Kinds of scenes, drawn evenly; words are left out, since the model is too small for letters."""
+    """Kinds of scenes, sampled uniformly; text is left out, since the model is too small for letters."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    processor = make_processor(cfg.size, texts(cfg, stage(cfg.seed, 0)))
+    processor = make_processor(cfg.size, texts(cfg, seed_stage(cfg.seed, 0)))
     model = assemble(cfg, processor.tokenizer)
     vq = model.model.vqmodel
-    made = learn_codes(cfg, vq, stage(cfg.seed, 1), progress)
-    rng = stage(cfg.seed, 2)
+    made = learn_codes(cfg, vq, seed_stage(cfg.seed, 1), progress)
+    rng = seed_stage(cfg.seed, 2)
     means = train(cfg, model, processor, rng, progress)
-    scenes, meanings = shapes.sample(500, rng, cfg.tags)
+    scenes, meanings = shapes.sample_scenes(500, rng, cfg.tags)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
     return {
-        "parameters": size_of(model),
-        "parameters of the decoder": size_of(model.model.language_model),
+        "parameters": parameter_count(model),
+        "parameters of the decoder": parameter_count(model.model.language_model),
         **made,
         "points of pictures through the codes": fidelity(vq.float(), shapes.render(scenes, cfg.size), meanings),
         "loss per code": means["codes of captions"],
@@ -112,9 +120,9 @@ def learn_codes(cfg: Settings, vq: nn.Module, rng: np.random.Generator, progress
     it.
     """
     if cfg.codebook:
-        vq.load_state_dict(load(cfg.codebook).network.model.vqmodel.state_dict())
+        vq.load_state_dict(load_image_token_generator(cfg.codebook).network.model.vqmodel.state_dict())
         return {"codes": "those of an earlier build"}
-    pictures = shapes.render(shapes.sample(10_000, rng, cfg.tags)[0], cfg.size)
+    pictures = shapes.render(shapes.sample_scenes(10_000, rng, cfg.tags)[0], cfg.size)
     return {"pixel loss of the codes": train_codes(vq, pictures, cfg.vq_steps, cfg.vq_batch, cfg.vq_lr, rng, progress)}
 
 
@@ -123,52 +131,59 @@ def train(
 ) -> dict[str, float]:
     """Pictures' codes given captions and answers given pictures; the running losses of both."""
     inner = model.model
-    scenes, meanings = shapes.sample(cfg.scenes, rng, cfg.tags)
+    scenes, meanings = shapes.sample_scenes(cfg.scenes, rng, cfg.tags)
     codes = codes_of(inner.vqmodel, shapes.render(scenes, cfg.size))
     beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
     network = nn.ModuleList([inner.language_model, inner.vision_model])
-    descent = by_muon(network, beside, cfg.rates, cfg.steps, rise=60)
-    return descend(lessons(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
+    descent = muon_and_adamw(network, beside, cfg.rates, cfg.steps, warmup=60)
+    return run_steps(batches(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
 
 
-def lessons(
+def batches(
     cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, course: Course, rng: np.random.Generator
 ) -> Iterator[Step]:
     """Captions and, where the course says so, questions."""
-    school = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **LOOK)
-    painter = CodeModel(model)
+    pool = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **QUESTION_SCENES)
+    code_model = CodeModel(model)
     for step in range(cfg.steps):
         with torch.autocast("cpu", torch.bfloat16):
             if course.asks(step):
-                some = [school[i] for i in rng.integers(len(school), size=cfg.batch)]
-                lesson = Step("answers", answer_loss(model, processor, some))
+                some = [pool[i] for i in rng.integers(len(pool), size=cfg.batch)]
+                batch = Step("answers", answer_loss(model, processor, some))
             else:
                 index, prompts = course.captions(step, rng)
-                blotted = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
-                lesson = Step("codes of captions", code_loss(painter, processor, prompts, blotted, codes[index].long()))
-        yield lesson
+                dropped = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
+                batch = Step(
+                    "codes of captions", code_loss(code_model, processor, prompts, dropped, codes[index].long())
+                )
+        yield batch
 
 
 def evaluate(folder: Path) -> dict[str, float]:
     """Points of pictures of held-out meanings, by guidance, wording and tag; exact answers to held-out questions, by
     skill.
     """
-    painter = load(folder)
-    return drawing_scores(painter) | answer_scores(painter)
+    image_generator = load_image_token_generator(folder)
+    return drawing_scores(image_generator) | answer_scores(image_generator)
 
 
-def drawing_scores(painter: Painter, guidances: Sequence[float] = (1.0, 3.0), count: int = 192) -> dict[str, float]:
+def drawing_scores(
+    image_generator: ImageTokenGenerator, guidances: Sequence[float] = (1.0, 3.0), count: int = 192
+) -> dict[str, float]:
     """The judge's points with and without guidance."""
     task = DrawingTask(wordings="all", held_out_size=count)
-    found = {scale: task.score_by_tag(ImageTokenPolicy(painter, [], guidance=scale).best) for scale in guidances}
+    found = {
+        scale: task.score_by_tag(ImageTokenPolicy(image_generator, [], guidance=scale).greedy().rollout)
+        for scale in guidances
+    }
     return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
 
 
-def answer_scores(painter: Painter, count: int = 500) -> dict[str, float]:
+def answer_scores(image_generator: ImageTokenGenerator, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""
-    policy = TokenPolicy(painter.language, [], max_new_tokens=24, temperature=0.0)
-    asked = questions.problems(count, 12_345, SKILLS, "held_out", 32, **LOOK)
-    told = policy.rollout(asked, seeds(0, count)).outputs
-    right = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(told, asked)]).double()
-    found = by_source(asked, right)
+    policy = TokenPolicy(image_generator.language, [], max_new_tokens=24, temperature=0.0)
+    problems = questions.problems(count, 12_345, SKILLS, "held_out", 32, **QUESTION_SCENES)
+    texts = policy.rollout(problems, seeds(0, count)).outputs
+    correct = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(texts, problems)]).double()
+    found = mean_by_source(problems, correct)
     return {f"answers, {name}": found[name] for name in SKILLS}

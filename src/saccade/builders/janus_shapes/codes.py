@@ -7,6 +7,7 @@ direction.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.builders.parts.pictures import pixel_loss, pixels
-from saccade.builders.parts.stages import Descent, Progress, Step, descend
+from saccade.builders.parts.stages import Progress, ScheduledOptimizers, Step, run_steps
 from saccade.worlds import shapes
 
 RESTART_EVERY = 20
@@ -22,19 +23,21 @@ RESTART_EVERY = 20
 
 
 def train_codes(
-    vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, lr: float, rng: np.random.Generator, progress: Progress
+    vq: Any, pictures: np.ndarray, steps: int, batch: int, lr: float, rng: np.random.Generator, progress: Progress
 ) -> float:
     """Returns the running loss of the pixels."""
     optimizer = torch.optim.AdamW(vq.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
     vq.train().requires_grad_(True).to(memory_format=torch.channels_last)
-    means = descend(lessons(vq, pictures, steps, batch, rng), Descent([optimizer], steps, rise=50), progress)
+    means = run_steps(
+        batches(vq, pictures, steps, batch, rng), ScheduledOptimizers([optimizer], steps, warmup=50), progress
+    )
     words = vq.quantize.embedding.weight.data
     words.copy_(F.normalize(words, dim=-1))
     vq.eval().requires_grad_(False)
     return means["codes"]
 
 
-def lessons(vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, rng: np.random.Generator) -> Iterator[Step]:
+def batches(vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, rng: np.random.Generator) -> Iterator[Step]:
     """Reconstruction and the two halves of the quantisation error; codes that stay unused begin anew."""
     used = torch.zeros(vq.quantize.num_embeddings)
     for step in range(steps):
@@ -42,9 +45,9 @@ def lessons(vq: nn.Module, pictures: np.ndarray, steps: int, batch: int, rng: np
         with torch.autocast("cpu", torch.bfloat16):
             features = vq.quant_conv(vq.encoder(x))
             taken, quantised, error = nearest(vq, features.float())
-            drawn = vq.decoder(vq.post_quant_conv(quantised))
-        told = pixel_loss(drawn.float() - x)
-        yield Step("codes", told + error, told)
+            reconstructed = vq.decoder(vq.post_quant_conv(quantised))
+        pixel_error = pixel_loss(reconstructed.float() - x)
+        yield Step("codes", pixel_error + error, pixel_error)
         used += torch.bincount(taken, minlength=len(used))
         if (step + 1) % RESTART_EVERY == 0:
             if step < 0.7 * steps:
@@ -66,7 +69,7 @@ def nearest(vq: nn.Module, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def restart(vq: nn.Module, features: Tensor, used: Tensor, rng: np.random.Generator) -> None:
-    """Give codes that were not used the directions of features drawn at random."""
+    """Give unused codes the directions of random features."""
     idle = torch.nonzero(used == 0).flatten()
     z = F.normalize(features.movedim(1, -1), dim=-1).flatten(0, -2)
     vq.quantize.embedding.weight[idle] = z[torch.from_numpy(rng.integers(len(z), size=len(idle)))]
@@ -85,5 +88,5 @@ def codes_of(vq: nn.Module, pictures: np.ndarray, batch: int = 256) -> Tensor:
 def fidelity(vq: nn.Module, pictures: np.ndarray, meanings: list[shapes.Meaning]) -> float:
     """The judge's mean points of pictures that went through the codes: no model that writes codes can do better."""
     with torch.no_grad():
-        drawn = vq.decode(codes_of(vq, pictures).long())
-    return float(np.nanmean(shapes.verdicts((drawn.float() / 2 + 0.5).clamp(0, 1), meanings)["points"]))
+        decoded = vq.decode(codes_of(vq, pictures).long())
+    return float(np.nanmean(shapes.score_pictures((decoded.float() / 2 + 0.5).clamp(0, 1), meanings)["points"]))

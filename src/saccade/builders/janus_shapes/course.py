@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.builders.janus_shapes.parts import SPECIAL
 from saccade.builders.parts.pictures import pixels
-from saccade.builders.parts.texts import alike
+from saccade.builders.parts.texts import rows_by_kind
 from saccade.core import Problem
 from saccade.models.language.janus import CodeModel
 from saccade.worlds import shapes
@@ -30,54 +30,54 @@ class Course:
         self.single = np.array(
             [i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")]
         )
-        self.alike = alike(meaning["tag"] for meaning in meanings)
+        self.same_tag = rows_by_kind(meaning["tag"] for meaning in meanings)
 
     def asks(self, step: int) -> bool:
         """Whether this step is one of questions."""
         return not self._plain(step) and self.cfg.ask_every > 0 and step % self.cfg.ask_every == self.cfg.ask_every - 1
 
     def captions(self, step: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        """Scenes by their numbers ``[batch]``, and what is said of each."""
-        shown = self.single if step < self.cfg.single * self.cfg.steps else np.arange(len(self.meanings))
-        index = rng.choice(shown, self.cfg.batch)
+        """Indices of scenes ``[batch]``, and a caption of each."""
+        scenes = self.single if step < self.cfg.single * self.cfg.steps else np.arange(len(self.meanings))
+        index = rng.choice(scenes, self.cfg.batch)
         if self._plain(step):
             return index, [shapes.caption(self.meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
-        told = [rng.choice(self.alike[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong else i for i in index]
-        return index, [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in told]
+        described = [
+            rng.choice(self.same_tag[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong else i for i in index
+        ]
+        return index, [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in described]
 
     def _plain(self, step: int) -> bool:
         return step < self.cfg.plain * self.cfg.steps
 
 
-def code_loss(
-    painter: CodeModel, processor: Any, captions: Sequence[str], blotted_B: Tensor, codes_BM: Tensor
-) -> Tensor:
-    """Mean -log p of codes ``[B, M]`` after captions; the words of blotted ones are padding, as in plain generation."""
+def code_loss(model: CodeModel, processor: Any, captions: Sequence[str], dropped_B: Tensor, codes_BM: Tensor) -> Tensor:
+    """Mean -log p of codes ``[B, M]`` after captions; the text of dropped ones is padding, as in generation."""
     ids_BL, attention_BL = encoded(processor, [f"<|User|>{caption}<|Assistant|><boi>" for caption in captions])
-    words = ids_BL > SPECIAL.index("<boi>")
-    ids_BL = ids_BL.masked_fill(words & blotted_B[:, None], processor.tokenizer.pad_token_id)
+    is_text = ids_BL > SPECIAL.index("<boi>")
+    ids_BL = ids_BL.masked_fill(is_text & dropped_B[:, None], processor.tokenizer.pad_token_id)
     begin = ids_BL.shape[1]
-    ids_BL = torch.cat([ids_BL, codes_BM[:, :-1] + painter.words], 1)
+    ids_BL = torch.cat([ids_BL, codes_BM[:, :-1] + model.text_vocab_size], 1)
     attention_BL = torch.cat([attention_BL, torch.ones_like(codes_BM[:, 1:])], 1)
-    place_BL = (attention_BL.cumsum(1) - 1).clamp(min=0)
-    hidden = painter.base_model(ids_BL, attention_mask=attention_BL, position_ids=place_BL, use_cache=False)
-    logits = painter.head(hidden.last_hidden_state[:, begin - 1 :])
+    position_BL = (attention_BL.cumsum(1) - 1).clamp(min=0)
+    hidden = model.base_model(ids_BL, attention_mask=attention_BL, position_ids=position_BL, use_cache=False)
+    logits = model.head(hidden.last_hidden_state[:, begin - 1 :])
     return F.cross_entropy(logits.float().flatten(0, 1), codes_BM.flatten())
 
 
 def answer_loss(model: nn.Module, processor: Any, problems: Sequence[Problem]) -> Tensor:
     """Mean -log p of the answers' tokens and their ends after pictures and questions."""
-    shown = "<boi>" + "<image>" * processor.num_image_tokens + "<eoi>"
-    asked = [f"<|User|>{shown}{problem.inputs.text}<|Assistant|>" for problem in problems]
-    told = [problem.answer["text"] + "<eos>" for problem in problems]
-    ids_BL, attention_BL = encoded(processor, [a + b for a, b in zip(asked, told)])
-    length_B = torch.tensor([len(ids) for ids in processor.tokenizer(told, add_special_tokens=False)["input_ids"]])
-    own_BL = torch.arange(ids_BL.shape[1]) >= ids_BL.shape[1] - length_B[:, None]
-    seen = pixels(np.stack([problem.inputs.pictures[0] for problem in problems])).contiguous()
-    place_BL = (attention_BL.cumsum(1) - 1).clamp(min=0)
-    hidden = model.model(ids_BL, seen, attention_BL, place_BL, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][own_BL[:, 1:]])
-    return F.cross_entropy(logits.float(), ids_BL[own_BL])
+    picture = "<boi>" + "<image>" * processor.num_image_tokens + "<eoi>"
+    prompts = [f"<|User|>{picture}{problem.inputs.text}<|Assistant|>" for problem in problems]
+    answers = [problem.answer["text"] + "<eos>" for problem in problems]
+    ids_BL, attention_BL = encoded(processor, [a + b for a, b in zip(prompts, answers)])
+    length_B = torch.tensor([len(ids) for ids in processor.tokenizer(answers, add_special_tokens=False)["input_ids"]])
+    is_answer_BL = torch.arange(ids_BL.shape[1]) >= ids_BL.shape[1] - length_B[:, None]
+    pictures = pixels(np.stack([problem.inputs.pictures[0] for problem in problems])).contiguous()
+    position_BL = (attention_BL.cumsum(1) - 1).clamp(min=0)
+    hidden = model.model(ids_BL, pictures, attention_BL, position_BL, use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden[:, :-1][is_answer_BL[:, 1:]])
+    return F.cross_entropy(logits.float(), ids_BL[is_answer_BL])
 
 
 def encoded(processor: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

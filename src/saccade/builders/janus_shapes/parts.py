@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from saccade.builders.parts.texts import ends, writer
+from saccade.builders.parts.texts import decoder_config, special_token_ids
 
 PATCH = 4
 """Pixels of a picture's side that a code stands for."""
@@ -68,7 +68,7 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
         embed_dim=8, num_embeddings=cfg.codes, latent_channels=32, base_channels=32, channel_multiplier=[1, 1, 2],
         num_res_blocks=0, projection_dim=cfg.width, image_token_embed_dim=cfg.width,
     )  # fmt: skip
-    text = LlamaConfig(**writer(tokenizer, cfg.width, cfg.layers, cfg.heads))
+    text = LlamaConfig(**decoder_config(tokenizer, cfg.width, cfg.layers, cfg.heads))
     number = tokenizer.convert_tokens_to_ids
     sizes = {"text_config": text, "vision_config": vision, "vq_config": vq}
     model = JanusForConditionalGeneration(
@@ -76,6 +76,6 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     )
     boi = {"boi_token_id": number("<boi>")}
     model.generation_config = GenerationConfig(
-        do_sample=True, guidance_scale=3.0, generation_kwargs=boi, **ends(tokenizer)
+        do_sample=True, guidance_scale=3.0, generation_kwargs=boi, **special_token_ids(tokenizer)
     )
     return model

@@ -1,1 +1,1 @@
-"""What several builders share: stages of training, texts and tokenizers, pictures."""
+"""Parts that several builders share: training loops, tokenizers and text configurations, pictures."""

@@ -1,4 +1,4 @@
-"""Pictures as those who learn to draw take them, and what they lose by."""
+"""Pictures as tensors and latents, and the losses of models that generate pictures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ def pixels(pictures: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: nn.Module, pictures: np.ndarray, rows: int = 256) -> Tensor:
-    """uint8 ``[N, H, W, 3]`` -> latents ``[N, C, h, w]`` with the shift and the scale of the autoencoder's
-    configuration.
-    """
+    """uint8 ``[N, H, W, 3]`` -> latents ``[N, C, h, w]``, shifted and scaled by the autoencoder's configuration."""
     parts = [vae.encode(pixels(pictures[i : i + rows])).latent_dist.mean for i in range(0, len(pictures), rows)]
     return (torch.cat(parts).contiguous() - vae.config.shift_factor) * vae.config.scaling_factor
 
 
 def pixel_loss(error: Tensor) -> Tensor:
-    """L1 + L2."""
+    """Mean |error| + 2 mean error^2."""
     return error.abs().mean() + 2 * error.square().mean()
 
 
 def flow_loss(x0: Tensor, velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """E |v(x_t, t) - (noise - x0)|^2 with more times at the noisy end, where it is decided what is drawn at all."""
+    """E |v(x_t, t) - (noise - x0)|^2 with more times near the noise, where the content of a picture is decided."""
     u_B = torch.rand(len(x0))
     t_B = 2 * u_B / (1 + u_B)
     noise = torch.randn_like(x0)

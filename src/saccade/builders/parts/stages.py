@@ -1,6 +1,6 @@
-"""What every build does alike: the random numbers of a stage, steps down its losses, and what is told of them.
+"""The training loop of builders: seeds of a stage, optimizers with a learning-rate schedule, and progress.
 
-Muon is that of arXiv 2502.16982. After 150 steps of a tower of patches the loss was 1.4 with it, 2.4 with AdamW alone
+Muon is that of arXiv 2502.16982. After 150 steps of a vision tower the loss was 1.4 with Muon, 2.4 with AdamW alone
 (one seed).
 """
 
@@ -17,38 +17,44 @@ from torch.optim.lr_scheduler import LambdaLR
 from saccade.models.snapshot import Snapshot, warm_decay
 
 Progress = Callable[[str, int, int, float], None]
-"""Is told a part of the build, the step it is at, of how many, and the running mean of the part's loss."""
+"""Called with the part of the build, its step, its number of steps, and the running mean of its loss."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step learns: the loss to go down, what is ``told`` of it if not all, and scores beside it."""
+    """One optimizer step of a part of a build."""
 
     part: str
+    """Name of the part, under which the loss is logged."""
     loss: Tensor
-    told: Tensor | None = None
+    """Loss that is minimized."""
+    logged: Tensor | None = None
+    """Loss that is logged; None logs ``loss``."""
     scores: Mapping[str, float] = field(default_factory=dict)
+    """Further values to log."""
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Highest learning rates: of the matrices in blocks, and of embeddings, norms, biases and what is thrown away."""
+class LearningRates:
+    """Peak learning rates."""
 
     matrices: float
+    """Of the matrices in blocks, which Muon trains."""
     rest: float
+    """Of all other weights, which AdamW trains."""
 
 
-class Descent:
-    """Optimisers whose rates rise for ``rise`` of the steps, then fall in a line to a share of ``least``."""
+class ScheduledOptimizers:
+    """Optimizers whose learning rates rise for ``warmup`` steps while they fall linearly to a share of ``least``."""
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], steps: int, rise: int, least: float = 0.0):
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], steps: int, warmup: int, least: float = 0.0):
         self.optimizers, self.steps = optimizers, steps
         self.parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        factor = lambda step: min((step + 1) / rise, 1.0) * max(1 - step / steps, least)
+        factor = lambda step: min((step + 1) / warmup, 1.0) * max(1 - step / steps, least)
         self.schedules = [LambdaLR(optimizer, factor) for optimizer in optimizers]
 
     def step(self, loss: Tensor) -> None:
-        """One step down a loss, with gradients of norm 1 at most."""
+        """One optimizer step on a loss, with the norm of the gradient clipped to 1."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -57,45 +63,48 @@ class Descent:
             part.step()
 
 
-def by_muon(network: nn.Module, beside: Iterable[nn.Module], rates: Rates, steps: int, rise: int) -> Descent:
-    """Muon for the matrices in a network's blocks, AdamW for all else in it and for what is trained beside it."""
+def muon_and_adamw(
+    network: nn.Module, others: Iterable[nn.Module], rates: LearningRates, steps: int, warmup: int
+) -> ScheduledOptimizers:
+    """Muon for the matrices in the blocks of a network, AdamW for its other weights and those of ``others``."""
     named = dict(network.named_parameters())
     matrices = {name: p for name, p in named.items() if p.ndim == 2 and "embed" not in name}
-    rest = [p for name, p in named.items() if name not in matrices] + [p for m in beside for p in m.parameters()]
+    rest = [p for name, p in named.items() if name not in matrices] + [p for m in others for p in m.parameters()]
     muon = torch.optim.Muon(matrices.values(), lr=rates.matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, lr=rates.rest, betas=(0.9, 0.98), weight_decay=0.05)
-    return Descent([muon, adam], steps, rise, least=0.03)
+    return ScheduledOptimizers([muon, adam], steps, warmup, least=0.03)
 
 
-def stage(seed: int, number: int | None = None) -> np.random.Generator:
-    """A generator for one stage of a build, and torch's seeded alike, so that a stage can be repeated alone; without a
-    number for all of the build.
+def seed_stage(seed: int, number: int | None = None) -> np.random.Generator:
+    """Seeds torch for one stage of a build and returns its numpy generator, so that a stage can be repeated alone.
+
+    Without a number both are for the whole build.
     """
     torch.manual_seed(seed if number is None else 1_000 * seed + number)
     return np.random.default_rng(seed if number is None else [seed, number])
 
 
-def descend(lessons: Iterable[Step], descent: Descent, progress: Progress) -> dict[str, float]:
-    """Take each step before the next is asked for. Returns running means of the parts' losses and of the scores."""
+def run_steps(steps: Iterable[Step], optimizers: ScheduledOptimizers, progress: Progress) -> dict[str, float]:
+    """Take each step before the next is computed. Returns running means of the logged losses and of the scores."""
     means: dict[str, float] = {}
-    for number, lesson in enumerate(lessons, 1):
-        descent.step(lesson.loss)
-        told = lesson.loss if lesson.told is None else lesson.told
-        for name, value in {lesson.part: told.item(), **lesson.scores}.items():
+    for number, step in enumerate(steps, 1):
+        optimizers.step(step.loss)
+        logged = step.loss if step.logged is None else step.logged
+        for name, value in {step.part: logged.item(), **step.scores}.items():
             means[name] = 0.98 * means[name] + 0.02 * value if name in means else value
-        progress(lesson.part, number, descent.steps, means[lesson.part])
+        progress(step.part, number, optimizers.steps, means[step.part])
     return means
 
 
-def averaged(lessons: Iterable[Step], network: nn.Module, decay: float) -> Iterator[Step]:
-    """The same lessons; a moving average follows the network's weights, and takes their place after the last."""
+def with_ema(steps: Iterable[Step], network: nn.Module, decay: float) -> Iterator[Step]:
+    """The same steps; after the last one the network's weights are replaced by their moving average."""
     average = Snapshot(network.parameters())
-    for number, lesson in enumerate(lessons):
-        yield lesson
-        average.follow(warm_decay(decay, number))
-    average.put()
+    for number, step in enumerate(steps):
+        yield step
+        average.update(warm_decay(decay, number))
+    average.copy_to_parameters()
 
 
-def size_of(network: nn.Module) -> int:
-    """How many weights a network has."""
+def parameter_count(network: nn.Module) -> int:
+    """Number of weights of a network."""
     return sum(p.numel() for p in network.parameters())

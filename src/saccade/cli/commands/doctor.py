@@ -15,7 +15,7 @@ from saccade.cli.output import show_table
 from saccade.cli.parsing import parse
 
 Row = tuple[str, str, str]
-"""What was looked at, ok | missing | "", and its version or how to get it."""
+"""What is checked, ok | missing | "", and its version or how to install it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def _requirements() -> dict[str, list[str]]:
     """Packages by the extra that asks for them, "" for those that all need; the dev extra is left out."""
     found: dict[str, list[str]] = {}
     for line in metadata.requires("saccade") or ():
-        name = re.match(r"[\w.-]+", line)[0]
+        name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
         found.setdefault(extra[1] if extra else "", []).append(name)
     return {extra: names for extra, names in found.items() if extra != "dev"}
@@ -61,17 +61,22 @@ def _extras() -> list[Row]:
     for extra, names in _requirements().items():
         if extra:
             there = {name: _version(name) for name in names}
-            told = ", ".join(f"{name} {version}" for name, version in there.items() if version)
-            whole = all(there.values())
-            rows.append((f"extra {extra}", "ok" if whole else "", told if whole else f"pip install 'saccade[{extra}]'"))
+            installed = ", ".join(f"{name} {version}" for name, version in there.items() if version)
+            complete = all(there.values())
+            advice = installed if complete else f"pip install 'saccade[{extra}]'"
+            rows.append((f"extra {extra}", "ok" if complete else "", advice))
     return rows
 
 
 def _models() -> list[Row]:
     from saccade.cli.commands.miniature import builders, present
 
-    told = lambda name, folder: ("ok", str(folder)) if folder else ("missing", f"saccade miniature build {name}")
-    return [*((f"miniature {name}", *told(name, present(name))) for name in builders()), *_fonts()]
+    rows: list[Row] = []
+    for name in builders():
+        folder = present(name)
+        advice = str(folder) if folder else f"saccade miniature build {name}"
+        rows.append((f"miniature {name}", "ok" if folder else "missing", advice))
+    return [*rows, *_fonts()]
 
 
 def _fonts() -> list[Row]:

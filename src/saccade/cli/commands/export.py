@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from saccade.cli import subjects
 from saccade.cli.parsing import parse
 
 
@@ -17,7 +15,7 @@ from saccade.cli.parsing import parse
 class Options:
     """The trained weights of a run as plain diffusers / transformers folders, LoRA folded in.
 
-    One policy is written to DIR itself, several to DIR/policy, DIR/rewriter, … .
+    One model is written to DIR itself, several to DIR/policy, DIR/rewriter, … .
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -29,13 +27,10 @@ class Options:
 def main(words: Sequence[str]) -> int:
     """Run the command; the exit status."""
     options = parse(Options, words, "saccade export")
-    target = Path(options.dir)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not empty: name a new folder")
-    policies = subjects.open_run(options.run).policies
-    for name, policy in policies.items():
-        folder = target if len(policies) == 1 else target / name
-        folder.mkdir(parents=True, exist_ok=True)
-        policy.export(folder)
+    from saccade.api.run import open_run
+
+    run = open_run(options.run)
+    target = run.export(options.dir)
+    for name, folder in run.exported(target).items():
         print(f"{name}: {folder}")
     return 0

@@ -1,4 +1,4 @@
-"""`saccade list`: every system with its family, its state and what its check measured."""
+"""`saccade list`: every system with its family, its state and the result of its check."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from saccade.naming import nearest
 
 @dataclass(frozen=True)
 class Options:
-    """The 63 systems and the baselines: number, name, family, state, what was measured.
+    """The 63 systems and the baselines: number, name, family, state, result of the check.
 
-    States: not built, built (no verdict yet), holds, does not hold.
+    States: not built, built (not checked yet, or undecided), holds, does not hold.
     """
 
     family: Annotated[str, tyro.conf.arg(metavar="F", help_behavior_hint="")] = ""
@@ -46,16 +46,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def described(system: System) -> dict[str, Any]:
-    """A system as the JSON array tells it; ``result`` is its check without the figures of single seeds."""
+    """A system as an object of the JSON array; ``result`` is its check without the figures of single seeds."""
     found = catalog.result(system.name)
-    told = ("holds", "claims", "seeds", "seconds", "date", "commit")
+    kept = ("holds", "claims", "seeds", "seconds", "date", "commit")
     return {
         "number": system.number,
         "name": system.name,
         "title": system.title,
         "family": system.family,
         "state": system.state,
-        "result": found and {key: found[key] for key in told if key in found},
+        "result": found and {key: found[key] for key in kept if key in found},
     }
 
 

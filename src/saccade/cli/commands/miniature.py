@@ -1,9 +1,10 @@
-"""`saccade miniature`: the tiny checkpoints that come with the package, and how they are made."""
+"""`saccade miniature`: the tiny checkpoints that come with the package: listed, and built."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
 import shutil
 import time
@@ -16,17 +17,18 @@ from typing import Annotated, Any
 import tyro
 
 from saccade import catalog
+from saccade.api.models import MINIATURE, builders, drawing_policy, drawing_scores
 from saccade.cli.output import figure, show_scores, show_table
-from saccade.cli.parsing import parse
+from saccade.cli.parsing import Flat, parse
 from saccade.naming import nearest
 
 _USAGE = """usage: saccade miniature list
-       saccade miniature build NAME [--out DIR] [--FIELD VALUE …]
+       saccade miniature build NAME [--out DIR] [--SETTING VALUE …]
 
 The tiny checkpoints that come with the package, in the ordinary Hugging Face layout.
 
-  list    which there are, and where
-  build   train one from nothing (minutes) and write it with its card
+  list    names and folders
+  build   train one from random weights (minutes) and write it with its card
 
 Names: {names}.
 """
@@ -39,10 +41,10 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class Options:
-    """Where it is written."""
+    """Options of the command itself."""
 
     out: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = ""
-    """A folder that is new or empty; miniatures/NAME if not given."""
+    """Folder of the miniature, new or empty; miniatures/NAME if not given."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -60,14 +62,6 @@ def main(words: Sequence[str]) -> int:
     if len(words) == 1 or (words[1].startswith("-") and words[1] not in ("-h", "--help")):
         raise ValueError(f"missing NAME: saccade miniature build NAME, one of {', '.join(builders())}")
     return _build(words[1], words[2:])
-
-
-def builders() -> dict[str, str]:
-    """The miniatures that can be built, by the names that their files in builders/ begin with, and their modules."""
-    root = catalog.PACKAGE / "builders"
-    files = sorted([*root.glob("[a-z]*.py"), *root.glob("*/build.py")])
-    module = lambda file: ".".join(file.relative_to(root).with_suffix("").parts)
-    return {file.read_text(encoding="utf-8").split("`")[1]: module(file) for file in files}
 
 
 def present(name: str) -> Path | None:
@@ -92,13 +86,16 @@ def _build(name: str, words: Sequence[str]) -> int:
     if name not in builders():
         raise ValueError(f"unknown miniature '{name}'; nearest: {nearest(name, list(builders()))}")
     builder = importlib.import_module(f"saccade.builders.{builders()[name]}")
-    made = dataclasses.make_dataclass("CommandLine", [("recipe", builder.Settings), ("place", Options)], frozen=True)
+    made = dataclasses.make_dataclass(
+        "CommandLine", [("recipe", Flat[builder.Settings]), ("place", Flat[Options])], frozen=True
+    )
     made.__doc__ = (builder.__doc__ or name).partition("\n")[0]
     given = parse(made, words, f"saccade miniature build {name}", made(builder.Settings(), Options()))
     target = Path(given.place.out or Path("miniatures") / name)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty: name a new folder with --out")
     facts = _train(builder, given.recipe, target)
+    _declare(name, target)
     scores = _scores(builder, target)
     (target / "README.md").write_text(card(name, builder, given.recipe, facts, scores), encoding="utf-8")
     show_scores(scores, name)
@@ -139,23 +136,29 @@ def _without_places(folder: Path) -> None:
         file.write_text(re.sub(r'\n *"_name_or_path": "[^"]*",', "", text), encoding="utf-8")
 
 
+def _declare(name: str, folder: Path) -> None:
+    """Name the miniature in its config.json, which models that are trained from it inherit."""
+    file = folder / "config.json"
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8")) | {MINIATURE: name}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _scores(builder: ModuleType, target: Path) -> dict[str, float]:
     if hasattr(builder, "evaluate"):
         return builder.evaluate(target)
-    from saccade.cli.commands.eval import evaluate_drawing
-
-    return evaluate_drawing(str(target))
+    return drawing_scores(drawing_policy(str(target)))
 
 
 def card(name: str, builder: ModuleType, settings: Any, facts: Mapping[str, Any], scores: Mapping[str, float]) -> str:
     """The model card that lies beside the weights."""
-    from saccade.cli.settings import flat, words
+    from saccade.config import flat, option
     from saccade.training import provenance
 
     title, _, data = (builder.__doc__ or "").partition("\n")
     machine = provenance.machine()
     rows = lambda pairs: "\n".join(f"| {key} | {value} |" for key, value in pairs)
-    options = " ".join(f"{flag} {words(value)}" for flag, value in flat(settings).items())
+    options = " ".join(option(name, value) for name, value in flat(settings).items())
     about = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{machine['cpu']}, {machine['cores']} cores" + (f", {machine['gpu']}" if machine["gpu"] else ""),

@@ -1,52 +1,53 @@
-"""`saccade sample`: pictures from a run or a model, in one file."""
+"""`saccade sample`: pictures or texts from a run or a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from saccade.cli import subjects
-from saccade.cli.parsing import Flag, parse
+from saccade.api.data import SUFFIXES
+from saccade.cli.parsing import parse
 from saccade.naming import nearest
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw prompts with a run, at its newest checkpoint, or with a model.
+    """Sample prompts with a run, at its newest checkpoint, or with a model; pictures are written to one file.
 
-    Where a prompt for an editor begins with a picture file, that picture is edited.
-    A run that has a rewriter shows what it made of each prompt. A language model only rewrites: it prints, no file.
+    Where a prompt for an editor or a vision-language model begins with picture files, the model is given them.
+    A run that rewrites prompts prints what it made of each. A language model only writes: it prints, no file.
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A run's folder, a miniature's name, a model folder or a hub id."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…", help_behavior_hint="")]
-    """What to draw; each prompt is a row of the picture."""
+    """Prompts; each is a row of the picture."""
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = "sample.png"
-    """The picture; several are laid out in a grid."""
+    """The file of the pictures; several are laid out in a grid."""
     count: int = 1
-    """Pictures of each prompt."""
+    """Number of samples of each prompt."""
     seed: int = 0
-    """The same seed gives the same pictures."""
-    no_rewrite: Flag = False
-    """Draw the prompts of a run as they are, without its rewriter."""
+    """The same seed gives the same samples."""
+    without: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")
+    ] = ()
+    """A model of the run to leave out, such as rewriter; may be repeated."""
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command; the exit status."""
     options = parse(Options, words, "saccade sample")
     _refuse(options)
-    prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
-    items = _draw(options, prompts)
-    drawn = "image" in items[0]
-    for item in items[:: options.count if drawn else 1]:
+    items = _sampled(options)
+    pictured = "image" in items[0]
+    for item in items[:: options.count if pictured else 1]:
         print(f"{item['prompt']} → {item['text']}" if item.get("text") else item["prompt"])
-    if drawn:
-        from saccade.cli.pictures import write_grid
+    if pictured:
+        from saccade.api.pictures import write_grid
 
         images = [item["image"] for item in items]
         write_grid([images[i : i + options.count] for i in range(0, len(images), options.count)], Path(options.out))
@@ -55,10 +56,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def _refuse(options: Options) -> None:
-    from saccade.cli.pictures import SUFFIXES
-
+    """ValueError for what cannot be, before any model is loaded."""
     if not options.prompts:
-        raise ValueError('missing PROMPT: what to draw, such as "a red ring above two blue squares"')
+        raise ValueError('missing PROMPT, such as "a red ring above two blue squares"')
     if options.count < 1:
         raise ValueError(f"--count must be 1 or more, not {options.count}")
     for prompt in options.prompts:
@@ -72,30 +72,13 @@ def _refuse(options: Options) -> None:
         )
 
 
-def _draw(options: Options, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
+def _sampled(options: Options) -> list[dict[str, Any]]:
     """Items with prompt, image or text, or both."""
-    from saccade.core import Problem, seeds
-    from saccade.worlds.questions.task import asked
+    from saccade.api.models import Model, open_path
 
-    seeds_B = seeds(options.seed, len(prompts))
-    if subjects.is_run(options.path):
-        trained = subjects.open_run(options.path)
-        policies = _without_rewriter(trained.policies, options) if options.no_rewrite else trained.policies
-        return trained.recipe.sample(trained.settings, policies, list(prompts), seeds_B)
-    if options.no_rewrite:
-        raise ValueError(f"{options.path} is a model: it has no rewriter that --no-rewrite could switch off")
-    problems = [Problem(i, prompt) for i, prompt in enumerate(prompts)]
-    if subjects.draws(options.path):
-        policy = subjects.drawing_policy(options.path)
-        if subjects.edits(policy):
-            problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
-        drawn = policy.best(problems, seeds_B)
-        return [{"prompt": prompt, "image": image} for prompt, image in zip(prompts, drawn.outputs)]
-    written = subjects.writing_policy(options.path).rollout(problems, seeds_B)
-    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, written.outputs)]
-
-
-def _without_rewriter(policies: Mapping[str, Any], options: Options) -> Mapping[str, Any]:
-    if "rewriter" not in policies:
-        raise ValueError(f"the run in {options.path} has no rewriter that --no-rewrite could switch off")
-    return {name: policy for name, policy in policies.items() if name != "rewriter"}
+    subject = open_path(options.path)
+    if not isinstance(subject, Model):
+        return subject.sample(options.prompts, options.seed, options.count, options.without)
+    if options.without:
+        raise ValueError(f"{options.path} is one model: there is no {options.without[0]} to leave out")
+    return subject.sample(options.prompts, options.seed, options.count)

@@ -66,12 +66,12 @@ def _show_notes(notes: Mapping[str, str]) -> None:
 
 def _show_presets(name: str) -> None:
     """The settings in which the presets differ; where there is one preset, all of them."""
-    from saccade.cli.settings import flat, words
+    from saccade.config import flat, option, words
 
     presets = {preset: flat(settings) for preset, settings in catalog.load(name).PRESETS.items()}
     first = next(iter(presets.values()))
-    differs = lambda flag: len(presets) == 1 or any(p[flag] != first[flag] for p in presets.values())
-    rows = [(flag, *(words(p[flag]) for p in presets.values())) for flag in first if differs(flag)]
+    differs = lambda each: len(presets) == 1 or any(p[each] != first[each] for p in presets.values())
+    rows = [(option(each, True), *(words(p[each]) for p in presets.values())) for each in first if differs(each)]
     title = "Settings" if len(presets) == 1 else "Presets, where they differ"
     show_table(("", *presets), rows, title)
     console().print(f"All settings: saccade train {name} --help")

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from saccade import catalog
-from saccade.cli.commands import report
+from saccade.api import training
+from saccade.catalog import Recipe
 from saccade.cli.output import figure, first, known, say_error, show_json, show_table, sure
-from saccade.cli.request import Request, understand
-from saccade.cli.together import alone, together
+from saccade.cli.parsing import Flag, Flat, parse
+from saccade.cli.together import together
 
 if TYPE_CHECKING:
-    from saccade.training.run import Run
+    from saccade.api.run import TrainedRun
 
 _USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--keep-best SCORE [--patience N]]
-                     [--sink S] [--json] [--FIELD VALUE …]
+                     [--logger L] [--json] [--SETTING VALUE …]
 
-Run a recipe. NAME is a recipe's name or a file such as ./my_paper.py; the fields are its settings:
+Run a recipe. NAME is a recipe's name or a file such as ./my_paper.py; its settings are listed by
   saccade train NAME --help
+
+The last part of a setting's name will do where no other setting has it: --lora-rank for --flow.lora-rank.
 
 Built recipes: {names}.
 """
+
+
+@dataclass(frozen=True)
+class Options:
+    """What concerns the run and not the experiment."""
+
+    preset: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
+    """A named set of defaults for all settings."""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = ""
+    """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings."""
+    stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
+    """A run with the same recipe and seed whose stages are taken as they are; what follows them is trained here."""
+    keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
+    """A score of evaluations, such as "paraphrase", or "rmse:min" where less is better: the checkpoint with the best
+    value is kept in RUN/best.
+    """
+    patience: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")] = 0
+    """Evaluations in a row without a better --keep-best score that end the run; 0 never ends it early."""
+    logger: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="L", help_behavior_hint="")
+    ] = ()
+    """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
+    json: Flag = False
+    """Print one JSON object as the last line: run, steps, seconds, before, after."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -33,68 +63,58 @@ def main(words: Sequence[str]) -> int:
             raise ValueError(f"name the recipe before its options: saccade train NAME {words[0]} …")
         print(_USAGE.format(names=", ".join(catalog.recipes()) or "none"), end="")
         return 0 if words else 2
-    return together(lambda: _train(understand(words[0], words[1:])))
+    return together(lambda: _train(words[0], words[1:]))
 
 
-def _train(request: Request) -> int:
-    """Start or resume the run, train, and tell what came of it."""
-    with _open(request) as run:
-        try:
-            result = run.finish(request.recipe.train(request.settings, run))
-        except (Exception, KeyboardInterrupt) as error:
-            run.close()
-            return _ended(error, run)
+def _train(name: str, words: Sequence[str]) -> int:
+    """Start or resume the run, train, and print the result."""
+    plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"))
+    kind = _command_line(plan.recipe)
+    given = parse(kind, words, f"saccade train {name}", kind(plan.settings, Options()))
+    options: Options = given.run
+    from saccade.training.run import Interrupted, RunFailed
+
+    try:
+        run = training.execute(
+            plan,
+            given.recipe,
+            training.Options(options.stages_of, options.keep_best, options.patience, options.logger),
+        )
+    except Interrupted as error:
+        if first():
+            say_error(error)
+        return 130
+    except RunFailed as error:
+        say_error(error)
+        return 1
     if first():
-        _tell(run.folder, result, request.options.json)
-        if run.settled and not request.options.json:
-            score, evaluations = run.config["keep_best"], run.config["patience"]
-            print(
-                f"ended   after {run.steps} steps: {evaluations} evaluations without a better {score}; the best is {run.folder}/best"
-            )
+        _show(run, options.json)
     return 0
 
 
-def _ended(error: BaseException, run: Run) -> int:
-    """Say why a run ended before its time and how to resume it; the exit status. Other errors go on."""
-    from saccade.training.distributed import PeerLost
-    from saccade.training.run import Interrupted, RunFailed
-
-    if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        if first():
-            say_error(f"interrupted after {run.steps} steps; resume with: {_again(run)}")
-        return 130
-    if isinstance(error, PeerLost):
-        say_error(f"another process of this run is gone; resume with: {_again(run)}")
-        return 1
-    if isinstance(error, RunFailed):
-        say_error(error if "resume with" in str(error) else f"{error}; resume with: {_again(run)}")
-        return 1
-    raise error
+def _command_line(recipe: Recipe) -> type:
+    """A dataclass of the recipe's settings and the run's options, from which tyro makes the flags."""
+    summary = (recipe.__doc__ or "").partition("\n")[0]
+    presets = f"Presets: {', '.join(recipe.PRESETS)}."
+    fields: list[Any] = [("recipe", Flat[recipe.Settings]), ("run", Flat[Options])]
+    made = dataclasses.make_dataclass("CommandLine", fields, frozen=True)
+    made.__doc__ = f"{summary}\n\n{presets}"
+    return made
 
 
-def _again(run: Run) -> str:
-    """The command line that resumes a run with as many processes as it has."""
-    several = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE')} -m"
-    return run.again if alone() else run.again.replace("python -m", several, 1)
+def _value(words: Sequence[str], flag: str) -> str:
+    """The word after a flag, before the settings can be parsed; "" if the flag is not there."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return ""
 
 
-def _open(request: Request) -> Run:
-    from saccade.training import distributed
-    from saccade.training.run import Run
-
-    options, name = request.options, catalog.find(request.name).stem
-    # All processes must have looked at the folder before the first one writes to it.
-    folder = Path(distributed.gather([options.out or str(catalog.new_run(name))])[0])
-    if request.resumed:
-        return Run.resume(folder, options.sink)
-    config = {"preset": request.preset, "settings": request.settings, "seed": request.settings.seed}
-    config |= {name: value for name in ("keep_best", "patience") if (value := getattr(options, name))}
-    first = Path(options.stages_of) if options.stages_of else None
-    return Run.start(folder, catalog.identity(request.name) | config, options.sink, stages_of=first)
-
-
-def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:
-    page = _report(folder)
+def _show(run: TrainedRun, as_json: bool) -> None:
+    page = _report(run)
+    result: Mapping[str, Any] = run.result or {}
     if as_json:
         return show_json(result)
     before, after = result.get("before", {}), result.get("after", {})
@@ -103,15 +123,19 @@ def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:
     )
     rows = [(name, figure(before.get(name)), sure(after, name), change(name)) for name in known({**before, **after})]
     show_table(("held out", "before", "after", "change"), rows, right=(1, 2, 3))
-    print(f"run     {folder}")
+    print(f"run     {run.folder}")
     if page:
         print(f"report  {page}")
+    if run.settled:
+        score, evaluations = run.config["keep_best"], run.config["patience"]
+        end = f"{evaluations} evaluations without a better {score}; the best is {run.folder}/best"
+        print(f"ended   after {result['steps']} steps: {end}")
 
 
-def _report(folder: Path) -> Path | None:
-    """Write the run's page; a report that cannot be made is told and does not undo the training."""
+def _report(run: TrainedRun) -> Path | None:
+    """Write the run's page; a page that cannot be written is one line and does not undo the training."""
     try:
-        return report.write([folder], folder / "report.html")
+        return run.report()
     except (ValueError, ImportError, OSError) as error:
         say_error(f"no report: {error}")
         return None

@@ -1,5 +1,5 @@
-"""Lane keeping by camera and LiDAR (BLIP-FusePPO, 2510.22370): the world, what lies ahead in words, its mirror
-image.
+"""Lane keeping by camera and LiDAR (BLIP-FusePPO, 2510.22370): the world, true captions of the road ahead, and their
+mirror images.
 """
 
 from __future__ import annotations

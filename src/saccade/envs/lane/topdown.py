@@ -1,4 +1,4 @@
-"""The road from above, around the car, with the way that it has driven: for films and reports."""
+"""The road from above, around the car, with its path so far: for videos and reports."""
 
 from __future__ import annotations
 
@@ -8,37 +8,42 @@ from saccade.envs.lane.driving import HALF_LENGTH, HALF_WIDTH, Cars
 from saccade.envs.lane.roads import PAVED, SIZES, WEATHERS, WIDTH, Roads
 
 SIZE, SPAN = 96, 40.0
-"""Pixels of a picture, and metres that they show."""
+"""Side of a picture in pixels and in metres."""
 
-LOOKS = {
-    "grass": (0.55, 0.68, 0.48), "asphalt": (0.62, 0.62, 0.64), "marking": (1.0, 1.0, 1.0), "path": (0.85, 0.1, 0.5),
-    "self": (0.1, 0.25, 0.8), "car": (0.55, 0.15, 0.12), "cone": (0.95, 0.5, 0.05),
-}  # fmt: skip
+COLORS = {
+    "grass": (0.55, 0.68, 0.48),
+    "asphalt": (0.62, 0.62, 0.64),
+    "marking": (1.0, 1.0, 1.0),
+    "path": (0.85, 0.1, 0.5),
+    "self": (0.1, 0.25, 0.8),
+    "car": (0.55, 0.15, 0.12),
+    "cone": (0.95, 0.5, 0.05),
+}
 
 TINTS = {"clear": (1.0, 1.0, 1.0), "rain": (0.75, 0.82, 0.95), "fog": (0.95, 0.95, 0.95), "night": (0.4, 0.4, 0.55)}
 
 
 def view(roads: Roads, cars: Cars, path: np.ndarray, row: int) -> np.ndarray:
-    """One episode's picture uint8 ``[SIZE, SIZE, 3]``, north up, the car in the middle; ``path`` is ``[n, 2]`` in
+    """One episode's picture uint8 ``[SIZE, SIZE, 3]``, north up, the car in the centre; ``path`` is ``[n, 2]`` in
     metres.
     """
     x, y, heading = (float(v[row]) for v in cars.pose(roads))
     axis = (np.arange(SIZE) + 0.5) / SIZE - 0.5
     px, py = np.meshgrid(x + SPAN * axis, y - SPAN * axis)
     scene = np.empty((SIZE, SIZE, 3))
-    scene[:] = LOOKS["grass"]
+    scene[:] = COLORS["grass"]
     across = _across(roads, row, px, py)
-    scene[across < PAVED] = LOOKS["asphalt"]
-    scene[np.abs(across - WIDTH / 2) < 0.25] = LOOKS["marking"]
+    scene[across < PAVED] = COLORS["asphalt"]
+    scene[np.abs(across - WIDTH / 2) < 0.25] = COLORS["marking"]
     scene *= TINTS[WEATHERS[int(roads.weather_B[row])]]
-    for (s, _, tx, ty), kind in zip(roads.thing_BM4[row], roads.kind_BM[row]):
+    for (s, _, tx, ty), kind in zip(roads.object_BM4[row], roads.kind_BM[row]):
         if kind:
             turn = roads.at(roads.heading_BN[row : row + 1], np.array([[s]]))[0, 0]
-            scene[_box(px - tx, py - ty, turn, *SIZES[kind, :2] / 2)] = LOOKS["car" if kind == 1 else "cone"]
+            scene[_box(px - tx, py - ty, turn, *SIZES[kind, :2] / 2)] = COLORS["car" if kind == 1 else "cone"]
     at = ((path - (x, y)) * (1, -1) / SPAN + 0.5) * SIZE
     at = at[((at >= 0) & (at < SIZE)).all(1)].astype(int)
-    scene[at[:, 1], at[:, 0]] = LOOKS["path"]
-    scene[_box(px - x, py - y, heading, HALF_LENGTH, HALF_WIDTH)] = LOOKS["self"]
+    scene[at[:, 1], at[:, 0]] = COLORS["path"]
+    scene[_box(px - x, py - y, heading, HALF_LENGTH, HALF_WIDTH)] = COLORS["self"]
     return (scene * 255).astype(np.uint8)
 
 

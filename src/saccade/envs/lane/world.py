@@ -1,4 +1,4 @@
-"""Lane keeping: a car on a winding road in changing weather, with a front camera that sees the near road and a short
+"""Lane keeping: a car on a winding road in changing weather, with a front camera of the near road and a short-range
 LiDAR.
 """
 
@@ -15,33 +15,43 @@ from gymnasium import spaces
 from saccade.core import Observation, Step
 from saccade.envs.lane import captions, lidar, rewards, roads, topdown, vision
 from saccade.envs.lane.camera import HEIGHT, Camera
-from saccade.envs.lane.driving import TIME, Cars, drive
+from saccade.envs.lane.driving import TIME_STEP, Cars, drive
 
 SKY, NEAR = 0.1, 1 - 110 / 300
-"""Shares of the frame: captioners are shown what lies between them, the policy what is below NEAR, 110 of 300 lines
-as in the code that came with 2510.22370."""
+"""Shares of the frame's height: the captioner's picture lies between them, the policy's below NEAR, 110 of 300 lines as
+in the code that came with 2510.22370.
+"""
+
+WEIGHTS = rewards.Weights()
 
 
 @dataclass
-class Course:
-    """How the episodes went so far, each ``[B, ...]``."""
+class Progress:
+    """The episodes so far, each field ``[B, ...]``."""
 
     steps: np.ndarray
+    """Number of steps."""
     close: np.ndarray
-    """Whether something was too near in each of the recent steps, bool ``[B, RECENT]``."""
+    """Whether an object was too close in each of the recent steps, bool ``[B, RECENT]``."""
     squares: np.ndarray
+    """Sum of the squared lateral error."""
     sizes: np.ndarray
-    """Sums of the squared and of the absolute lateral error."""
-    feet: np.ndarray
-    """Where the markings are seen, smoothed: ``[B, 2]``, NaN before they were."""
+    """Sum of the absolute lateral error."""
+    columns: np.ndarray
+    """Smoothed positions of both markings in the picture ``[B, 2]``, NaN before they are detected."""
     path: np.ndarray
-    """Places so far ``[B, steps + 1, 2]``, NaN from now on."""
+    """Positions so far ``[B, steps + 1, 2]``, NaN for later steps."""
 
     @classmethod
-    def fresh(cls, count: int, steps: int) -> Course:
-        close, nowhere = np.zeros((count, rewards.RECENT), bool), np.full((count, steps + 1, 2), np.nan, np.float32)
+    def start(cls, count: int, steps: int) -> Progress:
+        """The beginning of ``count`` episodes of up to ``steps`` steps."""
         return cls(
-            np.zeros(count, np.int64), close, np.zeros(count), np.zeros(count), np.full((count, 2), np.nan), nowhere
+            steps=np.zeros(count, np.int64),
+            close=np.zeros((count, rewards.RECENT), bool),
+            squares=np.zeros(count),
+            sizes=np.zeros(count),
+            columns=np.full((count, 2), np.nan),
+            path=np.full((count, steps + 1, 2), np.nan, np.float32),
         )
 
 
@@ -49,11 +59,11 @@ class Lane:
     """``count`` episodes of keeping the lane, side by side. Actions ``[B, 2]`` in [-1, 1]: steering (left positive),
     speed.
 
-    Observations: "image" uint8 ``[B, h, w, 3]`` of the near road, "lidar" float32 ``[B, rays]`` as shares of its reach.
-    An episode ends when the lane is left or something is hit, or too near for long (terminated), at the end of the road
-    or after ``steps`` (truncated: the road goes on). Seeds in `roads.HELD_OUT` make the episodes of tests. ``error``
-    says where rewards and hints have the lane error from: the "exact" geometry, or the "vision" pipeline. ``info``
-    holds what metrics need, and the reward's terms as "reward.<name>". ValueError for settings that make no world.
+    Observations: "image" uint8 ``[B, h, w, 3]`` of the near road, "lidar" float32 ``[B, rays]`` as shares of its range.
+    An episode is terminated when the lane is left, an object is hit or was too close for long; it is truncated at the
+    end of the road, which goes on, and after ``steps``. Seeds in `roads.HELD_OUT` make test episodes. ``error`` is the
+    source of the lane error in rewards and hints: the "exact" geometry, or the "vision" pipeline. ``info`` holds the
+    facts that scores need, and the reward's terms as "reward.<name>". ValueError for a setting outside its range.
     """
 
     name = "lane"
@@ -68,137 +78,141 @@ class Lane:
         steps: int = 400,
         weathers: Sequence[str] = roads.WEATHERS,
         error: Literal["exact", "vision"] = "exact",
-        weights: rewards.Weights = rewards.Weights(),
+        weights: rewards.Weights = WEIGHTS,
     ):
         _check(count, rays, length, steps, weathers, error)
-        self.count, self.length, self.steps, self.weights, self.measured = count, length, steps, weights, error
+        self.count, self.length, self.steps, self.weights, self.error_source = count, length, steps, weights, error
         self.weathers = [roads.WEATHERS.index(w) for w in weathers]
         self.near, self.far = Camera(*image, NEAR, 1.0), Camera(*far, SKY, NEAR)
         self.angle_R = lidar.directions(rays)
-        seen = {"image": spaces.Box(0, 255, (*image, 3), np.uint8), "lidar": spaces.Box(0, 1, (rays,), np.float32)}
-        self.observation_space = spaces.Dict(seen)
+        picture, ranges = spaces.Box(0, 255, (*image, 3), np.uint8), spaces.Box(0, 1, (rays,), np.float32)
+        self.observation_space = spaces.Dict({"image": picture, "lidar": ranges})
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.seed_B = np.zeros(count, np.int64)
-        self.roads = roads.side_by_side([self._road(0)] * count)
-        self.cars, self.course = Cars.standing(count), Course.fresh(count, steps)
+        self.roads = roads.stack_roads([self._road(0)] * count)
+        self.cars, self.progress = Cars.standing(count), Progress.start(count, steps)
 
     # -- the protocol ---------------------------------------------------------------------------------------
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
-        """New episodes in these rows; what they show, in the order of ``rows``."""
-        rows = np.asarray(rows, np.int64)
-        self.seed_B[rows] = np.asarray(seeds, np.int64)
+        """Begin episodes in these rows; observations in the order of ``rows``."""
+        index = np.asarray(rows, np.int64)
+        self.seed_B[index] = np.asarray(seeds, np.int64)
         for row, seed in zip(rows, seeds):
             self.roads.put(row, self._road(int(seed)))
-        _put(self.course, rows, Course.fresh(len(rows), self.steps))
-        starts = [np.random.default_rng([int(seed), 1]).uniform((-0.5, -0.06, 1.5), (0.5, 0.06, 3.0)) for seed in seeds]
-        d, psi, speed = np.array(starts).T
-        _put(self.cars, rows, Cars(np.full(len(rows), roads.START), d, psi, speed, np.zeros(len(rows))))
-        return self._look(rows)
+        _put(self.progress, index, Progress.start(len(rows), self.steps))
+        low, high = (-0.5, -0.06, 1.5), (0.5, 0.06, 3.0)
+        d, psi, speed = np.array([np.random.default_rng([int(seed), 1]).uniform(low, high) for seed in seeds]).T
+        _put(self.cars, index, Cars(np.full(len(rows), roads.START), d, psi, speed, np.zeros(len(rows))))
+        return self._observe(index)
 
     def step(self, action_B: np.ndarray) -> Step:
         """One step of all rows; actions are clipped to [-1, 1]."""
         self.cars = drive(self.cars, self.roads, np.clip(np.asarray(action_B, np.float64), -1, 1))
-        self.course.steps += 1
-        seen = self._look(np.arange(self.count))
-        nearest_B = lidar.REACH * seen["lidar"].min(1)
+        self.progress.steps += 1
+        observation = self._observe(np.arange(self.count))
+        nearest_B = lidar.MAX_RANGE * observation["lidar"].min(1)
         terms = rewards.terms(self.error(), self.cars.speed, nearest_B)
         crashed_B, lost_B = self._crashed(nearest_B), np.abs(self.cars.d) * rewards.PIXELS > rewards.LOST
         over_B = crashed_B | lost_B
         arrived_B = ~over_B & (self.cars.s >= roads.START + self.length)
-        truncated_B = arrived_B | (~over_B & (self.course.steps >= self.steps))
-        last_B = rewards.at_a_crash(TIME * self.course.steps)
+        truncated_B = arrived_B | (~over_B & (self.progress.steps >= self.steps))
+        last_B = rewards.crash_reward(TIME_STEP * self.progress.steps)
         reward_B = np.where(over_B, last_B, rewards.total(terms, self.weights)).astype(np.float32)
         facts = {"success": arrived_B, "crashed": crashed_B, "lost": lost_B, **self._facts()}
-        told = {f"reward.{name}": term.astype(np.float32) for name, term in terms.items()}
-        return Step(seen, reward_B, over_B, truncated_B, facts | told)
+        term_facts = {f"reward.{name}": term.astype(np.float32) for name, term in terms.items()}
+        return Step(observation, reward_B, over_B, truncated_B, facts | term_facts)
 
     def render(self, rows: Sequence[int]) -> np.ndarray:
-        """The roads from above with the ways driven so far: uint8 ``[len(rows), 96, 96, 3]``."""
-        return np.stack([topdown.view(self.roads, self.cars, self.course.path[row], row) for row in rows])
+        """The roads from above with the paths so far: uint8 ``[len(rows), 96, 96, 3]``."""
+        return np.stack([topdown.view(self.roads, self.cars, self.progress.path[row], row) for row in rows])
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {f"{part}.{k}": v for part in ("cars", "course") for k, v in vars(getattr(self, part)).items()}
-        return {name: torch.tensor(value) for name, value in {"seed_B": self.seed_B, **kept}.items()}
+        parts = {f"{part}.{k}": v for part in ("cars", "progress") for k, v in vars(getattr(self, part)).items()}
+        return {name: torch.tensor(value) for name, value in {"seed_B": self.seed_B, **parts}.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seed_B = state["seed_B"].numpy().copy()
-        self.roads = roads.side_by_side([self._road(int(seed)) for seed in self.seed_B])
-        for part in ("cars", "course"):
+        self.roads = roads.stack_roads([self._road(int(seed)) for seed in self.seed_B])
+        for part in ("cars", "progress"):
             for name in vars(getattr(self, part)):
                 setattr(getattr(self, part), name, state[f"{part}.{name}"].numpy().copy())
 
-    # -- what wrappers and teachers read ----------------------------------------------------------------------
+    # -- what wrappers and captioners use ---------------------------------------------------------------------
 
     def error(self) -> np.ndarray:
-        """Metres to the left of the lane's middle, as measured: ``[B]``."""
-        if self.measured == "exact":
+        """Lane error: distance to the left of the lane's centre in metres, from its source: ``[B]``."""
+        if self.error_source == "exact":
             return self.cars.d.copy()
-        return vision.error(self.course.feet, 2 * HEIGHT / float(self.near.slope_H[-1]), roads.WIDTH)
+        width = 2 * HEIGHT / float(self.near.slope_H[-1])
+        return vision.lane_error(self.progress.columns, width, roads.WIDTH)
 
     def camera(self, rows: Sequence[int]) -> np.ndarray:
         """The far part of the front camera's frame: uint8 ``[len(rows), H, W, 3]``."""
-        rows = np.asarray(rows, np.int64)
-        return self.far.picture(_part(self.roads, rows), _part(self.cars, rows), self._sheet()[rows])
+        index = np.asarray(rows, np.int64)
+        return self.far.picture(_part(self.roads, index), _part(self.cars, index), self._noise_index()[index])
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """What truly lies ahead, in words."""
-        rows = np.asarray(rows, np.int64)
-        return captions.captions(_part(self.roads, rows), self.cars.s[rows])
+        """True captions of the road ahead."""
+        index = np.asarray(rows, np.int64)
+        return captions.captions(_part(self.roads, index), self.cars.s[index])
 
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _road(self, seed: int) -> roads.Roads:
-        road = roads.draw(seed, self.length)
+        road = roads.sample_road(seed, self.length)
         road.weather_B = np.array(self.weathers[int(road.weather_B) % len(self.weathers)])
         return road
 
-    def _sheet(self) -> np.ndarray:
-        return self.seed_B % 1009 + 7 * self.course.steps
+    def _noise_index(self) -> np.ndarray:
+        return self.seed_B % 1009 + 7 * self.progress.steps
 
-    def _look(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """What these rows show now; notes where they are."""
-        whole = len(rows) == self.count
-        road, cars = (self.roads, self.cars) if whole else (_part(self.roads, rows), _part(self.cars, rows))
+    def _observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The present observations of these rows; records their positions."""
+        complete = len(rows) == self.count
+        road, cars = (self.roads, self.cars) if complete else (_part(self.roads, rows), _part(self.cars, rows))
         pose = cars.pose(road)
-        image = self.near.picture(road, cars, self._sheet()[rows])
-        range_BR = lidar.ranges(self.angle_R, lidar.in_view(road, *pose), road.kind_BM)
-        self.course.path[rows, self.course.steps[rows]] = np.stack(pose[:2], 1)
-        if self.measured == "vision":
-            fresh, known = np.array([vision.feet(picture) for picture in image]), self.course.feet[rows]
-            mixed = known + vision.SMOOTH * (fresh - known)
-            self.course.feet[rows] = np.where(np.isnan(known), fresh, np.where(np.isnan(fresh), known, mixed))
-        return {"image": image, "lidar": (range_BR / lidar.REACH).astype(np.float32)}
+        image = self.near.picture(road, cars, self._noise_index()[rows])
+        range_BR = lidar.ranges(self.angle_R, lidar.relative_poses(road, *pose), road.kind_BM)
+        self.progress.path[rows, self.progress.steps[rows]] = np.stack(pose[:2], 1)
+        if self.error_source == "vision":
+            new, old = np.array([vision.marking_columns(picture) for picture in image]), self.progress.columns[rows]
+            smoothed = old + vision.SMOOTH * (new - old)
+            self.progress.columns[rows] = np.where(np.isnan(old), new, np.where(np.isnan(new), old, smoothed))
+        return {"image": image, "lidar": (range_BR / lidar.MAX_RANGE).astype(np.float32)}
 
     def _crashed(self, nearest_B: np.ndarray) -> np.ndarray:
-        """Whether something is hit, or was too near for long."""
-        self.course.close[np.arange(self.count), self.course.steps % rewards.RECENT] = nearest_B < rewards.CLOSE
-        hit_B = lidar.touching(lidar.in_view(self.roads, *self.cars.pose(self.roads)), self.roads.kind_BM)
-        return hit_B | (self.course.close.sum(1) >= rewards.CLOSE_STEPS)
+        """Whether an object is hit, or was too close for long."""
+        self.progress.close[np.arange(self.count), self.progress.steps % rewards.RECENT] = nearest_B < rewards.CLOSE
+        poses = lidar.relative_poses(self.roads, *self.cars.pose(self.roads))
+        hit_B = lidar.collides(poses, self.roads.kind_BM)
+        return hit_B | (self.progress.close.sum(1) >= rewards.CLOSE_STEPS)
 
     def _facts(self) -> dict[str, np.ndarray]:
-        """Lateral error now, its mean square and mean size over the episode, and where the car is."""
-        self.course.squares += self.cars.d**2
-        self.course.sizes += np.abs(self.cars.d)
+        """Lateral error, its mean square and mean absolute value over the episode, and the car's position."""
+        self.progress.squares += self.cars.d**2
+        self.progress.sizes += np.abs(self.cars.d)
         facts = {
             "offset": self.cars.d,
-            "offset_square": self.course.squares / self.course.steps,
-            "offset_size": self.course.sizes / self.course.steps,
+            "offset_square": self.progress.squares / self.progress.steps,
+            "offset_size": self.progress.sizes / self.progress.steps,
             "speed": self.cars.speed,
-            "way": self.cars.s - roads.START,
+            "distance": self.cars.s - roads.START,
             "weather": self.roads.weather_B,
         }
-        place_B2 = self.course.path[np.arange(self.count), self.course.steps]
-        return {"position": place_B2} | {name: np.asarray(value, np.float32) for name, value in facts.items()}
+        position_B2 = self.progress.path[np.arange(self.count), self.progress.steps]
+        return {"position": position_B2} | {name: np.asarray(value, np.float32) for name, value in facts.items()}
 
 
 def _part(data: Any, rows: np.ndarray) -> Any:
+    """These rows of every field of a dataclass."""
     return type(data)(*(getattr(data, each.name)[rows] for each in fields(data)))
 
 
-def _put(data: Any, rows: np.ndarray, fresh: Any) -> None:
+def _put(data: Any, rows: np.ndarray, values: Any) -> None:
+    """Replace these rows of every field of a dataclass."""
     for each in fields(data):
-        getattr(data, each.name)[rows] = getattr(fresh, each.name)
+        getattr(data, each.name)[rows] = getattr(values, each.name)
 
 
 def _check(count: int, rays: int, length: float, steps: int, weathers: Sequence[str], error: str) -> None:

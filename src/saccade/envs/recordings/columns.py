@@ -1,4 +1,4 @@
-"""What LeRobot's files hold as arrays: columns of parquet, pictures in them, stretches of videos."""
+"""Arrays from the files of LeRobot data sets: columns of parquet tables, pictures in them, segments of videos."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 
-def table(path: Path) -> Any:
-    """A parquet file as a pyarrow table. ValueError if it is none."""
+def load_table(path: Path) -> Any:
+    """A parquet file as a pyarrow table. ValueError for another file."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -20,44 +20,44 @@ def table(path: Path) -> Any:
     try:
         return parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} is no readable parquet file: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def load_episode_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a parquet file about episodes, without its statistics."""
-    found = table(path)
-    return found.select([name for name in found.column_names if not name.startswith("stats/")]).to_pylist()
+    table = load_table(path)
+    return table.select([name for name in table.column_names if not name.startswith("stats/")]).to_pylist()
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; none where it is missing. ValueError if it is broken."""
+def load_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, none if it does not exist. ValueError for another file."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
     except ValueError:
-        raise ValueError(f"{path} is broken: not one JSON object a line") from None
+        raise ValueError(f"{path} is damaged: not one JSON object per line") from None
 
 
-def tasks(path: Path) -> dict[int, str]:
-    """The words of each task; v3 writes them as the index of a table, under whatever name that has."""
-    found = table(path)
-    words = next((name for name in found.column_names if name != "task_index"), None)
-    if words is None or "task_index" not in found.column_names:
+def load_tasks(path: Path) -> dict[int, str]:
+    """The text of each task; v3 stores it as the index of a table, whose name is not fixed."""
+    table = load_table(path)
+    text = next((name for name in table.column_names if name != "task_index"), None)
+    if text is None or "task_index" not in table.column_names:
         raise ValueError(f"{path} names no tasks")
-    return {row["task_index"]: str(row[words]) for row in found.to_pylist()}
+    return {row["task_index"]: str(row[text]) for row in table.to_pylist()}
 
 
-def episode(found: Any, number: int, path: Path) -> Any:
+def episode_rows(table: Any, number: int, path: Path) -> Any:
     """The rows of one episode, in the order of their frames. ValueError if there are none."""
     import pyarrow.compute as compute
 
-    own = found.filter(compute.equal(found["episode_index"], number))
-    if not own.num_rows:
-        raise ValueError(f"{path}: holds no rows of episode {number}")
-    return own.sort_by("frame_index") if "frame_index" in own.column_names else own
+    rows = table.filter(compute.equal(table["episode_index"], number))
+    if not rows.num_rows:
+        raise ValueError(f"{path}: no rows of episode {number}")
+    return rows.sort_by("frame_index") if "frame_index" in rows.column_names else rows
 
 
-def numbers(column: Any, name: str, path: Path) -> np.ndarray:
-    """A column of numbers, or of lists of as many numbers in each row, as ``[T, ...]``."""
+def to_numbers(column: Any, name: str, path: Path) -> np.ndarray:
+    """A column of numbers, or of lists of equal length, as ``[T, ...]``. ValueError for lists of other lengths."""
     values, shape = column.combine_chunks(), [len(column)]
     while hasattr(values, "flatten") and hasattr(values.type, "value_type"):
         inner = values.flatten()
@@ -66,14 +66,17 @@ def numbers(column: Any, name: str, path: Path) -> np.ndarray:
     try:
         return values.to_numpy(zero_copy_only=False).reshape(shape)
     except (ValueError, NotImplementedError):
-        raise ValueError(f"{path}: the rows of {name} are not equally many numbers") from None
+        raise ValueError(f"{path}: the rows of {name} have different numbers of values") from None
 
 
-def pictures(column: Any, folder: Path, path: Path, size: tuple[int, int] | None) -> np.ndarray:
-    """A column of encoded pictures, or of their paths below ``folder``, as uint8 ``[T, H, W, 3]``."""
+def to_pictures(column: Any, folder: Path, path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """A column of encoded pictures, or of their paths below ``folder``, as uint8 ``[T, H, W, 3]``.
+
+    ValueError for a picture that cannot be read or lies outside of the folder.
+    """
     from PIL import Image
 
-    found = []
+    frames: list[np.ndarray] = []
     for entry in column.to_pylist():
         content = entry["bytes"]
         file = folder / str(entry["path"])
@@ -81,39 +84,37 @@ def pictures(column: Any, folder: Path, path: Path, size: tuple[int, int] | None
             raise ValueError(f"{path}: names a picture outside of its data set")
         try:
             with Image.open(io.BytesIO(content) if content is not None else file) as image:
-                found.append(_scaled(image.convert("RGB"), size))
+                frames.append(_resize(image.convert("RGB"), size))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise ValueError(f"{path}: picture {len(found)} cannot be read") from None
-    return _stacked(found, path)
+            raise ValueError(f"{path}: picture {len(frames)} cannot be read") from None
+    return _stack(frames, path)
 
 
-def video(path: Path, start: float, count: int, fps: float, size: tuple[int, int] | None) -> np.ndarray:
-    """``count`` frames of a video from the second ``start`` on, as uint8 ``[T, H, W, 3]``. ValueError if it has not
-    got them.
-    """
+def video_frames(path: Path, start: float, count: int, fps: float, size: tuple[int, int] | None) -> np.ndarray:
+    """``count`` frames of a video from second ``start``, as uint8 ``[T, H, W, 3]``. ValueError if it lacks one."""
     try:
         import av
     except ImportError as error:
         raise ValueError(f"{path} needs a package: pip install 'saccade[recordings]' ({error})") from None
-    found: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     try:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             file.seek(round(start / stream.time_base), stream=stream)
             for frame in file.decode(stream):
-                late = frame.time - start - len(found) / fps
-                if late > 0.5 / fps:
-                    raise ValueError(f"{path}: no frame at {start + len(found) / fps:.3f} s")
-                if late >= -0.5 / fps:
-                    found.append(_scaled(frame.to_image(), size))
-                if len(found) == count:
-                    return _stacked(found, path)
+                delay = frame.time - start - len(frames) / fps
+                if delay > 0.5 / fps:
+                    raise ValueError(f"{path}: no frame at {start + len(frames) / fps:.3f} s")
+                if delay >= -0.5 / fps:
+                    frames.append(_resize(frame.to_image(), size))
+                if len(frames) == count:
+                    return _stack(frames, path)
     except (av.FFmpegError, IndexError, OSError) as error:
-        raise ValueError(f"{path} is no readable video: {str(error).splitlines()[0]}") from None
-    raise ValueError(f"{path}: {len(found)} frames from {start:.3f} s on, {count} are wanted")
+        raise ValueError(f"{path} is not a readable video: {str(error).splitlines()[0]}") from None
+    raise ValueError(f"{path}: {len(frames)} frames from {start:.3f} s on, not {count}")
 
 
-def _scaled(image: Any, size: tuple[int, int] | None) -> np.ndarray:
+def _resize(image: Any, size: tuple[int, int] | None) -> np.ndarray:
     from PIL import Image
 
     if size is not None and image.size != size[::-1]:
@@ -121,7 +122,7 @@ def _scaled(image: Any, size: tuple[int, int] | None) -> np.ndarray:
     return np.asarray(image, np.uint8)
 
 
-def _stacked(found: list[np.ndarray], path: Path) -> np.ndarray:
-    if len({picture.shape for picture in found}) != 1:
+def _stack(frames: list[np.ndarray], path: Path) -> np.ndarray:
+    if len({frame.shape for frame in frames}) != 1:
         raise ValueError(f"{path}: pictures of several sizes in one episode")
-    return np.stack(found)
+    return np.stack(frames)

@@ -1,1 +1,1 @@
-"""Networks that act: perceptrons, encoders of observations, critics."""
+"""Networks of control policies: perceptrons, encoders of observations, critics."""

@@ -1,12 +1,13 @@
-"""Networks of those who act on what they see: a perceptron, an encoder of pictures, an encoder of observations by name.
+"""Networks of control policies: a perceptron, an encoder of pictures, an encoder of observations by name.
 
-Weights are orthogonal, as policy gradients need them; the convolutions "nature" are those of DQN on Atari.
+Weights are initialized orthogonally, as policy gradients need them; the convolutions "nature" are DQN's for Atari.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -21,23 +22,29 @@ CONVOLUTIONS = {
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     "small": ((16, 4, 2), (32, 4, 2), (32, 3, 1)),
 }
-"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels, "small" for 20 to 64."""
+"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels a side, "small" for 20 to
+64.
+"""
+
+EMBEDDING = 32
+"""Features of a Discrete observation where vectors have none of their own."""
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def orthogonal(layer: Layer, gain: float = math.sqrt(2)) -> Layer:
-    """The same layer with orthogonal weights times ``gain`` and no bias."""
+    """The same layer with orthogonal weights times ``gain`` and zero biases."""
     nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 class MLP(nn.Module):
-    """``[N, sizes[0]] -> [N, sizes[-1]]``; the activation, with ``norm`` behind a LayerNorm, follows every layer but
-    the last.
+    """``[N, sizes[0]] -> [N, sizes[-1]]``; the activation follows every layer but the last, with ``norm`` a LayerNorm
+    before it.
 
-    ``gain`` is that of the last layer's weights: 0.01 lets a policy begin with hardly a preference, 1 suits values.
+    ``gain`` is that of the last layer's weights: 0.01 starts a policy with hardly a preference, 1 suits values.
     """
 
     def __init__(self, sizes: Sequence[int], activation: str = "tanh", norm: bool = False, gain: float = 1.0):
@@ -46,12 +53,11 @@ class MLP(nn.Module):
             raise ValueError(f"unknown activation '{activation}': one of {', '.join(ACTIVATIONS)}")
         self.sizes, self.activation, self.norm = tuple(sizes), activation, norm
         layers: list[nn.Module] = []
-        for width, wider in zip(sizes[:-2], sizes[1:-1]):
-            layers += [
-                orthogonal(nn.Linear(width, wider)),
-                *([nn.LayerNorm(wider)] if norm else []),
-                ACTIVATIONS[activation](),
-            ]
+        for width, next_width in pairwise(sizes[:-1]):
+            layers.append(orthogonal(nn.Linear(width, next_width)))
+            if norm:
+                layers.append(nn.LayerNorm(next_width))
+            layers.append(ACTIVATIONS[activation]())
         self.layers = nn.Sequential(*layers, orthogonal(nn.Linear(sizes[-2], sizes[-1]), gain))
 
     def forward(self, x_NF: Tensor) -> Tensor:
@@ -72,9 +78,8 @@ class Pixels(nn.Module):
             height, width, below = (height - kernel) // stride + 1, (width - kernel) // stride + 1, channels
         if min(height, width) < 1:
             raise ValueError(f"convolutions '{convolutions}' leave nothing of pictures of {shape[0]} x {shape[1]}")
-        # Pictures come with their channels last, which is the faster layout on a CPU. Weights keep the usual one: what
-        # an
-        # optimiser remembers of them would lose the other when it is saved.
+        # Pictures come with their channels last, which is the faster layout on a CPU. Weights keep the usual layout:
+        # an optimizer's moments would lose the other one when they are saved.
         self.convolutions = nn.Sequential(*layers)
         self.features = nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(height * width * below, features)), nn.ReLU())
 
@@ -82,8 +87,15 @@ class Pixels(nn.Module):
         return self.features(self.convolutions(to_unit(picture_N)))
 
 
-class Standardise(nn.Module):
-    """Numbers ``[N, D]`` less their running mean over their running spread, clipped to +-10; `follow` lets both run."""
+class RunningMeanStd(nn.Module):
+    """Numbers ``[N, D]`` normalized by their running mean and standard deviation and clipped to +-10.
+
+    `update_statistics` alone changes the running values.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
 
     def __init__(self, size: int):
         super().__init__()
@@ -92,58 +104,71 @@ class Standardise(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        mean, spread = self.mean.to(x_ND.dtype), (self.variance + 1e-8).sqrt().to(x_ND.dtype)
-        return ((x_ND - mean) / spread).clamp(-10, 10)
+        mean, std = self.mean.to(x_ND.dtype), (self.variance + 1e-8).sqrt().to(x_ND.dtype)
+        return ((x_ND - mean) / std).clamp(-10, 10)
 
     @torch.no_grad()
-    def follow(self, x_ND: Tensor) -> None:
-        """Take rows into mean and spread, which are then those of all rows ever taken in."""
-        x_ND, seen = x_ND.double(), self.count + len(x_ND)
+    def update_statistics(self, x_ND: Tensor) -> None:
+        """Add rows ``[N, D]`` to the mean and variance, which are then those of all rows ever added."""
+        x_ND, total = x_ND.double(), self.count + len(x_ND)
         gap = x_ND.mean(0) - self.mean
-        between = gap**2 * self.count * len(x_ND) / seen
-        self.variance.copy_((self.variance * self.count + x_ND.var(0, correction=0) * len(x_ND) + between) / seen)
-        self.mean.add_(gap * len(x_ND) / seen)
-        self.count.copy_(seen)
+        between = gap**2 * self.count * len(x_ND) / total
+        self.variance.copy_((self.variance * self.count + x_ND.var(0, correction=0) * len(x_ND) + between) / total)
+        self.mean.add_(gap * len(x_ND) / total)
+        self.count.copy_(total)
 
 
-class Encoder(nn.Module):
+class FeatureExtractor(nn.Module):
+    """The interface of networks that turn observations by name into one row of ``size`` features."""
+
+    parts: nn.ModuleDict
+    """A network for each observation, by its name; their features are joined in this order."""
+    size: int
+    plain: bool = False
+    """Whether the features are the observed vectors themselves, so that nothing must be computed."""
+
+    def update_statistics(self, observation: Mapping[str, Tensor]) -> None:
+        """Add observations ``[N, ...]`` to running means, where the network has any."""
+        raise NotImplementedError
+
+
+class Encoder(FeatureExtractor):
     """Observations by name to one row of ``size`` features: pictures, vectors and integer ids, joined in the order of
     names.
 
-    Pictures (uint8, channels last) go through `Pixels`, ids through an embedding of ``width`` numbers, vectors through
-    a linear layer of ``width`` or, where that is 0, as they are. ``standardise`` keeps vectors near mean 0 and spread
-    1. ``plain``: the features are the vectors themselves. ValueError for any other space.
+    Pictures (uint8, channels last) go through `Pixels` with ``picture_features``, ids through an embedding of
+    ``vector_features`` numbers, vectors through a linear layer of ``vector_features`` or, where that is 0, unchanged.
+    ``normalize`` keeps vectors near mean 0 and standard deviation 1. ValueError for any other space.
     """
 
     def __init__(
         self,
         space: spaces.Dict,
-        width: int = 0,
-        features: int = 512,
+        vector_features: int = 0,
+        picture_features: int = 512,
         convolutions: str = "nature",
-        standardise: bool = False,
+        normalize: bool = False,
     ):
         super().__init__()
         self.parts, self.scales, self.size = nn.ModuleDict(), nn.ModuleDict(), 0
         for name, part in space.spaces.items():
-            self.parts[name], size = _part(name, part, width, features, convolutions)
+            self.parts[name], size = _part(name, part, vector_features, picture_features, convolutions)
             self.size += size
-            if standardise and _is_vector(part):
-                self.scales[name] = Standardise(math.prod(part.shape))
-
+            if normalize and _is_vector(part):
+                self.scales[name] = RunningMeanStd(math.prod(part.shape))
         self.plain = not self.scales and all(isinstance(part, nn.Flatten) for part in self.parts.values())
 
-    def forward(self, seen: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """``[N, ...]`` by name -> ``[N, size]``."""
-        parts = [part(self._scaled(name, seen[name])) for name, part in self.parts.items()]
+        parts = [part(self._normalized(name, observation[name])) for name, part in self.parts.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def follow(self, seen: Mapping[str, Tensor]) -> None:
-        """Take what was seen into the running means and spreads."""
+    def update_statistics(self, observation: Mapping[str, Tensor]) -> None:
+        """Add observations to the running means and standard deviations."""
         for name, scale in self.scales.items():
-            scale.follow(seen[name].flatten(1))
+            scale.update_statistics(observation[name].flatten(1))
 
-    def _scaled(self, name: str, x: Tensor) -> Tensor:
+    def _normalized(self, name: str, x: Tensor) -> Tensor:
         return self.scales[name](x.flatten(1)) if name in self.scales else x
 
 
@@ -151,17 +176,20 @@ def _is_vector(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype.kind == "f"
 
 
-def _part(name: str, space: spaces.Space, width: int, features: int, convolutions: str) -> tuple[nn.Module, int]:
-    """The network of one named observation, and how many features it gives."""
+def _part(
+    name: str, space: spaces.Space, vector_features: int, picture_features: int, convolutions: str
+) -> tuple[nn.Module, int]:
+    """The network of one observation, and the number of its features."""
     if isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) == 3:
-        return Pixels(space.shape, features, convolutions), features
+        return Pixels(space.shape, picture_features, convolutions), picture_features
     if isinstance(space, spaces.Discrete):
-        return nn.Embedding(int(space.n), width or 32), width or 32
+        width = vector_features or EMBEDDING
+        return nn.Embedding(int(space.n), width), width
     if _is_vector(space):
         size = math.prod(space.shape)
-        return (
-            (nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(size, width))), width) if width else (nn.Flatten(), size)
-        )
+        if not vector_features:
+            return nn.Flatten(), size
+        return nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(size, vector_features))), vector_features
     raise ValueError(
-        f"observation '{name}' is {space}; known are uint8 pictures [H, W, C], float vectors and Discrete ids"
+        f"observation '{name}' is {space}; supported are uint8 pictures [H, W, C], float vectors and Discrete ids"
     )

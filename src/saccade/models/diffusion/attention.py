@@ -1,8 +1,8 @@
-"""Joint attention of pictures and text as SD3 has it, softmax(q k / sqrt(d)) v over the tokens of both, for its blocks.
+"""Joint attention of pictures and text as in SD3: softmax(q k / sqrt(d)) v over the tokens of both (2403.03206).
 
-The same numbers as diffusers' own within rounding, in less time: streams are joined while their memory is still whole,
-the last block's text tokens ask nothing since nobody reads their answer, and bfloat16 on a CPU goes through plain
-products.
+Equal to diffusers' attention within rounding, and faster: the two streams are concatenated while their memory is
+contiguous, the last block computes no queries for text tokens, whose output is not used, and bfloat16 on a CPU uses
+plain matrix products.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDEST = 1024
-"""Keys up to which a matrix of scores is small enough to be kept for the backward pass."""
+MAX_KEYS = 1024
+"""Number of keys up to which the matrix of attention scores is kept for the backward pass."""
 
 
 class JointAttention:
-    """An attention processor of diffusers: picture tokens ``[B, N, D]`` and, if there are any, text tokens ``[B, L,
-    D]``.
+    """An attention processor of diffusers: picture tokens ``[B, N, D]``, and text tokens ``[B, L, D]`` or none.
 
-    SD3 masks nothing, and diffusers hands over None for the mask.
+    SD3 masks nothing; diffusers passes None as the mask.
     """
 
     def __call__(
@@ -40,20 +39,20 @@ class JointAttention:
             v.append(_heads(attn, attn.add_v_proj, None, text))
             if not attn.context_pre_only:
                 q.append(_heads(attn, attn.add_q_proj, attn.norm_added_q, text))
-        answers = attend(torch.cat(q, 1), torch.cat(k, 1), torch.cat(v, 1)).flatten(2)
-        seen, read = answers[:, : picture.shape[1]], answers[:, picture.shape[1] :]
-        seen = attn.to_out[1](attn.to_out[0](seen))
+        attended = attend(torch.cat(q, 1), torch.cat(k, 1), torch.cat(v, 1)).flatten(2)
+        picture_out, text_out = attended[:, : picture.shape[1]], attended[:, picture.shape[1] :]
+        picture_out = attn.to_out[1](attn.to_out[0](picture_out))
         if text is None:
-            return seen
-        return seen, read if attn.context_pre_only else attn.to_add_out(read)
+            return picture_out
+        return picture_out, text_out if attn.context_pre_only else attn.to_add_out(text_out)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k / sqrt(d)) v for ``[B, tokens, heads, d]``, of the same shape as ``q``."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or k.shape[2] > WIDEST:
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or k.shape[2] > MAX_KEYS:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    # The fused kernel multiplies bfloat16 at float32 speed on a CPU, and its backward pass is slower still.
+    # On a CPU the fused kernel multiplies bfloat16 at float32 speed, and its backward pass is slower than that.
     rows, keys, values = ((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
     scores = torch.bmm(rows, keys.transpose(1, 2))
     return torch.bmm(scores.softmax(-1), values).unflatten(0, q.shape[:2]).transpose(1, 2)

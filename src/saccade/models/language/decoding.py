@@ -1,7 +1,9 @@
-"""The token loop: prompts are read once, their key-value cache is spread over the attempts, one token a row and step.
+"""The decoding loop: each prompt is prefilled once, its cache is copied to its rows, then one token a row and step.
 
-A token is the inverse of the cumulative distribution at the row's own uniform number, so a row is written by its own
-numbers and not by the company that it is in (logits differ by rounding between batches, and only by that).
+A token is the inverse of the cumulative distribution at the row's own uniform number, so a row depends on its own
+numbers and not on the other rows of the batch (logits differ between batches by rounding, and only by that).
+
+Suffixes here: P prompts, B all rows, N active rows, C cache columns, E new tokens, A position axes, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.models.language.head import tempered
+from saccade.models.language.head import tempered_logprobs
 from saccade.models.language.layers import TokenDecoder, token_decoder
-from saccade.models.language.prompts import Passage, Sight, beside, position_ids
+from saccade.models.language.prompts import EncodedPrompt, ImageInputs, pad_left, position_ids
 
-Look = Callable[[Sequence[Sight | None], Tensor], Mapping[str, Any]]
-"""Pictures and the tokens ``[B, L]`` that they are among -> further arguments of the model."""
+EncodeImages = Callable[[Sequence[ImageInputs | None], Tensor], Mapping[str, Any]]
+"""Pictures and the token ids ``[B, L]`` that they are among -> further arguments of the model."""
 
-NOTHING: Mapping[str, Any] = {}
+NO_IMAGES: Mapping[str, Any] = {}
 
 
 @dataclass(eq=False)
-class Reading:
-    """How far B rows have read: a cache of keys and values, and what each may write next.
+class DecodeState:
+    """What B rows have read: a cache of keys and values, and the logits of each row's next token.
 
-    Place n of the cache belongs to row ``row_B[n]``; the first ``count`` places are at work, the others rest.
-    ``attention_BC`` says by row which columns of the cache are its own, ``next_B`` where its next token stands.
+    Slot n of the cache belongs to row ``row_B[n]``; the first ``count`` slots are active. ``attention_BC`` says by row
+    which columns of the cache the row attends to, ``next_B`` is the position of its next token, ``width`` the number of
+    columns in use.
     """
 
     model: Any
@@ -42,184 +45,172 @@ class Reading:
 
     @property
     def row_N(self) -> Tensor:
-        """The rows at work."""
+        """The active rows."""
         return self.row_B[: self.count]
 
-    def feed(self, ids_NE: Tensor, attention_NC: Tensor, place_NAE: Tensor, seen: Mapping[str, Any] = NOTHING) -> None:
-        """Read on in the rows at work; ``attention_NC`` is over the whole cache, the new columns included."""
-        self.cache, self.logits_NV = _read(self.model, ids_NE, attention_NC, place_NAE, self.cache, seen)
+    def forward(
+        self, ids_NE: Tensor, attention_NC: Tensor, position_NAE: Tensor, images: Mapping[str, Any] = NO_IMAGES
+    ) -> None:
+        """Read tokens in the active rows; ``attention_NC`` is over the full cache, the new columns included."""
+        self.cache, self.logits_NV = _forward(self.model, ids_NE, attention_NC, position_NAE, self.cache, images)
         self.width += ids_NE.shape[1]
 
-    def follow(self, token_N: Tensor, attention_NC: Tensor, place_N: Tensor, decoder: TokenDecoder | None) -> None:
-        """Read one more token in the rows at work, by ``decoder`` where the model has one."""
+    def forward_token(
+        self, token_N: Tensor, attention_NC: Tensor, position_N: Tensor, decoder: TokenDecoder | None
+    ) -> None:
+        """Read one token in each active row, by ``decoder`` where the model has one."""
         if decoder is None:
-            self.feed(token_N[:, None], attention_NC, place_N[:, None, None])
+            self.forward(token_N[:, None], attention_NC, position_N[:, None, None])
             return
-        self.logits_NV = decoder(token_N, attention_NC, place_N)
+        self.logits_NV = decoder(token_N, attention_NC, position_N)
         self.width += 1
 
-    def keep(self, stay_N: Tensor) -> Tensor:
-        """Go on with some of the rows at work; returns which of the former places each of them comes from."""
-        from saccade.models.language.cache import gather
+    def keep_active(self, active_N: Tensor) -> Tensor:
+        """Keep some of the active rows active; returns the former slot of each of them."""
+        from saccade.models.language.cache import move_to_front
 
-        order_N = gather(self.cache, stay_N)
+        order_N = move_to_front(self.cache, active_N)
         self.row_B = torch.cat([self.row_N[order_N], self.row_B[self.count :]])
-        self.count = int(stay_N.sum())
+        self.count = int(active_N.sum())
         return order_N[: self.count]
 
-    def resume(self, rows: Tensor, room: int) -> None:
-        """Go on with ``rows``, whether they worked or rested, and with room for ``room`` more tokens."""
+    def activate(self, rows: Tensor, room: int) -> None:
+        """Make exactly ``rows`` active, with memory for ``room`` more tokens."""
         for layer in self.cache.layers:
-            layer.show(len(self.row_B), self.width)
+            layer.set_view(len(self.row_B), self.width)
             layer.grow(self.width + room)
-        lacking = self.width + room - self.attention_BC.shape[1]
-        self.attention_BC = torch.nn.functional.pad(self.attention_BC, (0, max(lacking, 0)))
+        missing = self.width + room - self.attention_BC.shape[1]
+        self.attention_BC = torch.nn.functional.pad(self.attention_BC, (0, max(missing, 0)))
         self.count = len(self.row_B)
-        self.keep(torch.isin(self.row_B, rows))
+        self.keep_active(torch.isin(self.row_B, rows))
 
-    def among(self, rows: Tensor, total: int) -> Reading:
-        """The same for a reading of ``rows`` alone, out of ``total``."""
+    def scattered(self, rows: Tensor, total: int) -> DecodeState:
+        """The same state with its rows renumbered as ``rows`` out of ``total``."""
         self.row_B = rows[self.row_B]
         attention_NC, next_N = self.attention_BC, self.next_B
         self.attention_BC, self.next_B = attention_NC.new_zeros(total, attention_NC.shape[1]), next_N.new_zeros(total)
         self.attention_BC[rows], self.next_B[rows] = attention_NC, next_N
         return self
 
+    def attention_and_position(self, start: int, max_new_tokens: int) -> tuple[Tensor, Tensor]:
+        """Attention mask ``[N, C]`` of active rows that write from column ``start`` on, and next positions ``[N]``."""
+        attention_NC = self.attention_BC[self.row_N]
+        attention_NC[:, start : start + max_new_tokens] = 1
+        return attention_NC, self.next_B[self.row_N]
+
 
 @torch.no_grad()
-def read(
+def prefill(
     model: Any,
     ids_PL: Tensor,
     attention_PL: Tensor,
-    place_PAL: Tensor,
+    position_PAL: Tensor,
     index_B: Tensor,
-    room: int,
-    seen: Mapping[str, Any] = NOTHING,
-) -> Reading:
-    """Read left-padded prompts once, for rows b that begin with prompt ``index_B[b]`` and have room for ``room``
-    tokens.
-    """
-    from saccade.models.language.cache import spread
+    capacity: int,
+    images: Mapping[str, Any] = NO_IMAGES,
+) -> DecodeState:
+    """Read left-padded prompts once, for rows b that begin with prompt ``index_B[b]``.
 
-    cache, logits_PV = _read(model, ids_PL, attention_PL, place_PAL, None, seen)
-    spread(cache, index_B, room)
+    ``capacity`` is the number of tokens, prompts included, that the cache has memory for.
+    """
+    from saccade.models.language.cache import make_static
+
+    cache, logits_PV = _forward(model, ids_PL, attention_PL, position_PAL, None, images)
+    make_static(cache, index_B, capacity)
     rows, width = len(index_B), ids_PL.shape[1]
-    attention_BC = attention_PL.new_zeros(rows, room)
+    attention_BC = attention_PL.new_zeros(rows, capacity)
     attention_BC[:, :width] = attention_PL[index_B]
-    next_P = place_PAL.masked_fill(attention_PL[:, None] == 0, 0).amax((1, 2)) + 1
-    every = torch.arange(rows, device=ids_PL.device)
-    return Reading(model, cache, every, rows, logits_PV[index_B], attention_BC, next_P[index_B], width)
+    next_P = position_PAL.masked_fill(attention_PL[:, None] == 0, 0).amax((1, 2)) + 1
+    row_B = torch.arange(rows, device=ids_PL.device)
+    return DecodeState(model, cache, row_B, rows, logits_PV[index_B], attention_BC, next_P[index_B], width)
 
 
 @torch.no_grad()
-def write(
-    reading: Reading,
+def generate(
+    state: DecodeState,
     uniform_BT: Tensor,
-    ended: Callable[[Tensor], Tensor],
+    is_finished: Callable[[Tensor], Tensor],
     temperature: float = 1.0,
     top_p: float = 1.0,
-    banned: Sequence[int] = (),
+    banned_ids: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """At most T tokens in each row at work, until ``ended`` says of its tokens so far ``[rows, t]`` that it is
-    complete.
+    """At most T tokens in each active row, until ``is_finished`` is true of its new tokens so far ``[rows, t]``.
 
     Returns tokens ``[B, T']``, log-probs ``[B, T']`` (float32, of the full tempered distribution, 0 after the end) and
-    lengths ``[B]``. The last token of a row is not read yet.
+    lengths ``[B]``. The last token of a row is not in the cache yet.
     """
-    rows, most = uniform_BT.shape
-    start, device = reading.width, uniform_BT.device
-    tokens_BT, logp_BT = (
-        torch.zeros(rows, most, dtype=torch.int64, device=device),
-        torch.zeros(rows, most, device=device),
-    )
+    rows, max_new_tokens = uniform_BT.shape
+    start, device = state.width, uniform_BT.device
+    tokens_BT = torch.zeros(rows, max_new_tokens, dtype=torch.int64, device=device)
+    logp_BT = torch.zeros(rows, max_new_tokens, device=device)
     length_B = torch.zeros(rows, dtype=torch.int64, device=device)
-    live = reading.row_N
-    length_B[live] = most
-    own_NC, place_N = ahead(reading, start, most)
-    decoder = token_decoder(reading.model, reading.cache, reading.count) if most > 1 else None
-    for t in range(most):
-        token, logp = choose(reading.logits_NV, uniform_BT[live, t], temperature, top_p, banned)
-        tokens_BT[live, t], logp_BT[live, t] = token, logp
-        over = ended(tokens_BT[live, : t + 1])
-        if over.any():
-            length_B[live[over]] = t + 1
-            token, live = token[reading.keep(~over)], reading.row_N
-            own_NC, place_N = ahead(reading, start, most)
-        if len(live) == 0 or t + 1 == most:
+    active = state.row_N
+    length_B[active] = max_new_tokens
+    attention_NC, position_N = state.attention_and_position(start, max_new_tokens)
+    decoder = token_decoder(state.model, state.cache, state.count) if max_new_tokens > 1 else None
+    for t in range(max_new_tokens):
+        token, logp = sample_token(state.logits_NV, uniform_BT[active, t], temperature, top_p, banned_ids)
+        tokens_BT[active, t], logp_BT[active, t] = token, logp
+        finished = is_finished(tokens_BT[active, : t + 1])
+        if finished.any():
+            length_B[active[finished]] = t + 1
+            token, active = token[state.keep_active(~finished)], state.row_N
+            attention_NC, position_N = state.attention_and_position(start, max_new_tokens)
+        if len(active) == 0 or t + 1 == max_new_tokens:
             break
-        reading.follow(token, own_NC[:, : start + t + 1], place_N + t, decoder)
+        state.forward_token(token, attention_NC[:, : start + t + 1], position_N + t, decoder)
     longest = int(length_B.max())
-    column_T = torch.arange(most, device=device)
-    reading.attention_BC[:, start : start + most] = (column_T < length_B[:, None] - 1).long()
-    reading.next_B = reading.next_B + (length_B - 1).clamp(min=0)
+    column_T = torch.arange(max_new_tokens, device=device)
+    state.attention_BC[:, start : start + max_new_tokens] = (column_T < length_B[:, None] - 1).long()
+    state.next_B = state.next_B + (length_B - 1).clamp(min=0)
     return tokens_BT[:, :longest], logp_BT[:, :longest] * (column_T[:longest] < length_B[:, None]), length_B
 
 
 @torch.no_grad()
-def hear(reading: Reading, told: Mapping[int, Passage], look: Look, pad: int, room: int) -> None:
-    """Read on in the rows that were told something, each its own passage (its last token first, which is not read yet).
+def append(
+    state: DecodeState, added: Mapping[int, EncodedPrompt], encode_images: EncodeImages, pad_id: int, room: int
+) -> None:
+    """Read further tokens in some rows, given by row; these rows are active then, and all others inactive.
 
-    They are at work then, with room for ``room`` more tokens, and all others rest. ``look`` makes arguments of
-    pictures.
+    The tokens begin with the row's last generated one, which is not in the cache yet. There is memory for ``room``
+    more tokens afterwards.
     """
-    longest = max(map(len, told.values()))
-    reading.resume(torch.tensor(list(told), device=reading.row_B.device), longest + room)
-    passages = [told[row] for row in reading.row_N.tolist()]
-    ids_NE, attention_NE, place_NAE = (x.to(reading.row_B.device) for x in beside(passages, pad))
-    reading.attention_BC[reading.row_N, reading.width : reading.width + longest] = attention_NE
-    place_NAE = place_NAE + reading.next_B[reading.row_N, None, None]
-    own_NC = reading.attention_BC[reading.row_N, : reading.width + longest]
-    reading.feed(ids_NE, own_NC, place_NAE, look([passage.sight for passage in passages], ids_NE))
-    reading.next_B[reading.row_N] = place_NAE.amax((1, 2)) + 1
+    longest = max(map(len, added.values()))
+    state.activate(torch.tensor(list(added), device=state.row_B.device), longest + room)
+    prompts = [added[row] for row in state.row_N.tolist()]
+    ids_NE, attention_NE, position_NAE = (x.to(state.row_B.device) for x in pad_left(prompts, pad_id))
+    state.attention_BC[state.row_N, state.width : state.width + longest] = attention_NE
+    position_NAE = position_NAE + state.next_B[state.row_N, None, None]
+    attention_NC = state.attention_BC[state.row_N, : state.width + longest]
+    state.forward(ids_NE, attention_NC, position_NAE, encode_images([prompt.images for prompt in prompts], ids_NE))
+    state.next_B[state.row_N] = position_NAE.amax((1, 2)) + 1
 
 
-def ahead(reading: Reading, start: int, most: int) -> tuple[Tensor, Tensor]:
-    """What the rows at work attend to if they write on from column ``start``, and where their first token stands."""
-    own_NC = reading.attention_BC[reading.row_N]
-    own_NC[:, start : start + most] = 1
-    return own_NC, reading.next_B[reading.row_N]
-
-
-def decode(
-    model: Any,
-    ids_PL: Tensor,
-    attention_PL: Tensor,
-    index_B: Tensor,
-    uniform_BT: Tensor,
-    ended: Callable[[Tensor], Tensor],
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Complete the left-padded prompt ``index_B[b]`` in every row b: `read`, then `write`."""
-    room = ids_PL.shape[1] + uniform_BT.shape[1]
-    reading = read(model, ids_PL, attention_PL, positions(attention_PL)[:, None], index_B, room)
-    return write(reading, uniform_BT, ended, temperature, top_p)
-
-
-def _read(
-    model: Any, ids: Tensor, attention: Tensor, place: Tensor, cache: Any, seen: Mapping[str, Any]
+def _forward(
+    model: Any, ids: Tensor, attention: Tensor, position: Tensor, cache: Any, images: Mapping[str, Any]
 ) -> tuple[Any, Tensor]:
+    """The cache and the logits after the last token."""
     out = model(
         input_ids=ids,
         attention_mask=attention,
-        position_ids=position_ids(place),
+        position_ids=position_ids(position),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-        **seen,
+        **images,
     )
     return out.past_key_values, out.logits[:, -1]
 
 
-def choose(
-    logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float, banned: Sequence[int] = ()
+def sample_token(
+    logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float, banned_ids: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
     """A token a row ``[B]`` and its log-prob ``[B]`` under softmax(logits / temperature), in float32.
 
-    Temperature 0 takes the likeliest token, with its log-prob at temperature 1. ``top_p`` < 1 draws from the smallest
-    set of likeliest tokens that holds this mass. Tokens in ``banned`` have no probability.
+    Temperature 0 takes the most likely token, with its log-prob at temperature 1. ``top_p`` < 1 samples from the
+    smallest set of most likely tokens that holds this probability mass. ``banned_ids`` have probability 0.
     """
-    logp_BV = tempered(logits_BV, temperature, banned)
+    logp_BV = tempered_logprobs(logits_BV, temperature, banned_ids)
     if temperature == 0:
         token_B1 = logp_BV.argmax(-1, keepdim=True)
     else:
@@ -231,12 +222,7 @@ def choose(
 
 
 def nucleus(p_BV: Tensor, top_p: float) -> Tensor:
-    """The probabilities of the likeliest tokens that together hold ``top_p``, 0 for all others (not renormalised)."""
+    """Probabilities of the most likely tokens that together hold ``top_p``, 0 for all others (not renormalized)."""
     ordered, index = p_BV.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(p_BV).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
-
-
-def positions(attention: Tensor) -> Tensor:
-    """Positions ``[B, L]`` that count only what is attended to."""
-    return (attention.cumsum(1) - 1).clamp(min=0)

@@ -1,6 +1,6 @@
-"""Transformers' processors, which prepare pictures for a vision-language model: read, bounded, written.
+"""Transformers' processors, which prepare pictures for a vision-language model: loaded, bounded and saved.
 
-Some of them read videos too and then ask for torchvision even where only pictures come; here they do without it.
+Some of them process videos too and require torchvision even where only pictures are used; here they do not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 FILES = ("processor_config.json", "preprocessor_config.json")
 
 
-def load(place: str, tokenizer: Any, model_type: str) -> Any | None:
+def load_processor(place: str, tokenizer: Any, model_type: str) -> Any | None:
     """The processor that was saved with a model, None if none was."""
     from transformers import AutoImageProcessor, AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
@@ -25,22 +25,22 @@ def load(place: str, tokenizer: Any, model_type: str) -> Any | None:
     if kind is None or is_torchvision_available() or "video_processor" not in kind.get_attributes():
         return AutoProcessor.from_pretrained(place)
     settings, _ = kind.get_processor_dict(place)
-    taken = set(inspect.signature(kind.__init__).parameters) - set(kind.get_attributes())
+    accepted = set(inspect.signature(kind.__init__).parameters) - set(kind.get_attributes())
     images = AutoImageProcessor.from_pretrained(place)
-    return without_videos(kind, images, tokenizer, **{k: v for k, v in settings.items() if k in taken})
+    return without_videos(kind, images, tokenizer, **{k: v for k, v in settings.items() if k in accepted})
 
 
 def without_videos(kind: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> Any:
-    """A processor of class ``kind`` that reads pictures and no videos, and so does not need torchvision."""
-    made = kind.__new__(kind)
-    made.check_argument_for_proper_class = lambda *_: None  # it refuses None in place of the part for videos
-    made.__init__(image_processor=image_processor, tokenizer=tokenizer, video_processor=None, **settings)
-    del made.check_argument_for_proper_class
-    return made
+    """A processor of class ``kind`` for pictures and no videos, which does not need torchvision."""
+    processor = kind.__new__(kind)
+    processor.check_argument_for_proper_class = lambda *_: None  # it refuses None in place of the video processor
+    processor.__init__(image_processor=image_processor, tokenizer=tokenizer, video_processor=None, **settings)
+    del processor.check_argument_for_proper_class
+    return processor
 
 
-def save(processor: Any, folder: str | Path) -> None:
-    """Write a processor as transformers reads it, with its tokenizer and chat template."""
+def save_processor(processor: Any, folder: str | Path) -> None:
+    """Write a processor in transformers' layout, with its tokenizer and chat template."""
     if getattr(processor, "video_processor", True) is not None:
         processor.save_pretrained(folder)
         return
@@ -50,24 +50,25 @@ def save(processor: Any, folder: str | Path) -> None:
         (Path(folder) / "chat_template.jinja").write_text(processor.chat_template)
 
 
-def bound(processor: Any, name: str, min_pixels: int | None, max_pixels: int | None) -> None:
-    """Let pictures be resized to so many pixels. ValueError if the processor of model ``name`` has no such bounds."""
+def set_pixel_bounds(processor: Any, name: str, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Set the smallest and the largest number of pixels that pictures are resized to; None keeps a bound.
+
+    ValueError if the processor of model ``name`` has no such bounds.
+    """
     size = getattr(processor, "image_processor", None) and processor.image_processor.size
-    given = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    if not has_pixel_bounds(processor):
+    if size is None or not has_pixel_bounds(processor):
         option = "min_pixels" if min_pixels is not None else "max_pixels"
         raise ValueError(
-            f"model '{name}': {option} has no effect, its pictures have sizes of their own ({size or 'none'})"
+            f"model '{name}': {option} has no effect, its pictures have a fixed size ({size or 'none'}) instead"
         )
-    bounds = {k: given[k] if given[k] is not None else size[k] for k in given}
-    if not 0 < bounds["shortest_edge"] <= bounds["longest_edge"]:
-        raise ValueError(
-            f"min_pixels {bounds['shortest_edge']} is not between 1 and max_pixels {bounds['longest_edge']}"
-        )
-    processor.image_processor.size = type(size)(**bounds)
+    smallest = size["shortest_edge"] if min_pixels is None else min_pixels
+    largest = size["longest_edge"] if max_pixels is None else max_pixels
+    if not 0 < smallest <= largest:
+        raise ValueError(f"min_pixels {smallest} is not between 1 and max_pixels {largest}")
+    processor.image_processor.size = type(size)(shortest_edge=smallest, longest_edge=largest)
 
 
 def has_pixel_bounds(processor: Any) -> bool:
-    """Whether pictures keep their shape and are resized between two numbers of pixels (Qwen-VL and its kin)."""
+    """Whether pictures keep their aspect ratio and are resized between two numbers of pixels (as in Qwen-VL)."""
     images = getattr(processor, "image_processor", None)
     return images is not None and "min_pixels" in getattr(images.valid_kwargs, "__annotations__", {})

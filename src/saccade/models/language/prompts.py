@@ -1,8 +1,10 @@
-"""What a model reads: tokens with their positions, and the pictures among them as its processor prepared them."""
+"""Inputs of a language model: tokens with their positions, and the pictures among them as its processor prepared them.
+
+Suffixes here: P prompts, B rows, L tokens, A position axes.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +13,12 @@ import torch
 from torch import Tensor
 
 from saccade.math.frames import Frame
+from saccade.math.pixels import picture_digest
 
 
 @dataclass(frozen=True)
 class PerRow:
-    """One plain value for each row of a rollout, picked as a tensor is: ``values[index_B]``."""
+    """One plain value for each row of a rollout, indexed as a tensor is: ``values[index_B]``."""
 
     values: tuple[Any, ...]
 
@@ -27,90 +30,82 @@ class PerRow:
 
     @staticmethod
     def join(parts: Sequence[PerRow]) -> PerRow:
-        """The values of several rollouts, one below the other."""
+        """The values of several rollouts, concatenated."""
         return PerRow(tuple(value for part in parts for value in part.values))
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
-    """Pictures that were prepared together: what the vision part takes, and how many tokens they fill.
+class ImageInputs:
+    """Pictures that were prepared together: the inputs of the vision encoder, and the number of tokens they fill.
 
-    Two sights are the same if they are the same object, however often rows refer to it; so features are computed once.
+    Two are equal if they are the same object, however many rows refer to it, so that features are computed once.
     """
 
     inputs: Mapping[str, Tensor]
     tokens: int
 
 
-Sights = tuple[Sight | None, ...]
-"""The pictures of a row in the order of its passages: the prompt's, then those of what it was told."""
+ImageInputsList = tuple[ImageInputs | None, ...]
+"""The pictures of a row in the order of its parts: those of the prompt, then those of each later message."""
 
 
 @dataclass(frozen=True, eq=False)
-class Passage:
-    """Tokens ``[L]`` and their positions ``[A, L]`` from 0 on (A = 3 axes where pictures have rows and columns, else
-    1).
+class EncodedPrompt:
+    """Token ids ``[L]`` and their positions ``[A, L]``, which begin at 0.
 
-    ``frames`` are those of its pictures as the model is shown them.
+    A is 3 for models whose positions count time, rows and columns of pictures (M-RoPE), else 1. ``frames`` describe the
+    pictures as the model receives them.
     """
 
     ids_L: Tensor
-    place_AL: Tensor
-    sight: Sight | None = None
+    position_AL: Tensor
+    images: ImageInputs | None = None
     frames: tuple[Frame, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids_L)
 
     @property
-    def after(self) -> int:
-        """The position that follows."""
-        return int(self.place_AL.max()) + 1
+    def next_position(self) -> int:
+        """The position after the last token."""
+        return int(self.position_AL.max()) + 1
 
-    def tail(self) -> Passage:
-        """Without the first token, which must not be a picture's."""
-        return Passage(self.ids_L[1:], self.place_AL[:, 1:] - 1, self.sight, self.frames)
-
-
-def beside(passages: Sequence[Passage], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens ``[P, L]``, what is attended to ``[P, L]`` and positions ``[P, A, L]`` (int64), padded on the left."""
-    longest = max(map(len, passages))
-    ids_PL = torch.full((len(passages), longest), pad)
-    attention_PL = torch.zeros(len(passages), longest, dtype=torch.int64)
-    place_PAL = torch.zeros(len(passages), len(passages[0].place_AL), longest, dtype=torch.int64)
-    for i, passage in enumerate(passages):
-        own = slice(longest - len(passage), longest)
-        ids_PL[i, own], attention_PL[i, own], place_PAL[i, :, own] = passage.ids_L, 1, passage.place_AL
-    return ids_PL, attention_PL, place_PAL
+    def without_first(self) -> EncodedPrompt:
+        """The same without its first token, which must not belong to a picture."""
+        return EncodedPrompt(self.ids_L[1:], self.position_AL[:, 1:] - 1, self.images, self.frames)
 
 
-def position_ids(place_BAL: Tensor) -> Tensor:
-    """Positions as models take them: ``[B, L]`` for one axis, ``[3, B, L]`` for three."""
-    return place_BAL[:, 0] if place_BAL.shape[1] == 1 else place_BAL.transpose(0, 1)
+def pad_left(prompts: Sequence[EncodedPrompt], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids ``[P, L]``, attention mask ``[P, L]`` and positions ``[P, A, L]`` (int64), padded on the left."""
+    longest = max(map(len, prompts))
+    ids_PL = torch.full((len(prompts), longest), pad_id)
+    attention_PL = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    position_PAL = torch.zeros(len(prompts), len(prompts[0].position_AL), longest, dtype=torch.int64)
+    for i, prompt in enumerate(prompts):
+        columns = slice(longest - len(prompt), longest)
+        ids_PL[i, columns], attention_PL[i, columns], position_PAL[i, :, columns] = prompt.ids_L, 1, prompt.position_AL
+    return ids_PL, attention_PL, position_PAL
 
 
-def digest(pixels: Any) -> str:
-    """A name for a picture that follows from its shape and its pixels, the same whenever and wherever it is asked
-    for.
-    """
-    return hashlib.blake2b(pixels.tobytes(), digest_size=12, key=repr(pixels.shape).encode()[:64]).hexdigest()
+def position_ids(position_BAL: Tensor) -> Tensor:
+    """Positions in the layout of transformers: ``[B, L]`` for one axis, ``[3, B, L]`` for three."""
+    return position_BAL[:, 0] if position_BAL.shape[1] == 1 else position_BAL.transpose(0, 1)
 
 
-Names = dict[int, tuple[Any, str]]
+DigestCache = dict[int, tuple[Any, str]]
+"""Pictures and their digests by `id`; holding the picture keeps its id from being reused."""
 
 
-def content(value: Any, names: Names) -> str:
-    """A text that is the same for nests of texts and pictures that hold the same. ``names`` remembers pictures by
-    `id`.
-    """
-    return repr(_named(value, names))
+def content_key(value: Any, digests: DigestCache) -> str:
+    """A string that is equal for nested structures of equal texts and pictures; ``digests`` is filled on the way."""
+    return repr(_with_digests(value, digests))
 
 
-def _named(value: Any, names: Names) -> Any:
+def _with_digests(value: Any, digests: DigestCache) -> Any:
     if hasattr(value, "tobytes"):
-        if id(value) not in names:
-            names[id(value)] = value, digest(value)  # the picture too, so that no other takes its place in memory
-        return names[id(value)][1]
+        if id(value) not in digests:
+            digests[id(value)] = value, picture_digest(value)
+        return digests[id(value)][1]
     if isinstance(value, Mapping):
-        return {key: _named(inner, names) for key, inner in value.items()}
-    return [_named(inner, names) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: _with_digests(inner, digests) for key, inner in value.items()}
+    return [_with_digests(inner, digests) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""The seeing part of a vision-language model: features of pictures, computed once however many rows look at them."""
+"""The vision encoder of a vision-language model: features of pictures, computed once however many rows show them."""
 
 from __future__ import annotations
 
@@ -11,82 +11,80 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from saccade.models.language.prompts import Sight
+from saccade.models.language.prompts import ImageInputs
 
-AT_ONCE = 2**24
-"""Numbers that go through the vision part in one call; it is a whole batch of small pictures, or a few large ones."""
+MAX_ELEMENTS = 2**24
+"""Elements of input that go through the encoder in one call: many small pictures, or a few large ones."""
 
-Leaves = tuple[Tensor, ...]
-"""Features of a sight's tokens ``[tokens, D]``: what takes the place of the placeholders, then those of deeper
-layers.
-"""
+Features = tuple[Tensor, ...]
+"""Features of the tokens of some image inputs ``[tokens, D]``: those that replace the placeholders, then those that are
+added in deeper layers."""
 
 
-class Eyes:
-    """Turns sights into what a model's forward pass takes. A frozen part looks at a sight once as long as it exists.
+class VisionEncoder:
+    """Turns image inputs into arguments of a model's forward pass.
 
-    A trained part looks once a call, with gradients; nothing of it is kept.
+    A frozen encoder computes the features of image inputs once and caches them as long as the inputs exist. A trained
+    encoder computes them once a call, with gradients, and caches nothing.
     """
 
     def __init__(self, model: Any, trained: Sequence[nn.Parameter] = ()):
-        moving = {id(p) for p in trained}
+        trained_ids = {id(p) for p in trained}
         self.model = model
-        self.frozen = not any(id(p) in moving for p in parameters(model))
-        self.kept: WeakKeyDictionary[Sight, Leaves] = WeakKeyDictionary()
+        self.frozen = not any(id(p) in trained_ids for p in vision_parameters(model))
+        self.cache: WeakKeyDictionary[ImageInputs, Features] = WeakKeyDictionary()
         self.one_tensor = False
-        taken = inspect.signature(model.forward).parameters
-        self.marks = [name for name in ("token_type_ids", "mm_token_type_ids") if name in taken]
+        accepted = inspect.signature(model.forward).parameters
+        self.type_ids = [name for name in ("token_type_ids", "mm_token_type_ids") if name in accepted]
 
-    def see(self, sights: Sequence[Sight | None], ids_BL: Tensor) -> dict[str, Any]:
-        """Arguments for the forward pass over rows ``ids_BL`` whose placeholders stand for ``sights``, in this
-        order.
-        """
-        present = [sight for sight in sights if sight is not None]
+    def model_inputs(self, images: Sequence[ImageInputs | None], ids_BL: Tensor) -> dict[str, Any]:
+        """Arguments for a forward pass over rows ``ids_BL`` whose placeholders stand for ``images``, in order."""
+        present = [one for one in images if one is not None]
         if not present:
             return {}
-        leaves = self._leaves(list(dict.fromkeys(present)))
-        joined = [torch.cat(parts) for parts in zip(*(leaves[sight] for sight in present))]
-        features = SimpleNamespace(
+        features = self._features(list(dict.fromkeys(present)))
+        joined = [torch.cat(parts) for parts in zip(*(features[one] for one in present))]
+        output = SimpleNamespace(
             pooler_output=joined[0][None] if self.one_tensor else [joined[0]],
             deepstack_features=[[layer] for layer in joined[1:]],
         )
-        marks = {name: (ids_BL == self.model.config.image_token_id).long() for name in self.marks}
-        return {"mm_encoder_outputs": {"image": features}} | marks
+        type_ids = {name: (ids_BL == self.model.config.image_token_id).long() for name in self.type_ids}
+        return {"mm_encoder_outputs": {"image": output}} | type_ids
 
-    def _leaves(self, sights: list[Sight]) -> dict[Sight, Leaves]:
-        known = {sight: self.kept[sight] for sight in sights if sight in self.kept}
+    def _features(self, images: list[ImageInputs]) -> dict[ImageInputs, Features]:
+        known = {one: self.cache[one] for one in images if one in self.cache}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            for some in _alike([sight for sight in sights if sight not in known]):
-                known.update(zip(some, self._look(some)))
+            for batch in _batches([one for one in images if one not in known]):
+                known.update(zip(batch, self._encode(batch)))
         if self.frozen:
-            self.kept.update(known)
+            self.cache.update(known)
         return known
 
-    def _look(self, sights: list[Sight]) -> list[Leaves]:
+    def _encode(self, images: list[ImageInputs]) -> list[Features]:
         inner = self.model.base_model
-        inputs = {k: torch.cat([s.inputs[k] for s in sights]).to(self.model.device) for k in sights[0].inputs}
+        inputs = {k: torch.cat([one.inputs[k] for one in images]).to(self.model.device) for k in images[0].inputs}
         out = inner.get_image_features(**inputs, return_dict=True)
         self.one_tensor = isinstance(out.pooler_output, Tensor)
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
-        counts = [sight.tokens for sight in sights]
+        counts = [one.tokens for one in images]
         return list(zip(*(_flat(layer).split(counts) for layer in layers)))
 
 
-def parameters(model: Any) -> Iterator[nn.Parameter]:
+def vision_parameters(model: Any) -> Iterator[nn.Parameter]:
     """The weights that only pictures pass through: all but the decoder's and the head's."""
-    words = {id(p) for part in (model.get_decoder(), model.get_output_embeddings()) for p in part.parameters()}
-    return (p for p in model.parameters() if id(p) not in words)
+    text = {id(p) for part in (model.get_decoder(), model.get_output_embeddings()) for p in part.parameters()}
+    return (p for p in model.parameters() if id(p) not in text)
 
 
-def _alike(sights: list[Sight]) -> Iterator[list[Sight]]:
-    """Sights that can go through the vision part together: their inputs differ in the first axis alone."""
-    groups: dict[Any, list[Sight]] = {}
-    for sight in sights:
-        groups.setdefault(tuple((k, v.shape[1:], v.dtype) for k, v in sight.inputs.items()), []).append(sight)
+def _batches(images: list[ImageInputs]) -> Iterator[list[ImageInputs]]:
+    """Image inputs that can go through the encoder together: they differ in the size of the first axis alone."""
+    groups: dict[Any, list[ImageInputs]] = {}
+    for one in images:
+        groups.setdefault(tuple((k, v.shape[1:], v.dtype) for k, v in one.inputs.items()), []).append(one)
     for group in groups.values():
-        largest = max(sum(v.numel() for v in sight.inputs.values()) for sight in group)
-        most = max(AT_ONCE // largest, 1)
-        yield from (group[i : i + most] for i in range(0, len(group), most))
+        largest = max(sum(v.numel() for v in one.inputs.values()) for one in group)
+        count = max(MAX_ELEMENTS // largest, 1)
+        yield from (group[i : i + count] for i in range(0, len(group), count))
 
 
 def _flat(features: Any) -> Tensor:

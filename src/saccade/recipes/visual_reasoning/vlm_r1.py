@@ -1,19 +1,20 @@
-"""VLM-R1: GRPO with rules as rewards teaches a vision-language model to point at things and to find all of a kind.
+"""VLM-R1: GRPO with rule-based rewards trains a vision-language model to ground expressions and to detect objects.
 
 paper: VLM-R1: A Stable and Generalizable R1-style Large Vision-Language Model, arXiv 2504.07615.
-idea: A box can be judged without a model: by its overlap with the right one (expressions), or by average precision over
-    all boxes written (detection), beside a point for thoughts and answer between their tags. Average precision alone
-    forgives boxes too many, so it is multiplied by targets / boxes (odLength), or pairs are matched and the rest
-    weighed (weighted_sum); length and repetition may count too.
-claims: Trained on expressions by attributes, RL does better on relations, which neither saw, than supervised
-    fine-tuning on the same pictures, asked with thoughts or without, and as well in its own domain. Under average
-    precision alone a detector writes more boxes than under odLength, and no better ones.
-differs: The cosine of the length knows wrong answers (the release overwrites their score before it is tested). Overlap
-    is exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA sits on the attention projections.
-    Here the untrained model has seen boxes by relation too, fewer than by attributes; thoughts are the name of what is
-    meant. The check trains 80 steps on expressions and 60 of half the batch on detection, where its design has 100. In
-    the check supervised fine-tuning forgets nothing: fresh pictures leave it nothing to memorise. Both go from 0.42 to
-    about 0.66 on relations, RL without thoughts 0.02 above, with thoughts 0.03 below.
+idea: A box can be judged without a model: by its overlap with the correct one (expressions), or by the average
+    precision of all boxes written (detection), beside a point for thoughts and answer between their tags. Average
+    precision alone forgives spurious boxes, so it is multiplied by targets / boxes (odLength), or pairs are matched and
+    unmatched boxes counted (weighted_sum); length and repetition may count too.
+claims: Trained on expressions by attributes, RL does better on relations, which neither method trains on, than
+    supervised fine-tuning on the same pictures, prompted with thoughts or without, and as well in its training domain.
+    Under average precision alone a detector writes more boxes than under odLength, and no better ones.
+differs: The cosine length reward distinguishes wrong answers (the release overwrites their score before it is tested).
+    Overlap is exact down to thin boxes, for pairs of a weighted sum too. No dropout; LoRA is on the attention
+    projections. Here the untrained model was pretrained on boxes by relation too, fewer than by attributes; thoughts
+    are the name of the object that is meant. The check trains 80 steps on expressions and 60 of half the batch on
+    detection, where its design has 100. In the check supervised fine-tuning forgets nothing: fresh pictures leave it
+    nothing to memorize. Both go from 0.42 to about 0.66 on relations, RL without thoughts 0.02 above, with thoughts
+    0.03 below.
 """
 
 from __future__ import annotations
@@ -21,214 +22,199 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
-from saccade.algorithms.sft import Supervised, gold_rollout
-from saccade.core import Collect, Objective, Problem, Reward, Rollout, Show
-from saccade.evaluation.templates import Template, around, asking, tagged
-from saccade.math.advantages import group_advantage
+from saccade.algorithms.grpo import GRPO
+from saccade.algorithms.sft import SupervisedLoss, sft_batch
+from saccade.core import Collect, LogSamples, Objective, Problem, Reward, Rollout, Stateful
+from saccade.evaluation.templates import Template, answer_template, has_answer_tags, prompt_template
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
-from saccade.policies.tokens import TokenModel, TokenPolicy, build
-from saccade.rewards.boxes import BoxOverlap, DetectionPrecision, MatchedBoxes
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.rewards.boxes import BoxOverlap, BoxReward, DetectionPrecision, MatchedBoxes
 from saccade.rewards.rubric import judge, weighted
 from saccade.rewards.text.length import CosineLength, Repetition
-from saccade.rewards.text.reading import boxes
+from saccade.rewards.text.parsing import parse_boxes
 from saccade.training.claims import Arms, Claim, gain
-from saccade.training.feeds import OnPolicy
-from saccade.training.groups import in_groups
-from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.questions import task
 from saccade.worlds.questions.grounding import GroundingTask, f1
 
-REWARDS = {
-    "iou": BoxOverlap(), "od_ap": DetectionPrecision(), "od_ap50": DetectionPrecision((0.5,)),
-    "odLength": DetectionPrecision(by_count=True), "weighted_sum": MatchedBoxes(),
-}  # fmt: skip
-"""Who judges boxes, by the release's names."""
+REWARDS: dict[str, BoxReward] = {
+    "iou": BoxOverlap(),
+    "od_ap": DetectionPrecision(),
+    "od_ap50": DetectionPrecision((0.5,)),
+    "odLength": DetectionPrecision(by_count=True),
+    "weighted_sum": MatchedBoxes(),
+}
+"""Rewards on boxes, by the release's names."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """VLM-R1; the defaults are the embedded miniature's, on expressions."""
 
+    schedule: Flat[Schedule] = Schedule(steps=80, evaluate_every=40, save_every=40)
+    batch: Flat[Batch] = Batch(prompts_per_step=16, group_size=8, micro_rows=128)
+    epochs: int = 1
+    """Number of passes over each batch."""
+    seed: int = 0
+    """Seed of questions, sampled tokens and initial LoRA weights."""
     model: TokenModel = TokenModel(max_new_tokens=24)
     task: GroundingTask = GroundingTask()
     method: Literal["grpo", "sft"] = "grpo"
-    """Reinforcement learning, or supervised fine-tuning on the same pictures."""
-    reward: Literal["iou", "od_ap", "od_ap50", "odLength", "weighted_sum"] = "iou"
-    """Who judges the boxes: overlap of the first, average precision, that times targets / boxes, or pairs matched."""
-    format_weight: float = 1.0
-    """Weight of the point for an answer in the template's form that holds boxes; 0 leaves it out."""
-    cosine_length: int = 0
-    """Tokens up to which right answers had better be short and wrong ones long; 0 leaves that out."""
-    repetition_penalty: bool = False
-    """Whether boxes (detection) or runs of six words that are written again cost up to a point."""
+    """Learning rule: GRPO, or supervised fine-tuning on the same pictures."""
     template: Template = "think"
-    """What is asked for in training: an answer, an answer in tags, or thoughts and an answer in tags."""
-    other_templates: tuple[Template, ...] = ("answer",)
-    """Other templates that each evaluation asks in too."""
+    """Form of the answer that training prompts ask for: plain, in answer tags, or thoughts and answer in tags."""
+    eval_templates: tuple[Template, ...] = ("answer",)
+    """Further prompt templates that each evaluation uses, beside that of training."""
     instruction: str = ""
-    """Put behind each question, before the template: how boxes are to be written, where the model does not know."""
-    seed: int = 0
-    """Seed of everything: questions, words, initial LoRA."""
-    steps: int = 80
-    """Training steps (batches of attempts)."""
-    prompts_per_step: int = 16
-    """Different questions in a batch, over all processes."""
-    group: int = 8
-    """Attempts at each question, compared with one another."""
-    iterations: int = 1
-    """Times that a batch is learnt from."""
-    clip: float = 0.2
-    """Range of the probability ratio."""
-    clip_high: float | None = None
-    """Range upwards, where it differs (0.28 in one of the release's scripts)."""
-    beta: float = 0.04
-    """Weight of the k3 distance to the reference; 0 needs none."""
-    lr: float = 1e-4
-    """Learning rate of AdamW."""
-    warmup: int = 5
-    """Optimiser steps over which the learning rate rises."""
-    micro_rows: int = 128
-    """Attempts that go through the network at once in an update."""
-    evaluate_every: int = 40
-    save_every: int = 40
+    """Text after each question, before that of the template: how to write boxes, for a model that does not know it."""
+    reward: Literal["iou", "od_ap", "od_ap50", "odLength", "weighted_sum"] = "iou"
+    """Reward on boxes: overlap of the first, average precision (od_ap, od_ap50, odLength), or matched pairs."""
+    format_weight: float = 1.0
+    """Weight of the reward for an answer in the template's form that holds boxes; 0 leaves the format out."""
+    cosine_length: int = 0
+    """Tokens over which the length reward favours short correct and long wrong answers; 0 leaves length out."""
+    repetition_penalty: bool = False
+    """Take up to a point for repeated boxes (detection) or repeated runs of six words (expressions)."""
+    grpo: GRPO = GRPO(unbiased_std=True, average="rows", beta=0.04)
+    optim: AdamW = AdamW(lr=1e-4, warmup=5)
 
 
 _TINY = Settings()
 _DETECTION = replace(
-    _TINY, model=TokenModel(max_new_tokens=72), task=GroundingTask("detection"), reward="odLength", prompts_per_step=8
+    _TINY,
+    batch=replace(_TINY.batch, prompts_per_step=8),
+    model=TokenModel(max_new_tokens=72),
+    task=GroundingTask("detection"),
+    reward="odLength",
 )
-_BOX = " Give its box as [x1, y1, x2, y2] in pixels."
 _BOXES = " Give their boxes as JSON, a list of objects with bbox_2d in pixels and label, or None if there are none."
 _REAL = Settings(
+    schedule=Schedule(steps=500, evaluate_every=100, save_every=100),
+    batch=Batch(prompts_per_step=16, group_size=8, micro_rows=8),
     model=replace(QWEN25_VL_3B, max_new_tokens=2048, train_vision=True),
     task=GroundingTask(questions="refcoco_train.jsonl", held_out="refcoco_val.jsonl", out_of_domain="lisa_test.jsonl"),
-    other_templates=("answer", "plain"), instruction=_BOX, steps=500, lr=1e-6, warmup=1, micro_rows=8,
-    evaluate_every=100, save_every=100,
-)  # fmt: skip
+    eval_templates=("answer", "plain"),
+    instruction=" Give its box as [x1, y1, x2, y2] in pixels.",
+    optim=AdamW(lr=1e-6, warmup=1),
+)
+_HIGHER_LR = replace(_REAL, optim=replace(_REAL.optim, lr=1e-5))
 PRESETS = {
     "tiny": _TINY,
     "tiny-detection": _DETECTION,
     "qwen25-vl-3b": _REAL,
-    "qwen25-vl-3b-lora": replace(_REAL, model=replace(_REAL.model, lora_rank=64, train_vision=False), lr=1e-5),
-    "qwen25-vl-3b-sft": replace(_REAL, method="sft", template="answer", other_templates=("think", "plain"), lr=1e-5),
+    "qwen25-vl-3b-lora": replace(_HIGHER_LR, model=replace(_REAL.model, lora_rank=64, train_vision=False)),
+    "qwen25-vl-3b-sft": replace(_HIGHER_LR, method="sft", template="answer", eval_templates=("think", "plain")),
     "qwen25-vl-3b-detection": replace(
         _REAL,
+        schedule=replace(_REAL.schedule, steps=1000),
         task=GroundingTask("detection", "d3_train.jsonl", "d3_val.jsonl", "ovdeval.jsonl"),
-        instruction=_BOXES, reward="weighted_sum", cosine_length=1024, repetition_penalty=True, steps=1000,
+        instruction=_BOXES,
+        reward="weighted_sum",
+        cosine_length=1024,
+        repetition_penalty=True,
     ),
-}  # fmt: skip
+}
 
 
 def policies(cfg: Settings) -> dict[str, TokenPolicy]:
-    """The model that points, asked in the template of its training."""
-    return {"policy": build(cfg.model, asking(cfg.template, cfg.instruction), cfg.seed)}
-
-
-def rewards(cfg: Settings) -> dict[str, Reward]:
-    """What is added up, by name."""
-    score = replace(REWARDS[cfg.reward], tagged=tagged(cfg.template))
-    found: dict[str, Reward] = {"accuracy": score, "format": cfg.task.form(cfg.template)}
-    if cfg.cosine_length:
-        found["length"] = CosineLength(score, cfg.cosine_length)
-    if cfg.repetition_penalty:
-        found["repetition"] = Repetition(1, boxes) if cfg.task.kind == "detection" else Repetition()
-    return found
+    """The model that writes boxes, prompted in the template of its training."""
+    return {"policy": build_token_policy(cfg.model, prompt_template(cfg.template, cfg.instruction), cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
-    """Train, evaluate, save. Returns the scores of questions kept back, in and out of domain, before and after."""
+    """Train, evaluate, save. Returns the scores of held-out questions, in and out of domain, before and after."""
     policy = policies(cfg)["policy"]
-    collect, objective, state = {"grpo": reinforced, "sft": imitated}[cfg.method](cfg, policy)
-    optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0)
-    return run_loop(
-        OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
-        Updates(
-            [Update("words", objective, policy.trained, optimizer, schedule=warmup(cfg.warmup))],
-            epochs=cfg.iterations,
-            micro_rows=cfg.micro_rows,
-        ),
+    collect, loss, state = {"grpo": reinforcement, "sft": imitation}[cfg.method](cfg, policy)
+    update = cfg.optim.update("words", loss, policy.trained)
+    return fit(
+        cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed),
+        cfg.batch.learner(update, epochs=cfg.epochs),
         run,
-        cfg.steps,
+        cfg.schedule,
         state={"policy": policy, **state},
         evaluate=lambda step: scores(cfg, policy, run.show(step)),
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.save_every,
     )
 
 
-Method = tuple[Collect, Objective, dict[str, Any]]
-"""How a batch comes about, what is learnt from it, and what a checkpoint must hold beside the policy."""
+Method = tuple[Collect, Objective, dict[str, Stateful]]
+"""How a batch is collected, the loss on it, and what a checkpoint holds beside the policy."""
 
 
-def reinforced(cfg: Settings, policy: TokenPolicy) -> Method:
-    """Attempts in groups, compared with one another, with a pull to the untrained model."""
-    judges, reference = rewards(cfg), Snapshot(policy.trained)
-    watched = {**judges, "f1": partial(f1, tagged=tagged(cfg.template))}
-    weights = {name: cfg.format_weight if name == "format" else 1.0 for name in judges}
+def reinforcement(cfg: Settings, policy: TokenPolicy) -> Method:
+    """GRPO: groups of samples, rewards by rules, and a KL penalty towards the untrained model."""
+    trained, reference = rewards(cfg), Snapshot(policy.trained)
+    logged = {**trained, "f1": partial(f1, require_tags=has_answer_tags(cfg.template))}
+    weights = {name: cfg.format_weight if name == "format" else 1.0 for name in trained}
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = judge(in_groups(policy.rollout, problems, seeds_P, cfg.group), watched)
-        rollout.rewards["total"] = weighted(rollout.rewards, weights)
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True))
-        if cfg.beta:
-            remember_reference(policy, reference, rollout, cfg.micro_rows)
-        return rollout
+        rollout = judge(cfg.batch.groups(policy.rollout, problems, seeds_P), logged)
+        reward = rollout.rewards["total"] = weighted(rollout.rewards, weights)
+        rollout.advantage_BT = rollout.broadcast(cfg.grpo.advantage(reward, rollout.group_B))
+        return cfg.grpo.with_reference(rollout, policy, reference, cfg.batch.micro_rows)
 
-    objective = PolicyGradient(policy, cfg.clip, cfg.clip_high, cfg.beta, "k3", average="rows")
-    return collect, objective, {"reference": reference}
+    return collect, cfg.grpo.loss(policy, cfg.model.max_new_tokens), {"reference": reference}
 
 
-def imitated(cfg: Settings, policy: TokenPolicy) -> Method:
-    """The right answers. ValueError if the template asks for thoughts."""
-    written = around(cfg.template)
-    collect = lambda problems, seeds_P, step: gold_rollout(policy, problems, written)
-    return collect, Supervised(policy), {}
+def imitation(cfg: Settings, policy: TokenPolicy) -> Method:
+    """Supervised fine-tuning on the correct answers. ValueError if the template asks for thoughts."""
+    template = answer_template(cfg.template)
+    collect = lambda problems, seeds_P, step: sft_batch(policy, problems, template)
+    return collect, SupervisedLoss(policy), {}
 
 
-def scores(cfg: Settings, policy: TokenPolicy, show: Show | None = None) -> dict[str, float]:
-    """Measures of each set kept back as asked in training, and "(template)" behind those of the other templates."""
-    asked = lambda template: replace(policy, prompt=asking(template, cfg.instruction), temperature=0.0).rollout
-    return cfg.task.score_by_template(asked, (cfg.template, *cfg.other_templates), show)
+def rewards(cfg: Settings) -> dict[str, Reward]:
+    """The rewards that are added up, by name."""
+    accuracy = replace(REWARDS[cfg.reward], require_tags=has_answer_tags(cfg.template))
+    found: dict[str, Reward] = {"accuracy": accuracy, "format": cfg.task.format_reward(cfg.template)}
+    if cfg.cosine_length:
+        found["length"] = CosineLength(accuracy, cfg.cosine_length)
+    if cfg.repetition_penalty:
+        found["repetition"] = Repetition(1, parse_boxes) if cfg.task.kind == "detection" else Repetition()
+    return found
+
+
+def scores(cfg: Settings, policy: TokenPolicy, log_samples: LogSamples | None = None) -> dict[str, float]:
+    """Scores of each held-out set under the training template, and with "(template)" appended under the others."""
+    sampler = lambda template: replace(policy.greedy(), prompt=prompt_template(template, cfg.instruction)).rollout
+    return cfg.task.score_by_template(sampler, (cfg.template, *cfg.eval_templates), log_samples)
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
-    """Measures of questions kept back, in and out of domain, answered greedily."""
+    """Scores of held-out questions, in and out of domain, answered greedily."""
     return scores(cfg, policies["policy"])
 
 
 sample = task.sample
 
 
-_FINDER = replace(_DETECTION, steps=60, evaluate_every=60, other_templates=())
-_LONG = replace(_TINY, evaluate_every=_TINY.steps)
-_SHORT = replace(_LONG, template="answer", other_templates=("think",))
+_GRPO = replace(_TINY, schedule=replace(_TINY.schedule, evaluate_every=_TINY.schedule.steps))
+_NO_THOUGHTS = replace(_GRPO, template="answer", eval_templates=("think",))
+_DETECTOR = replace(_DETECTION, schedule=replace(_DETECTION.schedule, steps=60, evaluate_every=60), eval_templates=())
 ARMS = {
-    "grpo": _LONG,
-    "grpo without thoughts": _SHORT,
-    "sft": replace(_SHORT, method="sft"),
-    "od_ap": replace(_FINDER, reward="od_ap"),
-    "odLength": replace(_FINDER, reward="odLength"),
+    "grpo": _GRPO,
+    "grpo without thoughts": _NO_THOUGHTS,
+    "sft": replace(_NO_THOUGHTS, method="sft"),
+    "od_ap": replace(_DETECTOR, reward="od_ap"),
+    "odLength": replace(_DETECTOR, reward="odLength"),
 }
 
 
-def lead(arm: Arms, name: str) -> float:
-    """How much more an arm gains than supervised fine-tuning, on relations."""
+def gain_over_sft(arm: Arms, name: str) -> float:
+    """How much more an arm gains on relations than supervised fine-tuning."""
     return gain(arm[name], "out of domain, accuracy") - gain(arm["sft"], "out of domain, accuracy")
 
 
 CLAIMS = (
     Claim(
-        "RL gains 3 points more on relations, which training did not show, than supervised fine-tuning on the same pictures",
-        lambda arm: lead(arm, "grpo"),
+        "RL gains 3 points more on relations, which nobody trains on, than supervised fine-tuning on the same pictures",
+        lambda arm: gain_over_sft(arm, "grpo"),
         least=0.03,
     ),
     Claim(
@@ -237,8 +223,8 @@ CLAIMS = (
         least=-0.03,
     ),
     Claim(
-        "asked as the supervised one is, without thoughts, RL gains 3 points more on relations too",
-        lambda arm: lead(arm, "grpo without thoughts"),
+        "prompted as supervised fine-tuning is, without thoughts, RL gains 3 points more on relations too",
+        lambda arm: gain_over_sft(arm, "grpo without thoughts"),
         least=0.03,
     ),
     Claim(

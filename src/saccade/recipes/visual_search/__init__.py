@@ -1,1 +1,1 @@
-"""Models that look for what is too small to be seen at a first glance."""
+"""Visual search: models that zoom in on what is too small in a reduced view."""

@@ -1,1 +1,1 @@
-"""Rewards of pictures that need no trained model of their own."""
+"""Rewards of pictures that need no model of a recipe: OCR, sharpness, diversity."""

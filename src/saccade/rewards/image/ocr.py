@@ -1,6 +1,6 @@
-"""Does a picture show the words that were asked for? Read by rapidocr (extra `ocr`), compared by edit distance.
+"""OCR reward: rapidocr (extra `ocr`) reads a picture, and the text is compared with the requested text.
 
-score = 1 if the read text contains the asked text, else 1 - min(edit distance, n) / n with n letters asked; both in
+score = 1 if the text contains the requested text, else 1 - min(edit distance, n) / n with n letters requested; both in
 lower case and without spaces (the rule of Flow-GRPO, arXiv 2505.05470).
 """
 
@@ -19,41 +19,54 @@ from saccade.rewards.text.parsing import edit_distance
 
 
 def similarity(rollout: Rollout) -> Tensor:
-    """Likeness of what is read to ``problem.answer["text"]``, in [0, 1] ``[B]``.
+    """`text_match` of the text read in each picture and ``problem.answer["text"]``, in [0, 1] ``[B]``.
 
-    NaN where no text was asked, or the picture (``rollout.outputs`` ``[B, 3, H, W]`` in [0, 1]) holds a NaN. ValueError
-    with the install line if rapidocr is absent.
+    ``rollout.outputs`` are pictures ``[B, 3, H, W]`` in [0, 1]. NaN where no text is requested, or the picture has a
+    NaN. ValueError with the install command if rapidocr is absent.
     """
-    asked = [_asked(problem.answer) for problem in rollout.problems]
-    judged = [text and bool(picture.isfinite().all()) for picture, text in zip(rollout.outputs, asked)]
+    targets = [_requested(problem.answer) for problem in rollout.problems]
+    judgeable = [target and bool(picture.isfinite().all()) for picture, target in zip(rollout.outputs, targets)]
     scores = [
-        likeness(read(picture), text) if can else math.nan for picture, text, can in zip(rollout.outputs, asked, judged)
+        text_match(read_text(picture), target) if can else math.nan
+        for picture, target, can in zip(rollout.outputs, targets, judgeable)
     ]
     return torch.tensor(scores, dtype=torch.float32)
 
 
-def likeness(seen: str, asked: str) -> float:
-    """1 if ``asked`` stands in ``seen``, else one minus the edit distance in lengths of ``asked``, at least 0."""
-    seen, asked = _plain(seen), _plain(asked)
-    return 1.0 if asked in seen else 1 - min(edit_distance(seen, asked), len(asked)) / len(asked)
+def text_match(text: str, target: str) -> float:
+    """1 where the text contains the target, else their `text_similarity`. ValueError for an empty target."""
+    score = text_similarity(text, target)
+    return 1.0 if _normalized(target) in _normalized(text) else score
 
 
-def read(picture: Tensor) -> str:
-    """All words that rapidocr finds in a picture ``[3, H, W]`` in [0, 1], one after another."""
-    return "".join(_reader()(to_bytes(picture)[..., ::-1].copy()).txts or ())  # it takes blue first
+def text_similarity(text: str, target: str) -> float:
+    """1 - min(edit distance, n) / n with n letters in the target; case and spaces do not count.
+
+    ValueError for an empty target.
+    """
+    text, target = _normalized(text), _normalized(target)
+    if not target:
+        raise ValueError(f"target text {target!r} is empty; a word is needed")
+    return 1 - min(edit_distance(text, target), len(target)) / len(target)
 
 
-def _asked(answer: Any) -> str:
+def read_text(picture: Tensor) -> str:
+    """All words that rapidocr reads in a picture ``[3, H, W]`` in [0, 1], joined without spaces."""
+    bgr = to_bytes(picture)[..., ::-1].copy()
+    return "".join(_engine()(bgr).txts or ())
+
+
+def _requested(answer: Any) -> str:
     text = answer.get("text") if isinstance(answer, dict) else None
-    return _plain(text) if isinstance(text, str) else ""
+    return _normalized(text) if isinstance(text, str) else ""
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return text.replace(" ", "").lower()
 
 
 @cache
-def _reader() -> Any:
+def _engine() -> Any:
     try:
         import onnxruntime  # noqa: F401  (rapidocr would fail later, with many lines)
         from rapidocr import RapidOCR

@@ -1,4 +1,4 @@
-"""Untouched monitors of pictures: nobody trains on them, so they show when a reward is being gamed."""
+"""Monitors of pictures that are not trained on, so that they show reward hacking."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from saccade.core import Rollout
 
 
 def sharpness(rollout: Rollout) -> Tensor:
-    """Mean absolute Laplacian of the grey picture, in units of the pixel range: ``[B]``; falls when pictures blur."""
+    """Mean absolute Laplacian of the grey picture, in units of the pixel range ``[B]``; low for blurred pictures."""
     grey = rollout.outputs.mean(1, keepdim=True)
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).reshape(1, 1, 3, 3)
     return F.conv2d(grey, kernel).abs().flatten(1).mean(1)
 
 
 def diversity(rollout: Rollout) -> Tensor:
-    """Mean absolute pixel distance of a picture to the others of its group: ``[B]``; NaN for a group of one."""
+    """Mean absolute pixel difference of a picture from the others of its group ``[B]``; NaN in a group of one."""
     flat = rollout.outputs.flatten(1)
     out = torch.full((len(flat),), float("nan"))
     for group in rollout.group_B.unique():

@@ -1,1 +1,1 @@
-"""Rewards by models: reward models, dual encoders, questions to a vision-language model."""
+"""Rewards by models: small reward models, dual encoders, vision-language models as VQA judges."""

@@ -1,8 +1,8 @@
-"""A frozen pair of encoders as a reward that gradients pass: cos(E_text(prompt), E_image(picture)).
+"""Dual-encoder (CLIP) reward, differentiable in the picture: cos(E_text(prompt), E_image(picture)).
 
-Any model of transformers that sees texts and pictures alike: CLIP, SigLIP, and the preference models that are such
-pairs (PickScore 2305.01569, whose score is this cosine times a constant). The official processor goes through whole
-grey levels; this one does the same to floats.
+Any dual encoder of transformers serves: CLIP, SigLIP, and preference models that are dual encoders (PickScore
+2305.01569, whose score is this cosine times a constant). The official processor rounds to integer grey levels; this one
+does the same preprocessing on floats.
 """
 
 from __future__ import annotations
@@ -16,50 +16,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.models.loading import encoder, locate
+from saccade.models.loading import load_image_encoder, locate
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of the filters that torch has too, with antialiasing."""
+"""Pillow's numbers of the resampling filters that torch has too, with antialiasing."""
 
 
 @dataclass(frozen=True)
 class TextImage:
-    """Cosine of prompt and picture, in [-1, 1] ``[B]``; gradients flow into the pictures. ``model`` is a folder or a
-    hub id.
-    """
+    """Cosine of the embeddings of prompt and picture, in [-1, 1] ``[B]``; gradients flow into the pictures."""
 
     model: str
+    """Folder or hub id of the encoders."""
     device: str = "cpu"
+    """Device of the encoders."""
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        processor, model = encoder(locate(self.model), self.device, texts=True)
-        pixels = prepared(rollout.outputs.to(self.device), processor.image_processor)
-        seen = _vector(model.get_image_features(pixel_values=pixels))
-        said = self._said([str(problem.inputs) for problem in rollout.problems])
-        return torch.cosine_similarity(seen, said, dim=1).float().to(rollout.outputs.device)
+        processor, model = load_image_encoder(locate(self.model), self.device, texts=True)
+        pixels = preprocess(rollout.outputs.to(self.device), processor.image_processor)
+        image_BD = _embedding(model.get_image_features(pixel_values=pixels))
+        text_BD = self._text_embeddings([str(problem.inputs) for problem in rollout.problems])
+        return torch.cosine_similarity(image_BD, text_BD, dim=1).float().to(rollout.outputs.device)
 
     @torch.no_grad()
-    def _said(self, prompts: Sequence[str]) -> Tensor:
-        processor, model = encoder(locate(self.model), self.device, texts=True)
+    def _text_embeddings(self, prompts: Sequence[str]) -> Tensor:
+        processor, model = load_image_encoder(locate(self.model), self.device, texts=True)
         unique = list(dict.fromkeys(prompts))
-        # SigLIP was taught on prompts filled up to one length; CLIP does not mind.
-        words = processor.tokenizer(unique, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
-        said = _vector(model.get_text_features(**words))
-        return said[[unique.index(prompt) for prompt in prompts]]
+        # SigLIP was trained on prompts padded to one length; CLIP masks the padding.
+        tokens = processor.tokenizer(unique, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
+        embeddings = _embedding(model.get_text_features(**tokens))
+        return embeddings[[unique.index(prompt) for prompt in prompts]]
 
 
-def prepared(pictures: Tensor, images: Any) -> Tensor:
-    """What an image processor makes of pictures ``[B, 3, H, W]`` in [0, 1]: resized, cut to the middle, normalised."""
+def preprocess(pictures: Tensor, images: Any) -> Tensor:
+    """Pictures ``[B, 3, H, W]`` in [0, 1], resized, center-cropped and normalized as an image processor does it.
+
+    ValueError for a resampling filter that torch does not have.
+    """
     if images.do_resize:
-        size = _size(images.size, pictures.shape[2:])
+        height, width = _target_size(images.size, pictures.shape[2], pictures.shape[3])
         mode = _FILTERS.get(int(images.resample))
         if mode is None:
             raise ValueError(
                 f"{type(images).__name__} resizes by filter {images.resample}; bilinear and bicubic are known"
             )
-        # One axis after the other, as Pillow does it: what a filter overshoots is cut off in between, too.
-        for part in ((pictures.shape[2], size[1]), size):
-            pictures = F.interpolate(pictures, part, mode=mode, antialias=True).clamp(0, 1)
+        # One axis after the other, as in Pillow, with values clamped to [0, 1] in between.
+        for size in ((pictures.shape[2], width), (height, width)):
+            pictures = F.interpolate(pictures, size, mode=mode, antialias=True).clamp(0, 1)
     if getattr(images, "do_center_crop", False):
         height, width = images.crop_size["height"], images.crop_size["width"]
         top, left = (pictures.shape[2] - height) // 2, (pictures.shape[3] - width) // 2
@@ -70,13 +73,14 @@ def prepared(pictures: Tensor, images: Any) -> Tensor:
     return (pictures - channels(images.image_mean)) / channels(images.image_std)
 
 
-def _size(size: Any, have: Sequence[int]) -> tuple[int, int]:
-    """Height and width to resize to: both given, or that of the shorter edge."""
+def _target_size(size: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width after resizing, from a processor's height and width, or its shortest edge."""
     short = size.get("shortest_edge")
     if not short:
         return size["height"], size["width"]
-    return tuple(short if edge == min(have) else int(short * edge / min(have)) for edge in have)
+    scaled = lambda edge: short if edge == min(height, width) else int(short * edge / min(height, width))
+    return scaled(height), scaled(width)
 
 
-def _vector(features: Any) -> Tensor:
+def _embedding(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output

@@ -1,1 +1,1 @@
-"""Rewards of programs by what they draw."""
+"""Rewards on the rendered pictures of programs."""

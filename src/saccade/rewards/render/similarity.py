@@ -1,9 +1,9 @@
-"""How like two batches of pictures are, pair by pair: ``[B, 3, H, W]`` in [0, 1] twice -> ``[B]``.
+"""Similarity of two batches of pictures, pair by pair: ``[B, 3, H, W]`` in [0, 1] twice -> ``[B]``.
 
-Standardised L2 (RLRF, arXiv 2505.20793, with z = (x - mean) / std of a whole picture, rho the correlation):
+Standardized L2 (RLRF, arXiv 2505.20793, with z = (x - mean) / std of a picture, rho the correlation):
     R = clip(1 - mean (z_a - z_b)^2, -1, 1) = clip(2 rho - 1, -1, 1)
-SSIM (Wang et al. 2004, an 11 x 11 Gaussian window of sigma 1.5, every channel, the rim left out).
-Dice of two fields: 2 <u, v> / (|u|^2 + |v|^2): 1 for equal ones, 0 for disjoint ones, less where they contradict.
+SSIM (Wang et al. 2004, an 11 x 11 Gaussian window of sigma 1.5, every channel, without the border).
+Dice of two fields: 2 <u, v> / (|u|^2 + |v|^2): 1 for equal ones, 0 for disjoint ones, negative for opposite ones.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 _GREY = (0.2125, 0.7154, 0.0721)
 
-_LEAST_STD = 1e-3
+_MIN_STD = 1e-3
 """Standard deviation below which a picture counts as constant: a quarter of a grey level."""
 
-_FAINT = 1e-6
-"""Mean square of paint or gradient that counts as none."""
+_EPS = 1e-6
+"""Term added to numerator and denominator of the Dice coefficient."""
 
 
 def standardized_l2(a: Tensor, b: Tensor) -> Tensor:
-    """Standardised L2 in [-1, 1]; a constant picture has 1 beside an equal one, -1 beside any other."""
+    """Standardized L2 in [-1, 1]; for a constant picture 1 if the other is equal, else -1."""
     distance = (_standardized(a) - _standardized(b)).square().flatten(1).mean(1)
     score = (1 - distance).clamp(-1, 1)
     constant = _constant(a) | _constant(b)
@@ -32,20 +32,18 @@ def standardized_l2(a: Tensor, b: Tensor) -> Tensor:
 
 
 def edge_l2(a: Tensor, b: Tensor, sigma: float = 2.3) -> Tensor:
-    """Standardised L2 of the edge maps: Canny, dilated 3 x 3, blurred by ``sigma`` pixels (2.3: a window of 13), in
-    [-1, 1].
-    """
-    return standardized_l2(edges(a, sigma), edges(b, sigma))
+    """Standardized L2 in [-1, 1] of the edge maps: Canny, dilated 3 x 3, blurred by ``sigma`` pixels."""
+    return standardized_l2(edge_maps(a, sigma), edge_maps(b, sigma))
 
 
-def edges(pictures: Tensor, sigma: float) -> Tensor:
-    """Soft edge maps ``[B, 1, H, W]`` in [0, 1]; equal pictures are looked at once."""
+def edge_maps(pictures: Tensor, sigma: float) -> Tensor:
+    """Soft edge maps ``[B, 1, H, W]`` in [0, 1]; equal pictures are processed once."""
     from skimage.feature import canny
 
-    different, which = torch.unique(_grey(pictures), dim=0, return_inverse=True)
-    maps = torch.from_numpy(np.stack([canny(grey) for grey in different.double().numpy()])).float()
-    thick = F.max_pool2d(maps[:, None], 3, 1, 1)
-    return _blurred(thick, sigma, int(2.6 * sigma + 0.5), "replicate")[which]
+    unique, index_B = torch.unique(_grey(pictures), dim=0, return_inverse=True)
+    maps = torch.from_numpy(np.stack([canny(grey) for grey in unique.double().numpy()])).float()
+    dilated = F.max_pool2d(maps[:, None], 3, 1, 1)
+    return _blurred(dilated, sigma, int(2.6 * sigma + 0.5), "replicate")[index_B]
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -56,36 +54,35 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b, both = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
-    alike = (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return alike.flatten(1).mean(1)
+    index = (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return index.flatten(1).mean(1)
 
 
 def structure_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Distance of paint and of outlines at several scales: 0 for equal pictures, 1 for nothing in common, at most 2.
+    """Distance of paint and of outlines at several scales: 0 for equal pictures, 1 for no overlap, at most 2.
 
-    One minus the mean, over scales of 1, 1/2, 1/4 … down to 4 pixels, of the Dice of the paint (what differs from
-    white) and the Dice of the colour gradients. Coarse scales give credit for what is nearly in place. It stands
-    where papers have LPIPS or DreamSim, and like them sees structure before pixels, but it is no model of human eyes
-    and knows no objects.
+    One minus the mean, over scales of 1, 1/2, 1/4 … down to 4 pixels, of the Dice coefficients of the paint (the
+    difference from white) and of the color gradients. Coarse scales reward shapes that are nearly in place. It replaces
+    LPIPS or DreamSim: like them it compares structure before pixels, but it is no model of human perception.
     """
     paint_a, paint_b = 1 - a, 1 - b
-    alike = []
+    scores = []
     while True:
-        alike += [_dice(paint_a, paint_b), _dice(_gradient(paint_a), _gradient(paint_b))]
+        scores += [_dice(paint_a, paint_b), _dice(_gradient(paint_a), _gradient(paint_b))]
         if min(paint_a.shape[2:]) < 8:
-            return 1 - torch.stack(alike).mean(0)
+            return 1 - torch.stack(scores).mean(0)
         paint_a, paint_b = F.avg_pool2d(paint_a, 2), F.avg_pool2d(paint_b, 2)
 
 
-def foreground_iou(a: Tensor, b: Tensor, least: float = 0.05) -> Tensor:
-    """Overlap of what is painted, whatever its color, in [0, 1]; 1 where neither picture shows anything.
+def foreground_iou(a: Tensor, b: Tensor, threshold: float = 0.05) -> Tensor:
+    """Intersection over union of the foregrounds, in [0, 1]; 1 where both pictures are blank.
 
-    A pixel is painted where a channel is further than ``least`` from white.
+    A pixel is foreground if one of its channels differs from white by more than ``threshold``.
     """
-    painted = lambda x: (x.amin(1) < 1 - least).flatten(1)
-    one, other = painted(a), painted(b)
-    union = (one | other).sum(1)
-    return torch.where(union > 0, (one & other).sum(1) / union.clamp(min=1), 1.0)
+    foreground = lambda x: (x.amin(1) < 1 - threshold).flatten(1)
+    foreground_a, foreground_b = foreground(a), foreground(b)
+    union = (foreground_a | foreground_b).sum(1)
+    return torch.where(union > 0, (foreground_a & foreground_b).sum(1) / union.clamp(min=1), 1.0)
 
 
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
@@ -96,11 +93,11 @@ def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
 def _standardized(x: Tensor) -> Tensor:
     flat = x.flatten(1)
     std, mean = torch.std_mean(flat, 1, correction=0, keepdim=True)
-    return (flat - mean) / std.clamp(min=_LEAST_STD)
+    return (flat - mean) / std.clamp(min=_MIN_STD)
 
 
 def _constant(x: Tensor) -> Tensor:
-    return x.flatten(1).std(1, correction=0) < _LEAST_STD
+    return x.flatten(1).std(1, correction=0) < _MIN_STD
 
 
 def _grey(x: Tensor) -> Tensor:
@@ -109,18 +106,16 @@ def _grey(x: Tensor) -> Tensor:
 
 def _dice(u: Tensor, v: Tensor) -> Tensor:
     energy = lambda x: x.square().flatten(1).mean(1)
-    return (2 * (u * v).flatten(1).mean(1) + _FAINT) / (energy(u) + energy(v) + _FAINT)
+    return (2 * (u * v).flatten(1).mean(1) + _EPS) / (energy(u) + energy(v) + _EPS)
 
 
 def _gradient(x: Tensor) -> Tensor:
     return torch.cat([F.pad(x.diff(dim=2), (0, 0, 0, 1)), F.pad(x.diff(dim=3), (0, 1))], 1)
 
 
-def _blurred(x: Tensor, sigma: float, reach: int, rim: str | None) -> Tensor:
-    """A Gaussian of ``reach`` pixels on each side; without a ``rim`` only pixels whose whole window lies inside
-    remain.
-    """
-    weight = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).to(x) / sigma) ** 2)
+def _blurred(x: Tensor, sigma: float, radius: int, padding: str | None) -> Tensor:
+    """Gaussian blur with a window of ``radius`` pixels on each side; without ``padding`` the border is cut off."""
+    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).to(x) / sigma) ** 2)
     weight = (weight / weight.sum()).expand(x.shape[1], 1, -1)
-    x = F.pad(x, (reach,) * 4, rim) if rim else x
+    x = F.pad(x, (radius,) * 4, padding) if padding else x
     return F.conv2d(F.conv2d(x, weight[:, :, None], groups=x.shape[1]), weight[..., None], groups=x.shape[1])

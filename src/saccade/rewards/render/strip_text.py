@@ -1,6 +1,6 @@
-"""Attempts at drawing what a text says, as their judges see them: with the words in the drawing left out.
+"""Removing text elements from programs before they are judged.
 
-A model that is rewarded for likeness to a text soon writes the text into its picture (RLRF 2505.20793, SGP-Gen
+A model that is rewarded for alignment with a text learns to write the text into its picture (RLRF 2505.20793, SGP-Gen
 2509.05208).
 """
 
@@ -9,40 +9,38 @@ from __future__ import annotations
 from dataclasses import replace
 
 from saccade.core import Problem, Question, Rollout
-from saccade.rewards.render.rendering import program
+from saccade.rewards.render.rendering import extract_program
 from saccade.tools.render import Refused
 
 
-def wordless(rollout: Rollout) -> Rollout:
-    """The same attempts and the same dictionary of rewards; where no picture was shown, programs draw no words."""
-    judged = [
-        text if _shown(problem) else without_text(text) for problem, text in zip(rollout.problems, rollout.outputs)
-    ]
-    return replace(rollout, outputs=judged)
+def strip_text(rollout: Rollout) -> Rollout:
+    """The same rollout (and the same dictionary of rewards) without text in programs, unless the input is a picture."""
+    rows = zip(rollout.problems, rollout.outputs)
+    return replace(rollout, outputs=[text if _has_picture(p) else remove_text_elements(text) for p, text in rows])
 
 
-def without_text(text: str) -> str:
-    """A model's text whose SVG holds ``<text>`` as that SVG alone, without them; any other text as it is.
+def remove_text_elements(text: str) -> str:
+    """The SVG of a model's output without its ``<text>`` elements; the output unchanged if there are none.
 
-    A program that cannot be read as XML stays as it is: it cannot be drawn either.
+    A program that is not well-formed XML is returned unchanged: it cannot be rendered either.
     """
     from lxml import etree
 
     from saccade.tools.render import guard
 
-    code = program(text)
+    code = extract_program(text)
     if "text" not in code:
         return text
     try:
-        root = guard.read(code)
+        root = guard.parse_svg(code)
     except Refused:
         return text
-    written = [element for element in root.iter() if element.tag in ("text", f"{{{guard.SVG}}}text")]
-    for element in written:
+    elements = [element for element in root.iter() if element.tag in ("text", f"{{{guard.SVG}}}text")]
+    for element in elements:
         if element.getparent() is not None:
             element.getparent().remove(element)
-    return etree.tostring(root, encoding="unicode") if written else text
+    return etree.tostring(root, encoding="unicode") if elements else text
 
 
-def _shown(problem: Problem) -> bool:
+def _has_picture(problem: Problem) -> bool:
     return isinstance(problem.inputs, Question) and bool(problem.inputs.pictures)

@@ -1,1 +1,1 @@
-"""Rewards of texts: answers, their form, their length."""
+"""Rewards on texts: answers, their format, their length."""

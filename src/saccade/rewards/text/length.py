@@ -1,7 +1,7 @@
-"""Rewards on how much was written: by the cosine of its length, past a limit, over and over.
+"""Rewards on length: by the cosine of the length, beyond a limit, and for repetition.
 
-Cosine: 2502.03373, as VLM-R1 2504.07615 uses it. Overlong: DAPO 2503.14476. Lengths are a row's own decisions,
-``extras["length_B"]``. Lengths beside a reference's are in `imitation`.
+Cosine: 2502.03373, as VLM-R1 2504.07615 uses it. Overlong: DAPO 2503.14476. The length of a row is the number of its
+decisions, ``extras["length_B"]``. Lengths relative to a reference program are in `reference`.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Reward, Rollout
-from saccade.rewards.text.reading import each_row
+from saccade.rewards.text.parsing import score_rows
 
 
 def words(text: str) -> list[str]:
-    """What stands between spaces, in lower case."""
+    """The words of a text, split at spaces, in lower case."""
     return text.lower().split()
 
 
 @dataclass(frozen=True)
 class CosineLength:
-    """A bonus that follows half a cosine from no length to ``longest``: right answers had better be short, wrong ones
-    long.
+    """A reward that follows half a cosine from length 0 to ``longest``: high for short correct and long wrong answers.
 
-    ``score`` tells right (``least`` or more) from wrong; ``right`` and ``wrong`` are the values at no and at full
-    length.
+    An answer is correct where ``score`` is ``threshold`` or more; ``correct`` and ``wrong`` are the rewards at length 0
+    and at full length.
     """
 
     score: Reward
     longest: int = 1024
-    least: float = 0.7
-    right: tuple[float, float] = (1.0, 0.5)
+    threshold: float = 0.7
+    correct: tuple[float, float] = (1.0, 0.5)
     wrong: tuple[float, float] = (-0.5, 0.0)
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        """``[B]``; NaN where ``score`` has no verdict."""
+        """``[B]``; NaN where ``score`` is NaN."""
         score_B = self.score(rollout)
-        share_B = (rollout.extras["length_B"].to(score_B) / self.longest).clamp(max=1)
-        falling_B = (1 + (math.pi * share_B).cos()) / 2
+        fraction_B = (rollout.extras["length_B"].to(score_B) / self.longest).clamp(max=1)
+        falling_B = (1 + (math.pi * fraction_B).cos()) / 2
         values = lambda ends: ends[1] + (ends[0] - ends[1]) * falling_B
-        bonus_B = torch.where(score_B >= self.least, values(self.right), values(self.wrong))
-        return bonus_B.masked_fill(score_B.isnan(), math.nan)
+        reward_B = torch.where(score_B >= self.threshold, values(self.correct), values(self.wrong))
+        return reward_B.masked_fill(score_B.isnan(), math.nan)
 
 
 @dataclass(frozen=True)
 class Overlong:
-    """DAPO's soft punishment: 0 up to ``longest - cache``, falling to -1 at ``longest``, -1 beyond."""
+    """DAPO's soft overlong punishment: 0 up to ``longest - cache``, falling to -1 at ``longest``, -1 beyond."""
 
     longest: int
     cache: int
@@ -65,9 +64,9 @@ class Overlong:
 
 @dataclass(frozen=True)
 class Repetition:
-    """-(1 - different / all) over the runs of ``size`` items of a text: 0 where nothing is said twice.
+    """-(1 - distinct / all) over the n-grams of ``size`` items of a text: 0 where none is repeated.
 
-    ``items`` takes a text apart: into `words`, or into the boxes in it (`reading.boxes`, with ``size`` 1).
+    ``items`` splits a text: into `words`, or into its boxes (`parsing.parse_boxes`, with ``size`` 1).
     """
 
     size: int = 6
@@ -75,9 +74,9 @@ class Repetition:
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """In (-1, 0] ``[B]``."""
-        return each_row(rollout, self._verdict)
+        return score_rows(rollout, self._score)
 
-    def _verdict(self, problem: Problem, text: str) -> float:
+    def _score(self, problem: Problem, text: str) -> float:
         items = self.items(text) or ()
-        runs = [tuple(items[i : i + self.size]) for i in range(len(items) - self.size + 1)]
-        return len(set(runs)) / len(runs) - 1 if runs else 0.0
+        ngrams = [tuple(items[i : i + self.size]) for i in range(len(items) - self.size + 1)]
+        return len(set(ngrams)) / len(ngrams) - 1 if ngrams else 0.0

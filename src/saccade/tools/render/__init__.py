@@ -1,18 +1,21 @@
-"""Programs that draw, drawn: in worker processes that survive them, under limits, once for every program.
+"""Rendering of programs in isolated worker processes, under limits, with a cache.
 
-A language is a file of this folder (`svg`) and its name in `LANGUAGES`. The file holds
-
-* ``LIMITS``, ``PROBE`` (a program that must draw), ``BOX`` (what is shown unless a request says otherwise);
-* ``renderer()`` (name and version, a part of every cache key), ``find(text)`` (the program in what a model wrote),
-  ``canvas(code)`` (the box that a program asks for);
-* in the worker alone ``prepare()`` (heavy imports) and ``draw(code, size, background, box) -> (status, message, RGB
-  bytes)``, which raises `Refused` for what it will not draw.
+A language is a module of this folder (`svg`) with the members of `results.BackEnd`, and its name in `LANGUAGES`.
 """
 
 from saccade.tools.render.results import LANGUAGES, STATUSES, Box, Refused, Render, RendererBroken, Request
-from saccade.tools.render.service import canvas, find, render, render_batch
+from saccade.tools.render.service import declared_canvas, find_program, render, render_batch
 
 __all__ = [
-    "LANGUAGES", "STATUSES", "Box", "Refused", "Render", "RendererBroken", "Request", "canvas", "find", "render",
+    "LANGUAGES",
+    "STATUSES",
+    "Box",
+    "Refused",
+    "Render",
+    "RendererBroken",
+    "Request",
+    "declared_canvas",
+    "find_program",
+    "render",
     "render_batch",
-]  # fmt: skip
+]

@@ -1,4 +1,4 @@
-"""What has been drawn before: the most recent pictures, up to a number of bytes."""
+"""An LRU cache of renders, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Hashable
 from saccade.tools.render.results import Render
 
 _ENTRY_BYTES = 1024
-"""What an entry costs without its picture."""
+"""Size of an entry without its picture."""
 
 
 class Cache:
-    """Renders by key; the least recently used go first."""
+    """Renders by key; the least recently used are removed first."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most, self._held = most_bytes, 0
-        self._known: OrderedDict[Hashable, Render] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._renders: OrderedDict[Hashable, Render] = OrderedDict()
 
     def get(self, key: Hashable) -> Render | None:
-        """What is known under ``key``."""
-        if key in self._known:
-            self._known.move_to_end(key)
-        return self._known.get(key)
+        """The render of ``key``, None if it is not cached."""
+        if key in self._renders:
+            self._renders.move_to_end(key)
+        return self._renders.get(key)
 
     def put(self, key: Hashable, render: Render) -> None:
-        """Keep a render that is not known yet."""
-        self._known[key] = render
-        self._held += _cost(render)
-        while self._held > self._most:
-            self._held -= _cost(self._known.popitem(last=False)[1])
+        """Add a render of a new key."""
+        self._renders[key] = render
+        self._bytes += _size(render)
+        while self._bytes > self._max_bytes:
+            self._bytes -= _size(self._renders.popitem(last=False)[1])
 
 
-def _cost(render: Render) -> int:
+def _size(render: Render) -> int:
     return _ENTRY_BYTES + (0 if render.picture is None else render.picture.nbytes)

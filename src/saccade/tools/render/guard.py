@@ -1,7 +1,6 @@
-"""The gate before the SVG renderer: only small drawings of known elements that refer to nothing outside themselves
-pass.
+"""Sanitizing of SVG before it is rendered: only small drawings of known elements without external references pass.
 
-What passes is not the text that came in but the tree that was read, with a root of ours: the file's own canvas is gone.
+The result is written from the parsed tree, with a new root element, so the canvas that the program declares is gone.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ ALLOWED = frozenset(
 )
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _CANVAS = ("viewBox", "width", "height", "preserveAspectRatio", "x", "y")
-_WORDS = frozenset(("id", "class", "href", "font-family"))
-"""Attributes whose digits are no numbers."""
+_NOT_NUMERIC = frozenset(("id", "class", "href", "font-family"))
+"""Attributes whose digits are not numbers."""
 
 _NUMBER = re.compile(r"#[\w-]*|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _LONG = re.compile(r"[0-9]{6}|[0-9][eE]")
-"""Nothing else can exceed NUMBER."""
+"""Matches every text with a number above NUMBER (and some others)."""
 _REFERENCE = re.compile(r"url\s*\(\s*['\"]?\s*([^'\")\s]*)", re.IGNORECASE)
 
 
-def clean(code: str, size: int, box: Box) -> bytes:
-    """The drawing as XML that shows ``box`` on ``size`` x ``size`` pixels. `Refused` if it may not be drawn."""
-    root = read(code)
+def sanitize(code: str, size: int, box: Box) -> bytes:
+    """The program as XML that shows ``box`` on ``size`` x ``size`` pixels. `Refused` if it is not allowed."""
+    root = parse_svg(code)
     elements = list(root.iter())
     if len(elements) > ELEMENTS:
         raise Refused("too_large", f"{len(elements)} elements, more than {ELEMENTS}")
@@ -41,28 +40,26 @@ def clean(code: str, size: int, box: Box) -> bytes:
     return _framed(root, size, box)
 
 
-def read(code: str) -> Any:
-    """The root of a drawing. `Refused` for what is too long, declares or instructs, or is no SVG."""
+def parse_svg(code: str) -> Any:
+    """The root element of an SVG. `Refused` if it is too long, has declarations or instructions, or is no SVG."""
     if len(code) > CHARACTERS:
         raise Refused("too_large", f"{len(code)} characters, more than {CHARACTERS}")
     for opening in ("<!", "<?"):
         if opening in code:
             raise Refused("unsafe", f"{opening!r} (declarations, comments, instructions) is not allowed")
-    root = parse(code)
+    root = parse_xml(code)
     if _local(root) != "svg":
         raise Refused("syntax", f"the root is <{_local(root)[:40]}>, not <svg>")
     return root
 
 
-def parse(code: str) -> Any:
-    """The root element of strict XML; nothing is fetched, no entity is filled in. `Refused` if it is not well
-    formed.
-    """
+def parse_xml(code: str) -> Any:
+    """The root element of strict XML, without network and entities. `Refused` if it is not well-formed."""
     from lxml import etree
 
-    reader = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
-        return etree.fromstring(code.encode(), reader)
+        return etree.fromstring(code.encode(), parser)
     except UnicodeEncodeError as error:
         raise Refused("syntax", f"not a text: {error.reason}") from None
     except etree.XMLSyntaxError as error:
@@ -71,21 +68,21 @@ def parse(code: str) -> Any:
 
 
 def _local(element: Any) -> str:
-    """The element's name; one that belongs to another vocabulary keeps its namespace, and so is never allowed."""
+    """The name of an element; in another namespace than SVG's it keeps its namespace, and so is never allowed."""
     return element.tag.removeprefix(f"{{{SVG}}}")
 
 
 def _check(element: Any, names: dict[str, Any]) -> None:
-    """Refuse or repair one element; ``names`` collects who carries which id, the first one winning."""
+    """Refuse or repair one element; ``names`` collects elements by id, the first of equal ids."""
     if _local(element) not in ALLOWED:
         raise Refused("unsafe", f"element {_local(element)[:60]!r} is not allowed")
     for name, value in element.items():
         if name == "href" or name == _XLINK:
             if not value.startswith("#"):
-                raise Refused("unsafe", f"href {value[:60]!r} does not stay inside the drawing")
+                raise Refused("unsafe", f"href {value[:60]!r} refers to something outside the drawing")
         elif name.startswith(("{", "on")) or (name == "id" and names.setdefault(value, element) is not element):
             del element.attrib[name]
-        elif name not in _WORDS:
+        elif name not in _NOT_NUMERIC:
             _check_value(name, value)
 
 
@@ -100,7 +97,7 @@ def _check_value(name: str, value: str) -> None:
 
 
 class _Expansion:
-    """How large and how deep a drawing is once every reference has been followed."""
+    """Size and depth of a drawing with all references resolved."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         self._names = names
@@ -108,8 +105,9 @@ class _Expansion:
         self._open: set[Any] = set()
 
     def measure(self, element: Any, depth: int) -> tuple[int, int]:
-        """Elements that are drawn for ``element``, and levels below it. `Refused` beyond ELEMENTS, DEPTH, or in a
-        circle.
+        """Number of elements drawn for ``element``, and levels below it.
+
+        `Refused` for more than ELEMENTS or DEPTH, and for circular references.
         """
         if element in self._open:
             raise Refused("unsafe", f"<{_local(element)}> refers to itself")
@@ -132,7 +130,7 @@ class _Expansion:
         return count, levels + 1
 
     def _references(self, element: Any) -> list[tuple[Any, bool]]:
-        """What an element points at, and whether that is drawn again (<use>) or only looked up (paint, clip)."""
+        """The elements that an element refers to, and whether they are drawn again (<use>) or not (paint, clip)."""
         found = []
         for name, value in element.items():
             targets = (
@@ -152,5 +150,5 @@ def _framed(root: Any, size: int, box: Box) -> bytes:
     root.set("width", str(size))
     root.set("height", str(size))
     drawing = etree.tostring(root)
-    # a drawing without a namespace is what a browser would draw too
+    # browsers render a drawing without a namespace too
     return drawing if root.tag != "svg" else drawing.replace(b"<svg", f'<svg xmlns="{SVG}"'.encode(), 1)

@@ -1,6 +1,6 @@
-"""Persistent workers that share a batch, replaced when a program takes one down.
+"""Persistent workers that share a batch, replaced when a program crashes one.
 
-Every fresh worker first draws a program that is known to be good, so a failure after that is the program's.
+Every new worker first renders a program that is known to be good, so a later failure is caused by its program.
 """
 
 from __future__ import annotations
@@ -13,67 +13,73 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from typing import cast
 
-from saccade.tools.render.results import RendererBroken
+from saccade.tools.render.results import BackEnd, RendererBroken
 from saccade.tools.render.workers import IDLE, Answer, Job, Worker
 
-_GREETING = -2
+_PROBE = -2
 """The number of the program that is known to be good."""
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 1.0
-"""What a worker may overrun its own alarm by before it is ended from here."""
+"""Time after a worker's own alarm at which it is killed from here."""
 
 
 class Pool:
-    """Workers of one back end (a module's name): as many as a batch can use, at most ``most``. Threads take turns."""
+    """At most ``max_workers`` workers of one back end (the name of a module), as many as a batch can use.
 
-    def __init__(self, back_end: str, most: int) -> None:
-        self._name, self._module, self._most = back_end, import_module(back_end), most
+    Batches of several threads are rendered one after another.
+    """
+
+    def __init__(self, back_end: str, max_workers: int) -> None:
+        self._name, self._max_workers = back_end, max_workers
+        self._module = cast(BackEnd, import_module(back_end))
         self._workers: list[Worker] = []
-        self._ears = selectors.PollSelector()
-        self._turn = threading.Lock()
+        self._selector = selectors.PollSelector()
+        self._lock = threading.Lock()
         self._owner = os.getpid()
         self._broken: RendererBroken | None = None
         atexit.register(self.close)
 
     def run(self, jobs: Sequence[Job]) -> list[Answer]:
-        """One answer for each job, in their order. `RendererBroken`, from then on, if a fresh worker fails the
-        probe.
+        """One answer for each job, in their order.
+
+        `RendererBroken`, in this call and all later ones, if a new worker cannot render the probe.
         """
-        with self._turn:
+        with self._lock:
             if self._broken:
                 raise self._broken
             try:
                 return self._run(jobs)
             except BaseException as error:
                 self._broken = error if isinstance(error, RendererBroken) else None
-                self.close()  # what is still under way would be taken for an answer of the next batch
+                self.close()  # otherwise late answers would be taken for those of the next batch
                 raise
 
     def pids(self) -> list[int]:
-        """The processes of all workers."""
+        """The process ids of all workers."""
         return [worker.pid for worker in self._workers]
 
     def close(self) -> None:
-        """End all workers; the next batch starts new ones. A process forked from the owner leaves them alone."""
+        """Stop all workers; the next batch starts new ones. It does nothing in a process forked from the owner."""
         if os.getpid() == self._owner:
             while self._workers:
-                self._dismiss(self._workers[-1])
+                self._stop(self._workers[-1])
 
     def _run(self, jobs: Sequence[Job]) -> list[Answer]:
-        while len(self._workers) < min(len(jobs), self._most):
-            self._hire()
+        while len(self._workers) < min(len(jobs), self._max_workers):
+            self._start()
         answers: dict[int, Answer] = {}
         waiting, retried = deque(range(len(jobs))), set()
-        reserved: dict[Worker, int] = {}  # a program that took a worker down is tried again in the fresh one
+        reserved: dict[Worker, int] = {}  # a program that crashed a worker is tried again in the new one
         while len(answers) < len(jobs):
             self._assign(jobs, waiting, reserved)
-            for number, answer, fresh in self._collected():
-                if number == _GREETING:
+            for number, answer, replacement in self._collect():
+                if number == _PROBE:
                     self._check(answer)
-                elif fresh and number >= 0 and number not in retried and not answer.sure:
+                elif replacement and number >= 0 and number not in retried and not answer.deterministic:
                     retried.add(number)
-                    reserved[fresh] = number
+                    reserved[replacement] = number
                 elif number >= 0:
                     answers[number] = answer
         return [answers[number] for number in range(len(jobs))]
@@ -82,36 +88,36 @@ class Pool:
         for worker in self._workers:
             if worker.number == IDLE and (worker in reserved or waiting):
                 number = reserved.pop(worker) if worker in reserved else waiting.popleft()
-                worker.give(number, jobs[number], self._module.LIMITS.seconds + _GRACE_SECONDS)
+                worker.submit(number, jobs[number], self._module.LIMITS.seconds + _GRACE_SECONDS)
 
-    def _collected(self) -> Iterator[tuple[int, Answer, Worker | None]]:
-        """What has been answered: the program's number, the answer, and the new worker if the old one had to go."""
+    def _collect(self) -> Iterator[tuple[int, Answer, Worker | None]]:
+        """New answers: the number of the program, its answer, and the new worker if the old one was stopped."""
         deadlines = [worker.deadline for worker in self._workers if worker.number != IDLE]
-        self._ears.select(max(0.0, min(deadlines) - time.monotonic()) + 0.01)
+        self._selector.select(max(0.0, min(deadlines) - time.monotonic()) + 0.01)
         for worker in list(self._workers):
             number = worker.number
             try:
-                answer = worker.collect()
+                answer = worker.poll()
             except EOFError:
-                answer = self._dismiss(worker)
-                yield number, answer, self._hire()
+                answer = self._stop(worker)
+                yield number, answer, self._start()
             else:
                 if answer:
                     yield number, answer, None
 
-    def _hire(self) -> Worker:
+    def _start(self) -> Worker:
         worker = Worker(self._name)
         self._workers.append(worker)
-        self._ears.register(worker.pipe, selectors.EVENT_READ)
+        self._selector.register(worker.pipe, selectors.EVENT_READ)
         probe = {"code": self._module.PROBE, "size": 32, "background": "#fff", "box": self._module.BOX}
-        worker.give(_GREETING, probe, _START_SECONDS)
+        worker.submit(_PROBE, probe, _START_SECONDS)
         return worker
 
-    def _dismiss(self, worker: Worker) -> Answer:
+    def _stop(self, worker: Worker) -> Answer:
         self._workers.remove(worker)
-        self._ears.unregister(worker.pipe)
+        self._selector.unregister(worker.pipe)
         return worker.close()
 
     def _check(self, answer: Answer) -> None:
         if answer.status != "ok":
-            raise RendererBroken(f"a fresh worker cannot draw the probe ({answer.status}: {answer.message})")
+            raise RendererBroken(f"a new worker cannot render the probe ({answer.status}: {answer.message})")

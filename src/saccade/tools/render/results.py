@@ -1,11 +1,11 @@
-"""What is asked of a renderer, what comes back, and the bounds it works in."""
+"""Requests to a renderer, its results, its limits, and what a back end provides."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from saccade.naming import nearest
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("svg",)
 STATUSES = ("ok", "empty", "syntax", "unsafe", "timeout", "crash", "too_large")
-"""Drawn; drawn, but every pixel is background; not well formed; reaches for what it may not have; took too long;
-took its worker down twice; beyond a limit of size."""
+"""Rendered; rendered, but every pixel is background; not well-formed; uses a forbidden feature; took too long; its
+worker crashed twice; exceeds a limit of size."""
 
-LARGEST = 4096
-"""Most pixels on a side."""
+MAX_SIZE = 4096
+"""Largest height and width of a picture in pixels."""
 
 Box = tuple[float, float, float, float]
 """Left, top, width, height in the program's own coordinates."""
@@ -26,11 +26,11 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Request:
-    """One program to draw as ``size`` x ``size`` pixels on an opaque ``background`` (#rgb or #rrggbb).
+    """One program to render as ``size`` x ``size`` pixels on an opaque ``background`` (#rgb or #rrggbb).
 
-    ``box`` is the part of the program's coordinates that fills the picture (centred, aspect kept), None for the
-    language's own; what the program says about its canvas changes nothing. ValueError for anything but ``code`` that
-    makes no sense.
+    ``box`` is the part of the program's coordinates that fills the picture (centered, with its aspect ratio), None for
+    the language's default; the canvas that the program declares is ignored. ValueError for invalid fields, ``code``
+    apart.
     """
 
     code: str
@@ -44,19 +44,20 @@ class Request:
             raise ValueError(f"unknown language '{self.lang}'; nearest: {nearest(self.lang, LANGUAGES)}")
         if not isinstance(self.code, str):
             raise ValueError(f"a program must be a text, not {type(self.code).__name__}")
-        if type(self.size) is not int or not 1 <= self.size <= LARGEST:
-            raise ValueError(f"size is {self.size!r}; it must be a whole number from 1 to {LARGEST}")
+        if type(self.size) is not int or not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(f"size is {self.size!r}; it must be a whole number from 1 to {MAX_SIZE}")
         if not re.fullmatch("#([0-9a-fA-F]{3}){1,2}", self.background):
             raise ValueError(f"background {self.background!r} must be #rgb or #rrggbb, such as '#fff'")
-        if self.box is not None and not _sound(self.box):
+        if self.box is not None and not _is_valid(self.box):
             raise ValueError(f"box {self.box!r} must be left, top, width and height, finite, the last two above 0")
 
 
 @dataclass(frozen=True, eq=False)
 class Render:
-    """A program's picture, uint8 ``[size, size, 3]`` and read-only, or None where there is none (see `STATUSES`).
+    """A program's picture, uint8 ``[size, size, 3]`` and read-only, or None if there is none (see `STATUSES`).
 
-    ``ms`` is what drawing took, ``renderer`` who drew (name, version, font), ``hash`` the SHA-256 of the code.
+    ``ms`` is the time of rendering in milliseconds, ``renderer`` its name, version and font, ``hash`` the SHA-256 of
+    the code.
     """
 
     picture: np.ndarray | None
@@ -69,7 +70,7 @@ class Render:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one program: its length, wall and CPU seconds, and what its worker may hold, write and start."""
+    """Limits of one program: its characters, wall and CPU seconds, and memory, files and processes of its worker."""
 
     characters: int
     seconds: float
@@ -81,7 +82,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """A program that will not be drawn: its ``status`` and the reason in one line."""
+    """A program that is not rendered: its ``status``, and the reason in one line as the message."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
@@ -89,8 +90,38 @@ class Refused(Exception):
 
 
 class RendererBroken(RuntimeError):
-    """A fresh worker cannot draw a program that is known to be good: no verdict on any program would mean anything."""
+    """A new worker cannot render a program that is known to be good, so the results of others would mean nothing."""
 
 
-def _sound(box: Box) -> bool:
+class BackEnd(Protocol):
+    """The members of a language's module."""
+
+    LIMITS: Limits
+    PROBE: str
+    """A program that must render."""
+    BOX: Box
+    """The box of requests that have none."""
+
+    def renderer(self) -> str:
+        """Name and version of the renderer, a part of every cache key. ValueError if it is not installed."""
+        ...
+
+    def find_program(self, text: str) -> str:
+        """The program in a model's text."""
+        ...
+
+    def declared_canvas(self, code: str) -> Box:
+        """The box that a program declares. `Refused` if it declares none."""
+        ...
+
+    def prepare(self) -> None:
+        """Import what rendering needs; called in a worker alone, before it is confined."""
+        ...
+
+    def draw(self, code: str, size: int, background: str, box: Box) -> tuple[str, str, bytes]:
+        """Status, message and RGB bytes of a render, called in a worker alone. `Refused` for a forbidden program."""
+        ...
+
+
+def _is_valid(box: Box) -> bool:
     return len(box) == 4 and all(math.isfinite(v) for v in box) and min(box[2:]) > 0

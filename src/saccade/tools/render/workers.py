@@ -1,7 +1,7 @@
-"""The parent's side of one worker: a process that draws one program at a time.
+"""The parent's side of one worker: a process that renders one program at a time.
 
-It is a plain new process, not a fork: no thread, lock, weight or key of the trainer exists in it. Only JSON of bounded
-length and pixels of the expected number are taken from it.
+It is a new process, not a fork: no thread, lock, weight or key of the trainer exists in it. Only JSON of bounded length
+and the expected number of pixels are accepted from it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from saccade.tools.render.child import ANSWER, REQUEST
 from saccade.tools.render.results import STATUSES
 
 _MAIN = "from saccade.tools.render.child import main; main()"
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME")
-_MOST_WORDS = 4096
+_PASSED_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME")
+_MAX_JSON_BYTES = 4096
 IDLE = -1
 """The number of no program."""
 
@@ -31,91 +31,99 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker, or its end, says of a program: RGB bytes for "ok" and "empty", else none.
+    """The result of a program: RGB bytes for "ok" and "empty", else none.
 
-    ``sure``: it would end so on any machine, however busy.
+    ``deterministic``: the result would be the same on any machine, however busy.
     """
 
     status: str
     message: str
     ms: float
     pixels: bytes = b""
-    sure: bool = False
+    deterministic: bool = False
 
 
 class Worker:
-    """One process, and the number of the program that it is drawing."""
+    """One process, and the number of the program that it renders."""
 
     def __init__(self, back_end: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _MAIN, back_end, str(os.getpid())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-            cwd="/", env=_environment(), start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            env=_environment(),
+            start_new_session=True,
+        )
         self.pid = self._process.pid
+        assert self._process.stdin and self._process.stdout  # both are pipes
+        self._pipes = self._process.stdin, self._process.stdout
         self.pipe = self._process.stdout.fileno()
         os.set_blocking(self.pipe, False)
-        self.number, self.deadline, self._given = IDLE, 0.0, 0.0
-        self._heard, self._pixels = bytearray(), 0
+        self.number, self.deadline, self._submitted = IDLE, 0.0, 0.0
+        self._buffer, self._pixel_bytes = bytearray(), 0
 
-    def give(self, number: int, job: Job, seconds: float) -> None:
-        """Have a program drawn; whether the worker still lives is seen when its answer is collected."""
-        self.number, self._given = number, time.monotonic()
-        self.deadline = self._given + seconds
-        self._pixels = 3 * job["size"] ** 2
-        words = json.dumps(job).encode()
-        data = memoryview(REQUEST.pack(len(words)) + words)
+    def submit(self, number: int, job: Job, seconds: float) -> None:
+        """Send a program to the worker; if the worker is dead, `poll` will tell."""
+        self.number, self._submitted = number, time.monotonic()
+        self.deadline = self._submitted + seconds
+        self._pixel_bytes = 3 * job["size"] ** 2
+        request = json.dumps(job).encode()
+        data = memoryview(REQUEST.pack(len(request)) + request)
         with suppress(BrokenPipeError):
             while data:
-                data = data[os.write(self._process.stdin.fileno(), data) :]
+                data = data[os.write(self._pipes[0].fileno(), data) :]
 
-    def collect(self) -> Answer | None:
-        """The answer once it is whole, None before; EOFError if the worker has ended, is late or talks nonsense."""
+    def poll(self) -> Answer | None:
+        """The answer once it is complete, else None; EOFError if the worker has ended, is late or sent invalid data."""
         try:
             part = os.read(self.pipe, 1 << 20)
         except BlockingIOError:
-            if self.late():
+            if self.is_late():
                 raise EOFError from None
             return None
         if not part or self.number == IDLE:
             raise EOFError
-        self._heard += part
-        answer = self._read()
+        self._buffer += part
+        answer = self._parse()
         if answer:
-            self._heard.clear()
+            self._buffer.clear()
             self.number = IDLE
         return answer
 
-    def late(self) -> bool:
-        """Whether it draws a program for longer than it may."""
+    def is_late(self) -> bool:
+        """Whether it has rendered a program for longer than allowed."""
         return self.number != IDLE and time.monotonic() > self.deadline
 
     def close(self) -> Answer:
-        """End the worker and all it started, and wait for it; says what became of its program."""
-        late, ms = self.late(), (time.monotonic() - self._given) * 1e3
-        # a worker that has ended keeps its id, and its own signal, until it is waited for
+        """Kill the worker and all its children, and wait for it; returns the result of its program."""
+        late, ms = self.is_late(), (time.monotonic() - self._submitted) * 1e3
+        # a process that has ended keeps its id, and its exit signal, until it is waited for
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in self._pipes:
             pipe.close()
         code = self._process.wait()
         if late or -code in (signal.SIGALRM, signal.SIGPROF):
-            return Answer("timeout", "it took too long", ms, sure=-code == signal.SIGPROF)
+            return Answer("timeout", "it took too long", ms, deterministic=-code == signal.SIGPROF)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
         return Answer("crash", f"its worker ended with {how}", ms)
 
-    def _read(self) -> Answer | None:
-        if len(self._heard) < ANSWER.size:
+    def _parse(self) -> Answer | None:
+        if len(self._buffer) < ANSWER.size:
             return None
-        words, pixels = ANSWER.unpack_from(self._heard)
-        if words > _MOST_WORDS or pixels not in (0, self._pixels):
+        json_bytes, pixel_bytes = ANSWER.unpack_from(self._buffer)
+        if json_bytes > _MAX_JSON_BYTES or pixel_bytes not in (0, self._pixel_bytes):
             raise EOFError
-        start, end = ANSWER.size + words, ANSWER.size + words + pixels
-        if len(self._heard) < end:
+        start, end = ANSWER.size + json_bytes, ANSWER.size + json_bytes + pixel_bytes
+        if len(self._buffer) < end:
             return None
         try:
-            said = json.loads(self._heard[ANSWER.size : start])
-            answer = Answer(said["status"], str(said["message"]), float(said["ms"]), bytes(self._heard[start:end]))
+            fields = json.loads(self._buffer[ANSWER.size : start])
+            pixels = bytes(self._buffer[start:end])
+            answer = Answer(fields["status"], str(fields["message"]), float(fields["ms"]), pixels)
         except (ValueError, KeyError, TypeError):
             raise EOFError from None
         if answer.status not in STATUSES or (answer.status in ("ok", "empty")) != bool(pixels):
@@ -124,6 +132,6 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """The way to the modules, and nothing else that the parent knows."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}
+    """The paths of modules, and no other variable of the parent."""
+    passed = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
+    return passed | {"PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}

@@ -1,4 +1,4 @@
-"""Problems of this world: the digit on a plate, too small for a first view, or the quarter in which a plate lies."""
+"""Problems of this world: the digit on a plate, too small for a reduced view, or the quarter in which a plate lies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.canvases.canvas import CELL, PAINTS, Plates, boxes, draw, lay
+from saccade.worlds.canvases.canvas import CELL, COLOR_NAMES, Plates, digit_boxes, place_plates, render_canvases
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.splits import QUARTERS, balanced, shares, stream, worded
+from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, stream, worded
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"
@@ -44,44 +44,46 @@ def problems(
     plates: int = 4,
     choices: int = 0,
 ) -> list[Problem]:
-    """``count`` problems, skills ("digit", "quarter") in equal parts: ``inputs`` a Question about one picture uint8
-    [size, size, 3], ``source`` the skill, ``answer`` {"text", "kind", "boxes": [box of the digit], "labels": [digit]}.
+    """``count`` problems, skills ("digit", "quarter") in equal parts.
 
-    Plates have 20 px, digits 6 x 10 px, whatever ``size`` is: a larger canvas has more cells of 24 px. ``choices`` 0
-    asks for the answer itself; 2 to 6 (4 at most for quarters) ask for a letter, in lines below the question that
-    `parts` takes off, and put what the letters mean into "choices". ValueError for anything this world does not know.
+    ``inputs`` is a Question about one picture uint8 ``[size, size, 3]``, ``source`` the skill, ``answer`` {"text",
+    "kind", "boxes": [box of the digit], "labels": [digit]}.
+
+    Plates have 20 px, digits 6 x 10 px, whatever ``size`` is: a larger canvas has more cells of 24 px. With ``choices``
+    0 the answer is the digit or quarter; with 2 to 6 (4 at most for quarters) it is a letter, the choices are lines
+    below the question that `split_choices` separates, and the answer has their texts in "choices". ValueError for an
+    unknown skill or split, and for numbers out of range.
     """
     side = _cells(size, plates)
     rng = stream(seed, split)
-    which = shares(count, skills, SKILLS, "skill", rng)
+    skill_P = balanced_indices(count, skills, SKILLS, "skill", rng)
     _check_choices(choices, skills)
-    asked = [skills[k] for k in which]
-    drawn, value = _plates(asked, side, plates, rng)
-    pictures, found = draw(drawn, size, rng), boxes(drawn, 0).tolist()
-    slots = [{"color": PAINTS[c]} for c in drawn.color[:, 0]]
+    names = [skills[k] for k in skill_P]
+    batch, value = _plates(names, side, plates, rng)
+    pictures, boxes = render_canvases(batch, size, rng), digit_boxes(batch, 0).tolist()
+    slots = [{"color": COLOR_NAMES[c]} for c in batch.color[:, 0]]
     texts = np.empty(count, object)
     for skill in skills:
-        mine = [i for i, name in enumerate(asked) if name == skill]
-        texts[mine] = worded(WORDINGS[skill], split, [slots[i] for i in mine], rng)
-    answers = _answers(asked, value, choices, rng)
-    label = lambda i: [DIGITS[drawn.digit[i, 0]]]
+        rows = [i for i, name in enumerate(names) if name == skill]
+        texts[rows] = worded(WORDINGS[skill], split, [slots[i] for i in rows], rng)
+    answers = _answers(names, value, choices, rng)
+    label = lambda i: [DIGITS[batch.digit[i, 0]]]
     return [
         Problem(i, Question(text + lines, (picture,)), {**answer, "boxes": [box], "labels": label(i)}, skill)
-        for i, (text, (lines, answer), picture, box, skill) in enumerate(zip(texts, answers, pictures, found, asked))
+        for i, (text, (lines, answer), picture, box, skill) in enumerate(zip(texts, answers, pictures, boxes, names))
     ]
 
 
-def parts(text: str) -> tuple[str, str]:
-    """The question and, "" where there are none, the lines of its choices: a first turn may ask without showing
-    them.
-    """
+def split_choices(text: str) -> tuple[str, str]:
+    """The question and the lines of its choices ("" without choices), for prompts that hide the choices."""
     question, _, lines = text.partition("\n")
     return question, lines
 
 
 def sufficient(box: Sequence[float] | None, problem: Problem, side: float = 48.0) -> bool:
-    """Whether a crop to ``box`` (x1, y1, x2, y2 in pixels of the canvas) is enough to answer: the digit lies inside,
-    and no side is longer than ``side``. False for None and for a box that is none.
+    """Whether a crop of ``box`` (x1, y1, x2, y2 in pixels of the canvas) is enough to answer.
+
+    The digit lies inside, and no side is longer than ``side``. False for None and for a malformed box.
     """
     if box is None or len(box) != 4 or not np.isfinite(box).all():
         return False
@@ -92,11 +94,11 @@ def sufficient(box: Sequence[float] | None, problem: Problem, side: float = 48.0
 
 
 def _cells(size: int, plates: int) -> int:
-    """Cells along a side. ValueError where a canvas is too small or the plates too many."""
+    """Number of cells along a side. ValueError for a canvas that is too small or has too many plates."""
     side = size // CELL
     if side < 2:
         raise ValueError(f"size is {size}; a canvas needs {2 * CELL} pixels or more")
-    most = min(len(PAINTS), side * side)
+    most = min(len(COLOR_NAMES), side * side)
     if not 1 <= plates <= most:
         raise ValueError(f"plates is {plates}; a canvas of {size} px holds 1 to {most}")
     return side
@@ -108,37 +110,37 @@ def _check_choices(choices: int, skills: Sequence[str]) -> None:
         raise ValueError(f"choices is {choices}; it must be 0 (none) or 2 to {most}")
 
 
-def _plates(asked: Sequence[str], side: int, many: int, rng: np.random.Generator) -> tuple[Plates, np.ndarray]:
-    """Plates of which number 0 is asked about, and the position of the right answer among its skill's options [P].
+def _plates(names: Sequence[str], side: int, number: int, rng: np.random.Generator) -> tuple[Plates, np.ndarray]:
+    """Plates, and the index of the correct answer among the options of the question's skill ``[P]``.
 
-    No other plate has its digit, so that reading the wrong plate is never right.
+    The question is about plate 0. No other plate has its digit, so that reading the wrong plate is never correct.
     """
-    count = len(asked)
-    color = rng.random((count, many)).argsort(1)
+    count = len(names)
+    color = rng.random((count, number)).argsort(1)
     digit, quarter = balanced(count, len(DIGITS), rng), balanced(count, len(QUARTERS), rng)
-    others = (digit[:, None] + rng.integers(1, len(DIGITS), (count, many - 1))) % len(DIGITS)
+    others = (digit[:, None] + rng.integers(1, len(DIGITS), (count, number - 1))) % len(DIGITS)
     half = side // 2
     within = rng.integers(half, size=(2, count)) + np.stack([quarter % 2, quarter // 2]) * (side - half)
     first = within[0] + within[1] * side
     keys = rng.random((count, side * side))
     keys[np.arange(count), first] = -1
-    cell = keys.argsort(1)[:, :many]
-    value = np.where([skill == "digit" for skill in asked], digit, quarter)
-    return lay(color, np.concatenate([digit[:, None], others], 1), cell, side, rng), value
+    cell = keys.argsort(1)[:, :number]
+    value = np.where([skill == "digit" for skill in names], digit, quarter)
+    return place_plates(color, np.concatenate([digit[:, None], others], 1), cell, side, rng), value
 
 
 def _answers(
-    asked: Sequence[str], value: np.ndarray, choices: int, rng: np.random.Generator
+    names: Sequence[str], value: np.ndarray, choices: int, rng: np.random.Generator
 ) -> list[tuple[str, dict[str, Any]]]:
     """The lines of choices and the answer of each problem."""
     if not choices:
         kind = {"digit": "number", "quarter": "word"}
-        return [("", {"text": _OPTIONS[skill][v], "kind": kind[skill]}) for skill, v in zip(asked, value)]
+        return [("", {"text": _OPTIONS[skill][v], "kind": kind[skill]}) for skill, v in zip(names, value)]
     answers = []
-    for skill, right, at in zip(asked, value, balanced(len(asked), choices, rng)):
+    for skill, correct, position in zip(names, value, balanced(len(names), choices, rng)):
         options = _OPTIONS[skill]
-        wrong = rng.permutation(np.delete(np.arange(len(options)), right))[:choices]
-        listed = [options[k] for k in np.insert(wrong[: choices - 1], at, right)]
+        wrong = rng.permutation(np.delete(np.arange(len(options)), correct))[:choices]
+        listed = [options[k] for k in np.insert(wrong[: choices - 1], position, correct)]
         lines = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, listed))
-        answers.append((lines, {"text": LETTERS[at], "kind": "choice", "choices": listed}))
+        answers.append((lines, {"text": LETTERS[position], "kind": "choice", "choices": listed}))
     return answers

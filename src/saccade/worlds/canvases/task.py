@@ -1,160 +1,148 @@
-"""A task for a model that looks closer: questions about things that are too small in a first view of their picture."""
+"""A visual search task: questions about objects that are too small in a reduced view of their picture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Reward, Rollout, Sampler, Show, seeds
-from saccade.evaluation.templates import asking
-from saccade.evaluation.transcripts import conversations
+from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler, seeds
+from saccade.evaluation.scoring import EVAL_SEED, HELD_OUT_SEED
+from saccade.evaluation.templates import prompt_template
+from saccade.evaluation.transcripts import transcripts
 from saccade.models.snapshot import Snapshot
 from saccade.policies.tokens import TokenPolicy
-from saccade.policies.zoom import box_areas, looks
+from saccade.policies.zoom import box_areas, last_crops
 from saccade.rewards.registry import TEXTS
 from saccade.worlds import canvases, questions
-from saccade.worlds.questions.task import by_source
+from saccade.worlds.questions.task import mean_by_source
 
 
 @dataclass(frozen=True)
-class SearchingTask:
-    """What is asked about large pictures; an answer is right or it is not."""
+class VisualSearchTask:
+    """Questions about large pictures; an answer is correct or wrong."""
 
     questions: str = "canvases"
     """The embedded world, or a JSONL file with image, question (or text), choices, and the letter of the answer."""
     held_out: str = ""
-    """A file of questions kept back; the embedded world keeps back pictures and wordings of its own."""
+    """A file of held-out questions; the embedded world has held-out pictures and wordings."""
     size: int = 96
     """Side of the embedded world's pictures in pixels."""
     plates: int = 4
-    """Plates with a digit in a picture of the embedded world."""
+    """Number of plates with a digit in a picture of the embedded world."""
     choices: int = 0
-    """Choices of a question in the embedded world, 2 to 6; with 0 the answer is the digit itself."""
+    """Number of choices of a question in the embedded world, 2 to 6; with 0 the answer is the digit itself."""
     train_size: int = 2048
-    """Training questions drawn from the embedded world."""
+    """Number of training questions in the embedded world."""
     held_out_size: int = 400
-    """Questions kept back."""
+    """Number of held-out questions in the embedded world."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
-        return (
-            self._asked(self.train_size, seed, "train") if self.questions == "canvases" else _lettered(self.questions)
-        )
-
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
-        """Questions that are never trained on."""
         if self.questions == "canvases":
-            return {"held out": self._asked(self.held_out_size, 12_345, "held_out")}
-        return {"held out": _lettered(self.held_out)} if self.held_out else {}
+            return self._sampled(self.train_size, seed, "train")
+        return _load_choice_questions(self.questions)
+
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
+        """Questions that are never trained on, as the set "held out"."""
+        if self.questions == "canvases":
+            return {"held out": self._sampled(self.held_out_size, HELD_OUT_SEED, "held_out")}
+        return {"held out": _load_choice_questions(self.held_out)} if self.held_out else {}
 
     @property
-    def right(self) -> Reward:
-        """1 for the right letter, or for the digit itself where no choices are given."""
+    def accuracy(self) -> Reward:
+        """1 for the correct letter, or for the digit itself where there are no choices."""
         return TEXTS["choice" if self.choices or self.questions != "canvases" else "exact"]
 
     def judge(self, rollout: Rollout) -> Tensor:
-        """1 for a right answer ``[B]``, the only reward; beside it stands what the boxes were like, which nobody
-        trains on.
-        """
-        found = looks(rollout)
-        windows = [None if one is None else one.frame.window for one in found]
-        right_B = self.right(rollout)
+        """1 for a correct answer ``[B]``, the only reward; metrics of the boxes are put into ``rollout.rewards``."""
+        crops = last_crops(rollout)
+        windows = [None if crop is None else crop.frame.window for crop in crops]
+        accuracy_B = self.accuracy(rollout)
         rollout.rewards |= {
-            "valid box": torch.tensor([float(one is not None) for one in found]),
-            "box area": box_areas(found),
-            "sufficient box": sufficient(windows, rollout.problems),
+            "valid box": torch.tensor([float(crop is not None) for crop in crops]),
+            "box area": box_areas(crops),
+            "sufficient box": sufficient_boxes(windows, rollout.problems),
         }
-        return right_B
+        return accuracy_B
 
     def score(
-        self, drawn: Sampler, likeliest: Sampler, base: Sampler, show: Show | None = None, rows: int = 128
+        self,
+        sampled: Sampler,
+        greedy: Sampler,
+        base: Sampler,
+        log_samples: LogSamples | None = None,
+        rows: int = 128,
     ) -> dict[str, float]:
-        """Questions kept back in conversations as ``drawn`` has them: answers, boxes, and what ``base`` reads off their
-        crops.
+        """Scores of held-out questions in conversations of ``sampled``: accuracy, box metrics, accuracy from crops.
 
-        "accuracy, greedy" is that of the conversations ``likeliest``.
+        "accuracy, greedy" is that of the conversations of ``greedy``, "answer from the crop alone" that of ``base``
+        when it is shown nothing but the crop.
         """
-        said: dict[str, list[Tensor]] = {}
+        values: dict[str, list[Tensor]] = {}
         sources: list[Problem] = []
-        for name, problems in self.kept_back().items():
-            for number, (asked, seeds_B) in enumerate(batches(problems, rows)):
-                rollout = drawn(asked, seeds_B)
-                found = {"accuracy": self.judge(rollout), "accuracy, greedy": self.right(likeliest(asked, seeds_B))}
-                found |= rollout.rewards | {"answer from the crop alone": from_crops(self.right, base, rollout)}
-                said = {key: [*said.get(key, []), value_B] for key, value_B in found.items()}
-                sources += [replace(problem, inputs=None) for problem in asked]
-                if show and number == 0:
-                    show(name, conversations(rollout, found["accuracy"]))
-        whole = {key: torch.cat(parts_B) for key, parts_B in said.items()}
-        each = by_source(sources, whole["accuracy"]) if whole else {}
-        return {key: float(value_B.nanmean()) for key, value_B in whole.items()} | each
+        for name, problems in self.held_out_problems().items():
+            seeds_P = seeds(EVAL_SEED, len(problems))
+            for index in torch.arange(len(problems)).split(rows):
+                batch = [problems[i] for i in index.tolist()]  # large pictures are loaded batch by batch
+                rollout = sampled(batch, seeds_P[index])
+                found = {"accuracy": self.judge(rollout)}
+                found["accuracy, greedy"] = self.accuracy(greedy(batch, seeds_P[index]))
+                found |= rollout.rewards
+                found["answer from the crop alone"] = accuracy_from_crops(self.accuracy, base, rollout)
+                values = {key: [*values.get(key, []), value_B] for key, value_B in found.items()}
+                sources += [replace(problem, inputs=None) for problem in batch]
+                if log_samples and index[0] == 0:
+                    log_samples(name, transcripts(rollout, found["accuracy"]))
+        joined = {key: torch.cat(parts) for key, parts in values.items()}
+        means = mean_by_source(sources, joined["accuracy"]) if joined else {}
+        return {key: float(value_P.nanmean()) for key, value_P in joined.items()} | means
 
-    def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
+    def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
         return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
 
-def _lettered(file: str) -> Sequence[Problem]:
-    """The questions of a file. ValueError for one that has no choices, or not one picture."""
-    found = questions.load(file)
-    for line, record in found.records:
+def _load_choice_questions(file: str) -> Sequence[Problem]:
+    """The questions of a file. ValueError for a question without choices, or not about one picture."""
+    loaded = questions.load_questions(file)
+    for line, record in loaded.records:
         if record.answer["kind"] != "choice":
             raise ValueError(f"{file}:{line}: the question has no lettered choices; all questions here must")
-        if len(record.paths) != 1:
-            raise ValueError(
-                f"{file}:{line}: a question to look into has one picture, this one has {len(record.paths)}"
-            )
-    return found
+        count = len(record.paths)
+        if count != 1:
+            raise ValueError(f"{file}:{line}: a question to zoom into has one picture, this one has {count}")
+    return loaded
 
 
-def batches(problems: Sequence[Problem], rows: int) -> Iterator[tuple[list[Problem], Tensor]]:
-    """Problems, ``rows`` at once, and always the same seeds; large pictures are read when their batch comes and then
-    let go.
-    """
-    own = seeds(54_321, len(problems))
-    for start in range(0, len(problems), rows):
-        some = range(start, min(start + rows, len(problems)))
-        yield [problems[i] for i in some], own[some.start : some.stop]
+def sufficient_boxes(windows: Sequence[Sequence[float] | None], problems: Sequence[Problem]) -> Tensor:
+    """Whether each window is enough to answer ``[B]`` (`canvases.sufficient`); NaN where a problem has no boxes."""
+    score = lambda window, problem: (
+        float(canvases.sufficient(window, problem)) if problem.answer.get("boxes") else math.nan
+    )
+    return torch.tensor([score(window, problem) for window, problem in zip(windows, problems)])
 
 
-def parts(text: str) -> tuple[str, str]:
-    """A question and the lines of its choices."""
-    return canvases.parts(text)
+def base_sampler(policy: TokenPolicy, answer_prompt: str) -> Sampler:
+    """Samples greedy answers to complete questions in one turn, with the policy's weights of now, before training."""
+    base = Snapshot(policy.trained)
+    greedy = replace(policy.greedy(), prompt=prompt_template("plain", answer_prompt))
+
+    def sample(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
+        with base:
+            return greedy.rollout(problems, seeds_B)
+
+    return sample
 
 
-def sufficient(windows: Sequence[Sequence[float] | None], problems: Sequence[Problem]) -> Tensor:
-    """Whether what each window shows is enough to answer ``[B]``: NaN where a problem does not say what is to be
-    seen.
-    """
-    known = lambda problem: bool(problem.answer.get("boxes"))
-    verdicts = [float(canvases.sufficient(w, p)) if known(p) else float("nan") for w, p in zip(windows, problems)]
-    return torch.tensor(verdicts)
-
-
-def answerer(policy: TokenPolicy, closing: str) -> Sampler:
-    """The policy as it is now, whatever it learns later, answering a whole question at once with the likeliest
-    words.
-    """
-    untrained, plain = Snapshot(policy.trained), replace(policy, prompt=asking("plain", closing)).greedy()
-
-    def answer(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
-        with untrained:
-            return plain.rollout(problems, seeds_B)
-
-    return answer
-
-
-def from_crops(right: Reward, base: Sampler, rollout: Rollout) -> Tensor:
-    """Whether the base answers rightly when it sees nothing but the crop ``[B]``; a box that brought none is not
-    enough.
-    """
-    found = looks(rollout)
-    rows = [row for row, one in enumerate(found) if one is not None]
-    right_B = torch.zeros(len(rollout))
-    if rows:
-        asked = [rollout.problems[row] for row in rows]
-        alone = [replace(p, inputs=Question(p.inputs.text, (found[row].pixels,))) for p, row in zip(asked, rows)]
-        right_B[rows] = right(base(alone, torch.zeros(len(rows), dtype=torch.int64)))
-    return right_B
+def accuracy_from_crops(accuracy: Reward, base: Sampler, rollout: Rollout) -> Tensor:
+    """Accuracy of ``base`` when it is shown nothing but the crop ``[B]``; 0 where there is no crop."""
+    crops = {row: crop for row, crop in enumerate(last_crops(rollout)) if crop is not None}
+    accuracy_B = torch.zeros(len(rollout))
+    if crops:
+        rows = [rollout.problems[row] for row in crops]
+        asked = [replace(p, inputs=Question(p.inputs.text, (crop.pixels,))) for p, crop in zip(rows, crops.values())]
+        accuracy_B[list(crops)] = accuracy(base(asked, torch.zeros(len(asked), dtype=torch.int64)))
+    return accuracy_B

@@ -1,20 +1,20 @@
-"""The world of edits: instructions on scenes of shapes, on photographs and from files, with an exact judge."""
+"""The world of edits: instructions on scenes of shapes, on photographs and from files, with exact scores."""
 
 from saccade.worlds.edits import photographs
-from saccade.worlds.edits.files import load
-from saccade.worlds.edits.judge import VERDICTS, verdicts
+from saccade.worlds.edits.files import load_edits
+from saccade.worlds.edits.judge import SCORES, score_edits
 from saccade.worlds.edits.kinds import KINDS, split_of
 from saccade.worlds.edits.prompts import problems
-from saccade.worlds.edits.wordings import INSTRUCTIONS, PHOTOGRAPHS
+from saccade.worlds.edits.wordings import INSTRUCTIONS, PHOTOGRAPH_INSTRUCTIONS
 
 __all__ = [
     "INSTRUCTIONS",
     "KINDS",
-    "PHOTOGRAPHS",
-    "VERDICTS",
-    "load",
+    "PHOTOGRAPH_INSTRUCTIONS",
+    "SCORES",
+    "load_edits",
     "photographs",
     "problems",
+    "score_edits",
     "split_of",
-    "verdicts",
 ]

@@ -1,8 +1,8 @@
-"""Edits from JSONL files, their pictures read when they are asked for.
+"""Edits from JSONL files, whose pictures are opened when a problem is accessed.
 
-A line is {"image", "instruction"}, and may have "edit_type", "caption_before", "caption_after", "target" (the path of
-the expected picture) and "questions", a list of {"text", "answer": "yes" or "no", "about": "edit" or "keep"}, "about"
-being "edit" where it is missing.
+A line has "image" and "instruction", and may have "edit_type", "caption_before", "caption_after", "target" (path of the
+expected picture) and "questions", a list of {"text", "answer": "yes" or "no", "about": "edit" or "keep"}, where a
+missing "about" means "edit".
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core import Problem, Question
-from saccade.worlds.edits.asking import Asked
+from saccade.worlds.edits.vqa import VQAQuestion
 from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import Problems, entry_of, file_of, need, read, text_of
+from saccade.worlds.text_files import FileProblems, entry_of, file_of, need, parse_lines, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 
 
 @dataclass(frozen=True)
-class Record:
-    """One line of a file; its pictures are still on disk. ``answer`` lacks the expected picture."""
+class EditRecord:
+    """One line of a file, with paths of its pictures; ``answer`` lacks the expected picture."""
 
     instruction: str
     image: Path
@@ -30,35 +30,39 @@ class Record:
     answer: dict[str, Any]
 
 
-def load(path: str | Path, images: str | Path | None = None) -> Problems[Record]:
-    """Problems of a JSONL file; pictures lie below ``images``, or below the file's own folder where it is None.
+def load_edits(path: str | Path, images: str | Path | None = None) -> FileProblems[EditRecord]:
+    """Problems of a JSONL file; paths of pictures are relative to ``images``, or to the file's folder if it is None.
 
-    ``answer`` has the keys of the embedded world: "kind" is the edit's type ("" where none is named), scenes are None,
-    and so are captions and a picture that the line does not give. ValueError "FILE:LINE: why" for a line that does not
-    fit or names a picture that does not exist, and where the file cannot be read or is empty.
+    ``answer`` has the keys of the embedded world: "kind" is the edit's type ("" where the line has none); scenes are
+    None, and so are captions and an expected picture that the line lacks. ValueError "FILE:LINE: why" for a line that
+    does not fit or names a picture that does not exist, and for a file that cannot be read or is empty.
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    return Problems(path, read(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem))
+    return FileProblems(
+        path, parse_lines(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem)
+    )
 
 
-def _record(line: str, root: Path) -> Record:
+def _record(line: str, root: Path) -> EditRecord:
     entry = entry_of(line)
-    given = lambda name, read, *where: None if entry.get(name) is None else read(entry, name, *where)
-    captions = {name: given(name, text_of) for name in _CAPTIONS}
-    known = {"kind": given("edit_type", text_of) or "", "before": None, "after": None}
-    answer = known | captions | {"questions": _questions(entry.get("questions", []))}
-    return Record(text_of(entry, "instruction"), file_of(entry, "image", root), given("target", file_of, root), answer)
+    optional = lambda name, parse, *root: None if entry.get(name) is None else parse(entry, name, *root)
+    captions = {name: optional(name, text_of) for name in _CAPTIONS}
+    fixed = {"kind": optional("edit_type", text_of) or "", "before": None, "after": None}
+    answer = fixed | captions | {"questions": _questions(entry.get("questions", []))}
+    return EditRecord(
+        text_of(entry, "instruction"), file_of(entry, "image", root), optional("target", file_of, root), answer
+    )
 
 
-def _problem(stem: str, index: int, record: Record) -> Problem:
+def _problem(stem: str, index: int, record: EditRecord) -> Problem:
     answer = record.answer | {"picture": record.target and open_picture(record.target)}
     return Problem(
         index, Question(record.instruction, (open_picture(record.image),)), answer, record.answer["kind"] or stem
     )
 
 
-def _questions(listed: Any) -> tuple[Asked, ...]:
+def _questions(listed: Any) -> tuple[VQAQuestion, ...]:
     need(
         isinstance(listed, list) and all(isinstance(q, dict) for q in listed),
         f"questions {listed!r} must be a list of objects",
@@ -66,9 +70,9 @@ def _questions(listed: Any) -> tuple[Asked, ...]:
     return tuple(_question(entry) for entry in listed)
 
 
-def _question(entry: dict[str, Any]) -> Asked:
+def _question(entry: dict[str, Any]) -> VQAQuestion:
     answer, about = entry.get("answer"), entry.get("about", "edit")
-    said = answer.strip().lower() if isinstance(answer, str) else answer
-    need(said in ("yes", "no"), f"answer {answer!r} of a question must be yes or no")
+    expected = str(answer).strip().lower()
+    need(expected in ("yes", "no"), f"answer {answer!r} of a question must be yes or no")
     need(about in ("edit", "keep"), f"about {about!r} of a question must be edit or keep")
-    return text_of(entry, "text"), said, about
+    return text_of(entry, "text"), expected, str(about)

@@ -1,4 +1,4 @@
-"""The world's judge as rewards of rollouts whose outputs are edited pictures."""
+"""The exact scores of this world as rewards of rollouts whose outputs are edited pictures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.worlds.edits.judge import VERDICTS, verdicts
+from saccade.worlds.edits.judge import SCORES, score_edits
 
 
-def judge(rollout: Rollout) -> dict[str, Tensor]:
-    """All verdicts with one look at each picture: "success", "keep", "quality", "overall", each [B]; NaN = cannot
-    judge.
-    """
-    seen = verdicts(rollout.outputs.detach(), rollout.problems)
-    return {name: torch.as_tensor(seen[name], dtype=torch.float32, device=rollout.outputs.device) for name in VERDICTS}
+def exact_rewards(rollout: Rollout) -> dict[str, Tensor]:
+    """The scores "success", "keep", "quality" and "overall" of each picture, ``[B]`` each; NaN without a score."""
+    found = score_edits(rollout.outputs.detach(), rollout.problems)
+    return {name: torch.as_tensor(found[name], dtype=torch.float32, device=rollout.outputs.device) for name in SCORES}

@@ -1,8 +1,8 @@
-"""The instructions' wordings: six for every kind of edit, of which training never shows the last two.
+"""Wordings of instructions, six for every kind of edit, of which the last two are held out; wordings of questions.
 
-Slots: ``thing`` a coloured shape without its article, ``a_thing`` with it, ``a_new`` what takes its place, ``color``
-the new colour, ``cell`` a place of the 3 x 3 grid, ``kind`` things in the plural, ``number`` how many there shall be,
-``word`` and ``old`` what is written and what was.
+Slots: ``thing`` a coloured shape without article, ``a_thing`` with its article, ``a_new`` the thing that replaces it,
+``color`` the new colour, ``cell`` a place of the 3 x 3 grid, ``kind`` things in the plural, ``number`` the new number
+of things, ``word`` the new word and ``old`` the old one.
 """
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
@@ -64,7 +64,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
+PHOTOGRAPH_INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "brightness": (
         "Make the photo {percent} percent {lighter}.",
         "Turn the brightness {up} by {percent} percent.",
@@ -107,7 +107,7 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-ASKED = {
+QUESTIONS = {
     "count": "Are there {number} {kind}?",
     "text": 'Does the sign say "{word}"?',
     "brightness": "Is the second picture {lighter} than the first?",
@@ -117,4 +117,4 @@ ASKED = {
     "greyscale": "Is the second picture black and white?",
     "same": "Apart from that, do both pictures show the same?",
 }
-"""Questions with the answer yes or no that the world of questions does not ask."""
+"""Yes-or-no questions that the world of questions has no wording for."""

@@ -1,11 +1,21 @@
-"""The world of programs: pictures of a few primitives, and the SVG that draws them, longer than it need be."""
+"""The world of programs: pictures of a few primitives, and redundant SVG programs that draw them."""
 
 from saccade.worlds.programs.primitives import COLORS, KINDS, Primitive
-from saccade.worlds.programs.problems import OOD, TRAIN, load, problems, split_of
-from saccade.worlds.programs.scenes import Scene, sample
-from saccade.worlds.programs.writing import concise, verbose, vocabulary
+from saccade.worlds.programs.problems import OOD, TRAIN, load_programs, problems, split_of
+from saccade.worlds.programs.scenes import Scene, sample_scenes
+from saccade.worlds.programs.writing import vocabulary, write_svg
 
 __all__ = [
-    "COLORS", "KINDS", "OOD", "TRAIN", "Primitive", "Scene", "concise", "load", "problems", "sample", "split_of", "verbose",
+    "COLORS",
+    "KINDS",
+    "OOD",
+    "TRAIN",
+    "Primitive",
+    "Scene",
+    "load_programs",
+    "problems",
+    "sample_scenes",
+    "split_of",
     "vocabulary",
-]  # fmt: skip
+    "write_svg",
+]

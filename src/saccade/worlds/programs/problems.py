@@ -1,8 +1,7 @@
-"""Problems of this world, drawn at random or read from files: a picture, and a program that draws it.
+"""Problems of this world, sampled at random or loaded from files: a picture, and a program that draws it.
 
 ``inputs`` is a `Question` with the picture; ``answer`` holds "kind" ("program"), "code" (a reference program),
-"picture" (what it draws, uint8 ``[size, size, 3]``) and, for programs from files, "box" (the canvas that they are drawn
-on).
+"picture" (its render, uint8 ``[size, size, 3]``) and, for programs from files, "box" (the canvas that they declare).
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ import numpy as np
 
 from saccade.core import Problem, Question
 from saccade.naming import nearest
-from saccade.tools.render import Box, Refused, Request, canvas, find, render_batch
-from saccade.worlds.programs.scenes import Scene, sample
-from saccade.worlds.programs.writing import verbose
-from saccade.worlds.text_files import entry_of, need, read
+from saccade.tools.render import Box, Refused, Request, declared_canvas, find_program, render_batch
+from saccade.worlds.programs.scenes import Scene, sample_scenes
+from saccade.worlds.programs.writing import write_svg
+from saccade.worlds.text_files import entry_of, need, parse_lines
 
 TRAIN = (2, 5)
+"""Smallest and largest number of visible primitives of training scenes."""
 OOD = (6, 8)
-"""Least and most visible primitives of the usual scenes, and of larger ones than any that is trained on."""
+"""Smallest and largest number of visible primitives of scenes that are larger than training scenes."""
 TEXT = "Write an SVG program that draws this picture."
 _CHUNK = 64
 _SALT = 1
@@ -34,10 +34,10 @@ _SALT = 1
 def problems(
     count: int, seed: int, primitives: tuple[int, int] = TRAIN, split: str | None = None, size: int = 64
 ) -> list[Problem]:
-    """``count`` problems; the first ones are the same whatever the count.
+    """``count`` problems; the first ones do not depend on the count.
 
-    ``split`` is "train", "held_out" or None (all meanings), ``primitives`` how many can be seen (least, most, up to 8),
-    ``size`` the pixels on a side. ValueError for an unknown split or impossible numbers.
+    ``split`` is "train", "held_out" or None (all meanings), ``primitives`` the smallest and largest number of visible
+    ones (up to 8), ``size`` the side of pictures in pixels. ValueError for an unknown split or impossible numbers.
     """
     if split not in (None, "train", "held_out"):
         raise ValueError(f"unknown split '{split}'; nearest: {nearest(split, ('train', 'held_out'))}")
@@ -56,52 +56,52 @@ def problems(
 def split_of(scene: Scene) -> str:
     """ "held_out" for a fixed fifth of all meanings, else "train".
 
-    A meaning is which primitives of which colors can be seen, not where, in what order or what lies under them.
+    A meaning is the set of visible primitives with their colors, without positions, order and hidden primitives.
     """
     meaning = sorted([one.kind, one.color] for one in scene.visible)
     key = json.dumps([_SALT, meaning]).encode()
     return "held_out" if int.from_bytes(blake2b(key, digest_size=4).digest(), "big") % 5 == 0 else "train"
 
 
-def load(path: str | Path, size: int = 64) -> list[Problem]:
+def load_programs(path: str | Path, size: int = 64) -> list[Problem]:
     """Problems from a folder of ``*.svg``, or from JSON lines with the columns of SVG-Stack: "Svg", "Filename".
 
-    A line may name an "image" (a path, relative to the file): then this is what the model sees, in its own size, while
-    the reference is always drawn by our renderer, on the program's own canvas. Programs that cannot be drawn are left
-    out with one warning. ValueError "FILE:LINE: why" for a line that does not fit, or if nothing can be drawn.
+    A line may name an "image" (a path, relative to the file), which is then the model's input, in its original size;
+    the reference is always rendered here, on the canvas that the program declares. Programs that cannot be rendered are
+    left out with one warning. ValueError "FILE:LINE: why" for an invalid line, or if no program can be rendered.
     """
     path = Path(path)
     entries = list(_folder(path) if path.is_dir() else _lines(path))
-    codes = [find(code, "svg") for code, _, _ in entries]
+    codes = [find_program(code, "svg") for code, _, _ in entries]
     boxes = [_canvas(code) for code in codes]
     renders = render_batch([Request(code, size=size, box=box) for code, box in zip(codes, boxes)])
     bad = [i for i, (one, box) in enumerate(zip(renders, boxes)) if one.status != "ok" or box is None]
     if bad:
-        first = f"{entries[bad[0]][1]}: {renders[bad[0]].message or 'it names no canvas'}"
+        first = f"{entries[bad[0]][1]}: {renders[bad[0]].message or 'it declares no canvas'}"
         if len(bad) == len(entries):
             raise ValueError(f"{path}: no program can be drawn; {first}")
         warnings.warn(
             f"{path}: {len(bad)} of {len(entries)} programs cannot be drawn and are left out; {first}", stacklevel=2
         )
     good = [i for i in range(len(entries)) if i not in set(bad)]
-    shown = [_picture(path, entries[i][2], renders[i].picture) for i in good]
+    inputs = [_input_picture(path, entries[i][2], renders[i].picture) for i in good]
     return [
-        _problem(number, codes[i], seen, renders[i].picture, boxes[i], path.stem)
-        for number, (i, seen) in enumerate(zip(good, shown))
+        _problem(number, codes[i], picture, renders[i].picture, boxes[i], path.stem)
+        for number, (i, picture) in enumerate(zip(good, inputs))
     ]
 
 
-def _problem(number: int, code: str, seen: Any, picture: Any, box: Box | None, source: str) -> Problem:
-    answer = {"kind": "program", "code": code, "picture": picture} | ({"box": box} if box else {})
-    return Problem(number, Question(TEXT, (seen,)), answer, source)
+def _problem(number: int, code: str, picture: Any, reference: Any, box: Box | None, source: str) -> Problem:
+    answer = {"kind": "program", "code": code, "picture": reference} | ({"box": box} if box else {})
+    return Problem(number, Question(TEXT, (picture,)), answer, source)
 
 
 def _chunks(seed: int, primitives: tuple[int, int]) -> Iterator[list[tuple[Scene, str]]]:
-    """Scenes with their programs, without end; every chunk follows from its own number."""
+    """An endless stream of scenes with their programs; each chunk has its own seed."""
     number = 0
     while True:
         rng = np.random.default_rng([seed, number])
-        yield [(scene, verbose(scene, rng)) for scene in sample(_CHUNK, rng, primitives)]
+        yield [(scene, write_svg(scene, rng)) for scene in sample_scenes(_CHUNK, rng, primitives)]
         number += 1
 
 
@@ -115,7 +115,7 @@ def _folder(path: Path) -> Iterable[tuple[str, str, str | None]]:
 
 def _lines(path: Path) -> Iterable[tuple[str, str, str | None]]:
     name = lambda number, entry: str(entry.get("Filename", f"{path}:{number}"))
-    return [(e["Svg"], name(number, e), e.get("image")) for number, e in read(path, _entry, "programs")]
+    return [(e["Svg"], name(number, e), e.get("image")) for number, e in parse_lines(path, _entry, "programs")]
 
 
 def _entry(line: str) -> dict[str, Any]:
@@ -127,20 +127,20 @@ def _entry(line: str) -> dict[str, Any]:
 
 def _canvas(code: str) -> Box | None:
     try:
-        return canvas(code, "svg")
+        return declared_canvas(code, "svg")
     except Refused:
         return None
 
 
-def _picture(path: Path, image: str | None, drawn: np.ndarray) -> np.ndarray:
-    """The picture that a line names, on white; what was drawn where it names none."""
+def _input_picture(path: Path, image: str | None, rendered: Any) -> Any:
+    """The picture that a line names, on white; the rendered one if it names none."""
     from PIL import Image
 
     if image is None:
-        return drawn
+        return rendered
     try:
         picture = Image.open(path.parent / image).convert("RGBA")
     except OSError as error:
         raise ValueError(f"{path}: image {image!r} cannot be read: {error}") from None
-    ground = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))
+    background = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(background, picture).convert("RGB"))

@@ -1,4 +1,4 @@
-"""Scenes of primitives on whole coordinates 0-31, painted one over another, with some that nobody can see."""
+"""Random scenes of primitives on integer coordinates 0 to 31, painted in order, some of them fully covered."""
 
 from __future__ import annotations
 
@@ -6,77 +6,79 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.worlds.programs.primitives import SIDE, Primitive, Shapes, drawn, grown, masks, within
+from saccade.worlds.programs.primitives import SIDE, Primitive, Shapes, dilate, masks, random_shapes, random_shapes_in
 
-_LEAST_SEEN = 14
-"""Pixels of every primitive that the later ones leave to be seen."""
+_MIN_VISIBLE = 14
+"""Smallest number of pixels of a primitive that later ones leave visible."""
 _HIDDEN_SIDES = (2, 6)
-"""Least and most sides of a hidden primitive's bounding box."""
-_MOST_HIDDEN = 2
+"""Smallest and largest side of a hidden primitive's bounding box."""
+_MAX_HIDDEN = 2
 _ROUNDS = 60
+"""Rounds of resampling primitives that break the rules."""
 _HIDING_ROUNDS = 16
+"""Rounds of sampling hidden primitives."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is painted, in that order; the primitives at ``hidden`` are covered by later ones and change no pixel."""
+    """Primitives in the order of painting; those at ``hidden`` are covered by later ones and change no pixel."""
 
     painted: tuple[Primitive, ...]
     hidden: tuple[int, ...] = ()
 
     @property
     def visible(self) -> tuple[Primitive, ...]:
-        """The primitives that can be seen, in the order of painting."""
+        """The visible primitives, in the order of painting."""
         return tuple(one for i, one in enumerate(self.painted) if i not in self.hidden)
 
 
-def sample(count: int, rng: np.random.Generator, primitives: tuple[int, int] = (2, 5)) -> list[Scene]:
-    """About ``count`` random scenes with that many visible primitives (least, most) and 0 to 2 hidden ones.
+def sample_scenes(count: int, rng: np.random.Generator, primitives: tuple[int, int] = (2, 5)) -> list[Scene]:
+    """About ``count`` random scenes with (least, most) visible ``primitives`` and 0 to 2 hidden ones.
 
-    Every visible primitive shows at least 14 of 1024 pixels, and touching ones differ in color. The few scenes for
-    which no place is found are left out. ValueError unless 1 <= least <= most <= 8.
+    Every visible primitive shows at least 14 of 1024 pixels, and touching ones differ in color. The few scenes that
+    break these rules after all rounds are left out. ValueError unless 1 <= least <= most <= 8.
     """
     least, most = primitives
     if not 1 <= least <= most <= 8:
         raise ValueError(f"primitives are {primitives}; least and most must be 1 to 8, in that order")
     active = np.arange(most) < rng.integers(least, most + 1, count)[:, None]
-    shapes, good = _settled(drawn(rng, active.shape), active, rng)
-    cover = masks(shapes.rows(good)) & active[good, :, None, None]
-    hidden = _hidden(cover, active[good], rng)
-    return [_scene(shapes, row, active[row], hidden[i], rng) for i, row in enumerate(good)]
+    shapes, valid = _resampled(random_shapes(rng, active.shape), active, rng)
+    cover = masks(shapes.rows(valid)) & active[valid, :, None, None]
+    hidden = _hidden(cover, active[valid], rng)
+    return [_scene(shapes, row, active[row], hidden[i], rng) for i, row in enumerate(valid)]
 
 
-def _settled(shapes: Shapes, active: np.ndarray, rng: np.random.Generator) -> tuple[Shapes, np.ndarray]:
-    """The shapes with wrong ones drawn anew, and the scenes in which none is wrong in the end."""
+def _resampled(shapes: Shapes, active: np.ndarray, rng: np.random.Generator) -> tuple[Shapes, np.ndarray]:
+    """The shapes with invalid ones sampled again, and the scenes in which all are valid in the end."""
     rows = np.arange(len(active))
     for _ in range(_ROUNDS):
-        now = shapes.rows(rows)
-        wrong = active[rows] & _wrong(masks(now) & active[rows, :, None, None], now.color)
-        left = wrong.any(1)
-        rows, wrong = rows[left], wrong[left]
+        current = shapes.rows(rows)
+        invalid = active[rows] & _invalid(masks(current) & active[rows, :, None, None], current.color)
+        remaining = invalid.any(1)
+        rows, invalid = rows[remaining], invalid[remaining]
         if not len(rows):
             break
-        row, slot = np.nonzero(wrong)
-        shapes.put(rows[row], slot, drawn(rng, (len(row), 1)))
+        row, slot = np.nonzero(invalid)
+        shapes.put(rows[row], slot, random_shapes(rng, (len(row), 1)))
     return shapes, np.setdiff1d(np.arange(len(active)), rows)
 
 
-def _wrong(cover: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """Which primitives [N, K] show too little, or touch an earlier one of their color."""
+def _invalid(cover: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Which primitives ``[N, K]`` show too few pixels, or touch an earlier one of their color."""
     from_above = np.logical_or.accumulate(cover[:, ::-1], 1)[:, ::-1]
     later = np.concatenate([from_above[:, 1:], np.zeros_like(cover[:, :1])], 1)
-    seen = (cover & ~later).sum((2, 3))
+    visible = (cover & ~later).sum((2, 3))
     flat = lambda x: x.reshape(*x.shape[:2], -1).astype(np.float32)
-    touching = flat(grown(cover)) @ flat(cover).transpose(0, 2, 1) > 0
-    twins = touching & (color[:, :, None] == color[:, None, :])
-    return (seen < _LEAST_SEEN) | np.tril(twins, -1).any(2)
+    touching = flat(dilate(cover)) @ flat(cover).transpose(0, 2, 1) > 0
+    same_color = touching & (color[:, :, None] == color[:, None, :])
+    return (visible < _MIN_VISIBLE) | np.tril(same_color, -1).any(2)
 
 
 def _hidden(cover: np.ndarray, active: np.ndarray, rng: np.random.Generator) -> list[list[tuple[Primitive, int]]]:
-    """For each scene the primitives that may lie unseen, each with the slot of the one that covers it."""
-    inner = np.zeros_like(cover)  # pixels that a convex shape covers whole
-    inner[..., 1:-1, 1:-1] = ~grown(~cover)[..., 1:-1, 1:-1]
-    wanted = rng.integers(0, _MOST_HIDDEN + 1, len(cover))
+    """The hidden primitives of each scene, each with the slot of the primitive that covers it."""
+    inner = np.zeros_like(cover)  # pixels that a convex shape covers completely
+    inner[..., 1:-1, 1:-1] = ~dilate(~cover)[..., 1:-1, 1:-1]
+    wanted = rng.integers(0, _MAX_HIDDEN + 1, len(cover))
     found: list[list[tuple[Primitive, int]]] = [[] for _ in cover]
     rows, grid = np.arange(len(cover)), np.arange(SIDE)
     for _ in range(_HIDING_ROUNDS):
@@ -87,8 +89,8 @@ def _hidden(cover: np.ndarray, active: np.ndarray, rng: np.random.Generator) -> 
         corner = np.clip(np.stack([place % SIDE, place // SIDE]) - box // 2, 0, SIDE - 1 - box)
         x_in, y_in = ((grid >= low[:, None]) & (grid < (low + side)[:, None]) for low, side in zip(corner, box))
         fits = ~(y_in[:, :, None] & x_in[:, None, :] & ~under).any((1, 2))
-        shapes = within(corner[..., None], box[..., None], rng)
-        for row in np.flatnonzero(fits):
+        shapes = random_shapes_in(corner[..., None], box[..., None], rng)
+        for row in np.flatnonzero(fits).tolist():
             if len(found[row]) < wanted[row]:
                 found[row].append((shapes.primitive(row, 0), int(slot[row])))
     return found
@@ -97,8 +99,10 @@ def _hidden(cover: np.ndarray, active: np.ndarray, rng: np.random.Generator) -> 
 def _scene(
     shapes: Shapes, row: int, active: np.ndarray, hidden: list[tuple[Primitive, int]], rng: np.random.Generator
 ) -> Scene:
-    """The primitives in order, each hidden one anywhere before the one that covers it."""
-    order: list[tuple[Primitive, int | None]] = [(shapes.primitive(row, slot), slot) for slot in np.flatnonzero(active)]
+    """The primitives in order, each hidden one at a random place before the one that covers it."""
+    order: list[tuple[Primitive, int | None]] = [
+        (shapes.primitive(row, slot), slot) for slot in np.flatnonzero(active).tolist()
+    ]
     for primitive, cover in hidden:
         at = next(i for i, (_, slot) in enumerate(order) if slot == cover)
         order.insert(int(rng.integers(0, at + 1)), (primitive, None))

@@ -1,4 +1,4 @@
-"""A task for a model that draws by code: pictures or texts to be drawn, some kept back, and who judges the drawings."""
+"""Task of writing drawing programs: training and held-out problems, and the rewards of renders."""
 
 from __future__ import annotations
 
@@ -11,177 +11,182 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Reward, Rollout, Sampler, Show
+from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import score
 from saccade.math.pixels import to_unit
 from saccade.rewards.registry import PROGRAMS, reward
-from saccade.rewards.render.rendering import drawn, program
-from saccade.rewards.render.strip_text import wordless
+from saccade.rewards.render.rendering import extract_program, render_rollout
+from saccade.rewards.render.strip_text import strip_text
 from saccade.rewards.rubric import gated, judge, weighted
-from saccade.tools.render import find
+from saccade.tools.render import find_program
 from saccade.worlds import programs, text_files
 from saccade.worlds.programs.problems import TEXT
-from saccade.worlds.questions.task import asked
+from saccade.worlds.questions.task import question_of
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
-"""Always measured; none but `validity` is trained on unless asked for."""
+"""Rewards that are always measured; only those among the task's rewards are trained on."""
 
-SPOKEN = ("length", "length_ratio", "overlap")
-"""Judged from the text as it was written; all others see what it draws."""
+TEXT_REWARDS = ("length", "length_ratio", "overlap")
+"""Rewards on the text of a program; all others are on its render."""
 
 _CAPTION = "Write an SVG program that draws this: "
 
 
 @dataclass(frozen=True)
 class ProgramTask:
-    """What programs are asked to draw and who judges what they draw."""
+    """What programs shall draw, and the rewards of their renders."""
 
     programs: str = "shapes"
-    """The embedded world, a folder of *.svg, or JSON lines with the columns "Svg" and, for texts, "caption"."""
+    """Training programs: "shapes" (the embedded world), a folder of *.svg, or JSON lines with "Svg" and "caption"."""
     held_out: str = ""
-    """A folder or file of such programs kept back; the embedded world keeps back meanings of its own."""
-    asked: Literal["picture", "text"] = "picture"
-    """What the model is given: a picture to be drawn again, or a caption in words."""
+    """Held-out programs: a folder or a file; the embedded world has held-out meanings."""
+    condition: Literal["picture", "text"] = "picture"
+    """Input of the model: a picture that its program shall draw, or a caption."""
     rewards: tuple[str, ...] = ("l2", "edge_l2", "structure", "length", "validity")
-    """Rewards that are added up; one that has no verdict on a program is left out there."""
+    """Names of the rewards that are summed; a reward that is NaN for a program is left out of its sum."""
     weights: tuple[float, ...] = (1.0, 0.5, 0.5, 0.5, 0.25)
-    """The weight of each of them."""
+    """Weight of each reward in the sum."""
     length_gate: float = 0.5
-    """The first reward from which on `length` counts at all: below it a short program earns nothing by being short."""
+    """Smallest value of the first reward at which the reward `length` counts."""
     size: int = 32
-    """Side in pixels of the pictures that are compared; the embedded world's are shown in this size too."""
+    """Height and width in pixels of the pictures that are compared, and of the embedded world's input pictures."""
     train_size: int = 8192
-    """Training programs drawn from the embedded world."""
+    """Number of training programs sampled from the embedded world."""
     held_out_size: int = 256
-    """Programs kept back in the embedded world."""
+    """Number of held-out programs of the embedded world."""
     larger_size: int = 128
-    """Programs of more shapes than any that is trained on, in the embedded world; 0 leaves them out."""
+    """Number of held-out programs with more shapes than training programs, in the embedded world; 0 for none."""
 
     def __post_init__(self) -> None:
         if len(self.rewards) != len(self.weights) or not self.rewards:
             raise ValueError(
                 f"{len(self.weights)} weights are given for {len(self.rewards)} rewards; there must be one for each"
             )
-        if self.asked == "text" and self.programs == "shapes":
+        if self.condition == "text" and self.programs == "shapes":
             raise ValueError("the embedded world of programs has no captions; a task of texts needs a file")
 
     def training(self, seed: int) -> Sequence[Problem]:
-        """The problems to train on, each with a reference program."""
+        """The training problems, each with a reference program."""
         if self.programs != "shapes":
-            return self._load(self.programs)
-        return made(self.train_size, seed, programs.TRAIN, "train", self.size)
+            return self._load_file(self.programs)
+        return cached_problems(self.train_size, seed, programs.TRAIN, "train", self.size)
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
-        """Problems that are never trained on: of the usual number of shapes, and of more."""
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
+        """The held-out problems: with as many shapes as in training, and with more."""
         if self.programs != "shapes":
-            return {"held out": self._load(self.held_out)} if self.held_out else {}
+            return {"held out": self._load_file(self.held_out)} if self.held_out else {}
         counts = {"held out": (self.held_out_size, programs.TRAIN), "more shapes": (self.larger_size, programs.OOD)}
-        return {name: made(n, 12_345, shapes, "held_out", self.size) for name, (n, shapes) in counts.items() if n}
+        return {
+            name: cached_problems(n, 12_345, shapes, "held_out", self.size) for name, (n, shapes) in counts.items() if n
+        }
 
     def judge(self, rollout: Rollout, known: Mapping[str, Reward] = PROGRAMS) -> Tensor:
-        """Fill ``rollout.rewards`` with rewards and monitors, those that ``known`` names; returns their weighted sum
-        ``[B]``.
+        """Fill ``rollout.rewards`` with rewards and monitors; returns the weighted sum of the rewards ``[B]``.
+
+        ``known`` holds the rewards by name; monitors that it does not hold are left out.
         """
         names = dict.fromkeys((*self.rewards, *(name for name in MONITORS if name in known)))
         abstain = tuple(names) if len(self.rewards) > 1 else MONITORS
-        spoken = {name: reward(name, known) for name in names if name in SPOKEN}
-        judge(wordless(rollout), {name: reward(name, known) for name in names if name not in SPOKEN}, abstain)
-        values = judge(rollout, spoken, abstain).rewards
+        on_text = {name: reward(name, known) for name in names if name in TEXT_REWARDS}
+        on_render = {name: reward(name, known) for name in names if name not in TEXT_REWARDS}
+        judge(strip_text(rollout), on_render, abstain)
+        values = judge(rollout, on_text, abstain).rewards
         counted = {name: values[name] for name in self.rewards}
         if "length" in counted and self.rewards[0] != "length":
             counted["length"] = gated(values["length"], (values[self.rewards[0]] >= self.length_gate).float())
         return weighted(counted, dict(zip(self.rewards, self.weights)))
 
     def score(
-        self, attempt: Sampler, known: Mapping[str, Reward], show: Show | None = None, rows: int = 96
+        self, sampler: Sampler, known: Mapping[str, Reward], show: LogSamples | None = None, rows: int = 96
     ) -> dict[str, float]:
-        """The mean of every reward and monitor over each set kept back, "<set>, <name>", and of their sum, "<set>,
-        total".
-        """
+        """Means over each held-out set: "<set>, <name>" of every reward and monitor, "<set>, total" of the sum."""
         scores: dict[str, float] = {}
-        for name, (parts, total_B) in score(self.kept_back(), attempt, lambda r: self.judge(r, known), rows).items():
-            found = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
-            scores |= {
-                f"{name}, {each}": float(value_B.nanmean()) for each, value_B in (found | {"total": total_B}).items()
-            }
+        scored = score(self.held_out_problems(), sampler, lambda rollout: self.judge(rollout, known), rows)
+        for name, (parts, total_B) in scored.items():
+            values = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
+            values["total"] = total_B
+            scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in values.items()}
             if show:
-                show(name, drawings(parts[0], total_B))
+                show(name, logged_renders(parts[0], total_B))
         return scores
 
-    def wanted(self, number: int, prompt: str) -> Problem:
-        """A prompt of `saccade sample` as a problem: words, or a picture's file, which is its own reference."""
-        pictures = asked(f"{prompt} {TEXT}").pictures[:1]
+    def problem_of(self, number: int, prompt: str) -> Problem:
+        """A prompt of `saccade sample` as a problem: a text, or the file of a picture, which is then the reference."""
+        pictures = question_of(f"{prompt} {TEXT}").pictures[:1]
         if not pictures:
-            return Problem(number, wish(prompt), {"caption": prompt, "box": "own"})
+            return Problem(number, caption_question(prompt), {"caption": prompt, "box": "own"})
         question = Question(TEXT, pictures)
-        return Problem(number, question, {"picture": square(pictures[0], self.size), "box": "own"})
+        return Problem(number, question, {"picture": pad_to_square(pictures[0], self.size), "box": "own"})
 
-    def _load(self, path: str) -> Sequence[Problem]:
-        found = programs.load(path, self.size)
-        return found if self.asked == "picture" else captioned(found, captions(path), path)
+    def _load_file(self, path: str) -> Sequence[Problem]:
+        problems = programs.load_programs(path, self.size)
+        return problems if self.condition == "picture" else with_captions(problems, load_captions(path))
 
 
-def programs_for(task: ProgramTask, attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
-    """A program for each prompt, as `saccade sample` shows them: prompt, text (the program), image (what it draws)."""
-    rollout = attempt([task.wanted(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
-    rows = zip(prompts, rollout.outputs, painted(rollout))
-    return [{"prompt": prompt, "text": program(text), "image": picture} for prompt, text, picture in rows]
+def sample_programs(
+    task: ProgramTask, sampler: Sampler, prompts: Sequence[str], seeds_B: Tensor
+) -> list[dict[str, Any]]:
+    """A program for each prompt, as `saccade sample` shows them: prompt, text (the program), image (its render)."""
+    rollout = sampler([task.problem_of(i, prompt) for i, prompt in enumerate(prompts)], seeds_B)
+    rows = zip(prompts, rollout.outputs, rendered_pictures(rollout))
+    return [{"prompt": prompt, "text": extract_program(text), "image": picture} for prompt, text, picture in rows]
 
 
 @lru_cache(maxsize=8)
-def made(count: int, seed: int, shapes: tuple[int, int], split: str, size: int) -> Sequence[Problem]:
-    """Problems of the embedded world, drawn once a process."""
+def cached_problems(count: int, seed: int, shapes: tuple[int, int], split: str, size: int) -> Sequence[Problem]:
+    """Problems of the embedded world, sampled once a process."""
     return programs.problems(count, seed, shapes, split, size)
 
 
-def captions(path: str) -> dict[str, str]:
-    """The column "caption" of JSON lines, by program. ValueError for a folder, or a line that has none."""
+def load_captions(path: str) -> dict[str, str]:
+    """The column "caption" of JSON lines, by program. ValueError for a folder, or a line without a caption."""
     if Path(path).is_dir():
         raise ValueError(f"{path}: is a folder; captions need JSON lines with the columns 'Svg' and 'caption'")
-    return dict(pair for _, pair in text_files.read(Path(path), _captioned, "captions"))
+    return dict(pair for _, pair in text_files.parse_lines(Path(path), _code_and_caption, "captions"))
 
 
-def _captioned(line: str) -> tuple[str, str]:
+def _code_and_caption(line: str) -> tuple[str, str]:
     entry = text_files.entry_of(line)
     text_files.need(isinstance(entry.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
-    return find(entry["Svg"], "svg"), entry["caption"]
+    return find_program(entry["Svg"], "svg"), entry["caption"]
 
 
-def captioned(problems: Sequence[Problem], by_code: Mapping[str, str], source: str) -> list[Problem]:
-    """The same problems asked in words: the picture is what only rewards may see."""
-    texts = [by_code[p.answer["code"]] for p in problems]
-    return [replace(p, inputs=wish(text), answer=p.answer | {"caption": text}) for p, text in zip(problems, texts)]
+def with_captions(problems: Sequence[Problem], caption_of: Mapping[str, str]) -> list[Problem]:
+    """The same problems with captions as inputs, so that pictures are seen by rewards alone."""
+    rows = [(problem, caption_of[problem.answer["code"]]) for problem in problems]
+    return [replace(p, inputs=caption_question(text), answer=p.answer | {"caption": text}) for p, text in rows]
 
 
-def wish(caption: str) -> Question:
-    """How a program that draws a text is asked for."""
+def caption_question(caption: str) -> Question:
+    """The request for a program that draws a caption."""
     return Question(_CAPTION + caption)
 
 
-def drawings(rollout: Rollout, total_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
-    """The first attempts of a rollout as a run shows them: the wanted picture, the drawn one, program, score."""
+def logged_renders(rollout: Rollout, total_B: Tensor, count: int = 16) -> list[dict[str, Any]]:
+    """The first samples of a rollout as a run logs them: reference picture, rendered picture, program, score."""
+    rows = zip(rollout.problems[:count], rendered_pictures(rollout), rollout.outputs, total_B.tolist())
     return [
         {
             "prompt": p.inputs.text,
             "target": to_unit(p.answer["picture"]),
             "image": picture,
             "text": text,
-            "score": float(r),
+            "score": total,
         }
-        for p, picture, text, r in zip(rollout.problems[:count], painted(rollout), rollout.outputs, total_B)
+        for p, picture, text, total in rows
     ]
 
 
-def painted(rollout: Rollout) -> list[Tensor]:
-    """What each attempt draws, ``[3, S, S]`` in [0, 1]; a white picture where it draws nothing."""
-    renders = drawn(wordless(rollout))
-    size = next((len(one.picture) for one in renders if one.picture is not None), 0)
-    sides = [len(p.answer["picture"]) if "picture" in p.answer else size or 64 for p in rollout.problems]
-    return [torch.ones(3, s, s) if one.picture is None else to_unit(one.picture) for s, one in zip(sides, renders)]
+def rendered_pictures(rollout: Rollout) -> list[Tensor]:
+    """The render of each output, ``[3, S, S]`` in [0, 1]; a white picture if it does not render."""
+    pictures = [render.picture for render in render_rollout(strip_text(rollout))]
+    size = next((len(picture) for picture in pictures if picture is not None), 64)
+    sides = [len(p.answer["picture"]) if "picture" in p.answer else size for p in rollout.problems]
+    return [torch.ones(3, s, s) if picture is None else to_unit(picture) for s, picture in zip(sides, pictures)]
 
 
-def square(picture: Any, size: int) -> Any:
-    """A picture uint8 ``[H, W, 3]`` as ``[size, size, 3]``, whole, on white."""
+def pad_to_square(picture: Any, size: int) -> Any:
+    """A picture uint8 ``[H, W, 3]`` resized into ``[size, size, 3]``, padded with white."""
     import numpy as np
     from PIL import Image, ImageOps
 

@@ -1,4 +1,4 @@
-"""Scenes as SVG: as short as it can be said, or as long-winded as files in the wild."""
+"""Scenes as SVG programs, as redundant as files from the web."""
 
 from __future__ import annotations
 
@@ -14,35 +14,28 @@ _NAMES = {
     "circle": ("cx", "cy", "r"),
     "ellipse": ("cx", "cy", "rx", "ry"),
 }
-_IDLE = (' stroke="none"', ' opacity="1"')
+_REDUNDANT = (' stroke="none"', ' opacity="1"')
 """Attributes that change nothing."""
-_OFTEN = 0.3
-"""How often each idle attribute, and a group of its own, is written."""
+_REDUNDANCY = 0.3
+"""Probability of each redundant attribute, and of a group around an element."""
 
 
-def concise(scene: Scene) -> str:
-    """What can be seen, and nothing that need not be said."""
-    return HEAD + "".join(_element(one) for one in scene.visible) + TAIL
-
-
-def verbose(scene: Scene, rng: np.random.Generator) -> str:
-    """The same picture with the hidden primitives, idle attributes, and groups of one."""
-    luck = rng.random((len(scene.painted), 3)) < _OFTEN
+def write_svg(scene: Scene, rng: np.random.Generator) -> str:
+    """A program that draws a scene, with its hidden primitives, redundant attributes, and groups of one element."""
+    redundant = rng.random((len(scene.painted), 3)) < _REDUNDANCY
     parts = []
-    for one, (group, *idle) in zip(scene.painted, luck.tolist()):
-        element = _element(one, "".join(text for text, use in zip(_IDLE, idle) if use))
+    for one, (group, *attributes) in zip(scene.painted, redundant.tolist()):
+        element = _element(one, "".join(text for text, use in zip(_REDUNDANT, attributes) if use))
         parts.append(f"<g>{element}</g>" if group else element)
     return HEAD + "".join(parts) + TAIL
 
 
 def vocabulary() -> list[str]:
-    """The pieces that all programs of this world can be cut into, for a tokenizer: as long as they can be between
-    two numbers.
-    """
+    """The longest tokens that all programs of this world consist of, for a tokenizer."""
     opened = [f'<{kind} {names[0]}="' for kind, names in _NAMES.items()]
     following = sorted({f'" {name}="' for names in _NAMES.values() for name in names[1:]})
-    idle = [f'"{text[:-1]}' for text in _IDLE]
-    ends = ['" fill="', 'Z" fill="', *idle, '"/>']
+    redundant = [f'"{text[:-1]}' for text in _REDUNDANT]
+    ends = ['" fill="', 'Z" fill="', *redundant, '"/>']
     return [
         HEAD,
         TAIL,
@@ -59,9 +52,9 @@ def vocabulary() -> list[str]:
     ]
 
 
-def _element(one: Primitive, idle: str = "") -> str:
+def _element(one: Primitive, attributes: str = "") -> str:
     if one.kind == "triangle":
         a, b, c, d, e, f = one.numbers
-        return f'<path d="M{a} {b}L{c} {d}L{e} {f}Z" fill="{one.color}"{idle}/>'
-    places = "".join(f' {name}="{number}"' for name, number in zip(_NAMES[one.kind], one.numbers))
-    return f'<{one.kind}{places} fill="{one.color}"{idle}/>'
+        return f'<path d="M{a} {b}L{c} {d}L{e} {f}Z" fill="{one.color}"{attributes}/>'
+    numbers = "".join(f' {name}="{number}"' for name, number in zip(_NAMES[one.kind], one.numbers))
+    return f'<{one.kind}{numbers} fill="{one.color}"{attributes}/>'

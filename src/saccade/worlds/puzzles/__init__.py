@@ -1,6 +1,6 @@
-"""The world of puzzles: questions that any picture poses about itself, with no label but what was done to it."""
+"""The world of puzzles: questions about what was done to a picture, which need no label."""
 
-from saccade.worlds.images import PHOTOGRAPHS, UPRIGHT, folder, photographs
+from saccade.worlds.images import PHOTOGRAPHS, UPRIGHT, load_folder, photographs
 from saccade.worlds.puzzles.contrast import Contrast
 from saccade.worlds.puzzles.jigsaw import Jigsaw
 from saccade.worlds.puzzles.position import Position
@@ -10,7 +10,16 @@ from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.questions import pictures as scenes
 
 __all__ = [
-    "PHOTOGRAPHS", "PUZZLES", "UPRIGHT",
-    "Contrast", "Jigsaw", "Position", "Puzzle", "Rotation",
-    "folder", "photographs", "problems", "scenes",
-]  # fmt: skip
+    "PHOTOGRAPHS",
+    "PUZZLES",
+    "UPRIGHT",
+    "Contrast",
+    "Jigsaw",
+    "Position",
+    "Puzzle",
+    "Rotation",
+    "load_folder",
+    "photographs",
+    "problems",
+    "scenes",
+]

@@ -1,4 +1,4 @@
-"""Contrast: two changed views of the same picture, or of two."""
+"""Contrast: two augmented views of the same picture, or of two pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown, check_strength
+from saccade.worlds.puzzles.puzzle import MIN_DIFFERENCE, Another, Pictures, check_strength
 from saccade.worlds.puzzles.views import augmented, distance, resized
 from saccade.worlds.splits import balanced
 
@@ -24,7 +24,7 @@ WORDINGS = (
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two changed views of the same picture or of two: same or different? ``strength`` (0 to 1) says how changed."""
+    """Asks whether two augmented views show one picture or two; ``strength`` of the augmentation is 0 to 1."""
 
     name: ClassVar[str] = "contrast"
     kind: ClassVar[str] = "word"
@@ -34,21 +34,23 @@ class Contrast:
     def __post_init__(self) -> None:
         check_strength("contrast", self.strength)
 
-    def deal(self, count: int, rng: np.random.Generator) -> Sequence[bool]:
+    def sample_answers(self, count: int, rng: np.random.Generator) -> Sequence[bool]:
         return (balanced(count, 2, rng) == 1).tolist()
 
-    def smallest(self, side: int) -> int:
+    def min_side(self, side: int) -> int:
         return side
 
-    def pose(self, picture: np.ndarray, another: Another, truth: bool, rng: np.random.Generator) -> Shown | None:
+    def pictures(
+        self, picture: np.ndarray, another: Another, answer: bool, rng: np.random.Generator
+    ) -> Pictures | None:
         side, other = len(picture), another()
-        if distance(picture, resized(other, side)) < ALIKE:
+        if distance(picture, resized(other, side)) < MIN_DIFFERENCE:
             return None
-        views = (picture, picture if truth else other)
+        views = (picture, picture if answer else other)
         return tuple(augmented(view, self.strength, side, rng) for view in views)
 
-    def text(self, truth: bool) -> str:
-        return "same" if truth else "different"
+    def text(self, answer: bool) -> str:
+        return "same" if answer else "different"
 
     def slots(self) -> dict[str, str]:
         return {}

@@ -1,4 +1,4 @@
-"""Jigsaw: the pieces of a picture in mixed order."""
+"""Jigsaw: the pieces of a picture in random order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown
+from saccade.worlds.puzzles.puzzle import MIN_DIFFERENCE, Another, Pictures
 
 WORDINGS = (
     "A picture was cut into {grid} x {grid} pieces, shown in mixed order and counted from 1. For each place of the"
@@ -25,14 +25,15 @@ WORDINGS = (
     " that belongs there, with commas.",
 )
 Order = tuple[int, ...]
+"""Numbers of pieces from 0, counted row by row in the picture, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class Jigsaw:
-    """The pieces of a picture in mixed order: for each place, row by row, which of the shown pieces belongs there?
+    """Asks for each place of a picture, row by row, which of its pieces, shown in random order, belongs there.
 
-    The truth is the order in which the pieces are shown; the answer is its inverse, counted from 1. ``grid`` pieces a
-    side (2 to 6), ``gap`` pixels lost around each, which takes away edges that fit.
+    An answer is the order in which the pieces are shown; its text is the inverse order, counted from 1. ``grid`` is the
+    number of pieces a side (2 to 6), ``gap`` the pixels removed around each piece, so that edges do not fit.
     """
 
     name: ClassVar[str] = "jigsaw"
@@ -47,28 +48,30 @@ class Jigsaw:
         if self.gap < 0:
             raise ValueError(f"jigsaw has gap {self.gap}; it must be 0 or more")
 
-    def deal(self, count: int, rng: np.random.Generator) -> Sequence[Order]:
+    def sample_answers(self, count: int, rng: np.random.Generator) -> Sequence[Order]:
         orders = rng.random((count, self.grid**2)).argsort(1)
         return [tuple(order) for order in orders.tolist()]
 
-    def smallest(self, side: int) -> int:
+    def min_side(self, side: int) -> int:
         return side // self.grid - 2 * self.gap
 
-    def pose(self, picture: np.ndarray, another: Another, truth: Order, rng: np.random.Generator) -> Shown | None:
-        side, inner = len(picture) // self.grid, self.smallest(len(picture))
+    def pictures(
+        self, picture: np.ndarray, another: Another, answer: Order, rng: np.random.Generator
+    ) -> Pictures | None:
+        side, inner = len(picture) // self.grid, self.min_side(len(picture))
         corners = [(k // self.grid * side + self.gap, k % self.grid * side + self.gap) for k in range(self.grid**2)]
         pieces = [picture[y : y + inner, x : x + inner].copy() for y, x in corners]
-        return None if _some_alike(pieces) else tuple(pieces[k] for k in truth)
+        return None if _has_duplicates(pieces) else tuple(pieces[k] for k in answer)
 
-    def text(self, truth: Order) -> str:
-        return ",".join(str(truth.index(place) + 1) for place in range(len(truth)))
+    def text(self, answer: Order) -> str:
+        return ",".join(str(answer.index(place) + 1) for place in range(len(answer)))
 
     def slots(self) -> dict[str, str]:
         return {"grid": str(self.grid), "number": str(self.grid**2)}
 
 
-def _some_alike(pieces: Sequence[np.ndarray]) -> bool:
-    """Whether two pieces look the same, so that their places cannot be told."""
+def _has_duplicates(pieces: Sequence[np.ndarray]) -> bool:
+    """Whether two pieces are nearly equal, so that their places are ambiguous."""
     step = max(1, pieces[0].shape[0] // 24)
     small = np.stack([piece[::step, ::step] for piece in pieces]).astype(np.int16).reshape(len(pieces), -1)
-    return any(float(np.abs(small[i + 1 :] - small[i]).mean(1).min()) < ALIKE for i in range(len(pieces) - 1))
+    return any(float(np.abs(small[i + 1 :] - small[i]).mean(1).min()) < MIN_DIFFERENCE for i in range(len(pieces) - 1))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown, check_strength
+from saccade.worlds.puzzles.puzzle import MIN_DIFFERENCE, Another, Pictures, check_strength
 from saccade.worlds.puzzles.views import distance, recolored
 from saccade.worlds.splits import QUARTERS, balanced
 
@@ -21,15 +21,17 @@ WORDINGS = (
     "The second picture was cut out of the first: {options}?",
 )
 _TRIES = 8
-_PLAIN = 12.0
-"""Least standard deviation, in some channel, of a cut that can be told from another."""
+"""Number of random parts of a picture that are tried."""
+_MIN_STD = 12.0
+"""Least standard deviation, in some channel, of a part that can be located."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The second picture is cut out of one quarter of the first: out of which?
+    """Asks out of which quarter of the first picture the second one is cut.
 
-    The cut's height and width are drawn from ``share`` of the quarter's; ``strength`` changes its colours (0 to 1).
+    The part's height and width are fractions of the quarter's, sampled from the range ``share``; ``strength``, 0 to 1,
+    is that of the change of its colors.
     """
 
     name: ClassVar[str] = "position"
@@ -43,13 +45,13 @@ class Position:
             raise ValueError(f"position has share {self.share}; the least and greatest lie between 0 and 1")
         check_strength("position", self.strength)
 
-    def deal(self, count: int, rng: np.random.Generator) -> Sequence[int]:
+    def sample_answers(self, count: int, rng: np.random.Generator) -> Sequence[int]:
         return balanced(count, len(QUARTERS), rng).tolist()
 
-    def smallest(self, side: int) -> int:
+    def min_side(self, side: int) -> int:
         return round(side // 2 * self.share[0])
 
-    def pose(self, picture: np.ndarray, another: Another, truth: int, rng: np.random.Generator) -> Shown | None:
+    def pictures(self, picture: np.ndarray, another: Another, answer: int, rng: np.random.Generator) -> Pictures | None:
         half = len(picture) // 2
         corners = [(y, x) for y in (0, len(picture) - half) for x in (0, len(picture) - half)]
         quarters = [picture[y : y + half, x : x + half] for y, x in corners]
@@ -57,19 +59,22 @@ class Position:
             height, width = np.rint(half * rng.uniform(*self.share, 2)).astype(int)
             top, left = rng.integers([half - height + 1, half - width + 1])
             parts = [quarter[top : top + height, left : left + width] for quarter in quarters]
-            if _told(parts, truth):
-                part = parts[truth].copy()
+            if _is_unique(parts, answer):
+                part = parts[answer].copy()
                 return picture, recolored(part, self.strength, rng) if self.strength else part
         return None
 
-    def text(self, truth: int) -> str:
-        return QUARTERS[truth]
+    def text(self, answer: int) -> str:
+        return QUARTERS[answer]
 
     def slots(self) -> dict[str, str]:
         return {"options": f"{', '.join(QUARTERS[:-1])} or {QUARTERS[-1]}"}
 
 
-def _told(parts: Sequence[np.ndarray], truth: int) -> bool:
-    """Whether a cut shows something, and nothing that the other quarters show at the same place."""
-    others = [part for k, part in enumerate(parts) if k != truth]
-    return parts[truth].std((0, 1)).max() > _PLAIN and min(distance(parts[truth], part) for part in others) > ALIKE
+def _is_unique(parts: Sequence[np.ndarray], answer: int) -> bool:
+    """Whether a part is not plain and differs from the same place in the other quarters."""
+    others = [part for k, part in enumerate(parts) if k != answer]
+    return (
+        parts[answer].std((0, 1)).max() > _MIN_STD
+        and min(distance(parts[answer], part) for part in others) > MIN_DIFFERENCE
+    )

@@ -1,7 +1,7 @@
-"""What a puzzle is: truths dealt in equal parts, and a square picture posed for one of them.
+"""The interface of puzzles: answers sampled in equal parts, and the pictures of a question with a given answer.
 
-A puzzle's ``name`` is the source of its problems, ``kind`` the kind of its answer, ``wordings`` six questions of which
-training never shows the last two.
+A puzzle's ``name`` is the source of its problems, ``kind`` the kind of its answer, ``wordings`` are six questions, of
+which the last two are held out.
 """
 
 from __future__ import annotations
@@ -11,41 +11,46 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-Shown = tuple[np.ndarray, ...]
-"""The pictures of a question."""
+Pictures = tuple[np.ndarray, ...]
+"""The pictures of a question, each uint8 ``[H, W, 3]``."""
 Another = Callable[[], np.ndarray]
-"""Reads another picture, cut to a square as the first one was."""
-ALIKE = 2.0
+"""Loads another picture, cut to a square as the first one was."""
+MIN_DIFFERENCE = 2.0
 """Mean difference in 0..255 below which two pictures look the same."""
 
 
 class Puzzle(Protocol):
-    """What is done to a picture and asked about it."""
+    """Changes a picture and asks what was done."""
 
     name: ClassVar[str]
     kind: ClassVar[str]
     wordings: ClassVar[tuple[str, ...]]
 
-    def deal(self, count: int, rng: np.random.Generator) -> Sequence[Any]:
-        """Truths, each as often as any other."""
+    def sample_answers(self, count: int, rng: np.random.Generator) -> Sequence[Any]:
+        """``count`` answers, each as often as any other."""
+        ...
 
-    def smallest(self, side: int) -> int:
-        """The least side of a picture that is shown of a square of ``side`` pixels."""
+    def min_side(self, side: int) -> int:
+        """The least side in pixels of the pictures made from a square of ``side`` pixels."""
+        ...
 
-    def pose(self, picture: np.ndarray, another: Another, truth: Any, rng: np.random.Generator) -> Shown | None:
-        """What is shown of a square picture, and if need be of another, for a truth.
+    def pictures(self, picture: np.ndarray, another: Another, answer: Any, rng: np.random.Generator) -> Pictures | None:
+        """The pictures of a question with this answer, made from a square picture and, if need be, from another.
 
-        None where this picture leaves the truth in doubt, so that another has to be taken.
+        None where the picture makes the answer ambiguous, so that another one has to be taken.
         """
+        ...
 
-    def text(self, truth: Any) -> str:
-        """The answer."""
+    def text(self, answer: Any) -> str:
+        """The answer as text."""
+        ...
 
     def slots(self) -> dict[str, str]:
-        """What fills the wording."""
+        """Texts that fill the slots of the wordings."""
+        ...
 
 
 def check_strength(name: str, strength: float) -> None:
-    """ValueError where a strength is none."""
+    """ValueError where a strength lies outside 0 to 1."""
     if not 0 <= strength <= 1:
         raise ValueError(f"{name} has strength {strength}; it lies between 0 and 1")

@@ -1,4 +1,4 @@
-"""Rotation: the second picture is the first, turned."""
+"""Rotation: the second picture is the first one rotated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from saccade.worlds.puzzles.puzzle import ALIKE, Another, Shown
-from saccade.worlds.puzzles.views import distance, turned
+from saccade.worlds.puzzles.puzzle import MIN_DIFFERENCE, Another, Pictures
+from saccade.worlds.puzzles.views import distance, rotated
 from saccade.worlds.splits import balanced
 
 WORDINGS = (
@@ -24,43 +24,44 @@ WORDINGS = (
 
 @dataclass(frozen=True)
 class Rotation:
-    """The second picture is the first turned counterclockwise: by how many degrees?
+    """Asks by how many degrees the second picture is the first one rotated counterclockwise.
 
-    ``steps`` is the number of angles: 2 (0 or 180), 4 (right angles) or 8 (every 45 degrees; then both pictures are cut
-    to the square that every turn keeps). ``marked`` first paints a white mark into the upper left corner: trivial.
+    ``angles`` is the number of angles: 2 (0 or 180 degrees), 4 (right angles) or 8 (every 45 degrees; then both
+    pictures are cut to the square inside every rotation). ``marked`` first paints a white mark into the upper left
+    corner, which makes the puzzle trivial.
     """
 
     name: ClassVar[str] = "rotation"
     kind: ClassVar[str] = "number"
     wordings: ClassVar[tuple[str, ...]] = WORDINGS
-    steps: int = 4
+    angles: int = 4
     marked: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps not in (2, 4, 8):
-            raise ValueError(f"rotation has steps {self.steps}; it must be 2, 4 or 8")
+        if self.angles not in (2, 4, 8):
+            raise ValueError(f"rotation has angles {self.angles}; it must be 2, 4 or 8")
 
-    def deal(self, count: int, rng: np.random.Generator) -> Sequence[int]:
-        return (balanced(count, self.steps, rng) * (360 // self.steps)).tolist()
+    def sample_answers(self, count: int, rng: np.random.Generator) -> Sequence[int]:
+        return (balanced(count, self.angles, rng) * (360 // self.angles)).tolist()
 
-    def smallest(self, side: int) -> int:
-        return int(side / np.sqrt(2)) if self.steps == 8 else side
+    def min_side(self, side: int) -> int:
+        return int(side / np.sqrt(2)) if self.angles == 8 else side
 
-    def pose(self, picture: np.ndarray, another: Another, truth: int, rng: np.random.Generator) -> Shown | None:
-        inner = self.smallest(len(picture))
+    def pictures(self, picture: np.ndarray, another: Another, answer: int, rng: np.random.Generator) -> Pictures | None:
+        inner = self.min_side(len(picture))
         cut = (len(picture) - inner) // 2
-        kept = np.s_[cut : cut + inner, cut : cut + inner]
+        center = np.s_[cut : cut + inner, cut : cut + inner]
         if self.marked:
             picture = picture.copy()
-            picture[kept][: max(2, inner // 6), : max(2, inner // 6)] = 255
-        turns = (180,) if self.steps == 2 else (90, 180)
-        if any(distance(picture[kept], turned(picture[kept], angle)) < ALIKE for angle in turns):
+            picture[center][: max(2, inner // 6), : max(2, inner // 6)] = 255
+        rotations = (180,) if self.angles == 2 else (90, 180)
+        if any(distance(picture[center], rotated(picture[center], angle)) < MIN_DIFFERENCE for angle in rotations):
             return None
-        return picture[kept], turned(picture, truth)[kept]
+        return picture[center], rotated(picture, answer)[center]
 
-    def text(self, truth: int) -> str:
-        return str(truth)
+    def text(self, answer: int) -> str:
+        return str(answer)
 
     def slots(self) -> dict[str, str]:
-        angles = [str(k * 360 // self.steps) for k in range(self.steps)]
-        return {"options": " or ".join([", ".join(angles[:-1]), angles[-1]])}
+        degrees = [str(k * 360 // self.angles) for k in range(self.angles)]
+        return {"options": " or ".join([", ".join(degrees[:-1]), degrees[-1]])}

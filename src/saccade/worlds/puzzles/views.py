@@ -1,17 +1,19 @@
-"""Views of a picture: square crops, other sizes, other colours, blur. All pictures are uint8 [H, W, 3]."""
+"""Augmented views of a picture: square crops, other sizes, other colors, blur. All pictures are uint8 ``[H, W, 3]``."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_TONE, _SPREAD = (70, 185), (30, 70)
-"""Where the mean and the standard deviation of a channel are moved to when colours are drawn anew, in 0..255."""
+_MEAN, _STD = (70, 185), (30, 70)
+"""Ranges of the mean and the standard deviation of a channel in a recolored picture, in 0..255."""
 _GRAY = 0.2
+"""Probability of a gray picture at strength 1."""
 _BLUR = 0.3
+"""Probability of blur at strength 1."""
 
 
 def square(picture: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A square at a random place whose side is drawn from ``share`` of the shorter side to all of it."""
+    """A square at a random place whose side is at least ``share`` of the shorter side, and at most all of it."""
     height, width = picture.shape[:2]
     side = max(1, round(min(height, width) * rng.uniform(share, 1)))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
@@ -25,10 +27,8 @@ def resized(picture: np.ndarray, side: int, box: tuple[float, float, float, floa
     return np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR, box))
 
 
-def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
-    """A square picture turned counterclockwise, of the same size; right angles move pixels, others leave black
-    corners.
-    """
+def rotated(picture: np.ndarray, degrees: float) -> np.ndarray:
+    """A square picture rotated counterclockwise, of the same size; angles that are not right leave black corners."""
     from PIL import Image
 
     if degrees % 90 == 0:
@@ -37,33 +37,33 @@ def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def recolored(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """The picture with other colours; strength 0 changes nothing, sometimes it becomes gray.
+    """The picture with other colors, sometimes gray; strength 0 changes nothing.
 
-    At strength 1 the channels are mixed by a random rotation, then the mean and spread of each are drawn anew: no
-    colour statistic tells which picture it was.
+    At strength 1 the channels are mixed by a random rotation, then given a random mean and standard deviation each: no
+    color statistic identifies the picture.
     """
     rgb = picture.astype(np.float32)
-    tone, spread = rng.uniform(*_TONE, 3), rng.uniform(*_SPREAD, 3)
+    mean, std = rng.uniform(*_MEAN, 3), rng.uniform(*_STD, 3)
     if rng.random() < _GRAY * strength:
         rgb = rgb.mean(-1, keepdims=True).repeat(3, -1)
-        tone, spread, mix = tone[:1], spread[:1], np.eye(3)
+        mean, std, mix = mean[:1], std[:1], np.eye(3)
     else:
         mix = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     mixed = (rgb - rgb.mean((0, 1))) @ mix
-    anew = mixed / (mixed.std((0, 1)) + 1) * spread + tone
-    return np.rint(np.clip(rgb + strength * (anew - rgb), 0, 255)).astype(np.uint8)
+    changed = mixed / (mixed.std((0, 1)) + 1) * std + mean
+    return np.rint(np.clip(rgb + strength * (changed - rgb), 0, 255)).astype(np.uint8)
 
 
 def augmented(picture: np.ndarray, strength: float, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A strongly changed view of ``side`` pixels: a random crop, other colours, sometimes mirrored, sometimes blurred.
+    """An augmented view of ``side`` pixels: a random crop, other colors, sometimes mirrored, sometimes blurred.
 
-    Two views of one picture always have a part in common: a crop's side is 0.6 of the picture's or more.
+    Two views of one picture always overlap: a crop's side is 0.6 of the picture's or more.
     """
     from PIL import Image, ImageFilter
 
-    whole = picture.shape[0]
-    part = whole * (1 - 0.4 * strength * rng.random())
-    x, y = rng.uniform(0, whole - part, 2)
+    full = picture.shape[0]
+    part = full * (1 - 0.4 * strength * rng.random())
+    x, y = rng.uniform(0, full - part, 2)
     view = recolored(resized(picture, side, (x, y, x + part, y + part)), strength, rng)
     if strength and rng.random() < 0.5:
         view = view[:, ::-1].copy()
@@ -73,7 +73,7 @@ def augmented(picture: np.ndarray, strength: float, side: int, rng: np.random.Ge
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean difference of two pictures of one size, in 0..255, looked at on a grid of at most about 24 x 24 points."""
+    """Mean difference of two pictures of one size, in 0..255, on a grid of at most about 24 x 24 points."""
     step = max(1, min(one.shape[:2]) // 24)
-    near = one[::step, ::step].astype(np.int16) - other[::step, ::step]
-    return float(np.abs(near).mean())
+    difference = one[::step, ::step].astype(np.int16) - other[::step, ::step]
+    return float(np.abs(difference).mean())

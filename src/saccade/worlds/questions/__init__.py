@@ -1,7 +1,7 @@
-"""The world of questions: counting, naming, comparing, reading, pointing, about scenes of shapes or from files."""
+"""The world of questions: counting, naming, comparing, reading, grounding, in scenes of shapes or from files."""
 
-from saccade.worlds.questions.answers import NOTHING, box_text, detection_text
-from saccade.worlds.questions.files import load
+from saccade.worlds.questions.answers import NO_BOXES, box_text, detection_text
+from saccade.worlds.questions.files import load_questions
 from saccade.worlds.questions.layouts import RADIUS
 from saccade.worlds.questions.prompts import pictures, problems, vocabulary
 from saccade.worlds.questions.skills import HELD_OUT_SKILLS, SKILLS
@@ -9,6 +9,16 @@ from saccade.worlds.questions.styles import STYLES
 from saccade.worlds.questions.wordings import WORDINGS
 
 __all__ = [
-    "HELD_OUT_SKILLS", "NOTHING", "RADIUS", "SKILLS", "STYLES", "WORDINGS",
-    "box_text", "detection_text", "load", "pictures", "problems", "vocabulary",
-]  # fmt: skip
+    "HELD_OUT_SKILLS",
+    "NO_BOXES",
+    "RADIUS",
+    "SKILLS",
+    "STYLES",
+    "WORDINGS",
+    "box_text",
+    "detection_text",
+    "load_questions",
+    "pictures",
+    "problems",
+    "vocabulary",
+]

@@ -1,6 +1,4 @@
-"""A task for a model that points: boxes of the one thing meant, or of all things of a kind, and how well they were
-found.
-"""
+"""A grounding task: boxes of the one object that is meant, or of all objects of a kind, and scores of these boxes."""
 
 from __future__ import annotations
 
@@ -12,36 +10,33 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, Sampler, Show
-from saccade.evaluation.scoring import score
-from saccade.evaluation.templates import Template, kept
-from saccade.evaluation.templates import tagged as with_tags
-from saccade.evaluation.transcripts import conversations
+from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED, score
+from saccade.evaluation.templates import Template, follows_template, has_answer_tags
+from saccade.evaluation.transcripts import transcripts
 from saccade.rewards.boxes import BoxFormat, BoxOverlap, DetectionPrecision, MatchedBoxes
-from saccade.rewards.text.reading import boxes, each_row
+from saccade.rewards.text.parsing import parse_boxes, score_rows
 from saccade.worlds import questions
 
 SKILLS = {"expression": ("grounding", "grounding_relation"), "detection": ("detection", "detection_classes")}
-"""What is asked in training, and what nobody was shown how to answer: relations instead of colors, several kinds at
-once.
-"""
+"""The skill of training, and the one out of domain: relations instead of colors, several kinds at once."""
 
-ENOUGH = 0.5
-"""The overlap from which on a box counts as right."""
+CORRECT_OVERLAP = 0.5
+"""Overlap from which on a box counts as correct."""
 
 
 @dataclass(frozen=True)
 class GroundingTask:
-    """Which boxes are asked for, and in which pictures."""
+    """Questions whose answers are boxes."""
 
     kind: Literal["expression", "detection"] = "expression"
-    """One thing that an expression means (REC), or all things of a kind, which may be none."""
+    """What boxes are asked for: of the one object an expression means (REC), or of all objects of a kind, if any."""
     questions: str = "shapes"
     """The embedded world, or a JSONL file of questions whose answers are boxes in the pictures' own pixels."""
     held_out: str = ""
-    """A file of such questions kept back; the embedded world keeps back pictures and wordings of its own."""
+    """A file of held-out questions; the embedded world has held-out pictures and wordings."""
     out_of_domain: str = ""
-    """A file of questions of another kind, only asked; the embedded world has relations, and several kinds at once."""
+    """A file of evaluation questions of another kind; the embedded world has relations, and several kinds at once."""
     images: str = ""
     """Folder of the files' pictures; empty is each file's own folder."""
     size: int = 64
@@ -49,109 +44,112 @@ class GroundingTask:
     objects: tuple[int, int] = (3, 6)
     """Least and greatest number of objects in a picture of the embedded world."""
     train_size: int = 2048
-    """Training questions drawn from the embedded world."""
+    """Number of training questions in the embedded world."""
     held_out_size: int = 320
-    """Questions kept back, and as many out of domain."""
+    """Number of held-out questions in the embedded world, in domain and out of domain each."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
         if self.questions != "shapes":
             return self._load(self.questions)
-        return self._asked(SKILLS[self.kind][0], self.train_size, seed, "train")
+        return self._sampled(SKILLS[self.kind][0], self.train_size, seed, "train")
 
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
-        """Questions that are never trained on, of the kind that training has and of another one."""
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
+        """Held-out questions "in domain" and "out of domain"."""
         if self.questions != "shapes":
             files = {"in domain": self.held_out, "out of domain": self.out_of_domain}
             return {name: self._load(file) for name, file in files.items() if file}
         sets = zip(("in domain", "out of domain"), SKILLS[self.kind])
-        return {name: self._asked(skill, self.held_out_size, 12_345, "held_out") for name, skill in sets}
+        return {name: self._sampled(skill, self.held_out_size, HELD_OUT_SEED, "held_out") for name, skill in sets}
 
     def score(
         self,
-        attempt: Sampler,
-        show: Show | None = None,
-        more: Mapping[str, Reward] | None = None,
-        tagged: bool = False,
+        sampler: Sampler,
+        log_samples: LogSamples | None = None,
+        rewards: Mapping[str, Reward] | None = None,
+        require_tags: bool = False,
         rows: int = 128,
     ) -> dict[str, float]:
-        """Measures of each set kept back, "<set>, <measure>", and means of ``more`` over it; see `measures`.
+        """Scores of each held-out set, "<set>, <score>": those of `box_scores`, and the means of ``rewards``.
 
-        ``tagged`` counts nothing but boxes between answer tags.
+        With ``require_tags`` only boxes between answer tags count.
         """
-        verdict = BoxOverlap(tagged) if self.kind == "expression" else DetectionPrecision(tagged=tagged)
+        expression = self.kind == "expression"
+        judge = BoxOverlap(require_tags) if expression else DetectionPrecision(require_tags=require_tags)
         scores: dict[str, float] = {}
-        for name, (parts, verdict_B) in score(self.kept_back(), attempt, verdict, rows).items():
-            found = measures(torch.cat([tally(part, tagged) for part in parts]))
-            if self.kind == "expression":
-                found |= {
-                    "accuracy": float((verdict_B >= ENOUGH).float().mean()),
-                    "overlap": float(verdict_B.nanmean()),
-                }
-            else:
-                found["AP"] = float(verdict_B.nanmean())
-            for each, reward in (more or {}).items():
+        for name, (parts, score_P) in score(self.held_out_problems(), sampler, judge, rows).items():
+            found = box_scores(torch.cat([count_boxes(part, require_tags) for part in parts]))
+            if expression:
+                found["accuracy"] = float((score_P >= CORRECT_OVERLAP).float().mean())
+            found["overlap" if expression else "AP"] = float(score_P.nanmean())
+            for each, reward in (rewards or {}).items():
                 found[each] = float(torch.cat([reward(part) for part in parts]).nanmean())
-            scores |= {f"{name}, {measure}": value for measure, value in found.items()}
-            if show:
-                show(name, conversations(parts[0], verdict_B))
+            scores |= {f"{name}, {each}": value for each, value in found.items()}
+            if log_samples:
+                log_samples(name, transcripts(parts[0], score_P))
         return scores
 
     def score_by_template(
-        self, asked: Callable[[Template], Sampler], templates: Sequence[Template], show: Show | None = None
+        self,
+        sampler: Callable[[Template], Sampler],
+        templates: Sequence[Template],
+        log_samples: LogSamples | None = None,
     ) -> dict[str, float]:
-        """Measures of each set kept back as asked in the first template, and "(template)" behind those of the others.
+        """Scores of each held-out set under the first template, and with "(template)" appended under the others.
 
-        Beside them, how many answers keep to the template, "format", and how long they are, "tokens".
+        Beside them the share of answers that follow the template, "format", and their mean length, "tokens".
         """
         found: dict[str, float] = {}
         for template in dict.fromkeys(templates):
-            own, more = template == templates[0], {"format": self.form(template), "tokens": length}
-            each = self.score(asked(template), show if own else None, more, with_tags(template))
-            found |= {name if own else f"{name} ({template})": value for name, value in each.items()}
+            first, tags = template == templates[0], has_answer_tags(template)
+            rewards = {"format": self.format_reward(template), "tokens": length}
+            scores = self.score(sampler(template), log_samples if first else None, rewards, tags)
+            found |= {name if first else f"{name} ({template})": value for name, value in scores.items()}
         return found
 
-    def form(self, template: Template) -> Reward:
-        """1 where an answer keeps to a template and holds a box; in detection "None" will do too."""
-        return BoxFormat(partial(kept, template), with_tags(template), none=self.kind == "detection")
+    def format_reward(self, template: Template) -> Reward:
+        """1 where an answer follows a template and has a box; in detection "None" counts as well."""
+        none = self.kind == "detection"
+        return BoxFormat(partial(follows_template, template), has_answer_tags(template), allow_none=none)
 
     def _load(self, file: str) -> Sequence[Problem]:
-        found = questions.load(file, self.images or None)
-        without = next((line for line, record in found.records if "boxes" not in record.answer), None)
-        if without is not None:
-            raise ValueError(f"{file}:{without}: the answer holds no boxes; all answers here must be boxes")
-        return found
+        loaded = questions.load_questions(file, self.images or None)
+        for line, record in loaded.records:
+            if "boxes" not in record.answer:
+                raise ValueError(f"{file}:{line}: the answer holds no boxes; all answers here must be boxes")
+        return loaded
 
-    def _asked(self, skill: str, count: int, seed: int, split: str) -> list[Problem]:
+    def _sampled(self, skill: str, count: int, seed: int, split: str) -> list[Problem]:
         return questions.problems(count, seed, (skill,), split, self.size, self.objects)
 
 
-def tally(rollout: Rollout, tagged: bool = False) -> Tensor:
-    """Right boxes (one to one, overlap of half, the right label), boxes written, boxes to be found: ``[B, 3]``."""
-    recall_B = MatchedBoxes(position=0.0, completeness=0.0, naming=1.0, least=ENOUGH, tagged=tagged)(rollout)
-    written_B = each_row(rollout, lambda problem, text: len(boxes(text, tagged) or ()))
-    targets_B = each_row(rollout, lambda problem, text: len(problem.answer["boxes"]))
+def count_boxes(rollout: Rollout, require_tags: bool = False) -> Tensor:
+    """Numbers of correct boxes (matched one to one, with the target's label), of boxes and of targets: ``[B, 3]``."""
+    recall_B = MatchedBoxes(0.0, 0.0, 1.0, threshold=CORRECT_OVERLAP, require_tags=require_tags)(rollout)
+    written_B = score_rows(rollout, lambda problem, text: len(parse_boxes(text, require_tags) or ()))
+    targets_B = score_rows(rollout, lambda problem, text: len(problem.answer["boxes"]))
     return torch.stack([recall_B * targets_B, written_B, targets_B], 1)
 
 
-def measures(tally_P3: Tensor) -> dict[str, float]:
-    """Precision, recall and F1 over all boxes of a set, and how many boxes were written for each to be found."""
-    right, written, targets = tally_P3.double().sum(0).tolist()
+def box_scores(counts_P3: Tensor) -> dict[str, float]:
+    """Precision, recall and F1 over all boxes of a set, and boxes per target, from the numbers of `count_boxes`."""
+    correct, written, targets = counts_P3.double().sum(0).tolist()
     return {
-        "precision": right / max(written, 1),
-        "recall": right / max(targets, 1),
-        "F1": 2 * right / max(written + targets, 1),
+        "precision": correct / max(written, 1),
+        "recall": correct / max(targets, 1),
+        "F1": 2 * correct / max(written + targets, 1),
         "boxes per target": written / max(targets, 1),
     }
 
 
-def f1(rollout: Rollout, tagged: bool = False) -> Tensor:
-    """F1 of each row ``[B]``: 1 where there is nothing to be found and the answer says so."""
-    right, written, targets = tally(rollout, tagged).unbind(1)
-    none = each_row(rollout, lambda problem, text: boxes(text, tagged) == [])
-    return torch.where(written + targets > 0, 2 * right / (written + targets).clamp(min=1), none)
+def f1(rollout: Rollout, require_tags: bool = False) -> Tensor:
+    """F1 of each row's boxes ``[B]``; 1 where there are no targets and the answer says so."""
+    correct_B, written_B, targets_B = count_boxes(rollout, require_tags).unbind(1)
+    none_B = score_rows(rollout, lambda problem, text: parse_boxes(text, require_tags) == [])
+    total_B = written_B + targets_B
+    return torch.where(total_B > 0, 2 * correct_B / total_B.clamp(min=1), none_B)
 
 
 def length(rollout: Rollout) -> Tensor:
-    """Tokens of each answer, thoughts among them ``[B]``."""
+    """Number of tokens of each answer, including thoughts ``[B]``."""
     return rollout.extras["length_B"]

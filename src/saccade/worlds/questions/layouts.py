@@ -1,6 +1,6 @@
-"""Scenes for questions: objects in cells of a 3 x 3 grid, as arrays, so that an answer and a box are read off exactly.
+"""Scenes for questions: objects in cells of a 3 x 3 grid, as arrays, so that answers and boxes are exact.
 
-Every object stays inside its cell, so "at the top left" and "left of" (same row) are never in doubt.
+Every object stays inside its cell, so "at the top left" and "left of" (same row) are unambiguous.
 """
 
 from __future__ import annotations
@@ -13,64 +13,71 @@ from saccade.worlds.shapes import COLORS, SHAPES
 
 COLOR_NAMES = tuple(COLORS)
 RADIUS = (0.095, 0.13)
-"""Least and greatest radius of objects, as shares of the picture's side."""
-REACH = 1.15
-"""The farthest point of any shape from its centre, in radii."""
+"""Least and greatest radius of objects, as fractions of the picture's side."""
+EXTENT = 1.15
+"""Distance of the farthest point of any shape from its center, in radii."""
 _MARGIN = 0.015
-"""Least distance of an object's circle of reach from the edge of its cell."""
-ROOM = (1 / 6 - _MARGIN) / REACH
-"""The greatest radius that fits a cell."""
+"""Least distance of an object from the edge of its cell, as a fraction of the picture's side."""
+MAX_RADIUS = (1 / 6 - _MARGIN) / EXTENT
+"""Greatest radius that fits into a cell, as a fraction of the picture's side."""
 _TILT = 0.2
+"""Greatest rotation of an object, in radians."""
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """P scenes of up to K objects, arrays [P, K]: ``shape`` and ``color`` are positions in SHAPES and COLOR_NAMES,
-    ``cell`` is a place of the 3 x 3 grid (no two share one), ``here`` is False for slots without an object.
+class SceneBatch:
+    """P scenes of up to K objects, arrays ``[P, K]``.
+
+    ``shape`` and ``color`` are indices into SHAPES and COLOR_NAMES, ``cell`` is the cell of the 3 x 3 grid (no two
+    objects share one), ``present`` is False for slots without an object.
     """
 
     shape: np.ndarray
     color: np.ndarray
     cell: np.ndarray
-    here: np.ndarray
+    present: np.ndarray
 
 
-def crowd(count: int, objects: tuple[int, int], rng: np.random.Generator, least: int | np.ndarray = 1) -> Crowd:
-    """Random objects, from the greater of ``objects[0]`` and ``least`` to ``objects[1]``, no two alike."""
+def sample_scenes(
+    count: int, objects: tuple[int, int], rng: np.random.Generator, at_least: int | np.ndarray = 1
+) -> SceneBatch:
+    """Random scenes of at least ``objects[0]`` and ``at_least``, at most ``objects[1]`` objects, no two alike."""
     low, most = objects
-    number = rng.integers(np.maximum(low, least), most + 1, count)
+    number = rng.integers(np.maximum(low, at_least), most + 1, count)
     kinds = rng.random((count, len(SHAPES) * len(COLOR_NAMES))).argsort(1)[:, :most]
-    here = np.arange(most) < number[:, None]
-    return Crowd(kinds % len(SHAPES), kinds // len(SHAPES), seats(np.zeros((count, 0), int), most, rng), here)
+    present = np.arange(most) < number[:, None]
+    return SceneBatch(
+        kinds % len(SHAPES), kinds // len(SHAPES), fill_cells(np.zeros((count, 0), int), most, rng), present
+    )
 
 
-def seats(taken: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells [P, K]: first those ``taken`` [P, M], then random others."""
+def fill_cells(taken: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells ``[P, K]``, K = ``most``: first those ``taken`` ``[P, M]``, then random others."""
     keys = rng.random((len(taken), 9))
     np.put_along_axis(keys, taken, 2.0, 1)
     return np.concatenate([taken, keys.argsort(1)], 1)[:, :most]
 
 
-def other(value: np.ndarray, options: int, rng: np.random.Generator, most: int) -> np.ndarray:
-    """For each of ``value`` [P] random positions [P, most] below ``options`` that differ from it."""
+def different_values(value: np.ndarray, options: int, rng: np.random.Generator, most: int) -> np.ndarray:
+    """Random integers ``[P, most]`` below ``options`` that differ from the row's ``value`` ``[P]``."""
     return (value[:, None] + rng.integers(1, options, (len(value), most))) % options
 
 
-def settle(things: Crowd, radius: tuple[float, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places [P, K, 4] (x, y, radius, angle) in unit coordinates and the tight boxes [P, K, 4] of what is drawn
-    there.
-    """
-    size = rng.uniform(*radius, things.shape.shape)
-    free = (1 / 6 - _MARGIN - REACH * size)[..., None]
-    grid = np.stack([things.cell % 3, things.cell // 3], -1) / 3 + 1 / 6
-    centre = grid + rng.uniform(-1, 1, grid.shape) * free
+def place_objects(
+    scenes: SceneBatch, radius: tuple[float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random places ``[P, K, 4]`` (x, y, radius, angle) and the tight boxes ``[P, K, 4]``, in unit coordinates."""
+    size = rng.uniform(*radius, scenes.shape.shape)
+    free = (1 / 6 - _MARGIN - EXTENT * size)[..., None]
+    grid = np.stack([scenes.cell % 3, scenes.cell // 3], -1) / 3 + 1 / 6
+    center = grid + rng.uniform(-1, 1, grid.shape) * free
     angle = rng.uniform(-_TILT, _TILT, size.shape)
-    places = np.concatenate([centre, size[..., None], angle[..., None]], -1)
-    return places, boxes(things.shape, places)
+    places = np.concatenate([center, size[..., None], angle[..., None]], -1)
+    return places, tight_boxes(scenes.shape, places)
 
 
-def boxes(shape: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Tight boxes [..., 4] (x1, y1, x2, y2) of shapes [...] at places [..., 4] (x, y, radius, angle)."""
+def tight_boxes(shape: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Tight boxes ``[..., 4]`` (x1, y1, x2, y2) of shapes ``[...]`` at places ``[..., 4]`` (x, y, radius, angle)."""
     x, y, radius, angle = np.moveaxis(places, -1, 0)
     u, v = np.moveaxis(_CORNERS[shape], -1, 0) * radius[..., None]
     angle = np.where(_ROUND[shape], 0, angle)[..., None]
@@ -80,7 +87,7 @@ def boxes(shape: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _corners() -> np.ndarray:
-    """The outermost corners of each shape of radius 1 as it is drawn, for round ones four points: [shapes, 8, 2]."""
+    """The outermost corners of each shape of radius 1, for round ones four points: ``[shapes, 8, 2]``."""
     turns = np.arange(5) * 2 * np.pi / 5
     round_ = [(-1, 0), (1, 0), (0, -1), (0, 1)]
     corners = {

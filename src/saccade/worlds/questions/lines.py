@@ -1,9 +1,8 @@
-"""One line of a file of questions, taken apart and checked. Two formats are known, both are JSON objects; `choices` has
-a third.
+"""Parsing of one line of a file of questions: a JSON object in one of two formats; `choices` has a third.
 
-VLM-R1's and RefCOCO's conversations have "image" (a path or a list of them) and "conversations", a human's turn and a
-gpt's, each with "from" and "value"; ``<image>`` marks in the text are taken off. Records have "image" or "images",
-"question" and "answer". Both may have "boxes" with "labels", "kind" and "source".
+VLM-R1's and RefCOCO's conversations have "image" (a path or a list of them) and "conversations", a turn from human and
+a turn from gpt, each with "from" and "value"; ``<image>`` marks are removed from the text. Records have "image" or
+"images", "question" and "answer". Both may have "boxes" with "labels", "kind" and "source".
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from saccade.worlds.questions.answers import NOTHING
+from saccade.worlds.questions.answers import NO_BOXES
 from saccade.worlds.text_files import need
 
 _MARK = "<image>"
@@ -22,19 +21,19 @@ Boxes = tuple[list[list[float]], list[str]]
 """Boxes and their labels."""
 
 
-def told(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What is asked, and the answer as `answer_of` gives it."""
-    text, reply = dialogue(entry)
-    return text, answer_of(entry, reply)
+def parse_question(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The text of the question, and the answer as `parse_reply` gives it."""
+    text, reply = question_and_reply(entry)
+    return text, parse_reply(entry, reply)
 
 
-def dialogue(entry: dict[str, Any]) -> tuple[str, Any]:
-    """Question and answer. ValueError where one is missing or the marks are not as many as the pictures."""
+def question_and_reply(entry: dict[str, Any]) -> tuple[str, Any]:
+    """The question and its answer. ValueError where one is missing or the marks are not as many as the pictures."""
     if "conversations" in entry:
         turns = entry["conversations"]
-        good = isinstance(turns, list) and all(isinstance(turn, dict) and "value" in turn for turn in turns)
-        good = good and [turn.get("from") for turn in turns] == ["human", "gpt"]
-        need(good, "conversations must be a turn from human and a turn from gpt, each with its value")
+        valid = isinstance(turns, list) and all(isinstance(turn, dict) and "value" in turn for turn in turns)
+        valid = valid and [turn.get("from") for turn in turns] == ["human", "gpt"]
+        need(valid, "conversations must be a turn from human and a turn from gpt, each with its value")
         question, reply = (turn["value"] for turn in turns)
     else:
         missing = [name for name in ("question", "answer") if name not in entry]
@@ -43,48 +42,52 @@ def dialogue(entry: dict[str, Any]) -> tuple[str, Any]:
     need(isinstance(question, str), f"question {question!r} must be a text")
     text = question.replace(_MARK, "").strip()
     need(text != "", f"question {question!r} is empty")
-    marks, pictures = question.count(_MARK), len(_named(entry))
+    marks, pictures = question.count(_MARK), len(_picture_names(entry))
     need(marks in (0, pictures), f"the question has {marks} marks {_MARK} for {pictures} pictures")
     return text, reply
 
 
-def pictures_of(entry: dict[str, Any], root: Path) -> tuple[Path, ...]:
-    """The files of the pictures. ValueError for one that does not exist."""
-    paths = tuple(root / name for name in _named(entry))
+def picture_paths(entry: dict[str, Any], root: Path) -> tuple[Path, ...]:
+    """The files of the pictures. ValueError for a file that does not exist."""
+    paths = tuple(root / name for name in _picture_names(entry))
     for path in paths:
         need(path.is_file(), f"picture '{path}' does not exist")
     return paths
 
 
-def answer_of(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
-    """The answer's text and kind, and the boxes that it is or that stand beside it."""
+def parse_reply(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
+    """The text and kind of an answer, and the boxes that it consists of or that the entry has."""
     kind = entry.get("kind")
     need(kind is None or isinstance(kind, str), f"kind {kind!r} must be a text")
-    good = isinstance(reply, (str, list, dict)) or _is_real(reply)
-    need(good, f"answer {reply!r} must be a text, a number or boxes")
+    valid = isinstance(reply, (str, list, dict)) or _is_number(reply)
+    need(valid, f"answer {reply!r} must be a text, a number or boxes")
     text = _WRAPPING.sub("", reply).strip() if isinstance(reply, str) else json.dumps(reply)
     need(text != "", f"answer {reply!r} is empty")
     if "boxes" in entry:
         boxes = entry["boxes"]
         found = _checked(boxes, entry.get("labels", [""] * len(boxes) if isinstance(boxes, list) else None))
         return {"text": text, "kind": kind or _kind(text), "boxes": found[0], "labels": found[1]}
-    found = ([], []) if kind == "boxes" and text == NOTHING else _boxes_in(text) if kind in (None, "boxes") else None
+    found: Boxes | None = None
+    if kind == "boxes" and text == NO_BOXES:
+        found = [], []
+    elif kind in (None, "boxes"):
+        found = _parse_boxes(text)
     need(kind != "boxes" or found is not None, f"answer {text[:40]!r} holds no boxes")
     if found is None:
         return {"text": text, "kind": kind or _kind(text)}
     return {"text": text, "kind": "boxes", "boxes": found[0], "labels": found[1]}
 
 
-def _named(entry: dict[str, Any]) -> list[str]:
-    named = entry.get("images", entry.get("image"))
-    listed = [named] if isinstance(named, str) else named
-    good = isinstance(listed, list) and listed and all(isinstance(name, str) and name for name in listed)
-    need(good, f"image {named!r} must be a path, or images a list of paths")
-    return listed
+def _picture_names(entry: dict[str, Any]) -> list[str]:
+    value = entry.get("images", entry.get("image"))
+    names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    valid = names and all(isinstance(name, str) and name for name in names)
+    need(bool(valid), f"image {value!r} must be a path, or images a list of paths")
+    return names
 
 
-def _boxes_in(text: str) -> Boxes | None:
-    """The boxes that a text is, None if it is none: one box, one labelled box, or a list of labelled boxes."""
+def _parse_boxes(text: str) -> Boxes | None:
+    """The boxes that a text consists of: one box, one labelled box, or a list of labelled boxes; else None."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -94,16 +97,16 @@ def _boxes_in(text: str) -> Boxes | None:
         return None
     if all(isinstance(item, dict) and "bbox_2d" in item for item in listed):
         return _checked([item["bbox_2d"] for item in listed], [item.get("label", "") for item in listed])
-    return _checked([listed], [""]) if len(listed) == 4 and all(map(_is_real, listed)) else None
+    return _checked([listed], [""]) if len(listed) == 4 and all(map(_is_number, listed)) else None
 
 
 def _checked(boxes: Any, labels: Any) -> Boxes:
-    """ValueError for boxes that are none, or that are not in pixels."""
+    """Boxes and labels. ValueError for boxes that are malformed, empty or not in pixels."""
     need(isinstance(boxes, list) and isinstance(labels, list), f"boxes {boxes!r} and labels {labels!r} must be lists")
     need(len(boxes) == len(labels), f"there are {len(boxes)} boxes but {len(labels)} labels")
     need(all(isinstance(label, str) for label in labels), f"labels {labels!r} must be texts")
     for box in boxes:
-        need(isinstance(box, list) and len(box) == 4 and all(map(_is_real, box)), f"box {box!r} must be four numbers")
+        need(isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)), f"box {box!r} must be four numbers")
         need(box[0] < box[2] and box[1] < box[3], f"box {box} is empty; x1 < x2 and y1 < y2 are needed")
         need(max(box) > 1, f"box {box} must be in pixels of its picture, not in shares of its sides")
     return [[float(number) for number in box] for box in boxes], labels
@@ -113,5 +116,5 @@ def _kind(text: str) -> str:
     return "number" if re.fullmatch(r"[-+]?\d+(\.\d+)?", text) else "word"
 
 
-def _is_real(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -1e300 < value < 1e300

@@ -1,4 +1,4 @@
-"""A task for a model that answers: questions to train on, questions kept back, and the rewards that judge an answer."""
+"""A question-answering task: training and held-out questions, and the rewards that judge the answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Question, Rollout, Sampler, Show
-from saccade.evaluation.scoring import score
-from saccade.evaluation.transcripts import conversations
+from saccade.core import LogSamples, Problem, Question, Rollout, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED, score
+from saccade.evaluation.transcripts import transcripts
 from saccade.rewards.registry import TEXTS, reward
 from saccade.rewards.rubric import judge, weighted
 from saccade.worlds import questions
@@ -21,38 +21,36 @@ from saccade.worlds import questions
 
 @dataclass(frozen=True)
 class AnsweringTask:
-    """What is asked of a model that sees, and who judges its answers."""
+    """Questions about pictures and the rewards on their answers."""
 
     questions: str = "shapes"
     """The embedded world, or a file: VLM-R1's JSONL of conversations, or JSONL with image, question and answer."""
     held_out: str = ""
-    """A file of questions kept back; the embedded world keeps back pictures and wordings of its own."""
+    """A file of held-out questions; the embedded world has held-out pictures and wordings."""
     skills: tuple[str, ...] = ("color", "count", "relation", "verdict")
     """Kinds of questions in the embedded world."""
     rewards: tuple[str, ...] = ("exact",)
-    """Rewards that are added up; one that has no verdict on an answer is left out there."""
+    """Rewards that are added up; a reward that is NaN for an answer is left out of its sum."""
     size: int = 64
     """Side of the embedded world's pictures in pixels."""
     objects: tuple[int, int] = (1, 6)
     """Least and greatest number of objects in a picture of the embedded world."""
     train_size: int = 2048
-    """Training questions drawn from the embedded world."""
+    """Number of training questions in the embedded world."""
     held_out_size: int = 512
-    """Questions kept back, of all skills together."""
+    """Number of held-out questions in the embedded world, of all skills together."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
-        return (
-            self._asked(self.train_size, seed, "train")
-            if self.questions == "shapes"
-            else questions.load(self.questions)
-        )
-
-    def kept_back(self) -> dict[str, Sequence[Problem]]:
-        """Questions that are never trained on."""
         if self.questions == "shapes":
-            return {"held out": self._asked(self.held_out_size, 12_345, "held_out")}
-        return {"held out": questions.load(self.held_out)} if self.held_out else {}
+            return self._sampled(self.train_size, seed, "train")
+        return questions.load_questions(self.questions)
+
+    def held_out_problems(self) -> dict[str, Sequence[Problem]]:
+        """Questions that are never trained on, as the set "held out"."""
+        if self.questions == "shapes":
+            return {"held out": self._sampled(self.held_out_size, HELD_OUT_SEED, "held_out")}
+        return {"held out": questions.load_questions(self.held_out)} if self.held_out else {}
 
     def judge(self, rollout: Rollout) -> Tensor:
         """Fill ``rollout.rewards`` with the rewards; returns their sum ``[B]``."""
@@ -60,42 +58,42 @@ class AnsweringTask:
         judge(rollout, {name: reward(name, TEXTS) for name in self.rewards}, may_abstain)
         return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
 
-    def score(self, attempt: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean of each reward over the questions kept back, and of the first one for each skill."""
+    def score(self, sampler: Sampler, log_samples: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
+        """Mean of each reward over the held-out questions, and of the first reward for each skill."""
         scores: dict[str, float] = {}
-        for name, (parts, _) in score(self.kept_back(), attempt, self.judge, rows).items():
-            said = {each: torch.cat([part.rewards[each] for part in parts]) for each in self.rewards}
-            scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in said.items()}
-            scores |= by_source([p for part in parts for p in part.problems], said[self.rewards[0]])
-            if show:
-                show(name, conversations(parts[0], said[self.rewards[0]]))
+        for name, (parts, _) in score(self.held_out_problems(), sampler, self.judge, rows).items():
+            rewards = {each: torch.cat([part.rewards[each] for part in parts]) for each in self.rewards}
+            first_P = rewards[self.rewards[0]]
+            scores |= {f"{name}, {each}": float(value_P.nanmean()) for each, value_P in rewards.items()}
+            scores |= mean_by_source([problem for part in parts for problem in part.problems], first_P)
+            if log_samples:
+                log_samples(name, transcripts(parts[0], first_P))
         return scores
 
-    def _asked(self, count: int, seed: int, split: str) -> list[Problem]:
+    def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
         return questions.problems(count, seed, self.skills, split, self.size, self.objects)
 
 
-def answers_to(attempt: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
-    """One answer to each prompt, as `saccade sample` shows them: prompt, text. A prompt may begin with picture
-    files.
-    """
-    problems = [Problem(i, asked(prompt)) for i, prompt in enumerate(prompts)]
-    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, attempt(problems, seeds_B).outputs)]
+def answers_to(sampler: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
+    """One answer to each prompt as ``saccade sample`` shows them, {"prompt", "text"}; see `question_of`."""
+    problems = [Problem(i, question_of(prompt)) for i, prompt in enumerate(prompts)]
+    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, sampler(problems, seeds_B).outputs)]
 
 
 def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
-    """Of a recipe: rewards of held-out questions, answered greedily."""
+    """A recipe's ``evaluate``: scores of held-out questions, answered greedily."""
     return cfg.task.score(policies["policy"].greedy().rollout)
 
 
-def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """Of a recipe: one answer to each prompt, which may begin with picture files."""
+def sample(cfg: Any, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
+    """A recipe's ``sample``: one greedy answer to each prompt, which may begin with picture files."""
     return answers_to(policies["policy"].greedy().rollout, prompts, seeds_B)
 
 
-def asked(prompt: str) -> Question:
-    """``"a.png b.png What has changed?"`` as a question about two pictures. ValueError for a file that is no
-    picture.
+def question_of(prompt: str) -> Question:
+    """A prompt that may begin with picture files, ``"a.png b.png What has changed?"``, as a question about them.
+
+    ValueError for a file that is not a readable picture.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -108,8 +106,8 @@ def asked(prompt: str) -> Question:
     return Question(prompt.split(maxsplit=len(pictures))[-1] if pictures else prompt, tuple(pictures))
 
 
-def by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]:
-    """The mean reward of each set that problems came from, if there are several."""
-    names = [p.source for p in problems]
-    rows = {name: [i for i, n in enumerate(names) if n == name] for name in sorted(set(names))}
-    return {name: float(reward_B[own].nanmean()) for name, own in rows.items()} if len(rows) > 1 else {}
+def mean_by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]:
+    """The mean reward of the problems of each source, empty if there is only one source."""
+    sources = [problem.source for problem in problems]
+    rows = {name: [i for i, source in enumerate(sources) if source == name] for name in sorted(set(sources))}
+    return {name: float(reward_B[index].nanmean()) for name, index in rows.items()} if len(rows) > 1 else {}

@@ -1,10 +1,9 @@
-"""The questions' wordings: six for every skill, of which training never shows the last two.
+"""The wordings of questions: six for every skill, of which the last two are held out.
 
-What is kept back is another way to ask, in words that training shows in questions of other skills.
+Held-out wordings differ in form; their words occur in training questions of other skills.
 
-Slots: ``kind`` things in the plural, ``thing`` one thing without its article, ``a_thing`` with it, ``shape`` and
-``color`` alone, ``cell`` a place of the 3 x 3 grid, ``one`` and ``other`` two things, ``relation`` one of the world's
-relations.
+Slots: ``kind`` objects in the plural, ``thing`` one object without its article, ``a_thing`` with it, ``shape`` and
+``color`` alone, ``cell`` a cell of the 3 x 3 grid, ``one`` and ``other`` two objects, ``relation`` a relation.
 """
 
 WORDINGS: dict[str, tuple[str, ...]] = {

@@ -1,12 +1,12 @@
-"""The world of shapes: scenes of objects and words, captions in many wordings, a judge that reads pictures."""
+"""The world of shapes: scenes of objects and words, captions in many wordings, and an exact judge of pictures."""
 
 from saccade.worlds.shapes.captions import HELD_OUT_WORDINGS, TRAIN_WORDINGS, WORDINGS, caption, interpret, style
-from saccade.worlds.shapes.judge import geneval, parse, verdicts
+from saccade.worlds.shapes.judge import parse, score_pictures
 from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning, meanings_of, split_of
-from saccade.worlds.shapes.prompts import load, problems
-from saccade.worlds.shapes.read import ocr_score, read
+from saccade.worlds.shapes.ocr import read_text
+from saccade.worlds.shapes.prompts import load_prompts, problems
 from saccade.worlds.shapes.render import render
-from saccade.worlds.shapes.scene import SIZES, Object, Scene, Text, depict, sample
+from saccade.worlds.shapes.scene import SIZES, Object, Scene, Text, depict, sample_scenes
 
 __all__ = [
     "COLORS",
@@ -23,17 +23,15 @@ __all__ = [
     "Text",
     "caption",
     "depict",
-    "geneval",
     "interpret",
-    "load",
+    "load_prompts",
     "meanings_of",
-    "ocr_score",
     "parse",
     "problems",
-    "read",
+    "read_text",
     "render",
-    "sample",
+    "sample_scenes",
+    "score_pictures",
     "split_of",
     "style",
-    "verdicts",
 ]

@@ -1,9 +1,10 @@
-"""Meanings to captions in many wordings, and captions of these wordings back to their meanings."""
+"""Captions of meanings in many wordings, and the meanings of such captions."""
 
 from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 from saccade.naming import require
 from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning
@@ -23,14 +24,14 @@ def style(wording: int) -> str:
 
 
 def caption(meaning: Meaning, wording: int) -> str:
-    """What a person would ask for to get a picture of this meaning. ValueError for an unknown wording or tag."""
+    """The prompt for a picture of this meaning. ValueError for an unknown wording or tag."""
     _check(wording)
     template = TEMPLATES[_kind(meaning)][wording]
     return re.sub(r"\{(\w+)\}", lambda slot: _fill(slot[1], meaning), template).replace(" ,", ",").replace(" :", ":")
 
 
 def interpret(text: str) -> Meaning | None:
-    """The meaning of a caption in one of our wordings; None for anything else."""
+    """The meaning of a caption in one of the wordings; None for any other text."""
     plain = " ".join(text.split())
     for kind, pattern in _patterns():
         match = pattern.fullmatch(plain)
@@ -40,7 +41,7 @@ def interpret(text: str) -> Meaning | None:
 
 
 def vocabulary() -> list[str]:
-    """All words of all captions (the quoted word in a picture excepted), sorted."""
+    """All words of all captions, sorted; the quoted words that appear in pictures are left out."""
     text = " ".join(pattern.pattern for _, pattern in _patterns())
     return sorted(set(re.findall(r"[a-z]{2,}|\ba\b|\d", re.sub(r"\(\?P<\w+>|\[A-Z\]\{1,4\}|\\", " ", text))))
 
@@ -76,8 +77,8 @@ def _article(color: str) -> str:
     return f"{'an' if color[:1] in 'aeiou' else 'a'} {color}"
 
 
-def _forms(slot: str) -> dict[str, object]:
-    """Every text that a slot can hold -> what it means."""
+def _forms(slot: str) -> dict[str, Any]:
+    """Every text that can fill a slot, with its meaning."""
     if slot.startswith("rel"):
         return {RELATION_PHRASES[slot][relation]: relation for relation in RELATIONS}
     return {
@@ -108,7 +109,7 @@ def _meaning(kind: str, slots: dict[str, str]) -> Meaning | None:
         return {"tag": "text", "include": [], "text": slots["w"]}
     known = {slot: _forms(slot)[text] for slot, text in slots.items()}
     pick = lambda letters, suffix: next((known[k + suffix] for k in letters if k + suffix in known), None)
-    include = []
+    include: list[dict[str, Any]] = []
     for suffix in ("0", "1") if "s0" in known else ("",):
         item = {"class": pick("sp", suffix), "count": pick("nd", suffix) or 1}
         color = pick("ca", suffix)
@@ -118,7 +119,7 @@ def _meaning(kind: str, slots: dict[str, str]) -> Meaning | None:
         include[1]["position"] = [relation, 0]
     if len(include) > 1 and include[0]["class"] == include[1]["class"]:
         return None
-    meaning = {"tag": kind.removesuffix("_color"), "include": include}
+    meaning: Meaning = {"tag": kind.removesuffix("_color"), "include": include}
     if meaning["tag"] == "counting":
         meaning["exclude"] = [{"class": include[0]["class"], "count": include[0]["count"] + 1}]
     return meaning

@@ -1,4 +1,4 @@
-"""Scenes and pictures made worse, so that a critic sees more than what is right."""
+"""Corrupted scenes and degraded pictures, so that a reward model is trained on wrong pictures too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from saccade.worlds.shapes.meanings import COLORS, SHAPES
 from saccade.worlds.shapes.scene import Object, Scene
 
 
-def spoiled(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Scene]:
-    """Each scene with one object changed: another shape, another colour, another place, gone, or one more."""
-    return [Scene(_spoiled(scene.objects, rng), scene.text) if scene.objects else scene for scene in scenes]
+def corrupt_scenes(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Scene]:
+    """Each scene with one object changed: its shape, its colour or its place is new, or it is removed or added."""
+    return [Scene(_corrupted(scene.objects, rng), scene.text) if scene.objects else scene for scene in scenes]
 
 
-def smeared(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pictures uint8 ``[B, H, W, 3]`` as a model that is unsure draws them: blurred, noisy, or two laid over one
-    another.
-    """
+def degrade_pictures(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pictures uint8 ``[B, H, W, 3]``, blurred, noisy or blended with another, like those of an uncertain model."""
     from scipy.ndimage import gaussian_filter
 
     kind = rng.integers(3, size=len(pictures))
@@ -34,7 +32,7 @@ def smeared(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.rint(np.clip(out, 0, 255)).astype(np.uint8)
 
 
-def _spoiled(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[Object, ...]:
+def _corrupted(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[Object, ...]:
     at = int(rng.integers(len(objects)))
     thing, others = objects[at], objects[:at] + objects[at + 1 :]
     x, y = rng.uniform(0.2, 0.8, 2).tolist()

@@ -1,4 +1,4 @@
-"""The letters A-Z of three real fonts as signed distance fields, rasterised once with Pillow."""
+"""The letters A-Z of three fonts as signed distance fields, rasterized with Pillow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ CELL = 96
 CAP = 56
 """Cap height in texels."""
 TRACKING = 0.25
-"""Space added between letters, in cap heights, so that neighbours stay apart at 32 px."""
+"""Space added between letters, in cap heights, so that neighbours stay separate at 32 px."""
 
 _FILES = {
     "roboto": ("font_roboto", "Roboto-Bold.ttf"),
@@ -29,31 +30,32 @@ FONTS = tuple(_FILES)
 
 @dataclass(frozen=True)
 class Atlas:
-    """All glyphs: ``distance`` [fonts, 26, CELL, CELL] in cap heights, negative inside the ink; ``advance`` and
-    ``drop`` [fonts, 26] are the width and the box centre's height above mid-cap (down positive) in cap heights.
-    """
+    """All glyphs of all fonts; lengths are in cap heights."""
 
     distance: np.ndarray
+    """Signed distance to the outline, negative inside the ink: ``[fonts, 26, CELL, CELL]``."""
     advance: np.ndarray
+    """Width of a letter ``[fonts, 26]``."""
     drop: np.ndarray
+    """Offset of the letter's centre below the middle of the cap height ``[fonts, 26]``."""
 
 
 @cache
 def atlas() -> Atlas:
-    """The glyphs of all fonts (rasterised at the first call, about 0.3 s)."""
+    """The glyphs of all fonts, rasterized at the first call (about 0.3 s)."""
     glyphs = [[_glyph(font, letter) for letter in LETTERS] for font in FONTS]
     stack = lambda k: np.array([[g[k] for g in row] for row in glyphs], np.float32)
     return Atlas(stack(0), stack(1), stack(2))
 
 
 def width(string: str, font: str) -> float:
-    """Width of a line in cap heights. ValueError for an unknown font or a letter outside A-Z."""
+    """Width of a line of text in cap heights. ValueError for an unknown font or a letter outside A-Z."""
     letters = indices(string)
     return float(atlas().advance[font_index(font), letters].sum() + TRACKING * (len(letters) - 1))
 
 
 def indices(string: str) -> np.ndarray:
-    """Positions of the letters in A-Z; ValueError for anything else."""
+    """Indices of the letters in A-Z; ValueError for anything else."""
     wrong = [letter for letter in string if letter not in LETTERS]
     if wrong or not string:
         raise ValueError(f"text {string!r} must be made of capital letters A-Z")
@@ -61,22 +63,23 @@ def indices(string: str) -> np.ndarray:
 
 
 def font_index(font: str) -> int:
-    """Position of a font in FONTS; ValueError for an unknown one."""
+    """Index of a font in FONTS; ValueError for an unknown one."""
     if font not in FONTS:
         raise ValueError(f"unknown font '{font}'; nearest: {nearest(font, FONTS)}")
     return FONTS.index(font)
 
 
 @cache
-def _face(font: str):
+def _face(font: str) -> Any:
     from PIL import ImageFont
 
     module, name = _FILES[font]
     spec = find_spec(module)
-    if spec is None:
-        raise ValueError(f"font {font!r} needs the package {module.replace('_', '-')}: pip install it")
+    if spec is None or spec.origin is None:
+        package = module.replace("_", "-")
+        raise ValueError(f"font {font!r} needs a package: pip install {package}")
     path = str(Path(spec.origin).parent / "files" / name)
-    left, top, right, bottom = ImageFont.truetype(path, 1000).getbbox("H")
+    _, top, _, bottom = ImageFont.truetype(path, 1000).getbbox("H")
     return ImageFont.truetype(path, round(1000 * CAP / (bottom - top)))
 
 

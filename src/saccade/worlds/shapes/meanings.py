@@ -1,4 +1,4 @@
-"""What a caption can say of this world, drawn at random and split into training and held-out meanings."""
+"""Meanings of captions, sampled at random and split into training and held-out meanings."""
 
 from __future__ import annotations
 
@@ -36,18 +36,21 @@ WORDS = (
 ).split()
 
 _SALT = 3
-"""Chosen so that every tag has training and held-out meanings (there are only six meanings "a <shape>")."""
+"""Salt of the hash that splits meanings, chosen so that every tag has meanings in both splits (there are only six
+meanings "a <shape>").
+"""
 
 Meaning = dict[str, Any]
-"""What a caption says, in GenEval's metadata format: tag, include, exclude; ``text`` for the tag "text"."""
+"""Meaning of a caption in GenEval's metadata format: tag, include, exclude; ``text`` for the tag "text"."""
 
 
 def meanings_of(
     count: int, rng: np.random.Generator, tags: Sequence[str] = TAGS, split: str | None = None, most: int = 5
 ) -> list[Meaning]:
-    """``count`` random meanings, see `scene.sample`.
+    """``count`` random meanings with uniformly random tags.
 
-    ValueError for an unknown tag or split, an empty list of tags, or ``most`` outside 2-6.
+    ``split`` is "train", "held_out" or None (all meanings); ``most`` is the largest number of objects (2 to 6).
+    ValueError for an unknown tag or split, an empty list of tags, or ``most`` outside 2 to 6.
     """
     for tag in tags:
         require("tag", tag, TAGS)
@@ -55,25 +58,25 @@ def meanings_of(
         require("split", split, ("train", "held_out"))
     if not tags or not 2 <= most <= 6:
         raise ValueError("tags is empty; choose at least one" if not tags else f"most is {most}; it must be 2 to 6")
-    drawn: list[Meaning] = []
-    while len(drawn) < count:
+    sampled: list[Meaning] = []
+    while len(sampled) < count:
         meaning = _meaning(tags[int(rng.integers(len(tags)))], rng, most)
         if split in (None, split_of(meaning)):
-            drawn.append(meaning)
-    return drawn
+            sampled.append(meaning)
+    return sampled
 
 
 def split_of(meaning: Meaning) -> str:
     """ "held_out" for a fixed fifth of all meanings, by a hash of the meaning, else "train".
 
-    "a ring left of a star" and "a star right of a ring" are one meaning here, so no twin crosses the split.
+    "a ring left of a star" and "a star right of a ring" are one meaning here, so no meaning is in both splits.
     """
     key = json.dumps([_SALT, meaning["tag"], _facts(meaning["include"]), meaning.get("text")])
     return "held_out" if int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") % 5 == 0 else "train"
 
 
 def _facts(include: list[dict]) -> list[list]:
-    """The things that are named, in an order that does not depend on which of them was named first."""
+    """The named things, in an order that does not depend on which of them is named first."""
     bare = [[item["class"], item["count"], item.get("color")] for item in include]
     relation = next((item["position"][0] for item in include if "position" in item), None)
     if relation is None:

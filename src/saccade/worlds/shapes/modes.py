@@ -1,4 +1,4 @@
-"""How many different answers to one caption are drawn: a measure of diversity that junk cannot raise."""
+"""Mode coverage: how many different right answers to one caption a model gives, which noise cannot raise."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ CELLS = 3
 """Cells of a picture on each axis."""
 
 Mode = tuple[str, str, int, int]
-"""Shape, colour, column and row of the cell that it lies in."""
+"""Shape, colour, and the column and row of the cell where an object lies."""
 
 
 def modes(images: np.ndarray | Tensor, meanings: Sequence[Meaning | None]) -> list[set[Mode]]:
-    """For each picture the modes of the objects that its caption asked for; empty where there are none, or no meaning.
+    """The modes of the requested objects in each picture; none for a picture without them or without a meaning.
 
-    A shape that was not asked for, or has another colour than was said, counts for nothing.
+    An object of a shape that was not requested, or of another colour than requested, does not count.
     """
     found = parse(images)
-    return [{_mode(o) for o in objects if _asked(o, meaning)} for objects, meaning in zip(found, meanings, strict=True)]
+    return [
+        {_mode(o) for o in objects if _requested(o, meaning)} for objects, meaning in zip(found, meanings, strict=True)
+    ]
 
 
-def covered(images: np.ndarray | Tensor, meanings: Sequence[Meaning | None], groups: Sequence[int]) -> float:
-    """Mean number of different modes that the pictures of a group show; NaN without pictures."""
-    seen: dict[int, set[Mode]] = {}
-    for group, own in zip(groups, modes(images, meanings), strict=True):
-        seen.setdefault(group, set()).update(own)
-    return float(np.mean([len(each) for each in seen.values()])) if seen else float("nan")
+def mode_coverage(images: np.ndarray | Tensor, meanings: Sequence[Meaning | None], groups: Sequence[int]) -> float:
+    """Mean number of different modes in the pictures of a group; NaN without pictures."""
+    group_modes: dict[int, set[Mode]] = {}
+    for group, picture_modes in zip(groups, modes(images, meanings), strict=True):
+        group_modes.setdefault(group, set()).update(picture_modes)
+    return float(np.mean([len(each) for each in group_modes.values()])) if group_modes else float("nan")
 
 
-def _asked(thing: Object, meaning: Meaning | None) -> bool:
+def _requested(thing: Object, meaning: Meaning | None) -> bool:
     things = meaning["include"] if meaning else []
     return any(item["class"] == thing.shape and item.get("color", thing.color) == thing.color for item in things)
 
 
 def _mode(thing: Object) -> Mode:
-    cell = lambda place: min(int(place * CELLS), CELLS - 1)
+    cell = lambda coordinate: min(int(coordinate * CELLS), CELLS - 1)
     return thing.shape, thing.color, cell(thing.x), cell(thing.y)

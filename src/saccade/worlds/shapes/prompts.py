@@ -1,4 +1,4 @@
-"""Problems of this world, drawn at random or read from files: GenEval's JSONL, or plain text with one prompt a line."""
+"""Problems of this world: random ones, or those of a file (GenEval's JSONL, or plain text with one prompt a line)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from saccade.core import Problem
 from saccade.worlds.shapes.captions import TRAIN_WORDINGS, caption, interpret
 from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
-from saccade.worlds.text_files import entry_of, need, read, text_of
+from saccade.worlds.text_files import entry_of, need, parse_lines, text_of
 
 
 def problems(
@@ -23,36 +23,39 @@ def problems(
     split: str | None = None,
     most: int = 5,
 ) -> list[Problem]:
-    """``count`` problems: ``inputs`` a caption, ``answer`` its meaning and "wording", ``source`` "shapes/<tag>".
+    """``count`` random problems: ``inputs`` is a caption, ``answer`` its meaning, ``source`` is "shapes/<tag>".
 
-    ``split`` is "train", "held_out" or None (all meanings), ``most`` the largest number to count to. ValueError for
-    unknown tags, wordings or splits.
+    The answer has an entry "wording" too. ``split`` is "train", "held_out" or None (all meanings), ``most`` the largest
+    number of objects to count. ValueError for unknown tags, wordings or splits.
     """
     rng = np.random.default_rng(seed)
-    drawn = meanings_of(count, rng, tags, split, most)
+    meanings = meanings_of(count, rng, tags, split, most)
     chosen = rng.choice(np.asarray(wordings), count).tolist() if len(wordings) else []
     if len(chosen) < count:
         raise ValueError("wordings is empty; choose at least one of 0 to 11")
     return [
         Problem(i, caption(meaning, wording), {**meaning, "wording": wording}, f"shapes/{meaning['tag']}")
-        for i, (meaning, wording) in enumerate(zip(drawn, chosen))
+        for i, (meaning, wording) in enumerate(zip(meanings, chosen))
     ]
 
 
-def load(path: str | Path) -> list[Problem]:
-    """Problems from a file; ``source`` is the file's stem and, where it is known, the tag.
+def load_prompts(path: str | Path) -> list[Problem]:
+    """Problems from a file; ``source`` is the file's stem, with the tag of the problem where there is one.
 
     ``*.jsonl`` holds GenEval's metadata, one object a line: tag, include, exclude, prompt. Anything else is plain text:
-    a target in double quotes makes a text problem, a caption in one of our wordings has its meaning, others None.
+    a target in double quotes makes a text problem, a caption in one of our wordings has its meaning, others None. A
+    JSON line with a prompt but neither tag nor include is read as its prompt alone would be, and its other entries are
+    added to the answer, for rewards of the user's own.
     ValueError "FILE:LINE: why" for a line that does not fit, or when the file holds no prompt or is no text.
     """
     path = Path(path).expanduser()
-    found = read(path, _metadata if path.suffix == ".jsonl" else _plain, "prompts")
-    source = lambda answer: f"{path.stem}/{answer['tag']}" if answer else path.stem
+    found = parse_lines(path, _metadata if path.suffix == ".jsonl" else plain_prompt, "prompts")
+    source = lambda answer: f"{path.stem}/{answer['tag']}" if answer and "tag" in answer else path.stem
     return [Problem(i, prompt, answer, source(answer)) for i, (_, (prompt, answer)) in enumerate(found)]
 
 
-def _plain(line: str) -> tuple[str, Meaning | None]:
+def plain_prompt(line: str) -> tuple[str, Meaning | None]:
+    """A prompt and its meaning: a caption's, a text to write where one is quoted, None for any other prompt."""
     meaning = interpret(line)
     quoted = re.search(r'["“]([^"”]*[^"”\s][^"”]*)["”]', line)
     if meaning is None and quoted:
@@ -60,8 +63,12 @@ def _plain(line: str) -> tuple[str, Meaning | None]:
     return line, meaning
 
 
-def _metadata(line: str) -> tuple[str, Meaning]:
+def _metadata(line: str) -> tuple[str, Meaning | None]:
     entry = entry_of(line)
+    if not {"tag", "include"} & set(entry):
+        prompt, meaning = plain_prompt(text_of(entry, "prompt"))
+        others = {name: value for name, value in entry.items() if name != "prompt"}
+        return prompt, {**others, **(meaning or {})} or None
     for name in ("tag", "prompt"):
         text_of(entry, name)
     given = {name: entry[name] for name in ("include", "exclude", "text") if name in entry}
@@ -80,7 +87,7 @@ def _metadata(line: str) -> tuple[str, Meaning]:
 
 
 def _check(thing: Any, where: str, at: int) -> None:
-    """One thing of include or exclude; a relation may point only to a thing named before it."""
+    """Check one thing of include or exclude; a relation may refer only to a thing named before it."""
     need(isinstance(thing, dict), f"{where} {thing!r} must be an object with class and count")
     need(isinstance(thing.get("class"), str), f"{where} has class {thing.get('class')!r}, a text is needed")
     count = thing.get("count")
@@ -88,6 +95,6 @@ def _check(thing: Any, where: str, at: int) -> None:
     need(isinstance(thing.get("color", ""), str), f"{where} has color {thing.get('color')!r}, a text is needed")
     if "position" in thing:
         relation = thing["position"]
-        good = isinstance(relation, list) and len(relation) == 2 and isinstance(relation[0], str)
-        good = good and type(relation[1]) is int and 0 <= relation[1] < at
-        need(good, f"{where} has position {relation!r}, a relation and the number of an earlier thing are needed")
+        valid = isinstance(relation, list) and len(relation) == 2 and isinstance(relation[0], str)
+        valid = valid and type(relation[1]) is int and 0 <= relation[1] < at
+        need(valid, f"{where} has position {relation!r}, a relation and the number of an earlier thing are needed")

@@ -1,4 +1,4 @@
-"""Scenes to pictures: signed distances of all shapes and letters at once, turned into anti-aliased paint."""
+"""Rendering of scenes: signed distance fields of shapes and letters, turned into anti-aliased paint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 256
 
 
 def render(scenes: Sequence[Scene], size: int = 32) -> np.ndarray:
-    """Pictures uint8 [B, size, size, 3] of scenes, with one pixel of anti-aliasing.
+    """Pictures uint8 ``[B, size, size, 3]`` of scenes, with one pixel of anti-aliasing.
 
     ValueError for an unknown shape, color or font.
     """
@@ -25,7 +25,7 @@ def render(scenes: Sequence[Scene], size: int = 32) -> np.ndarray:
 
 
 def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
-    """Share of each pixel that a shape covers: [N] places in unit coordinates -> [N, size, size] in [0, 1]."""
+    """Share of each pixel that a shape covers, in [0, 1] ``[N, size, size]``; places, radii and angles are ``[N]``."""
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
     column = lambda a: np.asarray(a, np.float32)[:, None, None]
     dx, dy = (grid[None, None, :] - column(x)) / column(radius), (grid[None, :, None] - column(y)) / column(radius)
@@ -42,21 +42,21 @@ def _render(scenes: Sequence[Scene], size: int) -> np.ndarray:
     canvas[:] = BACKGROUND
     for slot in range(max([0, *(len(s.objects) for s in scenes)])):
         _paint_slot(canvas, scenes, slot, size)
-    rows = [i for i, s in enumerate(scenes) if s.text is not None]
-    if rows:
-        texts = [scenes[i].text for i in rows]
-        _blend(canvas, np.array(rows), _lines(texts, size), [text.color for text in texts])
+    texts = {i: s.text for i, s in enumerate(scenes) if s.text is not None}
+    if texts:
+        ink = _lines([*texts.values()], size)
+        _blend(canvas, np.array([*texts]), ink, [text.color for text in texts.values()])
     return np.rint(canvas).astype(np.uint8)
 
 
 def _paint_slot(canvas: np.ndarray, scenes: Sequence[Scene], slot: int, size: int) -> None:
-    """Paint the scenes' object number ``slot``, one call a shape."""
+    """Paint object number ``slot`` of the scenes, all scenes with the same shape at once."""
     for shape in SHAPES:
         rows = [i for i, s in enumerate(scenes) if len(s.objects) > slot and s.objects[slot].shape == shape]
         if rows:
             things = [scenes[i].objects[slot] for i in rows]
-            places = np.array([(o.x, o.y, o.radius, o.angle) for o in things], np.float32).T
-            _blend(canvas, np.array(rows), coverage(shape, *places, size), [o.color for o in things])
+            x, y, radius, angle = np.array([(o.x, o.y, o.radius, o.angle) for o in things], np.float32).T
+            _blend(canvas, np.array(rows), coverage(shape, x, y, radius, angle, size), [o.color for o in things])
 
 
 def _blend(canvas: np.ndarray, rows: np.ndarray, alpha: np.ndarray, colors: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five points: fold the plane onto one half of one point, whose side is a straight line."""
+    """Star of five points: the plane is folded onto half a point, whose edge is a straight line."""
     sector = np.float32(2 * np.pi / 5)
     around = np.arctan2(u, -v)
     folded = np.abs(around - sector * np.rint(around / sector))
@@ -103,7 +103,7 @@ _DISTANCE = dict(zip(SHAPES, (_circle, _square, _triangle, _ring, _star, _cross)
 
 
 def _lines(texts: Sequence[Text], size: int) -> np.ndarray:
-    """Share of each pixel that is ink [N, size, size]: every letter's distance field, read at every pixel."""
+    """Share of each pixel that is ink ``[N, size, size]``: the distance fields of the letters at all pixels."""
     ink = np.zeros((len(texts), size, size), np.float32)
     for slot in range(max(len(text.string) for text in texts)):
         rows = [i for i, text in enumerate(texts) if len(text.string) > slot]
@@ -126,13 +126,13 @@ def _letters(texts: Sequence[Text], slot: int, size: int) -> np.ndarray:
 
 
 def _advance(text: Text, slot: int) -> float:
-    """Distance of a letter's centre from the line's centre, in cap heights."""
+    """Offset of a letter's centre from the centre of its line, in cap heights."""
     half = lambda string: fonts.width(string, text.font)
     return half(text.string[: slot + 1]) - half(text.string[slot]) / 2 - half(text.string) / 2
 
 
 def _bilinear(field: np.ndarray, font: np.ndarray, letter: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
-    """Glyph fields read at texel rows [N, size] x columns [N, size]; beyond the cell lies its rim, which is no ink."""
+    """Glyph fields at texel rows ``[N, size]`` x columns ``[N, size]``, clamped to the cell, whose rim is empty."""
     row, col = np.clip(row, 0, fonts.CELL - 1.001), np.clip(col, 0, fonts.CELL - 1.001)
     r, c = row.astype(int), col.astype(int)
     fr, fc = (row - r)[:, :, None], (col - c)[:, None, :]

@@ -1,4 +1,4 @@
-"""What a picture shows (objects, text), and scenes drawn at random for given meanings."""
+"""Scenes (objects and text), and random scenes of given meanings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saccade.worlds.shapes import fonts
 from saccade.worlds.shapes.layout import place
 from saccade.worlds.shapes.meanings import COLORS, SHAPES, TAGS, Meaning, meanings_of
 
-__all__ = ["COLORS", "SHAPES", "SIZES", "TAGS", "Meaning", "Object", "Scene", "Text", "depict", "sample"]
+__all__ = ["COLORS", "SHAPES", "SIZES", "TAGS", "Meaning", "Object", "Scene", "Text", "depict", "sample_scenes"]
 
 BACKGROUND = (230, 230, 230)
 INK = {"black": (20, 20, 25)}
@@ -32,7 +32,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Text:
-    """One line of capital letters centred at (x, y); ``height`` is the cap height, all in unit coordinates."""
+    """One line of capital letters centred at (x, y); ``height`` is the cap height; all in unit coordinates."""
 
     string: str
     font: str
@@ -44,25 +44,25 @@ class Text:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content: what is painted, in that order."""
+    """The content of a picture: objects in the order in which they are painted, then the text."""
 
     objects: tuple[Object, ...] = ()
     text: Text | None = None
 
 
-def sample(
+def sample_scenes(
     count: int, rng: np.random.Generator, tags: Sequence[str] = TAGS, split: str | None = None, most: int = 5
 ) -> tuple[list[Scene], list[Meaning]]:
-    """``count`` meanings, tags in equal parts, and for each a scene that satisfies it and shows nothing else.
+    """``count`` random meanings, and for each a scene that satisfies it and shows nothing else.
 
-    ``split`` keeps only training ("train") or held-out ("held_out") meanings; ``most`` is the largest count (2-6).
+    Arguments and errors are those of `meanings_of`.
     """
     meanings = meanings_of(count, rng, tags, split, most)
     return depict(meanings, rng), meanings
 
 
 def depict(meanings: Sequence[Meaning], rng: np.random.Generator) -> list[Scene]:
-    """A random scene for each meaning: what the meaning leaves open is drawn, nothing is added."""
+    """A random scene of each meaning: what the meaning leaves open is sampled, nothing is added."""
     things = [_things(meaning, rng) for meaning in meanings]
     radii = np.zeros((len(meanings), max([1, *map(len, things)])))
     for row, listed in zip(radii, things):

@@ -1,8 +1,8 @@
-"""Pictures to coloured segments, and every segment to a small patch that does not depend on its place and size.
+"""Segmentation of pictures by colour, and a small patch of each segment that is invariant to position and size.
 
-A pixel is explained as a mixture, v = a (paint - background): the paint that leaves the least rest names it, and a is
-the share of the pixel that is painted, so soft and blurred edges count for what they cover. Connected pixels of one
-paint are a segment; its patch is read around its centroid in units of its radius of gyration.
+A pixel is modelled as a mixture, v = a (paint - background): its paint is the one with the least residual, and a is the
+painted share of the pixel, so that soft and blurred edges count by their coverage. Connected pixels of one paint are a
+segment; its patch is sampled around its centroid in units of its radius of gyration.
 """
 
 from __future__ import annotations
@@ -19,41 +19,50 @@ from saccade.worlds.shapes.scene import BACKGROUND, INK
 PAINTS = (*COLORS, *INK)
 PATCH = 16
 """Side of a patch in samples."""
-_REACH = 2.3
+_HALF_SIDE = 2.3
 """Half the side of a patch in radii of gyration."""
-_SOLID = 0.42
-"""Least share of paint of a pixel that belongs to a segment."""
-_LEAST = 6.5 / 32**2
+_MIN_SHARE = 0.42
+"""Least painted share of a pixel that belongs to a segment."""
+_MIN_AREA = 6.5 / 32**2
 """Least area of a segment as a share of the picture; the smallest object of the world has three times as much."""
-_LEAST_INK = 3.5 / 32**2
-"""The same for ink: an I of four letters is a thin bar."""
+_MIN_INK_AREA = 3.5 / 32**2
+"""Least area of a segment of ink as a share of the picture: the letter I in a word of four letters is a thin bar."""
 _FAINT = 40.0
-"""Cost of explaining a pixel with little paint, in units of colour: keeps pale paints apart from thin strong ones."""
+"""Cost of explaining a pixel with little paint, in units of colour: separates pale paints from thin strong ones."""
 
 _CHUNK = 1 << 19
-"""Numbers of a picture batch that are worked on at a time, so that they stay in the cache."""
-_SEEN = 12.0
-"""Least distance from the background of a pixel that is looked at."""
+"""Values of a picture batch that are processed at a time, so that they stay in the cache."""
+_MIN_CONTRAST = 12.0
+"""Least distance from the background, in units of colour, of a pixel that is painted."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """N segments of B pictures: ``row`` and ``paint`` (an index into PAINTS) [N], ``x``, ``y``, ``mass`` in unit
-    coordinates [N], ``spread`` (radius of gyration in pixels) [N], ``patch`` unit vectors [N, PATCH * PATCH].
-    """
+    """N segments of B pictures."""
 
     row: np.ndarray
+    """Number of the picture ``[N]``."""
     paint: np.ndarray
+    """Index of the paint in PAINTS ``[N]``."""
     x: np.ndarray
+    """Column of the centroid in unit coordinates ``[N]``."""
     y: np.ndarray
+    """Row of the centroid in unit coordinates ``[N]``."""
     mass: np.ndarray
-    spread: np.ndarray
+    """Painted area as a share of the picture ``[N]``."""
+    gyration: np.ndarray
+    """Radius of gyration in pixels ``[N]``."""
     patch: np.ndarray
+    """Resampled segment as a unit vector ``[N, PATCH * PATCH]``."""
 
 
 def pixels(images: np.ndarray | Tensor) -> np.ndarray:
-    """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, H, W, 3] in 0..255. ValueError otherwise."""
-    array = images.detach().cpu().float().numpy() if _is_float(images) else np.asarray(images)
+    """Pictures as float32 ``[B, H, W, 3]`` in 0..255.
+
+    ``images`` are uint8 ``[B, H, W, 3]`` or float ``[B, 3, H, W]`` in [0, 1]; ValueError for anything else.
+    """
+    is_float = isinstance(images, Tensor) and images.is_floating_point()
+    array = images.detach().cpu().float().numpy() if is_float else np.asarray(images)
     if array.ndim == 4 and array.dtype == np.uint8 and array.shape[3] == 3:
         return array.astype(np.float32)
     if array.ndim == 4 and array.dtype.kind == "f" and array.shape[1] == 3:
@@ -62,7 +71,7 @@ def pixels(images: np.ndarray | Tensor) -> np.ndarray:
 
 
 def segment(rgb: np.ndarray) -> Segments:
-    """The segments of pictures float32 [B, H, W, 3] in 0..255; pictures with a NaN have none."""
+    """The segments of pictures float32 ``[B, H, W, 3]`` in 0..255; pictures with a NaN have none."""
     chunk = max(1, _CHUNK // max(1, rgb[0].size if len(rgb) else 1))
     pieces = [_segment(rgb[i : i + chunk]) for i in range(0, max(1, len(rgb)), chunk)]
     joined = {name: np.concatenate([getattr(p, name) for p in pieces]) for name in Segments.__dataclass_fields__}
@@ -71,41 +80,42 @@ def segment(rgb: np.ndarray) -> Segments:
 
 
 def _segment(rgb: np.ndarray) -> Segments:
-    rgb = np.where(np.isfinite(rgb).all((1, 2, 3), keepdims=True), rgb, np.float32(BACKGROUND))
+    rgb = np.where(np.isfinite(rgb).all((1, 2, 3), keepdims=True), rgb, _BACKGROUND)
     paint, share = _unmix(rgb)
-    return _describe(_connect(paint, share > _SOLID), paint, share)
+    return _describe(_connect(paint, share > _MIN_SHARE), paint, share)
 
 
 def _unmix(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The paint of each pixel [B, H, W] and the share of each paint there [B, H, W, paints]."""
-    v = rgb - np.float32(BACKGROUND)
-    painted = (v * v).sum(-1) > _SEEN**2
+    """The paint of each pixel ``[B, H, W]`` and the share of each paint there ``[B, H, W, paints]``."""
+    v = rgb - _BACKGROUND
+    painted = (v * v).sum(-1) > _MIN_CONTRAST**2
     v = v[painted]
-    share = np.clip(v @ _TOWARDS, 0, 1)
-    # |v - a d|^2 less |v|^2, without forming the difference for every paint
-    rest = share * share * _LENGTH2 - 2 * share * (v @ _DIRECTION) + _FAINT**2 * (1 - share) ** 2
+    share = np.clip(v @ _PROJECTION, 0, 1)
+    # |v - a d|^2 - |v|^2, without computing the difference for every paint
+    residual = share * share * _LENGTH2 - 2 * share * (v @ _DIRECTION) + _FAINT**2 * (1 - share) ** 2
     paint, shares = np.zeros(rgb.shape[:3], np.int8), np.zeros((*rgb.shape[:3], len(PAINTS)), np.float32)
-    paint[painted], shares[painted] = rest.argmin(-1), share
+    paint[painted], shares[painted] = residual.argmin(-1), share
     return paint, shares
 
 
+_BACKGROUND = np.array(BACKGROUND, np.float32)
 _DIRECTION = np.array([np.subtract(c, BACKGROUND) for c in {**COLORS, **INK}.values()], np.float32).T
 _LENGTH2 = (_DIRECTION**2).sum(0)
-_TOWARDS = _DIRECTION / _LENGTH2
+_PROJECTION = _DIRECTION / _LENGTH2
 
 
 def _connect(paint: np.ndarray, solid: np.ndarray) -> np.ndarray:
-    """Segment numbers from 1 [B, H, W], 0 where there is none: touching pixels of one paint, diagonals included."""
-    own = np.take_along_axis(solid, paint[..., None].astype(int), -1)[..., 0]
-    planes = own[:, None] & (paint[:, None] == np.arange(len(PAINTS))[:, None, None])
-    around = np.zeros((3, 3, 3, 3), bool)
-    around[1, 1] = True
-    number, _ = ndimage.label(planes, around)
+    """Segment numbers from 1 ``[B, H, W]``, 0 outside: connected pixels of one paint, diagonals included."""
+    inside = np.take_along_axis(solid, paint[..., None].astype(int), -1)[..., 0]
+    planes = inside[:, None] & (paint[:, None] == np.arange(len(PAINTS))[:, None, None])
+    neighbours = np.zeros((3, 3, 3, 3), bool)
+    neighbours[1, 1] = True
+    number, _ = ndimage.label(planes, neighbours)
     number = number.sum(1)
     area = np.bincount(number.ravel(), minlength=1) / max(number[:1].size, 1)
-    inked = np.zeros(len(area), bool)
-    inked[number[paint >= len(COLORS)]] = True
-    keep = area >= np.where(inked, _LEAST_INK, _LEAST)
+    ink = np.zeros(len(area), bool)
+    ink[number[paint >= len(COLORS)]] = True
+    keep = area >= np.where(ink, _MIN_INK_AREA, _MIN_AREA)
     keep[0] = False
     return np.where(keep, np.cumsum(keep), 0)[number]
 
@@ -122,36 +132,32 @@ def _describe(number: np.ndarray, paint: np.ndarray, share: np.ndarray) -> Segme
     total = lambda value: np.bincount(index, weight * value, count)
     mass = total(1.0)
     cx, cy = total(x) / mass, total(y) / mass
-    spread = np.sqrt(total((x - cx[index]) ** 2 + (y - cy[index]) ** 2) / mass + 1e-6)
+    gyration = np.sqrt(total((x - cx[index]) ** 2 + (y - cy[index]) ** 2) / mass + 1e-6)
     soft = np.zeros(number.shape, np.float32)
     soft[row, y, x] = weight
-    patch = _patches(soft, owner, first // (height * width), cx, cy, spread)
+    patch = _patches(soft, owner, first // (height * width), cx, cy, gyration)
     unit = lambda value, side: (value + 0.5) / side
     return Segments(
-        first // (height * width), kind, unit(cx, width), unit(cy, height), mass / (height * width), spread, patch
+        first // (height * width), kind, unit(cx, width), unit(cy, height), mass / (height * width), gyration, patch
     )
 
 
 def _patches(
-    soft: np.ndarray, owner: np.ndarray, row: np.ndarray, cx: np.ndarray, cy: np.ndarray, spread: np.ndarray
+    soft: np.ndarray, owner: np.ndarray, row: np.ndarray, cx: np.ndarray, cy: np.ndarray, gyration: np.ndarray
 ) -> np.ndarray:
-    """Each segment's paint, read bilinearly on a grid around its centroid: unit vectors [N, PATCH * PATCH]."""
+    """Each segment's paint, sampled bilinearly on a grid around its centroid: unit vectors ``[N, PATCH * PATCH]``."""
     height, width = soft.shape[1:]
-    steps = (np.arange(PATCH) - (PATCH - 1) / 2) / (PATCH / 2) * _REACH
-    x = np.clip(cx[:, None] + spread[:, None] * steps, 0, width - 1.001)
-    y = np.clip(cy[:, None] + spread[:, None] * steps, 0, height - 1.001)
+    steps = (np.arange(PATCH) - (PATCH - 1) / 2) / (PATCH / 2) * _HALF_SIDE
+    x = np.clip(cx[:, None] + gyration[:, None] * steps, 0, width - 1.001)
+    y = np.clip(cy[:, None] + gyration[:, None] * steps, 0, height - 1.001)
     x0, y0 = x.astype(int), y.astype(int)
     fx, fy = (x - x0)[:, None, :], (y - y0)[:, :, None]
-    mine = np.arange(1, len(row) + 1)[:, None, None]
+    numbers = np.arange(1, len(row) + 1)[:, None, None]
 
     def at(dy: int, dx: int) -> np.ndarray:
         place = (row[:, None, None] * height + (y0 + dy)[:, :, None]) * width + (x0 + dx)[:, None, :]
-        return soft.reshape(-1)[place] * (owner.reshape(-1)[place] == mine)
+        return soft.reshape(-1)[place] * (owner.reshape(-1)[place] == numbers)
 
-    read = (1 - fy) * ((1 - fx) * at(0, 0) + fx * at(0, 1)) + fy * ((1 - fx) * at(1, 0) + fx * at(1, 1))
-    flat = read.reshape(len(row), PATCH * PATCH).astype(np.float32)
+    sampled = (1 - fy) * ((1 - fx) * at(0, 0) + fx * at(0, 1)) + fy * ((1 - fx) * at(1, 0) + fx * at(1, 1))
+    flat = sampled.reshape(len(row), PATCH * PATCH).astype(np.float32)
     return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-9)
-
-
-def _is_float(images: np.ndarray | Tensor) -> bool:
-    return isinstance(images, Tensor) and images.is_floating_point()

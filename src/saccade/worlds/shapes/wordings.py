@@ -1,9 +1,9 @@
-"""The caption templates: for every kind of meaning 12 wordings that differ in word order and vocabulary.
+"""Caption templates: for every kind of meaning 12 wordings that differ in word order and vocabulary.
 
 Slots: ``s`` shape, ``p`` its plural, ``c`` colour, ``a`` article with colour, ``n`` number word, ``d`` digit, ``w`` the
 word in the picture. In a template of two things, 0 is the first or the anchor, 1 the second or the thing placed;
-``rel``, ``rel_to``, ``rel_over`` and ``rel_its`` are four manners of speaking of the relation. Wordings 0-3 and 8-9 are
-terse, the others descriptive.
+``rel``, ``rel_to``, ``rel_over`` and ``rel_its`` are four phrasings of the relation. Wordings 0-3 and 8-9 are terse,
+the others descriptive.
 """
 
 TEMPLATES: dict[str, tuple[str, ...]] = {

@@ -1,11 +1,11 @@
-"""Pairs of sketch and photo from JSON lines, the sketches as arrays of strokes or as SVG.
+"""Pairs of sketch and photo from a file of JSON lines, with sketches as arrays of strokes or as SVG files.
 
     {"sketch": "7_1.svg", "photo": "photos/7.png"}
     {"sketch": "7_2.npy", "photo": "photos/7.png", "coordinates": "absolute", "source": "boots"}
 
 Paths are relative to the file. An array is stroke-5 ``[points, 5]`` or stroke-3 ``[points, 3]`` (x, y, then pen
-states); "coordinates" says whether x and y are "offsets" from the point before, Sketch-RNN's way and the default, or
-"absolute". Sketches are scaled to fill the canvas. Photos that several lines name are one photo.
+states); x and y are "offsets" from the point before (the default, as in Sketch-RNN) or "absolute". Sketches are scaled
+to fill the canvas. Lines with the same photo path share one photo.
 """
 
 from __future__ import annotations
@@ -16,70 +16,70 @@ from pathlib import Path
 import numpy as np
 
 from saccade.worlds.images import open_picture
-from saccade.worlds.sketches.pairs import Pairs
-from saccade.worlds.sketches.paths import read_svg
-from saccade.worlds.sketches.strokes import Sketch, fitted, from_stroke5
-from saccade.worlds.text_files import at, entry_of, file_of, need, read
+from saccade.worlds.sketches.pairs import SketchPairs
+from saccade.worlds.sketches.strokes import Sketch, fit_to_canvas, from_stroke5
+from saccade.worlds.sketches.svg import sketch_from_svg
+from saccade.worlds.text_files import entry_of, error_at, file_of, need, parse_lines
 
 COORDINATES = ("offsets", "absolute")
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Photo files, each read when it is asked for: white around it to make it square, then ``size`` pixels a side."""
+class PhotoFiles:
+    """Photo files, loaded on access, padded with white to squares and resized to ``size`` pixels a side."""
 
     file: Path
-    places: tuple[tuple[int, Path], ...]
+    entries: tuple[tuple[int, Path], ...]
+    """Line in the file and path of each photo."""
     size: int
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.entries)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """uint8 ``[size, size, 3]``. ValueError "FILE:LINE: why" for a damaged picture."""
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """The photo uint8 ``[size, size, 3]``. ValueError "FILE:LINE: reason" for a damaged picture."""
         from PIL import Image, ImageOps
 
-        line, path = self.places[index]
-        with at(self.file, line):
+        line, path = self.entries[index]
+        with error_at(self.file, line):
             picture = Image.fromarray(open_picture(path))
         return np.array(ImageOps.pad(picture, (self.size, self.size), color=(255, 255, 255)))
 
 
-def load(file: str | Path, size: int) -> Pairs:
-    """The pairs of a file, photos in ``size`` pixels a side. ValueError "FILE:LINE: why" for a line that does not
-    fit.
-    """
+def load_pairs(file: str | Path, size: int) -> SketchPairs:
+    """The pairs of a file, with photos of ``size`` pixels a side. ValueError "FILE:LINE: reason" for a bad line."""
     file = Path(file).expanduser()
-    numbers: dict[Path, tuple[int, int]] = {}
-    sketches, truth, sources = [], [], []
-    for line, (sketch, photo, source) in read(file, lambda text: _entry(text, file), "sketches"):
-        number, _ = numbers.setdefault(photo, (len(numbers), line))
-        sketches.append(sketch), truth.append(number), sources.append(source)
-    return Pairs(
-        sketches, truth, sources, Photos(file, tuple((line, path) for path, (_, line) in numbers.items()), size)
-    )
+    photos: dict[Path, tuple[int, int]] = {}
+    sketches, photo_index, sources = [], [], []
+    for line, (sketch, photo, source) in parse_lines(file, lambda text: _entry(text, file), "sketches"):
+        index, _ = photos.setdefault(photo, (len(photos), line))
+        sketches.append(sketch)
+        photo_index.append(index)
+        sources.append(source)
+    entries = tuple((line, path) for path, (_, line) in photos.items())
+    return SketchPairs(sketches, photo_index, sources, PhotoFiles(file, entries, size))
 
 
 def _entry(text: str, file: Path) -> tuple[Sketch, Path, str]:
     entry = entry_of(text)
     sketch, photo = (file_of(entry, name, file.parent) for name in ("sketch", "photo"))
-    how = entry.get("coordinates", COORDINATES[0])
-    need(how in COORDINATES, f"coordinates {how!r} are none of {', '.join(COORDINATES)}")
-    return read_sketch(sketch, how == "absolute"), photo, str(entry.get("source", file.stem))
+    coordinates = entry.get("coordinates", COORDINATES[0])
+    need(coordinates in COORDINATES, f"coordinates {coordinates!r} are none of {', '.join(COORDINATES)}")
+    return load_sketch(sketch, coordinates == "absolute"), photo, str(entry.get("source", file.stem))
 
 
-def read_sketch(path: Path, absolute: bool = False) -> Sketch:
-    """A sketch file, ``*.svg`` or an array ``*.npy``, scaled to the canvas. ValueError where it cannot be read."""
+def load_sketch(path: Path, absolute: bool = False) -> Sketch:
+    """A sketch file, ``*.svg`` or an array ``*.npy``, scaled to the canvas. ValueError if it cannot be loaded."""
     try:
         if path.suffix.lower() == ".svg":
-            return fitted(read_svg(path.read_text(encoding="utf-8")))
-        return fitted(from_stroke5(_stroke5(np.load(path, allow_pickle=False), absolute)))
+            return fit_to_canvas(sketch_from_svg(path.read_text(encoding="utf-8")))
+        return fit_to_canvas(from_stroke5(_stroke5(np.load(path, allow_pickle=False), absolute)))
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 
 def _stroke5(rows: np.ndarray, absolute: bool) -> np.ndarray:
-    """Stroke-5 in absolute coordinates from what a file holds."""
+    """Stroke-5 in absolute coordinates from the array of a file."""
     if rows.ndim != 2 or rows.shape[1] not in (3, 5) or not len(rows):
         raise ValueError(f"an array of strokes is [points, 5] or [points, 3], not {list(rows.shape)}")
     if not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():

@@ -1,77 +1,91 @@
-"""Sketches with the photos that they are of, made here or read from files."""
+"""Sketches paired with photos of the same objects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from saccade.core import Problem
 from saccade.math.pixels import to_unit
-from saccade.worlds.sketches.drawing import sketches
-from saccade.worlds.sketches.objects import objects
-from saccade.worlds.sketches.photos import photos
+from saccade.worlds.sketches.drawing import draw_objects
+from saccade.worlds.sketches.objects import random_objects
+from saccade.worlds.sketches.photos import render_photos
 from saccade.worlds.sketches.strokes import Sketch
 from saccade.worlds.splits import stream
 
 
+class Indexed(Protocol):
+    """Photos by index, loaded on access or held in one array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Sketches, the number of the photo that each is of, what kind of thing each shows; photos are uint8 ``[size,
-    size, 3]``.
-    """
+class SketchPairs:
+    """Sketches and the photos that they show; several sketches may show one photo."""
 
     sketches: Sequence[Sketch]
-    truth: Sequence[int]
+    photo_index: Sequence[int]
+    """Index of each sketch's photo."""
     sources: Sequence[str]
-    photos: Sequence[np.ndarray]
+    """Family or data set of each sketch."""
+    photos: Indexed
+    """Photos uint8 ``[size, size, 3]``."""
 
     def problems(self) -> list[Problem]:
-        """One for each sketch: what is seen is the sketch, the answer is the photo's number."""
-        rows = zip(self.sketches, self.truth, self.sources)
+        """One problem for each sketch: its input is the sketch, its answer the index of the photo."""
+        rows = zip(self.sketches, self.photo_index, self.sources)
         return [Problem(i, sketch, int(photo), source) for i, (sketch, photo, source) in enumerate(rows)]
 
     def pixels(self, photo_B: Tensor) -> Tensor:
-        """Photos by their numbers, in [0, 1] ``[B, 3, size, size]``."""
+        """Photos by their indices, in [0, 1] ``[B, 3, size, size]``."""
         return to_unit(np.stack([self.photos[i] for i in photo_B.tolist()]))
 
-    def apart(self, count: int) -> tuple[Pairs, Pairs]:
-        """All but the last ``count`` photos, and those, each with the sketches of them. ValueError where none would
-        be left.
+    def split(self, count: int) -> tuple[SketchPairs, SketchPairs]:
+        """The pairs of all but the last ``count`` photos, and those of the last ones.
+
+        ValueError if either part would be empty.
         """
         edge = len(self.photos) - count
         if not 0 < edge < len(self.photos):
-            raise ValueError(f"{count} of {len(self.photos)} photos cannot be kept apart")
-        return self._of(range(edge)), self._of(range(edge, len(self.photos)))
+            raise ValueError(f"{count} of {len(self.photos)} photos cannot be split off")
+        return self._subset(range(edge)), self._subset(range(edge, len(self.photos)))
 
-    def _of(self, numbers: range) -> Pairs:
-        rows = [i for i, photo in enumerate(self.truth) if photo in numbers]
-        pick = lambda values: [values[i] for i in rows]
-        truth = [photo - numbers.start for photo in pick(self.truth)]
-        return Pairs(pick(self.sketches), truth, pick(self.sources), _Some(self.photos, numbers))
+    def _subset(self, indices: range) -> SketchPairs:
+        rows = [i for i, photo in enumerate(self.photo_index) if photo in indices]
+        select = lambda values: [values[i] for i in rows]
+        photo_index = [photo - indices.start for photo in select(self.photo_index)]
+        return SketchPairs(select(self.sketches), photo_index, select(self.sources), _Subset(self.photos, indices))
 
 
 @dataclass(frozen=True, eq=False)
-class _Some:
-    """Some photos of a sequence, each read when it is asked for."""
+class _Subset:
+    """Some photos of a sequence, each loaded on access."""
 
-    whole: Sequence[np.ndarray]
-    numbers: range
+    photos: Indexed
+    indices: range
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
-    def __getitem__(self, place: int) -> np.ndarray:
-        return self.whole[self.numbers[place]]
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return self.photos[self.indices[index]]
 
 
-def made(count: int, each: int, seed: int, split: str, size: int) -> Pairs:
-    """``count`` objects of the embedded world with one photo and ``each`` sketches; splits share no random numbers."""
+def generate_pairs(count: int, sketches_each: int, seed: int, split: str, size: int) -> SketchPairs:
+    """``count`` objects of the embedded world, each with a photo and ``sketches_each`` sketches.
+
+    Splits ("train", "held_out") share no random numbers.
+    """
     rng = stream(seed, split)
-    things = objects(count, rng)
-    shown = photos(things, size, rng)
-    drawn = [sketch for _ in range(each) for sketch in sketches(things, rng)]
-    sources = [f"family {family}" for family in things.family_N] * each
-    return Pairs(drawn, list(range(count)) * each, sources, shown)
+    objects = random_objects(count, rng)
+    photos = render_photos(objects, size, rng)
+    sketches = [sketch for _ in range(sketches_each) for sketch in draw_objects(objects, rng)]
+    sources = [f"family {family}" for family in objects.family_N] * sketches_each
+    return SketchPairs(sketches, list(range(count)) * sketches_each, sources, photos)

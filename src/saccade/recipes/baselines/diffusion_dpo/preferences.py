@@ -1,6 +1,4 @@
-"""Preferences between pictures, as people give them: a file with a prompt, the picture chosen and the one rejected a
-line.
-"""
+"""Human preferences between pictures from a file: a prompt, the chosen picture and the rejected one a line."""
 
 from __future__ import annotations
 
@@ -15,29 +13,27 @@ from torch import Tensor
 from saccade.core import Problem
 from saccade.math.pixels import to_unit
 from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import entry_of, need, read
+from saccade.worlds.text_files import entry_of, need, parse_lines
 
 FIELDS = ("prompt", "chosen", "rejected")
 
 
-def load(path: str | Path) -> list[Problem]:
-    """Problems from a JSONL of prompt, chosen, rejected; ``answer`` holds the two pictures' paths, relative ones to the
-    file.
+def load_preferences(path: str | Path) -> list[Problem]:
+    """Problems from a JSONL of prompt, chosen, rejected; ``answer`` holds the paths of both pictures.
 
-    Pictures are read when they are asked for (`pictures`). ValueError "FILE:LINE: why" for a line that does not fit.
+    Relative paths are relative to the file. Pictures are opened later (`open_pairs`). ValueError "FILE:LINE: why" for a
+    line that does not fit.
     """
     path = Path(path).expanduser()
-    entries = read(path, _entry, "preferences")
-    place = lambda entry: {name: str(path.parent / entry[name]) for name in FIELDS[1:]}
-    return [Problem(number - 1, entry["prompt"], place(entry), path.stem) for number, entry in entries]
+    entries = parse_lines(path, _entry, "preferences")
+    paths = lambda entry: {name: str(path.parent / entry[name]) for name in FIELDS[1:]}
+    return [Problem(number - 1, entry["prompt"], paths(entry), path.stem) for number, entry in entries]
 
 
-def pictures(problems: Sequence[Problem], size: int) -> Tensor:
-    """Chosen and rejected picture of each problem side by side, squares of ``size`` pixels: ``[2 P, 3, size, size]``
-    in [0, 1].
-    """
-    paths = [p.answer[name] for p in problems for name in FIELDS[1:]]
-    return torch.stack([_square(open_picture(path), size) for path in paths])
+def open_pairs(problems: Sequence[Problem], size: int) -> Tensor:
+    """Chosen and rejected picture of each problem as neighbours, ``[2 P, 3, size, size]`` in [0, 1]."""
+    paths = [problem.answer[name] for problem in problems for name in FIELDS[1:]]
+    return torch.stack([_center_crop(open_picture(path), size) for path in paths])
 
 
 def _entry(line: str) -> dict[str, Any]:
@@ -47,9 +43,9 @@ def _entry(line: str) -> dict[str, Any]:
     return entry
 
 
-def _square(picture: np.ndarray, size: int) -> Tensor:
-    """The middle of a picture, resized."""
+def _center_crop(picture: np.ndarray, size: int) -> Tensor:
+    """The central square of a picture uint8 ``[H, W, 3]``, resized: ``[3, size, size]``."""
     edge = min(picture.shape[:2])
     top, left = ((side - edge) // 2 for side in picture.shape[:2])
-    middle = to_unit(picture[top : top + edge, left : left + edge])[None]
-    return torch.nn.functional.interpolate(middle, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    square = to_unit(picture[top : top + edge, left : left + edge])[None]
+    return torch.nn.functional.interpolate(square, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)

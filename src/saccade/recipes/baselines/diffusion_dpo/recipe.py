@@ -1,14 +1,14 @@
-"""Diffusion-DPO on flows: of two pictures of a prompt the better one shall be denoised better, the worse one worse.
+"""Diffusion-DPO on flows: of two pictures of a prompt, the better one is denoised better and the other one worse.
 
 paper: Diffusion Model Alignment Using Direct Preference Optimization, arXiv 2311.12908; on flows, arXiv 2501.13918.
-idea: The DPO loss needs the likelihood of a whole picture; its bound needs only how well a noised picture is denoised,
-    by the model and by the frozen reference, under the same noise for both pictures of a pair.
-claims: Pairs drawn anew from the model in training raise the reward of kept-back prompts; pairs drawn once from the
+idea: The DPO loss needs the likelihood of a picture; its bound needs only the error with which a noised picture is
+    denoised, by the model and by the frozen reference, under the same noise for both pictures of a pair.
+claims: Pairs sampled from the model in training raise the reward of held-out prompts; pairs sampled once from the
     reference raise it less; with random preferences nothing is learned.
-differs: Velocities of a flow in place of predicted noise, all noise levels of the sampler's grid alike. In the embedded
-    default pairs are the best and the worst of a group that the judge tells apart, drawn by the model itself; people's
-    pairs come from a file. Sampled and trained without guidance. In the check pairs drawn before training do more for
-    the points (0.06 to 0.12) than those drawn in its course (0.04 to 0.09), for two thirds of the pictures.
+differs: Velocities of a flow in place of predicted noise, all noise levels of the sampler's grid with equal weight. In
+    the embedded default pairs are the best and the worst of a group whose rewards differ, sampled by the model; human
+    preferences come from a file. Sampled and trained without guidance. In the check pairs sampled before training do
+    more for the points (0.06 to 0.12) than those sampled during it (0.04 to 0.09), for two thirds of the pictures.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dpo import DiffusionDPO, pairs
+from saccade.algorithms.dpo import DiffusionDPO, preferred
 from saccade.core import Problem, Rollout, seeds, spawn
-from saccade.math.advantages import shuffled
+from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
-from saccade.policies.flow import FlowModel, FlowPolicy, build
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
-from saccade.policies.unrolling import unmade
-from saccade.recipes.baselines.diffusion_dpo import preferences
+from saccade.policies.unrolling import empty_rollout
+from saccade.recipes.baselines.diffusion_dpo.preferences import load_preferences, open_pairs
 from saccade.training.claims import Claim, gain
-from saccade.training.feeds import Feed, OnPolicy, Stored
-from saccade.training.groups import in_groups
-from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.feeds import DatasetFeed, Feed
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import OCR, DrawingTask
 
@@ -42,134 +41,114 @@ from saccade.worlds.shapes.task import OCR, DrawingTask
 class Settings:
     """Diffusion-DPO; the defaults are the embedded miniature's."""
 
+    schedule: Flat[Schedule] = Schedule(steps=60, evaluate_every=30, save_every=30)
+    batch: Flat[Batch] = Batch(prompts_per_step=16, group_size=6, micro_rows=64)
+    seed: int = 0
+    """Seed of prompts, noise and initial LoRA weights."""
     flow: FlowModel = FlowModel()
     task: DrawingTask = DrawingTask()
     method: Literal["online", "offline"] = "online"
-    """Pairs drawn by the model in training, or once, before it."""
-    pairs: str = ""
-    """A JSONL of prompt, chosen, rejected (offline); empty: pairs are drawn by the untrained model."""
-    seed: int = 0
-    """Seed of everything: prompts, noise, initial LoRA."""
-    steps: int = 60
-    """Training steps."""
-    prompts_per_step: int = 16
-    """Prompts in a batch, over all processes; each has one pair, or none."""
-    group: int = 6
-    """Attempts at a prompt, of which the best and the worst make its pair."""
+    """When pairs are sampled: by the model during training, or once by the untrained model."""
+    preferences: str = ""
+    """File of human preferences for offline training: JSONL of prompt, chosen, rejected; empty samples the pairs."""
     pool: int = 640
-    """Prompts that pairs are drawn for before training (offline, without a file)."""
-    beta: float = 100.0
-    """How firmly the model is held to the reference (mean squared error of velocities)."""
-    lr: float = 1e-4
-    """Learning rate of AdamW."""
-    warmup: int = 5
-    """Optimiser steps over which the learning rate rises."""
-    micro_rows: int = 64
-    """Attempts that go through the network at once in an update; an even number."""
+    """Number of prompts that pairs are sampled for before offline training without a file."""
+    dpo: DiffusionDPO = DiffusionDPO(beta=100.0)
+    optim: AdamW = AdamW(lr=1e-4, weight_decay=1e-4, warmup=5)
     shuffle_rewards: bool = False
-    """Control: rewards are dealt out at random, so nothing can be learned."""
-    evaluate_every: int = 30
-    save_every: int = 30
+    """Control experiment: permute the rewards of a batch at random, so that nothing can be learned."""
 
 
 _TINY = Settings()
-
 _REAL = Settings(
+    schedule=Schedule(steps=2000, evaluate_every=100, save_every=100),
+    batch=Batch(prompts_per_step=48, group_size=8, micro_rows=4),
     flow=replace(SD35_MEDIUM, sampling_steps=20, lora_rank=64, lora_alpha=128.0),
     task=OCR,
-    steps=2000, prompts_per_step=48, group=8, beta=500.0, lr=1e-5, warmup=100, micro_rows=4,
-    evaluate_every=100, save_every=100,
-)  # fmt: skip
-
+    dpo=DiffusionDPO(beta=500.0),
+    optim=AdamW(lr=1e-5, weight_decay=1e-4, warmup=100),
+)
 PRESETS = {
     "online": _TINY,
     "offline": replace(_TINY, method="offline"),
     "sd35-medium": _REAL,
-    "sd35-medium-offline": replace(_REAL, method="offline", pairs="pickapic.jsonl", prompts_per_step=128),
+    "sd35-medium-offline": replace(
+        _REAL, method="offline", preferences="pickapic.jsonl", batch=replace(_REAL.batch, prompts_per_step=128)
+    ),
 }
 
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
-    """The model that draws."""
-    return {"policy": build(cfg.flow, stochastic=(), seed=cfg.seed)}
+    """The model that generates pictures."""
+    return {"policy": build_flow_policy(cfg.flow, stochastic=(), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
-    """Train, evaluate, save. Returns the scores of kept-back prompts before and after."""
-    if cfg.micro_rows % 2:
-        raise ValueError(f"micro_rows {cfg.micro_rows} would cut pairs apart; an even number keeps them")
+    """Train, evaluate, save. Returns the scores of held-out prompts before and after."""
+    if cfg.batch.micro_rows % 2:
+        raise ValueError(f"micro_rows {cfg.batch.micro_rows} would cut pairs apart; use an even number")
     policy = policies(cfg)["policy"]
     reference = Snapshot(policy.trained)
-    update = Update(
-        "flow",
-        DiffusionDPO(policy, reference, cfg.beta),
-        policy.trained,
-        torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=1e-4),
-        schedule=warmup(cfg.warmup),
-    )
-    return run_loop(
-        feed(cfg, policy, reference),
-        Updates([update], micro_rows=cfg.micro_rows),
+    update = cfg.optim.update("flow", cfg.dpo.loss(policy, reference), policy.trained)
+    return fit(
+        pair_feed(cfg, policy, reference),
+        cfg.batch.learner(update),
         run,
-        cfg.steps,
+        cfg.schedule,
         state={"policy": policy, "reference": reference},
-        evaluate=lambda step: cfg.task.score(policy.best, run.show(step)),
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.save_every,
+        evaluate=lambda step: cfg.task.score(policy.greedy().rollout, run.show(step)),
     )
 
 
-def feed(cfg: Settings, policy: FlowPolicy, reference: Snapshot) -> Feed:
-    """Where pairs come from: the model as it is, a file, or the model as it was."""
+def pair_feed(cfg: Settings, policy: FlowPolicy, reference: Snapshot) -> Feed:
+    """Where pairs come from: the model in training, a file, or the untrained model."""
     if cfg.method == "online":
-        collect = lambda problems, seeds_P, step: drawn(cfg, policy, problems, seeds_P, step)
-        return OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed)
-    if cfg.pairs:
-        collect = lambda problems, seeds_P, step: given(policy, problems, seeds_P)
-        return OnPolicy(preferences.load(cfg.pairs), collect, cfg.prompts_per_step, cfg.seed)
-    return Remembered(cfg, policy, reference)
+        collect = lambda problems, seeds_P, step: sampled_pairs(cfg, policy, problems, seeds_P, step)
+        return cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed)
+    if cfg.preferences:
+        collect = lambda problems, seeds_P, step: stored_pairs(policy, problems, seeds_P)
+        return cfg.batch.feed(load_preferences(cfg.preferences), collect, cfg.seed)
+    return OfflinePairs(cfg, policy, reference)
 
 
-def drawn(cfg: Settings, policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-    """The best and the worst of a group of attempts at each problem."""
-    rollout = in_groups(policy.best, problems, seeds_P, cfg.group)
-    reward_B = cfg.task.judge(rollout)
-    rollout.rewards["total"] = shuffled(reward_B, cfg.seed + step) if cfg.shuffle_rewards else reward_B
-    return preferred(pairs(rollout, rollout.rewards["total"]))
+def sampled_pairs(
+    cfg: Settings, policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor, step: int
+) -> Rollout:
+    """The best and the worst sample of a group for each problem whose rewards differ."""
+    rollout = cfg.batch.groups(policy.greedy().rollout, problems, seeds_P)
+    reward = cfg.task.judge(rollout)
+    reward = rollout.rewards["total"] = shuffle_rewards(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
+    return cfg.dpo.pairs(rollout, reward)
 
 
-def given(policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:
-    """The pictures of preferences as latents, chosen and rejected side by side."""
-    twice = [problem for problem in problems for _ in range(2)]
-    x0 = policy.encode(preferences.pictures(problems, policy.size))
-    rollout = unmade(twice, seeds_P.repeat_interleave(2), x0_B=x0)
+def stored_pairs(policy: FlowPolicy, problems: Sequence[Problem], seeds_P: Tensor) -> Rollout:
+    """The pictures of human preferences as latents, chosen and rejected as neighbours."""
+    repeated = [problem for problem in problems for _ in range(2)]
+    x0 = policy.encode(open_pairs(problems, policy.size))
+    rollout = empty_rollout(repeated, seeds_P.repeat_interleave(2), x0_B=x0)
     rollout.group_B = torch.arange(len(problems)).repeat_interleave(2)
     return preferred(rollout)
 
 
-def preferred(rollout: Rollout) -> Rollout:
-    """Rows in pairs, the better one first, with the credit that says so."""
-    rollout.advantage_BT = torch.tensor([1.0, -1.0]).repeat(len(rollout) // 2)[:, None]
-    return rollout
-
-
-class Remembered:
-    """Pairs drawn once by the untrained model, each time under fresh noise; drawn again by it after a resume."""
+class OfflinePairs:
+    """Pairs sampled once by the untrained model, under fresh noise in each step; sampled again after a resume."""
 
     def __init__(self, cfg: Settings, policy: FlowPolicy, reference: Snapshot):
         self.cfg, self.policy, self.reference = cfg, policy, reference
-        self.stored: Stored | None = None
+        self.stored: DatasetFeed | None = None
 
     def __call__(self, step: int) -> Rollout:
-        self.stored = self.stored or Stored(self.draw(), 2 * self.cfg.prompts_per_step, self.cfg.seed, together=2)
+        rows = 2 * self.cfg.batch.prompts_per_step
+        self.stored = self.stored or DatasetFeed(self.sample(), rows, self.cfg.seed, pair_size=2)
         rollout = self.stored(step)
         rollout.extras["seed_B"] = spawn(rollout.extras["seed_B"], step)
         return rollout
 
-    def draw(self) -> Rollout:
+    def sample(self) -> Rollout:
+        """Pairs of the reference for the first ``pool`` prompts."""
         problems = self.cfg.task.training(self.cfg.seed)[: self.cfg.pool]
         with self.reference:
-            return drawn(self.cfg, self.policy, problems, seeds(self.cfg.seed, len(problems), key=1 << 20), 0)
+            return sampled_pairs(self.cfg, self.policy, problems, seeds(self.cfg.seed, len(problems), key=1 << 20), 0)
 
 
 evaluate, sample = task.evaluate, task.sample

@@ -1,6 +1,4 @@
-"""The task of keeping a lane: the world with what sensors add to it, test episodes on unseen roads, how well they
-went.
-"""
+"""The lane-keeping task: the environment with its added observations, test episodes on held-out roads, their scores."""
 
 from __future__ import annotations
 
@@ -14,152 +12,166 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import Environment, Rollout, Show
+from saccade.core import ActingPolicy, Environment, LogSamples, Rollout
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
-from saccade.envs.task import films, played, scores
+from saccade.envs.task import episode_scores, evaluate_episodes, record_video
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner
-from saccade.recipes.driving_navigation.blip_fuseppo.hints import Hint
-from saccade.recipes.driving_navigation.blip_fuseppo.mirror import Flips
-from saccade.recipes.driving_navigation.blip_fuseppo.semantics import Control, Semantics, constant, shuffled
+from saccade.recipes.driving_navigation.blip_fuseppo.captions import (
+    CaptionControl,
+    CaptionObservation,
+    constant,
+    shuffled,
+)
+from saccade.recipes.driving_navigation.blip_fuseppo.pid import PIDObservation
+from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import SymmetryMap
 from saccade.training import distributed
 from saccade.training.run import Run
 
 
 @dataclass(frozen=True)
 class LaneTask:
-    """Which roads are driven, and what the policy is shown of them."""
+    """The roads, and what the policy observes of them."""
 
-    image: tuple[int, int] = (18, 64)
-    """Height and width of the policy's picture, the near part of the frame."""
-    far: tuple[int, int] = (48, 64)
-    """Of the captioner's picture, the far part of the frame."""
-    rays: int = 36
-    """Of the LiDAR, over 180 degrees."""
-    road: float = 120.0
-    """Of a road in metres."""
-    error: Literal["exact", "vision"] = "exact"
-    """Where reward and hint have the lane error from: the geometry, or edges and lines in the picture."""
-    hint: bool = True
-    """Whether a PID's advice is shown."""
-    caption: Literal["none", "written", "shuffled", "constant"] = "written"
-    """What stands in the place of words: nothing, the captioner's, its words of other times, random ones that never
-    change.
+    image_size: tuple[int, int] = (18, 64)
+    """Height and width in pixels of the policy's picture, the near part of the camera's frame."""
+    caption_image_size: tuple[int, int] = (48, 64)
+    """Height and width in pixels of the captioner's picture, the far part of the camera's frame."""
+    lidar_rays: int = 36
+    """Number of LiDAR rays over 180 degrees."""
+    road_length: float = 120.0
+    """Length of a road in metres."""
+    lane_error: Literal["exact", "vision"] = "exact"
+    """Source of the lane error in reward and hint: the geometry, or edges and lines in the picture."""
+    pid_hint: bool = True
+    """Let the policy observe the advice of a PID controller."""
+    captions: Literal["none", "captioner", "shuffled", "constant"] = "captioner"
+    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random
+    ones.
     """
-    every: int = 10
-    """Steps from one caption to the next."""
+    caption_every: int = 10
+    """Environment steps between captions."""
     test_episodes: int = 100
-    """Test episodes, on roads and in weathers that training never has."""
+    """Number of test episodes, on roads and in weathers that training never has."""
     test_rows: int = 25
-    """Test episodes that run side by side."""
-    shown: int = 4
-    """The first test episodes, kept as clips to be looked at."""
+    """Number of test episodes that run side by side."""
+    video_episodes: int = 4
+    """Number of test episodes that are shown as videos, the first ones."""
 
     def make(self, count: int, captioner: Captioner | None, seed: int) -> Environment:
-        """``count`` episodes side by side, with hint and captions. ``seed`` picks the captions of the controls."""
+        """``count`` episodes side by side, with hint and captions; ``seed`` decides the captions of the controls."""
         distributed.require_one("the lane is driven")
         lane = self.world(count)
-        world: Environment = Hint(lane, lane.error) if self.hint else lane
-        if self.caption == "none":
-            return world
-        words = _known(captioner)
-        space = spaces.MultiDiscrete(np.full(words.length, words.vocabulary))
-        return Semantics(world, words, lane.camera, space, self.every, self._control(words, seed))
+        environment: Environment = PIDObservation(lane, lane.error) if self.pid_hint else lane
+        if self.captions == "none":
+            return environment
+        model = _required(captioner)
+        space = spaces.MultiDiscrete(np.full(model.length, model.vocab_size))
+        control = self._control(model, seed)
+        return CaptionObservation(environment, model, lane.camera, space, self.caption_every, control)
 
     def world(self, count: int) -> Lane:
-        """The bare world."""
-        return Lane(count, self.image, self.far, self.rays, self.road, error=self.error)
+        """The environment without added observations."""
+        sizes = self.image_size, self.caption_image_size, self.lidar_rays, self.road_length
+        return Lane(count, *sizes, error=self.lane_error)
 
-    def score(self, policy: Any, captioner: Captioner | None, seed: int, show: Show | None = None) -> dict[str, float]:
-        """How well the test episodes go, acted greedily. ``show`` is given the first ones as clips from above."""
-        world = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
-        return kept(played(world, policy, list(HELD_OUT[: self.test_episodes]), "position", self.shown, show))
+    def score(
+        self, policy: ActingPolicy, captioner: Captioner | None, seed: int, show: LogSamples | None = None
+    ) -> dict[str, float]:
+        """Scores of the test episodes, acted greedily; ``show`` is given the first ones as videos from above."""
+        environment = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
+        roads = list(HELD_OUT[: self.test_episodes])
+        return lane_scores(evaluate_episodes(environment, policy, roads, "position", self.video_episodes, show))
 
-    def drive(self, policy: Any, captioner: Captioner | None, seed: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """One filmed episode for each seed, as `Run.samples` takes them."""
-        return films(self.make(len(seeds), captioner, seed), policy, seeds)
+    def record_video(
+        self, policy: ActingPolicy, captioner: Captioner | None, seed: int, seeds: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """A video of one episode for each seed, as `Run.samples` takes them."""
+        return record_video(self.make(len(seeds), captioner, seed), policy, seeds)
 
-    def flips(self, captioner: Captioner | None) -> Flips:
-        """What a mirror makes of what is seen and of what is done."""
-        found: dict[str, Callable[[Tensor], Tensor]] = {
+    def symmetry(self, captioner: Captioner | None) -> SymmetryMap:
+        """The functions that mirror observations and actions."""
+        functions: dict[str, Callable[[Tensor], Tensor]] = {
             "seen.image_BT": lambda x: x.flip(-2),
             "seen.lidar_BT": lambda x: x.flip(-1),
             "action_BT": lambda x: x * torch.tensor([-1.0, 1.0]),
         }
-        hint = {"seen.hint_BT": torch.neg} if self.hint else {}
-        told = {} if self.caption == "none" else {"seen.caption_BT": _swap(_known(captioner))}
-        return found | hint | told
+        if self.pid_hint:
+            functions["seen.hint_BT"] = torch.neg
+        if self.captions != "none":
+            mirrored = mirror_ids(_required(captioner))
+            functions["seen.caption_BT"] = lambda ids: mirrored[ids]
+        return functions
 
-    def _control(self, words: Captioner, seed: int) -> Control | None:
-        if self.caption == "written":
+    def _control(self, captioner: Captioner, seed: int) -> CaptionControl | None:
+        if self.captions == "captioner":
             return None
         rng = np.random.default_rng([seed, 5])
-        if self.caption == "shuffled":
-            return shuffled(lambda: bank(words, self, seed))
-        unswapped = np.flatnonzero(mirror_ids(words).numpy() == np.arange(words.vocabulary))
-        return constant(rng.choice(unswapped, words.length))
+        if self.captions == "shuffled":
+            return shuffled(lambda: caption_bank(captioner, self, seed))
+        symmetric = np.flatnonzero(mirror_ids(captioner).numpy() == np.arange(captioner.vocab_size))
+        return constant(rng.choice(symmetric, captioner.length))
 
 
-def kept(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Of the lateral error in metres, every episode alike: "rmse", "std" of its size, "nrmse" in lane widths; share
-    of episodes that came to the end, returns, captions a step, and "rmse" in each weather.
+def lane_scores(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Scores of episodes, with equal weights: of the lateral error in metres "rmse", "std" of its absolute value and
+    "nrmse" in lane widths; share of episodes that reached the end, returns, captions per step, "rmse" in each weather.
     """
     square, size = (np.array([e.info[name] for e in episodes]) for name in ("offset_square", "offset_size"))
     weather = np.array([e.info["weather"] for e in episodes])
     rmse = math.sqrt(square.mean())
-    known = scores(episodes)
-    found = {"rmse": rmse, "std": math.sqrt(max(square.mean() - size.mean() ** 2, 0.0)), "nrmse": rmse / WIDTH}
-    found |= {name: known[name] for name in ("success", "crashed", "lost", "return", "length")}
-    asked = sum(e.info.get("captions", 0.0) for e in episodes) / sum(e.length for e in episodes)
+    common = episode_scores(episodes)
+    scores = {"rmse": rmse, "std": math.sqrt(max(square.mean() - size.mean() ** 2, 0.0)), "nrmse": rmse / WIDTH}
+    scores |= {name: common[name] for name in ("success", "crashed", "lost", "return", "length")}
+    calls = sum(e.info.get("captions", 0.0) for e in episodes) / sum(e.length for e in episodes)
     by_weather = {f"rmse, {WEATHERS[int(w)]}": math.sqrt(square[weather == w].mean()) for w in np.unique(weather)}
-    return found | {"captions a step": asked} | by_weather
+    return scores | {"captions per step": calls} | by_weather
 
 
-def driven(run: Run) -> Callable[[int, Rollout], None]:
-    """Tells a run, after a training step, how the episodes went that ended in its segment."""
+def log_driving(run: Run) -> Callable[[int, Rollout], None]:
+    """A function that logs the scores of the episodes that ended in a training step's segment."""
 
-    def tell(step: int, rollout: Rollout) -> None:
-        ended = [episode for row in rollout.outputs for episode in row]
+    def log(step: int, segment: Rollout) -> None:
+        ended = [episode for row in segment.outputs for episode in row]
         if ended:
-            run.log(step + 1, {f"train/{name}": value for name, value in kept(ended).items() if ", " not in name})
+            scores = lane_scores(ended)
+            run.log(step + 1, {f"train/{name}": value for name, value in scores.items() if ", " not in name})
 
-    return tell
+    return log
 
 
-def bank(words: Captioner, task: LaneTask, seed: int, size: int = 1024, rows: int = 64) -> np.ndarray:
+def caption_bank(captioner: Captioner, task: LaneTask, seed: int, size: int = 1024, rows: int = 64) -> np.ndarray:
     """Captions that the captioner writes of places anywhere on training roads: ids ``[size, L]``."""
-    lane = replace(task, error="exact").world(rows)
-    return np.concatenate([words(scenes(lane, seed + 7919 * (part + 1))[0]) for part in range(-(-size // rows))])[:size]
+    lane = replace(task, lane_error="exact").world(rows)
+    parts = range(-(-size // rows))
+    return np.concatenate([captioner(scenes(lane, seed + 7919 * (part + 1))[0]) for part in parts])[:size]
 
 
-def mirror_ids(words: Captioner) -> Tensor:
-    """What each token id is in the mirror: left is right and right is left."""
-    swapped = torch.arange(words.vocabulary)
+def mirror_ids(captioner: Captioner) -> Tensor:
+    """The mirror image of each token id ``[vocab_size]``: left is exchanged with right."""
+    mirrored = torch.arange(captioner.vocab_size)
     for word, other in SWAPPED.items():
-        one, two = (words.processor.tokenizer.convert_tokens_to_ids(w) for w in (word, other))
-        swapped[one] = two
-    return swapped
+        one, two = (captioner.processor.tokenizer.convert_tokens_to_ids(w) for w in (word, other))
+        mirrored[one] = two
+    return mirrored
 
 
-def accuracy(words: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
-    """Share of right captions, and of right words by what they tell of, on roads and in weathers of tests."""
-    pictures, true = scenes(lane, seed, held_out=True)
-    told = [caption.split() for caption in words.words(words(pictures))]
-    parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "thing": (6, 7)}
-    right = lambda places: float(
-        np.mean([[w[i : i + 1] == t.split()[i : i + 1] for i in places] for w, t in zip(told, true)])
+def caption_accuracy(captioner: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
+    """Share of correct captions, and of correct words by what they describe, on held-out roads and in their
+    weathers.
+    """
+    pictures, targets = scenes(lane, seed, held_out=True)
+    written, wanted = ([text.split() for text in texts] for texts in (captioner.decode(captioner(pictures)), targets))
+    parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "object": (6, 7)}
+    share = lambda places: float(
+        np.mean([[w[i : i + 1] == t[i : i + 1] for i in places] for w, t in zip(written, wanted)])
     )
-    whole_right = float(np.mean([w == t.split() for w, t in zip(told, true)]))
-    return {"caption": whole_right} | {name: right(places) for name, places in parts.items()}
+    complete = float(np.mean([w == t for w, t in zip(written, wanted)]))
+    return {"caption": complete} | {name: share(places) for name, places in parts.items()}
 
 
-def _swap(words: Captioner) -> Callable[[Tensor], Tensor]:
-    swapped = mirror_ids(words)
-    return lambda ids: swapped[ids]
-
-
-def _known(captioner: Captioner | None) -> Captioner:
+def _required(captioner: Captioner | None) -> Captioner:
     if captioner is None:
-        raise ValueError("captions are asked for, but there is no captioner")
+        raise ValueError("captions are observed, but there is no captioner")
     return captioner

@@ -1,12 +1,12 @@
-"""An editor of a few steps taught without pairs (NP-Edit 2510.14978): by a judge's gradient, and by a model that draws.
+"""NP-Edit's losses: a few-step editor trained without pairs, by a judge's gradient and by distribution matching.
 
-Two steps are unrolled, with noise e, a time t of the grid, and e' = e or, where the sampler noises again, fresh:
+Two steps are unrolled, with noise e, a time t of the grid, and e' = e or, for samplers that add fresh noise, new noise:
 
     x0 = e - v(e, 1)        x_t = (1 - t) x0 + t e'        x0' = x_t - t v(x_t, t)
 
-and at x0' two gradients meet: of -log p(wanted answers), through judge and decoder, and of distribution matching,
-(fake - real) / mean |x0' - real|, where both networks predict the clean latents from x0' noised anew (DMD2 2405.14867):
-what is descended brings x0' from where the editor's own pictures lie to where those of the caption lie.
+At x0' two gradients add up: that of -log p(expected answers), through the judge and the decoder, and that of
+distribution matching, (fake - real) / mean |x0' - real|, where both networks predict the clean latents from x0' noised
+again (DMD2 2405.14867). Descending it moves x0' from the distribution of the editor's results to that of the captions.
 """
 
 from __future__ import annotations
@@ -18,61 +18,96 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dmd import noised_at, normaliser
-from saccade.core import Collect, Loss, Problem, Question, Rollout, noise, spawn
+from saccade.algorithms.dmd import dmd_weight, time_and_noise
+from saccade.core import Collect, Loss, Problem, Question, Reward, Rollout, noise, spawn
 from saccade.math.flow import add_noise, to_data
-from saccade.policies.flow import FlowModel, FlowPolicy, build, frozen
-from saccade.policies.unrolling import late_steps, unmade
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
+from saccade.policies.unrolling import empty_rollout, refl_timesteps
+from saccade.training.settings import AdamW
 
-_MATCHED = 1 << 25
+_MATCHING_NOISE = 1 << 25
 """Key of the noise under which distributions are compared."""
 
-Pull = tuple[Tensor, Tensor]
-"""A loss of each row ``[B]`` and its gradient at the latents ``[B, C, h, w]``."""
+LossAndGradient = tuple[Tensor, Tensor]
+"""A loss of each row ``[B]`` and its gradient with respect to the latents ``[B, C, h, w]``."""
 
 
 @dataclass(frozen=True)
-class UnpairedEditing:
-    """``judge_weight`` (-log p of the wanted answers) + ``matching_weight`` (half the squared matching gradient).
+class NPEdit:
+    """How an editor is trained without pairs, and how the score of its results is learned beside it."""
 
-    ``judge`` gives the log-probability ``[B]`` of a rollout whose pictures carry a graph. ``real`` is the frozen model
-    that draws, guided by ``guidance``, ``fake`` learns the editor's own pictures; both are told captions of the result.
-    Times of the comparison lie between ``low`` and ``high``. ``detach_first`` lets gradients through the second step
-    alone. A part of weight 0 is not computed. Metrics: both losses, and how long their weighted gradients are.
+    judge_weight: float = 1.0
+    """Weight of the judge's loss, in units in which the gradients of judge and matching are equally long at the start.
+    """
+    matching_weight: float = 3.0
+    """Weight of distribution matching."""
+    identity: bool = True
+    """Ask the judge also whether everything but the edit is unchanged."""
+    reference_guidance: float = 3.0
+    """Scale of classifier-free guidance of the text-to-image model in distribution matching."""
+    detach_first: bool = False
+    """Propagate gradients through the second of the two steps only."""
+    min_t: float = 0.02
+    """Lowest diffusion time at which distributions are compared (0 = data)."""
+    max_t: float = 0.98
+    """Highest diffusion time at which distributions are compared (1 = noise)."""
+    score_updates: int = 1
+    """Updates of the score network for each update of the editor; each training step has one of the former."""
+    score_optim: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup=5)
+
+    def networks(self, flow: FlowModel, editor: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
+        """The score network and the frozen text-to-image model, which take captions of the result and no picture."""
+        plain = replace(flow, guidance=1.0)
+        fake = build_flow_policy(plain, (), seed, share_with=editor)
+        real = build_frozen_policy(replace(plain, guidance=self.reference_guidance), share_with=editor)
+        return replace(fake, prompt=result_caption), replace(real, prompt=result_caption)
+
+    def loss(self, editor: FlowPolicy, fake: FlowPolicy, real: FlowPolicy, judge: Reward) -> UnpairedLoss:
+        """The editor's loss. ``judge`` gives the log-probability ``[B]`` of the expected answers."""
+        return UnpairedLoss(self, editor, fake, real, judge)
+
+
+@dataclass(frozen=True)
+class UnpairedLoss:
+    """``judge_weight`` x -log p(expected answers) + ``matching_weight`` x half the squared matching gradient.
+
+    ``judge`` takes a rollout whose pictures need gradients. ``real`` is the frozen text-to-image model, ``fake`` learns
+    the score of the editor's results. A part of weight 0 is not computed. Metrics: both losses, and the lengths of
+    their weighted gradients ("..._gradient"). ValueError for an editor of one step and for times outside (0, 1).
     """
 
+    cfg: NPEdit
     editor: FlowPolicy
     fake: FlowPolicy
     real: FlowPolicy
-    judge: Callable[[Rollout], Tensor]
-    judge_weight: float = 1.0
-    matching_weight: float = 1.0
-    guidance: float = 4.5
-    detach_first: bool = False
-    low: float = 0.02
-    high: float = 0.98
+    judge: Reward
+    judge_unit: float = 1.0
+    """Factor on the judge's weight, see `balanced`."""
 
     def __post_init__(self) -> None:
         if self.editor.steps < 2:
             raise ValueError("an editor of one step has no second step to be trained at; give it two or more")
-        if not 0 < self.low < self.high < 1:
-            raise ValueError(f"times from {self.low} to {self.high} are not within 0 and 1")
+        if not 0 < self.cfg.min_t < self.cfg.max_t < 1:
+            raise ValueError(f"times from {self.cfg.min_t} to {self.cfg.max_t} are not within 0 and 1")
 
     def __call__(self, rollout: Rollout) -> Loss:
-        x0 = two_steps(self.editor, rollout.problems, rollout.extras["seed_B"], self.detach_first)
+        x0 = two_steps(self.editor, rollout.problems, rollout.extras["seed_B"], self.cfg.detach_first)
         fixed = x0.detach()
         total, metrics = torch.zeros((), device=x0.device), {}
-        parts = {"judge": (self.judge_weight, self.judged), "matching": (self.matching_weight, self.matched)}
-        for name, (weight, pull) in parts.items():
+        parts: dict[str, tuple[float, Callable[[Rollout, Tensor], LossAndGradient]]] = {
+            "judge": (self.cfg.judge_weight * self.judge_unit, self.judge_loss),
+            "matching": (self.cfg.matching_weight, self.matching_loss),
+        }
+        for name, (weight, part) in parts.items():
             if weight:
-                loss_B, gradient = pull(rollout, fixed)
-                # The gradient at the latents is known, so the graph behind them is walked back once for both.
+                loss_B, gradient = part(rollout, fixed)
+                # The gradient at the latents is known, so one backward pass behind them serves both parts.
                 total = total + weight * (loss_B.sum() + (gradient * (x0 - fixed)).sum())
-                metrics |= {name: loss_B.sum(), f"{name}_pull": weight * lengths(gradient).sum()}
+                metrics |= {name: loss_B.sum(), f"{name}_gradient": weight * lengths(gradient).sum()}
         return Loss(total, torch.tensor(float(len(rollout))), metrics)
 
-    def judged(self, rollout: Rollout, x0: Tensor) -> Pull:
-        """-log p of the wanted answers."""
+    def judge_loss(self, rollout: Rollout, x0: Tensor) -> LossAndGradient:
+        """-log p of the expected answers."""
         with torch.enable_grad():
             leaf = x0.detach().requires_grad_()
             loss_B = -self.judge(replace(rollout, outputs=self.editor.decode(leaf)))
@@ -80,72 +115,64 @@ class UnpairedEditing:
         return loss_B.detach().to(x0.device), gradient
 
     @torch.no_grad()
-    def matched(self, rollout: Rollout, x0: Tensor) -> Pull:
-        """1/2 mean g^2 with g = (fake - real) / mean |x0 - real|, which counts as a constant in the gradient g / N."""
-        t_B, eps = noised_at(rollout.extras["seed_B"], x0, _MATCHED, self.low, self.high)
+    def matching_loss(self, rollout: Rollout, x0: Tensor) -> LossAndGradient:
+        """1/2 mean g^2 with g = (fake - real) / mean |x0 - real|; its gradient is g / N with g as a constant."""
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _MATCHING_NOISE, self.cfg.min_t, self.cfg.max_t)
         x_t = add_noise(x0, eps, t_B)
-        clean = lambda who, guidance: to_data(x_t, who.velocity(x_t, t_B, rollout.problems, guidance), t_B)
-        fake, real = clean(self.fake, None), clean(self.real, self.guidance)
-        g = (fake - real) * normaliser(real, x0)[:, None, None, None]
+        predict = lambda policy, guidance: to_data(x_t, policy.velocity(x_t, t_B, rollout.problems, guidance), t_B)
+        fake, real = predict(self.fake, None), predict(self.real, self.cfg.reference_guidance)
+        g = (fake - real) * dmd_weight(real, x0)[:, None, None, None]
         return (g**2).flatten(1).mean(1) / 2, g / g[0].numel()
 
     @torch.no_grad()
-    def balance(self, rollout: Rollout, rows: int = 64) -> float:
-        """The weight of the judge at which both gradients are equally long, on average over a rollout's attempts."""
-        judged, matched = torch.zeros(()), torch.zeros(())
+    def balanced(self, rollout: Rollout, rows: int = 64) -> UnpairedLoss:
+        """The loss with the ``judge_unit`` at which both gradients are equally long on average over a rollout."""
+        judge, matching = torch.zeros(()), torch.zeros(())
         for part in (rollout.rows(index) for index in torch.arange(len(rollout)).split(rows)):
             x0 = two_steps(self.editor, part.problems, part.extras["seed_B"])
-            judged += lengths(self.judged(part, x0)[1]).sum().cpu()
-            matched += lengths(self.matched(part, x0)[1]).sum().cpu()
-        return float(matched / judged.clamp(min=1e-12))
+            judge += lengths(self.judge_loss(part, x0)[1]).sum().cpu()
+            matching += lengths(self.matching_loss(part, x0)[1]).sum().cpu()
+        return replace(self, judge_unit=float(matching / judge.clamp(min=1e-12)))
 
 
 def two_steps(editor: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor, detach_first: bool = False) -> Tensor:
-    """What an editor makes in a step from noise and one from a later time of its grid, random for each row: latents
-    ``[B, C, h, w]`` with gradients.
+    """Latents ``[B, C, h, w]`` after a step from noise and one from a later time of the grid, with gradients.
+
+    The later time is random for each row.
     """
     eps = noise(spawn(seeds_B, 0), editor.latent_shape, editor.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_first):
         x0 = _step(editor, eps, torch.ones(len(eps), device=eps.device), problems)
-    t_B = editor.times[late_steps(seeds_B, 1, editor.steps)].to(eps.device)
-    again = noise(spawn(seeds_B, 1), editor.latent_shape, editor.device) if editor.renoises else eps
-    return _step(editor, add_noise(x0, again, t_B), t_B, problems)
+    t_B = editor.times[refl_timesteps(seeds_B, 1, editor.steps)].to(eps.device)
+    second = noise(spawn(seeds_B, 1), editor.latent_shape, editor.device) if editor.renoises else eps
+    return _step(editor, add_noise(x0, second, t_B), t_B, problems)
 
 
-def edited(editor: FlowPolicy) -> Collect:
-    """Fresh attempts of two steps, as latents alone."""
+def sample_two_steps(editor: FlowPolicy) -> Collect:
+    """Rollouts of new two-step samples, as latents alone."""
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         with torch.no_grad():
-            return unmade(problems, seeds_P, x0_B=two_steps(editor, problems, seeds_P))
+            return empty_rollout(problems, seeds_P, x0_B=two_steps(editor, problems, seeds_P))
 
     return collect
 
 
-def given(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
-    """Pictures that problems know, uint8 ``[H, W, 3]``, as the latents that an editor is to give back."""
+def target_latents(editor: FlowPolicy, picture: Callable[[Problem], Any]) -> Collect:
+    """Rollouts of the pictures uint8 ``[H, W, 3]`` that the editor is to return, as latents."""
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        shown = [Question("", (picture(problem),)) for problem in problems]
-        return unmade(problems, seeds_P, x0_B=editor.said(shown, editor.size).source.float())
+        latents = editor.encode_sources([Question("", (picture(problem),)) for problem in problems])
+        return empty_rollout(problems, seeds_P, x0_B=latents)
 
     return collect
 
 
-def drawers(flow: FlowModel, guidance: float, editor: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
-    """The network that learns what the editor makes, and the frozen model that draws: told the result, shown
-    nothing.
-    """
-    plain = replace(flow, guidance=1.0)
-    fake, real = build(plain, (), seed, beside=editor), frozen(replace(plain, guidance=guidance), beside=editor)
-    return replace(fake, prompt=result), replace(real, prompt=result)
-
-
-def result(problem: Problem) -> str:
-    """What the edited picture shall show. ValueError where nobody has told it."""
+def result_caption(problem: Problem) -> str:
+    """Caption of the edited picture. ValueError for a problem without one."""
     caption = problem.answer["caption_after"]
     if not caption:
-        raise ValueError(f"problem {problem.id} has no caption_after, by which its result could be drawn")
+        raise ValueError(f"problem {problem.id} has no caption_after, which distribution matching needs")
     return caption
 
 
@@ -155,4 +182,4 @@ def lengths(gradient: Tensor) -> Tensor:
 
 
 def _step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: Sequence[Problem]) -> Tensor:
-    return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, through=True), t_B)
+    return to_data(x, editor.velocity(x, t_B, problems, editor.guidance, grad_through_uncond=True), t_B)

@@ -1,7 +1,6 @@
-"""Drawing in two domains: long prompts about bindings and places, which are trained on, and short ones, which never
-are.
+"""Prompts of two domains: long ones about attribute binding and position, for training, and short ones of all kinds.
 
-In the manner of T2I-CompBench and GenEval: wordings, kinds of scenes and combinations of attributes differ.
+The domains follow T2I-CompBench and GenEval: wordings, kinds of scenes and combinations of attributes differ.
 """
 
 from __future__ import annotations
@@ -13,98 +12,104 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Sampler, Show, seeded
-from saccade.evaluation.scoring import exhibits, score
+from saccade.core import LogSamples, Problem, Sampler, seeded
+from saccade.evaluation.scoring import logged_samples, score
 from saccade.math.pixels import to_unit
-from saccade.recipes.image_generation.dpo_vs_grpo.towers import Lessons, Likeness, Towers, teach
+from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import (
+    ContrastiveBatches,
+    DualEncoder,
+    DualEncoderModel,
+    DualEncoderReward,
+)
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge
 from saccade.worlds import shapes
 from saccade.worlds.shapes.captions import vocabulary
 
-INSIDE = ("color_attr", "position")
-
-OUTSIDE = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-
+IN_DOMAIN_TAGS = ("color_attr", "position")
+OUT_OF_DOMAIN_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 DESCRIPTIVE = tuple(w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive")
-
 TERSE = tuple(w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "terse")
 
 
 @dataclass(frozen=True)
 class DomainsTask:
-    """Prompts of two domains and who says whether a picture shows what was asked."""
+    """Prompts of two domains, and the reward that scores held-out pictures."""
 
     prompts: str = "shapes"
-    """Training prompts: the embedded world's, or a file with one a line or of GenEval's JSONL."""
+    """Training prompts: the embedded world's, or a file with one prompt a line or of GenEval's JSONL."""
     in_domain: str = ""
-    """A file of prompts like those that are kept back; the embedded world has its own."""
+    """File of held-out prompts of the training domain; the embedded world has its own."""
     out_of_domain: str = ""
-    """A file of prompts of the other domain."""
-    verdict: str = "geneval"
-    """What the kept-back prompts are scored by: a reward by name or FILE.py:FUNCTION."""
+    """File of held-out prompts of the other domain; the embedded world has its own."""
+    scorer: str = "geneval"
+    """Reward that scores held-out prompts: a name or FILE.py:FUNCTION."""
     train_size: int = 4096
-    """Training prompts drawn from the embedded world."""
+    """Number of training prompts sampled from the embedded world."""
     held_out_size: int = 256
-    """Prompts of each domain that are kept back."""
+    """Number of held-out prompts of each domain in the embedded world."""
 
     def training(self, seed: int) -> list[Problem]:
-        """The prompts to train on."""
+        """The training prompts."""
         if self.prompts != "shapes":
-            return shapes.load(self.prompts)
-        return shapes.problems(self.train_size, seed, INSIDE, DESCRIPTIVE, "train")
+            return shapes.load_prompts(self.prompts)
+        return shapes.problems(self.train_size, seed, IN_DOMAIN_TAGS, DESCRIPTIVE, "train")
 
-    def kept_back(self) -> dict[str, list[Problem]]:
-        """Prompts that are never trained on, by domain. Those of the embedded world combine other attributes."""
+    def held_out_problems(self) -> dict[str, list[Problem]]:
+        """The held-out prompts by domain. Those of the embedded world have combinations that training has not."""
         if self.prompts != "shapes":
             files = {"in domain": self.in_domain, "out of domain": self.out_of_domain}
-            return {name: shapes.load(file) for name, file in files.items() if file}
+            return {name: shapes.load_prompts(file) for name, file in files.items() if file}
         return {
-            "in domain": shapes.problems(self.held_out_size, 12_345, INSIDE, DESCRIPTIVE, "held_out"),
-            "out of domain": shapes.problems(self.held_out_size, 12_346, OUTSIDE, TERSE, "held_out"),
+            "in domain": shapes.problems(self.held_out_size, 12_345, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"),
+            "out of domain": shapes.problems(self.held_out_size, 12_346, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
         }
 
-    def score(self, draw: Sampler, show: Show | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean verdict of each domain; always the same prompts and seeds. ``show`` is given some pictures of each."""
-        verdict = lambda rollout: judge(rollout, {"verdict": reward(self.verdict)}).rewards["verdict"]
-        found = score(self.kept_back(), draw, verdict, rows)
+    def score(self, sampler: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
+        """Mean score of each domain, always on the same prompts and seeds; ``show`` logs some pictures of each."""
+        scorer = lambda rollout: judge(rollout, {"score": reward(self.scorer)}).rewards["score"]
+        scored = score(self.held_out_problems(), sampler, scorer, rows)
         if show:
-            for name, (parts, verdict_B) in found.items():
-                show(name, exhibits(parts[0], verdict_B))
-        return {name: float(verdict_B.nanmean()) for name, (_, verdict_B) in found.items()}
+            for name, (parts, score_B) in scored.items():
+                show(name, logged_samples(parts[0], score_B))
+        return {name: float(score_B.nanmean()) for name, (_, score_B) in scored.items()}
 
 
-def towers(both: bool, size: int, steps: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Likeness:
-    """A small reward model for pictures of ``size`` px, taught with ``steps`` batches of `lessons`."""
+def dual_encoder_reward(
+    cfg: DualEncoderModel, both_domains: bool, size: int, seed: int, reconstruct: Callable[[Tensor], Tensor]
+) -> DualEncoderReward:
+    """A reward model for pictures of ``size`` x ``size`` pixels, trained on `contrastive_batches`."""
     with seeded(seed):
-        untaught = Towers(size, words())
-    teach(untaught, lessons(both, size, 4096, 128, seed, seen), steps)
-    return Likeness(untaught)
+        model = DualEncoder(size, caption_words(), cfg.width)
+    cfg.train(model, contrastive_batches(cfg, both_domains, size, seed, reconstruct))
+    return DualEncoderReward(model)
 
 
-def lessons(both: bool, size: int, count: int, batch: int, seed: int, seen: Callable[[Tensor], Tensor]) -> Lessons:
-    """Pictures and captions of the embedded world for a reward model: of training prompts alone, or half of the other
-    domain.
+def contrastive_batches(
+    cfg: DualEncoderModel, both_domains: bool, size: int, seed: int, reconstruct: Callable[[Tensor], Tensor]
+) -> ContrastiveBatches:
+    """Pictures and captions of the embedded world, of the training domain or half of them of the other domain.
 
-    ``seen`` is how pictures come out of the policy's own codes ``[N, 3, H, W]``. Meanings are training meanings inside
-    the domain, all meanings outside of it.
+    ``reconstruct`` encodes and decodes pictures ``[N, 3, H, W]`` with the policy's codes. Meanings of the training
+    domain are training meanings, those of the other domain any.
     """
     rng = np.random.default_rng([seed, 7])
-    inside = shapes.meanings_of(count // 2 if both else count, rng, INSIDE, "train")
-    meanings = inside + (shapes.meanings_of(count - len(inside), rng, OUTSIDE) if both else [])
+    inside = shapes.meanings_of(cfg.pictures // 2 if both_domains else cfg.pictures, rng, IN_DOMAIN_TAGS, "train")
+    outside = shapes.meanings_of(cfg.pictures - len(inside), rng, OUT_OF_DOMAIN_TAGS) if both_domains else []
+    meanings = inside + outside
     pixels = to_unit(shapes.render(shapes.depict(meanings, rng), size))
-    pictures, number = seen(pixels), {}
-    same = torch.tensor([number.setdefault(repr(meaning), len(number)) for meaning in meanings])
+    pictures, number = reconstruct(pixels), {}
+    meaning_N = torch.tensor([number.setdefault(repr(meaning), len(number)) for meaning in meanings])
 
-    def lesson(step: int) -> tuple[Tensor, Sequence[str], Tensor]:
-        index = rng.integers(len(meanings), size=batch)
-        worded = [DESCRIPTIVE if i < len(inside) else TERSE for i in index]
-        captions = [shapes.caption(meanings[i], int(rng.choice(known))) for i, known in zip(index, worded)]
-        return pictures[index], captions, same[index]
+    def batch_at(step: int) -> tuple[Tensor, Sequence[str], Tensor]:
+        index = rng.integers(len(meanings), size=cfg.batch)
+        wordings = [DESCRIPTIVE if i < len(inside) else TERSE for i in index]
+        captions = [shapes.caption(meanings[i], int(rng.choice(choices))) for i, choices in zip(index, wordings)]
+        return pictures[index], captions, meaning_N[index]
 
-    return lesson
+    return batch_at
 
 
-def words() -> list[str]:
+def caption_words() -> list[str]:
     """All words that a caption of the embedded world can hold."""
     return [*vocabulary(), ",", ":"]

@@ -1,266 +1,259 @@
-"""DPO and GRPO on the codes of pictures, at equal cost, with rewards that generalise well and badly.
+"""DPO and GRPO on image tokens at equal cost, with rewards that generalize well and badly.
 
 paper: Delving into RL for Image Generation with CoT: A Study on DPO vs. GRPO, arXiv 2505.17017.
-idea: A picture written code by code is one long chain of decisions, so both algorithms of language models apply: DPO
-    learns from the best and the worst of several pictures of the base model, GRPO from all pictures of the present one.
-claims: DPO is ahead on prompts like those trained on, GRPO on others; a reward model that generalises better by itself
-    makes the policy generalise better.
-differs: The embedded policy writes 64 codes of a picture of 32 px. Prompts are those of the world of shapes: long ones
-    about bindings and places against short ones of all kinds, with other combinations. In place of HPS, ImageReward and
-    UnifiedReward stand the world's judge and two small towers, taught on prompts of both domains or of the first alone.
-    GRPO's ratio is 1 at every update, as in the study. It draws without guidance: with a scale of 3 codes come from
-    other probabilities than those of the prompt alone, which are trained, and neither method gained (seed 11 at 3e-5:
-    DPO 0.004, GRPO -0.011). Of 3e-5, 1e-4 and 3e-4 both gained most at 1e-4 without it, 0.032 and 0.031; at 3e-4
-    neither did. Scores are the judge's points. Lessons for towers come from rendered scenes, not from people. In the
-    check arms end within -0.03 and 0.05 of the base in domain, and DPO 0.01 ahead of GRPO there and elsewhere; the
-    order of rewards is lost in that.
+idea: A picture generated token by token is one long chain of decisions, so both algorithms of language models apply:
+    DPO learns from the best and the worst of several pictures of the base model, GRPO from all pictures of the current
+    policy.
+claims: DPO is better on prompts like those trained on, GRPO on others; a reward model that generalizes better by itself
+    makes the policy generalize better.
+differs: The embedded policy generates 64 codes of a picture of 32 px. Prompts are those of the world of shapes: long
+    ones about attribute binding and position against short ones of all kinds, with other combinations. HPS, ImageReward
+    and UnifiedReward are replaced by the world's judge and two small dual encoders, trained on prompts of both domains
+    or of the first alone. GRPO's ratio is 1 at every update, as in the study. Sampling is without guidance: with a
+    scale of 3 codes come from other probabilities than those of the prompt alone, which are trained, and neither method
+    gained (seed 11 at 3e-5: DPO 0.004, GRPO -0.011). Of 3e-5, 1e-4 and 3e-4 both gained most at 1e-4 without it, 0.032
+    and 0.031; at 3e-4 neither did. Scores are the judge's points. The dual encoders are trained on rendered scenes, not
+    on preferences of people. In the check arms end within -0.03 and 0.05 of the base in domain, and DPO 0.01 ahead of
+    GRPO there and elsewhere; the order of rewards is lost in that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from saccade.algorithms.dpo import Preference, pairs
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
+from saccade.algorithms.dpo import PreferenceLoss, make_pairs
+from saccade.algorithms.grpo import GRPO, PolicyGradient
 from saccade.core import NothingJudged, Problem, Reward, Rollout
 from saccade.evaluation.best_of import BestOf
-from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
-from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build
-from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, towers
+from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
+from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, dual_encoder_reward
+from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import DualEncoderModel
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge
 from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
-from saccade.training.feeds import OnPolicy, Rounds, join, kept
-from saccade.training.groups import in_groups
-from saccade.training.learner import Update, Updates, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.feeds import OnPolicy, RegeneratedFeed, cached_rollout, join
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
+
+
+@dataclass(frozen=True)
+class PreferencePairs:
+    """How DPO's pairs are made and learned from."""
+
+    beta: float = 0.1
+    """Strength of the KL constraint to the reference, on log-probs summed over codes."""
+    rounds: int = 1
+    """Number of rounds; in each the reference becomes the current policy and samples new pairs."""
+    min_gap: float = 0.0
+    """Pairs are used where the rewards of the two pictures differ by more than this."""
+    folder: str = ""
+    """Folder that pairs are written to, and read from if an earlier run has written them (offline training)."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """DPO and GRPO on image tokens; the defaults are the embedded miniature's."""
 
+    schedule: Flat[Schedule] = Schedule(steps=60, evaluate_every=30, save_every=30)
+    batch: Flat[Batch] = Batch(prompts_per_step=40, group_size=4, micro_rows=80)
+    seed: int = 0
+    """Seed of prompts, sampled codes, dual encoders and initial LoRA weights."""
     model: ImageTokenModel = ImageTokenModel(guidance=1.0)
     task: DomainsTask = DomainsTask()
     method: Literal["grpo", "dpo"] = "grpo"
-    """What learns from the pictures: all of them as they come, or pairs of the best and the worst, made in advance."""
-    judged_by: str = "geneval"
-    """Reward to train on: by name, FILE.py:FUNCTION, or "towers" and "towers_in_domain", which are taught first."""
-    seed: int = 0
-    """Seed of everything: prompts, codes, towers, initial LoRA."""
-    steps: int = 60
-    """Optimiser steps; both methods draw the pictures of so many batches and learn from as many codes."""
-    prompts_per_step: int = 40
-    """Different prompts in a batch, over all processes."""
-    group: int = 4
-    """Pictures of each prompt (the sampling axis)."""
-    rounds: int = 1
-    """How often the reference becomes the present policy, which then draws DPO's pairs (the axis of iterations)."""
-    gap: float = 0.0
-    """Pairs are kept where the rewards differ by more than this."""
-    kept_pairs: str = ""
-    """Folder in which DPO's pairs are kept, and taken from if they are there: pairs of an earlier run are learned
-    from offline.
-    """
-    beta_pairs: float = 0.1
-    """DPO's beta, on log-probs summed over codes."""
-    beta: float = 0.01
-    """GRPO's pull to the reference; 0 spares its pass."""
-    clip: float = 0.2
-    """GRPO's range of the probability ratio."""
-    lr: float = 1e-4
-    """Learning rate of AdamW."""
-    warmup: int = 5
-    """Optimiser steps over which the learning rate rises."""
-    micro_rows: int = 80
-    """Pictures that go through the model at once in an update; an even number."""
+    """Learning rule: GRPO on all sampled pictures, or DPO on pairs of the best and the worst, sampled in advance."""
+    reward: str = "geneval"
+    """Training reward: a name, FILE.py:FUNCTION, or dual_encoder, dual_encoder_in_domain, which are trained first."""
+    dual_encoder: DualEncoderModel = DualEncoderModel()
+    grpo: GRPO = GRPO(unbiased_std=True, beta=0.01)
+    dpo: PreferencePairs = PreferencePairs()
+    optim: AdamW = AdamW(lr=1e-4, weight_decay=0.01, warmup=5)
     candidates: int = 4
-    """Pictures of which the one with the highest reward is scored too, before training; 1 for none."""
-    tower_steps: int = 300
-    """Batches of pictures and captions that towers are taught with."""
-    evaluate_every: int = 30
-    save_every: int = 30
+    """Pictures of which the one with the highest reward is scored, before training; 1 for none."""
 
 
 _REAL = Settings(
+    schedule=Schedule(steps=1600, evaluate_every=200, save_every=100),
+    batch=Batch(prompts_per_step=8, group_size=8, micro_rows=4),
     model=ImageTokenModel("deepseek-community/Janus-Pro-1B", guidance=5.0, precision="bfloat16", checkpointing=True),
-    task=DomainsTask("t2i_compbench_train.txt", "t2i_compbench_val.txt", "geneval.jsonl", verdict="rewards.py:verdict"),
-    judged_by="rewards.py:hps", steps=1600, prompts_per_step=8, group=8, lr=1e-6, micro_rows=4, evaluate_every=200, save_every=100,
-)  # fmt: skip
-
+    task=DomainsTask("t2i_compbench_train.txt", "t2i_compbench_val.txt", "geneval.jsonl", scorer="rewards.py:scorer"),
+    reward="rewards.py:hps",
+    optim=AdamW(lr=1e-6, weight_decay=0.01, warmup=5),
+)
 PRESETS = {
     "tiny": Settings(),
     "janus-pro-1b": _REAL,
-    "janus-pro-1b-dpo": replace(_REAL, method="dpo", lr=1e-5),
+    "janus-pro-1b-dpo": replace(_REAL, method="dpo", optim=replace(_REAL.optim, lr=1e-5)),
     "janus-pro-7b": replace(
-        _REAL, model=replace(_REAL.model, model="deepseek-community/Janus-Pro-7B", sharded=True), micro_rows=2
+        _REAL,
+        model=replace(_REAL.model, name="deepseek-community/Janus-Pro-7B", sharded=True),
+        batch=replace(_REAL.batch, micro_rows=2),
     ),
 }
 
 
 def policies(cfg: Settings) -> dict[str, ImageTokenPolicy]:
-    """The model that draws."""
-    return {"policy": build(cfg.model, seed=cfg.seed)}
+    """The model that generates pictures."""
+    return {"policy": build_image_token_policy(cfg.model, seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
-    """Train, evaluate, save. Returns the scores of prompts kept back before and after."""
-    if cfg.steps % cfg.rounds:
-        raise ValueError(f"{cfg.steps} steps cannot be cut into {cfg.rounds} rounds of equal length")
+    """Train, evaluate, save. Returns the scores of held-out prompts before and after."""
+    steps, rounds = cfg.schedule.steps, cfg.dpo.rounds
+    if steps % rounds:
+        raise ValueError(f"{steps} steps cannot be cut into {rounds} rounds of equal length")
     policy = policies(cfg)["policy"]
-    reference, wanted = Snapshot(policy.trained), reward_of(cfg, policy)
-    feed, loss = {"grpo": group_relative, "dpo": preferred}[cfg.method](cfg, policy, reference, wanted, run)
+    reference, training_reward = Snapshot(policy.trained), build_reward(cfg, policy)
+    feed, loss = {"grpo": grpo, "dpo": dpo}[cfg.method](cfg, policy, reference, training_reward, run)
 
     def counted(step: int) -> Rollout:
-        batch = feed(step)
+        batch = cast(Rollout, feed(step))
         run.log(step + 1, {"cost/trained_codes": batch.logp_BT.numel()})
         return batch
 
-    def settle(taken: int) -> None:
-        if taken % (cfg.steps // cfg.rounds) == 0:
-            reference.follow(0.0)
+    def update_reference(taken: int) -> None:
+        if taken % (steps // rounds) == 0:
+            reference.update(0.0)
 
-    def look(step: int) -> dict[str, float]:
-        found = cfg.task.score(policy.rollout, run.show(step))
-        return found | (chosen_scores(cfg, policy, wanted) if step == 0 else {})
+    def evaluate(step: int) -> dict[str, float]:
+        scores = cfg.task.score(policy.rollout, run.show(step))
+        return scores | (best_of_scores(cfg, policy, training_reward) if step == 0 else {})
 
-    optimizer = torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.01)
-    update = Update(cfg.method, loss, policy.trained, optimizer, schedule=warmup(cfg.warmup), after=settle)
-    return run_loop(
-        counted,
-        Updates([update], micro_rows=cfg.micro_rows),
-        run,
-        cfg.steps,
-        state={"policy": policy, "reference": reference},
-        evaluate=look,
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.save_every,
-    )
+    update = cfg.optim.update(cfg.method, loss, policy.trained, after=update_reference)
+    state = {"policy": policy, "reference": reference}
+    return fit(counted, cfg.batch.learner(update), run, cfg.schedule, state=state, evaluate=evaluate)
 
 
-def group_relative(
-    cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, wanted: Reward, run: Run
+def grpo(
+    cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, training_reward: Reward, run: Run
 ) -> tuple[OnPolicy, PolicyGradient]:
-    """GRPO: fresh pictures of the present policy each step, credit within their group."""
+    """GRPO: new pictures of the current policy each step, with advantages within their groups."""
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        rollout = judge(in_groups(policy.rollout, problems, seeds_P, cfg.group), {"total": wanted})
-        rollout.advantage_BT = rollout.credit(group_advantage(rollout.rewards["total"], rollout.group_B, unbiased=True))
-        if cfg.beta:
-            remember_reference(policy, reference, rollout, cfg.micro_rows)
+        rollout = judge(cfg.batch.groups(policy.rollout, problems, seeds_P), {"total": training_reward})
+        advantage_B = cfg.grpo.advantage(rollout.rewards["total"], rollout.group_B)
+        rollout.advantage_BT = rollout.broadcast(advantage_B)
+        if cfg.grpo.beta:
             run.log(step + 1, {"cost/reference_codes": rollout.logp_BT.numel()})
-        run.log(step + 1, sampling_facts(policy, [rollout]))
-        return rollout
+        run.log(step + 1, sampling_metrics(policy, [rollout]))
+        return cfg.grpo.with_reference(rollout, policy, reference, cfg.batch.micro_rows)
 
-    feed = OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed)
-    return feed, PolicyGradient(policy, cfg.clip, beta=cfg.beta)
+    feed = cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed)
+    return feed, cfg.grpo.loss(policy, policy.image_generator.codes_per_picture)
 
 
-def preferred(
-    cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, wanted: Reward, run: Run
-) -> tuple[Rounds, Preference]:
-    """DPO: pairs from as many pictures of the reference, drawn at the start of a round, as GRPO draws in its course."""
-    draw = lambda problems, seeds_P, step: in_groups(policy.rollout, problems, seeds_P, cfg.group)
-    source = OnPolicy(cfg.task.training(cfg.seed), draw, cfg.prompts_per_step, cfg.seed)
-    length = cfg.steps // cfg.rounds
+def dpo(
+    cfg: Settings, policy: ImageTokenPolicy, reference: Snapshot, training_reward: Reward, run: Run
+) -> tuple[RegeneratedFeed, PreferenceLoss]:
+    """DPO: pairs of pictures of the reference, as many in a round as GRPO samples in its steps."""
+    length = cfg.schedule.steps // cfg.dpo.rounds
+    collect = lambda problems, seeds_P, step: cfg.batch.groups(policy.rollout, problems, seeds_P)
+    source = cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed)
 
-    def make(round: int) -> Rollout:
+    def sample_pairs(round: int) -> Rollout:
+        steps = range(round * length, (round + 1) * length)
         with reference:
-            drawn = [judge(source(step), {"total": wanted}) for step in range(round * length, (round + 1) * length)]
-        found = join([pairs(rollout, rollout.rewards["total"], cfg.gap) for rollout in drawn])
-        if not len(found):
+            rollouts = [judge(cast(Rollout, source(step)), {"total": training_reward}) for step in steps]
+        pairs = join([make_pairs(rollout, rollout.rewards["total"], cfg.dpo.min_gap) for rollout in rollouts])
+        if not len(pairs):
             raise NothingJudged(
-                f"in no group do rewards '{cfg.judged_by}' differ by more than {cfg.gap}: there are no pairs"
+                f"in no group do rewards '{cfg.reward}' differ by more than {cfg.dpo.min_gap}: there are no pairs"
             )
-        found.extras["reference_logp_BT"] = found.logp_BT  # the reference drew them
-        facts = {"cost/images": sum(map(len, drawn)), "health/pairs": len(found) / 2}
-        run.log(round * length + 1, facts | sampling_facts(policy, drawn))
-        return found
+        pairs.extras["reference_logp_BT"] = pairs.logp_BT  # the reference sampled them
+        metrics = {"cost/images": sum(map(len, rollouts)), "health/pairs": len(pairs) / 2}
+        run.log(steps.start + 1, metrics | sampling_metrics(policy, rollouts))
+        return pairs
 
-    again = lambda round: kept(Path(cfg.kept_pairs), round, lambda: make(round)) if cfg.kept_pairs else make(round)
-    rows = len(distributed.share(range(cfg.prompts_per_step))) * cfg.group
-    feed = Rounds(again, length, rows, cfg.seed, together=2)
-    return feed, Preference(policy, cfg.beta_pairs)
+    def pairs_of(round: int) -> Rollout:
+        make = lambda: sample_pairs(round)
+        return cached_rollout(Path(cfg.dpo.folder), round, make) if cfg.dpo.folder else make()
+
+    rows = len(distributed.shard(range(cfg.batch.prompts_per_step))) * cfg.batch.group_size
+    feed = RegeneratedFeed(pairs_of, length, rows, cfg.seed, pair_size=2)
+    return feed, PreferenceLoss(policy, cfg.dpo.beta)
 
 
-def sampling_facts(policy: ImageTokenPolicy, drawn: Sequence[Rollout]) -> dict[str, float]:
-    """Codes that went through the model while pictures were drawn, and the entropies with the prompt alone and as
-    drawn.
-    """
+def sampling_metrics(policy: ImageTokenPolicy, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Codes that went through the model in sampling, and entropies under the prompt alone and under guidance."""
     passes = 1 if policy.guidance == 1 else 2
-    mean = lambda name: float(torch.cat([rollout.extras[name] for rollout in drawn]).mean())
+    mean = lambda name: float(torch.cat([rollout.extras[name] for rollout in rollouts]).mean())
     return {
-        "cost/sampled_codes": passes * sum(rollout.logp_BT.numel() for rollout in drawn),
+        "cost/sampled_codes": passes * sum(rollout.logp_BT.numel() for rollout in rollouts),
         "health/entropy": mean("entropy_B"),
         "health/guided_entropy": mean("guided_entropy_B"),
     }
 
 
-def reward_of(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
-    """What pictures are judged by; towers are taught on pictures as they come out of the policy's codes."""
-    everywhere = {"towers": True, "towers_in_domain": False}
-    if cfg.judged_by not in everywhere:
-        return reward(cfg.judged_by)
-    painter = policy.painter
-    seen = lambda pictures: painter.pictures(painter.encode(pictures))
-    return towers(everywhere[cfg.judged_by], painter.size, cfg.tower_steps, cfg.seed, seen)
+def build_reward(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
+    """The training reward; dual encoders are trained on pictures that are reconstructed from the policy's codes."""
+    both_domains = {"dual_encoder": True, "dual_encoder_in_domain": False}
+    if cfg.reward not in both_domains:
+        return reward(cfg.reward)
+    generator = policy.image_generator
+    reconstruct = lambda pictures: generator.decode_pictures(generator.encode_pictures(pictures))
+    return dual_encoder_reward(
+        cfg.dual_encoder, both_domains[cfg.reward], generator.picture_size, cfg.seed, reconstruct
+    )
 
 
-def chosen_scores(cfg: Settings, policy: ImageTokenPolicy, wanted: Reward) -> dict[str, float]:
-    """Scores of the picture of several that the reward likes best: how well the reward itself generalises."""
+def best_of_scores(cfg: Settings, policy: ImageTokenPolicy, training_reward: Reward) -> dict[str, float]:
+    """Scores of the picture with the highest reward of several: how well the reward itself generalizes."""
     if cfg.candidates == 1:
         return {}
-    found = cfg.task.score(BestOf(policy.rollout, wanted, cfg.candidates), rows=32)
-    return {f"{name}, best of {cfg.candidates}": value for name, value in found.items()}
+    scores = cfg.task.score(BestOf(policy.rollout, training_reward, cfg.candidates), rows=32)
+    return {f"{name}, best of {cfg.candidates}": value for name, value in scores.items()}
 
 
 evaluate, sample = task.evaluate, task.sample
 
-_CHECK = Settings(evaluate_every=60)
 
-_JUDGES = {"program": "geneval", "towers": "towers", "in domain": "towers_in_domain"}
-
+_CHECK = Settings(schedule=Schedule(steps=60, evaluate_every=60, save_every=30))
+_REWARDS = {"program": "geneval", "dual encoder": "dual_encoder", "in domain": "dual_encoder_in_domain"}
 ARMS = {
-    f"{m}, {name}": replace(_CHECK, method=m, judged_by=by) for m in ("dpo", "grpo") for name, by in _JUDGES.items()
+    f"{method}, {name}": replace(_CHECK, method=method, reward=by)
+    for method in ("dpo", "grpo")
+    for name, by in _REWARDS.items()
 }
 
 
-def lead(arm: Arms, score: str) -> float:
-    """How far GRPO is ahead of DPO, in the mean over rewards."""
-    return sum(arm[f"grpo, {name}"][score] - arm[f"dpo, {name}"][score] for name in _JUDGES) / len(_JUDGES)
+def grpo_over_dpo(arm: Arms, score: str) -> float:
+    """Score of GRPO minus score of DPO, in the mean over rewards."""
+    return sum(arm[f"grpo, {name}"][score] - arm[f"dpo, {name}"][score] for name in _REWARDS) / len(_REWARDS)
 
 
-def disorder(arm: Arms, method: str) -> float:
-    """The least lead out of domain of a policy over one whose reward chooses worse among the base's pictures."""
-    after = {name: arm[f"{method}, {name}"]["out of domain"] for name in _JUDGES}
-    alone = {name: arm[f"{method}, {name}"]["out of domain, best of 4@0"] for name in _JUDGES}
-    ranked = sorted(_JUDGES, key=alone.get)
-    return min(after[better] - after[worse] for worse, better in zip(ranked, ranked[1:]))
+def order_margin(arm: Arms, method: str) -> float:
+    """Smallest difference out of domain between policies of neighbouring rewards, ranked by how well they select."""
+    after = {name: arm[f"{method}, {name}"]["out of domain"] for name in _REWARDS}
+    selected = {name: arm[f"{method}, {name}"]["out of domain, best of 4@0"] for name in _REWARDS}
+    ranked = sorted(_REWARDS, key=lambda name: selected[name])
+    return min(after[better] - after[worse] for worse, better in pairwise(ranked))
 
 
 CLAIMS = (
     Claim(
         "out of domain GRPO is ahead of DPO by 0.02, in the mean over rewards",
-        lambda arm: lead(arm, "out of domain"),
+        lambda arm: grpo_over_dpo(arm, "out of domain"),
         least=0.02,
     ),
     Claim(
         "in domain DPO is not behind GRPO",
-        lambda arm: -lead(arm, "in domain"),
+        lambda arm: -grpo_over_dpo(arm, "in domain"),
     ),
     Claim(
-        "the better a reward chooses out of domain among the base's pictures, the better the policy that learned from it",
-        lambda arm: min(disorder(arm, method) for method in ("dpo", "grpo")),
+        "the better a reward chooses out of domain among the base's pictures, the better the policy that learned from"
+        " it",
+        lambda arm: min(order_margin(arm, method) for method in ("dpo", "grpo")),
     ),
     Claim(
         "every arm is ahead of the base by 0.05 in domain",

@@ -1,44 +1,50 @@
-"""PromptRL: a language model that rewrites prompts and a flow model that draws them, trained together.
+"""PromptRL: a language model that rewrites prompts and a flow model that generates pictures, trained together.
 
 paper: PromptRL: Prompt Matters in RL for Flow-Based Image Generation, arXiv 2602.01382.
-idea: In each group a few attempts keep the user's prompt and the others are drawn from rewrites of it. All are judged
-    against the original wish and compared with one another, so the flow model learns from varied wordings while the
-    language model learns which wordings are drawn well. The two share a reward and no gradient.
+idea: In each group a few pictures are generated from the user's prompt and the others from rewrites of it. All are
+    scored against the original prompt and compared with one another, so the flow model learns from varied wordings
+    while the language model learns which wordings are generated well. The two share a reward and no gradient.
 claims: The same reward after half the rollouts of flow-only training; less loss of reward under paraphrased prompts;
     keeping two original prompts a group is better, without a rewriter, than keeping none.
-differs: Retained attempts exist in every mode (the release has them for editing alone). A rewrite without an answer tag
-    is drawn from the original prompt. Each policy has an optimiser and a gradient norm of its own. In the check, which
-    draws without guidance, flow-only training does not come to depend on its wording within 3,840 pictures (it loses
-    0.03 of 0.32 under paraphrase, the untrained base nothing), so there is little that the second claim could save. The
-    rewriter also finds the part marks of the reward: it may drop an object that would be drawn badly. So the strict
-    score stands beside (one seed: 0.08 for the base, 0.16 after training, 0.22 rewritten).
+differs: Original prompts are retained in every mode (the release has them for editing alone). A rewrite without an
+    answer tag is replaced by the original prompt. Each policy has its own optimizer and gradient norm. In the check,
+    which samples without guidance, flow-only training does not come to depend on its wording within 3,840 pictures (it
+    loses 0.03 of 0.32 under paraphrase, the untrained base nothing), so there is little that the second claim could
+    save. The rewriter also exploits the partial credit of the reward: it may drop an object that would be generated
+    badly. So the strict score is reported beside it (one seed: 0.08 for the base, 0.16 after training, 0.22 rewritten).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from saccade.algorithms.grpo import PolicyGradient, remember_reference
-from saccade.core import Problem, Rollout, Show, spawn
-from saccade.math.advantages import group_advantage
+from saccade.algorithms.grpo import GRPO
+from saccade.core import LogSamples, Problem, Rollout
 from saccade.models.snapshot import Snapshot
-from saccade.policies import flow, tokens
-from saccade.policies.flow import FlowModel, FlowPolicy
+from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
-from saccade.policies.tokens import TokenPolicy, WriterModel
-from saccade.recipes.image_generation.promptrl.rewriting import format_of_all, instructed, redrawn, score_rewritten
-from saccade.rewards.rubric import judge
-from saccade.rewards.text.parsing import answer, has_answer
+from saccade.policies.token_presets import QWEN25_VL_3B
+from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.recipes.image_generation.promptrl.rewriting import (
+    format_reward,
+    generate_rewritten,
+    rewriting_prompt,
+    sample_rewrites,
+    score_rewritten,
+    with_rewrites,
+)
 from saccade.training.claims import Claim
-from saccade.training.feeds import OnPolicy
-from saccade.training.groups import spread
-from saccade.training.learner import Update, Updates, rank_in_group, warmup
-from saccade.training.loop import train as run_loop
+from saccade.training.groups import repeat_for_groups
+from saccade.training.learner import Update, index_in_group
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes.task import OCR, DrawingTask, pictures_of
 
 INSTRUCTION = (
@@ -46,74 +52,65 @@ INSTRUCTION = (
     " Put the new prompt between <answer> and </answer>.\n"
 )
 
-ON_POLICY = 10.0  # one update a batch: the ratio is 1, the clip never acts
-
 
 @dataclass(frozen=True)
 class Settings:
     """PromptRL; the defaults are the embedded miniatures'."""
 
+    schedule: Flat[Schedule] = Schedule(steps=120, evaluate_every=30, save_every=30)
+    batch: Flat[Batch] = Batch(prompts_per_step=8, group_size=8, micro_rows=64)
+    seed: int = 0
+    """Seed of prompts, noise, sampled tokens and initial LoRA weights."""
     flow: FlowModel = FlowModel()
-    writer: WriterModel = WriterModel()
+    rewriter: TokenModel = TokenModel("qwen2-rewriter", max_new_tokens=32)
     task: DrawingTask = DrawingTask()
     instruction: str = ""
-    """Put before each prompt that is to be rewritten; the miniature was taught to rewrite without being told."""
-    seed: int = 0
-    """Seed of everything: prompts, noise, words."""
-    steps: int = 120
-    """Training steps (batches of attempts)."""
-    prompts_per_step: int = 8
-    """Different prompts in a batch, over all processes."""
-    group: int = 8
-    """Pictures of each prompt, compared with one another."""
+    """Text before each prompt that is to be rewritten; the miniature rewrites without an instruction."""
     retained: int = 2
-    """Pictures of a group that are drawn from the original prompt; equal to `group` switches the rewriter off."""
+    """Pictures of a group generated from the original prompt; with `group_size` of them there is no rewriter."""
     train_flow: bool = True
-    """Whether the flow model learns; off is prompt-only training, with pictures drawn along the ODE."""
+    """Train the flow model; off trains the rewriter alone, with pictures sampled along the ODE."""
     format_weight: float = 1.0
-    """Weight of the format reward (an answer between its tags)."""
+    """Weight of the format reward: 1 for a rewrite with an answer between its tags, else 0."""
     window: int = 3
-    """Denoising steps at the front that are stochastic and trained."""
-    clip: float = 1e-4
-    """Range of the flow model's probability ratio."""
-    beta: float = 0.01
-    """Weight of the flow model's distance to its reference, (m - m_ref)^2 / (2 S^2)."""
-    word_beta: float = 0.01
-    """Weight of the language model's k3 distance to its reference."""
-    lr: float = 1.5e-4
-    """Learning rate of the flow model."""
-    word_lr: float = 3e-4
-    """Learning rate of the language model."""
-    warmup: int = 5
-    """Optimiser steps over which both learning rates rise."""
-    micro_rows: int = 64
-    """Attempts that go through a network at once in an update."""
-    micro_decisions: int | None = None
-    """Decisions of an attempt that go through a network at once in an update; None takes all."""
-    evaluate_every: int = 30
-    save_every: int = 30
+    """Number of denoising steps, the first ones, that are stochastic and trained."""
+    flow_grpo: GRPO = GRPO(clip=1e-4, beta=0.01, kl="variance")
+    rewriter_grpo: GRPO = GRPO(clip=math.inf, beta=0.01, average="rows")
+    flow_optim: AdamW = AdamW(lr=1.5e-4, warmup=5)
+    rewriter_optim: AdamW = AdamW(lr=3e-4, warmup=5)
 
 
 _REAL = Settings(
+    schedule=Schedule(steps=1000, evaluate_every=30, save_every=30),
+    batch=Batch(prompts_per_step=7, group_size=8, micro_rows=1, micro_decisions=4),
     flow=replace(SD35_MEDIUM, sampling_steps=20, guidance=4.5, noise=0.8),
-    writer=WriterModel("Qwen/Qwen2.5-VL-3B-Instruct", max_new_tokens=512, rewriter_precision="bfloat16"),
-    task=OCR, instruction=INSTRUCTION, steps=1000, prompts_per_step=7, window=10, lr=2e-7, word_lr=1e-6, warmup=1, micro_rows=1,
-    micro_decisions=4,
-)  # fmt: skip
-
+    rewriter=replace(QWEN25_VL_3B, max_new_tokens=512),
+    task=OCR,
+    instruction=INSTRUCTION,
+    window=10,
+    flow_optim=AdamW(lr=2e-7, warmup=1),
+    rewriter_optim=AdamW(lr=1e-6, warmup=1),
+)
 PRESETS = {
     "tiny": Settings(),
     "flux1-dev": replace(_REAL, flow=replace(FLUX1_DEV, sampling_steps=20, noise=0.8)),
     "sd35-medium": _REAL,
-}  # fmt: skip
+}
 
 
-def policies(cfg: Settings) -> dict[str, FlowPolicy | TokenPolicy]:
-    """The model that draws and the model that rewrites."""
-    drawn = range(cfg.window) if cfg.train_flow else ()
+class Policies(TypedDict):
+    """The model that generates pictures and the model that rewrites prompts."""
+
+    policy: FlowPolicy
+    rewriter: TokenPolicy
+
+
+def policies(cfg: Settings) -> Policies:
+    """The model that generates pictures and the model that rewrites prompts."""
+    stochastic = range(cfg.window) if cfg.train_flow else ()
     return {
-        "policy": flow.build(cfg.flow, stochastic=drawn, seed=cfg.seed),
-        "rewriter": tokens.build(cfg.writer, instructed(cfg.instruction), seed=cfg.seed),
+        "policy": build_flow_policy(cfg.flow, stochastic, cfg.seed),
+        "rewriter": build_token_policy(cfg.rewriter, rewriting_prompt(cfg.instruction), cfg.seed),
     }
 
 
@@ -121,95 +118,80 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train both, evaluate, save. Returns the scores of held-out prompts before and after."""
     both = policies(cfg)
     policy, rewriter = both["policy"], both["rewriter"]
-    reference, first_words = Snapshot(policy.trained), Snapshot(rewriter.trained)
+    reference, rewriter_reference = Snapshot(policy.trained), Snapshot(rewriter.trained)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> dict[str, Rollout]:
-        wishes, seeds_B, group_B = spread(problems, seeds_P, cfg.group)
-        refined = torch.nonzero(rank_in_group(group_B) < cfg.group - cfg.retained).flatten()
-        asked, batch = list(wishes), {}
-        if len(refined):
-            rewrites = rewriter.rollout([wishes[i] for i in refined.tolist()], spawn(seeds_B[refined], 7))
-            rewrites.group_B = group_B[refined]
-            for i, text in zip(refined.tolist(), rewrites.outputs):
-                asked[i] = replace(wishes[i], inputs=answer(text) or wishes[i].inputs)
-            batch["rewrites"] = judge(rewrites, {"format": has_answer})
-        images = batch["images"] = policy.rollout(asked, seeds_B)
+        originals, seeds_B, group_B = repeat_for_groups(problems, seeds_P, cfg.batch.group_size)
+        rows = torch.nonzero(index_in_group(group_B) < cfg.batch.group_size - cfg.retained).flatten()
+        rewrites = sample_rewrites(rewriter, originals, seeds_B, group_B, rows)
+        images = policy.rollout(with_rewrites(originals, rewrites, rows), seeds_B)
         images.group_B = group_B
-        reward = cfg.task.judge(images)
-        if len(refined):
-            reward = reward + cfg.format_weight * format_of_all(rewrites, refined, group_B)
+        reward = cfg.task.judge(images) + cfg.format_weight * format_reward(rewrites, rows, group_B)
         images.rewards["total"] = reward
-        credit = group_advantage(reward, group_B)
-        images.advantage_BT = credit[:, None].expand(-1, max(images.logp_BT.shape[1], 1))
-        if len(refined):
-            rewrites.advantage_BT = rewrites.credit(credit[refined])
-            if cfg.word_beta:
-                remember_reference(rewriter, first_words, rewrites, cfg.micro_rows)
-        if cfg.train_flow and cfg.beta:
-            remember_reference(policy, reference, images, cfg.micro_rows)
-        return batch
+        images.advantage_BT = images.broadcast(cfg.flow_grpo.advantage(reward, group_B))
+        if cfg.train_flow:
+            cfg.flow_grpo.with_reference(images, policy, reference, cfg.batch.micro_rows)
+        if rewrites is None:
+            return {"images": images}
+        rewrites.advantage_BT = rewrites.broadcast(cfg.rewriter_grpo.advantage(reward, group_B)[rows])
+        cfg.rewriter_grpo.with_reference(rewrites, rewriter, rewriter_reference, cfg.batch.micro_rows)
+        return {"rewrites": rewrites, "images": images}
 
-    return run_loop(
-        OnPolicy(cfg.task.training(cfg.seed), collect, cfg.prompts_per_step, cfg.seed),
-        Updates(updates(cfg, policy, rewriter), micro_rows=cfg.micro_rows, micro_decisions=cfg.micro_decisions),
+    return fit(
+        cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed),
+        cfg.batch.learner(*updates(cfg, policy, rewriter)),
         run,
-        cfg.steps,
-        state={"policy": policy, "rewriter": rewriter, "reference": reference, "first_words": first_words},
+        cfg.schedule,
+        state={
+            "policy": policy,
+            "rewriter": rewriter,
+            "reference": reference,
+            "rewriter_reference": rewriter_reference,
+        },
         evaluate=lambda step: score(cfg, both, run.show(step)),
-        evaluate_every=cfg.evaluate_every,
-        save_every=cfg.save_every,
     )
 
 
 def updates(cfg: Settings, policy: FlowPolicy, rewriter: TokenPolicy) -> list[Update]:
-    """Words first, then pictures; whoever is switched off has no update."""
-    words = Update(
-        "words",
-        PolicyGradient(rewriter, ON_POLICY, beta=cfg.word_beta, kl="k3", average="rows"),
-        rewriter.trained,
-        torch.optim.AdamW(rewriter.trained, lr=cfg.word_lr, weight_decay=0.0),
-        on="rewrites",
-        schedule=warmup(cfg.warmup),
-    )
-    pictures = Update(
-        "flow",
-        PolicyGradient(policy, cfg.clip, beta=cfg.beta, kl="variance"),
-        policy.trained,
-        torch.optim.AdamW(policy.trained, lr=cfg.lr, weight_decay=0.0),
-        on="images",
-        schedule=warmup(cfg.warmup),
-    )
-    return [words] * (cfg.retained < cfg.group) + [pictures] * cfg.train_flow
+    """The rewriter's update, then the flow model's; a model that is not trained has none."""
+    chosen = []
+    if cfg.retained < cfg.batch.group_size:
+        loss = cfg.rewriter_grpo.loss(rewriter, cfg.rewriter.max_new_tokens)
+        chosen.append(cfg.rewriter_optim.update("words", loss, rewriter.trained, on="rewrites"))
+    if cfg.train_flow:
+        chosen.append(cfg.flow_optim.update("flow", cfg.flow_grpo.loss(policy), policy.trained, on="images"))
+    return chosen
 
 
-def score(cfg: Settings, both: Mapping, show: Show | None = None) -> dict[str, float]:
-    """Rewards of held-out prompts as worded and, where there is a rewriter, rewritten."""
-    scores = cfg.task.score(both["policy"].best, show)
-    if cfg.retained == cfg.group:
+def score(cfg: Settings, policies: Policies, show: LogSamples | None = None) -> dict[str, float]:
+    """Rewards of held-out prompts in their original wording and, where there is a rewriter, rewritten."""
+    generate = policies["policy"].greedy().rollout
+    scores = cfg.task.score(generate, show)
+    if cfg.retained == cfg.batch.group_size:
         return scores
-    rewritten = score_rewritten(cfg.task, both["rewriter"], both["policy"].best, show)
+    rewritten = score_rewritten(cfg.task, policies["rewriter"], generate, show)
     return scores | {f"{name}, rewritten": value for name, value in rewritten.items()}
 
 
-def evaluate(cfg: Settings, policies: Mapping) -> dict[str, float]:
-    """Rewards of held-out prompts, without noise; the same prompts and noise each time."""
+def evaluate(cfg: Settings, policies: Policies) -> dict[str, float]:
+    """Rewards of held-out prompts, sampled greedily; the same prompts and noise each time."""
     return score(cfg, policies)
 
 
-def sample(cfg: Settings, policies: Mapping, prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
+def sample(cfg: Settings, policies: Policies, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
     """One picture for each prompt, rewritten first where there is a rewriter."""
-    if "rewriter" not in policies or cfg.retained == cfg.group:
-        return pictures_of(policies["policy"].best, prompts, seeds_B)
+    generate = policies["policy"].greedy().rollout
+    if "rewriter" not in policies or cfg.retained == cfg.batch.group_size:
+        return pictures_of(generate, prompts, seeds_B)
     problems = [Problem(i, prompt) for i, prompt in enumerate(prompts)]
-    drawn, texts = redrawn(policies["rewriter"], policies["policy"].best, problems, seeds_B)
-    return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, drawn.outputs)]
+    rollout, texts = generate_rewritten(policies["rewriter"], generate, problems, seeds_B)
+    return [{"prompt": p, "text": t, "image": x} for p, t, x in zip(prompts, texts, rollout.outputs)]
 
 
-_CHECK = Settings(task=DrawingTask(held_out_size=192), steps=60)
-
+_CHECK = Settings(schedule=Schedule(steps=60, evaluate_every=30, save_every=30), task=DrawingTask(held_out_size=192))
 ARMS = {
     "promptrl": _CHECK,
-    "flow only": replace(_CHECK, retained=_CHECK.group),
+    "flow only": replace(_CHECK, retained=_CHECK.batch.group_size),
     "nothing retained": replace(_CHECK, retained=0),
 }
 
@@ -220,7 +202,7 @@ CLAIMS = (
     ),
     Claim(
         "it loses less under paraphrased prompts",
-        lambda arm: lost(arm["flow only"]) - lost(arm["promptrl"]),
+        lambda arm: paraphrase_loss(arm["flow only"]) - paraphrase_loss(arm["promptrl"]),
         least=0.03,
     ),
     Claim(
@@ -231,6 +213,6 @@ CLAIMS = (
 )
 
 
-def lost(scores: Mapping[str, float]) -> float:
-    """What paraphrasing costs."""
+def paraphrase_loss(scores: Mapping[str, float]) -> float:
+    """How much the reward falls when prompts are paraphrased."""
     return scores["train wording"] - scores["paraphrase"]

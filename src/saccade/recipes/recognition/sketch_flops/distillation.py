@@ -1,131 +1,157 @@
-"""How embedders learn: triplets, and the teacher's distances averaged over canvases."""
+"""How embedding networks are trained: a triplet loss, and distances matched to the teacher's over several canvases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.core import Loss, Problem, Rollout
-from saccade.recipes.recognition.sketch_flops.embedder import Embedder
-from saccade.recipes.recognition.sketch_flops.evaluation import fixed
+from saccade.recipes.recognition.sketch_flops.networks import Embedder, build_embedder
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
-from saccade.recipes.recognition.sketch_flops.task import RetrievalTask
+from saccade.recipes.recognition.sketch_flops.task import Embed, RetrievalTask, canvas_metrics
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Update, Updates, rise_and_fall
-from saccade.training.loop import train as run_loop
+from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.loop import fit
 from saccade.training.run import Run
-from saccade.worlds.sketches import Pairs
-
-Embed = Callable[[Tensor], Tensor]
-"""Pictures ``[B, 3, H, W]`` -> embeddings of length 1 ``[B, D]``."""
+from saccade.training.settings import AdamW, Schedule
+from saccade.worlds.sketches import SketchPairs
 
 Draw = Callable[[Sequence[Problem], int], Tensor]
-"""Problems and a canvas -> the sketches as pictures ``[B, 3, canvas, canvas]``."""
-
-
-def examples(problems: Sequence[Problem]) -> Rollout:
-    """Problems to be learnt from as they are: a rollout in which nobody decided anything."""
-    none_BT = torch.zeros(len(problems), 0)
-    return Rollout(list(problems), {}, None, none_BT, none_BT, torch.arange(len(problems)))
+"""Problems and a canvas size -> their sketches as pictures ``[B, 3, canvas, canvas]``."""
 
 
 @dataclass(frozen=True)
-class Matching:
-    """The loss above; ``answer`` of a problem is the number of its photo.
+class EmbedderTraining:
+    """An embedding network and how it is trained; the learning rate rises over the warmup and falls linearly."""
 
-    ``photos`` gives pictures by their numbers, ``teacher`` the frozen embeddings of sketches (by problem id) and of
-    photos (by number), None for triplets alone (``balance`` is 1 then). The triplet term is the mean over the triplets
-    within the margin, since the others have no gradient. Negatives are the photos of a micro-batch, so batches had
-    better not be cut.
+    network: str = "large"
+    """Network: large, small, torchvision:NAME or timm:NAME."""
+    steps: int = 300
+    """Number of training steps."""
+    batch_size: int = 48
+    """Sketches in a batch, each with its photo; the photos of the other sketches are the negatives."""
+    optim: AdamW = AdamW(lr=1e-3, weight_decay=0.01, warmup=15)
+    final_lr: float = 0.05
+    """Learning rate at the last step as a fraction of the peak learning rate."""
+
+    def build(self, size: int, seed: int, device: str) -> Embedder:
+        """The network with embeddings of ``size`` numbers."""
+        return build_embedder(self.network, size, seed, device)
+
+    def fit(
+        self, network: Embedder, loss: DistillationLoss, task: RetrievalTask, pairs: SketchPairs, run: Run, seed: int
+    ) -> None:
+        """Train the network on the pairs; its retrieval on the loss's canvases is evaluated before and after."""
+        held_out = task.held_out_problems()
+        schedule = rise_and_fall(self.steps, self.optim.warmup, self.final_lr)
+        update = self.optim.update("embedding", loss, list(network.parameters()), schedule=schedule)
+        fit(
+            OnPolicy(
+                pairs.problems(), lambda problems, seeds_P, step: supervised_batch(problems), self.batch_size, seed
+            ),
+            Updates([update]),
+            run,
+            Schedule(self.steps, evaluate_every=self.steps, save_every=max(self.steps // 4, 1), log_every=10),
+            state={"network": network},
+            evaluate=lambda step: canvas_metrics(task.search(network, held_out, loss.canvases)) if held_out else {},
+        )
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Weights of the loss from which embedding networks learn."""
+
+    margin: float = 0.3
+    """Margin by which a sketch must be nearer to its photo than to other photos."""
+    triplet_weight: float = 0.5
+    """Weight of the student's triplet loss, from 0 to 1; matching the teacher's distances has the rest."""
+
+    def triplets(
+        self, network: Embedder, task: RetrievalTask, pairs: SketchPairs, canvases: tuple[int, ...]
+    ) -> DistillationLoss:
+        """The triplet loss alone, averaged over canvases."""
+        return DistillationLoss(network, task.draw, pairs.pixels, canvases, self.margin)
+
+    def loss(self, student: Embedder, teacher: Embedder, task: RetrievalTask, pairs: SketchPairs) -> DistillationLoss:
+        """Both losses averaged over all canvases; the teacher embeds the sketches on the full canvas."""
+        targets = task.queries(teacher, pairs, task.full), task.gallery(teacher, pairs)
+        alone = self.triplets(student, task, pairs, task.canvases)
+        return replace(alone, triplet_weight=self.triplet_weight, teacher=targets)
+
+
+def supervised_batch(problems: Sequence[Problem]) -> Rollout:
+    """Problems as a batch for supervised learning: a rollout without decisions."""
+    empty_BT = torch.zeros(len(problems), 0)
+    return Rollout(list(problems), {}, None, empty_BT, empty_BT, torch.arange(len(problems)))
+
+
+@dataclass(frozen=True)
+class DistillationLoss:
+    """``triplet_weight`` L_triplet + (1 - ``triplet_weight``) L_distances, averaged over canvases.
+
+    The answer of a problem is the index of its photo. The triplet loss is the mean over the triplets that violate the
+    margin, since the others have no gradient. The negatives are the photos of a micro-batch, so a batch should not be
+    split. ValueError for a weight outside [0, 1], and for one below 1 without a teacher.
     """
 
     embed: Embed
     draw: Draw
     photos: Callable[[Tensor], Tensor]
+    """Indices of photos -> pictures."""
     canvases: tuple[int, ...]
     margin: float = 0.3
-    balance: float = 1.0
+    triplet_weight: float = 1.0
     teacher: tuple[Tensor, Tensor] | None = None
+    """Frozen embeddings of the sketches by problem id and of the photos by index."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.balance <= 1:
-            raise ValueError(f"balance {self.balance} is outside [0, 1]; 1 learns from triplets alone")
-        if self.balance < 1 and self.teacher is None:
-            raise ValueError(f"balance {self.balance} needs a teacher to learn distances from")
+        if not 0 <= self.triplet_weight <= 1:
+            raise ValueError(f"triplet_weight {self.triplet_weight} is outside [0, 1]; 1 learns from triplets alone")
+        if self.triplet_weight < 1 and self.teacher is None:
+            raise ValueError(f"triplet_weight {self.triplet_weight} needs a teacher to learn distances from")
 
     def __call__(self, rollout: Rollout) -> Loss:
         photo_B = torch.tensor([problem.answer for problem in rollout.problems])
-        other_BB = photo_B[:, None] != photo_B
         photo_BD = self.embed(self.photos(photo_B))
-        other_BB = other_BB.to(photo_BD.device)
+        negative_BB = (photo_B[:, None] != photo_B).to(photo_BD.device)
         sums: dict[str, Tensor] = {}
         for canvas in self.canvases:
             sketch_BD = self.embed(self.draw(rollout.problems, canvas))
-            for name, value in self.terms(sketch_BD, photo_BD, rollout.problems, photo_B, other_BB).items():
+            for name, value in self.terms(sketch_BD, photo_BD, rollout.problems, photo_B, negative_BB).items():
                 sums[name] = sums.get(name, 0) + value / len(self.canvases)
         count = torch.tensor(float(len(rollout)))
-        total = self.balance * sums["triplet"] + (1 - self.balance) * sums.get("distances", 0.0)
+        total = self.triplet_weight * sums["triplet"] + (1 - self.triplet_weight) * sums.get("distances", 0.0)
         return Loss(total * count, count, {name: value.detach() * count for name, value in sums.items()})
 
     def terms(
-        self, sketch_BD: Tensor, photo_BD: Tensor, problems: Sequence[Problem], photo_B: Tensor, other_BB: Tensor
+        self, sketch_BD: Tensor, photo_BD: Tensor, problems: Sequence[Problem], photo_B: Tensor, negative_BB: Tensor
     ) -> dict[str, Tensor]:
-        """The means of the triplet term and, with a teacher, of the three distances' together."""
-        near_BB, apart_BB = distances(sketch_BD, photo_BD), distances(photo_BD, photo_BD)
-        found = {"triplet": triplet(near_BB, other_BB, self.margin)}
+        """The mean triplet loss and, with a teacher, the mean distance loss."""
+        cross_BB, photos_BB = distances(sketch_BD, photo_BD), distances(photo_BD, photo_BD)
+        terms = {"triplet": triplet_loss(cross_BB, negative_BB, self.margin)}
         if self.teacher is not None:
-            row_B = torch.tensor([problem.id for problem in problems])
-            taught_s, taught_p = (kept[at].to(photo_BD) for kept, at in zip(self.teacher, (row_B, photo_B)))
-            taught = distances(taught_s, taught_p), distances(taught_p, taught_p)
-            found["distances"] = relational((near_BB, apart_BB), taught, other_BB)
-        return found
+            sketch_B = torch.tensor([problem.id for problem in problems])
+            sketches, photos = (frozen[i].to(photo_BD) for frozen, i in zip(self.teacher, (sketch_B, photo_B)))
+            target = distances(sketches, photos), distances(photos, photos)
+            terms["distances"] = distance_loss((cross_BB, photos_BB), target, negative_BB)
+        return terms
 
 
-def triplet(near_BB: Tensor, other_BB: Tensor, margin: float) -> Tensor:
-    """Mean of max(0, margin + d_sp - d_sn) over the triplets where it is above 0; ``near_BB`` is sketches to photos."""
-    hinge_BB = (margin + near_BB.diagonal()[:, None] - near_BB).clamp(min=0) * other_BB
+def triplet_loss(cross_BB: Tensor, negative_BB: Tensor, margin: float) -> Tensor:
+    """Mean of max(0, margin + d_sp - d_sn) over the triplets above 0; ``cross_BB`` is from sketches to photos."""
+    hinge_BB = (margin + cross_BB.diagonal()[:, None] - cross_BB).clamp(min=0) * negative_BB
     return hinge_BB.sum() / (hinge_BB > 0).sum().clamp(min=1)
 
 
-def relational(own: tuple[Tensor, Tensor], taught: tuple[Tensor, Tensor], other_BB: Tensor) -> Tensor:
-    """Huber's function of the differences of d_sp, d_sn and d_pn, each averaged, added up.
+def distance_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], negative_BB: Tensor) -> Tensor:
+    """Sum of the mean Huber losses of d_sp, d_sn and d_pn.
 
-    ``own`` and ``taught`` are distances of sketches to photos and of photos to photos, each ``[B, B]``.
+    ``student`` and ``teacher`` are distances from sketches to photos and between photos, each ``[B, B]``.
     """
-    huber_sp, huber_pn = (F.huber_loss(mine, theirs, reduction="none") for mine, theirs in zip(own, taught))
-    pairs = other_BB.sum().clamp(min=1)
-    return huber_sp.diagonal().mean() + (huber_sp * other_BB).sum() / pairs + (huber_pn * other_BB).sum() / pairs
-
-
-def embedding(
-    task: RetrievalTask,
-    network: Embedder,
-    loss: Matching,
-    pairs: Pairs,
-    stage: Run,
-    steps: int,
-    lr: float,
-    batch: int,
-    seed: int,
-) -> None:
-    """Train ``network`` by ``loss`` on ``batch`` pairs a step; it is scored at the end, on the canvases of the loss.
-
-    The learning rate of AdamW is ``lr`` at most and falls to a twentieth.
-    """
-    weights, kept_back = list(network.parameters()), task.kept_back()
-    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01)
-    run_loop(
-        OnPolicy(pairs.problems(), lambda problems, seeds_P, step: examples(problems), batch, seed),
-        Updates([Update("embedding", loss, weights, optimizer, schedule=rise_and_fall(steps, steps // 20, 0.05))]),
-        stage,
-        steps,
-        state={"network": network},
-        evaluate=lambda step: fixed(task.search(network, kept_back, loss.canvases)) if kept_back else {},
-        evaluate_every=steps,
-        save_every=max(steps // 4, 1),
-        log_every=10,
-    )
+    huber_sp, huber_pn = (F.huber_loss(mine, target, reduction="none") for mine, target in zip(student, teacher))
+    pairs = negative_BB.sum().clamp(min=1)
+    return huber_sp.diagonal().mean() + (huber_sp * negative_BB).sum() / pairs + (huber_pn * negative_BB).sum() / pairs

@@ -1,34 +1,37 @@
-"""What an encoder is adapted from: sequences of its own domain, sequences of the other, and frames of both of the
-same states.
+"""Data to adapt an encoder: sequences of its source domain, sequences of the target domain, and frames of the same
+states in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from saccade.algorithms.dreamer import Memory, Sequences
-from saccade.core import Rollout, seeds
-from saccade.envs.collector import HELD
+from saccade.algorithms.dreamer import ReplayConfig, SequenceFeed
+from saccade.core import Environment, Rollout, seeds
+from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.task import ControlTask
 from saccade.training.buffers import Buffer
 
 
-class Domains:
-    """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``: the target's is acted in as training goes
-    on.
+class DomainFeed:
+    """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``; the target domain is acted in during
+    training.
     """
 
-    def __init__(self, cfg: Memory, source: Buffer, target: Sequences, pairs: Buffer):
+    def __init__(self, cfg: ReplayConfig, source: Buffer, target: SequenceFeed, pairs: Buffer):
         self.cfg, self.source, self.target, self.pairs = cfg, source, target, pairs
 
     def __call__(self, step: int) -> dict[str, Rollout]:
-        held = {"source": self.source, "pairs": self.pairs}
-        drawn = {name: memory.sequences(self.cfg.batch, self.cfg.length, step) for name, memory in held.items()}
-        return drawn | {"target": self.target(step)}
+        size, length = self.cfg.batch_size, self.cfg.sequence_length
+        return {
+            "source": self.source.sequences(size, length, step),
+            "pairs": self.pairs.sequences(size, length, step),
+            "target": self.target(step),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"target": self.target.state_dict()}
@@ -37,37 +40,57 @@ class Domains:
         self.target.load_state_dict(state["target"])
 
 
-def paired(source: ControlTask, target: ControlTask, count: int, seed: int) -> Buffer:
+@runtime_checkable
+class PaletteWorld(Environment, Protocol):
+    """An environment that can show the same states in several palettes."""
+
+    palette: str
+
+    def paired(self, state_N6: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]: ...
+
+
+def paired_frames(source: ControlTask, target: ControlTask, count: int, seed: int) -> Buffer:
     """At least ``count`` pairs of pictures, "seen.source" and "seen.target", of the same states, from random walks.
 
-    ValueError for an environment that cannot show one state in both ways.
+    ValueError for an environment that cannot show one state in both domains.
     """
-    other = target.make(1)
-    if not hasattr(other, "paired") or source.env != target.env:
-        both = f"{source.env} and {target.env}"
-        raise ValueError(f"{both} cannot show the same state: paired frames need a world with palettes")
-    world = replace(source, settings=(*source.settings, 'observe="both"')).make(1)
-    rng, memory, episode = np.random.default_rng(seed), Buffer(count + 1000, seed), 0
-    while len(memory) < count:
-        states, fields = _walk(world, int(seeds(seed, 1, key=episode)), rng)
-        shown = world.paired(states, int(rng.integers(2**31)))
-        for name, palette in (("source", world.palette), ("target", other.palette)):
-            fields |= {f"seen.{name}": shown[palette][:-1], f"next.{name}": shown[palette][1:]}
-        memory.add(fields | {"episode": np.full(len(states) - 1, episode)})
+    if source.env != target.env:
+        raise ValueError(f"{source.env} and {target.env} cannot show the same state: paired frames need one world")
+    target_palette = _palette_world(target).palette
+    environment = _palette_world(replace(source, settings=(*source.settings, 'observe="both"')))
+    palettes = {"source": environment.palette, "target": target_palette}
+    rng, buffer, episode = np.random.default_rng(seed), Buffer(count + 1000, seed), 0
+    while len(buffer) < count:
+        states, fields = _random_walk(environment, int(seeds(seed, 1, key=episode)), rng)
+        pictures = environment.paired(states, int(rng.integers(2**31)))
+        for name, palette in palettes.items():
+            fields |= {f"seen.{name}": pictures[palette][:-1], f"next.{name}": pictures[palette][1:]}
+        buffer.add(fields | {"episode": np.full(len(states) - 1, episode)})
         episode += 1
-    return memory
+    return buffer
 
 
-def _walk(world: Any, seed: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The states ``[T + 1, S]`` of an episode with random actions, and the fields of its T transitions but what is
-    seen.
+def _palette_world(task: ControlTask) -> PaletteWorld:
+    environment = task.make(1)
+    if not isinstance(environment, PaletteWorld):
+        raise ValueError(f"{task.env} cannot show a state in two ways: paired frames need a world with palettes")
+    return environment
+
+
+def _random_walk(
+    environment: Environment, seed: int, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The states ``[T + 1, S]`` of an episode with random actions, and the fields of its T transitions but the
+    observations.
     """
-    states, steps = [world.begin([0], [seed])["state"][0]], []
+    states: list[np.ndarray] = [environment.begin([0], [seed])["state"][0]]
+    steps: list[dict[str, np.ndarray]] = []
+    action_B = np.zeros((1, *environment.action_space.shape), np.float32)
     while not steps or not (steps[-1]["terminated"] or steps[-1]["truncated"]):
-        if len(steps) % HELD == 0:
-            action_B = rng.uniform(-1, 1, (1, *world.action_space.shape)).astype(np.float32)
-        told = world.step(action_B)
-        states.append(told.seen["state"][0])
-        ends = {"terminated": told.terminated_B[0], "truncated": told.truncated_B[0]}
-        steps.append({"action": action_B[0], "reward": told.reward_B[0], **ends})
-    return np.stack(states), {name: np.stack([one[name] for one in steps]) for name in steps[0]}
+        if len(steps) % RANDOM_ACTION_REPEAT == 0:
+            action_B = rng.uniform(-1, 1, action_B.shape).astype(np.float32)
+        step = environment.step(action_B)
+        states.append(step.observation["state"][0])
+        ends = {"terminated": step.terminated_B[0], "truncated": step.truncated_B[0]}
+        steps.append({"action": action_B[0], "reward": step.reward_B[0], **ends})
+    return np.stack(states), {name: np.stack([step[name] for step in steps]) for name in steps[0]}

@@ -1,54 +1,49 @@
-"""ResFiT: a cloned policy stays as it is, and off-policy RL learns small corrections of what it proposes.
+"""ResFiT: a cloned policy stays frozen, and off-policy RL learns small corrections of the actions that it proposes.
 
 paper: Residual Off-Policy RL for Finetuning Behavior Cloning Policies, arXiv 2509.19301.
-idea: A policy cloned from demonstrations carries out chunks of actions and is never trained again. At every step a
-    small residual actor sees what it proposes and adds a bounded correction; critics of the action that was carried out
-    learn from experience and demonstrations, half and half, of a reward for success alone.
-claims: With the same demonstrations and steps in the environment, corrections succeed more often than the cloned policy
-    by 0.20, than the same learner without a cloned policy by 0.10, and than cloning its own successes; before the first
-    step they are the cloned policy exactly.
-differs: The check is an embedded world seen as eight numbers, with small networks, four critics for ten, and a
-    hundredth of the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron
-    that is cloned plans chunks without ACT's latent of style. Cameras, where there are any, are read together with
-    vectors, but actions join behind. RLPD is this very learner with a base policy that proposes nothing and corrections
-    of full size; in a world as small as the check's it gets further (0.95 of the episodes to 0.83 in the mean).
+idea: A policy cloned from demonstrations acts in chunks of actions and is never trained again. At every step a small
+    residual actor observes the proposed action and adds a bounded correction; critics of the corrected action learn
+    from experience and demonstrations, half and half, with a reward for success alone.
+claims: With the same demonstrations and environment steps, corrections succeed more often than the cloned policy by
+    0.20, than the same learner without a cloned policy by 0.10, and than cloning its successes; before the first update
+    they are the cloned policy exactly.
+differs: The check is an embedded world of eight numbers, with small networks, four critics for ten, and a hundredth of
+    the steps; learning rates are higher accordingly. Several episodes run side by side. The perceptron that is cloned
+    plans chunks without ACT's latent variable of style. Cameras, where there are any, are encoded together with
+    vectors, but actions are joined to the features. RLPD is the same learner with a base policy that proposes zeros and
+    corrections of full size; in a world as small as the check's it gets further (0.95 of the episodes to 0.83 in the
+    mean).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from saccade.algorithms.off_policy import ActorLoss, CriticLoss, OffPolicy
-from saccade.algorithms.replay import Gathering, Replayed, shifted
-from saccade.core import Environment, seeded, seeds
-from saccade.envs.collector import Experience
+from saccade.algorithms.replay import CollectionSchedule
+from saccade.core import ActingPolicy, Environment, Stateful, seeded, seeds
+from saccade.envs.collector import Collector
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.task import ControlTask
 from saccade.models.control.critics import Critics, Target
 from saccade.models.control.networks import Encoder
-from saccade.recipes.visual_control.resfit.cloning import (
-    Cloned,
-    Cloning,
-    clone,
-    cloning,
-    in_units_of_their_range,
-    planner,
-)
-from saccade.recipes.visual_control.resfit.planners import Views
-from saccade.recipes.visual_control.resfit.residual import Across, EnsembleError, Perturbed, ResidualActor, residual
-from saccade.recipes.visual_control.resfit.task import Correcting, Refreshed, relabelled
-from saccade.training.buffers import Buffer, Mixture
-from saccade.training.claims import Claim, Following
+from saccade.recipes.visual_control.resfit.base_policy import BCPolicy, Cloning
+from saccade.recipes.visual_control.resfit.networks import ViewEncoder
+from saccade.recipes.visual_control.resfit.residual import NoisyBasePolicy, Residual, ResidualActor
+from saccade.recipes.visual_control.resfit.task import FilteredBCFeed, ResidualTask, demonstrations_with_proposals
+from saccade.training.buffers import Buffer
+from saccade.training.claims import Claim, WarmStartedArm
+from saccade.training.feeds import Feed
 from saccade.training.learner import Update, Updates
-from saccade.training.loop import train as run_loop
+from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import AdamW, EnvSchedule, Flat, Schedule
 
 _EXPERIENCE, _WEIGHTS = -2, -3
 """Streams of seeds."""
@@ -58,207 +53,233 @@ _EXPERIENCE, _WEIGHTS = -2, -3
 class Settings:
     """ResFiT; the defaults are the embedded check's."""
 
+    schedule: Flat[EnvSchedule] = EnvSchedule(steps=8000, evaluate_every=900, save_every=900, log_every=200, n_envs=4)
     task: ControlTask = ControlTask("push", ("clearance=0.01",), test_episodes=100, test_rows=50)
-    shown: Demonstrations = Demonstrations(expert_noise=0.22)
-    clone: Cloning = Cloning(chunk=8, clone_steps=1500)
-    how: OffPolicy = OffPolicy(
-        critics=4, actor_value="mean", entropy_in_backup=False, critic_norm=True, smoothing=0.05, smoothing_clip=0.3, n_step=3,
-        updates=2, actor_every=2, offline_share=0.5,
-    )  # fmt: skip
-    method: Literal["residual", "scratch", "filtered"] = "residual"
-    """Corrections of the base policy; the same learner without one (RLPD); or cloning again, with every own success."""
+    demonstrations: Demonstrations = Demonstrations(expert_noise=0.22)
     seed: int = 0
-    """Seed of everything: demonstrations, weights, episodes, batches."""
-    rows: int = 4
-    """Episodes side by side."""
-    env_steps: int = 8000
-    """Steps in the environment, those of the warm-up included; 0 evaluates the base policy."""
-    warm_up: int = 800
-    """Steps in the environment before anything is learned, moved evenly by up to ``reach``."""
-    reach: float = 0.2
-    """Of the warm-up, around what is proposed."""
-    critic_steps: int = 2000
-    """Gradient steps of the critics alone, after the warm-up."""
-    scale: float = 0.2
-    """Largest correction, in units of the demonstrated range of actions, which is widened by it."""
-    least_range: float = 0.1
-    """Least range of an action before it is widened."""
-    noise: float = 0.05
-    """Spread of the exploration."""
-    encoder: Literal["plain", "vit"] = "plain"
-    """What critics and actor see with: vectors as they are and convolutions, or a small transformer for each camera."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Layers of critics and actor."""
-    across: Across = "mean of squares"
-    """The critics' error; the reference's is the squared mean of absolutes."""
-    bounds: tuple[float, float] | None = (0.0, 1.0)
-    """Where targets are cut off; success is worth at most 1."""
-    shift: int = 0
-    """Pixels by which pictures of a batch are shifted at random."""
-    batch: int = 128
-    """Transitions in a batch, of demonstrations and experience together."""
-    memory: int = 200_000
-    """Transitions of experience that are kept."""
-    critic_lr: float = 3e-4
-    """Learning rate of AdamW."""
-    actor_lr: float = 5e-5
-    """Learning rate of AdamW."""
-    max_norm: float = 1.0
-    """Largest norm of the critics' gradient, and of the actor's."""
-    refresh: int = 2000
-    """Steps in the environment after which filtered cloning takes its successes in and acts with its new weights."""
-    evaluations: int = 8
-    """Evaluations in equal distances."""
-    log_every: int = 200
+    """Seed of demonstrations, initial weights, episodes and batches."""
+    cloning: Cloning = Cloning(chunk=8, steps=1500)
+    residual: Residual = Residual()
+    algo: OffPolicy = OffPolicy(
+        stochastic=False,
+        action_noise=0.05,
+        n_critics=4,
+        actor_value="mean",
+        layer_norm=True,
+        hidden=(64, 64),
+        entropy_in_backup=False,
+        target_policy_noise=0.05,
+        target_noise_clip=0.3,
+        n_steps=3,
+        gradient_steps=2,
+        policy_delay=2,
+        offline_fraction=0.5,
+        batch_size=128,
+        buffer_size=200_000,
+        learning_starts=800,
+    )
+    critic_optim: AdamW = AdamW(lr=3e-4, weight_decay=1e-4, fused=True)
+    actor_optim: AdamW = AdamW(lr=5e-5, weight_decay=1e-4, fused=True)
+    method: Literal["residual", "scratch", "filtered"] = "residual"
+    """Corrections of the base policy; the same learner without one (RLPD); or cloning again, with its successes."""
+    refresh_every: int = 2000
+    """Environment steps after which filtered cloning adds its successes to the data and acts with its new weights."""
 
 
+_TINY = Settings()
 PRESETS = {
-    "tiny": Settings(),
+    "tiny": _TINY,
     "robomimic-square": Settings(
+        schedule=EnvSchedule(steps=300_000, evaluate_every=10_000, save_every=10_000, log_every=200),
         task=ControlTask("robomimic/Square-v0", ("size=96", "state=true"), test_episodes=100, test_rows=1),
-        shown=Demonstrations("robomimic-square"),
-        clone=Cloning("transformer", chunk=16, width=256, clone_steps=150_000, clone_lr=1e-4, clone_evaluate_every=10_000),
-        how=OffPolicy(
-            critics=10, actor_value="mean", entropy_in_backup=False, critic_norm=True, smoothing=0.025, smoothing_clip=0.3,
-            n_step=3, gamma=0.995, updates=4, actor_every=4, offline_share=0.5,
+        demonstrations=Demonstrations("robomimic-square"),
+        cloning=Cloning(
+            "transformer",
+            chunk=16,
+            width=256,
+            steps=150_000,
+            evaluate_every=10_000,
+            optim=replace(_TINY.cloning.optim, lr=1e-4),
         ),
-        rows=1, env_steps=300_000, warm_up=10_000, critic_steps=10_000, noise=0.025, encoder="vit", hidden=(1024, 1024),
-        across="squared mean of absolutes", shift=4, batch=256, critic_lr=1e-4, actor_lr=1e-6, evaluations=30,
+        residual=Residual(critic_steps=10_000, encoder="vit", error="squared mean of absolutes"),
+        algo=replace(
+            _TINY.algo,
+            action_noise=0.025,
+            n_critics=10,
+            hidden=(1024, 1024),
+            target_policy_noise=0.025,
+            gamma=0.995,
+            gradient_steps=4,
+            policy_delay=4,
+            image_shift=4,
+            batch_size=256,
+            learning_starts=10_000,
+        ),
+        critic_optim=replace(_TINY.critic_optim, lr=1e-4),
+        actor_optim=replace(_TINY.actor_optim, lr=1e-6),
     ),
-}  # fmt: skip
+}
 
 
 def policies(cfg: Settings) -> dict[str, Any]:
-    """The cloned policy and the residual actor, as they begin."""
+    """The cloned policy and the residual actor, with their initial weights."""
     base, actor, _ = networks(cfg, cfg.task.make(1))
     return {"base": base, "policy": actor}
 
 
-def networks(cfg: Settings, environment: Environment) -> tuple[Cloned, ResidualActor, Critics]:
-    """Base policy, actor and critics for what an environment shows, their weights from the seed."""
-    space, actions = environment.observation_space, environment.action_space.shape[0]
+def networks(cfg: Settings, environment: Environment) -> tuple[BCPolicy, ResidualActor, Critics]:
+    """Base policy, actor and critics for an environment's observations, their weights from the seed.
+
+    ValueError for a stochastic actor, which corrections do not have.
+    """
+    if cfg.algo.stochastic:
+        raise ValueError("the residual actor is deterministic: algo.stochastic must be off")
+    space, actions, algo = environment.observation_space, environment.action_space.shape[0], cfg.algo
+    residual = replace(cfg.residual, scale=1.0) if cfg.method == "scratch" else cfg.residual
     with seeded(int(seeds(cfg.seed, 1, key=_WEIGHTS))):
-        base = planner(cfg.clone, space, actions)
-        encoder = Views(space) if cfg.encoder == "vit" else Encoder(space, convolutions="small")
-        critics = Critics(encoder, encoder.size, actions, cfg.how.critics, cfg.hidden, cfg.how.critic_norm)
-        actor = residual(
-            encoder, encoder.size, actions, cfg.hidden, 1.0 if cfg.method == "scratch" else cfg.scale, cfg.noise
-        )
+        base = cfg.cloning.build(space, actions)
+        encoder = ViewEncoder(space) if residual.encoder == "vit" else Encoder(space, convolutions=algo.convolutions)
+        critics = Critics(encoder, encoder.size, actions, algo.n_critics, algo.hidden, algo.layer_norm)
+        actor = residual.actor(encoder, encoder.size, actions, algo.hidden, algo.action_noise)
     return base, actor, critics
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
-    """Clone, fill memory, train critics, then critics and corrections. Returns the scores before and after the last
-    of these.
+    """Clone, collect experience, train critics, then critics and corrections.
+
+    Returns the scores of test episodes before and after the last stage.
     """
     base, actor, critics = networks(cfg, cfg.task.make(1))
-    episodes = begin(cfg, base, run.stage("bc"))
+    episodes = clone_base(cfg, base, run.stage("bc"))
     if cfg.method == "filtered":
-        return clone_again(cfg, base, episodes, run)
-    return correct(cfg, base, actor, critics, episodes, run)
+        return clone_successes(cfg, base, episodes, run)
+    return learn_corrections(cfg, base, actor, critics, episodes, run)
 
 
-def begin(cfg: Settings, base: Cloned, stage: Run) -> list[dict]:
-    """Train the base policy; the demonstrations, in units of their range."""
-    shown = cfg.shown.recorded(cfg.task.make(cfg.rows), cfg.seed, stage.folder / "demonstrations")
-    episodes = in_units_of_their_range(base, shown, cfg.scale, cfg.least_range)
-    # The best weights are chosen on other episodes than those by which they are judged.
-    others = replace(correcting(cfg, base), task=replace(cfg.task, test_seed=cfg.task.test_seed + 1))
-    clone(cfg.clone, base, episodes, stage, cfg.seed, lambda: others.score(Perturbed(0.0)))
+def clone_base(cfg: Settings, base: BCPolicy, stage: Run) -> list[dict[str, np.ndarray]]:
+    """Train the base policy; the demonstrations, with actions in their range."""
+    environment = cfg.task.make(cfg.schedule.n_envs)
+    episodes = cfg.demonstrations.load_episodes(environment, cfg.seed, stage.folder / "demonstrations")
+    episodes = base.fit_action_range(episodes, cfg.residual.scale, cfg.residual.least_range)
+    # The best weights are selected by other episodes than those of the test.
+    validation = replace(residual_task(cfg, base), task=replace(cfg.task, test_seed=cfg.task.test_seed + 1))
+    cfg.cloning.fit(base, episodes, stage, cfg.seed, lambda: validation.score(NoisyBasePolicy(0.0)))
     return episodes
 
 
-def correct(
-    cfg: Settings, base: Cloned, actor: ResidualActor, critics: Critics, episodes: list[dict], run: Run
-) -> dict:
-    """Off-policy learning of corrections, after a stage for the critics alone."""
-    experience = warming(cfg, base, Perturbed(cfg.reach))
-    shown = relabelled(episodes, correcting(cfg, base).proposer(1), 2 * cfg.seed + 1)
-    memory = Mixture([(shown, cfg.how.offline_share), (experience.buffer, 1 - cfg.how.offline_share)])
-    target, slow = Target(critics, cfg.how.tau), Target(actor.head, cfg.how.tau)
-    error = EnsembleError(CriticLoss(actor.slow(slow.net), critics, target.net, cfg.how), cfg.across, cfg.bounds)
-    critic = _update(cfg, "critic", error, list(critics.parameters()), cfg.critic_lr, target)
-    corrector = _update(
-        cfg, "actor", ActorLoss(actor, critics, cfg.how), actor.trained, cfg.actor_lr, slow, cfg.how.actor_every
+def learn_corrections(
+    cfg: Settings,
+    base: BCPolicy,
+    actor: ResidualActor,
+    critics: Critics,
+    episodes: Sequence[dict[str, np.ndarray]],
+    run: Run,
+) -> dict[str, dict[str, float]]:
+    """Off-policy learning of corrections, after a stage of the critics alone."""
+    algo, collector = cfg.algo, collector_of(cfg, base, NoisyBasePolicy(cfg.residual.base_noise))
+    demonstrations = demonstrations_with_proposals(episodes, residual_task(cfg, base).proposer(1), 2 * cfg.seed + 1)
+    target, target_head = Target(critics, algo.tau), Target(actor.head, algo.tau)
+    critic_loss = CriticLoss(actor.with_head(target_head.net), critics, target.net, algo)
+    critic_update = cfg.critic_optim.update(
+        "critic",
+        algo.autocast(cfg.residual.critic_loss(critic_loss)),
+        list(critics.parameters()),
+        after=lambda steps: target.soft_update(),
     )
-    state = {"base": base, "policy": actor, "critics": critics, "target": target, "slow": slow}
-
-    def feed(every: int, first: int) -> Replayed:
-        gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Replayed(
-            gathering, memory, cfg.batch, cfg.how.n_step, cfg.how.gamma, partial(shifted, pad=cfg.shift), first
-        )
-
-    if cfg.env_steps:
-        alone(cfg, feed(0, 0), critic, state, run.stage(f"{cfg.method} critic"))
-    experience.policy = actor
-    return beside_experience(
-        cfg, feed(cfg.rows * cfg.how.updates, cfg.critic_steps), [critic, corrector], state, base, actor, run
+    actor_update = cfg.actor_optim.update(
+        "actor",
+        algo.autocast(ActorLoss(actor, critics, algo)),
+        actor.trained,
+        every=algo.policy_delay,
+        after=lambda steps: target_head.soft_update(),
     )
+    state = {"base": base, "policy": actor, "critics": critics, "target": target, "target_head": target_head}
+    if cfg.schedule.steps:
+        feed = algo.replay(collection(cfg, collector, only_at_start=True), demonstrations)
+        fit_at_start(cfg, feed, critic_update, state, run.stage(f"{cfg.method} critic"))
+    collector.policy = actor
+    feed = algo.replay(collection(cfg, collector), demonstrations, first=cfg.residual.critic_steps)
+    return fit_while_collecting(cfg, feed, [critic_update, actor_update], state, base, actor, run)
 
 
-def clone_again(cfg: Settings, base: Cloned, episodes: list[dict], run: Run) -> dict:
-    """Filtered cloning: as many gradient steps as ``correct`` takes, on demonstrations and own successes."""
+def clone_successes(
+    cfg: Settings, base: BCPolicy, episodes: Sequence[dict[str, np.ndarray]], run: Run
+) -> dict[str, dict[str, float]]:
+    """Filtered cloning: as many gradient steps as corrections have, on demonstrations and successes of the policy."""
     acting = copy.deepcopy(base)
-    experience, update = warming(cfg, acting, Perturbed(cfg.noise)), cloning(cfg.clone, base)
-    state = {"base": base, "acting": acting}
+    collector, update = collector_of(cfg, acting, NoisyBasePolicy(cfg.algo.action_noise)), cfg.cloning.update(base)
+    state: dict[str, Stateful] = {"base": base, "acting": acting}
 
-    def feed(every: int) -> Refreshed:
-        gathering = Gathering(experience, cfg.warm_up // cfg.rows, every)
-        return Refreshed(gathering, base, acting, episodes, cfg.refresh, cfg.clone.clone_batch, cfg.seed)
+    def feed(only_at_start: bool) -> FilteredBCFeed:
+        schedule = collection(cfg, collector, only_at_start)
+        return FilteredBCFeed(schedule, base, acting, episodes, cfg.refresh_every, cfg.cloning.batch_size, cfg.seed)
 
-    alone(cfg, feed(0), update, state, run.stage("filtered bc"))
-    return beside_experience(cfg, feed(cfg.rows * cfg.how.updates), [update], state, base, Perturbed(0.0), run)
-
-
-def warming(cfg: Settings, base: Cloned, perturbed: Perturbed) -> Experience:
-    """Experience of what a policy proposes, moved a little, in a memory that is still empty."""
-    world, memory = correcting(cfg, base).make(cfg.rows), Buffer(cfg.memory, 2 * cfg.seed)
-    return Experience(world, perturbed, memory, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
+    fit_at_start(cfg, feed(only_at_start=True), update, state, run.stage("filtered bc"))
+    return fit_while_collecting(cfg, feed(only_at_start=False), [update], state, base, NoisyBasePolicy(0.0), run)
 
 
-def alone(cfg: Settings, feed: Any, update: Update, state: dict, stage: Run) -> None:
-    """One update alone, on the experience of the warm-up."""
-    times = {"save_every": cfg.critic_steps, "log_every": cfg.log_every}
-    run_loop(feed, Updates([update]), stage, cfg.critic_steps, state=state, **times)
+def collector_of(cfg: Settings, base: BCPolicy, policy: ActingPolicy) -> Collector:
+    """A collector of experience in the task with the base policy's proposals, with an empty buffer."""
+    environment, buffer = residual_task(cfg, base).make(cfg.schedule.n_envs), Buffer(cfg.algo.buffer_size, 2 * cfg.seed)
+    return Collector(environment, policy, buffer, int(seeds(cfg.seed, 1, key=_EXPERIENCE)))
 
 
-def beside_experience(cfg: Settings, feed: Any, updates: list, state: dict, base: Cloned, actor: Any, run: Run) -> dict:
-    """All updates, several for each step in the environment."""
-    steps = max(cfg.env_steps - cfg.warm_up, 0) * cfg.how.updates
-    each = max(steps // cfg.evaluations, 1)
-    times = {"evaluate_every": each, "save_every": each, "log_every": cfg.log_every}
-    look = lambda step: correcting(cfg, base).score(actor, run.show(step))
-    return run_loop(feed, Updates(updates), run, steps, state=state, evaluate=look, **times)
+def collection(cfg: Settings, collector: Collector, only_at_start: bool = False) -> CollectionSchedule:
+    """Environment steps before learning starts, then one of all rows for their gradient steps unless only at start."""
+    n_envs = cfg.schedule.n_envs
+    every = 0 if only_at_start else n_envs * cfg.algo.gradient_steps
+    return CollectionSchedule(collector, cfg.algo.learning_starts // n_envs, every)
 
 
-def correcting(cfg: Settings, base: Cloned) -> Correcting:
-    """The task as corrections see it."""
-    return Correcting(cfg.task, base, cfg.method == "scratch")
+def fit_at_start(cfg: Settings, feed: Feed, update: Update, state: Mapping[str, Stateful], stage: Run) -> None:
+    """One update alone, on the experience from before learning starts."""
+    steps = cfg.residual.critic_steps
+    schedule = Schedule(steps, evaluate_every=steps, save_every=steps, log_every=cfg.schedule.log_every)
+    fit(feed, Updates([update]), stage, schedule, state=state)
+
+
+def fit_while_collecting(
+    cfg: Settings,
+    feed: Feed,
+    updates: Sequence[Update],
+    state: Mapping[str, Stateful],
+    base: BCPolicy,
+    actor: ActingPolicy,
+    run: Run,
+) -> dict[str, dict[str, float]]:
+    """All updates while experience is collected. Returns the scores of test episodes before and after."""
+    schedule = cfg.schedule.gradient_schedule(cfg.algo.learning_starts, cfg.algo.gradient_steps)
+    score: Callable[[int], dict[str, float]] = lambda step: residual_task(cfg, base).score(actor, run.show(step))
+    return fit(feed, Updates(updates), run, schedule, state=state, evaluate=score)
+
+
+def residual_task(cfg: Settings, base: BCPolicy) -> ResidualTask:
+    """The task with the base policy's proposals, or with zeros."""
+    return ResidualTask(cfg.task, base, cfg.method == "scratch")
 
 
 def evaluate(cfg: Settings, policies: Mapping[str, Any]) -> dict[str, float]:
-    """How test episodes went, acted without noise."""
-    return correcting(cfg, policies["base"]).score(policies["policy"])
+    """Scores of the test episodes, acted greedily."""
+    return residual_task(cfg, policies["base"]).score(policies["policy"])
 
 
-def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict]:
-    """One filmed episode for each seed; there is nothing to prompt."""
-    return correcting(cfg, policies["base"]).filmed(policies["policy"], seeds_B)
+def sample(cfg: Settings, policies: Mapping[str, Any], prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
+    """A video of one episode for each seed; prompts have no effect."""
+    return residual_task(cfg, policies["base"]).record_video(policies["policy"], seeds_B)
 
 
-def _update(cfg: Settings, name: str, loss: Any, weights: list, lr: float, slow: Target, every: int = 1) -> Update:
-    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=1e-4, fused=True)
-    return Update(name, loss, weights, optimizer, every=every, max_norm=cfg.max_norm, after=lambda taken: slow.follow())
-
-
-_CHECK = Settings()
-
+_RLPD = replace(
+    _TINY,
+    method="scratch",
+    residual=replace(_TINY.residual, base_noise=1.0),
+    algo=replace(_TINY.algo, action_noise=0.1),
+    actor_optim=replace(_TINY.actor_optim, lr=3e-4),
+)
 ARMS = {
-    "ResFiT": _CHECK,
-    "RLPD": Following("ResFiT", replace(_CHECK, method="scratch", actor_lr=3e-4, reach=1.0, noise=0.1)),
-    "filtered BC": Following("ResFiT", replace(_CHECK, method="filtered")),
-    "base": Following("ResFiT", replace(_CHECK, env_steps=0)),
+    "ResFiT": _TINY,
+    "RLPD": WarmStartedArm("ResFiT", _RLPD),
+    "filtered BC": WarmStartedArm("ResFiT", replace(_TINY, method="filtered")),
+    "base": WarmStartedArm("ResFiT", replace(_TINY, schedule=replace(_TINY.schedule, steps=0))),
 }
 
 CLAIMS = (
@@ -273,7 +294,7 @@ CLAIMS = (
         least=0.10,
     ),
     Claim(
-        "and than cloning demonstrations and own successes",
+        "and than cloning demonstrations and successes",
         lambda arm: arm["ResFiT"]["success"] - arm["filtered BC"]["success"],
     ),
     Claim(

@@ -1,6 +1,4 @@
-"""Learning beside demonstrations: these told what a base policy would have done, experience for memory, own
-successes.
-"""
+"""The task with proposals of a base policy, and the data of learning beside demonstrations."""
 
 from __future__ import annotations
 
@@ -11,109 +9,111 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.algorithms.bc import lessons
-from saccade.algorithms.replay import Gathering
-from saccade.core import Rollout, Show
-from saccade.envs.recordings import Recorded, into
-from saccade.envs.rescale import Ranged
-from saccade.envs.task import ControlTask, films, scores
-from saccade.recipes.visual_control.resfit.cloning import Cloned, Proposer, nothing, proposals, range_of
-from saccade.recipes.visual_control.resfit.residual import PROPOSED, Proposing
+from saccade.algorithms.bc import bc_dataset
+from saccade.algorithms.replay import CollectionSchedule
+from saccade.core import ActingPolicy, LogSamples, Rollout
+from saccade.envs.recordings import RecordedEpisode, add_episodes
+from saccade.envs.rescale import RescaleAction
+from saccade.envs.task import ControlTask, episode_scores, record_video
+from saccade.recipes.visual_control.resfit.base_policy import BCPolicy, Proposer, ZeroProposer, propose_all
+from saccade.recipes.visual_control.resfit.residual import BASE_ACTION, BaseActionWrapper
 from saccade.training.buffers import Buffer
-from saccade.training.feeds import Stored
-
-
-def relabelled(episodes: Sequence[Recorded], base: Proposer, seed: int) -> Buffer:
-    """A buffer of the demonstrations, beside each moment what ``base`` (of one row) would have done there, and at
-    the next.
-    """
-    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
-    into(buffer, ({**episode, f"seen.{PROPOSED}": proposals(base, episode)} for episode in episodes))
-    return buffer
+from saccade.training.feeds import DatasetFeed
 
 
 @dataclass(frozen=True)
-class Correcting:
-    """A task whose episodes also show what ``base`` proposes, with actions in units of those that were demonstrated.
+class ResidualTask:
+    """A control task whose observations include the proposals of ``base``, with actions in its range.
 
-    With ``scratch`` nothing is proposed: the same task without a base policy.
+    ``scratch`` proposes zeros: the same task without a base policy.
     """
 
     task: ControlTask
-    base: Cloned
+    base: BCPolicy
     scratch: bool = False
 
     def proposer(self, count: int) -> Proposer:
-        """What proposes in ``count`` rows."""
-        return nothing(self.base.actions, count) if self.scratch else self.base.proposer(count)
+        """The base policy in ``count`` rows."""
+        return ZeroProposer(self.base.actions) if self.scratch else self.base.proposer(count)
 
-    def make(self, count: int) -> Proposing:
+    def make(self, count: int) -> BaseActionWrapper:
         """``count`` episodes side by side."""
-        return Proposing(Ranged(self.task.make(count), range_of(self.base)), self.proposer(count))
+        rescaled = RescaleAction(self.task.make(count), self.base.action_range)
+        return BaseActionWrapper(rescaled, self.proposer(count))
 
-    def score(self, actor: Any, show: Show | None = None) -> dict[str, float]:
-        """How test episodes went, acted without noise: "success", "return", "length"."""
-        return scores(self.task.played(self.make(min(self.task.test_rows, self.task.test_episodes)), actor, show))
+    def score(self, actor: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
+        """Scores of the test episodes, acted greedily: "success", "return", "length"."""
+        environment = self.make(min(self.task.test_rows, self.task.test_episodes))
+        return episode_scores(self.task.run_episodes(environment, actor, show))
 
-    def filmed(self, actor: Any, seeds_B: Tensor) -> list[dict[str, Any]]:
-        """One filmed episode for each seed."""
-        return films(self.make(len(seeds_B)), actor, seeds_B, self.task.place)
+    def record_video(self, actor: ActingPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
+        """A video of one episode for each seed."""
+        return record_video(self.make(len(seeds_B)), actor, seeds_B, self.task.position)
 
 
-class Refreshed:
-    """A feed of demonstrations and own successes, for cloning again.
+def demonstrations_with_proposals(episodes: Sequence[RecordedEpisode], base: Proposer, seed: int) -> Buffer:
+    """A buffer of demonstrations, whose observations include what ``base``, of one row, would have proposed."""
+    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
+    add_episodes(buffer, ({**episode, f"seen.{BASE_ACTION}": propose_all(base, episode)} for episode in episodes))
+    return buffer
 
-    After every ``refresh`` transitions all successes until then are taken in, and ``acting`` gets the weights of
-    ``base``.
+
+class FilteredBCFeed:
+    """Batches of demonstrations and successes of the policy, for filtered behaviour cloning.
+
+    After every ``refresh_every`` transitions all successes until then are added to the dataset, and the policy that
+    acts, ``acting``, gets the weights of ``base``.
     """
 
     def __init__(
         self,
-        gathering: Gathering,
-        base: Cloned,
-        acting: Cloned,
-        episodes: Sequence[Recorded],
-        refresh: int,
-        rows: int,
+        collection: CollectionSchedule,
+        base: BCPolicy,
+        acting: BCPolicy,
+        episodes: Sequence[RecordedEpisode],
+        refresh_every: int,
+        batch_size: int,
         seed: int,
     ):
-        self.gathering, self.base, self.acting, self.episodes = gathering, base, acting, list(episodes)
-        self.refresh, self.rows, self.seed = refresh, rows, seed
-        self._take(0)
+        self.collection, self.base, self.acting, self.episodes = collection, base, acting, list(episodes)
+        self.refresh_every, self.batch_size, self.seed = refresh_every, batch_size, seed
+        self.until, self.dataset = 0, self._dataset(0)
 
     def __call__(self, step: int) -> Rollout:
-        self.gathering(step)
-        reached = self.gathering.experience.buffer.added // self.refresh * self.refresh
-        if reached > self.taken:
+        self.collection(step)
+        until = self.collection.collector.buffer.added // self.refresh_every * self.refresh_every
+        if until > self.until:
             self.acting.load_state_dict(self.base.state_dict())
-            self._take(reached)
-        return self.stored(step)
+            self.until, self.dataset = until, self._dataset(until)
+        return self.dataset(step)
 
-    def _take(self, until: int) -> None:
-        own = successes(self.gathering.experience.buffer, until) if until else []
-        data = lessons([*self.episodes, *own], self.base.length)
-        self.stored, self.taken = Stored(data, min(self.rows, len(data)), self.seed), until
+    def _dataset(self, until: int) -> DatasetFeed:
+        """Demonstrations, and the successes among the first ``until`` transitions."""
+        successes = successful_episodes(self.collection.collector.buffer, until) if until else []
+        data = bc_dataset([*self.episodes, *successes], self.base.length)
+        return DatasetFeed(data, min(self.batch_size, len(data)), self.seed)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.gathering.state_dict(), "taken": self.taken}
+        return {**self.collection.state_dict(), "until": self.until}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.gathering.load_state_dict(state)
-        self._take(state["taken"])
+        self.collection.load_state_dict(state)
+        self.until, self.dataset = state["until"], self._dataset(state["until"])
 
 
-def successes(buffer: Buffer, until: int) -> list[Recorded]:
-    """Episodes with a reward above 0 among the first ``until`` transitions, of which none may have been overwritten."""
+def successful_episodes(buffer: Buffer, until: int) -> list[dict[str, np.ndarray]]:
+    """Observations and actions of episodes with a positive reward among the first ``until`` transitions.
+
+    ValueError if transitions were overwritten.
+    """
     if buffer.added > buffer.capacity:
-        raise ValueError(
-            f"the buffer of {buffer.capacity} transitions has forgotten {buffer.added - buffer.capacity} of them"
-        )
+        lost = buffer.added - buffer.capacity
+        raise ValueError(f"a buffer of {buffer.capacity} transitions is too small: {lost} were overwritten")
     columns = {name: column[:until] for name, column in buffer.columns.items()}
-    shown = {
-        name: column for name, column in columns.items() if name.startswith("seen.") and name != f"seen.{PROPOSED}"
-    }
-    shown |= {f"seen.{name}": still.ring[:until] for name, still in buffer.stills.items()} | {
-        "action": columns["action"]
-    }
-    won = np.unique(columns["episode"][columns["reward"] > 0])
-    return [{name: column[columns["episode"] == number] for name, column in shown.items()} for number in won]
+    proposal = f"seen.{BASE_ACTION}"
+    names = [name for name in columns if name.startswith("seen.") and name != proposal]
+    arrays = {name: columns[name] for name in names}
+    arrays |= {f"seen.{name}": frames.ring[:until] for name, frames in buffer.frames.items()}
+    arrays["action"] = columns["action"]
+    numbers = np.unique(columns["episode"][columns["reward"] > 0])
+    return [{name: array[columns["episode"] == number] for name, array in arrays.items()} for number in numbers]

@@ -1,86 +1,84 @@
-"""Questions that nobody trains on: one half chooses between trainings, the other judges the chosen one.
+"""Questions that are never trained on: validation questions choose between trained models, test questions score them.
 
-Beside the puzzles that were trained on they show whether what was learned there carries over.
+Beside the puzzles that were trained on they show whether what was learned transfers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from saccade.core import Problem, Rollout, Sampler, Show
-from saccade.evaluation.scoring import score as attempted
-from saccade.evaluation.transcripts import conversations
+from saccade.core import LogSamples, Problem, Reward, Sampler
+from saccade.evaluation.scoring import score as score_sets
+from saccade.evaluation.transcripts import transcripts
 from saccade.worlds import questions
-from saccade.worlds.images import Part
-from saccade.worlds.questions.task import by_source
+from saccade.worlds.images import Subset
+from saccade.worlds.questions.task import mean_by_source
 
-HALVES = {"validation": 11, "test": 12}
-"""The half that chooses and the half that judges, each with the seed of its scenes."""
+SPLITS = {"validation": 11, "test": 12}
+"""The splits of the transfer questions, each with the seed of its scenes."""
 
 _SHARES = {"relation": 2, "shape_at": 1, "color_at": 1, "count": 1}
+"""Skills of the embedded world's questions and their proportions."""
 
-_ASPECTS = {"shape_at": "shape at a place", "color_at": "color at a place", "count": "count"}
+_SCORE_NAMES = {"shape_at": "shape at a place", "color_at": "color at a place", "count": "count"}
 
 
 @dataclass(frozen=True)
 class TransferTask:
-    """What is asked of a model that was trained on something else."""
+    """Questions that measure what training on puzzles transfers to."""
 
-    downstream: str = "shapes"
-    """Questions that are only asked: the embedded world's, or a JSONL file; every other one chooses, the rest judge."""
-    downstream_size: int = 1000
-    """Questions of the embedded world in each half: left or right, above or below, shape and color at a place,
-    counts.
-    """
+    questions: str = "shapes"
+    """The embedded world's questions, or a JSONL file whose lines are for validation and for test in turn."""
+    size: int = 1000
+    """Number of questions of the embedded world in each split, about relations, shapes and colors at places, counts."""
 
-    def halves(self) -> dict[str, Sequence[Problem]]:
-        """The questions of "validation" and "test". ValueError for a file that has no two of them."""
-        if self.downstream == "shapes":
-            return {half: self._asked(seed) for half, seed in HALVES.items()}
-        asked = questions.load(self.downstream)
-        if len(asked) < 2:
-            raise ValueError(f"{self.downstream}: has 1 question; some choose and others judge, so 2 are needed")
-        return {half: Part(asked, range(first, len(asked), 2)) for first, half in enumerate(HALVES)}
+    def splits(self) -> dict[str, Sequence[Problem]]:
+        """The questions of "validation" and "test". ValueError for a file with fewer than two questions."""
+        if self.questions == "shapes":
+            return {split: self._sampled(seed) for split, seed in SPLITS.items()}
+        loaded = questions.load_questions(self.questions)
+        if len(loaded) < 2:
+            raise ValueError(f"{self.questions}: has 1 question; validation and test need one each, so 2 are needed")
+        return {split: Subset(loaded, range(first, len(loaded), 2)) for first, split in enumerate(SPLITS)}
 
-    def _asked(self, seed: int) -> list[Problem]:
-        part = self.downstream_size // sum(_SHARES.values())
-        draw = lambda skill, share: questions.problems(part * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
-        return [replace(p, source=_aspect(p)) for skill, share in _SHARES.items() for p in draw(skill, share)]
+    def _sampled(self, seed: int) -> list[Problem]:
+        unit = self.size // sum(_SHARES.values())
+        problems: list[Problem] = []
+        for skill, share in _SHARES.items():
+            problems += questions.problems(unit * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
+        return [replace(problem, source=_score_name(problem)) for problem in problems]
 
 
-def _aspect(problem: Problem) -> str:
-    """What a question asks for, the name of its score: relations are told apart by their direction."""
+def _score_name(problem: Problem) -> str:
+    """The name of the score that a question counts for: its skill, for relations the direction."""
     if problem.source == "relation":
         return "left or right" if problem.answer["text"] in ("left", "right") else "above or below"
-    return _ASPECTS[problem.source]
+    return _SCORE_NAMES[problem.source]
 
 
 def score(
-    sets: Mapping[str, Sequence[Problem]],
-    attempt: Sampler,
-    judge: Callable[[Rollout], Tensor],
-    show: Show | None = None,
+    sets: Mapping[str, Sequence[Problem]], sampler: Sampler, judge: Reward, log_samples: LogSamples | None = None
 ) -> dict[str, float]:
-    """Of "puzzles", "validation" and "test": the mean verdict of each kind of puzzle, "puzzle <name>", the share of
-    puzzles "solved" in full, that of the test questions by what they ask, and the mean of these as "downstream";
-    "downstream, validation" is that of the other half.
+    """Scores of the sets "puzzles", "validation" and "test".
+
+    For puzzles the mean score by type, "puzzle <name>", and the share "solved" in full; for test questions the mean by
+    what they ask, and the mean of these means, "downstream"; "downstream, validation" is that of the validation
+    questions.
     """
     scores: dict[str, float] = {}
-    for name, (parts, right_P) in attempted(sets, attempt, judge).items():
+    for name, (parts, score_P) in score_sets(sets, sampler, judge).items():
         problems = [problem for part in parts for problem in part.problems]
-        each = by_source(problems, right_P) or {problems[0].source: float(right_P.nanmean())}
-        mean = sum(each.values()) / len(each)
+        means = mean_by_source(problems, score_P) or {problems[0].source: float(score_P.nanmean())}
+        mean = sum(means.values()) / len(means)
         match name:
             case "puzzles":
-                scores |= {f"puzzle {kind}": value for kind, value in each.items()}
-                scores["solved"] = float((right_P == 1).float().mean())
+                scores |= {f"puzzle {puzzle}": value for puzzle, value in means.items()}
+                scores["solved"] = float((score_P == 1).float().mean())
             case "validation":
                 scores["downstream, validation"] = mean
             case "test":
-                scores |= {"downstream": mean, **each}
-        if show and name != "validation":
-            show(name, conversations(parts[0], right_P))
+                scores |= {"downstream": mean, **means}
+        if log_samples and name != "validation":
+            log_samples(name, transcripts(parts[0], score_P))
     return scores

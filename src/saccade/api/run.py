@@ -1,0 +1,225 @@
+"""A run as a handle: its figures, its samples, and what its trained models can do."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from saccade import catalog
+from saccade.api import hub
+from saccade.api.training import settings_of, with_functions
+from saccade.catalog import Recipe
+
+
+class TrainedRun:
+    """The run in ``folder``, at its newest checkpoint, or the best one where ``checkpoints`` is "best".
+
+    ``recipe`` is the recipe's module, ``settings`` are those of the run, ``settled`` says whether training ended early
+    because ``patience`` evaluations brought no better score.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, settings: Any, checkpoints: str = "checkpoints", settled: bool = False
+    ):
+        """Made by ``open_run`` and by training."""
+        self.folder, self.recipe, self.settings, self.settled = folder, recipe, settings, settled
+        self._checkpoints = checkpoints
+
+    def __repr__(self) -> str:
+        state = f"{self.result['steps']} steps" if self.result else "not finished"
+        return f"TrainedRun({str(self.folder)!r}, {self.config['recipe']}, {state})"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Recipe, preset, settings, seed, versions, commit, machine and times, as config.json has them."""
+        from saccade.training import folder as on_disk
+
+        return on_disk.config(self.folder)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Run, steps, seconds and the scores before and after training; None while the run is not finished."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def metrics(self, stage: str = "") -> list[dict[str, Any]]:
+        """Every line of metrics: step, time in seconds, and values by name (``reward/…``, ``loss/…``, ``eval/…``).
+
+        ``stage`` names a stage of the run in place of the run itself. ``pandas.DataFrame(run.metrics())`` is a table.
+        """
+        from saccade.training import files
+
+        return files.records(self._stage(stage) / "metrics.jsonl")
+
+    def samples(self, stage: str = "") -> list[dict[str, Any]]:
+        """Every logged sample: step, set, prompt and, where it has them, score, text, and pictures as absolute
+        paths.
+        """
+        from saccade.training import files
+
+        folder = self._stage(stage).resolve()
+        absolute = lambda item: {
+            k: folder / v if k in ("image", "source", "target", "clip") else v for k, v in item.items()
+        }
+        lines = files.records(folder / "samples.jsonl")
+        return [
+            {"step": line["step"], "set": line["set"], **absolute(item)} for line in lines for item in line["items"]
+        ]
+
+    @cached_property
+    def policies(self) -> Mapping[str, Any]:
+        """The trained models by name, with the weights of the checkpoint. ValueError if nothing was saved yet."""
+        from saccade.training import checkpoint
+
+        saved = self._checkpoint()
+        _, state = checkpoint.read(saved)
+        policies = self.recipe.policies(self.settings)
+        for name, policy in policies.items():
+            if name not in state:
+                raise ValueError(f"{saved} holds no '{name}'; it holds {', '.join(sorted(state))}")
+            # Where weights are averaged, the average was evaluated, so it is what is sampled and exported.
+            average = next((each for each in ("ema", "average") if each in state), None)
+            policy.load_state_dict(state[average] if name == "policy" and average else state[name])
+        return policies
+
+    def sample(
+        self, prompts: str | Sequence[str], seed: int = 0, count: int = 1, without: Sequence[str] = ()
+    ) -> list[dict]:
+        """What the trained models make of prompts: ``count`` items each, with prompt, and image or text, or both.
+
+        An image is one of Pillow's. The same ``seed`` gives the same items. ``without`` names models to leave out, such
+        as "rewriter". ValueError for a prompt that does not fit.
+        """
+        from saccade.core import seeds
+
+        listed = repeated(prompts, count)
+        absent = [name for name in without if name not in self.policies]
+        if absent:
+            raise ValueError(f"the run in {self.folder} has no {absent[0]}; it has {', '.join(self.policies)}")
+        used = {name: policy for name, policy in self.policies.items() if name not in without}
+        return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed))))
+
+    def evaluate(self) -> dict[str, float]:
+        """The scores of the trained models on held-out problems."""
+        return {name: float(value) for name, value in self.recipe.evaluate(self.settings, self.policies).items()}
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the trained models as plain diffusers and transformers folders, LoRA folded in, and return ``folder``.
+
+        One model is written to the folder itself, several to a folder each. ValueError if the folder holds anything.
+        """
+        target = Path(folder)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ValueError(f"{target} exists and is not empty: name a new folder")
+        for name, place in self.exported(target).items():
+            place.mkdir(parents=True, exist_ok=True)
+            self.policies[name].export(place)
+        return target
+
+    def exported(self, folder: str | Path) -> dict[str, Path]:
+        """Where ``export`` writes each model."""
+        alone = len(self.policies) == 1
+        return {name: Path(folder) if alone else Path(folder) / name for name in self.policies}
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Upload what ``export`` writes, with a model card, to a repository ("owner/name") of the Hugging Face hub.
+
+        Returns its address.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.export(Path(scratch) / "model")
+            (folder / "README.md").write_text(self._card(repository), encoding="utf-8")
+            return hub.upload(folder, repository, private)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the run's HTML page, RUN/report.html if not told otherwise, and return its path."""
+        from saccade.api.comparing import report
+
+        return report([self.folder], Path(out) if out else self.folder / "report.html")
+
+    def _stage(self, name: str) -> Path:
+        folder = self.folder / name
+        if name and not (folder / "config.json").is_file():
+            stages = [path.parent.name for path in self.folder.glob("*/config.json")]
+            raise ValueError(f"the run in {self.folder} has no stage '{name}'; it has {', '.join(stages) or 'none'}")
+        return folder
+
+    def _checkpoint(self) -> Path:
+        """The newest whole checkpoint of the run or, before it has one, of its latest stage."""
+        from saccade.training import checkpoint
+
+        kind = self._checkpoints
+        stages = sorted(self.folder.glob(f"*/{kind}"), key=lambda path: -path.stat().st_mtime)
+        found = next((path for place in (self.folder / kind, *stages) if (path := checkpoint.latest(place))), None)
+        if found is None and kind == "best":
+            raise ValueError(f"the run in {self.folder} kept no best checkpoint, as --keep-best SCORE would")
+        if found is None:
+            raise ValueError(f"the run in {self.folder} has no checkpoint yet")
+        return found
+
+    def _card(self, repository: str) -> str:
+        notes = catalog.head(Path(self.recipe.__file__))  # pyrefly: ignore[missing-attribute]
+        after = (self.result or {}).get("after") or {}
+        rows = "\n".join(
+            f"| {name} | {value:.4g} |" for name, value in after.items() if isinstance(value, (int, float))
+        )
+        settings = json.dumps(self.config["settings"], indent=2, ensure_ascii=False)
+        table = f"\n## Scores on held-out problems\n\n| score | value |\n|---|---|\n{rows}\n" if rows else ""
+        return (
+            f"# {repository.rpartition('/')[2]}\n\n{notes['title']}.\n\n"
+            f"Trained by the recipe `{self.config['recipe']}` of Saccade. {notes['idea']}\n"
+            f"{table}\n## Settings\n\n```json\n{settings}\n```\n"
+        )
+
+
+def open_run(path: str | Path, functions: Sequence[Callable] = ()) -> TrainedRun:
+    """The run in a folder, finished or not, at its newest checkpoint; "RUN/best" is the one that ``keep_best`` kept.
+
+    ``functions`` are those among the run's rewards, which a folder cannot keep; only ``evaluate`` needs them.
+    ValueError if it is no run, or if its recipe has other settings now.
+    """
+    from saccade.training import folder as on_disk
+
+    folder = Path(path)
+    best = folder.name == "best" and not (folder / "config.json").is_file()
+    folder = folder.parent if best else folder
+    config = on_disk.config(folder)
+    if "settings" not in config:
+        raise ValueError(f"{path} is not a run")
+    recipe = catalog.load(str(config.get("file") or config["recipe"]))
+    settings = settings_of(recipe, config, folder)
+    settings = with_functions(settings, functions) if functions else settings
+    return TrainedRun(folder, recipe, settings, "best" if best else "checkpoints")
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder is a run's, or its ``best`` (rather than a model's, which has a config.json too)."""
+    folder = Path(path)
+    file = folder / "config.json"
+    file = file if file.is_file() or folder.name != "best" else folder.parent / "config.json"
+    try:
+        return "settings" in json.loads(file.read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def with_images(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items whose images are Pillow's."""
+    from saccade.api.pictures import as_image
+
+    shown = lambda item: {"image": as_image(item["image"])} if item.get("image") is not None else {}
+    return [{**item, **shown(item)} for item in items]
+
+
+def repeated(prompts: str | Sequence[str], count: int) -> list[str]:
+    """Each prompt ``count`` times. ValueError where this is none."""
+    if count < 1:
+        raise ValueError(f"count must be 1 or more, not {count}")
+    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not listed:
+        raise ValueError("no prompts to sample from")
+    return [prompt for prompt in listed for _ in range(count)]

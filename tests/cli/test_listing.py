@@ -1,0 +1,203 @@
+"""What is known without any training: list, show, doctor, miniature, help, and the tables of the documentation."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from saccade import catalog
+from saccade.cli import COMMANDS, papers
+from saccade.cli.commands import doctor, miniature
+from saccade.config import flags
+
+
+def test_list_tells_the_63_systems_in_order(saccade):
+    said = saccade("list", "--json")
+    systems = json.loads(said.out.splitlines()[-1])
+    assert said.status == 0 and [s["number"] for s in systems] == list(range(1, 64))
+    assert all(set(s) == {"number", "name", "title", "family", "state", "result"} for s in systems)
+    assert len({s["name"] for s in systems}) == 63 and len({s["family"] for s in systems}) == 8
+    assert {s["state"] for s in systems} <= {"not built", "built", "holds", "does not hold"}
+    people = saccade("list").out
+    assert all(s["name"] in people for s in systems) and "flow_grpo" in people
+
+
+def test_list_is_light():
+    code = (
+        "import sys; from saccade.cli import main; main(['list']); "
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    began = time.process_time(), time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert time.monotonic() - began[1] < 15  # generous for a busy machine; about 0.5 s of work
+
+
+@pytest.mark.parametrize(("holds", "state"), [(True, "holds"), (False, "does not hold"), (None, "built")])
+def test_a_result_decides_the_state(saccade, monkeypatch, tmp_path, holds, state):
+    claim = {"claim": "it wins", "least": 0.1, "margins": [0.2, None], "mean": 0.2, "holds": holds}
+    result = {"name": "promptrl", "holds": holds, "claims": [claim], "seeds": [0, 1], "seconds": 60,
+              "date": "2026-01-01", "commit": None, "machine": {"cores": 2}, "scores": {"big": 1}}  # fmt: skip
+    monkeypatch.setattr(catalog, "result_file", lambda name: tmp_path / f"{name}.json")
+    (tmp_path / "promptrl.json").write_text(json.dumps(result))
+    first = json.loads(saccade("list", "--json", "--family", "image_generation").out)[0]
+    assert first["state"] == state and first["result"]["claims"] == [claim] and "scores" not in first["result"]
+    assert f"{int(holds is True)} of 1 claims hold" in " ".join(saccade("list").out.split())
+    assert "it wins" in saccade("show", "promptrl").out and "it wins" in papers.page()
+    (tmp_path / "promptrl.json").write_text("{")
+    assert "is not the result of a check" in saccade("list").refused()
+
+
+def test_show(saccade):
+    built = saccade("show", "flow_grpo").out
+    assert all(field in built for field in catalog.FIELDS) and "sd35-medium" in built and "--flow.lora-rank" in built
+    own = saccade("show", "./grey.py").out
+    assert "a share of the way each step." in own and "slate" in own and "--share" not in own
+    assert "not built" in saccade("show", "jowa").out
+
+
+@pytest.mark.parametrize("name", catalog.recipes())
+def test_no_two_settings_of_a_recipe_have_one_name(name):
+    names = flags(catalog.load(name).Settings)
+    assert len(set(names)) == len(names), sorted(n for n in names if names.count(n) > 1)
+
+
+def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
+    assert saccade("--help").status == 0 and all(name in saccade("--help").out for name in COMMANDS)
+    for name in COMMANDS:
+        said = saccade(name, "--help")
+        assert (said.status, said.err) == (0, "") and said.out.startswith(f"usage: saccade {name}")
+    assert saccade().status == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("lsit",), "unknown command 'lsit'; nearest: list"),
+        (("list", "--jsn"), "unknown option '--jsn'; nearest: --json"),
+        (("list", "--family", "image_edit"), "unknown family 'image_edit'; nearest: image_editing"),
+        (("list", "extra"), "unexpected argument 'extra'"),
+        (("show",), "missing NAME"),
+        (("show", "promptlr"), "unknown recipe 'promptlr'; nearest: promptrl"),
+        (("train", "jwoa"), "unknown recipe 'jwoa'; nearest: jowa"),
+        (("train", "jowa"), "'jowa' is not built yet"),
+        (("train", "--steps", "3", "flow_grpo"), "name the recipe before its options"),
+        (("train", "./none.py"), "there is no recipe file './none.py'"),
+        (("train", "./grey.py", "--stpes", "3"), "unknown option '--stpes'; nearest: --steps"),
+        (("train", "./grey.py", "--modle=x"), "unknown option '--modle'; nearest: --model"),
+        (("train", "./grey.py", "--steps", "x"), "--steps must be a whole number, not 'x'"),
+        (("train", "./grey.py", "--steps"), "--steps needs a value"),
+        (
+            ("train", "./grey.py", "--kind", "fancie"),
+            "--model.kind cannot be 'fancie'; nearest: fancy (of plain, fancy)",
+        ),
+        (("train", "./grey.py", "--preset", "lage"), "unknown preset 'lage'; nearest: large"),
+        (("train", "./grey.py", "--logger", "tensorbord"), "nearest: tensorboard"),
+        (("check", "./grey.py", "--seeds", "0"), "--seeds must be 1 or more, not 0"),
+        (("check", "promptlr"), "unknown recipe 'promptlr'; nearest: promptrl"),
+        (("eval", "nowhere"), "'nowhere' is no run, model folder or miniature"),
+        (("eval", "./no/where"), "no such folder"),
+        (("eval", "grey.py"), "a model is a folder"),
+        (("sample", "nowhere", "x", "-o", "x.pgn"), "nearest: .png"),
+        (("sample", "nowhere", "x", "--count", "0"), "--count must be 1 or more, not 0"),
+        (("sample", "nowhere"), "missing PROMPT"),
+        (("export", "nowhere", "x"), "there is no run in nowhere"),
+        (("report",), "missing RUN"),
+        (("report", "nowhere"), "there is no run in nowhere"),
+        (("miniature", "bild"), "nearest: miniature build"),
+        (("miniature", "build"), "missing NAME"),
+        (("miniature", "build", "sd3-shpes"), "unknown miniature 'sd3-shpes'; nearest: sd3-shapes"),
+        (("miniature", "build", "sd3-shapes", "--siz", "3"), "unknown option '--siz'; nearest: --size"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_nearest_name(saccade, words, line):
+    assert line in saccade(*words).refused()
+
+
+def test_recipe_files_that_are_no_recipes(saccade, tmp_path):
+    (tmp_path / "torn.py").write_text("def train(:\n")
+    assert "line 1: " in saccade("train", "./torn.py").refused()
+    (tmp_path / "raises.py").write_text("import json\n\njson.loads('{')\n")
+    assert "cannot be read: JSONDecodeError" in saccade("train", "./raises.py").refused()
+    (tmp_path / "empty.py").write_text('"""Nothing."""\n')
+    assert "has no Settings; a recipe offers" in saccade("train", "./empty.py").refused()
+    (tmp_path / "json.py").write_text((tmp_path / "grey.py").read_text().replace("CLAIMS = (", "CLAIMS_LATER = ("))
+    assert "has no CLAIMS" in saccade("check", "./json.py").refused()
+    assert json.loads("1") == 1 and sys.modules["json"].__file__ != str(tmp_path / "json.py")
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("peft", "wandb") else real(name))
+    said = saccade("doctor")
+    assert said.status == 1
+    for word in (
+        "torch",
+        "cuda",
+        "threads",
+        "free disk",
+        "fonts",
+        "sd3-shapes",
+        "pip install peft",
+        "'saccade[wandb]'",
+    ):
+        assert word in said.out
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    width: int = 8
+    """How wide."""
+
+
+def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monkeypatch, tmp_path):
+    def build(cfg, out, progress):
+        progress("part", 1, 1, 0.5)
+        (out / "weights").write_text(str(cfg.width))
+        if cfg.seed:
+            raise ValueError("two of\nthem")
+        return {"loss": 0.123456}
+
+    fake = types.ModuleType("fake_thing", "`fake-thing`: a fake.\n\nMade of nothing.")
+    fake.Settings, fake.build, fake.evaluate = Settings, build, lambda folder: {"tag one": 0.5}
+    monkeypatch.setitem(sys.modules, "saccade.builders.fake_thing", fake)
+    monkeypatch.setattr(miniature, "builders", lambda: {"fake-thing": "fake_thing"})
+    said = saccade("miniature", "build", "fake-thing", "--width", "4")
+    folder = tmp_path / "miniatures" / "fake-thing"
+    assert said.status == 0 and (folder / "weights").read_text() == "4"
+    card = (folder / "README.md").read_text()
+    for part in (
+        "Made of nothing.",
+        "build fake-thing --seed 0 --width 4",
+        "| seconds | 0 |",
+        "| loss | 0.1235 |",
+        "| tag one | 0.500 |",
+        "commit",
+    ):
+        assert part in card
+    assert "exists and is not empty" in saccade("miniature", "build", "fake-thing").refused()
+    assert saccade("miniature", "build", "fake-thing", "--out", "x", "--seed", "1").status == 2
+    assert not list(tmp_path.glob("*x*"))
+    assert "fake-thing" in saccade("miniature", "list").out
+
+
+def test_the_tables_of_the_documentation_are_fresh():
+    root = catalog.PACKAGE.parents[1]
+    readme = (root / "README.md").read_text()
+    fresh = papers.with_table(readme) == readme and (root / "docs" / "papers.md").read_text() == papers.page()
+    assert fresh, "stale tables: python -m saccade.cli.papers"
+    with pytest.raises(ValueError, match="must hold the lines"):
+        papers.with_table("# Nothing\n")
+
+
+def test_the_command_is_a_module():
+    done = subprocess.run([sys.executable, "-m", "saccade", "lsit"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "saccade: unknown command 'lsit'; nearest: list\n")
+    assert Path(catalog.PACKAGE / "__main__.py").is_file()

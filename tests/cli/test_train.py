@@ -1,0 +1,309 @@
+"""Runs from the command line: begun, resumed, interrupted, refused, evaluated, drawn from, exported, reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+
+from saccade import catalog
+from saccade.cli.output import known, sure
+from saccade.cli.parsing import parse
+from saccade.config import flat, revive
+from saccade.training.files import plain
+
+GREY = ("train", "./grey.py")
+
+
+def test_train_tells_what_came_of_it(saccade, tmp_path):
+    said = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
+    assert (
+        said.status == 0
+        and "+0.822" in said.out
+        and "r/report.html" in said.out
+        and (tmp_path / "r/report.html").is_file()
+    )
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    assert (
+        config["preset"] == "tiny" and config["settings"]["names"] == ["x", "y"] and config["settings"]["share"] == 0.25
+    )
+    assert config["file"] == str(tmp_path / "grey.py")
+
+
+def test_json_is_the_last_line_and_folders_are_new(saccade):
+    first, second = (
+        json.loads(saccade(*GREY, "--preset", "tiny", "--steps", "2", "--json").out.splitlines()[-1]) for _ in "ab"
+    )
+    assert set(first) == {"run", "steps", "seconds", "before", "after"} and first["steps"] == 2
+    assert first["after"] == {"level": 0.75, "from seed": 0.75} and first["run"] != second["run"]
+    assert first["run"].startswith("runs/grey/")
+
+
+def test_a_preset_changes_defaults_and_nested_fields_are_flags(saccade, tmp_path):
+    assert saccade(*GREY, "--preset=large", "--steps", "2", "--model", "m", "--out=r").status == 0
+    settings = json.loads((tmp_path / "r/config.json").read_text())["settings"]
+    assert settings["steps"] == 2 and settings["model"] == {"model": "m", "kind": "plain"}
+    assert "(default: slate)" in saccade(*GREY, "--preset", "large", "--help").out
+
+
+def test_a_failed_run_says_how_to_resume_and_keeps_its_settings(saccade):
+    failed = saccade(*GREY, "--out", "r", "--trouble", "reward", "--frozen")
+    assert failed.status == 1 and "KeyError: 'x'; resume with: " in failed.err.splitlines()[-1]
+    assert saccade(*GREY, "--out", "r", "--trouble", "reward", "--frozen").status == 1  # the same line resumes it
+    assert saccade(*GREY, "--out", "r").status == 1
+    for words, line in [
+        (("--steps", "8"), "cannot be resumed with --steps 8 instead of 6"),
+        (("--no-frozen",), "cannot be resumed with --no-frozen instead of --frozen"),
+        (("--kind", "fancy"), "--model.kind fancy instead of plain"),
+        (("--preset", "large"), "began with --preset tiny, not large"),
+    ]:
+        assert line in saccade(*GREY, "--out", "r", *words).refused()
+    assert "is one of grey, not of flow_grpo" in saccade("train", "flow_grpo", "--out", "r").refused()
+
+
+def test_folders_that_are_no_unfinished_run_are_left_alone(saccade, tmp_path):
+    assert saccade(*GREY, "--out", "r").status == 0
+    assert "is finished (6 steps): name a new folder" in saccade(*GREY, "--out", "r").refused()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("long")
+    assert "mine exists and is no run" in saccade(*GREY, "--out", "mine").refused()
+    assert "grey.py exists and is no run" in saccade(*GREY, "--out", "grey.py").refused()
+    (tmp_path / "mine" / "config.json").write_text("[1]")
+    assert "is not the config of a run" in saccade(*GREY, "--out", "mine").refused()
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["config.json", "thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    assert saccade(*GREY, "--out", "empty").status == 0
+
+
+def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_path):
+    saccade(*GREY, "--out", "r")
+    source = (tmp_path / "grey.py").read_text()
+    fails = "    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed(\"environment 'arm': gone\")\n"
+    begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
+    (tmp_path / "grey.py").write_text(source.replace(begun, begun + fails))
+    said = saccade("eval", "r")
+    assert (said.status, said.err) == (1, "saccade: environment 'arm': gone\n")
+    said = saccade(*GREY, "--out", "other")
+    assert said.status == 1 and said.err.startswith(
+        "saccade: evaluation at step 0: environment 'arm': gone; resume with: "
+    )
+
+
+def test_a_reward_that_judges_nothing_when_scores_are_taken_is_one_line(saccade, tmp_path):
+    saccade(*GREY, "--out", "r")
+    source = (tmp_path / "grey.py").read_text()
+    begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
+    (tmp_path / "grey.py").write_text(
+        source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n")
+    )
+    said = saccade("eval", "r")
+    assert (said.status, said.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
+    said = saccade(*GREY, "--out", "other")
+    assert said.status == 1 and said.err.startswith(
+        "saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: "
+    )
+
+
+def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_path):
+    assert "--steps must be a whole number, not 'two'" in saccade(*GREY, "--steps", "two", "--out", "r").refused()
+    assert "--share must be a number, not 'half'" in saccade(*GREY, "--share", "half", "--out", "r").refused()
+    assert "--steps must be 0 or more, not -1" in saccade(*GREY, "--steps", "-1", "--out", "r").refused()
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "file").write_text("")
+    assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
+
+
+def test_a_device_that_is_not_here_is_told():
+    from dataclasses import dataclass
+
+    from saccade.api.training import _refuse_impossible
+
+    @dataclass(frozen=True)
+    class Settings:
+        device: str = "auto"
+
+    for device in ("auto", "cpu", "cpu:0"):
+        _refuse_impossible(Settings(device), Settings())
+    for device in ("cuda:99", "cud", "ipu"):
+        with pytest.raises(ValueError, match=rf"device '{device}' is not available; nearest: .* \(of auto, cpu"):
+            _refuse_impossible(Settings(device), Settings())
+
+
+def test_a_score_is_told_with_its_interval():
+    scores = {"return": 0.5, "return, standard error": 0.1, "length": 3.0}
+    assert known(scores) == ["return", "length"]
+    assert [sure(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
+
+
+def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
+    saccade(*GREY, "--out", "r", "--trouble", "reward")
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "grey.py").write_text(
+        source.replace("    share: float", "    shares: float").replace("cfg.share", "cfg.shares")
+    )
+    assert (
+        "has the setting 'share', which the recipe does not; nearest: shares" in saccade(*GREY, "--out", "r").refused()
+    )
+
+
+def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
+    said = saccade(*GREY, "--trouble", "value")
+    assert (
+        said.status == 2
+        and said.err.splitlines()[-1] == "saccade: two lines of trouble"
+        and "Traceback" not in said.err
+    )
+    with pytest.raises(IndexError):
+        saccade(*GREY, "--trouble", "bug")
+
+
+def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
+    refused = saccade(*GREY, "--out", "r", "--keep-best", "lightness")
+    line = (
+        "--keep-best lightness: no such score; nearest: level "
+        "(of level, from seed, each with :min where less is better)"
+    )
+    assert refused.status == 2 and refused.err.splitlines()[-1] == f"saccade: {line}"
+    assert saccade(*GREY, "--out", "low", "--keep-best", "level:min").status == 0
+    lines = [json.loads(line) for line in (tmp_path / "low/metrics.jsonl").read_text().splitlines()]
+    seen = {line["step"]: line["eval/level"] for line in lines if "eval/level" in line}
+    least = min(seen, key=seen.get)
+    assert sorted(p.name for p in (tmp_path / "low/best").iterdir())[-1] == f"step-{least:06d}"
+    said = json.loads(saccade("eval", "low/best", "--json").out.splitlines()[-1])
+    assert said["scores"]["level"] == pytest.approx(seen[least])
+    (tmp_path / "low/result.json").unlink()
+    assert "began without --keep-best level" in saccade(*GREY, "--out", "low", "--keep-best", "level").refused()
+
+
+def test_a_run_ends_when_no_better_score_is_to_be_waited_for(saccade, tmp_path):
+    said = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
+    assert (
+        said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+    )
+    result = json.loads((tmp_path / "low/result.json").read_text())
+    assert result["steps"] == 3 + 4 and sorted(p.name for p in (tmp_path / "low/best").iterdir()) == ["step-000000"]
+    assert sorted(p.name for p in (tmp_path / "low/checkpoints").iterdir())[-1] == "step-000004"
+    high = saccade(*GREY, "--out", "high", "--keep-best", "level", "--patience", "1")
+    assert high.status == 0 and "without a better" not in high.out
+    assert json.loads((tmp_path / "high/result.json").read_text())["steps"] == 6
+    refused = saccade(*GREY, "--out", "c", "--patience", "2").refused()
+    assert "--patience 2 counts evaluations without a better score: name it by --keep-best SCORE" in refused
+    (tmp_path / "high/result.json").unlink()
+    assert "began without --patience 3" in saccade(*GREY, "--out", "high", "--patience", "3").refused()
+
+
+def test_a_run_takes_the_stages_of_another(saccade, tmp_path):
+    assert saccade(*GREY, "--out", "a", "--first-steps", "3", "--frozen").status == 0
+    assert saccade(*GREY, "--out", "b", "--first-steps", "3", "--stages-of", "a").status == 0
+    first = [(tmp_path / run / "first" / "metrics.jsonl").read_bytes() for run in "ab"]
+    assert first[0] == first[1] and json.loads((tmp_path / "b/result.json").read_text())["before"]["level"] == 0.875
+    refused = saccade(*GREY, "--out", "c", "--seed", "1", "--stages-of", "a").refused()
+    assert "the stages of a are of seed 0; those of seed 1 are wanted" in refused and not (tmp_path / "c").exists()
+    assert "there is no run in nowhere" in saccade(*GREY, "--out", "c", "--stages-of", "nowhere").refused()
+    (tmp_path / "b/result.json").unlink()
+    assert "began without --stages-of c" in saccade(*GREY, "--out", "b", "--stages-of", "c").refused()
+    # A copy that was cut off is made again.
+    (tmp_path / "d/.first.new").mkdir(parents=True)
+    (tmp_path / "d/config.json").write_text((tmp_path / "b/config.json").read_text())
+    assert saccade(*GREY, "--out", "d").status == 0 and not (tmp_path / "d/.first.new").exists()
+    assert (tmp_path / "d/first/metrics.jsonl").read_bytes() == first[0]
+
+
+def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
+    words = [sys.executable, "-m", "saccade", *GREY, "--trouble", "wait", "--out", "r", "--seed", "7"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "waiting" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    again = err.splitlines()[-1].partition("interrupted after 4 steps; resume with: python -m saccade ")[2].split()
+    resumed = saccade(*again, "--json")
+    assert resumed.status == 0 and "step 2/" not in resumed.err
+    result = json.loads(resumed.out.splitlines()[-1])
+    whole = json.loads(saccade(*GREY, "--seed", "7", "--json").out.splitlines()[-1])
+    assert (result["before"], result["after"], result["steps"]) == (whole["before"], whole["after"], 6)
+
+
+def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "saccade",
+        *GREY,
+        "--out",
+        "r",
+    ]
+    done = subprocess.run([*words, "--trouble", "die"], capture_output=True, text=True, env=environment, timeout=120)
+    said = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
+    line = "process 0: another process of this run is gone; resume with: torchrun --nproc-per-node 2 -m saccade train"
+    assert done.returncode != 0 and len(said) == 1 and line in said[0]
+    assert json.loads(saccade(*GREY, "--out", "r", "--json").out.splitlines()[-1])["after"]["level"] > 0.98
+
+
+def test_eval_sample_export_report_of_a_run(saccade, tmp_path):
+    from PIL import Image
+
+    saccade(*GREY, "--out", "r")
+    assert json.loads(saccade("eval", "r", "--json").out) == {"scores": {"level": 0.984375, "from seed": 0.984375}}
+    assert "0.984" in saccade("eval", "r").out
+    drawn = saccade("sample", "r", "one", "two", "--count", "3", "-o", "deep/p.png")
+    assert drawn.out.splitlines() == ["one → ONE", "two → TWO", "deep/p.png"]
+    assert Image.open(tmp_path / "deep/p.png").size == (28, 18)
+    assert (
+        "the run in r has no rewriter; it has policy" in saccade("sample", "r", "x", "--without", "rewriter").refused()
+    )
+    assert saccade("export", "r", "weights").status == 0 and (tmp_path / "weights/weight.txt").read_text() == "0.984375"
+    assert "weights exists and is not empty" in saccade("export", "r", "weights").refused()
+    saccade(*GREY, "--out", "s", "--frozen")
+    assert saccade("report", "r", "s").out.strip() == "report.html" and (tmp_path / "report.html").is_file()
+    assert saccade("report", "r", "-o", "x/y.html").status == 0 and (tmp_path / "x/y.html").is_file()
+
+
+def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
+    saccade(*GREY, "--out", "r")
+    for file in tmp_path.glob("r/checkpoints/*/state.json"):
+        file.write_text("{}")
+    assert "no whole checkpoint" in saccade("eval", "r").refused()
+    subprocess.run(["rm", "-r", str(tmp_path / "r/checkpoints")], check=True)
+    assert "the run in r has no checkpoint yet" in saccade("sample", "r", "x").refused()
+    assert "the run in r kept no best checkpoint, as --keep-best SCORE would" in saccade("eval", "r/best").refused()
+
+
+def test_settings_survive_json():
+    recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
+    for preset in recipe.PRESETS.values():
+        assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
+    assert flat(recipe.PRESETS["large"])["model.model"] == "slate"
+
+
+FLAGS = st.sampled_from(
+    ["--seed", "--steps", "--model", "--kind", "--names", "--frozen", "--no-frozen", "--seed=3", "--", "-x", "--a"]
+)
+
+
+@limits(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(FLAGS | st.text(max_size=6) | st.integers().map(str), max_size=5))
+def test_no_words_break_the_parser(words):
+    if {"-h", "--help"} & set(words):
+        return
+    recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
+    try:
+        made = parse(recipe.Settings, words, "saccade train grey", recipe.PRESETS["tiny"])
+    except ValueError as error:
+        assert str(error).strip()
+    else:
+        assert isinstance(made.seed, int) and isinstance(made.names, tuple)

@@ -1,0 +1,49 @@
+"""Files with one thing a line: what is read, what is refused, and where a mistake is said to be."""
+
+import pytest
+
+from saccade.core import Problem
+from saccade.worlds import text_files
+
+
+def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('\n{"text": " one\u2028two "}\n   \n{"text": "three"}\r\n', encoding="utf-8")
+    found = text_files.parse_lines(file, lambda line: text_files.text_of(text_files.entry_of(line), "text"), "texts")
+    assert found == ((2, "one\u2028two"), (4, "three"))
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"{}\n[1]", "a.jsonl:2: '\\[1\\]' is not an object"),
+        (b'{"text": ""}', "a.jsonl:1: text '' must be a text"),
+        (b"{", "a.jsonl:1: not JSON"),
+        (b"[" * 100_000, "a.jsonl:1: not JSON"),
+        (b" \n", "a.jsonl: no texts in this file"),
+        (b"\xff", "a.jsonl: cannot be read"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_named(tmp_path, content, why):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=why):
+        text_files.parse_lines(
+            tmp_path / "a.jsonl",
+            lambda line: (e := text_files.entry_of(line)) and text_files.text_of(e, "text"),
+            "texts",
+        )
+
+
+def test_problems_are_made_when_they_are_asked_for(tmp_path):
+    made = []
+
+    def make(index: int, record: str) -> Problem:
+        made.append(record)
+        text_files.need(record != "torn", "cannot be read as a picture")
+        return Problem(index, record)
+
+    problems = text_files.FileProblems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
+    assert len(problems) == 2 and not made
+    assert problems[0].inputs == "whole" and problems[-2].id == 0
+    with pytest.raises(ValueError, match="p.jsonl:7: cannot be read as a picture"):
+        problems[1]
