@@ -259,7 +259,10 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
                 copy=replace(preset.copy, steps=min(preset.copy.steps, 1)),
                 np_edit=replace(preset.np_edit, score_updates=1),
             )
-            assert set(run_recipe("np_edit", cfg, tmp_path / name)["after"]) == {"held out, sharpness", "training reward"}, name
+            assert set(run_recipe("np_edit", cfg, tmp_path / name)["after"]) == {
+                "held out, sharpness",
+                "training reward",
+            }, name
 
 
 def test_samples_begin_with_a_picture(kontext_folder, tmp_path):
