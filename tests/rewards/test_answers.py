@@ -236,3 +236,10 @@ def test_long_texts_are_compared_in_a_fraction_of_a_second():
     began = time.perf_counter()
     assert edit_distance("abc <>/=" * 500, "=/>< cba" * 500) > 0
     assert time.perf_counter() - began < 1
+
+
+def test_any_of_several_right_answers_is_right():
+    answer = {"text": "red", "others": ["crimson", "scarlet"]}
+    assert Answer(exact)(rollout_of(["scarlet", "red", "blue"], answer)).tolist() == [1, 1, 0]
+    assert Answer(Numeric())(rollout_of(["12"], {"text": "twelve", "others": ["12"]})).tolist() == [1]
+    assert math.isnan(Answer(choice)(rollout_of(["A"], {"text": "red", "others": ["blue"]})).item())

@@ -349,12 +349,23 @@ def test_bad_lines_give_their_number(tmp_path: Path, line: object, why: str | No
 def test_damaged_pictures_and_files_are_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "q.jsonl", conversation("[1,2,99,4]"), conversation("[1,2,3,4]", "torn.png"))
     (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
-    loaded = load_questions(path)
     for index, why in ((0, "lies outside its picture of 30 x 20 pixels"), (1, "torn.png: cannot be read as a picture")):
-        with pytest.raises(ValueError, match=f"{path}:{index + 1}: .*{why}"):
-            loaded[index]
+        with (
+            pytest.warns(UserWarning, match=f"{path}:{index + 1}: .*{why}.*left out"),
+            pytest.raises(ValueError, match="none of 2 can be read"),
+        ):
+            load_questions(path)[index]
     (tmp_path / "empty.jsonl").write_text("\n\n")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     for name in ("empty.jsonl", "binary.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=name):
             load_questions(tmp_path / name)
+
+
+def test_a_list_of_texts_is_several_right_answers(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"image": "a.png", "question": "Color?", "answer": ["red", "crimson"]})
+    )
+    answer = load_questions(tmp_path / "q.jsonl")[0].answer
+    assert answer["text"] == "red" and answer["others"] == ["crimson"]

@@ -3,13 +3,14 @@
 import pytest
 
 from saccade.core import Problem
+from saccade.models.tables import object_of
 from saccade.worlds import text_files
 
 
 def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('\n{"text": " one\u2028two "}\n   \n{"text": "three"}\r\n', encoding="utf-8")
-    found = text_files.parse_lines(file, lambda line: text_files.text_of(text_files.entry_of(line), "text"), "texts")
+    found = text_files.parse_lines(file, lambda line: text_files.text_of(object_of(line), "text"), "texts")
     assert found == ((2, "one\u2028two"), (4, "three"))
 
 
@@ -29,7 +30,7 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, content, why):
     with pytest.raises(ValueError, match=why):
         text_files.parse_lines(
             tmp_path / "a.jsonl",
-            lambda line: (e := text_files.entry_of(line)) and text_files.text_of(e, "text"),
+            lambda line: (e := object_of(line)) and text_files.text_of(e, "text"),
             "texts",
         )
 
@@ -42,8 +43,22 @@ def test_problems_are_made_when_they_are_asked_for(tmp_path):
         text_files.need(record != "torn", "cannot be read as a picture")
         return Problem(index, record)
 
-    problems = text_files.FileProblems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
-    assert len(problems) == 2 and not made
-    assert problems[0].inputs == "whole" and problems[-2].id == 0
-    with pytest.raises(ValueError, match="p.jsonl:7: cannot be read as a picture"):
-        problems[1]
+    records = ((3, "whole"), (7, "torn"), (8, "late"))
+    problems = text_files.FileProblems(tmp_path / "p.jsonl", records, make)
+    assert len(problems) == 3 and not made
+    assert problems[0].inputs == "whole" and problems[-3].id == 0
+    with pytest.warns(UserWarning, match=r"p.jsonl:7: cannot be read as a picture; left out \(1 of 3 so far\)"):
+        assert problems[1].inputs == "late"
+    assert problems[1].id == 2 and made.count("torn") == 1, "the next one stands in its place, and it is told once"
+    assert [p.inputs for p in problems] == [p.inputs for p in problems[:]] == ["whole", "late"]
+    with pytest.raises(IndexError):
+        problems[3]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_file_of_which_nothing_can_be_made_is_an_error(tmp_path):
+    def make(index: int, record: str) -> Problem:
+        raise ValueError("cannot be read")
+
+    with pytest.raises(ValueError, match="none of 1 can be read; .*p.jsonl:3: cannot be read"):
+        text_files.FileProblems(tmp_path / "p.jsonl", ((3, "torn"),), make)[0]

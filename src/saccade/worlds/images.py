@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, overload
 
 import numpy as np
 
+from saccade.models.pictures import SUFFIXES, open_picture
 from saccade.naming import require
+from saccade.worlds.readable import ReadableItems
 
 Item = TypeVar("Item")
 ItemOut = TypeVar("ItemOut", covariant=True)
@@ -21,25 +23,20 @@ _ANY_SIDE_UP = "brick clock coins grass gravel hubble_deep_field immunohistochem
 PHOTOGRAPHS = (*UPRIGHT, *_ANY_SIDE_UP.split())
 """Names of all photographs in scikit-image's wheel, which need no download."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def open_picture(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 ``[H, W, 3]``, rotated by its EXIF tag. ValueError "PATH: why" if it cannot be read."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture: {error}") from None
-
 
 @dataclass(frozen=True)
 class ImageFolder(Sequence[np.ndarray]):
-    """The pictures of a folder and its subfolders in the order of their paths; each is read on access."""
+    """The pictures of a folder and its subfolders in the order of their paths; each is read on access.
+
+    In place of one that cannot be read stands the next, and a slice leaves it out.
+    """
 
     paths: tuple[Path, ...]
+    _items: ReadableItems[np.ndarray] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        read = lambda number: open_picture(self.paths[number])
+        object.__setattr__(self, "_items", ReadableItems(len(self.paths), read))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,8 +49,8 @@ class ImageFolder(Sequence[np.ndarray]):
 
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         if isinstance(index, slice):
-            return [open_picture(path) for path in self.paths[index]]
-        return open_picture(self.paths[index])
+            return list(self._items.among(range(*index.indices(len(self)))))
+        return self._items.nearest(range(len(self))[index])
 
 
 def load_folder(path: str | Path) -> ImageFolder:
@@ -61,9 +58,9 @@ def load_folder(path: str | Path) -> ImageFolder:
     path = Path(path).expanduser()
     if not path.is_dir():
         raise ValueError(f"picture folder '{path}' does not exist")
-    found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()))
+    found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()))
     if not found:
-        raise ValueError(f"picture folder '{path}' has no pictures ({' '.join(_SUFFIXES)})")
+        raise ValueError(f"picture folder '{path}' has no pictures ({' '.join(SUFFIXES)})")
     return ImageFolder(found)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from saccade.core import Problem
+from saccade.models.tables import read_lines
+from saccade.worlds.readable import ReadableItems
 
 Record = TypeVar("Record")
 
@@ -20,17 +21,10 @@ def parse_lines(path: Path, parse: Callable[[str], Record], noun: str) -> tuple[
     ValueError "FILE:LINE: why" for a line that ``parse`` refuses, and "FILE: why" for a file that cannot be read or has
     no records, which ``noun`` names in the plural.
     """
-    try:
-        # Not splitlines, because a text in JSON may contain other line separators.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise ValueError(f"{path}: cannot be read: {why}") from None
     records = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            with error_at(path, number):
-                records.append((number, parse(line.strip())))
+    for number, line in read_lines(path):
+        with error_at(path, number):
+            records.append((number, parse(line)))
     if not records:
         raise ValueError(f"{path}: no {noun} in this file")
     return tuple(records)
@@ -47,13 +41,20 @@ def error_at(path: Path, line: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileProblems(Sequence[Problem], Generic[Record]):
-    """Problems of a file: a sequence that makes a problem, and opens its pictures, on access."""
+    """Problems of a file: a sequence that makes a problem, and opens its pictures, on access.
+
+    In place of one that cannot be made stands the next; slices and iteration leave it out.
+    """
 
     path: Path
     records: tuple[tuple[int, Record], ...]
     """Line number and content of each problem, as `parse_lines` returns them."""
     make: Callable[[int, Record], Problem]
     """Makes a problem of its index and content; its ValueErrors get file and line."""
+    _items: ReadableItems[Problem] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_items", ReadableItems(len(self.records), self._made))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -66,20 +67,16 @@ class FileProblems(Sequence[Problem], Generic[Record]):
 
     def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        line, record = self.records[index]
+            return list(self._items.among(range(*index.indices(len(self)))))
+        return self._items.nearest(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Problem]:
+        return self._items.among(range(len(self)))
+
+    def _made(self, number: int) -> Problem:
+        line, record = self.records[number]
         with error_at(self.path, line):
-            return self.make(index % len(self), record)
-
-
-def entry_of(line: str) -> dict[str, Any]:
-    """The object on a line of JSON. ValueError for anything else."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
-    return entry
+            return self.make(number, record)
 
 
 def text_of(entry: dict[str, Any], name: str) -> str:

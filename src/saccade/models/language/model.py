@@ -122,8 +122,9 @@ class LanguageModel:
     @cached_property
     def _special_names(self) -> re.Pattern[str]:
         media = self.tokenizer.convert_ids_to_tokens(self.banned_ids)
-        names = {*self.tokenizer.all_special_tokens, *filter(None, media)}
-        return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+        names: set[str] = {*self.tokenizer.all_special_tokens, *filter(None, media)}
+        longest_first = sorted(names, key=len, reverse=True)
+        return re.compile("|".join([re.escape(name) for name in longest_first]) or r"(?!)")
 
     def without_special_tokens(self, text: str) -> str:
         """A text without the names of special tokens, so that it can be quoted in a message."""

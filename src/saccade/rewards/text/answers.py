@@ -36,7 +36,8 @@ _INDEX = re.compile(r"\s*([0-9]{1,9})\s*")
 class Answer:
     """How well the answer of a text compares with the true one; a text without an answer scores as an empty one.
 
-    An answer stands between its tags, or is all that follows the thoughts; with ``require_tags`` it needs its tags.
+    Where there are several true answers ("others" besides "text"), the one that agrees best counts. An answer stands
+    between its tags, or is all that follows the thoughts; with ``require_tags`` it needs its tags.
     """
 
     compare: Comparison
@@ -44,13 +45,16 @@ class Answer:
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """In [0, 1] ``[B]``; NaN where the problem has no text to compare with, or one of another form."""
-        return score_rows(rollout, self._score)
+        return score_rows(rollout, self.score)
 
-    def _score(self, problem: Problem, text: str) -> float:
+    def score(self, problem: Problem, text: str) -> float:
+        """The comparison of one text."""
         true = problem.answer.get("text") if isinstance(problem.answer, dict) else None
         if not isinstance(true, str) or not true.strip():
             return math.nan
-        return float(self.compare(parse_answer(text, self.require_tags) or "", true.strip()))
+        answer = parse_answer(text, self.require_tags) or ""
+        scores = [float(self.compare(answer, right.strip())) for right in (true, *problem.answer.get("others", ()))]
+        return max((score for score in scores if not math.isnan(score)), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class DispatchByType:
 
     def _score(self, problem: Problem, text: str) -> float:
         compare = {"list": positions, "choice": choice}.get(problem.answer["kind"], exact)
-        return compare(parse_answer(text, self.require_tags) or "", problem.answer["text"])
+        return Answer(compare, self.require_tags).score(problem, text)
 
 
 def exact(answer: str, true: str) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.images import open_picture
+from saccade.models.pictures import open_picture
+from saccade.models.tables import object_of
 from saccade.worlds.questions.answers import NO_BOXES, detection_text
 from saccade.worlds.questions.choices import has_choices, parse_choice_question
 from saccade.worlds.questions.lines import parse_question, picture_paths
-from saccade.worlds.text_files import FileProblems, entry_of, need, parse_lines
+from saccade.worlds.text_files import FileProblems, need, parse_lines
 
 _SLACK = 1.0
 """Pixels by which annotated boxes may extend beyond the picture."""
@@ -45,7 +46,7 @@ def load_questions(path: str | Path, images: str | Path | None = None) -> FilePr
 
 
 def _record(line: str, root: Path, stem: str) -> Record:
-    entry = entry_of(line)
+    entry = object_of(line)
     text, answer = parse_choice_question(entry) if has_choices(entry) else parse_question(entry)
     source = entry.get("source", entry.get("category", stem))
     need(isinstance(source, str), f"source {source!r} must be a text")
