@@ -128,7 +128,7 @@ def test_a_true_answer_of_another_form_gives_nan_and_is_reported(name):
     others += [{"text": "?"}] * (name not in ("exact", "similar")) + [{"text": "1,x"}] * (name == "positions")
     for answer in others:
         assert Answer(COMPARISONS[name])(rollout_of(["red", "7", "B"], answer)).isnan().all(), answer
-    with pytest.raises(NothingJudged, match="returned NaN for every sample"):
+    with pytest.raises(NothingJudged, match="returned NaN or infinity for every sample"):
         judge(rollout_of(["7"], {"boxes": []}), {name: Answer(COMPARISONS[name])})
 
 

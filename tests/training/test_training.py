@@ -289,7 +289,7 @@ def test_infinite_and_misshapen_verdicts_are_none():
     assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
     with pytest.raises(NothingJudged, match="one score a row"):
         judge(rollout, {"r": lambda r: torch.ones(5)})
-    with pytest.raises(NothingJudged, match="a reward must return a tensor with one score a row, not list"):
+    with pytest.raises(NothingJudged, match="a reward must return a tensor with one score a row, \\[2\\], not list"):
         judge(rollout, {"r": lambda r: [1.0, 1.0]})
 
 
@@ -303,7 +303,7 @@ def test_a_reward_may_name_several_verdicts():
     rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3)), {"both": two})
     assert set(rollout.rewards) == {"both", "both.first", "both.second"}
     assert rollout.rewards["both"].tolist() == [0.5, 0.0, 0.5] and rollout.rewards["both.first"].tolist() == [0, 0, 0]
-    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one score a row"):
+    with pytest.raises(NothingJudged, match="none of 3 samples: a reward must return a tensor with one score a row"):
         judge(rollout, {"both": lambda r: {"a": torch.ones(7)}})
 
 

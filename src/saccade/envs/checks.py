@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from saccade.core import EnvironmentFailed
-from saccade.models.loading import first_line
 from saccade.tools.timeout import TimedOut, time_limit
+from saccade.tools.user_code import described
 
 
 class InvalidStep(Exception):
@@ -41,8 +41,8 @@ class guarded:
             error = TimedOut(f"took longer than its patience of {self.patience:g} s")
         if isinstance(error, (InvalidStep, TimedOut)):
             raise EnvironmentFailed(f"{self.where()}: {error}") from error
-        if isinstance(error, Exception):
-            raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error
+        if error is not None and not isinstance(error, KeyboardInterrupt):  # `sys.exit` may not end the run either
+            raise EnvironmentFailed(f"{self.where()}: {described(error)}") from error
 
 
 def checked_observation(observation: Any, space: spaces.Dict) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ class LeRobot:
         if self._version not in (2, 3):
             raise ValueError(f"{path}: layout {self.info['codebase_version']} is not supported, only v2 and v3")
         if not successes and "next.reward" not in self._features:
-            raise ValueError(f"{path} has no next.reward: set successes if every episode is a success")
+            raise ValueError(f"{path} has no next.reward: give --successes if every episode is a success")
         self._table = lru_cache(1)(read_parquet)  # v3 has many episodes in one file
         self._tasks, self._locations = self._meta()
 
