@@ -59,8 +59,8 @@ def described(error: BaseException) -> str:
     """An error in one line: its type and text, and the file and line of the user's code that it comes from."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0].strip()[:200]}" if lines else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{text} ({error.filename}, line {error.lineno})" if "line" not in text else text
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
     own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<", *_LIBRARIES))]
     return f"{text} ({own[-1].filename}, line {own[-1].lineno})" if own else text
 
