@@ -6,6 +6,7 @@ packs them. The time grid is that of the checkpoint's scheduler, so that samples
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -224,7 +225,7 @@ class PromptCache:
         """
         questions = [prompt if isinstance(prompt, Question) else Question(prompt) for prompt in prompts]
         one_by_one = lambda encode, items: [torch.cat(parts) for parts in zip(*map(encode, items))]
-        encode_text = lambda text: self.backbone.encode([text]).parts
+        encode_text = lambda text: (_tell_cut(self.backbone, text), self.backbone.encode([text]).parts)[1]
         text_parts = self.texts([q.text for q in questions], lambda texts: one_by_one(encode_text, texts))
         counts = sorted({len(question.pictures) for question in questions})
         if counts == [0]:
@@ -242,6 +243,20 @@ class PromptCache:
             lambda missing: one_by_one(encode_picture, missing),
         )
         return Conditioning(*text_parts, *sources)
+
+
+def _tell_cut(backbone: Backbone, text: str) -> None:
+    """Warn where a text is longer than every text encoder reads, so that its end is not drawn."""
+    names = [name for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if getattr(backbone.pipe, name, None)]
+    room = 0
+    for tokenizer in (getattr(backbone.pipe, name) for name in names):
+        limit = backbone.text_length if "T5" in type(tokenizer).__name__ else tokenizer.model_max_length
+        count = len(tokenizer(text, verbose=False).input_ids)
+        if count <= limit:
+            return
+        room = max(room, limit)
+    if names:
+        warnings.warn(f"the prompt {text[:60]!r}… is cut: the text encoders read {room} tokens", stacklevel=2)
 
 
 def without_text(prompt: Prompt) -> Prompt:
