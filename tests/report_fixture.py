@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from saccade.training.folder import ERROR
+from saccade.core import STANDARD_ERROR
 from saccade.training.run import Run
 from saccade.worlds import canvases
 
@@ -240,7 +240,7 @@ def hostile(folder: Path) -> Path:
     return folder
 
 
-def check(path: Path, holds: bool | None = True) -> Path:
+def check(path: Path, verdict: str = "holds") -> Path:
     """The result of a check, as ``saccade check --json`` prints it."""
     scores = {
         "method": {str(seed): {"shapes": 0.75 + 0.01 * seed, "shapes@20": 0.5, "untouched": 0.64} for seed in range(3)},
@@ -252,12 +252,13 @@ def check(path: Path, holds: bool | None = True) -> Path:
             "least": 0.05,
             "margins": [0.44, 0.45, 0.46],
             "mean": 0.45,
-            "holds": True,
+            "interval": [0.425, 0.475],
+            "verdict": "holds",
         },
-        {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "holds": holds},
+        {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "verdict": verdict},
     ]
     result = {
-        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2],
+        "name": "flow_grpo", "verdict": verdict, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2],
         "seconds": 431.0, "scores": scores, "claims": claims, "date": "2026-01-02",
         "machine": {"cpu": "a fast one", "cores": 2, "gpu": None},
     }  # fmt: skip
@@ -278,14 +279,14 @@ def acting(folder: Path, lift: float = 1.0, seed: int = 0, steps: int = 4000) ->
                 step,
                 {
                     "eval/return": 3 + 14 * done + rng.normal() * 0.5,
-                    f"eval/return{ERROR}": 1.3 - 0.9 * done,
+                    f"eval/return{STANDARD_ERROR}": 1.3 - 0.9 * done,
                     "eval/success": 0.1 + 0.8 * done,
                 },
             )
             if step in (0, steps):
                 run.samples(step, "test", [_walk(i, done if step else 0.0) for i in range(4)])
         before, after = (
-            {"return": 3 + 14 * d, f"return{ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d}
+            {"return": 3 + 14 * d, f"return{STANDARD_ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d}
             for d in (0, 0.95 * lift + 0.01 * seed)
         )
         run.finish({"before": before, "after": after})

@@ -170,6 +170,27 @@ class Learner(Stateful, Protocol):
         ...
 
 
+ProblemScores = dict[str, float | Tensor]
+"""Scores by name: a number, or one number for each held-out problem ``[P]`` (NaN: not judged) whose mean it is."""
+
+STANDARD_ERROR = ", standard error"
+"""What follows a score's name in the name of its standard error."""
+
+
+def mean_scores(scores: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Each score as one number; beside each mean over two or more problems its standard error."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if not isinstance(value, Tensor):
+            found[name] = float(value)
+            continue
+        judged = value[~value.isnan()]
+        found[name] = float(value.nanmean())
+        if len(judged) > 1:
+            found[f"{name}{STANDARD_ERROR}"] = float(judged.double().std() / len(judged) ** 0.5)
+    return found
+
+
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
 """Problems and one seed for each -> attempts, with their groups numbered."""
 
@@ -350,6 +371,10 @@ class Run(Protocol):
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one line of metrics, under the number of steps done."""
+        ...
+
+    def problem_scores(self, step: int, scores: Mapping[str, Tensor]) -> None:
+        """Keep the scores of single held-out problems, each ``[P]``, of the evaluation at this step."""
         ...
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:

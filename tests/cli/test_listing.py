@@ -24,7 +24,7 @@ def test_list_tells_the_63_systems_in_order(saccade):
     assert said.status == 0 and [s["number"] for s in systems] == list(range(1, 64))
     assert all(set(s) == {"number", "name", "title", "family", "state", "result"} for s in systems)
     assert len({s["name"] for s in systems}) == 63 and len({s["family"] for s in systems}) == 8
-    assert {s["state"] for s in systems} <= {"not built", "built", "holds", "does not hold"}
+    assert {s["state"] for s in systems} <= {"not built", "built", "holds", "refuted", "undecided", "void"}
     people = saccade("list").out
     assert all(s["name"] in people for s in systems) and "flow_grpo" in people
 
@@ -39,16 +39,21 @@ def test_list_is_light():
     assert time.monotonic() - began[1] < 15  # generous for a busy machine; about 0.5 s of work
 
 
-@pytest.mark.parametrize(("holds", "state"), [(True, "holds"), (False, "does not hold"), (None, "built")])
-def test_a_result_decides_the_state(saccade, monkeypatch, tmp_path, holds, state):
-    claim = {"claim": "it wins", "least": 0.1, "margins": [0.2, None], "mean": 0.2, "holds": holds}
-    result = {"name": "promptrl", "holds": holds, "claims": [claim], "seeds": [0, 1], "seconds": 60,
+@pytest.mark.parametrize(
+    ("verdict", "counted"),
+    [("holds", "1 holds"), ("refuted", "1 refuted"), ("undecided", "1 undecided"), ("void", "1 void")],
+)
+def test_a_result_decides_the_state(saccade, monkeypatch, tmp_path, verdict, counted):
+    claim = {"claim": "it wins", "origin": "paper", "least": 0.1, "margins": [0.2, None], "mean": 0.2,
+             "interval": [0.1, 0.3], "verdict": verdict, "reason": "", "seeds_needed": 7}  # fmt: skip
+    result = {"name": "promptrl", "verdict": verdict, "holds": None, "claims": [claim], "seeds": [0, 1], "seconds": 60,
               "date": "2026-01-01", "commit": None, "machine": {"cores": 2}, "scores": {"big": 1}}  # fmt: skip
-    monkeypatch.setattr(catalog, "result_file", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(catalog, "result_file", lambda name, first_seed=0: tmp_path / f"{name}.json")
     (tmp_path / "promptrl.json").write_text(json.dumps(result))
     first = json.loads(saccade("list", "--json", "--family", "image_generation").out)[0]
-    assert first["state"] == state and first["result"]["claims"] == [claim] and "scores" not in first["result"]
-    assert f"{int(holds is True)} of 1 claims hold" in " ".join(saccade("list").out.split())
+    assert first["state"] == verdict and first["result"]["claims"] == [claim] and "scores" not in first["result"]
+    assert f"{counted}, 2 seeds" in " ".join(saccade("list").out.split())
+    assert ("7 seeds would decide" in saccade("show", "promptrl").out) == (verdict == "undecided")
     assert "it wins" in saccade("show", "promptrl").out and "it wins" in papers.page()
     (tmp_path / "promptrl.json").write_text("{")
     assert "is not the result of a check" in saccade("list").refused()

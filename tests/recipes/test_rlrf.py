@@ -15,7 +15,8 @@ from running import run_recipe, weights
 
 from saccade import catalog
 from saccade.algorithms.sft import tokenize
-from saccade.checks.runner import read_scores
+from saccade.checks import verdicts
+from saccade.checks.scores import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel
@@ -24,7 +25,6 @@ from saccade.rewards.render.rendering import negative_error
 from saccade.rewards.render.strip_text import remove_text_elements, strip_text
 from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
-from saccade.training import claims
 from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 from saccade.worlds import programs
@@ -132,7 +132,7 @@ def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
             run.finish(rlrf.train(small, run))
         found[arm] = {0: read_scores(folder)}
     for claim in rlrf.CLAIMS:
-        assert "holds" in claims.judge(claim, found), claim.text
+        assert verdicts.judge(claim, found)["verdict"], claim.text
     assert "best of 2, held out, error@0" in found["RLRF"][0]
 
 

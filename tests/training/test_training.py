@@ -17,8 +17,6 @@ from saccade.evaluation.scoring import score
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
 from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
-from saccade.training.claims import Claim, level
-from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
@@ -383,22 +381,6 @@ def test_windows():
     starts = {random_window(0, step, 2, 10)[0] for step in range(200)}
     assert starts == set(range(6))
     assert {random_window(0, step, 5, 8)[-1] for step in range(200)} == {4, 5, 6, 7}
-
-
-def test_who_began_elsewhere_is_judged_by_where_it_ended():
-    other = {"return@0": -1000.0, "return": 0.0}
-    assert level({"return@0": -500.0, "return": -40.0}, other, "return", within=0.05) == 10.0
-    assert level({"return@0": -5000.0, "return": -60.0}, other, "return", within=0.05) == -10.0
-
-
-def test_claims_need_the_mean_and_two_thirds_of_the_seeds():
-    results = {"a": {s: {"x": v} for s, v in enumerate((0.3, 0.3, -0.5))}, "b": {s: {"x": 0.0} for s in range(3)}}
-    claim = Claim("a beats b", lambda arm: arm["a"]["x"] - arm["b"]["x"])
-    assert judge_claim(claim, results)["holds"], "mean +0.03 and two of three"
-    assert not judge_claim(Claim("a beats b by 0.1", claim.margin, least=0.1), results)["holds"]
-    assert not judge_claim(Claim("always", claim.margin, every_seed=True), results)["holds"]
-    results["a"][0]["x"] = math.nan
-    assert judge_claim(claim, results)["holds"] is None
 
 
 @pytest.mark.parametrize("name", ["epochs", "minibatches", "micro_rows", "micro_decisions"])

@@ -104,8 +104,10 @@ class TrainedRun:
         return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed))))
 
     def evaluate(self) -> dict[str, float]:
-        """The scores of the trained models on held-out problems."""
-        return {name: float(value) for name, value in self.recipe.evaluate(self.settings, self.policies).items()}
+        """The scores of the trained models on held-out problems, with the standard errors of means over problems."""
+        from saccade.core import mean_scores
+
+        return mean_scores(self.recipe.evaluate(self.settings, self.policies))
 
     def export(self, folder: str | Path) -> Path:
         """Write the trained models as plain diffusers and transformers folders, LoRA folded in, and return ``folder``.

@@ -30,7 +30,7 @@ from saccade.builders.parts.stages import (
     with_ema,
 )
 from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, unigram_pieces
-from saccade.core import Problem, seeds
+from saccade.core import Problem, mean_scores, seeds
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
@@ -171,7 +171,7 @@ def _edit_batch(cfg: Settings, data: EditDataset, rng: np.random.Generator) -> t
 def evaluate(folder: Path) -> dict[str, float]:
     """Scores of held-out edits, by wording and by kind, and the points of pictures generated from captions."""
     policy, kinds = opened(folder), Settings().kinds
-    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout)
+    scores = mean_scores(EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout))
     meanings = shapes.meanings_of(240, np.random.default_rng(1), ["colors", "color_attr", "counting", "position"])
     wordings = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
     problems = [Problem(i, shapes.caption(meaning, wordings[i % len(wordings)])) for i, meaning in enumerate(meanings)]

@@ -45,10 +45,15 @@ class Job:
     def log(self) -> Path:
         return self.folder.with_name(self.folder.name + ".log")
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its result."""
+        return is_finished(self.folder)
+
     def start(self) -> subprocess.Popen:
         """Begin the process; what it prints goes to the log."""
         words = [sys.executable, "-m", "saccade.checks.arm", self.recipe, self.arm, str(self.seed), str(self.folder)]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | _ONE_THREAD)
 
     def show(self, display: Display) -> None:
@@ -73,6 +78,11 @@ class Job:
         return status == 0
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has written its result."""
+    return (folder / "result.json").is_file()
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -92,7 +102,7 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            ready = [job for job in waiting if job.after is None or job.after in done]
+            ready = [job for job in waiting if job.after is None or job.after in done or is_finished(job.after)]
             for job in ready[: at_once - len(running)]:
                 waiting.remove(job)
                 running.append((job, job.start()))
@@ -103,6 +113,7 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
                 if ended:
                     running.remove((job, process))
                     done.add(job.folder)
+                    display.progress("runs", len(done), len(jobs))
     finally:
         for _, process in running:
             if process.poll() is None:

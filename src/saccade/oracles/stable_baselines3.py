@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saccade.algorithms.off_policy import OffPolicy, OffPolicySettings
 from saccade.algorithms.ppo import PPO
-from saccade.core import Action, Environment, Run, seeds
+from saccade.core import Action, Environment, Run, mean_scores, seeds
 from saccade.envs.task import ControlTask
 from saccade.models.control.networks import ACTIVATIONS
 from saccade.policies.actor_critic import ActorCriticModel
@@ -28,7 +28,7 @@ def train_off_policy(name: Literal["SAC", "TD3"], cfg: OffPolicySettings, run: R
     """Train its SAC or TD3. Returns the scores of our test episodes before and after."""
     task, schedule, algo = cfg.task, cfg.schedule, cfg.algo
     model = build_off_policy(name, algo, cfg.optim, task.make(schedule.n_envs), cfg.seed)
-    before = after = task.score(SB3Policy(model))
+    before = after = mean_scores(task.score(SB3Policy(model)))
     run.log(0, {f"eval/{k}": v for k, v in before.items()})
     done = 0
     while done < schedule.steps:
@@ -36,7 +36,7 @@ def train_off_policy(name: Literal["SAC", "TD3"], cfg: OffPolicySettings, run: R
         steps = min(due, schedule.steps - done)
         model.learn(steps, reset_num_timesteps=not done)
         done += steps
-        after = task.score(SB3Policy(model))
+        after = mean_scores(task.score(SB3Policy(model)))
         run.log((done - algo.learning_starts) * algo.gradient_steps, {f"eval/{k}": v for k, v in after.items()})
     return {"before": before, "after": after}
 
@@ -83,10 +83,10 @@ def train_ppo(
 ) -> dict[str, dict[str, float]]:
     """Train its PPO on ``steps`` segments of ``n_envs`` rows. Returns the scores of our test episodes before, after."""
     oracle = build_ppo(task.make(n_envs), model, ppo, optim, seed)
-    before = task.score(SB3Policy(oracle))
+    before = mean_scores(task.score(SB3Policy(oracle)))
     run.log(0, {f"eval/{name}": value for name, value in before.items()})
     oracle.learn(n_envs * ppo.n_steps * steps)
-    after = task.score(SB3Policy(oracle), run.show(steps))
+    after = mean_scores(task.score(SB3Policy(oracle), run.show(steps)))
     run.log(steps, {f"eval/{name}": value for name, value in after.items()})
     return {"before": before, "after": after}
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from saccade.core import STANDARD_ERROR
 from saccade.report.tables import Row, text
 from saccade.training.claims import final
-from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
 def read_check(path: Path) -> dict[str, Any]:
-    """A result of ``saccade check``: {"name", "holds", "facts", "claims", "scores", "arms"}.
+    """A result of ``saccade check``: {"name", "verdict", "facts", "claims", "scores", "arms"}.
 
     ``scores`` are the names of final scores and costs; ``arms`` are rows of an arm and, for each score, the values of
     all seeds. A file that is something else is a ValueError.
@@ -33,7 +33,7 @@ def read_check(path: Path) -> dict[str, Any]:
     scores = list(dict.fromkeys(score for found in arms.values() for score in found))
     facts |= {name: result[name] for name in ("date", "machine") if result.get(name)}
     rows = [Row(arm, [found.get(score, []) for score in scores]) for arm, found in arms.items()]
-    known = {"name": result.get("name", path.stem), "holds": result.get("holds")}
+    known = {"name": result.get("name", path.stem), "verdict": result.get("verdict") or "undecided"}
     return known | {"facts": facts, "claims": claims, "scores": scores, "arms": rows}
 
 
@@ -51,6 +51,6 @@ def _by_score(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for row in seeds.values():
         for score in final(row):
-            if not score.endswith(ERROR) and isinstance(row[score], (int, float)):
+            if not score.endswith(STANDARD_ERROR) and isinstance(row[score], (int, float)):
                 found.setdefault(score, []).append(row[score])
     return found

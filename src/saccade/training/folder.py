@@ -18,10 +18,9 @@ from saccade.naming import nearest
 from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
+PROBLEM_SCORES = "problem_scores.jsonl"
 BOXES = ("predicted", "true")
 """Kinds of boxes in a sample's picture: the model's, and the right ones."""
-ERROR = ", standard error"
-"""What follows a score's name in the name of its standard error."""
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
 
 
@@ -76,6 +75,12 @@ def metrics(folder: Path, record: Mapping[str, Any]) -> None:
     files.append(folder / "metrics.jsonl", record)
 
 
+def problem_scores(folder: Path, step: int, scores: Mapping[str, Tensor]) -> None:
+    """Add one line to problem_scores.jsonl: the scores of single held-out problems, in six digits."""
+    rounded = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in scores.items()}
+    files.append(folder / PROBLEM_SCORES, {"step": step, "scores": rounded})
+
+
 def samples(folder: Path, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Write the pictures of one sample set and one line of samples.jsonl that describes them."""
     pictures: dict[str, bytes] = {}
@@ -97,8 +102,8 @@ def table(folder: Path, title: str, columns: Sequence[str], rows: Sequence[Seque
 
 
 def cut(folder: Path, step: float) -> float:
-    """Take metrics and samples back to ``step``; the seconds that the last line kept had reached."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    """Take metrics, samples and scores back to ``step``; the seconds that the last line kept had reached."""
+    for name in ("metrics.jsonl", "samples.jsonl", PROBLEM_SCORES):
         files.cut(folder / name, step)
     return max((record.get("time", 0.0) for record in files.records(folder / "metrics.jsonl")), default=0.0)
 

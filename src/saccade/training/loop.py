@@ -19,14 +19,15 @@ from saccade.core import (
     Run,
     RunFailed,
     Stateful,
+    mean_scores,
 )
 from saccade.math.advantages import zero_variance_groups
 from saccade.training import distributed
 from saccade.training.feeds import Feed
 from saccade.training.settings import Schedule
 
-Evaluate = Callable[[int], Mapping[str, float]]
-"""Number of steps done -> scores."""
+Evaluate = Callable[[int], Mapping[str, float | torch.Tensor]]
+"""Number of steps done -> scores, as `saccade.core.ProblemScores`."""
 
 
 def fit(
@@ -124,8 +125,10 @@ class _Scores:
 
     def take(self, step: int) -> None:
         if self.evaluate:
-            self.last = {k: float(v) for k, v in self.evaluate(step).items()}
+            found = self.evaluate(step)
+            self.last = mean_scores(found)
             self.first, self.step = self.first or self.last, step
+            self.run.problem_scores(step, {k: v for k, v in found.items() if isinstance(v, torch.Tensor)})
             self.run.log(step, {f"eval/{k}": v for k, v in self.last.items()})
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saccade.core import RunFailed, Stateful
+from torch import Tensor
+
+from saccade.core import STANDARD_ERROR, RunFailed, Stateful
 from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
@@ -179,6 +181,12 @@ class Run:
                 name = getattr(callback, "__name__", type(callback).__name__)
                 raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
 
+    def problem_scores(self, step: int, scores: Mapping[str, Tensor]) -> None:
+        """Keep the scores of single held-out problems, each ``[P]``, in problem_scores.jsonl."""
+        if self._writes:
+            with self._saying_how_to_resume():
+                on_disk.problem_scores(self.folder, step, scores)
+
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Log samples of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
 
@@ -219,7 +227,7 @@ class Run:
         if not name or (self._outer and name not in scores):
             return False
         if name not in scores or least not in ("", "min"):
-            known = [score for score in scores if not score.endswith(on_disk.ERROR)]
+            known = [score for score in scores if not score.endswith(STANDARD_ERROR)]
             advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1

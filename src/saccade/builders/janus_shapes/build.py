@@ -33,12 +33,12 @@ from saccade.builders.parts.stages import (
     run_steps,
     seed_stage,
 )
-from saccade.core import seeds
+from saccade.core import mean_scores, seeds
 from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
 from saccade.worlds import questions, shapes
-from saccade.worlds.questions.task import mean_by_source
+from saccade.worlds.questions.task import by_source
 from saccade.worlds.shapes.task import DrawingTask
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
@@ -173,7 +173,7 @@ def drawing_scores(
     """The judge's points with and without guidance."""
     task = DrawingTask(wordings="all", held_out_size=count)
     found = {
-        scale: task.score_by_tag(ImageTokenPolicy(image_generator, [], guidance=scale).greedy().rollout)
+        scale: mean_scores(task.score_by_tag(ImageTokenPolicy(image_generator, [], guidance=scale).greedy().rollout))
         for scale in guidances
     }
     return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
@@ -185,5 +185,5 @@ def answer_scores(image_generator: ImageTokenGenerator, count: int = 500) -> dic
     problems = questions.problems(count, 12_345, SKILLS, "held_out", 32, **QUESTION_SCENES)
     texts = policy.rollout(problems, seeds(0, count)).outputs
     correct = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(texts, problems)]).double()
-    found = mean_by_source(problems, correct)
+    found = mean_scores(by_source(problems, correct))
     return {f"answers, {name}": found[name] for name in SKILLS}

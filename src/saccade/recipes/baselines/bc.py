@@ -133,10 +133,12 @@ CLAIMS = (
         "learned by likelihood, the embedded task succeeds in nine tenths of test episodes",
         lambda arm: arm["learned spread"]["success"],
         least=0.9,
+        origin="design",
     ),
-    Claim("and so it does by squared error", lambda arm: arm["squared error"]["success"], least=0.9),
+    Claim("and so it does by squared error", lambda arm: arm["squared error"]["success"], least=0.9, origin="design"),
     Claim(
         "from actions permuted at random it succeeds in less than a tenth",
         lambda arm: 0.1 - arm["shuffled actions"]["success"],
+        origin="sanity",
     ),
 )

@@ -33,7 +33,7 @@ from saccade.algorithms.dreamer import (
     build_dreamer,
 )
 from saccade.algorithms.world_model import Terms, Weighted, kl, reconstruction, reward, termination
-from saccade.core import Run
+from saccade.core import ProblemScores, Run
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import RSSMConfig
@@ -117,7 +117,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> ProblemScores:
     """Scores of the test episodes, acted greedily."""
     return score(cfg.task, policies["policy"])
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import score
 from saccade.math.pixels import to_unit
 from saccade.rewards.registry import PROGRAMS, reward
@@ -98,14 +98,14 @@ class ProgramTask:
 
     def score(
         self, sampler: Sampler, known: Mapping[str, Reward], show: LogSamples | None = None, rows: int = 96
-    ) -> dict[str, float]:
-        """Means over each held-out set: "<set>, <name>" of every reward and monitor, "<set>, total" of the sum."""
-        scores: dict[str, float] = {}
+    ) -> ProblemScores:
+        """Scores of each held-out problem: "<set>, <name>" of every reward and monitor, "<set>, total" of the sum."""
+        scores: ProblemScores = {}
         scored = score(self.held_out_problems(), sampler, lambda rollout: self.judge(rollout, known), rows)
         for name, (parts, total_B) in scored.items():
             values = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
             values["total"] = total_B
-            scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in values.items()}
+            scores |= {f"{name}, {each}": value_B for each, value_B in values.items()}
             if show:
                 show(name, logged_renders(parts[0], total_B))
         return scores

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
-from saccade.core import LogSamples, Problem, Rollout, Run, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
@@ -147,7 +147,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     else:
         feed, learner = reinforcement(cfg, policy, problems, determinism, run)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> ProblemScores:
         scores = held_out_scores(cfg, policy, run.show(step), step in (0, cfg.schedule.steps))
         rerendered = determinism.recorded and step == cfg.schedule.steps
         return scores | ({"identical re-renders": determinism.match_rate()} if rerendered else {})
@@ -195,7 +195,7 @@ def reinforcement(
 
 def held_out_scores(
     cfg: Settings, policy: TokenPolicy, show: LogSamples | None = None, best: bool = True
-) -> dict[str, float]:
+) -> ProblemScores:
     """Rewards and monitors of held-out programs: greedy ones and, with ``best``, the best of several samples."""
     rewards = program_rewards(policy, cfg.encoder)
     scores = cfg.task.score(policy.greedy().rollout, rewards, show)
@@ -212,7 +212,7 @@ def best_candidate(cfg: Settings, policy: TokenPolicy) -> Sampler:
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, reward, cfg.candidates)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> ProblemScores:
     """Rewards and monitors of held-out programs."""
     return held_out_scores(cfg, policies["policy"])
 
@@ -243,6 +243,7 @@ CLAIMS = (
     Claim(
         "pixels are at most 0.75 times as wrong as after supervised training",
         lambda arm: 0.75 * arm["RLRF"]["held out, error@0"] - arm["RLRF"]["held out, error"],
+        origin="design",
     ),
     Claim(
         "and at most 0.85 times as wrong as after more of it",
@@ -251,10 +252,12 @@ CLAIMS = (
     Claim(
         "which had at least 0.9 of the time",
         lambda arm: second_stage_seconds(arm["more SFT"]) / second_stage_seconds(arm["RLRF"]) - 0.9,
+        origin="sanity",
     ),
     Claim(
         "programs have at most 0.9 of the reference's length",
         lambda arm: 0.9 - arm["RLRF"]["held out, length_ratio"],
+        origin="design",
     ),
     Claim(
         "and are shorter than without the reward for length",
@@ -263,6 +266,7 @@ CLAIMS = (
     Claim(
         "98 of 100 programs draw something",
         lambda arm: arm["RLRF"]["held out, validity"] - 0.98,
+        origin="sanity",
     ),
     Claim(
         "pictures of more shapes than were trained on are at most 0.9 times as wrong as after more supervised training",

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Rollout, Run
+from saccade.core import ActingPolicy, Environment, LogSamples, ProblemScores, Rollout, Run
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
@@ -77,7 +77,7 @@ class LaneTask:
 
     def score(
         self, policy: ActingPolicy, captioner: Captioner | None, seed: int, show: LogSamples | None = None
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of the test episodes, acted greedily; ``show`` is given the first ones as videos from above."""
         environment = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
         roads = list(HELD_OUT[: self.test_episodes])
@@ -113,7 +113,7 @@ class LaneTask:
         return constant(rng.choice(symmetric, captioner.length))
 
 
-def lane_scores(episodes: Sequence[Episode]) -> dict[str, float]:
+def lane_scores(episodes: Sequence[Episode]) -> ProblemScores:
     """Scores of episodes, with equal weights: of the lateral error in metres "rmse", "std" of its absolute value and
     "nrmse" in lane widths; share of episodes that reached the end, returns, captions per step, "rmse" in each weather.
     """

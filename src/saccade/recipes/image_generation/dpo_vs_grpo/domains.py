@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Sampler, seeded
+from saccade.core import LogSamples, Problem, ProblemScores, Sampler, seeded
 from saccade.evaluation.scoring import logged_samples, score
 from saccade.math.pixels import to_unit
 from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import (
@@ -65,14 +65,14 @@ class DomainsTask:
             "out of domain": shapes.problems(self.held_out_size, 12_346, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
         }
 
-    def score(self, sampler: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean score of each domain, always on the same prompts and seeds; ``show`` logs some pictures of each."""
+    def score(self, sampler: Sampler, show: LogSamples | None = None, rows: int = 128) -> ProblemScores:
+        """Score of each prompt by domain, always with the same seeds; ``show`` logs some pictures of each domain."""
         scorer = lambda rollout: judge(rollout, {"score": reward(self.scorer)}).rewards["score"]
         scored = score(self.held_out_problems(), sampler, scorer, rows)
         if show:
             for name, (parts, score_B) in scored.items():
                 show(name, logged_samples(parts[0], score_B))
-        return {name: float(score_B.nanmean()) for name, (_, score_B) in scored.items()}
+        return {name: score_B for name, (_, score_B) in scored.items()}
 
 
 def dual_encoder_reward(

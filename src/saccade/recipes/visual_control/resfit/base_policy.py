@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.off_policy import observations
-from saccade.core import Loss, Rollout, Run
+from saccade.core import Loss, ProblemScores, Rollout, Run, mean_scores
 from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.rescale import ActionRange
 from saccade.models.snapshot import Snapshot
@@ -179,15 +179,16 @@ class Cloning:
         episodes: Sequence[RecordedEpisode],
         run: Run,
         seed: int,
-        score: Callable[[], Mapping[str, float]],
+        score: Callable[[], ProblemScores],
     ) -> None:
         """Train the policy on episodes; it ends with the weights of the best score ("success", else "return")."""
         rows, best = bc_dataset(episodes, self.chunk), BestWeights(base.net)
         base.net.standardize.fit(observations(rows))
 
-        def evaluate(step: int) -> Mapping[str, float]:
+        def evaluate(step: int) -> ProblemScores:
             scores = score()
-            best.offer(scores.get("success", scores["return"]))
+            means = mean_scores(scores)
+            best.offer(means.get("success", means["return"]))
             return scores
 
         fit(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.replay import CollectionSchedule
-from saccade.core import ActingPolicy, LogSamples, Rollout
+from saccade.core import ActingPolicy, LogSamples, ProblemScores, Rollout
 from saccade.envs.recordings import RecordedEpisode, add_episodes
 from saccade.envs.rescale import RescaleAction
 from saccade.envs.task import ControlTask, episode_scores, record_video
@@ -41,7 +41,7 @@ class ResidualTask:
         rescaled = RescaleAction(self.task.make(count), self.base.action_range)
         return BaseActionWrapper(rescaled, self.proposer(count))
 
-    def score(self, actor: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
+    def score(self, actor: ActingPolicy, show: LogSamples | None = None) -> ProblemScores:
         """Scores of the test episodes, acted greedily: "success", "return", "length"."""
         environment = self.make(min(self.task.test_rows, self.task.test_episodes))
         return episode_scores(self.task.run_episodes(environment, actor, show))
