@@ -23,7 +23,7 @@ def test_experience_is_collected_on_schedule_and_a_failed_step_is_repeated():
     feed(1)
     assert len(feed.buffer) == 2 * 13, "nothing is collected before every second update only"
     batch = feed(2)
-    assert len(feed.buffer) == 2 * 14 and batch.decisions["seen.image_BT"].shape == (2, 5, 32, 32, 3)
+    assert len(feed.buffer) == 2 * 14 and batch.decisions["observation.image_BT"].shape == (2, 5, 32, 32, 3)
 
     def fail(action_B):
         raise EnvironmentFailed("reach: gone")

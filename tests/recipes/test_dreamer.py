@@ -44,7 +44,7 @@ def test_the_real_preset_learns_at_a_reduced_size():
     feed = SequenceFeed(cfg.replay, cfg.task.make(1), policy, 0)
     losses = Dreamer(policy, dreamer.terms(cfg), cfg.config, cfg.optim).update(feed(0))
     assert np.isfinite(list(losses.values())).all()
-    observed = feed.buffer.sequences(2, 4, 0).decisions["seen.image_BT"]
+    observed = feed.buffer.sequences(2, 4, 0).decisions["observation.image_BT"]
     assert observed.float().std() > 20, "a video stands behind the cheetah"
 
 

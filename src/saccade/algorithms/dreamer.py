@@ -232,7 +232,7 @@ def build_critic(policy: DreamerPolicy, seed: int) -> nn.Module:
 def forward_pass(policy: DreamerPolicy, batch: Rollout, noise: torch.Generator) -> ForwardPass:
     """The world model's forward pass over sequences ``[B, T]``."""
     model, device = policy.model, policy.device
-    picture, action = (batch.decisions[k].to(device) for k in (f"seen.{policy.picture}_BT", "action_BT"))
+    picture, action = (batch.decisions[k].to(device) for k in (f"observation.{policy.picture}_BT", "action_BT"))
     first, terminated = (batch.extras[k].to(device) for k in ("first_BT", "terminated_BT"))
     latent_noise = torch.randn(*first.shape, model.config.latent, generator=noise).to(device)
     observed = model.observe(model.encoder(picture), action, first, latent_noise)

@@ -334,7 +334,7 @@ class CriticLoss:
     @torch.no_grad()
     def backup(self, rollout: Rollout) -> Tensor:
         """The target y ``[B]``."""
-        next_observation, noise_BA = observations(rollout, "next"), action_noise(rollout)[1]
+        next_observation, noise_BA = observations(rollout, "next_observation"), action_noise(rollout)[1]
         action_BA, logp_B = self.actor.rsample(next_observation, noise_BA)
         if self.algo.target_policy_noise:
             clip = self.algo.target_noise_clip
@@ -370,9 +370,11 @@ class ActorLoss:
         return Loss(total, count, {"entropy": -logp_B.detach().sum(), "temperature": alpha * count})
 
 
-def observations(rollout: Rollout, when: Literal["seen", "next"] = "seen") -> dict[str, Tensor]:
-    """Observations at the transitions of a batch, or after them ("next"), by name: ``[B, ...]``."""
-    start = f"{when}."
+def observations(
+    rollout: Rollout, key: Literal["observation", "next_observation"] = "observation"
+) -> dict[str, Tensor]:
+    """Observations at the transitions of a batch, or those after them, by name: ``[B, ...]``."""
+    start = f"{key}."
     return {k.removeprefix(start).removesuffix("_B"): v for k, v in rollout.decisions.items() if k.startswith(start)}
 
 

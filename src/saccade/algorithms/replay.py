@@ -15,15 +15,15 @@ from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.training.buffers import Buffer, Mixture
 
-_STREAMS = {"seen": 11, "next": 12}
+_STREAMS = {"observation": 11, "next_observation": 12}
 """Streams of the random shifts of observations and of next observations."""
 
 
 def random_shift(rollout: Rollout, pad: int = 4) -> Rollout:
     """The rollout with each picture shifted by up to ``pad`` pixels, its edges repeated (DrQ, 2107.09645).
 
-    Pictures are observations "seen.…" and "next.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``. A row's shift
-    follows from its ``seed_B``, is the same at all its time steps, and differs between "seen" and "next".
+    Pictures are the decisions "observation.…" and "next_observation.…", uint8 ``[B, H, W, C]`` or ``[B, T, H, W, C]``.
+    A row's shift follows from its ``seed_B``, is the same at all its time steps, and differs between the two.
     """
     seeds_B = rollout.extras["seed_B"]
     shifted = {k: _shift(v, seeds_B, pad, k.split(".")[0]) for k, v in rollout.decisions.items() if _is_picture(k, v)}

@@ -95,7 +95,7 @@ def step_transitions(
     observation: Observation, action_B: Tensor, step: Step, number_B: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The transitions of one step of all rows, as the fields of `Buffer`; ``number_B`` are the episodes' numbers."""
-    fields = {f"seen.{name}": value for name, value in observation.items()}
-    fields |= {f"next.{name}": value for name, value in step.observation.items()}
+    fields = {f"observation.{name}": value for name, value in observation.items()}
+    fields |= {f"next_observation.{name}": value for name, value in step.observation.items()}
     ends = {"terminated": step.terminated_B, "truncated": step.truncated_B}
     return {**fields, **ends, "action": action_B.cpu().numpy(), "reward": step.reward_B, "episode": number_B}

@@ -23,7 +23,7 @@ from saccade.core import Action, Likelihood, Rollout, seeded
 from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
 
-OBSERVATION = "seen."
+OBSERVATION = "observation."
 """Prefix of the names of observations in the decisions of a rollout."""
 
 

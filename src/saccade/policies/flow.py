@@ -186,7 +186,7 @@ class FlowPolicy:
                 x_next = mean + std * self._noise(seeds_B, i + 1)
                 if stored is not None:
                     logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
-                    stored.append({"x": x, "next": x_next, "logp": logp})
+                    stored.append({"x": x, "next_x": x_next, "logp": logp})
                     if self.reuse_uncond and v_uncond is not None:
                         stored[-1]["uncond"] = v_uncond
                 x = x_next
@@ -263,7 +263,7 @@ class FlowPolicy:
         rows, decisions = rollout.logp_BT.shape
         if "x_BT" not in rollout.decisions:
             raise ValueError("these samples have no stochastic denoising step, so they have no likelihood")
-        x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_BT"))
+        x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_x_BT"))
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
         cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)

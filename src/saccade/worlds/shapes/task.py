@@ -67,8 +67,8 @@ class DrawingTask:
     def score(self, sampler: Sampler, log: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean reward of each set of held-out prompts, and the mean sharpness; prompts and seeds are always the same.
 
-        ``sampler`` makes one picture of each prompt, ``rows`` at a time. ``log`` is given some
-        pictures of each set with their scores.
+        ``sampler`` makes one picture of each prompt, ``rows`` at a time. ``log`` is given some pictures of each set
+        with their scores.
         """
         sets = score(self.held_out_problems(), sampler, self.judge, rows)
         if log:

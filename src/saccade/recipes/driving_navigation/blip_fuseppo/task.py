@@ -93,15 +93,15 @@ class LaneTask:
     def symmetry(self, captioner: Captioner | None) -> SymmetryMap:
         """The functions that mirror observations and actions."""
         functions: dict[str, Callable[[Tensor], Tensor]] = {
-            "seen.image_BT": lambda x: x.flip(-2),
-            "seen.lidar_BT": lambda x: x.flip(-1),
+            "observation.image_BT": lambda x: x.flip(-2),
+            "observation.lidar_BT": lambda x: x.flip(-1),
             "action_BT": lambda x: x * torch.tensor([-1.0, 1.0]),
         }
         if self.pid_hint:
-            functions["seen.hint_BT"] = torch.neg
+            functions["observation.hint_BT"] = torch.neg
         if self.captions != "none":
             mirrored = mirror_ids(_required(captioner))
-            functions["seen.caption_BT"] = lambda ids: mirrored[ids]
+            functions["observation.caption_BT"] = lambda ids: mirrored[ids]
         return functions
 
     def _control(self, captioner: Captioner, seed: int) -> CaptionControl | None:

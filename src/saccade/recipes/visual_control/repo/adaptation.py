@@ -164,7 +164,7 @@ class AlignmentLearner:
     ) -> tuple[Tensor, Observed]:
         """Embeddings ``[B, T, E]`` and states of sequences, by ``encoder``."""
         device = self.normalizer.device
-        embedding = encoder(rollout.decisions[f"seen.{picture}_BT"].to(device))
+        embedding = encoder(rollout.decisions[f"observation.{picture}_BT"].to(device))
         action, first = rollout.decisions["action_BT"].to(device), rollout.extras["first_BT"].to(device)
         latent_noise = torch.randn(*first.shape, self.policy.config.latent, generator=noise).to(device)
         return embedding, self.policy.model.observe(embedding, action, first, latent_noise)

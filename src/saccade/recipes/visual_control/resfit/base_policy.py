@@ -96,7 +96,7 @@ class ZeroProposer:
 def propose_all(proposer: Proposer, episode: RecordedEpisode) -> np.ndarray:
     """Proposals of a proposer of one row at each of the T + 1 observations of an episode: ``[T + 1, A]``."""
     proposer.begin([0])
-    prefix = "seen."
+    prefix = "observation."
     named = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in episode.items() if k.startswith(prefix)}
     length = len(next(iter(named.values())))
     return torch.cat([proposer.propose({k: v[t : t + 1] for k, v in named.items()}) for t in range(length)]).numpy()
