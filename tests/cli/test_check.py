@@ -19,7 +19,7 @@ CHECK = ("check", "./grey.py")
 def in_process(monkeypatch):
     """Arms without processes of their own."""
 
-    def run_all(jobs, at_once):
+    def run_all(jobs, workers):
         for job in jobs:
             arm.main(job.recipe, job.arm, job.seed, job.folder)
 
@@ -33,9 +33,9 @@ def change(folder: Path, old: str, new: str) -> None:
 
 
 def test_a_check_in_processes(saccade, tmp_path):
-    said = saccade(*CHECK, "--seeds", "1", "--json")
-    result = json.loads(said.out.splitlines()[-1])
-    assert said.status == 0 and result["holds"] is True and result["seeds"] == [0]
+    completed = saccade(*CHECK, "--seeds", "1", "--json")
+    result = json.loads(completed.out.splitlines()[-1])
+    assert completed.status == 0 and result["holds"] is True and result["seeds"] == [0]
     assert result["arms"]["left alone"]["frozen"] is True and set(result["arms"]) == {"learned", "left alone"}
     scores = result["scores"]["learned"]["0"]
     assert scores["level"] == scores["level@6"] == 0.984375 and scores["level@0"] == 0 and scores["level@2"] == 0.75
@@ -43,7 +43,7 @@ def test_a_check_in_processes(saccade, tmp_path):
     kept = json.loads((tmp_path / "results/grey.json").read_text())
     assert set(kept) - set(result) == {"versions", "machine", "date", "commit"} and kept["claims"] == result["claims"]
     assert (tmp_path / result["runs"] / "left-alone-0" / "config.json").is_file()
-    assert "learned, seed 0" in said.err
+    assert "learned, seed 0" in completed.err
 
 
 def test_every_recipe_that_claims_something_can_be_checked(tmp_path):
@@ -62,8 +62,8 @@ def test_a_claim_that_fails_in_some_seeds(saccade, tmp_path, in_process):
     change(tmp_path, "least=0.9, every_seed=True", "least=0.99")
     change(tmp_path, '"from seed": value + cfg.seed / 100', '"from seed": value + cfg.seed / 100 - 0.005')
     change(tmp_path, 'arm["learned"]["level"] - arm["learned"]["level@0"]', 'arm["learned"]["from seed"]')
-    said = saccade(*CHECK)
-    assert said.status == 1 and "grey: does not hold" in said.out and "0.979 0.989 0.999" in said.out
+    completed = saccade(*CHECK)
+    assert completed.status == 1 and "grey: does not hold" in completed.out and "0.979 0.989 0.999" in completed.out
     result = json.loads((tmp_path / "results/grey.json").read_text())
     assert [claim["holds"] for claim in result["claims"]] == [False, True, True] and result["holds"] is False
     assert "does not hold" in saccade("show", "./grey.py").out
@@ -87,8 +87,8 @@ def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
         '"left alone": Settings(first_steps=3, frozen=True)'
     )
     change(tmp_path, '"learned": Settings(), "left alone": replace(Settings(), frozen=True)', staged)
-    said = saccade(*CHECK, "--seeds", "2", "--json")
-    result = json.loads(said.out.splitlines()[-1])
+    completed = saccade(*CHECK, "--seeds", "2", "--json")
+    result = json.loads(completed.out.splitlines()[-1])
     assert result["arms"]["learned"]["frozen"] is False and set(result["scores"]) == {"learned", "left alone"}
     for seed in "01":
         learned, alone = (result["scores"][arm][seed] for arm in ("learned", "left alone"))
@@ -131,9 +131,9 @@ def test_an_arm_that_breaks_is_told_with_its_last_words(saccade, tmp_path):
         '{"learned": Settings(), "left alone": replace(Settings(), frozen=True)}',
         '{"odd": replace(Settings(), trouble="bug")}',
     )
-    said = saccade(*CHECK, "--seeds", "1")
-    line = said.err.splitlines()[-1]
-    assert said.status == 1 and "arm 'odd' with seed 0 ended with status 1: IndexError" in line
+    completed = saccade(*CHECK, "--seeds", "1")
+    line = completed.err.splitlines()[-1]
+    assert completed.status == 1 and "arm 'odd' with seed 0 ended with status 1: IndexError" in line
     assert not (tmp_path / "results").exists() and Path(line.rpartition("log: ")[2].rstrip(")")).is_file()
 
 

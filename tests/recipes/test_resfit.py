@@ -109,8 +109,8 @@ def test_the_range_of_actions_is_widened_and_has_a_least_width():
     assert np.allclose(action_range.low, [1 - 2.4, 0.51 - 0.06]) and np.allclose(
         action_range.high, [1 + 2.4, 0.51 + 0.06]
     )
-    assert np.allclose(action_range.to_unit(actions)[:, 0], [-1 / 1.2, 1 / 1.2])
-    assert np.allclose(action_range.from_unit(action_range.to_unit(actions)), actions, atol=1e-6)
+    assert np.allclose(action_range.scale_action(actions)[:, 0], [-1 / 1.2, 1 / 1.2])
+    assert np.allclose(action_range.unscale_action(action_range.scale_action(actions)), actions, atol=1e-6)
     world = RescaleAction(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
     plain = environment("push", 1)
     for env in (world, plain):

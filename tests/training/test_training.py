@@ -21,7 +21,7 @@ from saccade.training.claims import Claim, level
 from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
-from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
+from saccade.training.learner import Update, Updates, linear_schedule_with_warmup, minibatch
 from saccade.training.loop import fit
 from saccade.training.run import Interrupted, Run, RunFailed
 
@@ -232,9 +232,14 @@ class _Any:
         pass
 
 
-def test_rates_rise_and_fall():
-    rate = rise_and_fall(100, 5, 0.1)
-    assert rate(0) == 0.2 and rate(5) == pytest.approx(0.95) and rate(99) == 0.1 and rise_and_fall(4, 0)(4) == 0
+def test_the_learning_rate_warms_up_and_decays_linearly():
+    rate = linear_schedule_with_warmup(100, 5, 0.1)
+    assert (
+        rate(0) == 0.2
+        and rate(5) == pytest.approx(0.95)
+        and rate(99) == 0.1
+        and linear_schedule_with_warmup(4, 0)(4) == 0
+    )
 
 
 def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):

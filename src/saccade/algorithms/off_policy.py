@@ -201,8 +201,8 @@ class OffPolicySettings:
     """Seed of episodes, actions, initial weights and batches."""
     algo: OffPolicy = OffPolicy(buffer_size=100_000)
     optim: AdamW = ADAM
-    method: Literal["own", "sb3"] = "own"
-    """Implementation that trains: this one (own) or stable-baselines3 (sb3), where it is installed."""
+    implementation: Literal["saccade", "sb3"] = "saccade"
+    """Implementation that trains: saccade, or stable-baselines3 (sb3) where it is installed."""
 
 
 def policies(cfg: OffPolicySettings) -> dict[str, RescaledActor]:
@@ -291,7 +291,7 @@ class RescaledActor:
 
     def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
         action = self.actor.act(observation, noise_BA)
-        return action._replace(action_B=torch.from_numpy(self.action_range.from_unit(action.action_B.numpy())))
+        return action._replace(action_B=torch.from_numpy(self.action_range.unscale_action(action.action_B.numpy())))
 
     def state_dict(self) -> Mapping[str, Any]:
         return self.actor.state_dict()
@@ -400,7 +400,7 @@ def target_members(rollout: Rollout, algo: OffPolicy) -> Tensor | None:
 def demonstration_buffer(episodes: Sequence[Mapping[str, np.ndarray]], action_range: ActionRange, seed: int) -> Buffer:
     """A buffer of recorded episodes, whose actions are mapped from the range to [-1, 1]."""
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
-    add_episodes(buffer, ({**episode, "action": action_range.to_unit(episode["action"])} for episode in episodes))
+    add_episodes(buffer, ({**episode, "action": action_range.scale_action(episode["action"])} for episode in episodes))
     return buffer
 
 

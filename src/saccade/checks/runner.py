@@ -18,10 +18,10 @@ from saccade.training import claims, files, provenance
 Scores = dict[str, float]
 
 
-def check(name: str, seeds: int = 3, at_once: int | None = None) -> dict[str, Any]:
+def check(name: str, seeds: int = 3, workers: int | None = None) -> dict[str, Any]:
     """Check a recipe over seeds 0 … ``seeds`` - 1: whether its claims hold, the scores of all arms, and the time taken.
 
-    ``at_once`` runs go on at a time, one for each core if it is not given. The runs lie in
+    ``workers`` is the number of runs at a time, by default that of cores. The runs lie in
     ``runs/<name>/check-<time>/<arm>-<seed>``. ValueError if there is nothing to check, RunFailed if an arm fails.
     """
     recipe = _checkable(name)
@@ -31,7 +31,7 @@ def check(name: str, seeds: int = 3, at_once: int | None = None) -> dict[str, An
     folder = catalog.new_run(catalog.name_of(Path(name)), "check-")
     folder.mkdir(parents=True)
     arms, jobs = catalog.arms(name), jobs_of(name, seeds, folder)
-    run_all(jobs, at_once or cores())
+    run_all(jobs, workers or cores())
     scores: dict[str, dict[int, Scores]] = {arm: {} for arm in arms}
     for job in jobs:
         scores[job.arm][job.seed] = read_scores(job.folder)

@@ -70,8 +70,8 @@ class FlowPolicy:
     """Take unconditional velocities from sampling in `likelihood`: exact until the first optimizer step on a rollout,
     then outdated by the optimizer steps taken.
     """
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed."""
+    forward_batch_size: int = 64
+    """Largest number of rows in a call of the network without gradients."""
     precision: torch.dtype = torch.float32
     prompt: Callable[[Problem], Prompt] = inputs_as_prompt
     prompt_cache: PromptCache | None = field(default=None, repr=False)
@@ -100,7 +100,7 @@ class FlowPolicy:
             self.one_call,
             self.merge,
             self.fold_trained,
-            self.at_once,
+            self.forward_batch_size,
         )
 
     # -- sampling -------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def _policy(
         merge=not cfg.sharded,
         fold_trained=cfg.lora_folded,
         reuse_uncond=cfg.reuse_uncond,
-        at_once=cfg.at_once,
+        forward_batch_size=cfg.forward_batch_size,
         precision=getattr(torch, cfg.precision),
         prompt_cache=share_with.prompt_cache if share_with else None,
     )

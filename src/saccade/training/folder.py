@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.math.pixels import to_bytes
+from saccade.math.pixels import to_uint8
 from saccade.naming import nearest
 from saccade.training import files, video
 
@@ -118,7 +118,7 @@ def png(image: Tensor) -> bytes:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a sample's image must be [3, H, W], not {list(image.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(to_bytes(image)).save(buffer, "PNG")
+    Image.fromarray(to_uint8(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

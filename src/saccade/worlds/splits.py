@@ -25,7 +25,7 @@ _HELD_OUT = 2
 """Wordings at the end of every list that are not used in training."""
 
 
-def stream(seed: int, split: str | None) -> np.random.Generator:
+def split_rng(seed: int, split: str | None) -> np.random.Generator:
     """Random numbers of a split, independent of those of other splits. ValueError for an unknown split."""
     if split is not None:
         require("split", split, SPLITS)

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
 
@@ -84,7 +84,7 @@ class Pixels(nn.Module):
         self.features = nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(height * width * below, features)), nn.ReLU())
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.features(self.convolutions(to_unit(picture_N)))
+        return self.features(self.convolutions(to_float(picture_N)))
 
 
 class RunningMeanStd(nn.Module):

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from saccade.core import seeded
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.control.networks import MLP, FeatureExtractor, orthogonal
 from saccade.policies.actor_critic import ActorCritic, Gaussian
 
@@ -65,7 +65,7 @@ class PictureEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.layers(to_unit(picture_N)).flatten(1)
+        return self.layers(to_float(picture_N)).flatten(1)
 
 
 def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -> tuple[nn.Module, int]:

@@ -18,7 +18,7 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
     load_captioner,
 )
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, caption_accuracy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
 from saccade.training.run import Run
 from saccade.training.settings import AdamW, Schedule
@@ -83,7 +83,7 @@ def pretrain(cfg: CaptionerConfig, captioner: Captioner, task: LaneTask, seed: i
         total, count = captioner.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
         return Loss(total, count.float())
 
-    schedule = rise_and_fall(cfg.steps, cfg.steps // 15, 0.05)
+    schedule = linear_schedule_with_warmup(cfg.steps, cfg.steps // 15, 0.05)
     fit(
         feed,
         Updates([cfg.optim.update("captions", loss, captioner.parameters(), schedule=schedule)]),

@@ -92,7 +92,7 @@ _REAL = Settings(
         lora_alpha=64.0,
         precision="bfloat16",
         checkpointing=True,
-        at_once=4,
+        forward_batch_size=4,
     ),
     task=EditingTask(
         "edits_train.jsonl",

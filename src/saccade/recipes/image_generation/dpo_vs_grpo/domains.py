@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saccade.core import LogSamples, Problem, Sampler, seeded
 from saccade.evaluation.scoring import logged_samples, score
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import (
     ContrastiveBatches,
     DualEncoder,
@@ -97,7 +97,7 @@ def contrastive_batches(
     inside = shapes.meanings_of(cfg.pictures // 2 if both_domains else cfg.pictures, rng, IN_DOMAIN_TAGS, "train")
     outside = shapes.meanings_of(cfg.pictures - len(inside), rng, OUT_OF_DOMAIN_TAGS) if both_domains else []
     meanings = inside + outside
-    pixels = to_unit(shapes.render(shapes.depict(meanings, rng), size))
+    pixels = to_float(shapes.render(shapes.depict(meanings, rng), size))
     pictures, number = reconstruct(pixels), {}
     meaning_N = torch.tensor([number.setdefault(repr(meaning), len(number)) for meaning in meanings])
 

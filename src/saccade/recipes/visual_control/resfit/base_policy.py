@@ -137,7 +137,7 @@ class BCPolicy(nn.Module):
         action_range = ActionRange.of(actions, margin, least_width)
         self.low.copy_(torch.tensor(action_range.low))
         self.high.copy_(torch.tensor(action_range.high))
-        return [episode | {"action": action_range.to_unit(episode["action"])} for episode in episodes]
+        return [episode | {"action": action_range.scale_action(episode["action"])} for episode in episodes]
 
     def export(self, folder: str | Path) -> None:
         """Write the weights and the range of actions to base.safetensors."""
