@@ -30,7 +30,7 @@ from saccade.worlds.canvases.task import VisualSearchTask, accuracy_from_crops, 
 
 RECIPE = catalog.load("mgpo")
 TASK = VisualSearchTask(train_size=8, held_out_size=6)
-PROBLEMS = canvases.problems(4, 0, choices=4)
+PROBLEMS = canvases.sample_problems(4, 0, choices=4)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ WORDINGS = {
 _OPTIONS = {"digit": DIGITS, "quarter": QUARTERS}
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     skills: Sequence[str] = ("digit",),

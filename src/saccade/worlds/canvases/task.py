@@ -102,7 +102,7 @@ class VisualSearchTask:
         return {key: float(value_P.nanmean()) for key, value_P in joined.items()} | means
 
     def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
-        return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
+        return canvases.sample_problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
 
 def _load_choice_questions(file: str) -> Sequence[Problem]:

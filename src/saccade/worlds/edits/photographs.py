@@ -78,7 +78,7 @@ KINDS: dict[str, Change] = {
 """The function of each kind of edit."""
 
 
-def problems(
+def sample_problems(
     count: int, seed: int, kinds: Sequence[str] = tuple(KINDS), split: str | None = "train", size: int = 64
 ) -> list[Problem]:
     """``count`` problems, kinds in turn, each with a square part of a photograph, uint8 [size, size, 3].

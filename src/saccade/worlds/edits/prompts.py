@@ -22,7 +22,7 @@ _LEAST_PIXELS = 3
 """Least radius of an object in pixels, below which shapes cannot be distinguished."""
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     kinds: Sequence[str] = tuple(KINDS),

@@ -102,8 +102,8 @@ class EditingTask:
     def _problems(self, count: int, seed: int, split: str, words: Words) -> list[Problem]:
         if self.edits == "photographs":
             kinds = self.kinds or tuple(edits.PHOTOGRAPH_INSTRUCTIONS)
-            return edits.photographs.problems(count, seed, kinds, split, self.side)
-        return edits.problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
+            return edits.photographs.sample_problems(count, seed, kinds, split, self.side)
+        return edits.sample_problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
 
     def _rewards(self, rollout: Rollout) -> dict[str, Reward]:
         """All rewards by name; the exact ones are computed once for all of them."""

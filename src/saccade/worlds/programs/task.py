@@ -20,7 +20,7 @@ from saccade.rewards.render.strip_text import strip_text
 from saccade.rewards.rubric import gated, judge, weighted
 from saccade.tools.render import find_program
 from saccade.worlds import programs, text_files
-from saccade.worlds.programs.problems import TEXT
+from saccade.worlds.programs.prompts import TEXT
 from saccade.worlds.questions.task import question_of
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
@@ -135,7 +135,7 @@ def sample_programs(
 @lru_cache(maxsize=8)
 def cached_problems(count: int, seed: int, shapes: tuple[int, int], split: str, size: int) -> Sequence[Problem]:
     """Problems of the embedded world, sampled once a process."""
-    return programs.problems(count, seed, shapes, split, size)
+    return programs.sample_problems(count, seed, shapes, split, size)
 
 
 def load_captions(path: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ PictureSource = Indexed[np.ndarray]
 """Pictures uint8 ``[H, W, 3]``, each of its own size: a list, an array ``[N, H, W, 3]``, or a folder."""
 
 
-def problems(
+def sample_problems(
     pictures: PictureSource,
     count: int,
     seed: int,

@@ -48,7 +48,7 @@ class SceneStyle:
             raise ValueError(f"displayed is {self.displayed}; boxes of such objects need {np.ceil(1 / small):.0f}")
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     skills: Sequence[str] = tuple(SKILLS),

@@ -15,7 +15,7 @@ from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
 from saccade.worlds.text_files import ensure, entry_of, parse_lines, text_of
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     tags: Sequence[str] = TAGS,

@@ -31,7 +31,7 @@ _CHUNK = 64
 _SALT = 1
 
 
-def problems(
+def sample_problems(
     count: int, seed: int, primitives: tuple[int, int] = TRAIN, split: str | None = None, size: int = 64
 ) -> list[Problem]:
     """``count`` problems; the first ones do not depend on the count.
