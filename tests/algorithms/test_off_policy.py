@@ -82,7 +82,7 @@ class Drift:
 
 def collected(count: int = 3, steps: int = 40, policy=None) -> tuple[Collector, Buffer]:
     buffer = Buffer(200, seed=1)
-    collector = Collector(Drift(count), policy, buffer, seed=5, warmup=steps)
+    collector = Collector(Drift(count), policy, buffer, seed=5, random_steps=steps)
     for _ in range(steps):
         collector()
     return collector, buffer
@@ -90,7 +90,7 @@ def collected(count: int = 3, steps: int = 40, policy=None) -> tuple[Collector, 
 
 def test_random_actions_are_repeated():
     buffer = Buffer(200, seed=1)
-    collector = Collector(Drift(3), None, buffer, seed=5, warmup=40, action_repeat=3)
+    collector = Collector(Drift(3), None, buffer, seed=5, random_steps=40, action_repeat=3)
     for _ in range(40):
         collector()
     column = lambda name: buffer.columns[name][: len(buffer)]
@@ -305,7 +305,7 @@ def test_a_resumed_collector_continues_and_the_buffer_holds_what_happened():
     agent = replace(SAC, hidden=(8, 8)).build(Drift(1), 0)
     collector, buffer = collected(policy=agent.actor)
     resumed_buffer = Buffer(200, seed=1)
-    resumed = Collector(Drift(3), agent.actor, resumed_buffer, seed=5, warmup=40)
+    resumed = Collector(Drift(3), agent.actor, resumed_buffer, seed=5, random_steps=40)
     resumed.load_state_dict(copy.deepcopy(collector.state_dict()))
     resumed_buffer.load_state_dict(copy.deepcopy(buffer.state_dict()))
     finished = [[e.total for e in run()] for run in (collector, resumed) for _ in range(12)]

@@ -159,22 +159,22 @@ class OffPolicy:
         ValueError for a fraction without demonstrations, or demonstrations without a fraction.
         """
         rows, collected = environment.count, Buffer(self.buffer_size, 2 * seed)
-        warmup = -(-self.learning_starts // rows)
+        random_steps = -(-self.learning_starts // rows)
         seed_of_episodes = int(seeds(seed, 1, key=_EXPERIENCE))
         rescaled = RescaleAction(environment, agent.action_range)
-        collector = Collector(rescaled, agent.actor, collected, seed_of_episodes, warmup)
-        return self.replay(CollectionSchedule(collector, warmup, rows * self.gradient_steps, log), demonstrations)
+        collector = Collector(rescaled, agent.actor, collected, seed_of_episodes, random_steps)
+        return self.replay(CollectionSchedule(collector, random_steps, rows * self.gradient_steps, log), demonstrations)
 
     def replay(self, collection: CollectionSchedule, demonstrations: Buffer | None, first: int = 0) -> ReplayFeed:
         """Batches from the buffer that ``collection`` fills, mixed with demonstrations; see `feed` and `ReplayFeed`."""
         if (demonstrations is None) != (self.offline_fraction == 0):
             having = "no" if demonstrations is None else "some"
             raise ValueError(f"offline_fraction {self.offline_fraction} does not go with {having} demonstrations")
-        memory = collected = collection.collector.buffer
+        buffer = collected = collection.collector.buffer
         if demonstrations is not None:
-            memory = Mixture([(demonstrations, self.offline_fraction), (collected, 1 - self.offline_fraction)])
+            buffer = Mixture([(demonstrations, self.offline_fraction), (collected, 1 - self.offline_fraction)])
         transform = partial(random_shift, pad=self.image_shift) if self.image_shift else (lambda rollout: rollout)
-        return ReplayFeed(collection, memory, self.batch_size, self.n_steps, self.gamma, transform, first)
+        return ReplayFeed(collection, buffer, self.batch_size, self.n_steps, self.gamma, transform, first)
 
     def autocast(self, loss: Objective) -> Objective:
         """The loss with its matrix products in the chosen precision."""

@@ -77,7 +77,7 @@ class Settings:
     rates: LearningRates = LearningRates(4e-3, 2e-3)
     """Peak learning rates of transformer and text encoders."""
     ema: float = 0.998
-    """Decay of the moving average of the weights, which is what is kept."""
+    """Decay of the moving average of the weights, which is what is saved."""
 
 
 @dataclass(frozen=True)

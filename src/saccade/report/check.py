@@ -1,6 +1,4 @@
-"""The result of a check as the report shows it: verdict, claims, and a row for each arm with mean and deviation over
-seeds.
-"""
+"""The result of a check in the report: whether claims hold, and each arm's mean and deviation over seeds."""
 
 from __future__ import annotations
 

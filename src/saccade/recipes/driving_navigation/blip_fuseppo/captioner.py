@@ -166,7 +166,7 @@ class BlipSizes:
     """Sizes of a small captioner with random weights."""
 
     picture: int = 48
-    """Side of its pictures in pixels."""
+    """Side of the pictures in pixels."""
     patch: int = 16
     """Side of a patch in pixels."""
     width: int = 128

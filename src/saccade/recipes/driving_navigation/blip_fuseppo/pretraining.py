@@ -32,7 +32,7 @@ class CaptionerConfig:
     """The model that writes captions of the road ahead."""
 
     model: str = ""
-    """A BLIP by hub id or folder; empty for a small one that is pre-trained in the first stage."""
+    """Hub id or folder of a BLIP; empty pre-trains a small BLIP in the first stage."""
     prompt: str = ""
     """Text that begins every caption."""
     length: int = LENGTH + 1
@@ -42,9 +42,9 @@ class CaptionerConfig:
     no_repeat_ngram_size: int = 0
     """Length of token sequences that may not be repeated in a caption; 0 allows all."""
     precision: str = "float32"
-    """Precision of the weights of a model from elsewhere: float32, float16 or bfloat16."""
+    """Precision of the weights of a BLIP from a hub id or a folder: float32, float16 or bfloat16."""
     device: str = "cpu"
-    """Device of a model from elsewhere: cpu, cuda or auto."""
+    """Device of a BLIP from a hub id or a folder: cpu, cuda or auto."""
     steps: int = 600
     """Number of training steps of the first stage."""
     batch_size: int = 128
