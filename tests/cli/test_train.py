@@ -15,9 +15,9 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from saccade import catalog
-from saccade.cli.output import known, sure
+from saccade.cli.output import known, with_interval
 from saccade.cli.parsing import parse
-from saccade.config import flat, revive
+from saccade.config import flat, restore_settings
 from saccade.training.files import plain
 
 GREY = ("train", "./grey.py")
@@ -140,7 +140,7 @@ def test_a_device_that_is_not_here_is_told():
 def test_a_score_is_told_with_its_interval():
     scores = {"return": 0.5, "return, standard error": 0.1, "length": 3.0}
     assert known(scores) == ["return", "length"]
-    assert [sure(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
+    assert [with_interval(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
 
 
 def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
@@ -287,7 +287,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
 def test_settings_survive_json():
     recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
     for preset in recipe.PRESETS.values():
-        assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
+        assert restore_settings(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
     assert flat(recipe.PRESETS["large"])["model.model"] == "slate"
 
 

@@ -129,9 +129,7 @@ def actor_loss(imagined: Imagined, entropy_coef: float) -> Tensor:
 
 
 def critic_loss(critic: nn.Module, imagined: Imagined) -> Tensor:
-    """Half the squared distance of the values of imagined states from their returns; gradients reach only the
-    critic.
-    """
+    """Half the squared distance of imagined states' values from their returns; gradients reach the critic alone."""
     value_NH = critic(imagined.features_NHF[:, :-1].detach().contiguous()).squeeze(-1)
     return (imagined.alive_NH * 0.5 * (value_NH - imagined.return_NH.detach()) ** 2).mean()
 

@@ -82,9 +82,7 @@ class GRPO:
     """How group-relative policy optimization computes advantages and what its loss is."""
 
     std: Literal["group", "batch", "none"] = "group"
-    """Standard deviation that advantages are divided by: of the group, of the whole batch (Flow-GRPO), or none
-    (Dr. GRPO).
-    """
+    """Standard deviation that advantages are divided by: of the group, of the batch (Flow-GRPO), or none (Dr. GRPO)."""
     std_eps: float = 1e-4
     """Term added to the standard deviation that advantages are divided by."""
     unbiased_std: bool = False

@@ -99,8 +99,7 @@ class PPO:
 
 
 class GAEFeed:
-    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
-    decision.
+    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) as a row.
 
     ``log`` is called with the training step and each segment, before its rows come apart.
     """

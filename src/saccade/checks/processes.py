@@ -1,6 +1,4 @@
-"""The arms and seeds of a check as processes of one thread each, as many at once as there are cores, with their
-progress.
-"""
+"""The arms and seeds of a check as processes of one thread each, one for each core, with their progress."""
 
 from __future__ import annotations
 

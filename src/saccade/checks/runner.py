@@ -81,8 +81,7 @@ def record(result: Mapping[str, Any], place: Path) -> Path:
 
 
 def read_scores(run: Path) -> Scores:
-    """The scores after training by name, every evaluation as ``<score>@<step>``, ``seconds`` and the sums of
-    ``cost/…``.
+    """Scores after training by name, each evaluation as ``<score>@<step>``, ``seconds`` and sums of ``cost/…``.
 
     What stages of the run logged is prefixed with ``<stage>/``; costs without a prefix are those of all of them.
     """

@@ -47,9 +47,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def with_stages(folder: Path, new: Mapping[str, Any]) -> Path:
-    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
-    it has none.
-    """
+    """The run in ``folder``, whose stages a run with the config ``new`` can take. ValueError if it cannot."""
     kept = config(folder)
     for name in ("recipe", "seed"):
         if kept.get(name) != new.get(name):
@@ -123,9 +121,7 @@ def png(image: Tensor) -> bytes:
 
 
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with
-    ``place``.
-    """
+    """An item as samples.jsonl holds it; its pictures are added to ``pictures``, under names from ``place``."""
     found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
     if item.get("clip") is not None:
         found |= _clip(item, place, pictures)

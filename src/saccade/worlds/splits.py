@@ -43,7 +43,7 @@ def wordings_of(wordings: Sequence[str], split: str | None) -> Sequence[str]:
     return {None: wordings, "train": wordings[:-_HELD_OUT], "held_out": wordings[-_HELD_OUT:]}[split]
 
 
-def worded(
+def sample_wordings(
     wordings: Sequence[str], split: str | None, slots: Sequence[dict[str, str]], rng: np.random.Generator
 ) -> list[str]:
     """A random wording of the split for each row of ``slots``, with its slots filled in."""

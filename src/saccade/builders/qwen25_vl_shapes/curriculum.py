@@ -30,7 +30,7 @@ from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, SceneBatch, pl
 from saccade.worlds.questions.skills import MIN_OBJECTS
 from saccade.worlds.questions.styles import render_scenes
 from saccade.worlds.shapes import SHAPES
-from saccade.worlds.splits import worded
+from saccade.worlds.splits import sample_wordings
 
 SIZES = (48, 64)
 """Sides of scenes in pixels."""
@@ -144,7 +144,7 @@ def _formatted(question: SceneQuestion, sampler: QuestionSampler) -> tuple[str, 
 def legible_plate_batch(cfg: Any, rng: np.random.Generator) -> TrainingBatch:
     """Crops of canvases in which a digit is legible, and the question about it."""
     annotated, colors, digits = legible_plates(cfg.batch * 2, int(rng.choice(VIEW_SIDES)), rng)
-    texts = worded(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
+    texts = sample_wordings(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
     rows = [turn([picture], text, digit) for picture, text, digit in zip(annotated.pictures, texts, digits)]
     return TrainingBatch(rows, annotated)
 

@@ -22,9 +22,7 @@ CONVOLUTIONS = {
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     "small": ((16, 4, 2), (32, 4, 2), (32, 3, 1)),
 }
-"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels a side, "small" for 20 to
-64.
-"""
+"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels, "small" for 20 to 64."""
 
 EMBEDDING = 32
 """Features of a Discrete observation where vectors have none of their own."""
@@ -133,8 +131,7 @@ class FeatureExtractor(nn.Module):
 
 
 class Encoder(FeatureExtractor):
-    """Observations by name to one row of ``size`` features: pictures, vectors and integer ids, joined in the order of
-    names.
+    """Observations by name to one row of ``size`` features: pictures, vectors and ids, in the order of names.
 
     Pictures (uint8, channels last) go through `Pixels` with ``picture_features``, ids through an embedding of
     ``vector_features`` numbers, vectors through a linear layer of ``vector_features`` or, where that is 0, unchanged.

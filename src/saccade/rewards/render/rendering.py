@@ -41,9 +41,7 @@ _DEFAULT_SIZE = 64
 
 
 def extract_program(text: str, lang: str = "svg") -> str:
-    """The program in the answer of a model's text (see `parsing.parse_answer`), without the text around it; "" for
-    none.
-    """
+    """The program in the answer of a model's text (see `parsing.parse_answer`); "" for none."""
     return find_program(parse_answer(text) or "", lang)
 
 

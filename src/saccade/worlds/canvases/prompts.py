@@ -10,7 +10,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.canvases.canvas import CELL, COLOR_NAMES, Plates, digit_boxes, place_plates, render_canvases
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, split_rng, worded
+from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, sample_wordings, split_rng
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"
@@ -65,7 +65,7 @@ def sample_problems(
     texts = np.empty(count, object)
     for skill in skills:
         rows = [i for i, name in enumerate(names) if name == skill]
-        texts[rows] = worded(WORDINGS[skill], split, [slots[i] for i in rows], rng)
+        texts[rows] = sample_wordings(WORDINGS[skill], split, [slots[i] for i in rows], rng)
     answers = _answers(names, value, choices, rng)
     label = lambda i: [DIGITS[batch.digit[i, 0]]]
     return [

@@ -15,7 +15,7 @@ from saccade.worlds.puzzles.position import Position
 from saccade.worlds.puzzles.puzzle import Pictures, Puzzle
 from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.puzzles.views import resized, square
-from saccade.worlds.splits import balanced, split_rng, worded
+from saccade.worlds.splits import balanced, sample_wordings, split_rng
 
 PUZZLES: tuple[Puzzle, ...] = (Rotation(), Position(), Jigsaw(), Contrast())
 
@@ -51,7 +51,7 @@ def sample_problems(
     for k, puzzle in enumerate(puzzles):
         indices = np.flatnonzero(puzzle_P == k).tolist()
         source = _Squares(pictures, size, crop, rng)
-        texts = worded(puzzle.wordings, split, [puzzle.slots()] * len(indices), rng)
+        texts = sample_wordings(puzzle.wordings, split, [puzzle.slots()] * len(indices), rng)
         for i, text, answer in zip(indices, texts, puzzle.sample_answers(len(indices), rng)):
             shown = _pictures(puzzle, answer, source, min_side, rng)
             rows[i] = Question(text, shown), {"text": puzzle.text(answer), "kind": puzzle.kind}, puzzle.name

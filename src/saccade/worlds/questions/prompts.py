@@ -17,7 +17,7 @@ from saccade.worlds.questions.styles import render_scenes
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import RELATIONS, SHAPES
 from saccade.worlds.shapes.captions import plural
-from saccade.worlds.splits import CELLS, balanced_indices, split_rng, worded
+from saccade.worlds.splits import CELLS, balanced_indices, sample_wordings, split_rng
 
 _ALL = {**SKILLS, **HELD_OUT_SKILLS}
 _MIN_PIXELS = 3
@@ -116,7 +116,7 @@ def _rows(
 ) -> list[tuple[Question, dict[str, Any], str]]:
     """Question, answer and skill of ``count`` problems of one skill."""
     batch = _ALL[skill](count, style.objects, rng)
-    texts = worded(WORDINGS[skill], split, batch.slots, rng)
+    texts = sample_wordings(WORDINGS[skill], split, batch.slots, rng)
     places, unit_boxes = place_objects(batch.scenes, style.radius, rng)
     rendered = render_scenes(batch.scenes, places, batch.lines or [None] * count, style.size, style.style)
     if batch.target is not None:

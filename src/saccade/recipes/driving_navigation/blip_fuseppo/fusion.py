@@ -27,8 +27,7 @@ SCALAR_FEATURES = 16
 
 
 class Fusion(FeatureExtractor):
-    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, MultiDiscrete token
-    ids.
+    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, token ids.
 
     ``width`` is the number of features of each vector and of each caption. ValueError for any other space, and for
     pictures that are too small.

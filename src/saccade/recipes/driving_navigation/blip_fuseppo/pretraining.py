@@ -1,6 +1,4 @@
-"""The captioner and its pre-training: a model from elsewhere, or a small one that is trained on pictures of training
-roads.
-"""
+"""The captioner and its pre-training: a given BLIP, or a small one trained on pictures of training roads."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ class LaneTask:
     pid_hint: bool = True
     """Let the policy observe the advice of a PID controller."""
     captions: Literal["none", "captioner", "shuffled", "constant"] = "captioner"
-    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random
-    ones.
-    """
+    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random."""
     caption_every: int = 10
     """Environment steps between captions."""
     test_episodes: int = 100
@@ -158,9 +156,7 @@ def mirror_ids(captioner: Captioner) -> Tensor:
 
 
 def caption_accuracy(captioner: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
-    """Share of correct captions, and of correct words by what they describe, on held-out roads and in their
-    weathers.
-    """
+    """Share of correct captions, and of correct words by topic, on held-out roads and in their weathers."""
     pictures, targets = scenes(lane, seed, held_out=True)
     written, wanted = ([text.split() for text in texts] for texts in (captioner.decode(captioner(pictures)), targets))
     parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "object": (6, 7)}

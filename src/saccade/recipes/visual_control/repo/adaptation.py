@@ -44,9 +44,7 @@ class Alignment:
 
 
 class Discriminator(nn.Module):
-    """Embeddings ``[N, E]`` and noise ``[N, code]`` -> scores ``[N]``, and the code's divergence from N(0, 1) in nats
-    ``[N]``.
-    """
+    """Embeddings ``[N, E]`` and noise ``[N, code]`` -> scores ``[N]``, and the code's KL from N(0, 1) ``[N]``."""
 
     def __init__(self, features: int, hidden: int, code: int = 16):
         super().__init__()

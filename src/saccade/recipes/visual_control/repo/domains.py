@@ -1,6 +1,4 @@
-"""Data to adapt an encoder: sequences of its source domain, sequences of the target domain, and frames of the same
-states in both.
-"""
+"""Data to adapt an encoder: sequences of the source and the target domain, and frames of the same states in both."""
 
 from __future__ import annotations
 

@@ -99,9 +99,7 @@ class Settings:
     reward_weight: float = 100.0
     """Weight of the reward's negative log-likelihood in the world model's loss."""
     reconstruction_weight: float = 0.0
-    """Weight of reconstructing pictures (an ablation); 0 trains the decoder on detached states, for people to look
-    at.
-    """
+    """Weight of reconstructing pictures (an ablation); 0 trains the decoder on detached states, for inspection."""
     init_std: float = 1.0
     """Standard deviation of the actor's actions at the start, before tanh."""
     adapt: Literal["none", "align"] = "none"
