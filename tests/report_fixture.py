@@ -148,7 +148,9 @@ def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 4
         for step in (0, steps):
             done = step / steps
             run.log(step, {"eval/accuracy": 0.3 + lift * done, "eval/sufficient box": 0.2 + lift * done})
-            run.samples(step, "held out", [_conversation(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
+            run.samples(
+                step, "held out", [_conversation(p, lift * done) for p in canvases.sample_problems(6, 1, choices=4)]
+            )
             run.samples(step, "drawings", [_drawing(i, done) for i in range(len(PROMPTS))])
         run.finish({"before": {"accuracy": 0.3}, "after": {"accuracy": 0.3 + lift}})
     return folder
@@ -176,11 +178,11 @@ def _conversation(problem, skill: float) -> dict:
     notice = "This box cannot be used, here is the whole picture. " if missing else ""
     letter = problem.answer["text"] if skill else "D"
     told = lambda text, picture: {"who": "user", "text": text, "pictures": [picture]}
-    said = lambda text: {"who": "model", "text": text, "trained": True}
+    model_turn = lambda text: {"who": "model", "text": text, "trained": True}
     turns = [
         told(f"{question} Give the box of the place to look at.", {"image": view, "boxes": boxes}),
-        said("near the middle" if missing else f"[{','.join(str(round(v / 3)) for v in box)}]"),
-        told(notice + problem.inputs.text, back), said(letter),
+        model_turn("near the middle" if missing else f"[{','.join(str(round(v / 3)) for v in box)}]"),
+        told(notice + problem.inputs.text, back), model_turn(letter),
     ]  # fmt: skip
     score = float(letter == problem.answer["text"])
     return {"prompt": problem.inputs.text, "image": image(canvas), "text": letter, "score": score, "turns": turns}

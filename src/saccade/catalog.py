@@ -100,9 +100,7 @@ def baselines() -> list[System]:
 
 
 def recipes(family: str = "*") -> dict[str, Path]:
-    """Every recipe that is built, by name: ``<family>/<name>.py`` or, with parts of its own,
-    ``<family>/<name>/recipe.py``.
-    """
+    """Every recipe that is built, by name: ``<family>/<name>.py`` or ``<family>/<name>/recipe.py``."""
     root = PACKAGE / "recipes"
     files = [*root.glob(f"{family}/[a-z]*.py"), *root.glob(f"{family}/*/recipe.py")]
     return dict(sorted((name_of(file), file) for file in files))

@@ -21,7 +21,7 @@ CHECK = ("check", "./grey.py")
 def in_process(monkeypatch):
     """Arms without processes of their own."""
 
-    def run_all(jobs, at_once):
+    def run_all(jobs, workers):
         for job in jobs:
             arm.main(job.recipe, job.arm, job.seed, job.folder)
 
@@ -35,9 +35,11 @@ def change(folder: Path, old: str, new: str) -> None:
 
 
 def test_a_check_in_processes(saccade, tmp_path):
-    said = saccade(*CHECK, "--seeds", "1", "--json")
-    result = json.loads(said.out.splitlines()[-1])
-    assert said.status == 1 and result["verdict"] == "undecided" and result["seeds"] == [0], "one seed has no interval"
+    completed = saccade(*CHECK, "--seeds", "1", "--json")
+    result = json.loads(completed.out.splitlines()[-1])
+    assert completed.status == 1 and result["verdict"] == "undecided" and result["seeds"] == [0], (
+        "one seed has no interval"
+    )
     assert result["arms"]["left alone"]["frozen"] is True and set(result["arms"]) == {"learned", "left alone"}
     scores = result["scores"]["learned"]["0"]
     assert scores["level"] == scores["level@6"] == 0.984375 and scores["level@0"] == 0 and scores["level@2"] == 0.75
@@ -45,7 +47,7 @@ def test_a_check_in_processes(saccade, tmp_path):
     kept = json.loads((tmp_path / "results/grey.json").read_text())
     assert set(kept) - set(result) == {"versions", "machine", "date", "commit"} and kept["claims"] == result["claims"]
     assert (tmp_path / result["runs"] / "left-alone-0" / "config.json").is_file()
-    assert "learned, seed 0" in said.err
+    assert "learned, seed 0" in completed.err
 
 
 def test_every_recipe_that_claims_something_can_be_checked(tmp_path):
@@ -64,19 +66,16 @@ def test_a_claim_that_fails_in_some_seeds(saccade, tmp_path, in_process):
     change(tmp_path, "least=0.9", "least=1.01")
     change(tmp_path, '"from seed": value + cfg.seed / 100', '"from seed": value + cfg.seed / 100 - 0.005')
     change(tmp_path, 'arm["learned"]["level"] - arm["learned"]["level@0"]', 'arm["learned"]["from seed"]')
-    said = saccade(*CHECK, "--seeds", "3")
-    assert said.status == 1 and "grey: undecided" in said.out and "0.979 0.989 0.999" in said.out
+    completed = saccade(*CHECK, "--seeds", "3")
+    assert completed.status == 1 and "grey: undecided" in completed.out and "0.979 0.989 0.999" in completed.out
     result = json.loads((tmp_path / "results/grey.json").read_text())
-    assert [claim["verdict"] for claim in result["claims"]] == ["undecided", "holds", "holds"] and result[
-        "holds"
-    ] is None
+    assert [claim["verdict"] for claim in result["claims"]] == ["undecided", "holds", "holds"]
+    assert result["holds"] is None
     assert result["claims"][0]["interval"] == pytest.approx([0.9644, 1.0141], abs=1e-3)
     assert result["claims"][0]["seeds_needed"] == 4
     assert "undecided" in saccade("show", "./grey.py").out
-    assert (
-        "| it gets nearer | paper | undecided: 4 seeds would decide | 0.989 [0.965, 1.014] | 1.01 |"
-        in papers._measured(result)
-    )
+    row = "| it gets nearer | paper | undecided: 4 seeds would decide | 0.989 [0.965, 1.014] | 1.01 |"
+    assert row in papers._measured(result)
 
 
 def test_a_score_that_is_missing_or_nan(saccade, tmp_path, in_process):
@@ -97,8 +96,8 @@ def test_an_arm_takes_the_stages_of_another(saccade, tmp_path):
         '"left alone": Settings(first_steps=3, frozen=True)'
     )
     change(tmp_path, '"learned": Settings(), "left alone": replace(Settings(), frozen=True)', staged)
-    said = saccade(*CHECK, "--seeds", "2", "--json")
-    result = json.loads(said.out.splitlines()[-1])
+    completed = saccade(*CHECK, "--seeds", "2", "--json")
+    result = json.loads(completed.out.splitlines()[-1])
     assert result["arms"]["learned"]["frozen"] is False and set(result["scores"]) == {"learned", "left alone"}
     for seed in "01":
         learned, alone = (result["scores"][arm][seed] for arm in ("learned", "left alone"))
@@ -141,9 +140,9 @@ def test_an_arm_that_breaks_is_told_with_its_last_words(saccade, tmp_path):
         '{"learned": Settings(), "left alone": replace(Settings(), frozen=True)}',
         '{"odd": replace(Settings(), trouble="bug")}',
     )
-    said = saccade(*CHECK, "--seeds", "1")
-    line = said.err.splitlines()[-1]
-    assert said.status == 1 and "arm 'odd' with seed 0 ended with status 1: IndexError" in line
+    completed = saccade(*CHECK, "--seeds", "1")
+    line = completed.err.splitlines()[-1]
+    assert completed.status == 1 and "arm 'odd' with seed 0 ended with status 1: IndexError" in line
     assert not (tmp_path / "results").exists() and Path(line.rpartition("log: ")[2].rstrip(")")).is_file()
 
 
@@ -170,7 +169,7 @@ def test_names_of_arms_become_folders(tmp_path):
 def test_a_check_goes_on_where_it_was_and_adds_seeds(saccade, tmp_path, monkeypatch):
     ran = []
 
-    def run_all(jobs, at_once):
+    def run_all(jobs, workers):
         ran.append([job.label for job in jobs])
         for job in jobs if len(ran) > 1 else jobs[:-1]:
             arm.main(job.recipe, job.arm, job.seed, job.folder)

@@ -19,9 +19,9 @@ from saccade.config import flags
 
 
 def test_list_tells_the_63_systems_in_order(saccade):
-    said = saccade("list", "--json")
-    systems = json.loads(said.out.splitlines()[-1])
-    assert said.status == 0 and [s["number"] for s in systems] == list(range(1, 64))
+    completed = saccade("list", "--json")
+    systems = json.loads(completed.out.splitlines()[-1])
+    assert completed.status == 0 and [s["number"] for s in systems] == list(range(1, 64))
     assert all(set(s) == {"number", "name", "title", "family", "state", "result"} for s in systems)
     assert len({s["name"] for s in systems}) == 63 and len({s["family"] for s in systems}) == 8
     assert {s["state"] for s in systems} <= {"not built", "built", "holds", "refuted", "undecided", "void"}
@@ -76,8 +76,8 @@ def test_no_two_settings_of_a_recipe_have_one_name(name):
 def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
     assert saccade("--help").status == 0 and all(name in saccade("--help").out for name in COMMANDS)
     for name in COMMANDS:
-        said = saccade(name, "--help")
-        assert (said.status, said.err) == (0, "") and said.out.startswith(f"usage: saccade {name}")
+        completed = saccade(name, "--help")
+        assert (completed.status, completed.err) == (0, "") and completed.out.startswith(f"usage: saccade {name}")
     assert saccade().status == 2
 
 
@@ -140,8 +140,8 @@ def test_recipe_files_that_are_no_recipes(saccade, tmp_path):
 def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("peft", "wandb") else real(name))
-    said = saccade("doctor")
-    assert said.status == 1
+    completed = saccade("doctor")
+    assert completed.status == 1
     for word in (
         "torch",
         "cuda",
@@ -152,7 +152,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
         "pip install peft",
         "'saccade[wandb]'",
     ):
-        assert word in said.out
+        assert word in completed.out
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,9 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
     fake.Settings, fake.build, fake.evaluate = Settings, build, lambda folder: {"tag one": 0.5}
     monkeypatch.setitem(sys.modules, "saccade.builders.fake_thing", fake)
     monkeypatch.setattr(miniature, "builders", lambda: {"fake-thing": "fake_thing"})
-    said = saccade("miniature", "build", "fake-thing", "--width", "4")
+    completed = saccade("miniature", "build", "fake-thing", "--width", "4")
     folder = tmp_path / "miniatures" / "fake-thing"
-    assert said.status == 0 and (folder / "weights").read_text() == "4"
+    assert completed.status == 0 and (folder / "weights").read_text() == "4"
     card = (folder / "README.md").read_text()
     for part in (
         "Made of nothing.",

@@ -19,9 +19,10 @@ from saccade.models.snapshot import Snapshot
 from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
-from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
+from saccade.training.learner import Update, Updates, linear_schedule_with_warmup, minibatch
 from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import Schedule
 
 
 def collect_with(policy: Toy, reward=height):
@@ -40,12 +41,15 @@ def make(policy: Toy, **options) -> Updates:
     )
 
 
-def run_for(steps: int, folder: Path, policy: Toy, reward=height, resume: bool = False, feed=None, **kwargs) -> dict:
+def run_for(
+    steps: int, folder: Path, policy: Toy, reward=height, resume: bool = False, feed=None, save_every=50
+) -> dict:
     run = Run.resume(folder, display=False) if resume else Run.start(folder, {"recipe": "toy"}, display=False)
     feed = feed or OnPolicy(PROBLEMS, collect_with(policy, reward), per_step=3, seed=1)
     evaluate = lambda step: {"height": float(policy.mean.detach().sum())}
     with run:
-        return fit(feed, make(policy, minibatches=2), run, steps, state={"policy": policy}, evaluate=evaluate, **kwargs)
+        schedule = Schedule(steps, save_every=save_every)
+        return fit(feed, make(policy, minibatches=2), run, schedule, state={"policy": policy}, evaluate=evaluate)
 
 
 def gradient_of(policy: Toy, learner_options: dict, rollout: Rollout) -> torch.Tensor:
@@ -148,10 +152,10 @@ def test_out_of_memory_with_one_row_ends_the_run_with_advice(tmp_path):
     for name, given in (("learning", feed), ("drawing", OnPolicy(PROBLEMS, full, per_step=3, seed=1))):
         run = Run.start(tmp_path / name, {"recipe": "toy"}, display=False)
         with pytest.raises(RunFailed, match="step 1: the GPU's memory is full.*fewer samples"), run:
-            fit(given, Updates([update]), run, 2, state={"policy": policy})
+            fit(given, Updates([update]), run, Schedule(2), state={"policy": policy})
     run = Run.start(tmp_path / "evaluation", {"recipe": "toy"}, display=False)
     with pytest.raises(RunFailed, match="evaluation at step 0: the GPU's memory is full"), run:
-        fit(feed, Updates([update]), run, 2, state={"policy": policy}, evaluate=full)
+        fit(feed, Updates([update]), run, Schedule(2), state={"policy": policy}, evaluate=full)
 
 
 def test_a_masked_decision_is_not_trained_whatever_it_holds():
@@ -230,9 +234,14 @@ class _Any:
         pass
 
 
-def test_rates_rise_and_fall():
-    rate = rise_and_fall(100, 5, 0.1)
-    assert rate(0) == 0.2 and rate(5) == pytest.approx(0.95) and rate(99) == 0.1 and rise_and_fall(4, 0)(4) == 0
+def test_the_learning_rate_warms_up_and_decays_linearly():
+    rate = linear_schedule_with_warmup(100, 5, 0.1)
+    assert (
+        rate(0) == 0.2
+        and rate(5) == pytest.approx(0.95)
+        and rate(99) == 0.1
+        and linear_schedule_with_warmup(4, 0)(4) == 0
+    )
 
 
 def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):
@@ -331,7 +340,8 @@ def test_interrupt_saves_and_resumes(tmp_path):
         return {"height": float(policy.mean.detach().sum())}
 
     with pytest.raises(Interrupted), run:
-        fit(feed, make(policy, minibatches=2), run, 8, state={"policy": policy}, evaluate=look, evaluate_every=3)
+        schedule = Schedule(8, evaluate_every=3)
+        fit(feed, make(policy, minibatches=2), run, schedule, state={"policy": policy}, evaluate=look)
     whole, again = Toy.new(), Toy.new()
     run_for(8, tmp_path / "whole", whole)
     run_for(8, tmp_path / "run", again, resume=True)
@@ -345,7 +355,7 @@ def test_steps_groups_and_intervals_of_zero_raise_an_error(tmp_path):
         repeat_for_groups(PROBLEMS[:2], seeds(0, 2), 0)
     run = Run.start(tmp_path / "run", {}, display=False)
     with pytest.raises(ValueError, match="save_every must be 1 or more, not 0"), run:
-        fit(lambda step: None, None, run, 2, state={}, save_every=0)
+        fit(lambda step: None, None, run, Schedule(2, save_every=0), state={})
 
 
 def test_feeds_draw_every_problem_once_per_pass():

@@ -56,9 +56,7 @@ class TrainedRun:
         return files.records(self._stage(stage) / "metrics.jsonl")
 
     def samples(self, stage: str = "") -> list[dict[str, Any]]:
-        """Every logged sample: step, set, prompt and, where it has them, score, text, and pictures as absolute
-        paths.
-        """
+        """Every logged sample: step, set, prompt and, where there are, score, text, and paths of pictures."""
         from saccade.training import files
 
         folder = self._stage(stage).resolve()

@@ -93,8 +93,8 @@ def folder_of(parent: Path, arm: str, seed: int) -> Path:
     return parent / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', arm)}-{seed}"
 
 
-def run_all(jobs: Sequence[Job], at_once: int) -> None:
-    """Run all jobs, ``at_once`` at a time. RunFailed as soon as one fails; the others are then ended too."""
+def run_all(jobs: Sequence[Job], workers: int) -> None:
+    """Run all jobs, ``workers`` at a time. RunFailed as soon as one fails; the others are then ended too."""
     waiting, done = list(jobs), set()
     running: list[tuple[Job, subprocess.Popen]] = []
     display = open_display(True, lambda: False)
@@ -103,7 +103,7 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
     try:
         while waiting or running:
             ready = [job for job in waiting if job.after is None or job.after in done or is_finished(job.after)]
-            for job in ready[: at_once - len(running)]:
+            for job in ready[: workers - len(running)]:
                 waiting.remove(job)
                 running.append((job, job.start()))
             time.sleep(_POLL_SECONDS)

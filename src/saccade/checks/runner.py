@@ -57,13 +57,13 @@ def check(
     seeds: int = 5,
     first_seed: int = 0,
     resume: bool = False,
-    at_once: int | None = None,
+    workers: int | None = None,
     weak: bool = False,
 ) -> dict[str, Any]:
     """Check a recipe over ``seeds`` seeds from ``first_seed`` on: the verdicts on its claims, and all scores.
 
     ``resume`` goes on in the newest folder of a check of the same settings, and adds to the recorded result.
-    ``at_once`` runs go on at a time, one for each core if it is not given. The result is written into the check's
+    ``workers`` runs go on at a time, one for each core if it is not given. The result is written into the check's
     folder. ValueError if there is nothing to check or to resume or, unless ``weak``, if earlier runs show that so few
     seeds cannot see the effects that the claims ask for. RunFailed if an arm fails.
     """
@@ -77,8 +77,8 @@ def check(
     began, plan = time.monotonic(), plan_of(name, range(first_seed, first_seed + seeds), resume)
     waiting = [job for job in plan.jobs if not job.finished]
     if waiting:
-        announce(waiting, plan.seconds_of, at_once or cores())
-        run_all(waiting, at_once or cores())
+        announce(waiting, plan.seconds_of, workers or cores())
+        run_all(waiting, workers or cores())
     for job in plan.jobs:
         plan.scores[job.arm][job.seed] = read_scores(job.folder)
         plan.problems[job.arm][job.seed] = read_problems(job.folder)
@@ -176,11 +176,11 @@ def refuse_weak(name: str, claims: Sequence[Claim], seeds: int) -> None:
             raise ValueError(f"{seeds} seeds are too few for '{claim.text}': {reason}; --weak runs it all the same")
 
 
-def announce(jobs: Sequence[Job], seconds_of: Mapping[str, float], at_once: int) -> None:
+def announce(jobs: Sequence[Job], seconds_of: Mapping[str, float], workers: int) -> None:
     """Say on standard error how many runs there are and how long they will take, where that is known."""
     known = [seconds_of[job.arm] for job in jobs if job.arm in seconds_of]
-    time_needed = f", about {duration(fmean(known) * len(jobs) / at_once)}" if known else ""
-    print(f"{len(jobs)} runs, {min(at_once, len(jobs))} at a time{time_needed}", file=sys.stderr, flush=True)
+    time_needed = f", about {duration(fmean(known) * len(jobs) / workers)}" if known else ""
+    print(f"{len(jobs)} runs, {min(workers, len(jobs))} at a time{time_needed}", file=sys.stderr, flush=True)
 
 
 def write(

@@ -40,7 +40,7 @@ def show_table(
 
 def show_scores(scores: Mapping[str, float], title: str = "") -> None:
     """Print scores, one a line, with their 95 % intervals where standard errors are among them."""
-    show_table(("score", "value"), [(name, sure(scores, name)) for name in known(scores)], title, right=(1,))
+    show_table(("score", "value"), [(name, with_interval(scores, name)) for name in known(scores)], title, right=(1,))
 
 
 def known(scores: Mapping[str, float]) -> list[str]:
@@ -50,7 +50,7 @@ def known(scores: Mapping[str, float]) -> list[str]:
     return [name for name in scores if not name.endswith(STANDARD_ERROR)]
 
 
-def sure(scores: Mapping[str, float], name: str) -> str:
+def with_interval(scores: Mapping[str, float], name: str) -> str:
     """A score with its 95 % interval, where its standard error stands beside it."""
     from saccade.report.intervals import half_width
 

@@ -109,9 +109,7 @@ def linear_probes(walks: Walks) -> dict[str, float]:
 
 @torch.no_grad()
 def reconstructions(policy: DreamerPolicy, walks: Walks, count: int, columns: int = 8) -> list[dict[str, Any]]:
-    """Logged samples of random walks: observed pictures of ``columns`` time steps above, their reconstructions
-    below.
-    """
+    """Logged samples of random walks: ``columns`` observed pictures above, their reconstructions below."""
     steps = torch.linspace(0, walks.features_BTF.shape[1] - 1, columns).long()
     observed = as_picture(as_input(walks.picture_BT[:count, steps]))
     decoded = as_picture(policy.model.decoder(walks.features_BTF[:count, steps].to(policy.device))).cpu()

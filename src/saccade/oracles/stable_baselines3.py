@@ -45,9 +45,11 @@ def build_off_policy(name: str, algo: OffPolicy, optim: AdamW, environment: Envi
     """Its learner with the same networks and settings. ValueError for settings that it does not have."""
     sb3 = import_package()
     if algo.n_critics != 2 or algo.layer_norm or algo.n_steps != 1 or algo.offline_fraction:
-        raise ValueError("method 'sb3' has two Q networks without LayerNorm, one-step returns and no demonstrations")
+        raise ValueError(
+            "implementation 'sb3' has two Q networks without LayerNorm, one-step returns and no demonstrations"
+        )
     if algo.precision != "float32":
-        raise ValueError("method 'sb3' computes in float32")
+        raise ValueError("implementation 'sb3' computes in float32")
     width = environment.action_space.shape[0]
     if name == "TD3":
         from stable_baselines3.common.noise import NormalActionNoise
@@ -95,7 +97,9 @@ def build_ppo(environment: Environment, model: ActorCriticModel, ppo: PPO, optim
     """Its PPO with the same networks and settings. ValueError for settings that it does not have."""
     sb3 = import_package()
     if model.normalize_observations or ppo.normalize_rewards or model.convolutions != "nature":
-        raise ValueError("method 'sb3' has the convolutions 'nature', and normalizes neither observations nor rewards")
+        raise ValueError(
+            "implementation 'sb3' has the convolutions 'nature', and normalizes neither observations nor rewards"
+        )
     picture = len(next(iter(environment.observation_space.values())).shape) == 3
     network: dict[str, Any] = {
         "net_arch": list(model.hidden),
@@ -129,7 +133,7 @@ def import_package() -> Any:
     try:
         import stable_baselines3
     except ImportError:
-        raise ValueError("method 'sb3' needs a development package: pip install stable-baselines3") from None
+        raise ValueError("implementation 'sb3' needs a development package: pip install stable-baselines3") from None
     return stable_baselines3
 
 
@@ -154,7 +158,9 @@ def vector_environment(environment: Environment, seed: int) -> VecEnv:
 
     (name, space), *more = environment.observation_space.items()
     if more:
-        raise ValueError(f"{environment.name} has {1 + len(more)} observations; method 'sb3' needs a single one")
+        raise ValueError(
+            f"{environment.name} has {1 + len(more)} observations; implementation 'sb3' needs a single one"
+        )
 
     class Rows(VecEnv):
         """The methods of a VecEnv that PPO, SAC and TD3 call."""

@@ -1,6 +1,4 @@
-"""The result of a check as the report shows it: verdict, claims, and a row for each arm with mean and deviation over
-seeds.
-"""
+"""The result of a check in the report: whether claims hold, and each arm's mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ def mean_std(values: Sequence[float]) -> str:
 
 
 def _by_score(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Values of an arm's seeds under each score; evaluations on the way ("<score>@<step>") and standard errors are
-    left out.
-    """
+    """Values of an arm's seeds under each score, without earlier evaluations ("<score>@<step>") and standard errors."""
     found: dict[str, list[float]] = {}
     for row in seeds.values():
         for score in final(row):

@@ -38,9 +38,7 @@ def half_width(scores: Mapping[str, Any], name: str) -> float | None:
 
 
 def over_seeds(records: Sequence[Record]) -> list[Seeds]:
-    """Groups of two or more runs that differ in their seed alone, one for each seed, with Student's intervals over
-    the runs.
-    """
+    """Groups of two or more runs that differ in their seed alone, with Student's intervals over the runs."""
     groups: dict[str, dict[Any, int]] = {}
     for number, record in enumerate(records):
         groups.setdefault(_but_seed(record.config), {}).setdefault(record.config.get("seed"), number)

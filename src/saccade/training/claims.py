@@ -56,9 +56,7 @@ class BaselineArm:
 
 @dataclass(frozen=True)
 class WarmStartedArm:
-    """An arm that begins with the finished stages of another arm with the same seed, which nothing in it would
-    change.
-    """
+    """An arm that begins with the finished stages of another arm with the same seed, where both have equal stages."""
 
     arm: str
     settings: Any

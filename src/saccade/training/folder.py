@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.math.pixels import to_bytes
+from saccade.math.pixels import to_uint8
 from saccade.naming import nearest
 from saccade.training import files, video
 
@@ -46,9 +46,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def with_stages(folder: Path, new: Mapping[str, Any]) -> Path:
-    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
-    it has none.
-    """
+    """The run in ``folder``, whose stages a run with the config ``new`` can take. ValueError if it cannot."""
     kept = config(folder)
     for name in ("recipe", "seed"):
         if kept.get(name) != new.get(name):
@@ -123,14 +121,12 @@ def png(image: Tensor) -> bytes:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a sample's image must be [3, H, W], not {list(image.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(to_bytes(image)).save(buffer, "PNG")
+    Image.fromarray(to_uint8(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with
-    ``place``.
-    """
+    """An item as samples.jsonl holds it; its pictures are added to ``pictures``, under names from ``place``."""
     found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
     if item.get("clip") is not None:
         found |= _clip(item, place, pictures)

@@ -34,25 +34,20 @@ def fit(
     feed: Feed,
     learner: Learner,
     run: Run,
-    schedule: Schedule | int,
+    schedule: Schedule,
     *,
     state: Mapping[str, Stateful],
     evaluate: Evaluate | None = None,
-    evaluate_every: int = 20,
-    save_every: int = 50,
-    log_every: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Train on ``schedule.steps`` batches, starting from the run's last checkpoint if there is one.
 
     ``state`` names what a checkpoint holds beside learner and feed (policies, averages, rolling baselines). Returns the
     first and the last evaluation as {"before": …, "after": …}. Training ends early when the run expects no better score
-    (`Run.keep_best`). One line of metrics stands for ``log_every`` steps: means, and sums of ``cost/…``.
+    (`Run.keep_best`). One line of metrics stands for ``schedule.log_every`` steps: means, and sums of ``cost/…``.
 
     Interrupted after a first Ctrl-C, with a checkpoint saved; RunFailed, with advice, if a batch cannot be collected or
     learned from; ValueError for an interval below 1.
     """
-    if isinstance(schedule, int):
-        schedule = Schedule(schedule, evaluate_every, save_every, log_every)
     steps, is_due = schedule.steps, _is_due(schedule)
     scores, window = _Scores(evaluate, run), _Window()
     saved: dict[str, Stateful] = {**state, "learner": learner} | ({"feed": feed} if isinstance(feed, Stateful) else {})

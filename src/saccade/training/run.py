@@ -32,8 +32,7 @@ Callback = Callable[[int, Mapping[str, Any], "Run"], Any]
 
 
 class Run:
-    """One run's folder, display, loggers and signals: made by ``start`` or ``resume``, ended by ``finish`` or
-    ``close``.
+    """A run's folder, display, loggers and signals, from ``start`` or ``resume`` to ``finish`` or ``close``.
 
     Of several processes only the first (environment RANK) writes and shows anything; the others offer the same methods,
     so that callers need not ask for a rank. As a context manager a run closes itself in every case.
@@ -133,9 +132,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """Whether a first Ctrl-C or a SIGTERM came: the loop then ends after its step, saves, raises
-        ``Interrupted``.
-        """
+        """Whether Ctrl-C or SIGTERM came: the loop then ends after its step, saves, and raises ``Interrupted``."""
         return self._interrupts.requested
 
     @property
@@ -287,9 +284,7 @@ class Run:
         return written
 
     def close(self) -> None:
-        """Close the loggers; the outermost run also closes the display and gives the signals back. Twice does
-        nothing.
-        """
+        """Close the loggers; the outermost run also closes the display and restores signals. May be called twice."""
         for stage in self._stages.values():
             stage.close()
         for logger in self._loggers:

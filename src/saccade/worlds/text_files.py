@@ -78,7 +78,7 @@ def entry_of(line: str) -> dict[str, Any]:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
-    need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
+    ensure(isinstance(entry, dict), f"{line[:40]!r} is not an object")
     return entry
 
 
@@ -96,11 +96,11 @@ def file_of(entry: dict[str, Any], name: str, root: Path) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} {value!r} must be a path")
     path = root / value
-    need(path.is_file(), f"{name} '{path}' does not exist")
+    ensure(path.is_file(), f"{name} '{path}' does not exist")
     return path
 
 
-def need(condition: bool, why: str) -> None:
+def ensure(condition: bool, why: str) -> None:
     """ValueError with the reason where the condition is false."""
     if not condition:
         raise ValueError(why)

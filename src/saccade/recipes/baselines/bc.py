@@ -101,7 +101,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def single_decisions(episodes: Sequence[RecordedEpisode]) -> Rollout:
     """Every step of the episodes as a row of one decision."""
-    rows = bc_dataset(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
+    rows = bc_dataset(episodes, 1)  # by row, "observation.image_B", where a decision has "observation.image_BT"
     observations = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(OBSERVATION)}
     decisions = observations | {"action_BT": rows.decisions["action_BT"]}
     return replace(rows, decisions=decisions, extras={"length_B": torch.ones(len(rows))})

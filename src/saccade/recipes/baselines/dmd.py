@@ -49,7 +49,7 @@ _SLOW = AdamW(lr=5e-7, betas=(0.0, 0.999), warmup=500)
 _REAL = Settings(
     schedule=Schedule(steps=100_000, evaluate_every=1000, save_every=500),
     batch=Batch(prompts_per_step=64, group_size=1, micro_rows=1),
-    flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
+    flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, forward_batch_size=4),
     task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
     distillation=Distillation(
         reference_guidance=4.5,

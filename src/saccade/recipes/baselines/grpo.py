@@ -115,15 +115,15 @@ def sampled(
     step: int,
 ) -> Rollout:
     """Groups of answers to the questions of a step, judged; with dynamic sampling only groups whose rewards differ."""
-    attempt = lambda asked, seeds: cfg.batch.groups(policy.rollout, asked, seeds)
+    sample = lambda asked, seeds: cfg.batch.groups(policy.rollout, asked, seeds)
     judge = lambda rollout: rollout.rewards.setdefault("right", cfg.task.judge(rollout))
     if cfg.sampling_rounds == 1:
-        rollout = attempt(problems, seeds_P)
+        rollout = sample(problems, seeds_P)
         judge(rollout)
         return rollout
     if cfg.model.sharded:
         raise ValueError(f"sampling_rounds {cfg.sampling_rounds}: sharded networks must be called in step, so 1 round")
-    drawn = dynamic_sampling(attempt, judge, rounds(cfg, questions, problems, seeds_P), len(problems))
+    drawn = dynamic_sampling(sample, judge, rounds(cfg, questions, problems, seeds_P), len(problems))
     run.log(step + 1, {"cost/generated": drawn.generated})
     return join(drawn.parts)
 

@@ -93,7 +93,7 @@ PRESETS = {
     "sd35-medium": Settings(
         schedule=Schedule(steps=20_000, evaluate_every=500, save_every=500),
         batch=Batch(prompts_per_step=128, group_size=1, micro_rows=1),
-        flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
+        flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, forward_batch_size=4),
         task=DrawingTask(prompts="prompts.txt", held_out="parti.txt", rewards=("sharpness",)),
         reward="text_image",
         encoders="yuvalkirstain/PickScore_v1",

@@ -130,7 +130,7 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions, in and out of domain, before and after."""
     policy = policies(cfg)["policy"]
-    collect, loss, state = {"grpo": reinforcement, "sft": imitation}[cfg.method](cfg, policy)
+    collect, loss, state = {"grpo": reinforcement, "sft": supervised}[cfg.method](cfg, policy)
     update = cfg.optim.update("words", loss, policy.trained)
     return fit(
         cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed),
@@ -161,7 +161,7 @@ def reinforcement(cfg: Settings, policy: TokenPolicy) -> Method:
     return collect, cfg.grpo.loss(policy, cfg.model.max_new_tokens), {"reference": reference}
 
 
-def imitation(cfg: Settings, policy: TokenPolicy) -> Method:
+def supervised(cfg: Settings, policy: TokenPolicy) -> Method:
     """Supervised fine-tuning on the correct answers. ValueError if the template asks for thoughts."""
     template = answer_template(cfg.template)
     collect = lambda problems, seeds_P, step: sft_batch(policy, problems, template)

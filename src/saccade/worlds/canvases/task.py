@@ -101,7 +101,7 @@ class VisualSearchTask:
         return {**joined, **(by_source(sources, joined["accuracy"]) if joined else {})}
 
     def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
-        return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
+        return canvases.sample_problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
 
 def _load_choice_questions(file: str) -> Sequence[Problem]:

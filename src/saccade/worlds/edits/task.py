@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import score
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.rewards.image.pictures import diversity, sharpness
 from saccade.rewards.learned.vqa_judge import VQAJudge
 from saccade.rewards.registry import reward
@@ -102,8 +102,8 @@ class EditingTask:
     def _problems(self, count: int, seed: int, split: str, words: Words) -> list[Problem]:
         if self.edits == "photographs":
             kinds = self.kinds or tuple(edits.PHOTOGRAPH_INSTRUCTIONS)
-            return edits.photographs.problems(count, seed, kinds, split, self.side)
-        return edits.problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
+            return edits.photographs.sample_problems(count, seed, kinds, split, self.side)
+        return edits.sample_problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
 
     def _rewards(self, rollout: Rollout) -> dict[str, Reward]:
         """All rewards by name; the exact ones are computed once for all of them."""
@@ -116,8 +116,8 @@ def logged_samples(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list
     items = []
     for problem, picture, value in zip(rollout.problems[:count], rollout.outputs, rewards_B.tolist()):
         target = problem.answer.get("picture") if isinstance(problem.answer, dict) else None
-        item = {"prompt": problem.inputs.text, "source": to_unit(problem.inputs.pictures[0]), "image": picture}
-        items.append(item | {"score": value} | ({} if target is None else {"target": to_unit(target)}))
+        item = {"prompt": problem.inputs.text, "source": to_float(problem.inputs.pictures[0]), "image": picture}
+        items.append(item | {"score": value} | ({} if target is None else {"target": to_float(target)}))
     return items
 
 

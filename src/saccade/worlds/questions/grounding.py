@@ -121,7 +121,7 @@ class GroundingTask:
         return loaded
 
     def _sampled(self, skill: str, count: int, seed: int, split: str) -> list[Problem]:
-        return questions.problems(count, seed, (skill,), split, self.size, self.objects)
+        return questions.sample_problems(count, seed, (skill,), split, self.size, self.objects)
 
 
 def count_boxes(rollout: Rollout, require_tags: bool = False) -> Tensor:

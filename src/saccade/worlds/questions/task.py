@@ -71,7 +71,7 @@ class AnsweringTask:
         return scores
 
     def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
-        return questions.problems(count, seed, self.skills, split, self.size, self.objects)
+        return questions.sample_problems(count, seed, self.skills, split, self.size, self.objects)
 
 
 def answers_to(sampler: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ class DrawingTask:
         """The prompts to train on."""
         if self.prompts != "shapes":
             return shapes.load_prompts(self.prompts)
-        return shapes.problems(self.train_size, seed, self.tags, self._wordings(shapes.TRAIN_WORDINGS), "train")
+        return shapes.sample_problems(self.train_size, seed, self.tags, self._wordings(shapes.TRAIN_WORDINGS), "train")
 
     def held_out_problems(self) -> dict[str, list[Problem]]:
         """Prompts that are never trained on, by name of the set; sets of the embedded world share their meanings."""
@@ -54,7 +54,7 @@ class DrawingTask:
             return {"held out": shapes.load_prompts(self.held_out)} if self.held_out else {}
         sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
         return {
-            name: shapes.problems(self.held_out_size, HELD_OUT_SEED, self.tags, wordings, "held_out")
+            name: shapes.sample_problems(self.held_out_size, HELD_OUT_SEED, self.tags, wordings, "held_out")
             for name, wordings in sets.items()
         }
 
@@ -67,8 +67,8 @@ class DrawingTask:
     def score(self, sampler: Sampler, log: LogSamples | None = None, rows: int = 128) -> ProblemScores:
         """Reward of each held-out prompt by set, and the sharpness; prompts and seeds are always the same.
 
-        ``sampler`` makes one picture of each prompt, ``rows`` at a time. ``log`` is given some
-        pictures of each set with their scores.
+        ``sampler`` makes one picture of each prompt, ``rows`` at a time. ``log`` is given some pictures of each set
+        with their scores.
         """
         sets = score(self.held_out_problems(), sampler, self.judge, rows)
         if log:

@@ -37,7 +37,7 @@ from saccade.rewards.render import rendering
 from saccade.rewards.render.strip_text import strip_text
 from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.programs.task import ProgramTask, sample_programs
@@ -51,7 +51,7 @@ class SupervisedStage:
     """Training steps of the first stage; 0 skips it, for a model that can write programs already."""
     batch: int = 32
     """Number of reference programs in a batch, over all processes."""
-    rise: float = 0.05
+    warmup_ratio: float = 0.05
     """Fraction of the steps over which the learning rate rises; it then falls linearly (`optim.warmup` is unused)."""
     final_lr: float = 0.1
     """Learning rate at the end, as a fraction of its peak."""
@@ -164,7 +164,7 @@ def supervised(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], 
         return teacher_forced(untempered, problems, [problem.answer["code"] for problem in problems])
 
     batch = Batch(prompts_per_step=cfg.sft.batch, micro_rows=cfg.batch.micro_rows)
-    lr = rise_and_fall(steps, int(steps * cfg.sft.rise), cfg.sft.final_lr)
+    lr = linear_schedule_with_warmup(steps, int(steps * cfg.sft.warmup_ratio), cfg.sft.final_lr)
     update = cfg.sft.optim.update("references", SupervisedLoss(untempered), policy.trained, schedule=lr)
     return batch.feed(problems, collect, cfg.seed), batch.learner(update)
 

@@ -91,7 +91,7 @@ _REAL = Settings(
         lora_alpha=64.0,
         precision="bfloat16",
         checkpointing=True,
-        at_once=4,
+        forward_batch_size=4,
     ),
     task=EditingTask(
         "edits_train.jsonl",
@@ -129,7 +129,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Learn to copy, then to edit. Returns the scores of held-out edits before the second stage and after."""
     policy = policies(cfg)["policy"]
     if cfg.copy.steps:
-        parts = imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy.optim)
+        parts = supervised(cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy.optim)
         schedule = Schedule(steps=cfg.copy.steps, save_every=cfg.schedule.save_every)
         fit(parts.feed, parts.learner, run.stage("copy"), schedule, state=parts.state)
     match cfg.method:
@@ -138,7 +138,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         case "grpo":
             parts = reinforcement(cfg, policy)
         case "pairs":
-            parts = imitation(cfg, policy, lambda problem: problem.answer["picture"], cfg.optim)
+            parts = supervised(cfg, policy, lambda problem: problem.answer["picture"], cfg.optim)
 
     def evaluate(step: int) -> ProblemScores:
         with parts.ema:
@@ -189,7 +189,7 @@ def reinforcement(cfg: Settings, policy: FlowPolicy) -> Parts:
     return Parts(feed, cfg.batch.learner(edit), ema, {"policy": policy, "ema": ema})
 
 
-def imitation(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], Any], optim: AdamW) -> Parts:
+def supervised(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], Any], optim: AdamW) -> Parts:
     """Flow matching to a picture of each problem: its source in the warm-up, its result where there are pairs."""
     edit, ema = editor_update(cfg, policy, ScoreMatching(policy, min_t=0.0, max_t=1.0), optim)
     feed = OnPolicy(cfg.task.training(cfg.seed), target_latents(policy, picture), samples_per_step(cfg), cfg.seed)

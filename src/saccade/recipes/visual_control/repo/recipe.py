@@ -86,22 +86,20 @@ class Settings:
     """Seed of initial weights, episodes, sequences and noise."""
     model: RSSMConfig = RSSMConfig()
     config: DreamerConfig = DreamerConfig(entropy_coef=0.03)
-    replay: ReplayConfig = ReplayConfig(warmup_steps=1000, batch_size=16)
+    replay: ReplayConfig = ReplayConfig(random_steps=1000, batch_size=16)
     optim: DreamerOptim = _OPTIM
     kl_limit: float = 8.0
     """Largest divergence of the posterior from the prior, in nats, over all dimensions of the latent."""
     kl_balance: float = 5 / 6
-    """Part of the divergence's gradient that moves the prior to the posterior; the rest moves the posterior."""
+    """Fraction of the KL divergence's gradient that moves the prior to the posterior; the rest moves the posterior."""
     init_beta: float = 0.2
-    """Weight of the divergence at the start."""
+    """Weight of the KL divergence at the start."""
     learn_beta: bool = True
-    """Learn that weight as a Lagrange multiplier of the limit; without, it stays constant (an ablation)."""
+    """Learn the KL divergence's weight as a Lagrange multiplier of `kl_limit`; off keeps it constant (an ablation)."""
     reward_weight: float = 100.0
     """Weight of the reward's negative log-likelihood in the world model's loss."""
     reconstruction_weight: float = 0.0
-    """Weight of reconstructing pictures (an ablation); 0 trains the decoder on detached states, for people to look
-    at.
-    """
+    """Weight of reconstructing pictures (an ablation); 0 trains the decoder on detached states, for inspection."""
     init_std: float = 1.0
     """Standard deviation of the actor's actions at the start, before tanh."""
     adapt: Literal["none", "align"] = "none"

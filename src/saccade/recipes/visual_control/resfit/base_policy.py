@@ -95,7 +95,7 @@ class ZeroProposer:
 def propose_all(proposer: Proposer, episode: RecordedEpisode) -> np.ndarray:
     """Proposals of a proposer of one row at each of the T + 1 observations of an episode: ``[T + 1, A]``."""
     proposer.begin([0])
-    prefix = "seen."
+    prefix = "observation."
     named = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in episode.items() if k.startswith(prefix)}
     length = len(next(iter(named.values())))
     return torch.cat([proposer.propose({k: v[t : t + 1] for k, v in named.items()}) for t in range(length)]).numpy()
@@ -136,7 +136,7 @@ class BCPolicy(nn.Module):
         action_range = ActionRange.of(actions, margin, least_width)
         self.low.copy_(torch.tensor(action_range.low))
         self.high.copy_(torch.tensor(action_range.high))
-        return [episode | {"action": action_range.to_unit(episode["action"])} for episode in episodes]
+        return [episode | {"action": action_range.scale_action(episode["action"])} for episode in episodes]
 
     def export(self, folder: str | Path) -> None:
         """Write the weights and the range of actions to base.safetensors."""

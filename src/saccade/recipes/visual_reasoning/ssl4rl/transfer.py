@@ -47,7 +47,7 @@ class TransferTask:
         unit = self.size // sum(_SHARES.values())
         problems: list[Problem] = []
         for skill, share in _SHARES.items():
-            problems += questions.problems(unit * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
+            problems += questions.sample_problems(unit * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
         return [replace(problem, source=_score_name(problem)) for problem in problems]
 
 
