@@ -3,7 +3,7 @@
     y       = r + gamma^n (min_{k in subset} Q'_k(s', a') - [entropy in backup] alpha log pi(a' | s'))
     L_Q     = 1/2 sum_k (Q_k(s, a) - y)^2
     L_pi    = alpha log pi(a | s) - reduce_k Q_k(s, a)        a reparameterized; alpha and Q constant
-    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy
+    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy; RLPD has alpha for log alpha
 
 SAC 1812.05905, TD3 1802.09477 (a' is the deterministic action with clipped noise), REDQ 2101.05982, RLPD 2302.02948.
 """
