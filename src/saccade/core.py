@@ -73,6 +73,7 @@ class Rollout:
     def rows(self, index_B: Tensor) -> Rollout:
         """The samples at ``index_B`` (integers), in that order."""
         picked = index_B.tolist()
+        index_B = index_B.cpu()  # an index on the CPU picks rows on any device
         return replace(
             self,
             problems=[self.problems[i] for i in picked],
@@ -96,6 +97,21 @@ class Rollout:
             mask_BT=self.mask_BT[:, part],
             advantage_BT=None if self.advantage_BT is None else self.advantage_BT[:, part],
             extras=cut(self.extras),
+        )
+
+    def on_one_device(self) -> Rollout:
+        """The same rollout with all that a loss brings together where its log-probs are: mask, groups, rewards,
+        advantages and extras. Rewards are computed on the CPU, decisions lie with the network that makes them.
+        """
+        place = self.logp_BT.device
+        moved = lambda named: {k: v.to(place) if isinstance(v, Tensor) else v for k, v in named.items()}
+        return replace(
+            self,
+            mask_BT=self.mask_BT.to(place),
+            group_B=self.group_B.to(place),
+            rewards=moved(self.rewards),
+            advantage_BT=None if self.advantage_BT is None else self.advantage_BT.to(place),
+            extras=moved(self.extras),
         )
 
     def broadcast(self, advantage_B: Tensor) -> Tensor:

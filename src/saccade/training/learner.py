@@ -82,6 +82,7 @@ class Updates:
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Train on a batch; metrics are means over all decisions of all processes."""
+        batch = _on_one_device(batch)
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         rows = self.micro_rows
@@ -256,6 +257,13 @@ def _shard_state(params: Sequence[nn.Parameter], saved: Mapping[str, Any]) -> di
     """The saved state of an optimizer, its moments sharded over the processes like their weights."""
     moments = {i: {k: shard_like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
     return {**saved, "state": moments}
+
+
+def _on_one_device(batch: Any) -> Any:
+    """The batch, or each rollout of a batch of several, as losses need it; see `Rollout.on_one_device`."""
+    if isinstance(batch, Rollout):
+        return batch.on_one_device()
+    return {name: _on_one_device(part) for name, part in batch.items()} if isinstance(batch, Mapping) else batch
 
 
 def _select(batch: Batch, name: str) -> Batch:
