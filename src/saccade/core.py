@@ -6,7 +6,7 @@ The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -266,12 +266,24 @@ class RunFailed(Exception):
     """The run cannot continue; one line gives the reason and how to resume it."""
 
 
+class Diverged(RunFailed):
+    """The weights ran away, so that the same steps again would end the same way."""
+
+
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
 
 
 class NothingJudged(Exception):
     """A reward gave no verdict on any row; its own error is the cause."""
+
+
+class BadProblem(ValueError):
+    """Problems that no policy can try (a broken picture, a question without room), by their ``ids``; others can."""
+
+    def __init__(self, message: str, ids: Iterable[int]):
+        super().__init__(message)
+        self.ids = frozenset(ids)
 
 
 _MASK = (1 << 63) - 1

@@ -155,14 +155,13 @@ def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path)
 
 
 def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
-    said = saccade(*GREY, "--trouble", "value")
-    assert (
-        said.status == 2
-        and said.err.splitlines()[-1] == "saccade: two lines of trouble"
-        and "Traceback" not in said.err
-    )
-    with pytest.raises(IndexError):
-        saccade(*GREY, "--trouble", "bug")
+    said = saccade(*GREY, "--trouble", "value", "--out", "value")
+    assert said.status == 1 and "Traceback" not in said.err
+    assert ": two lines of trouble; resume with: " in said.err.splitlines()[-1]
+    with pytest.raises(IndexError) as caught:
+        saccade(*GREY, "--trouble", "bug", "--out", "bug")
+    assert caught.value.__notes__[0].startswith("resume with: ")
+    assert list(Path("value/checkpoints").glob("step-*")) and list(Path("bug/checkpoints").glob("step-*"))
 
 
 def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):

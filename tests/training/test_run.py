@@ -22,7 +22,7 @@ from PIL import Image
 from saccade.core import RunFailed
 from saccade.training import checkpoint, files
 from saccade.training import folder as on_disk
-from saccade.training.display import Lines, Live, Silent, open_display
+from saccade.training.display import Lines, Live, Shown, Silent, open_display
 from saccade.training.meter import Meter, duration
 from saccade.training.run import Run
 
@@ -349,7 +349,7 @@ def test_the_live_display_fits_its_terminal(width):
 
 
 def test_no_terminal_means_lines_and_no_display_means_silence(capfd):
-    assert isinstance(open_display(True, bool), Lines) and isinstance(open_display(False, bool), Silent)
+    assert isinstance(open_display(True, bool), Shown) and isinstance(open_display(False, bool), Silent)
     open_display(True, bool).progress("main", 1, 2)
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("main  step 1/2")

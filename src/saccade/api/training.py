@@ -86,7 +86,7 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     folder is made. RunFailed, with the line that resumes the run, if it cannot continue; Interrupted after Ctrl-C.
     """
     from saccade.api.run import TrainedRun
-    from saccade.core import Interrupted, RunFailed
+    from saccade.core import Diverged, Interrupted, RunFailed
     from saccade.training import distributed
 
     # All processes must have looked at the folder before the first one writes to it.
@@ -107,9 +107,17 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
             raise Interrupted(line) from error
         except distributed.PeerLost as error:
             raise RunFailed(f"another process of this run is gone; resume with: {_resume(run)}") from error
+        except Diverged:  # to resume would repeat it
+            raise
         except RunFailed as error:
             advice = "" if "resume with" in str(error) else f"; resume with: {_resume(run)}"
             raise RunFailed(f"{error}{advice}") from error
+        except SystemExit as error:
+            code = "" if error.code is None else repr(error.code)
+            raise RunFailed(f"code of this run called sys.exit({code}); resume with: {_resume(run)}") from error
+        except Exception as error:
+            error.add_note(f"resume with: {_resume(run)}")
+            raise
     return TrainedRun(folder, plan.recipe, settings, settled=run.settled)
 
 

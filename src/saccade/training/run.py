@@ -131,7 +131,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """Whether a first Ctrl-C or a SIGTERM came: the loop then ends after its step, saves, raises
+        """Whether a first Ctrl-C, a SIGTERM or a SIGHUP came: the loop then ends after its step, saves, raises
         ``Interrupted``.
         """
         return self._interrupts.requested
@@ -175,7 +175,9 @@ class Run:
         for callback in self._callbacks if self._writes else ():
             try:
                 callback(step, numbers, self)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit in a callback is an error of the callback
                 name = getattr(callback, "__name__", type(callback).__name__)
                 raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
 
