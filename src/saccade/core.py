@@ -304,7 +304,9 @@ def spawn(seeds_B: Tensor, key: int) -> Tensor:
 
 
 def seeds(seed: int, count: int, key: int = 0) -> Tensor:
-    """``count`` independent seeds that follow from one: ``[count]`` int64."""
+    """``count`` independent seeds that follow from one: ``[count]`` int64. ValueError for one beyond 64 bits."""
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"a seed is a whole number of 64 bits, not {seed}")
     start = spawn(torch.tensor([seed]), key)
     return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
 

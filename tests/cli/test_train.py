@@ -121,6 +121,25 @@ def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_
     assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
 
 
+NUMBERS_THAT_CANNOT_BE = [
+    ("flow_grpo", "--lr nan", "optim: lr must be a number from 0 to 1e+18, not nan"),
+    ("flow_grpo", "--lr 1e38", "optim: lr must be a number from 0 to 1e+18, not 1e+38"),
+    ("sac", "--optim.lr inf", "lr must be a number from 0 to 1e+18, not inf"),
+    ("ppo", "--lr -1", "optim: lr must be a number from 0 to 1e+18, not -1"),
+    ("flow_grpo", "--noise 0", "flow: noise must be a number from 0.001 to 10000, not 0"),
+    ("flow_grpo", "--ema 2", "ema must be a number from 0 to 1, not 2"),
+    ("ppo", "--gamma 2", "ppo: gamma must be a number from 0 to 1, not 2"),
+    ("grpo", "--temperature nan", "--model.temperature must be a number, not nan"),
+    ("td3", f"--seed {1 << 63}", "--seed must be a whole number of 64 bits, not 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words", "line"), NUMBERS_THAT_CANNOT_BE)
+def test_numbers_that_cannot_be_are_one_line_in_every_recipe(saccade, tmp_path, recipe, words, line):
+    assert line in saccade("train", recipe, *words.split(), "--out", "r").refused()
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_device_that_is_not_here_is_told():
     from dataclasses import dataclass
 

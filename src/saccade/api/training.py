@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ def _in_words(name: str, value: Any, kept: Any) -> str:
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, and for a count below 0."""
+    """ValueError for a device that is not here, for a count below 0 or beyond 64 bits, and for no number."""
     usual = flat(default)
     for name, value in flat(given).items():
         if name.rpartition(".")[2] == "device" and value != usual[name]:
@@ -240,6 +241,10 @@ def _refuse_impossible(given: Any, default: Any) -> None:
             device_of(value)
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(f"--{name.replace('_', '-')} must be a whole number of 64 bits, not {value}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number, not nan")
 
 
 def _resumable(folder: Path, name: str) -> dict[str, Any] | None:

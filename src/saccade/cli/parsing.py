@@ -152,6 +152,7 @@ def _one_line(box: str) -> str:
         options = re.findall(r"'([^']*)'", choice[3])
         near = nearest(choice[1], options)
         return f"{choice[2]} cannot be '{choice[1]}'; nearest: {near} (of {', '.join(options)})"
+    message = re.sub(r"^recipe[.:] ?", "", message)
     return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"
 
 
