@@ -21,6 +21,9 @@ from saccade.envs.recordings.episodes import RecordedEpisode, validated
 
 INDEX = "index.jsonl"
 
+EPISODE_BYTES = 4 << 30
+"""Largest size of an episode in memory; a small file may unfold to any size."""
+
 Act = Callable[[Observation, np.ndarray, np.ndarray], np.ndarray]
 """Observations of B rows, the seeds of their episodes and their steps, both ``[B]`` int64 -> actions ``[B, ...]``."""
 
@@ -175,9 +178,13 @@ def _line(file: str, episode: RecordedEpisode) -> dict[str, Any]:
 
 def _load_episode(path: Path) -> RecordedEpisode:
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > EPISODE_BYTES:
+            raise ValueError(f"it unfolds to {size / 1e9:.1f} GB, more than {EPISODE_BYTES / 1e9:.1f} GB")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: cannot be read as an episode: {reason}") from None
     return validated(arrays, str(path))
