@@ -144,7 +144,8 @@ def _collect(feed: Feed, step: int, run: Run, saved: Mapping[str, Stateful]) -> 
     with _saving_first(f"step {step + 1}", step, run, saved), _modes_restored():
         batch = feed(step)
         for part in [batch] if isinstance(batch, Rollout) else batch.values():
-            if not part.logp_BT[part.mask_BT > 0].isfinite().all():
+            # Where nothing is weighed by an advantage, log-probabilities may be unknown.
+            if part.advantage_BT is not None and not part.logp_BT[part.mask_BT > 0].isfinite().all():
                 raise FloatingPointError("log-probabilities of samples are not finite")
         return batch
 
