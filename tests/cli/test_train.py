@@ -251,6 +251,35 @@ def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
     assert (result["before"], result["after"], result["steps"]) == (whole["before"], whole["after"], 6)
 
 
+def test_code_that_exits_and_a_reader_that_goes_never_end_a_run_in_silence(saccade, tmp_path):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "leaves.py").write_text(
+        source.replace("    level = policies(cfg)", "    raise SystemExit\n    level = policies(cfg)")
+    )
+    said = saccade("train", "leaves.py", "--out", "left")
+    assert said.status == 1 and "code of this run called sys.exit(); resume with: " in said.err
+    (tmp_path / "never.py").write_text("raise SystemExit(0)")
+    assert "never.py cannot be read: SystemExit: 0" in saccade("train", "never.py").refused()
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "saccade", *GREY, "--out", "r"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=write, text=True, timeout=120)
+    os.close(write)
+    assert done.returncode == 0 and (tmp_path / "r/result.json").is_file() and "level" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_run_begins_is_an_interruption_too(saccade, tmp_path, number):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "slow.py").write_text(f"{source}\nimport sys, time\nprint('reading', flush=True)\ntime.sleep(60)\n")
+    words = [sys.executable, "-m", "saccade", "train", "slow.py"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "saccade: interrupted\n")
+
+
 def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [
