@@ -165,7 +165,7 @@ def _of_user(file: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         place = (
             f"line {error.lineno}: {error.msg}"

@@ -125,6 +125,14 @@ def described(kind: type) -> list[tuple[str, Any, str]]:
     return [(name, hint, text) for (name, hint), text in zip(_fields(kind), _texts(kind))]
 
 
+def within(settings: Any, least: float, most: float, *fields: str) -> None:
+    """ValueError, in one line, where one of these numbers of a settings dataclass does not lie between two others."""
+    for field in fields:
+        value = getattr(settings, field)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{field.replace('_', '-')} must be a number from {least:g} to {most:g}, not {value:g}")
+
+
 def _fields(kind: type) -> Iterator[tuple[str, Any]]:
     for field, hint in _hinted(kind):
         inner = bare(hint)

@@ -6,7 +6,7 @@ The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -303,12 +303,24 @@ class RunFailed(Exception):
     """The run cannot continue; one line gives the reason and how to resume it."""
 
 
+class Diverged(RunFailed):
+    """The weights ran away, so that the same steps again would end the same way."""
+
+
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
 
 
 class NothingJudged(Exception):
     """A reward could not judge any row; its own error is the cause."""
+
+
+class BadProblem(ValueError):
+    """Problems that no policy can try (a broken picture, a question without room), by their ``ids``; others can."""
+
+    def __init__(self, message: str, ids: Iterable[int]):
+        super().__init__(message)
+        self.ids = frozenset(ids)
 
 
 _MASK = (1 << 63) - 1
@@ -329,7 +341,9 @@ def spawn(seeds_B: Tensor, key: int) -> Tensor:
 
 
 def seeds(seed: int, count: int, key: int = 0) -> Tensor:
-    """``count`` independent seeds that follow from one: ``[count]`` int64."""
+    """``count`` independent seeds that follow from one: ``[count]`` int64. ValueError for one beyond 64 bits."""
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"a seed is a whole number of 64 bits, not {seed}")
     start = spawn(torch.tensor([seed]), key)
     return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
 

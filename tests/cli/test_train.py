@@ -121,6 +121,25 @@ def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_
     assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
 
 
+NUMBERS_THAT_CANNOT_BE = [
+    ("flow_grpo", "--lr nan", "optim: lr must be a number from 0 to 1e+18, not nan"),
+    ("flow_grpo", "--lr 1e38", "optim: lr must be a number from 0 to 1e+18, not 1e+38"),
+    ("sac", "--optim.lr inf", "lr must be a number from 0 to 1e+18, not inf"),
+    ("ppo", "--lr -1", "optim: lr must be a number from 0 to 1e+18, not -1"),
+    ("flow_grpo", "--noise 0", "flow: noise must be a number from 0.001 to 10000, not 0"),
+    ("flow_grpo", "--ema 2", "ema must be a number from 0 to 1, not 2"),
+    ("ppo", "--gamma 2", "ppo: gamma must be a number from 0 to 1, not 2"),
+    ("grpo", "--temperature nan", "--model.temperature must be a number, not nan"),
+    ("td3", f"--seed {1 << 63}", "--seed must be a whole number of 64 bits, not 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words", "line"), NUMBERS_THAT_CANNOT_BE)
+def test_numbers_that_cannot_be_are_one_line_in_every_recipe(saccade, tmp_path, recipe, words, line):
+    assert line in saccade("train", recipe, *words.split(), "--out", "r").refused()
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_device_that_is_not_here_is_told():
     from dataclasses import dataclass
 
@@ -155,14 +174,13 @@ def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path)
 
 
 def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
-    completed = saccade(*GREY, "--trouble", "value")
-    assert (
-        completed.status == 2
-        and completed.err.splitlines()[-1] == "saccade: two lines of trouble"
-        and "Traceback" not in completed.err
-    )
-    with pytest.raises(IndexError):
-        saccade(*GREY, "--trouble", "bug")
+    completed = saccade(*GREY, "--trouble", "value", "--out", "value")
+    assert completed.status == 1 and "Traceback" not in completed.err
+    assert ": two lines of trouble; resume with: " in completed.err.splitlines()[-1]
+    with pytest.raises(IndexError) as caught:
+        saccade(*GREY, "--trouble", "bug", "--out", "bug")
+    assert caught.value.__notes__[0].startswith("resume with: ")
+    assert list(Path("value/checkpoints").glob("step-*")) and list(Path("bug/checkpoints").glob("step-*"))
 
 
 def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
@@ -232,6 +250,35 @@ def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
     result = json.loads(resumed.out.splitlines()[-1])
     whole = json.loads(saccade(*GREY, "--seed", "7", "--json").out.splitlines()[-1])
     assert (result["before"], result["after"], result["steps"]) == (whole["before"], whole["after"], 6)
+
+
+def test_code_that_exits_and_a_reader_that_goes_never_end_a_run_in_silence(saccade, tmp_path):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "leaves.py").write_text(
+        source.replace("    level = policies(cfg)", "    raise SystemExit\n    level = policies(cfg)")
+    )
+    said = saccade("train", "leaves.py", "--out", "left")
+    assert said.status == 1 and "code of this run called sys.exit(); resume with: " in said.err
+    (tmp_path / "never.py").write_text("raise SystemExit(0)")
+    assert "never.py cannot be read: SystemExit: 0" in saccade("train", "never.py").refused()
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "saccade", *GREY, "--out", "r"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=write, text=True, timeout=120)
+    os.close(write)
+    assert done.returncode == 0 and (tmp_path / "r/result.json").is_file() and "level" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_run_begins_is_an_interruption_too(saccade, tmp_path, number):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "slow.py").write_text(f"{source}\nimport sys, time\nprint('reading', flush=True)\ntime.sleep(60)\n")
+    words = [sys.executable, "-m", "saccade", "train", "slow.py"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "saccade: interrupted\n")
 
 
 def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):

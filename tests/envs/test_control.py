@@ -279,7 +279,7 @@ def test_slowness_outside_the_main_thread_is_found_afterwards(monkeypatch):
 def test_an_action_that_is_not_finite_is_refused():
     world = environment("Pendulum-v1", 1)
     world.begin([0], [1])
-    with pytest.raises(EnvironmentFailed, match="'Pendulum-v1' .* an action that is not finite"):
+    with pytest.raises(FloatingPointError, match="an action of the policy in .*'Pendulum-v1' .* is not finite"):
         world.step(np.full((1, 1), np.nan))
 
 

@@ -365,3 +365,13 @@ def test_damaged_lerobot_folders_raise_one_line(tmp_path):
     next(tmp_path.glob("data/*/*")).write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="not a readable parquet file"):
         list(open_recording(tmp_path))
+
+
+def test_a_file_that_unfolds_beyond_memory_is_refused_by_its_size(tmp_path, monkeypatch):
+    folder = tmp_path / "rec"
+    folder.mkdir()
+    np.savez_compressed(folder / "000000.npz", **{"seen.state": np.zeros((1000, 1000), np.float32)})
+    (folder / "index.jsonl").write_text('{"file": "000000.npz", "length": 5}\n')
+    monkeypatch.setattr("saccade.envs.recordings.recorder.EPISODE_BYTES", 1_000_000)
+    with pytest.raises(ValueError, match="it unfolds to 0.0 GB, more than 0.0 GB"):
+        list(Recording(folder))

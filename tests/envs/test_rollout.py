@@ -228,3 +228,23 @@ def test_action_noise_is_normal_or_uniform():
 def test_segments_without_steps_are_refused():
     with pytest.raises(ValueError, match="segments of 0 steps"):
         RolloutCollector(Count(1), Toy(discrete=True), length=0, seed=0)
+
+
+def test_an_endless_episode_is_cut_off_and_told():
+    with pytest.warns(UserWarning, match="an episode of count did not end and was cut off after 5 steps"):
+        cut = run_episodes(Count(2, last=10**9), Toy(discrete=True), [8, 7, 6], longest=5)
+    assert [(e.seed, e.length) for e in cut] == [(8, 5), (7, 5), (6, 5)]
+
+
+def test_a_long_video_keeps_few_frames_evenly_spaced_and_the_last():
+    drawn = []
+
+    class Filmed(Count):
+        def render(self, rows):
+            drawn.extend(rows)
+            return np.stack([np.full((400, 2, 3), self.step_B[row] % 256, np.uint8) for row in rows])
+
+    (episode,) = run_episodes(Filmed(1, last=250), Toy(discrete=True), [8], videos=1)
+    steps = episode.frames[:, 0, 0, 0].tolist()
+    assert steps == [*range(0, 251, 2)] and episode.frames.shape[1] == 192
+    assert len(drawn) < 251

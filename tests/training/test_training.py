@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,19 @@ import torch
 from toy import PROBLEMS, Toy, height
 
 from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs, random_window, sliding_window
-from saccade.core import Interrupted, Loss, NothingJudged, Rollout, RunFailed, generator, noise, seeds, spawn
+from saccade.core import (
+    BadProblem,
+    Diverged,
+    Interrupted,
+    Loss,
+    NothingJudged,
+    Rollout,
+    RunFailed,
+    generator,
+    noise,
+    seeds,
+    spawn,
+)
 from saccade.evaluation.scoring import score
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
@@ -242,6 +256,134 @@ def test_the_learning_rate_warms_up_and_decays_linearly():
         and rate(99) == 0.1
         and linear_schedule_with_warmup(4, 0)(4) == 0
     )
+
+
+def test_weights_that_run_away_are_told_and_are_not_the_newest_checkpoint(tmp_path):
+    policy = Toy.new()
+
+    ruined = lambda steps: policy.mean.data.fill_(math.inf) if steps == 3 else None
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    update = Update("toy", PolicyGradient(policy, clip=0.2), policy.parameters(), optimizer, after=ruined)
+    run = Run.start(tmp_path / "weights", {"recipe": "toy"}, display=False)
+    line = "step 3: policy holds numbers that are not finite.*smaller learning rate"
+    with pytest.raises(Diverged, match=line) as told, run:
+        fit(
+            OnPolicy(PROBLEMS, collect_with(policy), 3, 1),
+            Updates([update]),
+            run,
+            9,
+            state={"policy": policy},
+            save_every=1,
+        )
+    assert f"the last good checkpoint is {tmp_path}/weights/checkpoints/step-000002" in str(told.value)
+    assert "resume with" not in str(told.value)
+    policy.mean.data.fill_(0.0)
+
+    def samples_of_the_third_are_none(problems, seeds_P, now):
+        rollout = collect_with(policy)(problems, seeds_P, now)
+        rollout.logp_BT[0, 0] = math.nan if now == 3 else 0.0
+        return rollout
+
+    feed = OnPolicy(PROBLEMS, samples_of_the_third_are_none, 3, 1)
+    with pytest.raises(Diverged, match="step 4: log-probabilities of samples are not finite: .*step-000002, but"):
+        run_for(9, tmp_path / "samples", policy, feed=feed, save_every=1, evaluate_every=99)
+
+
+def test_a_reward_is_not_blamed_for_pictures_that_are_not_finite():
+    rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2))
+    rollout.outputs = torch.full((2, 3, 4, 4), math.nan)
+    with pytest.raises(FloatingPointError, match="none of 2 pictures is finite"):
+        judge(rollout, {"height": height})
+    rollout.outputs[1] = 0.5
+    judge(rollout, {"height": height})
+
+
+@pytest.mark.parametrize("error", [SystemExit(), SystemExit("no key"), ValueError("odd"), IndexError(3), KeyError("x")])
+def test_whatever_ends_a_step_the_steps_before_it_are_saved(tmp_path, error):
+    policy = Toy.new()
+
+    def collect(problems, seeds_P, step):
+        if step == 2:
+            raise error
+        return collect_with(policy)(problems, seeds_P, step)
+
+    told = IndexError if isinstance(error, IndexError) else KeyError if isinstance(error, KeyError) else RunFailed
+    with pytest.raises(told) as caught:
+        run_for(9, tmp_path / "run", policy, feed=OnPolicy(PROBLEMS, collect, 3, 1), save_every=50)
+    if isinstance(error, SystemExit):
+        assert "step 3: code of this run called sys.exit(" in str(caught.value)
+    run_for(9, tmp_path / "run", Toy.new(), resume=True)
+    assert [x["step"] for x in _metrics(tmp_path / "run") if "reward/height" in x] == list(range(1, 10))
+
+
+def test_a_reward_that_exits_is_an_error_of_the_reward():
+    def exits(rollout: Rollout) -> torch.Tensor:
+        sys.exit("no key")
+
+    with pytest.raises(NothingJudged, match="reward 'mine' judged none of 2 samples: SystemExit: no key"):
+        judge(Toy.new().rollout(PROBLEMS[:2], seeds(0, 2)), {"mine": exits})
+
+
+def test_a_switch_that_a_reward_leaves_behind_is_undone_and_told(tmp_path):
+    def careless(rollout: Rollout) -> torch.Tensor:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return height(rollout)
+
+    policy, usual = Toy.new(), Toy.new()
+    run_for(3, tmp_path / "usual", usual)
+    with pytest.warns(UserWarning, match=r"torch.set_grad_enabled\(False\) was left behind"):
+        run_for(3, tmp_path / "run", policy, careless)
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    assert torch.equal(policy.mean, usual.mean)
+
+
+def test_a_gradient_of_zero_in_spite_of_advantages_is_told():
+    policy = Toy.new()
+    batch = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
+    cut_off = lambda part: Loss((policy.mean.detach() * 1.0).sum(), torch.ones(()))
+    update = Update("toy", cut_off, policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match="the gradient of update 'toy' is exactly zero, though"):
+        Updates([update]).update(batch)
+    batch.advantage_BT = batch.advantage_BT * 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Updates([update]).update(batch)
+
+
+class Shelf:
+    """Problems of which some cannot be loaded."""
+
+    def __init__(self, broken: set[int]):
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return len(PROBLEMS)
+
+    def __getitem__(self, index: int):
+        if index in self.broken:
+            raise ValueError(f"picture {index} is broken")
+        return PROBLEMS[index]
+
+
+def test_a_problem_that_cannot_be_loaded_or_tried_is_skipped_and_counted(tmp_path):
+    policy = Toy.new()
+
+    def collect(problems, seeds_P, step):
+        if long := [p.id for p in problems if p.id == 4]:
+            raise BadProblem("a question without room", long)
+        return collect_with(policy)(problems, seeds_P, step)
+
+    feed = OnPolicy(Shelf({1, 2}), collect, 3, 1)
+    with pytest.warns(UserWarning, match="skipped: (picture . is broken|a question without room)"):
+        run_for(4, tmp_path / "run", policy, feed=feed)
+    steps = [x for x in _metrics(tmp_path / "run") if "reward/height" in x]
+    assert len(steps) == 4 and sum(x.get("health/skipped_problems", 0) for x in steps) >= 6
+    assert [feed.draw(step) for step in range(2)] == [OnPolicy(Shelf({1, 2}), collect, 3, 1).draw(s) for s in range(2)]
+    with pytest.raises(ValueError, match="picture . is broken"), pytest.warns(UserWarning):
+        OnPolicy(Shelf(set(range(6))), collect, 3, 1)(0)
+    with pytest.raises(BadProblem, match="without room"):
+        OnPolicy([PROBLEMS[4]], collect, 1, 1)(0)
 
 
 def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.forward_process import velocity_error
+from saccade.config import within
 from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
@@ -75,6 +76,9 @@ class Distillation:
     """Optimizer of the score network; without momentum (SiD), since samples of past generators are outdated."""
     ema: float = 0.95
     """Decay of the moving average of the generator's weights that is evaluated; 0 evaluates the trained weights."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "ema")
 
     def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
         """The score network and the frozen diffusion, with equal weights at first.

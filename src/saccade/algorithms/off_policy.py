@@ -10,6 +10,7 @@ SAC 1812.05905, TD3 1802.09477 (a' is the deterministic action with clipped nois
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from saccade import random
 from saccade.algorithms.acceleration import off_policy_learner
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
+from saccade.config import within
 from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Run, Stateful, seeded, seeds
 from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
@@ -104,6 +106,10 @@ class OffPolicy:
     """Largest random shift of the pictures of a batch in pixels; 0 does not shift."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products in updates; bfloat16 keeps the weights in float32."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "gamma", "tau", "offline_fraction")
+        within(self, 0, math.inf, "target_policy_noise", "target_noise_clip", "action_noise")
 
     def build(self, environment: Environment, seed: int) -> Agent:
         """Networks for an environment's observations and actions, their weights from the seed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.acceleration import ppo_learner
+from saccade.config import within
 from saccade.core import Learner, Likelihood, LikelihoodPolicy, Loss, Rollout, RolloutFeed
 from saccade.math.kl import k3
 from saccade.math.surrogates import Surrogate, clip_fraction, clipped
@@ -53,6 +55,10 @@ class PPO:
     """Decay the learning rate linearly to 0 over the run."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "gamma", "gae_lambda")
+        within(self, 0, math.inf, "clip_range", "clip_range_vf")
 
     def feed(self, segments: RolloutFeed, rows: int, log: LogSegment = lambda step, rollout: None) -> GAEFeed:
         """Segments of ``rows`` rows as single decisions with advantages and returns."""

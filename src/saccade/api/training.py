@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     folder is made. RunFailed, with the line that resumes the run, if it cannot continue; Interrupted after Ctrl-C.
     """
     from saccade.api.run import TrainedRun
-    from saccade.core import Interrupted, RunFailed
+    from saccade.core import Diverged, Interrupted, RunFailed
     from saccade.training import distributed
 
     # All processes must have looked at the folder before the first one writes to it.
@@ -107,9 +108,17 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
             raise Interrupted(line) from error
         except distributed.PeerLost as error:
             raise RunFailed(f"another process of this run is gone; resume with: {_resume(run)}") from error
+        except Diverged:  # to resume would repeat it
+            raise
         except RunFailed as error:
             advice = "" if "resume with" in str(error) else f"; resume with: {_resume(run)}"
             raise RunFailed(f"{error}{advice}") from error
+        except SystemExit as error:
+            code = "" if error.code is None else repr(error.code)
+            raise RunFailed(f"code of this run called sys.exit({code}); resume with: {_resume(run)}") from error
+        except Exception as error:
+            error.add_note(f"resume with: {_resume(run)}")
+            raise
     return TrainedRun(folder, plan.recipe, settings, settled=run.settled)
 
 
@@ -223,7 +232,7 @@ def _in_words(name: str, value: Any, kept: Any) -> str:
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, and for a count below 0."""
+    """ValueError for a device that is not here, for a count below 0 or beyond 64 bits, and for no number."""
     usual = flat(default)
     for name, value in flat(given).items():
         if name.rpartition(".")[2] == "device" and value != usual[name]:
@@ -232,6 +241,10 @@ def _refuse_impossible(given: Any, default: Any) -> None:
             device_of(value)
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(f"--{name.replace('_', '-')} must be a whole number of 64 bits, not {value}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number, not nan")
 
 
 def _resumable(folder: Path, name: str) -> dict[str, Any] | None:

@@ -6,8 +6,15 @@ import json
 import math
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+
+class HelpShown(SystemExit):
+    """The help was printed, which is all that was asked for."""
 
 
 def first() -> bool:
@@ -121,7 +128,23 @@ def say_error(message: object) -> None:
     if isinstance(message, OSError) and message.filename is not None:
         message = f"{message.filename}: {message.strerror}"
     rank = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE") or 1) > 1 else ""
-    print(f"saccade: {rank}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # whoever read standard error may have gone
+        print(f"saccade: {rank}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def meant(error: BaseException) -> bool:
+    """Whether an error was raised for the user, by this package or by a file of the user's.
+
+    A ValueError from within a library is a defect and keeps its traceback; an OSError is for the user if it names a
+    file.
+    """
+    if isinstance(error, OSError):
+        return error.filename is not None
+    if not isinstance(error, ValueError):
+        return True
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    libraries = (sys.prefix, sys.base_prefix)
+    return last.is_relative_to(Path(__file__).parents[1]) or not any(last.is_relative_to(place) for place in libraries)
 
 
 def figure(value: float | None) -> str:

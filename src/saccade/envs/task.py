@@ -14,7 +14,7 @@ from torch import Tensor
 from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step, seeds
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
-from saccade.envs.rollout import run_episodes
+from saccade.envs.rollout import LONGEST, run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.training import distributed
 from saccade.training.video import thumbnails
@@ -34,6 +34,8 @@ class ControlTask:
     """Seed from which the seeds of the test episodes follow."""
     test_rows: int = 16
     """Number of test episodes that run side by side."""
+    max_episode_steps: int = LONGEST
+    """Steps after which a test episode that does not end is cut off."""
     video_episodes: int = 6
     """Number of test episodes that are shown as videos, the first ones."""
     position: str = "position"
@@ -63,7 +65,9 @@ class ControlTask:
         self, environment: Environment, policy: ActingPolicy, show: LogSamples | None = None
     ) -> list[Episode]:
         """The test episodes, acted greedily in ``environment``, which may be the task's own in a wrapper."""
-        return evaluate_episodes(environment, policy, self.seeds(), self.position, self.video_episodes, show)
+        return evaluate_episodes(
+            environment, policy, self.seeds(), self.position, self.video_episodes, show, self.max_episode_steps
+        )
 
     def record_video(self, policy: ActingPolicy, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """One full episode for each seed, acted greedily, as `record_video`."""
@@ -82,10 +86,13 @@ def evaluate_episodes(
     position: str,
     video_episodes: int,
     show: LogSamples | None = None,
+    longest: int = LONGEST,
 ) -> list[Episode]:
-    """One full episode for each seed, acted greedily; ``show`` is given the first ``video_episodes`` as samples."""
+    """One full episode for each seed, of at most ``longest`` steps, acted greedily; ``show`` is given the first
+    ``video_episodes`` as samples.
+    """
     recorder = PathRecorder(environment, position)
-    episodes = run_episodes(recorder, policy, seeds, videos=video_episodes if show else 0)
+    episodes = run_episodes(recorder, policy, seeds, videos=video_episodes if show else 0, longest=longest)
     if show:
         show("episodes", logged_samples(episodes[:video_episodes], recorder.paths))
     return episodes

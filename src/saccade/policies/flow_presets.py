@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from saccade.config import within
+
 
 @dataclass(frozen=True)
 class FlowModel:
@@ -42,6 +44,10 @@ class FlowModel:
     """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
     forward_batch_size: int = 64
     """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""
+
+    def __post_init__(self) -> None:
+        within(self, 1e-3, 1e4, "noise")  # without noise a step has no density
+        within(self, -1e6, 1e6, "guidance", "lora_alpha")
 
 
 SD35_MEDIUM = FlowModel(

@@ -127,7 +127,7 @@ class MultiTurnRollout:
         try:
             messages = self.reply(problem, conversation, text)
             encoded = None if messages is None else encode(messages)
-        except Exception as error:  # a tool's input is whatever a model wrote: its errors are answers
+        except (Exception, SystemExit) as error:  # a tool's input is whatever a model wrote: its errors are answers
             failure = f"{type(error).__name__}: {first_line(error)}"
             notice = self.policy.language.without_special_tokens(f"That did not work: {first_line(error)}")
             messages = [{"role": "user", "content": notice}]

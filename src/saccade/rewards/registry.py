@@ -115,7 +115,7 @@ def _reward_from_file(file: Path, function: str) -> Reward:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"reward file '{file}' cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, function, None)):
         raise ValueError(f"reward file '{file}' has no function '{function}'")

@@ -8,6 +8,7 @@ weight, so any split, by rows, by decisions or over processes, gives the gradien
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,7 +125,13 @@ class Updates:
             sums[key] = sums.get(key, 0) + value
             counts[key] = counts.get(key, 0) + count
         if count > 0:
-            self._descend(update, base_lr, count, sums, counts)
+            norm = self._descend(update, base_lr, count, sums, counts)
+            if norm == 0 and _has_advantage(mini):
+                warnings.warn(
+                    f"the gradient of update '{update.name}' is exactly zero, though its batch has advantages: no"
+                    " gradient leads from its loss to its weights",
+                    stacklevel=2,
+                )
 
     def _losses(self, update: Update, mini: Any) -> list[Loss]:
         while True:
@@ -152,7 +159,8 @@ class Updates:
         count: Tensor,
         sums: dict[str, Tensor],
         counts: dict[str, Tensor],
-    ) -> None:
+    ) -> float:
+        """One optimizer step; the norm of the gradient before it is clipped."""
         scale = 1.0 / float(count)
         for p in update.params:
             if p.grad is not None:
@@ -171,6 +179,7 @@ class Updates:
         counts[key] = counts.get(key, 0) + torch.ones((), dtype=torch.float64)
         if update.after:
             update.after(update.steps)
+        return float(norm)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -184,6 +193,13 @@ class Updates:
         for u in self.updates:
             u.steps = state["updates"][u.name]["steps"]
             u.optimizer.load_state_dict(_shard_state(u.params, state["updates"][u.name]["optimizer"]))
+
+
+def _has_advantage(batch: Any) -> bool:
+    """Whether a decision that is trained has an advantage other than zero."""
+    if not isinstance(batch, Rollout) or batch.advantage_BT is None:
+        return False
+    return bool((batch.advantage_BT.cpu() * batch.mask_BT.cpu()).any())
 
 
 def minibatch(batch: Any, part: int, parts: int) -> Any:

@@ -132,7 +132,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """Whether Ctrl-C or SIGTERM came: the loop then ends after its step, saves, and raises ``Interrupted``."""
+        """Whether Ctrl-C, SIGTERM or SIGHUP came: the loop then ends after its step, saves, raises ``Interrupted``."""
         return self._interrupts.requested
 
     @property
@@ -174,7 +174,9 @@ class Run:
         for callback in self._callbacks if self._writes else ():
             try:
                 callback(step, numbers, self)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit in a callback is an error of the callback
                 name = getattr(callback, "__name__", type(callback).__name__)
                 raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import tyro
 from saccade import catalog
 from saccade.api import training
 from saccade.catalog import Recipe
-from saccade.cli.output import figure, first, known, say_error, show_json, show_table, with_interval
+from saccade.cli.output import figure, first, known, meant, say_error, show_json, show_table, with_interval
 from saccade.cli.parsing import Flag, Flat, parse
 from saccade.cli.together import together
 
@@ -85,6 +86,11 @@ def _train(name: str, words: Sequence[str]) -> int:
             say_error(error)
         return 130
     except RunFailed as error:
+        cause = error.__cause__
+        while isinstance(cause, RunFailed):
+            cause = cause.__cause__
+        if cause is not None and not meant(cause):
+            traceback.print_exception(cause)
         say_error(error)
         return 1
     if first():

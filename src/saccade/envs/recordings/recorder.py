@@ -24,6 +24,9 @@ INDEX = "index.jsonl"
 _OLD_PREFIX = re.compile(r"^seen\.")
 """Prefix of observations in recordings of version 0.1, which are still read."""
 
+EPISODE_BYTES = 4 << 30
+"""Largest size of an episode in memory; a small file may unfold to any size."""
+
 Act = Callable[[Observation, np.ndarray, np.ndarray], np.ndarray]
 """Observations of B rows, the seeds of their episodes and their steps, both ``[B]`` int64 -> actions ``[B, ...]``."""
 
@@ -180,9 +183,13 @@ def _line(file: str, episode: RecordedEpisode) -> dict[str, Any]:
 
 def _load_episode(path: Path) -> RecordedEpisode:
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > EPISODE_BYTES:
+            raise ValueError(f"it unfolds to {size / 1e9:.1f} GB, more than {EPISODE_BYTES / 1e9:.1f} GB")
         with np.load(path, allow_pickle=False) as file:
             arrays = {_OLD_PREFIX.sub("observation.", name): file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: cannot be read as an episode: {reason}") from None
     return validated(arrays, str(path))

@@ -20,6 +20,7 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, random_window, sliding_window
+from saccade.config import within
 from saccade.core import Problem, ProblemScores, Rollout, Run
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
@@ -54,6 +55,9 @@ class Settings:
     """Optimizer steps between updates of that average."""
     shuffle_rewards: bool = False
     """Control experiment: permute the rewards of a batch at random, so that nothing can be learned."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "ema")
 
 
 _REAL = Settings(

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from saccade.algorithms.reward_gradient import RewardGradient
 from saccade.algorithms.reward_model import RewardModelConfig
+from saccade.config import within
 from saccade.core import ProblemScores, Run
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
@@ -58,6 +59,9 @@ class Settings:
     optim: AdamW = AdamW(lr=3e-5, warmup=5)
     ema: float = 0.9
     """Decay of the exponential moving average of the weights that is evaluated; 0 evaluates the trained weights."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "ema")
 
 
 _REFL = Settings()

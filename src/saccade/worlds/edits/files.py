@@ -15,7 +15,7 @@ from typing import Any
 from saccade.core import Problem, Question
 from saccade.worlds.edits.vqa import VQAQuestion
 from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import FileProblems, ensure, entry_of, file_of, parse_lines, text_of
+from saccade.worlds.text_files import FileProblems, Lines, ensure, entry_of, file_of, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 
@@ -39,9 +39,7 @@ def load_edits(path: str | Path, images: str | Path | None = None) -> FileProble
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    return FileProblems(
-        path, parse_lines(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem)
-    )
+    return FileProblems(path, Lines(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem))
 
 
 def _record(line: str, root: Path) -> EditRecord:

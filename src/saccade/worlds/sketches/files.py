@@ -74,7 +74,7 @@ def load_sketch(path: Path, absolute: bool = False) -> Sketch:
         if path.suffix.lower() == ".svg":
             return fit_to_canvas(sketch_from_svg(path.read_text(encoding="utf-8")))
         return fit_to_canvas(from_stroke5(_stroke5(np.load(path, allow_pickle=False), absolute)))
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, MemoryError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 

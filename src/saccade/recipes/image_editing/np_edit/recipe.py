@@ -27,6 +27,7 @@ from torch import Tensor
 
 from saccade.algorithms.dmd import ScoreMatching
 from saccade.algorithms.grpo import GRPO
+from saccade.config import within
 from saccade.core import Objective, Problem, ProblemScores, Rollout, Run, seeds
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
@@ -74,6 +75,9 @@ class Settings:
     optim: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup=5)
     ema: float = 0.9
     """Decay of the moving average of the weights that is evaluated; 0 evaluates the trained weights."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "ema")
 
 
 _TINY = Settings()
