@@ -43,8 +43,9 @@ class TrainedRun:
     @property
     def result(self) -> dict[str, Any] | None:
         """Run, steps, seconds and the scores before and after training; None while the run is not finished."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        from saccade.training import folder as on_disk
+
+        return on_disk.result(self.folder)
 
     def metrics(self, stage: str = "") -> list[dict[str, Any]]:
         """Every line of metrics: step, time in seconds, and values by name (``reward/…``, ``loss/…``, ``eval/…``).
@@ -201,9 +202,11 @@ def is_run(path: str | Path) -> bool:
     folder = Path(path)
     file = folder / "config.json"
     file = file if file.is_file() or folder.name != "best" else folder.parent / "config.json"
+    from saccade.training import files
+
     try:
-        return "settings" in json.loads(file.read_text())
-    except (OSError, ValueError, TypeError):
+        return "settings" in files.read(file, "a config")
+    except (OSError, ValueError):
         return False
 
 
