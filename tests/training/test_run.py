@@ -272,10 +272,13 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
         run.save(1, {"part": Counter(1)})
         with pytest.raises(ValueError, match=r"^another process is training in .*r: wait until it ends"):
             Run.resume(tmp_path / "r", display=False)
+        ready, tell = os.pipe()
         child = os.fork()
         if not child:
+            os.write(tell, b".")
             time.sleep(60)
             os._exit(0)
+        os.read(ready, 1)
     try:
         with Run.resume(tmp_path / "r", display=False):
             script = "import sys; from saccade.training.lock import FolderLock; FolderLock(sys.argv[1])"
