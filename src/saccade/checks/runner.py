@@ -29,7 +29,6 @@ def check(name: str, seeds: int = 3, at_once: int | None = None) -> dict[str, An
         raise ValueError(f"--seeds must be 1 or more, not {seeds}")
     began = time.monotonic()
     folder = catalog.new_run(catalog.name_of(Path(name)), "check-")
-    folder.mkdir(parents=True)
     arms, jobs = catalog.arms(name), jobs_of(name, seeds, folder)
     run_all(jobs, at_once or cores())
     scores: dict[str, dict[int, Scores]] = {arm: {} for arm in arms}

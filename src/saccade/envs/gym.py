@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
+from saccade.config import Foreign
 from saccade.core import Observation, Step
 from saccade.envs import mujoco_fast
 from saccade.envs.checks import InvalidStep, checked_outcome, guarded
@@ -170,6 +171,8 @@ class Gym:
 
 def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """One environment, which renders pictures if it can; Gymnasium's checks are off, since ours are stricter."""
+    if isinstance(name, Foreign):
+        name.asked()
     try:
         entry = gymnasium.spec(name).entry_point
         maker = load_env_creator(entry) if isinstance(entry, str) else entry
