@@ -7,8 +7,10 @@ imports one unless ``load`` is called.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
 import time
@@ -211,13 +213,15 @@ def _arm(name: str, arm: str, entry: Any) -> Arm:
 
 
 def new_run(name: str, kind: str = "") -> Path:
-    """``runs/<name>/<kind><time>``, with the smallest number added that makes it new."""
+    """A new folder ``runs/<name>/<kind><time>``, with the smallest number added that no other process has taken."""
     stem = Path("runs") / name / f"{kind}{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, n = stem, 1
-    while folder.exists():
-        n += 1
-        folder = stem.with_name(f"{stem.name}-{n}")
-    return folder
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def head(file: Path) -> dict[str, str]:

@@ -427,6 +427,10 @@ class Run(Protocol):
         """Write a checkpoint after ``step`` steps; every process must call it."""
         ...
 
+    def keep_checkpoints(self, due: Callable[[int], bool]) -> None:
+        """Say after how many steps a checkpoint is due; any other one makes way for the next."""
+        ...
+
     def load(self, state: Mapping[str, Stateful]) -> int:
         """Restore the newest whole checkpoint and return its step, 0 if there is none."""
         ...

@@ -118,7 +118,6 @@ def plan_of(name: str, seeds: Sequence[int], resume: bool) -> Plan:
         raise ValueError(f"no check of {stem} with the present settings of its arms is there to resume")
     if folder is None:
         folder = catalog.new_run(stem, "check-")
-        folder.mkdir(parents=True)
         files.replace(folder / "check.json", {"name": stem, "arms": settings})
     seconds_of = {arm: fmean(found["seconds"] for found in of_arm.values()) for arm, of_arm in known.items() if of_arm}
     if not resume:

@@ -22,6 +22,12 @@ T = TypeVar("T")
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 """A switch whose help does not give its default."""
 
+RecipeFile = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+"""The recipe file that opens a run; a folder alone never has one executed."""
+
+Trust = Flag
+"""Whether files of code that a folder names are executed."""
+
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A group of settings whose options carry no prefix."""
 

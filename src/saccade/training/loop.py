@@ -56,6 +56,7 @@ def fit(
     scores, window = _Scores(evaluate, run), _Window()
     saved: dict[str, Stateful] = {**state, "learner": learner} | ({"feed": feed} if isinstance(feed, Stateful) else {})
     saved["scores"] = scores
+    run.keep_checkpoints(lambda done: is_due(done, schedule.save_every))
     start = run.load(saved)
     if evaluate and is_due(start, schedule.evaluate_every) and scores.step != start:
         _evaluate(scores, start, run, saved)

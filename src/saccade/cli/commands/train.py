@@ -40,7 +40,9 @@ class Options:
     preset: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
     """A named set of defaults for all settings."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = ""
-    """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings."""
+    """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings;
+    a finished one goes on with more --steps.
+    """
     stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
     """A run with the same recipe and seed whose stages are taken as they are; what follows them is trained here."""
     keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
@@ -53,6 +55,8 @@ class Options:
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="L", help_behavior_hint="")
     ] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
+    trust: Flag = False
+    """Execute the reward files outside the folder that the settings of a resumed run name."""
     json: Flag = False
     """Print one JSON object as the last line: run, steps, seconds, before, after."""
 
@@ -69,7 +73,7 @@ def main(words: Sequence[str]) -> int:
 
 def _train(name: str, words: Sequence[str]) -> int:
     """Start or resume the run, train, and print the result."""
-    plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"))
+    plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"), trust="--trust" in words)
     kind = _command_line(plan.recipe)
     given = parse(kind, words, f"saccade train {name}", kind(plan.settings, Options()))
     options: Options = given.run
