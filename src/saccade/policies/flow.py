@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
 from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
 from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
 from saccade.models.sharding import shard
@@ -362,8 +363,6 @@ def build_flow_policy(
     The text encoders and the autoencoder of ``share_with`` are used instead of loading them again. ValueError with one
     line if the checkpoint cannot be loaded, or if settings contradict one another.
     """
-    if cfg.lora_folded and cfg.checkpointing:
-        raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
     if cfg.lora_folded and cfg.sharded:
         raise ValueError("lora_folded needs unsharded matrices; choose lora_folded or sharded")
     # Frozen weights may be stored in the lower precision; weights that are trained stay in float32.
@@ -388,7 +387,7 @@ def _backbone(cfg: FlowModel, dtype: torch.dtype, share_with: FlowPolicy | None)
     shared = share_with.backbone if share_with else None
     backbone = load_backbone(cfg.name, text_length=cfg.text_length, dtype=dtype, device=device, share_with=shared)
     if cfg.checkpointing:
-        backbone.transformer.enable_gradient_checkpointing()
+        backbone.transformer.enable_gradient_checkpointing(checkpointed_block)
         backbone.pipe.vae.enable_gradient_checkpointing()
     if cfg.kernel == "renoise":
         backbone.pipe.scheduler.register_to_config(stochastic_sampling=True)

@@ -93,7 +93,12 @@ class SD3:
 
     def encode(self, prompts: list[str]) -> Conditioning:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=self.text_length
+            prompts,
+            None,
+            None,
+            device=_device(self),
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.text_length,
         )
         return Conditioning(tokens, pooled)
 
@@ -127,7 +132,9 @@ class Flux:
         return bool(self.transformer.config.guidance_embeds)
 
     def encode(self, prompts: list[str]) -> Conditioning:
-        tokens, pooled, _ = self.pipe.encode_prompt(prompts, None, max_sequence_length=self.text_length)
+        tokens, pooled, _ = self.pipe.encode_prompt(
+            prompts, None, device=_device(self), max_sequence_length=self.text_length
+        )
         return Conditioning(tokens, pooled)
 
     def velocity(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
@@ -206,11 +213,15 @@ def load_backbone(
     return backbone(pipe, default_length if text_length is None else text_length)
 
 
+TEXTS_AT_ONCE = 16
+"""Texts in every call of the text encoders: a call of fewer is filled up."""
+
+
 class PromptCache:
     """Conditioning of prompts, computed once a text and once a picture, each kept within ``capacity`` bytes.
 
-    Texts and pictures are encoded one at a time: in a batch they would be rounded differently, and a resumed run, whose
-    cache is empty, would differ.
+    Texts are encoded in calls of one size and pictures one at a time: what is rounded depends on the size of a call,
+    and a resumed run, whose cache is empty, would differ.
     """
 
     def __init__(self, backbone: Backbone, capacity: int = 1 << 30):
@@ -224,8 +235,7 @@ class PromptCache:
         """
         questions = [prompt if isinstance(prompt, Question) else Question(prompt) for prompt in prompts]
         one_by_one = lambda encode, items: [torch.cat(parts) for parts in zip(*map(encode, items))]
-        encode_text = lambda text: self.backbone.encode([text]).parts
-        text_parts = self.texts([q.text for q in questions], lambda texts: one_by_one(encode_text, texts))
+        text_parts = self.texts([q.text for q in questions], self._encode_texts)
         counts = sorted({len(question.pictures) for question in questions})
         if counts == [0]:
             return Conditioning(*text_parts)
@@ -243,10 +253,20 @@ class PromptCache:
         )
         return Conditioning(*text_parts, *sources)
 
+    def _encode_texts(self, texts: Sequence[str]) -> list[Tensor]:
+        chunks = [list(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        filled = [[*chunk, *chunk[-1:] * (TEXTS_AT_ONCE - len(chunk))] for chunk in chunks]
+        return [torch.cat(parts)[: len(texts)] for parts in zip(*(self.backbone.encode(each).parts for each in filled))]
+
 
 def without_text(prompt: Prompt) -> Prompt:
     """The prompt with an empty text; a picture stays."""
     return Question("", prompt.pictures) if isinstance(prompt, Question) else ""
+
+
+def _device(backbone: Backbone) -> torch.device:
+    """The device of the text encoders; the pipeline would walk over all modules to find it, for each call anew."""
+    return next(backbone.transformer.parameters()).device
 
 
 def _shared_arguments(backbone: Backbone, steps: int, size: int) -> dict[str, Any]:
