@@ -6,8 +6,12 @@ packs them. The time grid is that of the checkpoint's scheduler, so that samples
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -199,12 +203,14 @@ def load_backbone(
     import transformers
 
     silence(diffusers, transformers)
+    with imported_when_used("scipy.stats"):  # by schedulers for spacings of times that no checkpoint here has
+        kind = getattr(diffusers, found)
     shared = {} if share_with is None else dict(share_with.pipe.components)
     shared = {part: module for part, module in shared.items() if part not in ("transformer", "scheduler")}
     with loading_errors(name, place):
         # A part that the pipeline was saved without (SD3 without its T5) must be passed as None.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
-        pipe = getattr(diffusers, found).from_pretrained(place, dtype=dtype, **absent | shared)
+        pipe = kind.from_pretrained(place, dtype=dtype, **absent | shared)
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
@@ -215,6 +221,29 @@ def load_backbone(
 
 TEXTS_AT_ONCE = 16
 """Texts in every call of the text encoders: a call of fewer is filled up."""
+
+
+@contextlib.contextmanager
+def imported_when_used(name: str) -> Iterator[None]:
+    """Within it, a module that is imported is loaded only when something of it is used, then or later."""
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__") and attribute != "__path__":
+            raise AttributeError(attribute)  # who looks through all modules does not use this one
+        sys.modules.pop(name, None)
+        return getattr(importlib.import_module(name), attribute)
+
+    if name in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(name)
+    vars(stand_in)["__getattr__"] = load
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
 
 
 class PromptCache:
