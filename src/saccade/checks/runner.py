@@ -49,7 +49,9 @@ def check(name: str, seeds: int = 3, at_once: int | None = None) -> dict[str, An
 
 
 def jobs_of(name: str, seeds: int, folder: Path) -> list[Job]:
-    """Every arm with every seed, those first whose stages others take."""
+    """Every arm with every seed: those first whose stages others take, and of these those that are expected to take
+    longest, so that no core waits long for the last one.
+    """
     file, arms = str(catalog.find(name)) if name.endswith(".py") else name, catalog.arms(name)
     first = lambda arm, seed: folder_of(folder, arm, seed) if arm else None
     jobs = [
@@ -64,7 +66,18 @@ def jobs_of(name: str, seeds: int, folder: Path) -> list[Job]:
         for seed in range(seeds)
         for arm, chosen in arms.items()
     ]
-    return sorted(jobs, key=lambda job: job.after is not None)
+    took = seconds_of(catalog.result(name) or {})
+    return sorted(jobs, key=lambda job: (job.after is not None, -took.get(job.arm, math.inf)))
+
+
+def seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The longest time that a run of each arm took in a recorded check; arms without one are left out."""
+    times = {arm: [_number(each.get("seconds")) for each in runs.values()] for arm, runs in _scores_of(result).items()}
+    return {arm: max(known) for arm, every in times.items() if (known := [each for each in every if each == each])}
+
+
+def _scores_of(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    return result.get("scores", {})
 
 
 def record(result: Mapping[str, Any], place: Path) -> Path:
