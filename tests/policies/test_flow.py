@@ -132,6 +132,28 @@ def test_the_unconditional_velocity_has_no_gradient_by_default(sd3_folder):
     assert (detached - through).abs().max() > 1e-4
 
 
+def test_unconditional_velocities_are_taken_from_sampling_while_the_weights_are_the_same(sd3_folder):
+    policy = sd3(sd3_folder)
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rows: list[int] = []
+    network = policy.backbone.velocity
+    policy.backbone.velocity = lambda x, *rest: rows.append(len(x)) or network(x, *rest)
+    fresh = replace(rollout, decisions={k: v for k, v in rollout.decisions.items() if k != "uncond_BT"})
+    torch.testing.assert_close(_gradient(policy, [rollout]), _gradient(policy, [fresh]), atol=1e-4, rtol=1e-4)
+    assert rows == [9, 9, 9], "the conditional rows alone, then both"
+    reference = Snapshot(policy.trained)
+    with torch.no_grad():
+        policy.trained[0].add_(1e-3)
+    for chosen, calls in ((policy, 2), (replace(policy, reuse_uncond=True), 1)):
+        rows.clear()
+        chosen.likelihood(rollout)
+        assert len(rows) == calls
+    rows.clear()
+    with torch.no_grad(), reference:
+        policy.likelihood(rollout)
+    assert rows == [9], "the reference has the weights of sampling"
+
+
 def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
     plain, adapted = sd3(sd3_folder), sd3(sd3_folder, lora_rank=2)
     reference = Snapshot(adapted.trained)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
-from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
 from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
 from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
@@ -68,8 +68,8 @@ class FlowPolicy:
     fold_trained: bool = False
     """Fold LoRA into the weights where gradients are needed, too."""
     reuse_uncond: bool = False
-    """Take unconditional velocities from sampling in `likelihood`: exact until the first optimizer step on a rollout,
-    then outdated by the optimizer steps taken.
+    """Take unconditional velocities from sampling in `likelihood` even after the weights have changed, when they are
+    outdated by the optimizer steps taken. As long as the weights are those of sampling, they are taken anyway.
     """
     at_once: int = 64
     """Rows in one call of the network where no gradients are needed."""
@@ -188,7 +188,7 @@ class FlowPolicy:
                 if stored is not None:
                     logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
                     stored.append({"x": x, "next": x_next, "logp": logp})
-                    if self.reuse_uncond and v_uncond is not None:
+                    if v_uncond is not None and not self.grad_through_uncond:
                         stored[-1]["uncond"] = v_uncond
                 x = x_next
         return x
@@ -204,7 +204,7 @@ class FlowPolicy:
         stored: Sequence[dict[str, Tensor]],
         x0: Tensor,
     ) -> Rollout:
-        decisions = {"x0_B": x0}
+        decisions = {"x0_B": x0, "weights_B": torch.full((len(x0),), fingerprint(self.trained), device=x0.device)}
         step = torch.tensor(stochastic, dtype=torch.long, device=x0.device).expand(len(x0), -1)
         times = self.times.to(x0.device)
         logp_BT = torch.zeros(len(x0), len(stochastic), device=x0.device)
@@ -268,9 +268,7 @@ class FlowPolicy:
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
         cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
-        # Passes without gradients are of other weights (the reference), which the stored velocities do not belong to.
-        cached = rollout.decisions.get("uncond_BT") if torch.is_grad_enabled() else None
-        cached = None if cached is None else cached.flatten(0, 1)
+        cached = self._stored_uncond(rollout)
         with self.network.optimized():
             velocities = self.network.cond_uncond_velocity(
                 x, times[step], cond, uncond, self.guidance, cached, self.grad_through_uncond
@@ -282,6 +280,18 @@ class FlowPolicy:
         return Likelihood(
             logp_BT=logp.reshape(shape), mean_BTD=mean.reshape(*shape, *mean.shape[1:]), std_BT=std.reshape(shape)
         )
+
+    def _stored_uncond(self, rollout: Rollout) -> Tensor | None:
+        """The unconditional velocities ``[B T, C, h, w]`` of sampling, where they may stand for those of these weights.
+
+        Passes without gradients are often of other weights (the reference), which they would never belong to.
+        """
+        stored = None if self.grad_through_uncond else rollout.decisions.get("uncond_BT")
+        if stored is None:
+            return None
+        outdated = self.reuse_uncond and torch.is_grad_enabled()
+        same = outdated or bool((rollout.decisions["weights_B"] == fingerprint(self.trained)).all())
+        return stored.flatten(0, 1) if same else None
 
     def velocity(
         self,

@@ -39,7 +39,9 @@ class FlowModel:
     lora_folded: bool = False
     """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
     reuse_uncond: bool = False
-    """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
+    """Reuse the unconditional velocities of sampling in all of an update; as long as the weights are those of sampling,
+    when this is exact, they are reused anyway.
+    """
     at_once: int = 64
     """Rows in one call of the network where no gradients are needed; guidance takes two rows a picture."""
 
