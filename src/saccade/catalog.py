@@ -24,8 +24,8 @@ from saccade.naming import nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from saccade.core import Run
     from saccade.training.claims import BaselineArm, Claim, WarmStartedArm
-    from saccade.training.run import Run
 
 PACKAGE = Path(__file__).resolve().parent
 FIELDS = ("paper", "idea", "claims", "differs")

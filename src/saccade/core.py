@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -257,6 +258,14 @@ class Environment(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Interrupted(Exception):
+    """The run was asked to stop and stopped after saving; the command ends with status 130."""
+
+
+class RunFailed(Exception):
+    """The run cannot continue; one line gives the reason and how to resume it."""
+
+
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
 
@@ -317,5 +326,56 @@ def _take_any(values: Any, index_B: Tensor) -> Any:
     return [values[i] for i in index_B.tolist()]
 
 
-LogSamples = Callable[[str, list[dict]], None]
-"""A set's name and some of its attempts, as `Run.samples` takes them."""
+LogSamples = Callable[[str, Sequence[Mapping[str, Any]]], None]
+"""A set's name and some of its samples, as `Run.samples` takes them."""
+
+
+class Run(Protocol):
+    """What a recipe and the training loop need of a run: it remembers. `training.run` keeps one in a folder.
+
+    Of several processes all call the same methods; only the first writes.
+    """
+
+    folder: Path
+    """Where the run keeps its files."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether the run was asked to stop: the loop then ends after its step, saves, and raises `Interrupted`."""
+        ...
+
+    def stage(self, name: str) -> Run:
+        """A run inside this one, under ``name``, with the same signals, display and loggers."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add one line of metrics, under the number of steps done."""
+        ...
+
+    def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Log samples of the set ``name``: each a dict with a prompt and a picture, a clip or turns."""
+        ...
+
+    def show(self, step: int) -> LogSamples:
+        """The function that logs samples under this step, for parts that know nothing of steps."""
+        ...
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Keep a table under its title; the same title again replaces it."""
+        ...
+
+    def progress(self, step: int, steps: int | None) -> None:
+        """Tell the display that ``step`` of ``steps`` steps are done."""
+        ...
+
+    def save(self, step: int, state: Mapping[str, Stateful]) -> Any:
+        """Write a checkpoint after ``step`` steps; every process must call it."""
+        ...
+
+    def load(self, state: Mapping[str, Stateful]) -> int:
+        """Restore the newest whole checkpoint and return its step, 0 if there is none."""
+        ...
+
+    def keep_best(self, step: int, scores: Mapping[str, float], state: Mapping[str, Stateful]) -> bool:
+        """Keep a checkpoint of the best scores so far; True if no better score is expected."""
+        ...

@@ -12,12 +12,12 @@ import tiny_janus
 import torch
 
 from saccade import catalog
-from saccade.core import Problem, Rollout, seeds
+from saccade.core import Interrupted, Problem, Rollout, RunFailed, seeds
 from saccade.policies.image_tokens import ImageTokenModel
 from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, caption_words, contrastive_batches
 from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import DualEncoder, DualEncoderModel, DualEncoderReward
 from saccade.training import checkpoint
-from saccade.training.run import Interrupted, Run, RunFailed
+from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 
 RECIPE = catalog.load("dpo_vs_grpo")

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from saccade import catalog
 from saccade.algorithms.dmd import time_and_noise
-from saccade.core import Problem, Question, noise, seeds, spawn
+from saccade.core import Interrupted, Problem, Question, noise, seeds, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.loading import MINIATURES
 from saccade.policies.flow import FlowModel, FlowPolicy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
 from saccade.recipes.image_editing.np_edit.unpaired import NPEdit, lengths, two_steps
 from saccade.training import checkpoint
-from saccade.training.run import Interrupted, Run
+from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 from saccade.worlds import edits
 from saccade.worlds.edits.task import EditingTask

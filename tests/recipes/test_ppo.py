@@ -8,12 +8,11 @@ import pytest
 from running_control import assert_same, run_for, saved
 
 from saccade.algorithms.ppo import PPO
-from saccade.core import EnvironmentFailed
+from saccade.core import EnvironmentFailed, RunFailed
 from saccade.envs.rollout import RolloutCollector
 from saccade.envs.task import ControlTask
 from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.recipes.baselines import ppo
-from saccade.training.run import RunFailed
 from saccade.training.settings import Schedule
 
 VECTORS = replace(

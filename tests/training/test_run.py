@@ -19,11 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
+from saccade.core import RunFailed
 from saccade.training import checkpoint, files
 from saccade.training import folder as on_disk
 from saccade.training.display import Lines, Live, Silent, open_display
 from saccade.training.meter import Meter, duration
-from saccade.training.run import Run, RunFailed
+from saccade.training.run import Run
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ import torch
 from toy import PROBLEMS, Toy, height
 
 from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs, random_window, sliding_window
-from saccade.core import Loss, NothingJudged, Rollout, generator, noise, seeds, spawn
+from saccade.core import Interrupted, Loss, NothingJudged, Rollout, RunFailed, generator, noise, seeds, spawn
 from saccade.evaluation.scoring import score
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
@@ -23,7 +23,7 @@ from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
 from saccade.training.loop import fit
-from saccade.training.run import Interrupted, Run, RunFailed
+from saccade.training.run import Run
 
 
 def collect_with(policy: Toy, reward=height):

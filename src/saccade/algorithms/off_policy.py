@@ -25,7 +25,7 @@ from saccade import random
 from saccade.algorithms.acceleration import off_policy_learner
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
-from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Stateful, seeded, seeds
+from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Run, Stateful, seeded, seeds
 from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.envs.recordings import add_episodes
@@ -37,7 +37,6 @@ from saccade.policies.actors import Actor, DeterministicActor, ReparameterizedAc
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.learner import Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, EnvSchedule, Flat
 
 ADAM = AdamW(lr=3e-4, max_grad_norm=float("inf"), fused=True)

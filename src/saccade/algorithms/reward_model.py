@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.algorithms.dmd import time_and_noise
-from saccade.core import Loss, Problem, Rollout, seeded, seeds, spawn
+from saccade.core import Loss, Problem, Rollout, Run, seeded, seeds, spawn
 from saccade.math.flow import add_noise
 from saccade.math.pixels import to_unit
 from saccade.policies.flow import FlowPolicy
@@ -21,7 +21,6 @@ from saccade.rewards.learned.reward_model import LatentReward, RewardModel, Rewa
 from saccade.training.feeds import DatasetFeed, Feed
 from saccade.training.learner import Updates, rise_and_fall
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Schedule
 from saccade.worlds import shapes
 from saccade.worlds.shapes import corruption, kinds

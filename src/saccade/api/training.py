@@ -86,8 +86,8 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     folder is made. RunFailed, with the line that resumes the run, if it cannot continue; Interrupted after Ctrl-C.
     """
     from saccade.api.run import TrainedRun
+    from saccade.core import Interrupted, RunFailed
     from saccade.training import distributed
-    from saccade.training.run import Interrupted, RunFailed
 
     # All processes must have looked at the folder before the first one writes to it.
     new = plan.out or str(catalog.new_run(catalog.name_of(catalog.find(plan.name))))

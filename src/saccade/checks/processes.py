@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from saccade.core import RunFailed
 from saccade.training import files
 from saccade.training.display import Display, open_display
-from saccade.training.run import RunFailed
 
 _POLL_SECONDS = 0.3
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -11,14 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Step, seeds
+from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Run, Step, seeds
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
 from saccade.envs.rollout import run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.training import distributed
 from saccade.training.folder import ERROR
-from saccade.training.run import Run
 from saccade.training.video import thumbnails
 
 

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from saccade.algorithms.off_policy import OffPolicy, OffPolicySettings
 from saccade.algorithms.ppo import PPO
-from saccade.core import Action, Environment, seeds
+from saccade.core import Action, Environment, Run, seeds
 from saccade.envs.task import ControlTask
 from saccade.models.control.networks import ACTIVATIONS
 from saccade.policies.actor_critic import ActorCriticModel
-from saccade.training.run import Run
 from saccade.training.settings import AdamW
 
 if TYPE_CHECKING:

@@ -9,11 +9,20 @@ from typing import Any
 
 import torch
 
-from saccade.core import Batch, EnvironmentFailed, Learner, NothingJudged, Rollout, Stateful
+from saccade.core import (
+    Batch,
+    EnvironmentFailed,
+    Interrupted,
+    Learner,
+    NothingJudged,
+    Rollout,
+    Run,
+    RunFailed,
+    Stateful,
+)
 from saccade.math.advantages import zero_variance_groups
 from saccade.training import distributed
 from saccade.training.feeds import Feed
-from saccade.training.run import Interrupted, Run, RunFailed
 from saccade.training.settings import Schedule
 
 Evaluate = Callable[[int], Mapping[str, float]]

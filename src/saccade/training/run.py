@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saccade.core import Stateful
+from saccade.core import RunFailed, Stateful
 from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
@@ -24,15 +24,6 @@ from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
 from saccade.training.loggers import Logger, check, open_loggers
 from saccade.training.provenance import now, provenance
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and stopped after saving; the command ends with status 130."""
-
-
-class RunFailed(Exception):
-    """The run cannot continue; one line gives the reason and how to resume it."""
-
 
 Callback = Callable[[int, Mapping[str, Any], "Run"], Any]
 """A function that is called with the step, the metrics and the run after each line of metrics."""

@@ -35,8 +35,8 @@ def main(words: Sequence[str]) -> int:
     """Run the command; the exit status."""
     options = parse(Options, words, "saccade check")
     from saccade.checks import runner
+    from saccade.core import RunFailed
     from saccade.training.files import plain
-    from saccade.training.run import RunFailed
 
     try:
         result = runner.check(options.name, options.seeds)

@@ -72,7 +72,7 @@ def _train(name: str, words: Sequence[str]) -> int:
     kind = _command_line(plan.recipe)
     given = parse(kind, words, f"saccade train {name}", kind(plan.settings, Options()))
     options: Options = given.run
-    from saccade.training.run import Interrupted, RunFailed
+    from saccade.core import Interrupted, RunFailed
 
     try:
         run = training.execute(

@@ -23,7 +23,7 @@ from torch import nn
 from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.sft import SupervisedLoss
-from saccade.core import Rollout, generator
+from saccade.core import Rollout, Run, generator
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.recordings import RecordedEpisode
@@ -33,7 +33,6 @@ from saccade.training.claims import Claim
 from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Flat, Schedule
 
 ADAM = AdamW(lr=1e-3, max_grad_norm=10.0, fused=True)

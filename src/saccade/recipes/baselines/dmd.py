@@ -19,12 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saccade.algorithms.dmd import Distillation, sample_generator
+from saccade.core import Run
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training.claims import Claim, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import DrawingTask

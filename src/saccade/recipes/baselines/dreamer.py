@@ -33,13 +33,13 @@ from saccade.algorithms.dreamer import (
     build_dreamer,
 )
 from saccade.algorithms.world_model import Terms, Weighted, kl, reconstruction, reward, termination
+from saccade.core import Run
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import RSSMConfig
 from saccade.policies.dreamer import DreamerPolicy
 from saccade.training.claims import Claim
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import Flat, Schedule
 
 RANDOM, EXPERT = 10.7, 46.0

@@ -20,14 +20,13 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, random_window, sliding_window
-from saccade.core import Problem, Rollout
+from saccade.core import Problem, Rollout, Run
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
 from saccade.training.claims import Claim, Scores, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import OCR, DrawingTask

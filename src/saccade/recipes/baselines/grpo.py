@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, dynamic_sampling
-from saccade.core import Problem, Rollout, spawn
+from saccade.core import Problem, Rollout, Run, spawn
 from saccade.evaluation.templates import Template, prompt_template
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
@@ -31,7 +31,6 @@ from saccade.rewards.text.length import Overlong
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import join
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.questions import task
 from saccade.worlds.questions.task import AnsweringTask

@@ -19,7 +19,7 @@ from typing import Literal
 
 from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.ppo import PPO
-from saccade.core import Rollout
+from saccade.core import Rollout, Run
 from saccade.envs import task
 from saccade.envs.rollout import RolloutCollector
 from saccade.envs.task import HALF_CHEETAH, ControlTask, log_returns
@@ -27,7 +27,6 @@ from saccade.oracles import stable_baselines3
 from saccade.policies.actor_critic import ActorCritic, ActorCriticModel, build_actor_critic
 from saccade.training.claims import Claim, gain, level
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Flat, Schedule
 
 ADAM = AdamW(lr=3e-4, eps=1e-5, max_grad_norm=0.5, fused=True)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from saccade.algorithms.reward_gradient import RewardGradient
 from saccade.algorithms.reward_model import RewardModelConfig
+from saccade.core import Run
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
@@ -30,7 +31,6 @@ from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.rewards.registry import learned_reward
 from saccade.training.claims import Claim, WarmStartedArm, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.sample_metrics import SampleMetrics

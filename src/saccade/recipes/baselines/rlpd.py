@@ -24,12 +24,12 @@ from saccade.algorithms.off_policy import (
     demonstration_buffer,
     train_agent,
 )
+from saccade.core import Run
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.task import ControlTask
 from saccade.training.buffers import Buffer
 from saccade.training.claims import Claim
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, EnvSchedule, Flat
 
 RLPD = OffPolicy(

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 
 from saccade.algorithms import off_policy
 from saccade.algorithms.off_policy import MILLION_STEPS, OffPolicy, OffPolicySettings
+from saccade.core import Run
 from saccade.envs import task
 from saccade.envs.task import HALF_CHEETAH
 from saccade.oracles import stable_baselines3
 from saccade.training.claims import Claim, level
-from saccade.training.run import Run
 from saccade.training.settings import EnvSchedule
 
 SAC = OffPolicy()

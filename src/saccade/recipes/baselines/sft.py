@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.sft import SupervisedLoss, sft_batch
-from saccade.core import Problem, Rollout, generator
+from saccade.core import Problem, Rollout, Run, generator
 from saccade.evaluation.templates import Template, answer_template, prompt_template
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
@@ -29,7 +29,6 @@ from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Flat, Schedule
 from saccade.worlds.questions import task
 from saccade.worlds.questions.task import AnsweringTask

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 from saccade.algorithms import off_policy
 from saccade.algorithms.off_policy import MILLION_STEPS, OffPolicy, OffPolicySettings
+from saccade.core import Run
 from saccade.envs import task
 from saccade.envs.task import HALF_CHEETAH
 from saccade.oracles import stable_baselines3
 from saccade.training.claims import Claim, level
-from saccade.training.run import Run
 
 TD3 = OffPolicy(
     stochastic=False,

@@ -24,6 +24,7 @@ import numpy as np
 
 from saccade.algorithms.dmd import Distillation, sample_generator
 from saccade.algorithms.reward_model import RewardModelConfig
+from saccade.core import Run
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
@@ -31,7 +32,6 @@ from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.rewards.registry import learned_reward
 from saccade.training.claims import Arms, Claim, Scores, WarmStartedArm
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.sample_metrics import SampleMetrics

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, sft_batch
-from saccade.core import Collect, LogSamples, Objective, Problem, Reward, Rollout, Stateful
+from saccade.core import Collect, LogSamples, Objective, Problem, Reward, Rollout, Run, Stateful
 from saccade.evaluation.templates import Template, answer_template, has_answer_tags, prompt_template
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
@@ -39,7 +39,6 @@ from saccade.rewards.text.length import CosineLength, Repetition
 from saccade.rewards.text.parsing import parse_boxes
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.questions import task
 from saccade.worlds.questions.grounding import GroundingTask, f1

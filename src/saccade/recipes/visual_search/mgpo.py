@@ -24,14 +24,13 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import LogSamples, Problem, Rollout, Sampler
+from saccade.core import LogSamples, Problem, Rollout, Run, Sampler
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.policies.zoom import ZoomEnvironment
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.canvases import split_choices
 from saccade.worlds.canvases.task import VisualSearchTask, base_sampler

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.dpo import DiffusionDPO, preferred
-from saccade.core import Problem, Rollout, seeds, spawn
+from saccade.core import Problem, Rollout, Run, seeds, spawn
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
@@ -31,7 +31,6 @@ from saccade.recipes.baselines.diffusion_dpo.preferences import load_preferences
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import DatasetFeed, Feed
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import OCR, DrawingTask

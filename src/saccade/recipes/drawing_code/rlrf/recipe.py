@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
-from saccade.core import LogSamples, Problem, Rollout, Sampler
+from saccade.core import LogSamples, Problem, Rollout, Run, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
@@ -39,7 +39,6 @@ from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Updates, rise_and_fall
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.programs.task import ProgramTask, sample_programs
 

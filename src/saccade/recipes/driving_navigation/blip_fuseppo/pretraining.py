@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saccade.core import Loss, Problem, Rollout, seeds
+from saccade.core import Loss, Problem, Rollout, Run, seeds
 from saccade.envs.lane import LENGTH, WORDS
 from saccade.envs.lane.scenes import scenes
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
@@ -20,7 +20,6 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, caption_accuracy
 from saccade.training.learner import Updates, rise_and_fall
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Schedule
 
 PLACES = 4

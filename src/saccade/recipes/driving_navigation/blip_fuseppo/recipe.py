@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor
 
 from saccade.algorithms.ppo import PPO
-from saccade.core import RolloutFeed
+from saccade.core import RolloutFeed, Run
 from saccade.envs.rollout import RolloutCollector
 from saccade.policies.actor_critic import ActorCritic
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner
@@ -36,7 +36,6 @@ from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import SymmetryAug
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, log_driving
 from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Flat, Schedule
 
 ADAM = AdamW(lr=5e-4, eps=1e-5, max_grad_norm=0.5, fused=True)

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Rollout
+from saccade.core import ActingPolicy, Environment, LogSamples, Rollout, Run
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
@@ -27,7 +27,6 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captions import (
 from saccade.recipes.driving_navigation.blip_fuseppo.pid import PIDObservation
 from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import SymmetryMap
 from saccade.training import distributed
-from saccade.training.run import Run
 
 
 @dataclass(frozen=True)

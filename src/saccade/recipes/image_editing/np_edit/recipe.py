@@ -27,7 +27,7 @@ from torch import Tensor
 
 from saccade.algorithms.dmd import ScoreMatching
 from saccade.algorithms.grpo import GRPO
-from saccade.core import Objective, Problem, Rollout, seeds
+from saccade.core import Objective, Problem, Rollout, Run, seeds
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
@@ -38,7 +38,6 @@ from saccade.training.claims import Arms, Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.edits import task
 from saccade.worlds.edits.task import EditingTask

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from saccade.algorithms.dpo import PreferenceLoss, make_pairs
 from saccade.algorithms.grpo import GRPO, PolicyGradient
-from saccade.core import NothingJudged, Problem, Reward, Rollout
+from saccade.core import NothingJudged, Problem, Reward, Rollout, Run
 from saccade.evaluation.best_of import BestOf
 from saccade.models.snapshot import Snapshot
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
@@ -42,7 +42,6 @@ from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy, RegeneratedFeed, cached_rollout, join
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 

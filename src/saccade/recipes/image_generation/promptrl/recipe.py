@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import LogSamples, Problem, Rollout
+from saccade.core import LogSamples, Problem, Rollout, Run
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
@@ -43,7 +43,6 @@ from saccade.training.claims import Claim
 from saccade.training.groups import repeat_for_groups
 from saccade.training.learner import Update, index_in_group
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes.task import OCR, DrawingTask, pictures_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,8 +79,8 @@ def score_rewritten(
         texts.update(zip((p.inputs for p in problems), rewrites))
         return rollout
 
-    def log_samples(name: str, items: list[dict[str, Any]]) -> None:
+    def log_samples(name: str, items: Sequence[Mapping[str, Any]]) -> None:
         if show:
-            show(f"{name}, rewritten", [item | {"text": texts[item["prompt"]]} for item in items])
+            show(f"{name}, rewritten", [{**item, "text": texts[item["prompt"]]} for item in items])
 
     return task.score(sampler, log_samples if show else None)

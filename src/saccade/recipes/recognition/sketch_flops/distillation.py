@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.core import Loss, Problem, Rollout
+from saccade.core import Loss, Problem, Rollout, Run
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, build_embedder
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
 from saccade.recipes.recognition.sketch_flops.task import Embed, RetrievalTask, canvas_metrics
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Updates, rise_and_fall
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Schedule
 from saccade.worlds.sketches import SketchPairs
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import Collect, Problem, Reward, Rollout
+from saccade.core import Collect, Problem, Reward, Rollout, Run
 from saccade.recipes.recognition.sketch_flops.distillation import Distillation, EmbedderTraining
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, FlopMeter, blank
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
@@ -48,7 +48,6 @@ from saccade.recipes.recognition.sketch_flops.task import (
 )
 from saccade.training.claims import Claim, Scores, WarmStartedArm
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.sketches import SketchPairs, load_sketch
 

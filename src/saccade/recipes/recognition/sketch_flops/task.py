@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.core import Problem, Rollout, seeds
+from saccade.core import Problem, Rollout, Run, seeds
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, FlopMeter, blank
 from saccade.recipes.recognition.sketch_flops.retrieval import RetrievalGallery, retrieval_metrics
 from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy
-from saccade.training.run import Run
 from saccade.worlds import sketches
 from saccade.worlds.sketches import Sketch, SketchPairs
 

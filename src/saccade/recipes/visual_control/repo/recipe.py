@@ -53,6 +53,7 @@ from saccade.algorithms.world_model import (
     reward,
     termination,
 )
+from saccade.core import Run
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import RSSMConfig
@@ -61,7 +62,6 @@ from saccade.recipes.visual_control.repo.adaptation import Alignment, AlignmentL
 from saccade.recipes.visual_control.repo.domains import DomainFeed, paired_frames
 from saccade.training.claims import Arms, BaselineArm, Claim, WarmStartedArm, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import Flat, Schedule
 
 RANDOM, EXPERT = 10.6, 49.7

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.off_policy import observations
-from saccade.core import Loss, Rollout
+from saccade.core import Loss, Rollout, Run
 from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.rescale import ActionRange
 from saccade.models.snapshot import Snapshot
@@ -22,7 +22,6 @@ from saccade.recipes.visual_control.resfit.networks import ChunkMLP, ChunkTransf
 from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Schedule
 
 Plan = Callable[[Mapping[str, Tensor]], Tensor]

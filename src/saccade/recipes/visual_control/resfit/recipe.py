@@ -27,7 +27,7 @@ from torch import Tensor
 
 from saccade.algorithms.off_policy import ActorLoss, CriticLoss, OffPolicy
 from saccade.algorithms.replay import CollectionSchedule
-from saccade.core import ActingPolicy, Environment, Stateful, seeded, seeds
+from saccade.core import ActingPolicy, Environment, Run, Stateful, seeded, seeds
 from saccade.envs.collector import Collector
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.task import ControlTask
@@ -42,7 +42,6 @@ from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import Feed
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, EnvSchedule, Flat, Schedule
 
 _EXPERIENCE, _WEIGHTS = -2, -3

@@ -27,7 +27,7 @@ from functools import partial
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import Problem, Rollout
+from saccade.core import Problem, Rollout, Run
 from saccade.evaluation.templates import Template, has_answer_tags, prompt_template
 from saccade.math.advantages import random_rewards
 from saccade.models.snapshot import Snapshot
@@ -38,7 +38,6 @@ from saccade.rewards.rubric import judge
 from saccade.rewards.text.answers import DispatchByType
 from saccade.training.claims import Arms, Claim, Scores
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.puzzles.task import PUZZLE_NAMES, PuzzleTask
 from saccade.worlds.questions import task
