@@ -162,7 +162,8 @@ def test_losses_equal_explicit_loops(algo):
     each = torch.stack([q(critics.ensemble, k, torch.cat([state, action], 1)) for k in range(algo.n_critics)])
     value = {"min": each.min(0).values, "mean": each.mean(0), "first": each[0]}[algo.actor_value]
     excess = (logp + algo.target_entropy * 2).detach()
-    expected = (alpha * logp - value).mean() - (temperature.log * excess).mean()
+    moved = temperature.value if algo.temperature_gradient == "value" else temperature.log
+    expected = (alpha * logp - value).mean() - (moved * excess).mean()
     torch.testing.assert_close(ActorLoss(actor, critics, algo, temperature)(batch).mean(), expected, rtol=1e-9, atol=0)
 
 

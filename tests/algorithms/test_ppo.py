@@ -156,11 +156,10 @@ def test_the_loss_equals_the_formula(action, options):
         advantage, target, value = (
             float(x[i].detach()) for x in (rollout.advantage_BT, rollout.extras["return_BT"], seen.value_BT)
         )
-        errors = [(value - target) ** 2]
         if "clip_range_vf" in options:
             old = float(rollout.extras["value_BT"][i])
-            errors.append((min(max(value, old - 0.1), old + 0.1) - target) ** 2)
-        total += max(-advantage * ratio, -advantage * min(max(ratio, low), high)) + 0.5 * max(errors)
+            value = min(max(value, old - 0.1), old + 0.1)
+        total += max(-advantage * ratio, -advantage * min(max(ratio, low), high)) + 0.5 * (value - target) ** 2
         total -= options.get("entropy_coef", 0.0) * float(seen.entropy_BT[i].detach())
     assert loss(rollout).mean().item() == pytest.approx(total / len(rollout), rel=1e-4)
 

@@ -50,6 +50,41 @@ def test_replay_gap_of_the_fast_path_is_rounding(sd3_folder, changes):
     assert gap < 2e-5
 
 
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("changes", [{}, {"lora_folded": True}, {"window": (1,)}])
+def test_ratios_begin_at_one_with_lora_in_bfloat16(sd3_folder, guidance, changes):
+    model = {name: value for name, value in changes.items() if name != "window"}
+    policy = sd3(sd3_folder, precision="bfloat16", lora_rank=4, guidance=guidance, **model)
+    with torch.no_grad():  # adapters that have moved
+        for p in policy.trained:
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3), changes.get("window"))
+    for part in (rollout, rollout.rows(torch.arange(1)), rollout.columns(slice(0, 1))):
+        with_gradients = policy.likelihood(part).logp_BT.detach()
+        assert ((with_gradients - part.logp_BT).exp() - 1).abs().max() < 1e-4, "the published clip range"
+        with torch.no_grad():
+            assert torch.equal(policy.likelihood(part).logp_BT, with_gradients)
+
+
+@pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps", "renoise"])
+def test_the_last_step_has_finite_log_probs_and_gradients(sd3_folder, kernel):
+    policy = sd3(sd3_folder, kernel=kernel)
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3), stochastic=(2, 3))
+    found = policy.likelihood(rollout)
+    slopes = torch.autograd.grad(found.logp_BT.sum(), policy.trained, allow_unused=True)
+    assert found.logp_BT.isfinite().all() and rollout.logp_BT.isfinite().all() and (found.std_BT > 0).all()
+    assert all(slope.isfinite().all() for slope in slopes if slope is not None)
+
+
+@pytest.mark.parametrize("changes", [{"noise": 0.0}, {"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}])
+@pytest.mark.parametrize("kernel", ["flow_sde", "cps"])
+def test_noise_without_a_density_is_refused(sd3_folder, kernel, changes):
+    with pytest.raises(ValueError, match="of kernel .* is not above 0"):
+        sd3(sd3_folder, kernel=kernel, **changes)
+    with pytest.raises(ValueError, match="at most 1"):
+        sd3(sd3_folder, kernel="cps", noise=1.5)
+
+
 def test_replay_of_flux_with_embedded_guidance(flux_folder):
     policy = build_flow_policy(
         FlowModel(str(flux_folder), size=16, sampling_steps=4, guidance=3.5, text_length=4), (0, 1)

@@ -22,7 +22,7 @@ from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
 from saccade.training.learner import Update, Updates, minibatch, rise_and_fall
-from saccade.training.loop import fit
+from saccade.training.loop import _Window, fit
 from saccade.training.run import Run
 
 
@@ -310,13 +310,36 @@ def test_a_reward_may_name_several_verdicts():
 def test_combinations_of_rewards():
     nan = math.nan
     rewards = {"a": torch.tensor([1.0, nan, nan]), "b": torch.tensor([2.0, 3.0, nan])}
-    torch.testing.assert_close(weighted(rewards, {"a": 1.0, "b": 0.5}), torch.tensor([2.0, 1.5, nan]), equal_nan=True)
+    apart = torch.arange(3)
+    found = weighted(rewards, {"a": 1.0, "b": 0.5}, apart)
+    torch.testing.assert_close(found, torch.tensor([2.0, 1.5, nan]), equal_nan=True)
     torch.testing.assert_close(
         gated(rewards["b"], torch.tensor([1.0, 0, 1])), torch.tensor([2.0, 0, nan]), equal_nan=True
     )
     torch.testing.assert_close(per_tag(rewards, ["a", "b", "b"]), torch.tensor([1.0, 3.0, nan]), equal_nan=True)
     with pytest.raises(ValueError, match="no reward for tag 'c'; there are a, b"):
         per_tag(rewards, ["a", "c", "b"])
+
+
+def test_a_missing_score_is_not_the_score_0():
+    """One of two rewards could not judge one of four equal samples; in the second group one judges nobody."""
+    nan, group = math.nan, torch.tensor([0, 0, 0, 0, 1, 1])
+    rewards = {"a": torch.ones(6), "b": torch.tensor([1.0, 1, 1, nan, nan, nan])}
+    total = weighted(rewards, {"a": 1.0, "b": 1.0}, group)
+    assert total[:3].tolist() == [2, 2, 2] and total[3].isnan() and total[4:].tolist() == [1, 1]
+    assert (group_advantage(total, group) == 0).all()
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 3)
+    named = {"first": torch.tensor([1.0, 0, 1, 1, 1, 1]), "second": torch.tensor([1.0, 0, nan, nan, nan, nan])}
+    found = judge(rollout, {"both": lambda r: named}).rewards["both"]
+    torch.testing.assert_close(found, torch.tensor([1.0, 0, nan, 1, 1, 1]), equal_nan=True)
+
+
+def test_a_step_in_which_a_reward_judged_nothing_has_no_part_in_the_mean_of_a_line():
+    window = _Window()
+    for value in (0.5, math.nan, 0.8, 0.7):
+        window.add({"reward/b": value, "reward/c": math.nan, "cost/images": 2.0})
+    line = window.take()
+    assert line["reward/b"] == pytest.approx(2 / 3) and math.isnan(line["reward/c"]) and line["cost/images"] == 8
 
 
 def test_interrupt_saves_and_resumes(tmp_path):

@@ -8,6 +8,7 @@ At states x_t = (1 - t) x0 + t eps of the old policy's samples, with the velocit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,11 @@ class NFT:
     """Growth of the old policy's decay in each optimizer step after these."""
     decay_max: float = 0.5
     """Largest decay of the old policy."""
+
+    def __post_init__(self) -> None:
+        for name in ("adv_clip", "beta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} is not a positive number: the loss is divided by it")
 
     def advantage(self, reward_B: Tensor, group_B: Tensor) -> Tensor:
         """Advantage of each sample over its group ``[B]``; 0 where the reward is NaN."""

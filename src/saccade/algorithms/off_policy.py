@@ -3,7 +3,7 @@
     y       = r + gamma^n (min_{k in subset} Q'_k(s', a') - [entropy in backup] alpha log pi(a' | s'))
     L_Q     = 1/2 sum_k (Q_k(s, a) - y)^2
     L_pi    = alpha log pi(a | s) - reduce_k Q_k(s, a)        a reparameterized; alpha and Q constant
-    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy
+    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy; RLPD has alpha for log alpha
 
 SAC 1812.05905, TD3 1802.09477 (a' is the deterministic action with clipped noise), REDQ 2101.05982, RLPD 2302.02948.
 """
@@ -72,6 +72,10 @@ class OffPolicy:
     """Entropy per dimension of the action at which the temperature holds a stochastic actor."""
     initial_temperature: float = 1.0
     """Weight of a stochastic actor's entropy at first; it changes slowly, so few steps or small returns need less."""
+    temperature_gradient: Literal["log", "value"] = "log"
+    """Gradient of the log-temperature: the excess of entropy itself (log: SAC's implementations), or the excess times
+    the temperature, that of the loss in the temperature (value: RLPD).
+    """
     target_policy_noise: float = 0.0
     """Standard deviation of the noise on the next action in the target (TD3)."""
     target_noise_clip: float = 0.5
@@ -118,7 +122,7 @@ class OffPolicy:
         action_range = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
         target = Target(critics, self.tau)
         if self.stochastic:
-            temperature = LagrangeMultiplier(self.initial_temperature)
+            temperature = LagrangeMultiplier(self.initial_temperature, self.temperature_gradient)
             return Agent(SquashedActor(encoder, trunk, True), critics, target, action_range, temperature=temperature)
         actor = DeterministicActor(encoder, trunk, True, self.action_noise)
         return Agent(actor, critics, target, action_range, target_trunk=Target(trunk, self.tau))

@@ -42,7 +42,9 @@ class PPO:
     clip_range: float = 0.2
     """Range in which the probability ratio may move: 1 - clip_range to 1 + clip_range."""
     clip_range_vf: float | None = None
-    """Range in which a value may move from the one stored in the segment; None does not clip values."""
+    """Range to which the value in the critic's error is clipped, around the one stored in the segment: a value outside
+    it has no gradient. None does not clip.
+    """
     value_coef: float = 0.5
     """Weight of the critic's squared error in the loss."""
     entropy_coef: float = 0.0
@@ -206,8 +208,8 @@ def flatten_decisions(rollout: Rollout) -> Rollout:
 class ActorCriticLoss:
     """Mean over decisions of ``surrogate + value_coef (V - R)^2 - entropy_coef H``; reads ``extras["return_BT"]``.
 
-    ``clip_range_vf`` bounds how far a value may move from the stored ``extras["value_BT"]``: the larger error of the
-    two counts. Micro-batches may cut rows and decisions.
+    The value in the error is clipped to ``clip_range_vf`` around the stored ``extras["value_BT"]``, as in
+    stable-baselines3. Micro-batches may cut rows and decisions.
     """
 
     policy: LikelihoodPolicy
@@ -242,12 +244,10 @@ class ActorCriticLoss:
         return_BT, value_BT = rollout.extras["return_BT"], present.value_BT
         if value_BT is None:
             raise ValueError("the policy reports no values")
-        error_BT = (value_BT - return_BT) ** 2
-        if self.clip_range_vf is None:
-            return error_BT
-        old_BT = rollout.extras["value_BT"]
-        near_BT = old_BT + (value_BT - old_BT).clamp(-self.clip_range_vf, self.clip_range_vf)
-        return torch.maximum(error_BT, (near_BT - return_BT) ** 2)
+        if self.clip_range_vf is not None:
+            old_BT = rollout.extras["value_BT"]
+            value_BT = old_BT + (value_BT - old_BT).clamp(-self.clip_range_vf, self.clip_range_vf)
+        return (value_BT - return_BT) ** 2
 
 
 def normalize_advantages(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] = lambda x: x) -> Rollout:
@@ -256,7 +256,7 @@ def normalize_advantages(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] =
     """
     mask_BT = rollout.mask_BT
     advantage_BT = torch.where(mask_BT > 0, advantages_of(rollout), 0.0)
-    count = all_sum(mask_BT.sum())
+    count = all_sum(mask_BT.sum()).clamp(min=1)
     centred_BT = advantage_BT - all_sum((mask_BT * advantage_BT).sum()) / count
     std = (all_sum((mask_BT * centred_BT**2).sum()) / (count - 1).clamp(min=1)).sqrt()
     return replace(rollout, advantage_BT=centred_BT / (std + 1e-8))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class ActorCriticModel:
     """Normalize observed vectors by their running mean and standard deviation."""
     log_std: float = 0.0
     """Logarithm of the standard deviation of Gaussian actions at the start."""
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the update's matrix products: float32, or bfloat16 with float32 weights, which is twice as fast for
     pictures where the CPU supports it.
     """

@@ -9,15 +9,17 @@ repeats its sampling with gradients.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
-from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
+from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
 from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
 from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
@@ -90,6 +92,14 @@ class FlowPolicy:
             raise ValueError(
                 f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})"
             )
+        limit = 1.0 if self.kernel == "cps" else math.inf
+        if not 0 < self.noise <= limit or math.isinf(self.noise):
+            raise ValueError(
+                f"noise {self.noise} of kernel {self.kernel} is not above 0{' and at most 1' if limit == 1 else ''}: "
+                "without noise a step has no log-probability"
+            )
+        if not (self.times.diff() < 0).all():
+            raise ValueError(f"the scheduler's times do not fall in each of {self.steps} steps: take fewer")
         if self.grad_through_uncond and self.reuse_uncond:
             raise ValueError("reuse_uncond has no gradient, but grad_through_uncond asks for one")
         self.prompt_cache = self.prompt_cache or PromptCache(self.backbone)
@@ -171,26 +181,29 @@ class FlowPolicy:
         times = self.times.to(x.device)
         kernel = flow_kernel(self.kernel, self.noise, times)
         cond, uncond = self._conditioning(problems, self.guidance)
-        with self.network.optimized():
-            for i in steps:
-                if visited is not None:
-                    visited.append(x)
-                t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                v_cond, v_uncond = self.network.cond_uncond_velocity(
-                    x, t, cond, uncond, self.guidance, grad_through_uncond=True
-                )
-                v = guided(v_cond, v_uncond, self.guidance)
-                if i not in stochastic:
-                    x = ode(x, v, t, t_next)[0]
-                    continue
-                mean, std = kernel(x, v, t, t_next)
-                x_next = mean + std * self._noise(seeds_B, i + 1)
-                if stored is not None:
-                    logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
-                    stored.append({"x": x, "next": x_next, "logp": logp})
-                    if v_uncond is not None and not self.grad_through_uncond:
-                        stored[-1]["uncond"] = v_uncond
-                x = x_next
+        # Stored steps are evaluated as the update will; the steps around them take the fastest form of the network.
+        is_stored = lambda i: self.network.rounds and stored is not None and i in stochastic
+        for as_trained, part in groupby(steps, is_stored):
+            with self.network.optimized(as_trained):
+                for i in part:
+                    if visited is not None:
+                        visited.append(x)
+                    t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
+                    v_cond, v_uncond = self.network.cond_uncond_velocity(
+                        x, t, cond, uncond, self.guidance, grad_through_uncond=True
+                    )
+                    v = guided(v_cond, v_uncond, self.guidance)
+                    if i not in stochastic:
+                        x = ode(x, v, t, t_next)[0]
+                        continue
+                    mean, std = kernel(x, v, t, t_next)
+                    x_next = mean + std * self._noise(seeds_B, i + 1)
+                    if stored is not None:
+                        logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
+                        stored.append({"x": x, "next": x_next, "logp": logp})
+                        if v_uncond is not None and not self.grad_through_uncond:
+                            stored[-1]["uncond"] = v_uncond
+                    x = x_next
         return x
 
     def _noise(self, seeds_B: Tensor, key: int) -> Tensor:
@@ -269,13 +282,13 @@ class FlowPolicy:
         times = self.times.to(x.device)
         cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
         cached = self._stored_uncond(rollout)
-        with self.network.optimized():
+        with self.network.optimized(as_trained=self.network.rounds):
             velocities = self.network.cond_uncond_velocity(
                 x, times[step], cond, uncond, self.guidance, cached, self.grad_through_uncond
             )
         v = guided(*velocities, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
-        logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
+        logp, std = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
         shape = (rows, decisions)
         return Likelihood(
             logp_BT=logp.reshape(shape), mean_BTD=mean.reshape(*shape, *mean.shape[1:]), std_BT=std.reshape(shape)

@@ -44,6 +44,11 @@ class Network:
     fold_trained: bool
     at_once: int
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the network's fastest form is rounded differently from the one that is trained."""
+        return self.precision != torch.float32
+
     def conditioning(self, prompts: Sequence[Prompt], guidance: float) -> tuple[Conditioning, Conditioning | None]:
         """Conditioning of the prompts and, where guidance needs it, of empty texts with the same source pictures."""
         cond = self.prompt_cache(prompts, self.size)
@@ -75,15 +80,19 @@ class Network:
         if same_gradients:
             v_uncond = self._rows(x, t_B, uncond, guidance)
         else:
-            with torch.no_grad(), self.optimized():
+            with torch.no_grad(), self.optimized(as_trained=self.rounds):
                 v_uncond = self._rows(x, t_B, uncond, guidance)
         return self._rows(x, t_B, cond, guidance), v_uncond
 
     @contextlib.contextmanager
-    def optimized(self) -> Iterator[None]:
-        """Within it the network has its fastest form for the present gradient mode."""
+    def optimized(self, as_trained: bool = False) -> Iterator[None]:
+        """Within it the network has its fastest form for the present gradient mode.
+
+        ``as_trained`` keeps the form that it has with gradients: in a precision below float32 a folded LoRA is rounded
+        with the weights, and likelihoods would differ from those of the update by more than ratios are clipped to.
+        """
         network, unchanged = self.backbone.transformer, contextlib.nullcontext()
-        fold = self.fold_trained if torch.is_grad_enabled() else self.merge
+        fold = self.fold_trained if torch.is_grad_enabled() or as_trained else self.merge
         # In bfloat16 a fused layer would round differently from the layers that replay it with gradients.
         fuse = self.merge and self.precision == torch.float32
         with merged(network) if fold else unchanged, fused(network) if fuse else unchanged:

@@ -43,7 +43,7 @@ def fit(
 ) -> dict[str, dict[str, float]]:
     """Train on ``schedule.steps`` batches, starting from the run's last checkpoint if there is one.
 
-    ``state`` names what a checkpoint holds beside learner and feed (policies, averages, rolling baselines). Returns the
+    ``state`` names what a checkpoint holds beside learner and feed (policies, averages). Returns the
     first and the last evaluation as {"before": …, "after": …}. Training ends early when the run expects no better score
     (`Run.keep_best`). One line of metrics stands for ``log_every`` steps: means, and sums of ``cost/…``.
 
@@ -107,10 +107,19 @@ class _Window:
             self.steps.setdefault(name, []).append(float(value))
 
     def take(self) -> dict[str, float]:
-        """The sum of each cost and the mean of each other metric, which are then forgotten."""
-        line = {k: sum(v) if k.startswith("cost/") else sum(v) / len(v) for k, v in self.steps.items()}
+        """The sum of each cost and the mean of each other metric, which are then forgotten.
+
+        Steps in which a metric is NaN (a reward that judged nothing) have no part in it; NaN where all are.
+        """
+        line = {k: sum(v) if k.startswith("cost/") else _mean(v) for k, v in self.steps.items()}
         self.steps.clear()
         return line
+
+
+def _mean(values: list[float]) -> float:
+    """The mean of the values that are not NaN; NaN without any."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
 
 
 class _Scores:

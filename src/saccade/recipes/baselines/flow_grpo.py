@@ -50,6 +50,8 @@ class Settings:
     """Where the window of trained denoising steps lies: first, random (Flow-GRPO-Fast) or sliding (MixGRPO)."""
     ema: float = 0.9
     """Decay of the exponential moving average of the weights that is evaluated; 0 evaluates the trained weights."""
+    ema_every: int = 1
+    """Optimizer steps between updates of that average."""
     shuffle_rewards: bool = False
     """Control experiment: permute the rewards of a batch at random, so that nothing can be learned."""
 
@@ -62,6 +64,7 @@ _REAL = Settings(
     grpo=GRPO(std="batch", clip=1e-4, beta=0.04, kl="drift"),
     optim=AdamW(lr=3e-4, weight_decay=1e-4, warmup=1),
     window=9,
+    ema_every=8,
 )
 PRESETS = {
     "tiny": Settings(),
@@ -98,7 +101,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         with ema:
             return cfg.task.score(policy.greedy().rollout, run.show(step))
 
-    update = cfg.optim.update("flow", cfg.grpo.loss(policy), policy.trained, after=ema.ema_update(cfg.ema))
+    update = cfg.optim.update(
+        "flow", cfg.grpo.loss(policy), policy.trained, after=ema.ema_update(cfg.ema, cfg.ema_every)
+    )
     return fit(
         cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed),
         cfg.batch.learner(update),

@@ -38,6 +38,7 @@ RLPD = OffPolicy(
     actor_value="mean",
     layer_norm=True,
     target_entropy=-0.5,
+    temperature_gradient="value",
     gradient_steps=20,
     policy_delay=20,
     offline_fraction=0.5,

@@ -79,6 +79,10 @@ class Settings:
     """Weight of the reward for an answer in the template's form that holds boxes; 0 leaves the format out."""
     cosine_length: int = 0
     """Tokens over which the length reward favours short correct and long wrong answers; 0 leaves length out."""
+    normalize_each: bool = False
+    """Normalize each reward in its group before they are added up (GDPO), so that one of small spread counts as much;
+    off normalizes the sum. The sum stays what is logged and, in GRPO, the settings of its deviation have no part then.
+    """
     repetition_penalty: bool = False
     """Take up to a point for repeated boxes (detection) or repeated runs of six words (expressions)."""
     grpo: GRPO = GRPO(unbiased_std=True, average="rows", beta=0.04)
@@ -154,8 +158,12 @@ def reinforcement(cfg: Settings, policy: TokenPolicy) -> Method:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = judge(cfg.batch.groups(policy.rollout, problems, seeds_P), logged)
-        reward = rollout.rewards["total"] = weighted(rollout.rewards, weights)
-        rollout.advantage_BT = rollout.broadcast(cfg.grpo.advantage(reward, rollout.group_B))
+        reward = rollout.rewards["total"] = weighted(rollout.rewards, weights, rollout.group_B)
+        if cfg.normalize_each:
+            advantage_B = cfg.grpo.advantage_of_each(rollout.rewards, weights, rollout.group_B)
+        else:
+            advantage_B = cfg.grpo.advantage(reward, rollout.group_B)
+        rollout.advantage_BT = rollout.broadcast(advantage_B)
         return cfg.grpo.with_reference(rollout, policy, reference, cfg.batch.micro_rows)
 
     return collect, cfg.grpo.loss(policy, cfg.model.max_new_tokens), {"reference": reference}

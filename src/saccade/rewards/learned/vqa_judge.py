@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -157,8 +157,8 @@ class VQAJudge:
     """Least number of pixels that pictures are resized to; None is the model's own bound."""
     max_pixels: int | None = None
     """Largest number of pixels that pictures are resized to; None is the model's own bound."""
-    precision: str = "float32"
-    """Arithmetic of the network, the name of a torch type."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network. float16 is not offered: activations of these models exceed its range."""
     device: str = "auto"
     """Device of the model: cpu, cuda or auto."""
 

@@ -80,7 +80,7 @@ class EditingTask:
         names = dict.fromkeys((*self.rewards, *MONITORS))
         may_abstain = names if len(self.rewards) > 1 else names.keys() - set(self.rewards)
         judge(rollout, {name: reward(name, known) for name in names}, tuple(may_abstain))
-        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
+        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0), rollout.group_B)
 
     def score(self, edit: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean of each reward and monitor over each set of held-out edits, and the exact success of each kind of edit.

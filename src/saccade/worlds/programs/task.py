@@ -93,8 +93,10 @@ class ProgramTask:
         values = judge(rollout, on_text, abstain).rewards
         counted = {name: values[name] for name in self.rewards}
         if "length" in counted and self.rewards[0] != "length":
-            counted["length"] = gated(values["length"], (values[self.rewards[0]] >= self.length_gate).float())
-        return weighted(counted, dict(zip(self.rewards, self.weights)))
+            first_B = values[self.rewards[0]]
+            gate_B = (first_B >= self.length_gate).float().masked_fill(first_B.isnan(), float("nan"))
+            counted["length"] = gated(values["length"], gate_B)
+        return weighted(counted, dict(zip(self.rewards, self.weights)), rollout.group_B)
 
     def score(
         self, sampler: Sampler, known: Mapping[str, Reward], show: LogSamples | None = None, rows: int = 96

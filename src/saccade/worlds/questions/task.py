@@ -56,7 +56,7 @@ class AnsweringTask:
         """Fill ``rollout.rewards`` with the rewards; returns their sum ``[B]``."""
         may_abstain = self.rewards if len(self.rewards) > 1 else ()
         judge(rollout, {name: reward(name, TEXTS) for name in self.rewards}, may_abstain)
-        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
+        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0), rollout.group_B)
 
     def score(self, sampler: Sampler, log_samples: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
         """Mean of each reward over the held-out questions, and of the first reward for each skill."""

@@ -76,14 +76,16 @@ def judgeable(meaning: Meaning | None) -> bool:
 
 
 def relations(one: Object, other: Object) -> set[str]:
-    """Relations of ``one`` to ``other``: up to two of RELATIONS, none where their centres are too close."""
+    """Relations of ``one`` to ``other``: up to two of RELATIONS, none where their centres are too close.
+
+    As published, the offset less the dead zone is divided by the length of the whole offset.
+    """
     offset = np.array([one.x - other.x, one.y - other.y])
     dead_zone = _DEAD_ZONE * 2 * (one.radius + other.radius)
-    offset = np.sign(offset) * np.maximum(np.abs(offset) - dead_zone, 0)
-    length = float(np.hypot(*offset))
-    if length == 0:
+    left = np.sign(offset) * np.maximum(np.abs(offset) - dead_zone, 0)
+    if not left.any():
         return set()
-    x, y = offset / length
+    x, y = left / float(np.hypot(*offset))
     holds = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
     return {name for name, true in holds.items() if true}
 

@@ -5,6 +5,7 @@ roads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -40,8 +41,8 @@ class CaptionerConfig:
     """Number of beams in beam search; 1 decodes greedily."""
     no_repeat_ngram_size: int = 0
     """Length of token sequences that may not be repeated in a caption; 0 allows all."""
-    precision: str = "float32"
-    """Precision of the weights of a model from elsewhere: float32, float16 or bfloat16."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the weights of a model from elsewhere, which is not trained; float16 is for a GPU."""
     device: str = "cpu"
     """Device of a model from elsewhere: cpu, cuda or auto."""
     steps: int = 600

@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 from saccade.algorithms.descent import Descent
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.core import Rollout, generator, seeded, seeds
+from saccade.math.exponential import bounded_exp
 from saccade.math.gaussians import Gaussian, kl
 from saccade.models.world_model.rssm import Observed, mlp
 from saccade.policies.dreamer import DreamerPolicy
@@ -116,7 +117,7 @@ class AlignmentLearner:
 
     def _discriminate(self, source_NE: Tensor, target_NE: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
         """One step of the discriminator and, for the support, of the density ratio; their losses."""
-        ratio_N = self.density(source_NE).squeeze(-1).exp()
+        ratio_N = bounded_exp(self.density(source_NE).squeeze(-1))
         source_NE, target_NE = source_NE.clone().requires_grad_(), target_NE.clone().requires_grad_()
         source_N, source_nats_N = self.discriminator.score(source_NE, noise)
         target_N, target_nats_N = self.discriminator.score(target_NE, noise)

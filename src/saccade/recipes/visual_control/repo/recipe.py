@@ -125,7 +125,7 @@ PRESETS = {
         kl_limit=3.0,
         init_beta=1e-5,
         reward_weight=1.0,
-        init_std=5.0,
+        init_std=0.79,  # softplus(0) + 0.1
         device="cuda",
     ),
 }
