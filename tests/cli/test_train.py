@@ -121,6 +121,25 @@ def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_
     assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
 
 
+def test_what_is_wrong_is_told_before_models_are_loaded(tmp_path):
+    code = """
+import sys
+from saccade.cli import main
+heavy = ("torch",) if sys.argv[2:] == ["extra"] else ("diffusers", "transformers", "scipy.stats")
+status = main(["train", *sys.argv[1:]])
+assert status == 2 and not [name for name in heavy if name in sys.modules], status
+"""
+    for words, told in (
+        (["extra"], "'extra' after promptrl is no option"),
+        (["--prompts", "none.txt", "--steps", "1"], "--task.prompts none.txt: cannot be read"),
+    ):
+        said = subprocess.run(
+            [sys.executable, "-c", code, "promptrl", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert told in said.stderr and len(said.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_device_that_is_not_here_is_told():
     from dataclasses import dataclass
 

@@ -223,15 +223,26 @@ def _in_words(name: str, value: Any, kept: Any) -> str:
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, and for a count below 0."""
+    """ValueError for a device that is not here, a file that is missing, and a count below 0."""
     usual = flat(default)
     for name, value in flat(given).items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if value != usual[name] and isinstance(each, str) and _is_missing_file(each):
+                raise ValueError(f"--{name.replace('_', '-')} {each}: cannot be read: No such file or directory")
         if name.rpartition(".")[2] == "device" and value != usual[name]:
             from saccade.models.device import device_of  # loads torch
 
             device_of(value)
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+
+
+_READ = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+"""Endings of files that settings name for reading."""
+
+
+def _is_missing_file(value: str) -> bool:
+    return value.endswith(_READ) and not os.path.exists(os.path.expanduser(value))
 
 
 def _resumable(folder: Path, name: str) -> dict[str, Any] | None:
