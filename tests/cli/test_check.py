@@ -62,6 +62,20 @@ def test_every_recipe_that_claims_something_can_be_checked(tmp_path):
         assert all(hasattr(chosen.settings, "seed") for chosen in arms.values())
 
 
+def test_the_longest_runs_of_the_last_check_come_first(saccade, tmp_path, in_process):
+    order = lambda: [job.arm for job in runner.plan_of("./grey.py", range(2), resume=False).jobs]
+    assert order() == ["learned", "left alone"] * 2
+    saccade(*CHECK, "--seeds", "1")
+    place = tmp_path / "results/grey.json"
+    result = json.loads(place.read_text())
+    result["scores"]["learned"]["0"]["seconds"], result["scores"]["left alone"]["0"]["seconds"] = 1.0, 2.0
+    place.write_text(json.dumps(result))
+    assert order() == ["left alone", "left alone", "learned", "learned"]
+    del result["scores"]["learned"]
+    place.write_text(json.dumps(result))
+    assert order()[:2] == ["learned", "learned"], "who is not known yet may take longest"
+
+
 def test_a_claim_that_fails_in_some_seeds(saccade, tmp_path, in_process):
     change(tmp_path, "least=0.9", "least=1.01")
     change(tmp_path, '"from seed": value + cfg.seed / 100', '"from seed": value + cfg.seed / 100 - 0.005')

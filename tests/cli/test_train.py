@@ -140,6 +140,25 @@ def test_numbers_that_cannot_be_are_one_line_in_every_recipe(saccade, tmp_path, 
     assert not (tmp_path / "r").exists()
 
 
+def test_what_is_wrong_is_told_before_models_are_loaded(tmp_path):
+    code = """
+import sys
+from saccade.cli import main
+heavy = ("torch",) if sys.argv[2:] == ["extra"] else ("diffusers", "transformers", "scipy.stats")
+status = main(["train", *sys.argv[1:]])
+assert status == 2 and not [name for name in heavy if name in sys.modules], status
+"""
+    for words, told in (
+        (["extra"], "'extra' after promptrl is no option"),
+        (["--prompts", "none.txt", "--steps", "1"], "--task.prompts none.txt: cannot be read"),
+    ):
+        completed = subprocess.run(
+            [sys.executable, "-c", code, "promptrl", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert told in completed.stderr and len(completed.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_device_that_is_not_here_is_told():
     from dataclasses import dataclass
 

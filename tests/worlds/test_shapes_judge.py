@@ -21,6 +21,7 @@ from saccade.worlds.shapes import (
     rewards,
     sample_scenes,
     score_pictures,
+    templates,
 )
 from saccade.worlds.shapes.fonts import LETTERS
 from saccade.worlds.shapes.judge import relations
@@ -165,3 +166,11 @@ def test_rewards_of_a_rollout() -> None:
     assert torch.equal(scores["correct"], rewards.correct(rollout)) and scores["points"].shape == (60,)
     assert torch.equal(scores["ocr"].isnan(), ~texts)
     assert rewards.by_tag(scores["correct"], problems) == pytest.approx(dict.fromkeys(TAGS, 1.0))
+
+
+def test_the_templates_on_disk_are_those_that_are_drawn():
+    shapes, kinds, angles = templates.shape_templates()
+    glyphs, letters = templates.glyph_templates()
+    drawn = (*templates.draw_shapes(), *templates.draw_glyphs())
+    for kept, again in zip((shapes, kinds, angles, glyphs, letters), drawn):
+        np.testing.assert_allclose(kept, again, atol=1e-4)

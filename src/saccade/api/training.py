@@ -302,9 +302,12 @@ def _in_words(name: str, value: Any, kept: Any) -> str:
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, for a count below 0 or beyond 64 bits, and for no number."""
+    """ValueError for a device that is not here, a missing file, a count below 0 or beyond 64 bits, and for NaN."""
     usual = flat(default)
     for name, value in flat(given).items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if value != usual[name] and isinstance(each, str) and _is_missing_file(each):
+                raise ValueError(f"--{name.replace('_', '-')} {each}: cannot be read: No such file or directory")
         if name.rpartition(".")[2] == "device" and value != usual[name]:
             from saccade.models.device import device_of  # loads torch
 
@@ -315,6 +318,14 @@ def _refuse_impossible(given: Any, default: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be a whole number of 64 bits, not {value}")
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"--{name.replace('_', '-')} must be a number, not nan")
+
+
+_READ = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+"""Endings of files that settings name for reading."""
+
+
+def _is_missing_file(value: str) -> bool:
+    return value.endswith(_READ) and not os.path.exists(os.path.expanduser(value))
 
 
 def _resumable(folder: Path, name: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ finished there, or are in the recorded result with the same settings, are not ru
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ def plan_of(name: str, seeds: Sequence[int], resume: bool) -> Plan:
     needed = {job.folder for job in jobs if job.seed not in known.get(job.arm, {})}
     needed |= {job.after for job in jobs if job.folder in needed and job.after}
     jobs = [job for job in jobs if job.folder in needed]
-    jobs.sort(key=lambda job: (job.after is not None, -seconds_of.get(job.arm, 0.0)))  # the longest run first
+    jobs.sort(key=lambda job: (job.after is not None, -seconds_of.get(job.arm, math.inf)))  # the longest first
     return Plan(
         folder,
         jobs,

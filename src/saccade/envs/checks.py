@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,6 +57,15 @@ def checked_observation(observation: Any, space: spaces.Dict) -> dict[str, np.nd
     return {name: _as_declared(name, observation, part) for name, part in space.spaces.items()}
 
 
+def is_finite_vector(observation: Any, ones: np.ndarray) -> bool:
+    """Whether an observation is an array like ``ones``, which has the declared shape and type, without NaN or infinity.
+
+    It looks at the sum alone: False decides nothing, since a sum of finite numbers may be infinite.
+    """
+    declared = type(observation) is np.ndarray and observation.dtype == ones.dtype and observation.shape == ones.shape
+    return declared and math.isfinite(observation.dot(ones))
+
+
 def _as_declared(name: str, observation: Mapping[str, Any], space: spaces.Space) -> np.ndarray:
     if name not in observation:
         raise InvalidStep(f"observation {name!r} is missing")
@@ -76,7 +86,11 @@ def _finite(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def checked_outcome(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
-    """Reward and ends as Python values. InvalidStep for a reward that is not finite, or an end that is no bool."""
+    """Reward and ends as Python values. InvalidStep for a reward that is no finite number, or an end that is neither
+    true nor false.
+    """
+    if type(reward) is float and type(terminated) is type(truncated) is bool and math.isfinite(reward):
+        return reward, terminated, truncated
     if np.ndim(reward) or not isinstance(reward, (int, float, np.number, np.bool_, np.ndarray)):
         raise InvalidStep(f"the reward is {reward!r}, not a number")
     if not np.isfinite(reward):

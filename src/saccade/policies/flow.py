@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
 from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
-from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
+from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
 from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
 from saccade.models.sharding import shard
@@ -69,8 +70,8 @@ class FlowPolicy:
     fold_trained: bool = False
     """Fold LoRA into the weights where gradients are needed, too."""
     reuse_uncond: bool = False
-    """Take unconditional velocities from sampling in `likelihood`: exact until the first optimizer step on a rollout,
-    then outdated by the optimizer steps taken.
+    """Take unconditional velocities from sampling in `likelihood` even after the weights have changed, when they are
+    outdated by the optimizer steps taken. As long as the weights are those of sampling, they are taken anyway.
     """
     forward_batch_size: int = 64
     """Largest number of rows in a call of the network without gradients."""
@@ -200,7 +201,7 @@ class FlowPolicy:
                     if stored is not None:
                         logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
                         stored.append({"x": x, "next_x": x_next, "logp": logp})
-                        if self.reuse_uncond and v_uncond is not None:
+                        if v_uncond is not None and not self.grad_through_uncond:
                             stored[-1]["uncond"] = v_uncond
                     x = x_next
         return x
@@ -216,7 +217,7 @@ class FlowPolicy:
         stored: Sequence[dict[str, Tensor]],
         x0: Tensor,
     ) -> Rollout:
-        decisions = {"x0_B": x0}
+        decisions = {"x0_B": x0, "weights_B": torch.full((len(x0),), fingerprint(self.trained), device=x0.device)}
         step = torch.tensor(stochastic, dtype=torch.long, device=x0.device).expand(len(x0), -1)
         times = self.times.to(x0.device)
         logp_BT = torch.zeros(len(x0), len(stochastic), device=x0.device)
@@ -280,9 +281,7 @@ class FlowPolicy:
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
         cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
-        # Passes without gradients are of other weights (the reference), which the stored velocities do not belong to.
-        cached = rollout.decisions.get("uncond_BT") if torch.is_grad_enabled() else None
-        cached = None if cached is None else cached.flatten(0, 1)
+        cached = self._stored_uncond(rollout)
         with self.network.optimized(as_trained=self.network.rounds):
             velocities = self.network.cond_uncond_velocity(
                 x, times[step], cond, uncond, self.guidance, cached, self.grad_through_uncond
@@ -294,6 +293,18 @@ class FlowPolicy:
         return Likelihood(
             logp_BT=logp.reshape(shape), mean_BTD=mean.reshape(*shape, *mean.shape[1:]), std_BT=std.reshape(shape)
         )
+
+    def _stored_uncond(self, rollout: Rollout) -> Tensor | None:
+        """The unconditional velocities ``[B T, C, h, w]`` of sampling, where they may stand for those of these weights.
+
+        Passes without gradients are often of other weights (the reference), which they would never belong to.
+        """
+        stored = None if self.grad_through_uncond else rollout.decisions.get("uncond_BT")
+        if stored is None:
+            return None
+        outdated = self.reuse_uncond and torch.is_grad_enabled()
+        same = outdated or bool((rollout.decisions["weights_B"] == fingerprint(self.trained)).all())
+        return stored.flatten(0, 1) if same else None
 
     def velocity(
         self,
@@ -375,8 +386,6 @@ def build_flow_policy(
     The text encoders and the autoencoder of ``share_with`` are used instead of loading them again. ValueError with one
     line if the checkpoint cannot be loaded, or if settings contradict one another.
     """
-    if cfg.lora_folded and cfg.checkpointing:
-        raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
     if cfg.lora_folded and cfg.sharded:
         raise ValueError("lora_folded needs unsharded matrices; choose lora_folded or sharded")
     # Frozen weights may be stored in the lower precision; weights that are trained stay in float32.
@@ -401,7 +410,7 @@ def _backbone(cfg: FlowModel, dtype: torch.dtype, share_with: FlowPolicy | None)
     shared = share_with.backbone if share_with else None
     backbone = load_backbone(cfg.name, text_length=cfg.text_length, dtype=dtype, device=device, share_with=shared)
     if cfg.checkpointing:
-        backbone.transformer.enable_gradient_checkpointing()
+        backbone.transformer.enable_gradient_checkpointing(checkpointed_block)
         backbone.pipe.vae.enable_gradient_checkpointing()
     if cfg.kernel == "renoise":
         backbone.pipe.scheduler.register_to_config(stochastic_sampling=True)

@@ -41,7 +41,9 @@ class FlowModel:
     lora_folded: bool = False
     """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
     reuse_uncond: bool = False
-    """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
+    """Reuse the unconditional velocities of sampling in all of an update; as long as the weights are those of sampling,
+    when this is exact, they are reused anyway.
+    """
     forward_batch_size: int = 64
     """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""
 

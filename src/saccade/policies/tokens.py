@@ -61,7 +61,8 @@ class TokenPolicy:
     precision: torch.dtype = torch.float32
     merge: bool = True
     rescore: bool = False
-    vision: VisionEncoder = field(init=False, repr=False)
+    vision_encoder: VisionEncoder | None = field(default=None, repr=False)
+    """Keeps features of pictures; one of another model or other trained weights is replaced."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -72,7 +73,15 @@ class TokenPolicy:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} is less than 1")
         if "" in self.stop:
             raise ValueError("an empty stop string would end every text at once")
-        self.vision = VisionEncoder(self.language.model, self.trained)
+        known = self.vision_encoder
+        if known is None or not known.serves(self.language.model, self.trained):
+            self.vision_encoder = VisionEncoder(self.language.model, self.trained)
+
+    @property
+    def vision(self) -> VisionEncoder:
+        """The encoder of pictures, which a copy of the policy shares."""
+        assert self.vision_encoder is not None
+        return self.vision_encoder
 
     # -- sampling -------------------------------------------------------------------------------------------
 

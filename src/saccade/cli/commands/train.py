@@ -68,6 +68,8 @@ def main(words: Sequence[str]) -> int:
             raise ValueError(f"name the recipe before its options: saccade train NAME {words[0]} …")
         print(_USAGE.format(names=", ".join(catalog.recipes()) or "none"), end="")
         return 0 if words else 2
+    if words[1:] and not words[1].startswith("-"):
+        raise ValueError(f"one recipe a run: '{words[1]}' after {words[0]} is no option; options begin with --")
     return together(lambda: _train(words[0], words[1:]))
 
 
