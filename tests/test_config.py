@@ -10,7 +10,17 @@ import pytest
 import tyro
 
 from saccade import catalog
-from saccade.config import changed, contradiction, described, flags, flat, meant, names, option, revive
+from saccade.config import (
+    changed,
+    contradiction,
+    described,
+    flags,
+    flat,
+    matching_names,
+    names,
+    option,
+    restore_settings,
+)
 from saccade.training.files import plain
 
 
@@ -77,12 +87,16 @@ def test_names_and_options_carry_the_prefix_of_their_group():
     ],
 )  # fmt: skip
 def test_a_name_is_whole_or_its_last_part_or_a_group(given, found):
-    assert meant(given, NAMES) == found
+    assert matching_names(given, NAMES) == found
 
 
 def test_what_could_be_several_is_refused_with_all_of_them():
-    assert meant("lora_rank", names(Two)) == meant("lora-rank", names(Two)) == ["flow.lora_rank", "rewriter.lora_rank"]
-    assert meant("rewriter", names(Two)) == ["rewriter.name"]
+    assert (
+        matching_names("lora_rank", names(Two))
+        == matching_names("lora-rank", names(Two))
+        == ["flow.lora_rank", "rewriter.lora_rank"]
+    )
+    assert matching_names("rewriter", names(Two)) == ["rewriter.name"]
     with pytest.raises(ValueError, match=r"^'model' may mean flow.name, rewriter.name: give the whole name$"):
         changed(Two(), {"model": "x"})
 
@@ -132,4 +146,4 @@ def test_every_recipe_takes_its_own_values_and_those_of_a_config(name):
         assert changed(preset, flat(preset)) == preset
         saved = plain(preset)
         if not any(isinstance(value, float) and math.isinf(value) for value in flat(preset).values()):
-            assert revive(preset, saved, "a run") == preset
+            assert restore_settings(preset, saved, "a run") == preset

@@ -42,7 +42,7 @@ def bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def meant(given: str, known: Sequence[str]) -> list[str]:
+def matching_names(given: str, known: Sequence[str]) -> list[str]:
     """Every one of the ``known`` names that ``given`` could stand for; ``-`` and ``_`` are alike."""
     whole = {name.replace("_", "-"): name for name in known}
     asked = given.replace("_", "-")
@@ -80,7 +80,7 @@ def contradiction(given: Any, kept: Any) -> tuple[str, Any, Any] | None:
     return next(((name, value, former[name]) for name, value in flat(given).items() if value != former[name]), None)
 
 
-def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
+def restore_settings(template: T, saved: Mapping[str, Any], place: str) -> T:
     """A copy of ``template`` with the ``saved`` values. ValueError if ``place`` has other settings than the recipe."""
     annotations = {field.name: field.type for field in dataclasses.fields(template)}  # pyrefly: ignore[bad-argument-type]
     known = list(annotations)
@@ -95,7 +95,7 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
             raise ValueError(f"{place} lacks the setting '{name}', which the recipe has")
         present = getattr(template, name)
         inner = dataclasses.is_dataclass(present)
-        values[name] = revive(present, saved[name], place) if inner else _tuples(saved[name])
+        values[name] = restore_settings(present, saved[name], place) if inner else _tuples(saved[name])
         if saved[name] is None and annotations[name] in (float, "float"):
             values[name] = math.inf  # JSON has no infinity, so config.json holds null for it
     return dataclasses.replace(template, **values)  # pyrefly: ignore[bad-specialization]
@@ -192,7 +192,7 @@ def _put(settings: Any, given: str, value: Any) -> Any:
     group = _group(settings, given)
     if group and (dataclasses.is_dataclass(value) or isinstance(value, Mapping)):
         return _at(settings, group, lambda present: _as_group(given, present, value))
-    found = meant(given, names(type(settings)))
+    found = matching_names(given, names(type(settings)))
     if len(found) > 1:
         raise ValueError(f"'{given}' may mean {', '.join(found)}: give the whole name")
     if not found:

@@ -15,20 +15,20 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from saccade import catalog
-from saccade.cli.output import known, sure
+from saccade.cli.output import known, with_interval
 from saccade.cli.parsing import parse
-from saccade.config import flat, revive
+from saccade.config import flat, restore_settings
 from saccade.training.files import plain
 
 GREY = ("train", "./grey.py")
 
 
 def test_train_tells_what_came_of_it(saccade, tmp_path):
-    said = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
+    completed = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
     assert (
-        said.status == 0
-        and "+0.822" in said.out
-        and "r/report.html" in said.out
+        completed.status == 0
+        and "+0.822" in completed.out
+        and "r/report.html" in completed.out
         and (tmp_path / "r/report.html").is_file()
     )
     config = json.loads((tmp_path / "r/config.json").read_text())
@@ -89,10 +89,10 @@ def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_pat
     fails = "    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed(\"environment 'arm': gone\")\n"
     begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
     (tmp_path / "grey.py").write_text(source.replace(begun, begun + fails))
-    said = saccade("eval", "r")
-    assert (said.status, said.err) == (1, "saccade: environment 'arm': gone\n")
-    said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith(
+    completed = saccade("eval", "r")
+    assert (completed.status, completed.err) == (1, "saccade: environment 'arm': gone\n")
+    completed = saccade(*GREY, "--out", "other")
+    assert completed.status == 1 and completed.err.startswith(
         "saccade: evaluation at step 0: environment 'arm': gone; resume with: "
     )
 
@@ -104,10 +104,10 @@ def test_a_reward_that_judges_nothing_when_scores_are_taken_is_one_line(saccade,
     (tmp_path / "grey.py").write_text(
         source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n")
     )
-    said = saccade("eval", "r")
-    assert (said.status, said.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
-    said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith(
+    completed = saccade("eval", "r")
+    assert (completed.status, completed.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
+    completed = saccade(*GREY, "--out", "other")
+    assert completed.status == 1 and completed.err.startswith(
         "saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: "
     )
 
@@ -159,7 +159,7 @@ def test_a_device_that_is_not_here_is_told():
 def test_a_score_is_told_with_its_interval():
     scores = {"return": 0.5, "return, standard error": 0.1, "length": 3.0}
     assert known(scores) == ["return", "length"]
-    assert [sure(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
+    assert [with_interval(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
 
 
 def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
@@ -195,16 +195,17 @@ def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
     seen = {line["step"]: line["eval/level"] for line in lines if "eval/level" in line}
     least = min(seen, key=seen.get)
     assert sorted(p.name for p in (tmp_path / "low/best").iterdir())[-1] == f"step-{least:06d}"
-    said = json.loads(saccade("eval", "low/best", "--json").out.splitlines()[-1])
-    assert said["scores"]["level"] == pytest.approx(seen[least])
+    evaluated = json.loads(saccade("eval", "low/best", "--json").out.splitlines()[-1])
+    assert evaluated["scores"]["level"] == pytest.approx(seen[least])
     (tmp_path / "low/result.json").unlink()
     assert "began without --keep-best level" in saccade(*GREY, "--out", "low", "--keep-best", "level").refused()
 
 
 def test_a_run_ends_when_no_better_score_is_to_be_waited_for(saccade, tmp_path):
-    said = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
+    completed = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
     assert (
-        said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+        completed.status == 0
+        and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in completed.out
     )
     result = json.loads((tmp_path / "low/result.json").read_text())
     assert result["steps"] == 3 + 4 and sorted(p.name for p in (tmp_path / "low/best").iterdir()) == ["step-000000"]
@@ -295,9 +296,9 @@ def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
         "r",
     ]
     done = subprocess.run([*words, "--trouble", "die"], capture_output=True, text=True, env=environment, timeout=120)
-    said = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
     line = "process 0: another process of this run is gone; resume with: torchrun --nproc-per-node 2 -m saccade train"
-    assert done.returncode != 0 and len(said) == 1 and line in said[0]
+    assert done.returncode != 0 and len(errors) == 1 and line in errors[0]
     assert json.loads(saccade(*GREY, "--out", "r", "--json").out.splitlines()[-1])["after"]["level"] > 0.98
 
 
@@ -333,7 +334,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
 def test_settings_survive_json():
     recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
     for preset in recipe.PRESETS.values():
-        assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
+        assert restore_settings(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
     assert flat(recipe.PRESETS["large"])["model.model"] == "slate"
 
 

@@ -89,7 +89,7 @@ def same(one, other) -> bool:
 
 def test_a_segment_stores_observations_actions_and_results():
     rollout = RolloutCollector(Count(3), Toy(discrete=True), length=7, seed=1)(0)
-    extras, seen = rollout.extras, rollout.decisions["seen.state_BT"]
+    extras, seen = rollout.extras, rollout.decisions["observation.state_BT"]
     assert rollout.logp_BT.shape == rollout.mask_BT.shape == rollout.rewards["reward"].shape == (3, 7)
     assert seen.shape == (3, 7, 1) and rollout.decisions["action_BT"].dtype == torch.int64
     assert extras["terminated_BT"].dtype == extras["truncated_BT"].dtype == torch.bool
@@ -109,7 +109,7 @@ def test_a_segment_stores_observations_actions_and_results():
 def test_ends_are_bootstrapped_from_the_true_last_observation():
     rollout = RolloutCollector(Count(4), Toy(discrete=True), length=8, seed=3)(0)
     steps_T = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
-    seed_BT = rollout.decisions["seen.state_BT"][..., 0] % 100
+    seed_BT = rollout.decisions["observation.state_BT"][..., 0] % 100
     assert torch.equal(rollout.extras["next_value_BT"], seed_BT + 100 * steps_T)
     ends = rollout.extras["terminated_BT"] | rollout.extras["truncated_BT"]
     assert torch.equal(ends, (steps_T == 3).expand(4, 8)) and rollout.extras["truncated_BT"].any()

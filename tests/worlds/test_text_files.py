@@ -39,7 +39,7 @@ def test_problems_are_made_when_they_are_asked_for(tmp_path):
 
     def make(index: int, record: str) -> Problem:
         made.append(record)
-        text_files.need(record != "torn", "cannot be read as a picture")
+        text_files.ensure(record != "torn", "cannot be read as a picture")
         return Problem(index, record)
 
     problems = text_files.FileProblems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)

@@ -69,7 +69,7 @@ class Distillation:
     max_t: float = 0.98
     """Highest diffusion time at which scores are compared and learned (1 = noise)."""
     score_updates: int = 1
-    """Updates of the score network for each update of the generator; each training step has one of the former."""
+    """Updates of the score network for each update of the generator; a training step updates the score network once."""
     generator_optim: AdamW = AdamW(lr=1e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the generator; without momentum (SiD), since gradients of past score networks are outdated."""
     score_optim: AdamW = AdamW(lr=3e-4, betas=(0.0, 0.999), warmup=5)

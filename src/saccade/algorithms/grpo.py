@@ -82,11 +82,9 @@ class GRPO:
     """How group-relative policy optimization computes advantages and what its loss is."""
 
     std: Literal["group", "batch", "none"] = "group"
-    """Standard deviation that advantages are divided by: of the group, of the whole batch (Flow-GRPO), or none
-    (Dr. GRPO).
-    """
+    """Standard deviation that advantages are divided by: of the group, of the batch (Flow-GRPO), or none (Dr. GRPO)."""
     std_eps: float = 1e-4
-    """Term added to that standard deviation."""
+    """Term added to the standard deviation that advantages are divided by."""
     unbiased_std: bool = False
     """Divide the variance by n - 1 instead of n."""
     baseline: Literal["mean", "leave_one_out"] = "mean"
@@ -108,8 +106,8 @@ class GRPO:
     beta: float = 0.0
     """Weight of the KL divergence from the reference model; 0 saves the reference's forward pass."""
     kl: Literal["k1", "k2", "k3", "variance", "drift"] = "k3"
-    """Estimator of that divergence: k1, k2 or k3 on log-probabilities, or on the means of Gaussian denoising steps the
-    squared distance over 2 S^2 (variance) or over 2 S^2 / |dt| (drift, Flow-GRPO).
+    """Estimator of the KL divergence: k1, k2 or k3 on log-probabilities; for Gaussian denoising steps the squared
+    distance of their means over 2 S^2 (variance) or over 2 S^2 / |dt| (drift, Flow-GRPO).
     """
 
     def advantage(self, reward_B: Tensor, group_B: Tensor) -> Tensor:

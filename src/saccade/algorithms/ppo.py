@@ -40,7 +40,7 @@ class PPO:
     gamma: float = 0.99
     """Discount factor."""
     gae_lambda: float = 0.95
-    """Trade-off of generalized advantage estimation: 0 trusts the critic, 1 the observed rewards."""
+    """Lambda of generalized advantage estimation: 0 uses the critic's next value, 1 the observed rewards alone."""
     clip_range: float = 0.2
     """Range in which the probability ratio may move: 1 - clip_range to 1 + clip_range."""
     clip_range_vf: float | None = None
@@ -83,7 +83,7 @@ class PPO:
         return decisions // self.batch_size
 
     def lr_schedule(self, optimizer_steps: int) -> Callable[[int], float] | None:
-        """Factor on the learning rate of a run of so many optimizer steps, by the number of steps taken."""
+        """Factor on the learning rate as a function of the number of optimizer steps taken, for a run of this many."""
         return (lambda taken: 1 - taken / optimizer_steps) if self.anneal_lr else None
 
     def learner(self, policy: ActorCritic, optim: AdamW, rows: int, steps: int, seed: int) -> Learner:
@@ -105,8 +105,7 @@ class PPO:
 
 
 class GAEFeed:
-    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
-    decision.
+    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) as a row.
 
     ``log`` is called with the training step and each segment, before its rows come apart.
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from saccade import catalog
 from saccade.api import data
 from saccade.catalog import Recipe
-from saccade.config import changed, contradiction, flat, meant, names, option, revive, words
+from saccade.config import changed, contradiction, flat, matching_names, names, option, restore_settings, words
 from saccade.naming import nearest
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = Non
 def settings_of(recipe: Recipe, config: Mapping[str, Any], folder: str | Path) -> Any:
     """The settings with which the run in ``folder`` began. ValueError if the recipe has other ones now."""
     template = recipe.PRESETS.get(config.get("preset") or "") or next(iter(recipe.PRESETS.values()))
-    settings = revive(template, config["settings"], f"the run in {folder}")
+    settings = restore_settings(template, config["settings"], f"the run in {folder}")
     return changed(settings, {name: str(Path(folder) / "data" / file) for name, file in config.get("data", {}).items()})
 
 
@@ -154,7 +154,7 @@ def tables_of(kind: type, values: Mapping[str, Any]) -> tuple[dict[str, data.Tab
     """
     columns, tables, others = data_settings(kind), {}, {}
     for given, value in values.items():
-        found = meant(given, names(kind))
+        found = matching_names(given, names(kind))
         if len(found) == 1 and found[0] in columns and not isinstance(value, (str, Path)):
             held = data.table(value, columns[found[0]], given)
             assert held is not None  # only paths may be left to the world

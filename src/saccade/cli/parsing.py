@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from saccade.cli.output import HelpShown
-from saccade.config import bare, documentation, flags, is_flat, meant
+from saccade.config import bare, documentation, flags, is_flat, matching_names
 from saccade.naming import nearest
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def whole_option(word: str, known: Sequence[str]) -> str:
 
 
 def _meant(given: str, known: Sequence[str]) -> str | None:
-    found = meant(given, [flag[2:] for flag in known])
+    found = matching_names(given, [flag[2:] for flag in known])
     if len(found) > 1:
         raise ValueError(f"'--{given}' may mean {', '.join(f'--{name}' for name in found)}: give the whole name")
     return found[0] if found else None

@@ -76,9 +76,7 @@ def _finite(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def checked_outcome(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
-    """Reward and ends as Python values. InvalidStep for a reward that is no finite number, or an end that is neither
-    true nor false.
-    """
+    """Reward and ends as Python values. InvalidStep for a reward that is not finite, or an end that is no bool."""
     if np.ndim(reward) or not isinstance(reward, (int, float, np.number, np.bool_, np.ndarray)):
         raise InvalidStep(f"the reward is {reward!r}, not a number")
     if not np.isfinite(reward):

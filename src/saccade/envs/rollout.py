@@ -26,7 +26,7 @@ LONGEST = 30_000
 class RolloutCollector:
     """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
 
-    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" (observations) and
+    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "observation.<name>_BT" and
     "action_BT", the reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of the observation after the
     step, at an end the true last one), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT";
     ``outputs`` are the episodes that ended, a list for each row. The i-th episode begun has the i-th seed that follows
@@ -105,7 +105,7 @@ class _Segment:
         """Store step ``t``; ``last_value`` is that of the last observations of the finished episodes."""
         if action.value_B is None:
             raise ValueError("segments are collected by a policy that estimates values, and this one does not")
-        self.decisions.put(t, "seen.", observation)
+        self.decisions.put(t, "observation.", observation)
         self.decisions.put(t, "", {"action": action.action_B.cpu().numpy()})
         self.extras.put(
             t,

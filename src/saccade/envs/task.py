@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Run, Step, seeds
+from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step, seeds
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
 from saccade.envs.rollout import LONGEST, run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.training import distributed
-from saccade.training.folder import ERROR
 from saccade.training.video import thumbnails
 
 
@@ -58,7 +57,7 @@ class ControlTask:
         """The seeds of the test episodes."""
         return seeds(self.test_seed, self.test_episodes).tolist()
 
-    def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
+    def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> ProblemScores:
         """Scores of the test episodes, acted greedily, as `episode_scores`; ``show`` is given the first ones."""
         return episode_scores(self.run_episodes(self.make_test(), policy, show))
 
@@ -115,7 +114,7 @@ class ControlSettings(Protocol):
     def task(self) -> ControlTask: ...
 
 
-def evaluate(cfg: ControlSettings, policies: Mapping[str, ActingPolicy]) -> dict[str, float]:
+def evaluate(cfg: ControlSettings, policies: Mapping[str, ActingPolicy]) -> ProblemScores:
     """A recipe's `evaluate`: scores of the test episodes, acted greedily by "policy"."""
     return cfg.task.score(policies["policy"])
 
@@ -138,15 +137,13 @@ def log_returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
     return log
 
 
-def episode_scores(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Means over episodes: "return" with its standard error, "length", and every fact at the end that is one number."""
-    total = np.array([episode.total for episode in episodes], np.float64)
-    scores = {"return": float(total.mean()), "length": float(np.mean([episode.length for episode in episodes]))}
-    if len(total) > 1:
-        scores[f"return{ERROR}"] = float(total.std(ddof=1) / math.sqrt(len(total)))
+def episode_scores(episodes: Sequence[Episode]) -> ProblemScores:
+    """Of each episode "return", "length", and every fact at its end that is one number."""
+    of_all = lambda value: torch.tensor([value(episode) for episode in episodes], dtype=torch.float64)
+    scores = {"return": of_all(lambda episode: episode.total), "length": of_all(lambda episode: episode.length)}
     facts = {name: [np.asarray(episode.info[name], np.float64) for episode in episodes] for name in episodes[0].info}
-    numbers = {name: np.array(values) for name, values in facts.items() if all(value.size == 1 for value in values)}
-    return scores | {name: float(np.nanmean(values)) for name, values in numbers.items() if not np.isnan(values).all()}
+    numbers = {name: np.array(values).ravel() for name, values in facts.items() if all(v.size == 1 for v in values)}
+    return {**scores, **{name: torch.from_numpy(v) for name, v in numbers.items() if not np.isnan(v).all()}}
 
 
 def logged_samples(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:

@@ -42,8 +42,8 @@ class FlowModel:
     """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
     reuse_uncond: bool = False
     """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed; guidance takes two rows a picture."""
+    forward_batch_size: int = 64
+    """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""
 
     def __post_init__(self) -> None:
         within(self, 1e-3, 1e4, "noise")  # without noise a step has no density

@@ -89,9 +89,7 @@ class Function(str):
 
 
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
-    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, for any
-    other.
-    """
+    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, otherwise."""
     if isinstance(name, Function):
         return name.function
     if name in known:

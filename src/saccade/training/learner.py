@@ -262,10 +262,10 @@ def warmup(steps: int) -> Callable[[int], float]:
     return lambda taken: min((taken + 1) / max(steps, 1), 1.0)
 
 
-def rise_and_fall(steps: int, rise: int, least: float = 0.0) -> Callable[[int], float]:
-    """A learning-rate factor: linear warmup over ``rise`` of ``steps`` optimizer steps, linear decay to ``least``."""
-    up = warmup(rise)
-    return lambda taken: min(up(taken), max(1 - taken / steps, least))
+def linear_schedule_with_warmup(steps: int, warmup_steps: int, final: float = 0.0) -> Callable[[int], float]:
+    """A learning-rate factor: linear warmup over ``warmup_steps``, then linear decay to ``final`` at ``steps``."""
+    rising = warmup(warmup_steps)
+    return lambda taken: min(rising(taken), max(1 - taken / steps, final))
 
 
 def _shard_state(params: Sequence[nn.Parameter], saved: Mapping[str, Any]) -> dict[str, Any]:

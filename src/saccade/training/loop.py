@@ -21,6 +21,7 @@ from saccade.core import (
     Run,
     RunFailed,
     Stateful,
+    mean_scores,
 )
 from saccade.math.advantages import zero_variance_groups
 from saccade.training import checkpoint, distributed
@@ -28,34 +29,29 @@ from saccade.training.feeds import Feed, OnPolicy
 from saccade.training.settings import Schedule
 from saccade.training.state import all_finite
 
-Evaluate = Callable[[int], Mapping[str, float]]
-"""Number of steps done -> scores."""
+Evaluate = Callable[[int], Mapping[str, float | torch.Tensor]]
+"""Number of steps done -> scores, as `saccade.core.ProblemScores`."""
 
 
 def fit(
     feed: Feed,
     learner: Learner,
     run: Run,
-    schedule: Schedule | int,
+    schedule: Schedule,
     *,
     state: Mapping[str, Stateful],
     evaluate: Evaluate | None = None,
-    evaluate_every: int = 20,
-    save_every: int = 50,
-    log_every: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Train on ``schedule.steps`` batches, starting from the run's last checkpoint if there is one.
 
     ``state`` names what a checkpoint holds beside learner and feed (policies, averages, rolling baselines). Returns the
     first and the last evaluation as {"before": …, "after": …}. Training ends early when the run expects no better score
-    (`Run.keep_best`). One line of metrics stands for ``log_every`` steps: means, and sums of ``cost/…``.
+    (`Run.keep_best`). One line of metrics stands for ``schedule.log_every`` steps: means, and sums of ``cost/…``.
 
     Interrupted after a first Ctrl-C, with a checkpoint saved; RunFailed, with advice, if a batch cannot be collected or
     learned from; ValueError for an interval below 1. Whatever ends a step, the steps before it are saved first; weights
     that are not finite, or whose samples are not, are never the newest checkpoint.
     """
-    if isinstance(schedule, int):
-        schedule = Schedule(schedule, evaluate_every, save_every, log_every)
     steps, is_due = schedule.steps, _is_due(schedule)
     scores, window = _Scores(evaluate, run), _Window()
     saved: dict[str, Stateful] = {**state, "learner": learner} | ({"feed": feed} if isinstance(feed, Stateful) else {})
@@ -129,8 +125,10 @@ class _Scores:
 
     def take(self, step: int) -> None:
         if self.evaluate:
-            self.last = {k: float(v) for k, v in self.evaluate(step).items()}
+            found = self.evaluate(step)
+            self.last = mean_scores(found)
             self.first, self.step = self.first or self.last, step
+            self.run.problem_scores(step, {k: v for k, v in found.items() if isinstance(v, torch.Tensor)})
             self.run.log(step, {f"eval/{k}": v for k, v in self.last.items()})
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 
 FRAMES = 96
 """Largest number of frames of a clip; longer episodes are subsampled, with their first and last frame."""
@@ -67,7 +67,7 @@ def thumbnails(clip: Any) -> Tensor:
     frames = shrink(clip, THUMBNAILS)
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for frame in frames for part in (gap, frame)][1:]
-    return to_unit(np.concatenate(parts, 1))
+    return to_float(np.concatenate(parts, 1))
 
 
 def _encode(frames: np.ndarray, kind: str, **options: Any) -> bytes:

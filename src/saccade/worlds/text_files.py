@@ -60,7 +60,7 @@ class Lines(Sequence[tuple[int, Record]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         number = int(self.numbers[index])
         with self.path.open("rb") as file:
-            need(_version(os.fstat(file.fileno())) == self.version, f"{self.path} has changed since it was read")
+            ensure(_version(os.fstat(file.fileno())) == self.version, f"{self.path} has changed since it was read")
             file.seek(int(self.offsets[index]))
             return number, self.parse(file.readline().decode().strip())
 
@@ -130,7 +130,7 @@ def entry_of(line: str) -> dict[str, Any]:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
-    need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
+    ensure(isinstance(entry, dict), f"{line[:40]!r} is not an object")
     return entry
 
 
@@ -148,11 +148,11 @@ def file_of(entry: dict[str, Any], name: str, root: Path) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} {value!r} must be a path")
     path = root / value
-    need(path.is_file(), f"{name} '{path}' does not exist")
+    ensure(path.is_file(), f"{name} '{path}' does not exist")
     return path
 
 
-def need(condition: bool, why: str) -> None:
+def ensure(condition: bool, why: str) -> None:
     """ValueError with the reason where the condition is false."""
     if not condition:
         raise ValueError(why)

@@ -14,7 +14,7 @@ import tyro
 from saccade import catalog
 from saccade.api import training
 from saccade.catalog import Recipe
-from saccade.cli.output import figure, first, known, meant, say_error, show_json, show_table, sure
+from saccade.cli.output import figure, first, known, meant, say_error, show_json, show_table, with_interval
 from saccade.cli.parsing import Flag, Flat, parse
 from saccade.cli.together import together
 
@@ -127,7 +127,10 @@ def _show(run: TrainedRun, as_json: bool) -> None:
     change = lambda name: (
         f"{after[name] - before[name]:+.3f}" if None not in (before.get(name), after.get(name)) else ""
     )
-    rows = [(name, figure(before.get(name)), sure(after, name), change(name)) for name in known({**before, **after})]
+    rows = [
+        (name, figure(before.get(name)), with_interval(after, name), change(name))
+        for name in known({**before, **after})
+    ]
     show_table(("held out", "before", "after", "change"), rows, right=(1, 2, 3))
     print(f"run     {run.folder}")
     if page:

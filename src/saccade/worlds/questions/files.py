@@ -13,7 +13,7 @@ from saccade.worlds.images import open_picture
 from saccade.worlds.questions.answers import NO_BOXES, detection_text
 from saccade.worlds.questions.choices import has_choices, parse_choice_question
 from saccade.worlds.questions.lines import parse_question, picture_paths
-from saccade.worlds.text_files import FileProblems, Lines, entry_of, need
+from saccade.worlds.text_files import FileProblems, Lines, ensure, entry_of
 
 _SLACK = 1.0
 """Pixels by which annotated boxes may extend beyond the picture."""
@@ -54,7 +54,7 @@ def _record(line: str, root: Path, stem: str) -> Record:
     entry = entry_of(line)
     text, answer = parse_choice_question(entry) if has_choices(entry) else parse_question(entry)
     source = entry.get("source", entry.get("category", stem))
-    need(isinstance(source, str), f"source {source!r} must be a text")
+    ensure(isinstance(source, str), f"source {source!r} must be a text")
     return Record(text, picture_paths(entry, root), answer, source)
 
 
@@ -77,4 +77,4 @@ def _check_inside(boxes: list[list[float]], picture: np.ndarray) -> None:
     height, width = picture.shape[:2]
     for box in boxes:
         inside = -_SLACK <= min(box[:2]) and box[2] <= width + _SLACK and box[3] <= height + _SLACK
-        need(inside, f"box {box} lies outside its picture of {width} x {height} pixels")
+        ensure(inside, f"box {box} lies outside its picture of {width} x {height} pixels")
