@@ -271,9 +271,8 @@ def test_weights_that_run_away_are_told_and_are_not_the_newest_checkpoint(tmp_pa
             OnPolicy(PROBLEMS, collect_with(policy), 3, 1),
             Updates([update]),
             run,
-            9,
+            Schedule(9, save_every=1),
             state={"policy": policy},
-            save_every=1,
         )
     assert f"the last good checkpoint is {tmp_path}/weights/checkpoints/step-000002" in str(told.value)
     assert "resume with" not in str(told.value)
@@ -286,7 +285,7 @@ def test_weights_that_run_away_are_told_and_are_not_the_newest_checkpoint(tmp_pa
 
     feed = OnPolicy(PROBLEMS, samples_of_the_third_are_none, 3, 1)
     with pytest.raises(Diverged, match="step 4: log-probabilities of samples are not finite: .*step-000002, but"):
-        run_for(9, tmp_path / "samples", policy, feed=feed, save_every=1, evaluate_every=99)
+        run_for(9, tmp_path / "samples", policy, feed=feed, save_every=1)
 
 
 def test_a_reward_is_not_blamed_for_pictures_that_are_not_finite():
