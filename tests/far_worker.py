@@ -46,9 +46,12 @@ def run(name: str) -> None:
             loaded.device_of = device_of
     short = {place: value for place, value in SHORT.items() if place in changes}
     cfg = on_far(golden.changed(module.PRESETS[preset], {**changes, **short}))
-    with tempfile.TemporaryDirectory() as place, far_device():
-        with Run.start(Path(place) / "run", {"recipe": recipe}, display=False) as started:
-            module.train(cfg, started)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        far_device(),
+        Run.start(Path(place) / "run", {"recipe": recipe}, display=False) as started,
+    ):
+        module.train(cfg, started)
 
 
 device_of_machine = device.device_of
@@ -63,6 +66,6 @@ if __name__ == "__main__":
             cause = error.__cause__ or error
             where = [f"{Path(x.filename).name}:{x.lineno}" for x in traceback.extract_tb(cause.__traceback__)]
             own = [x for x in where if not x.startswith("far")][-6:]
-            print(f"{name}: {type(cause).__name__}: {cause} ({' '.join(own)})", flush=True)
+            print(f"{name}: {type(cause).__name__}: {str(cause)[:200]} ({' '.join(own)})", flush=True)
             wrong += 1
     sys.exit(int(wrong > 0))
