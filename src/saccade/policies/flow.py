@@ -23,7 +23,7 @@ from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
 from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
 from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone, own_size
 from saccade.models.sharding import shard
 from saccade.policies.flow_network import Network
 from saccade.policies.flow_presets import FlowModel
@@ -427,7 +427,7 @@ def _policy(
     return FlowPolicy(
         backbone,
         trained,
-        size=cfg.size,
+        size=own_size(backbone, cfg.name) if cfg.size is None else cfg.size,
         steps=cfg.sampling_steps,
         guidance=cfg.guidance,
         kernel=cfg.kernel,

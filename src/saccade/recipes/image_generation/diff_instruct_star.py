@@ -128,7 +128,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         initialize(cfg, policy, fake, reference, run.stage("initialization"))
     reward = learned_reward(cfg.reward, reward_model, cfg.encoders, str(policy.device))
     loss, ema = cfg.distillation.loss(policy, fake, reference, reward), Snapshot(policy.trained)
-    sample_metrics = SampleMetrics(reward_model, cfg.task, cfg.flow.size) if reward_model else None
+    sample_metrics = SampleMetrics(reward_model, cfg.task, policy.size) if reward_model else None
 
     def evaluate(step: int) -> ProblemScores:
         with ema:
