@@ -38,8 +38,8 @@ def test_half_of_a_batch_are_demonstrations(tmp_path):
         demonstrations = recipe.load_demonstrations(cfg, agent, run)
     assert len(demonstrations) > 0 and abs(demonstrations.columns["action"]).max() <= 1
     batch = cfg.algo.feed(environment, agent, 0, demonstrations=demonstrations)(0)
-    demonstrated = {row.tobytes() for row in demonstrations.columns["seen.state"]}
-    states = batch.decisions["seen.state_B"].numpy()
+    demonstrated = {row.tobytes() for row in demonstrations.columns["observation.state"]}
+    states = batch.decisions["observation.state_B"].numpy()
     assert sum(row.tobytes() in demonstrated for row in states) >= cfg.algo.batch_size // 2
 
 

@@ -268,11 +268,11 @@ def test_samples_hold_conversations_in_plain_lines(runs):
         list(item) == ["prompt", "image", "text", "score", "turns"]
         and item["image"] == "samples/held out/000000-01.png"
     )
-    first, said = item["turns"][:2]
+    first, reply = item["turns"][:2]
     assert (
         first["who"] == "user"
         and first["trained"] is False
-        and said == {"who": "model", "text": said["text"], "pictures": [], "trained": True}
+        and reply == {"who": "model", "text": reply["text"], "pictures": [], "trained": True}
     )
     assert (
         first["pictures"][0]["image"] == "samples/held out/000000-01-0-0.png"

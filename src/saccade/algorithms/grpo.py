@@ -83,11 +83,9 @@ class GRPO:
     """How group-relative policy optimization computes advantages and what its loss is."""
 
     std: Literal["group", "batch", "none"] = "group"
-    """Standard deviation that advantages are divided by: of the group, of the whole batch (Flow-GRPO), or none
-    (Dr. GRPO).
-    """
+    """Standard deviation that advantages are divided by: of the group, of the batch (Flow-GRPO), or none (Dr. GRPO)."""
     std_eps: float = 1e-4
-    """Term added to that standard deviation."""
+    """Term added to the standard deviation that advantages are divided by."""
     unbiased_std: bool = False
     """Divide the variance by n - 1 instead of n."""
     baseline: Literal["mean", "leave_one_out"] = "mean"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.acceleration import ppo_learner
+from saccade.config import within
 from saccade.core import Learner, Likelihood, LikelihoodPolicy, Loss, Rollout, RolloutFeed
 from saccade.math.kl import k3
 from saccade.math.surrogates import Surrogate, clip_fraction, clipped
@@ -38,7 +40,7 @@ class PPO:
     gamma: float = 0.99
     """Discount factor."""
     gae_lambda: float = 0.95
-    """Trade-off of generalized advantage estimation: 0 trusts the critic, 1 the observed rewards."""
+    """Lambda of generalized advantage estimation: 0 uses the critic's next value, 1 the observed rewards alone."""
     clip_range: float = 0.2
     """Range in which the probability ratio may move: 1 - clip_range to 1 + clip_range."""
     clip_range_vf: float | None = None
@@ -53,6 +55,10 @@ class PPO:
     """Decay the learning rate linearly to 0 over the run."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "gamma", "gae_lambda")
+        within(self, 0, math.inf, "clip_range", "clip_range_vf")
 
     def feed(self, segments: RolloutFeed, rows: int, log: LogSegment = lambda step, rollout: None) -> GAEFeed:
         """Segments of ``rows`` rows as single decisions with advantages and returns."""
@@ -79,7 +85,7 @@ class PPO:
         return decisions // self.batch_size
 
     def lr_schedule(self, optimizer_steps: int) -> Callable[[int], float] | None:
-        """Factor on the learning rate of a run of so many optimizer steps, by the number of steps taken."""
+        """Factor on the learning rate as a function of the number of optimizer steps taken, for a run of this many."""
         return (lambda taken: 1 - taken / optimizer_steps) if self.anneal_lr else None
 
     def learner(self, policy: ActorCritic, optim: AdamW, rows: int, steps: int, seed: int) -> Learner:
@@ -101,8 +107,7 @@ class PPO:
 
 
 class GAEFeed:
-    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
-    decision.
+    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) as a row.
 
     ``log`` is called with the training step and each segment, before its rows come apart.
     """

@@ -19,9 +19,13 @@ class InvalidStep(Exception):
     """An environment returned a value that cannot be learned from; the message names it."""
 
 
+class ActionNotFinite(FloatingPointError):
+    """The policy gave an action that is not finite: no environment is to blame for that."""
+
+
 class guarded:
-    """A context that turns any error, and more than ``patience`` seconds of work, into an EnvironmentFailed whose
-    message begins with ``where()``.
+    """A context that turns any error but `ActionNotFinite`, sys.exit included, and more than ``patience`` seconds of
+    work, into an EnvironmentFailed whose message begins with ``where()``.
 
     Where no alarm can interrupt (`tools.timeout`), slowness is found afterwards.
     """
@@ -42,7 +46,7 @@ class guarded:
             error = TimedOut(f"took longer than its patience of {self.patience:g} s")
         if isinstance(error, (InvalidStep, TimedOut)):
             raise EnvironmentFailed(f"{self.where()}: {error}") from error
-        if isinstance(error, Exception):
+        if error is not None and not isinstance(error, (KeyboardInterrupt, ActionNotFinite)):
             raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error
 
 

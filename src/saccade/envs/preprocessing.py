@@ -44,9 +44,7 @@ class Preprocessing:
 
 
 def preprocessed(env: gymnasium.Env, cfg: Preprocessing, render: Render) -> gymnasium.Env:
-    """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space that no network
-    supports.
-    """
+    """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space without a network."""
     raw = _named(env.observation_space)
     kept = {k: v for k, v in raw.spaces.items() if k not in cfg.leave_out} if cfg.state or not cfg.pixels else {}
     plain = not isinstance(env.observation_space, spaces.Dict)

@@ -23,7 +23,7 @@ from saccade.core import Action, Likelihood, Rollout, seeded
 from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
 
-OBSERVATION = "seen."
+OBSERVATION = "observation."
 """Prefix of the names of observations in the decisions of a rollout."""
 
 
@@ -240,9 +240,7 @@ class Gaussian(nn.Module):
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def act(self, mean_NA: np.ndarray, normal_NA: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Actions ``[N, A]`` from standard normal numbers, without numbers the means, and their log-densities
-        ``[N]``.
-        """
+        """Actions ``[N, A]`` from standard normal numbers (None: the means), and their log-densities ``[N]``."""
         normal_NA = np.zeros_like(mean_NA) if normal_NA is None else normal_NA
         log_std = self.log_std.detach().cpu().numpy()
         normalizer = np.asarray(log_std.sum() + 0.5 * math.log(2 * math.pi) * self.outputs, np.float32)

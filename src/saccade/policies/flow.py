@@ -73,8 +73,8 @@ class FlowPolicy:
     """Take unconditional velocities from sampling in `likelihood` even after the weights have changed, when they are
     outdated by the optimizer steps taken. As long as the weights are those of sampling, they are taken anyway.
     """
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed."""
+    forward_batch_size: int = 64
+    """Largest number of rows in a call of the network without gradients."""
     precision: torch.dtype = torch.float32
     prompt: Callable[[Problem], Prompt] = inputs_as_prompt
     prompt_cache: PromptCache | None = field(default=None, repr=False)
@@ -111,7 +111,7 @@ class FlowPolicy:
             self.one_call,
             self.merge,
             self.fold_trained,
-            self.at_once,
+            self.forward_batch_size,
         )
 
     # -- sampling -------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class FlowPolicy:
                     x_next = mean + std * self._noise(seeds_B, i + 1)
                     if stored is not None:
                         logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
-                        stored.append({"x": x, "next": x_next, "logp": logp})
+                        stored.append({"x": x, "next_x": x_next, "logp": logp})
                         if v_uncond is not None and not self.grad_through_uncond:
                             stored[-1]["uncond"] = v_uncond
                     x = x_next
@@ -277,7 +277,7 @@ class FlowPolicy:
         rows, decisions = rollout.logp_BT.shape
         if "x_BT" not in rollout.decisions:
             raise ValueError("these samples have no stochastic denoising step, so they have no likelihood")
-        x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_BT"))
+        x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_x_BT"))
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
         cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
@@ -436,7 +436,7 @@ def _policy(
         merge=not cfg.sharded,
         fold_trained=cfg.lora_folded,
         reuse_uncond=cfg.reuse_uncond,
-        at_once=cfg.at_once,
+        forward_batch_size=cfg.forward_batch_size,
         precision=getattr(torch, cfg.precision),
         prompt_cache=share_with.prompt_cache if share_with else None,
     )

@@ -42,7 +42,7 @@ class Network:
     one_call: bool
     merge: bool
     fold_trained: bool
-    at_once: int
+    forward_batch_size: int
 
     @property
     def rounds(self) -> bool:
@@ -99,8 +99,8 @@ class Network:
             yield
 
     def _rows(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
-        if not torch.is_grad_enabled() and len(x) > self.at_once:
-            cuts = zip(*(y.split(self.at_once) for y in (x, t_B, *cond.parts)))
+        if not torch.is_grad_enabled() and len(x) > self.forward_batch_size:
+            cuts = zip(*(y.split(self.forward_batch_size) for y in (x, t_B, *cond.parts)))
             return torch.cat([self._call(x, t, Conditioning(*parts), guidance) for x, t, *parts in cuts])
         return self._call(x, t_B, cond, guidance)
 

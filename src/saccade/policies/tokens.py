@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Question, Rollout
+from saccade.core import BadProblem, Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import autocast, device_of
-from saccade.models.language.generation import GenerationState, SamplingParams
+from saccade.models.language.generation import BadPrompt, GenerationState, SamplingParams
 from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.messages import Prompt
@@ -109,10 +109,14 @@ class TokenPolicy:
             yield
 
     def start_generation(self, problems: Sequence[Problem], seeds_B: Tensor) -> GenerationState:
-        """Rows with prefilled prompts, ready to generate, to be used inside `generating`."""
+        """Rows with prefilled prompts, ready to generate, to be used inside `generating`. BadProblem if it has one."""
         unique, index = unique_prompts(self.prompts(problems).values)
         sampling = SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self._is_finished)
-        return GenerationState(self.language, self.vision, unique, torch.tensor(index), seeds_B, sampling)
+        try:
+            return GenerationState(self.language, self.vision, unique, torch.tensor(index), seeds_B, sampling)
+        except BadPrompt as error:
+            ids = [problem.id for problem, number in zip(problems, index) if number in error.numbers]
+            raise BadProblem(str(error), ids) from error
 
     def finish_rollout(self, state: GenerationState, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
         """Generated rows as a rollout.

@@ -27,7 +27,11 @@ def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence
     """Fill ``rollout.rewards`` and return the rollout.
 
     Rewards in ``may_abstain`` may score no row at all (the tag of no prompt here); any other raises NothingJudged.
+    FloatingPointError where no picture is finite: no reward is to blame for that.
     """
+    pictures = rollout.outputs
+    if isinstance(pictures, Tensor) and len(pictures) and not pictures.flatten(1).isfinite().all(1).any():
+        raise FloatingPointError(f"none of {len(pictures)} pictures is finite")
     for name, reward in rewards.items():
         scores, error = _scores(reward, rollout, timeout(reward))
         score_B = scores.pop(_MEAN)
@@ -38,7 +42,7 @@ def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence
     return rollout
 
 
-def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, Exception | None]:
+def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, BaseException | None]:
     """A reward's scores ``[B]``, NaN for rows on which it raised, and the last error."""
     scores, error = _scores(reward, rollout, timeout(reward))
     return scores[_MEAN], error
@@ -49,7 +53,7 @@ def timeout(reward: Reward) -> float:
     return getattr(reward, "timeout", TIMEOUT)
 
 
-def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
+def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], BaseException | None]:
     """A reward's own score and those that it names, each ``[B]``, and the last error."""
     try:
         with time_limit(seconds):
@@ -58,7 +62,9 @@ def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str,
             return {_MEAN: _checked(returned, rollout)}, None
         named = {str(name): _checked(value, rollout) for name, value in returned.items()}
         return {_MEAN: _mean(named, rollout.group_B)} | named, None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit in a reward is an error of the reward
         if len(rollout) <= 1:
             return {_MEAN: torch.full((len(rollout),), float("nan"))}, error
         each = seconds / len(rollout)

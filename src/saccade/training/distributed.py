@@ -52,6 +52,11 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def require_one(what: str) -> None:
     """ValueError if there are several processes, which would all do the same work; ``what`` begins its message."""
     if world() > 1:

@@ -222,6 +222,7 @@ def sample_token(
         cumulative = (p if top_p == 1 else nucleus(p, top_p)).cumsum(-1)
         # A float32 uniform is at most 1 - 2^-24, so the product stays below the total and the index inside.
         token_B1 = torch.searchsorted(cumulative, uniform_B[:, None] * cumulative[:, -1:], right=True)
+        token_B1 = token_B1.clamp(max=p.shape[-1] - 1)  # outside only where logits are NaN, and then so is the log-prob
     return token_B1[:, 0], logp_BV.gather(1, token_B1)[:, 0]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from saccade.core import Rollout
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.device import device_of
 from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.model import LanguageModel, load_language_model
@@ -206,7 +206,7 @@ class VQAJudge:
 
     def _pictures(self, rollout: Rollout, row: int) -> Pictures:
         sources = rollout.problems[row].inputs.pictures if self.compare else ()
-        return (*(to_unit(source).to(rollout.outputs) for source in sources), rollout.outputs[row])
+        return (*(to_float(source).to(rollout.outputs) for source in sources), rollout.outputs[row])
 
 
 def _questions(answer: Any) -> Sequence[tuple[str, str, str]]:

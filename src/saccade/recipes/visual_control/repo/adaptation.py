@@ -45,9 +45,7 @@ class Alignment:
 
 
 class Discriminator(nn.Module):
-    """Embeddings ``[N, E]`` and noise ``[N, code]`` -> scores ``[N]``, and the code's divergence from N(0, 1) in nats
-    ``[N]``.
-    """
+    """Embeddings ``[N, E]`` and noise ``[N, code]`` -> scores ``[N]``, and the code's KL from N(0, 1) ``[N]``."""
 
     def __init__(self, features: int, hidden: int, code: int = 16):
         super().__init__()
@@ -165,7 +163,7 @@ class AlignmentLearner:
     ) -> tuple[Tensor, Observed]:
         """Embeddings ``[B, T, E]`` and states of sequences, by ``encoder``."""
         device = self.normalizer.device
-        embedding = encoder(rollout.decisions[f"seen.{picture}_BT"].to(device))
+        embedding = encoder(rollout.decisions[f"observation.{picture}_BT"].to(device))
         action, first = rollout.decisions["action_BT"].to(device), rollout.extras["first_BT"].to(device)
         latent_noise = torch.randn(*first.shape, self.policy.config.latent, generator=noise).to(device)
         return embedding, self.policy.model.observe(embedding, action, first, latent_noise)
