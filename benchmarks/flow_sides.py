@@ -93,7 +93,9 @@ class Ours:
         self.optimizer = torch.optim.SGD(self.policy.trained, lr=0.0)  # the same weights in every repetition
 
     def sample(self, problems: list[Problem], seeds_B: Tensor) -> Rollout:
-        self.policy.said.kept.clear()  # the prompts of a batch are new to it
+        texts = self.policy.prompt_cache.texts  # the prompts of a batch are new to it
+        texts.rows.clear()
+        texts.used = 0
         return self.policy.rollout(problems, seeds_B)
 
     def update(self, rollout: Rollout, beta: float) -> dict[str, float]:

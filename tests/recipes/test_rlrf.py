@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from saccade.checks import verdicts
 from saccade.checks.scores import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.evaluation.best_of import BestOf
-from saccade.policies.tokens import TokenModel
+from saccade.policies.tokens import TokenModel, TokenPolicy
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.rewards.render.rendering import negative_error
 from saccade.rewards.render.strip_text import remove_text_elements, strip_text
@@ -134,6 +135,17 @@ def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
     for claim in rlrf.CLAIMS:
         assert verdicts.judge(claim, found)["verdict"], claim.text
     assert "best of 2, held out, error@0" in found["RLRF"][0]
+
+
+def test_the_best_of_several_is_scored_on_few_problems(rlrf, vl, tmp_path):
+    cfg = tiny(rlrf, vl, tmp_path, candidates=2, task=ProgramTask(held_out_size=4, larger_size=0, size=32))
+    asked = []
+    policy = rlrf.policies(cfg)["policy"]
+    rollout = TokenPolicy.rollout
+    count = lambda one, problems, seeds_B: asked.append(len(problems)) or rollout(one, problems, seeds_B)
+    with mock.patch.object(TokenPolicy, "rollout", count):
+        rlrf.held_out_scores(replace(cfg, candidates_size=1), policy)
+    assert asked == [4, 2], "one sample of each problem, then two of one"
 
 
 @pytest.mark.parametrize("canvas", ["0 0 4 4", "0 0 4.0 4"])

@@ -85,6 +85,8 @@ class Settings:
     """Tokens by which a sampled program may exceed the longest reference of its batch."""
     candidates: int = 8
     """Sampled programs of which the best is scored, before and after; 1 scores the greedy program alone."""
+    candidates_size: int = 64
+    """Held-out problems of the embedded world of which the best sampled program is scored."""
     rerender_every: int = 100
     """One in this number of different programs is rendered again at the end, to measure determinism."""
 
@@ -201,7 +203,9 @@ def held_out_scores(
     scores = cfg.task.score(policy.greedy().rollout, rewards, show)
     if not best or cfg.candidates == 1:
         return scores
-    best_of = replace(cfg.task, larger_size=0).score(best_candidate(cfg, policy), rewards)
+    count = min(cfg.candidates_size, cfg.task.held_out_size)
+    few = replace(cfg.task, larger_size=0, held_out_size=count)
+    best_of = few.score(best_candidate(cfg, policy), rewards)
     return scores | {f"best of {cfg.candidates}, {name}": value for name, value in best_of.items()}
 
 
