@@ -42,7 +42,7 @@ from flow_models import SMALL, save
 from flow_sides import BETA, CASES, VARIANTS, Case, Ours, Plain
 from measure import load, matmul_rate, peak_mb, resident_mb
 
-from saccade.core import seeds
+from saccade.random import seeds
 from saccade.training.provenance import commit, machine, now, versions
 
 
@@ -63,7 +63,7 @@ def memory_of(case: Case, side: str) -> dict[str, float]:
         one = Ours(case, folder, **VARIANTS[side]) if side in VARIANTS else Plain(case, folder, case.plain[side])
     problems = case.problems()
     advantage_B, before = torch.ones(len(problems)), resident_mb()
-    drawn = one.sample(problems, seeds(3, len(problems)))
+    drawn = one.sample(problems, seeds(3, len(problems), "test"))
     if side in VARIANTS:
         drawn.advantage_BT = drawn.broadcast(advantage_B)
         one.update(drawn, BETA)

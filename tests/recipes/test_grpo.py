@@ -11,9 +11,9 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import seeds
 from saccade.math.advantages import shuffle_rewards
 from saccade.policies.tokens import TokenModel
+from saccade.random import seeds
 from saccade.training import checkpoint
 from saccade.training.run import Run
 from saccade.worlds.questions.task import AnsweringTask
@@ -90,4 +90,4 @@ def test_claims_read_scores_that_exist_and_can_fail(folder):
     read = {**found, **{f"{k}@0": v for k, v in found.items()}}
     for claim in GRPO.CLAIMS:
         assert claim.margin(dict.fromkeys(GRPO.ARMS, read)) == pytest.approx(0)
-    assert len(GRPO.sample(cfg, policies, ["What color is it?"], seeds(0, 1))) == 1
+    assert len(GRPO.sample(cfg, policies, ["What color is it?"], seeds(0, 1, "test"))) == 1

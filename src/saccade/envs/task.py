@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Run, Step, seeds
+from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Run, Step
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
 from saccade.envs.rollout import run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
+from saccade.random import seeds
 from saccade.training import distributed
 from saccade.training.folder import ERROR
 from saccade.training.video import thumbnails
@@ -54,7 +55,7 @@ class ControlTask:
 
     def seeds(self) -> list[int]:
         """The seeds of the test episodes."""
-        return seeds(self.test_seed, self.test_episodes).tolist()
+        return seeds(self.test_seed, self.test_episodes, "test episodes").tolist()
 
     def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
         """Scores of the test episodes, acted greedily, as `episode_scores`; ``show`` is given the first ones."""

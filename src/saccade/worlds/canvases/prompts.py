@@ -10,7 +10,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.canvases.canvas import CELL, COLOR_NAMES, Plates, digit_boxes, place_plates, render_canvases
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, stream, worded
+from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, split_generator, worded
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"
@@ -55,7 +55,7 @@ def problems(
     unknown skill or split, and for numbers out of range.
     """
     side = _cells(size, plates)
-    rng = stream(seed, split)
+    rng = split_generator(seed, split)
     skill_P = balanced_indices(count, skills, SKILLS, "skill", rng)
     _check_choices(choices, skills)
     names = [skills[k] for k in skill_P]

@@ -17,7 +17,7 @@ from saccade.naming import require
 from saccade.worlds.edits.scenes import choose
 from saccade.worlds.edits.wordings import PHOTOGRAPH_INSTRUCTIONS, QUESTIONS
 from saccade.worlds.images import photographs
-from saccade.worlds.splits import QUARTERS, stream, wordings_of
+from saccade.worlds.splits import QUARTERS, split_generator, wordings_of
 
 TRAINED = ("astronaut", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry", "stereo_motorcycle")
 HELD_OUT = ("coffee", "retina")
@@ -91,7 +91,7 @@ def problems(
         require("kind of edit", kind, tuple(KINDS))
     if not kinds:
         raise ValueError(f"no kind of edit is chosen; known: {', '.join(KINDS)}")
-    rng = stream(seed, split)
+    rng = split_generator(seed, split)
     names = {"train": TRAINED, "held_out": HELD_OUT, None: TRAINED + HELD_OUT}[split]
     return [_problem(i, kinds[i % len(kinds)], names, split, size, rng) for i in range(count)]
 

@@ -15,7 +15,7 @@ from saccade.worlds.puzzles.position import Position
 from saccade.worlds.puzzles.puzzle import Pictures, Puzzle
 from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.puzzles.views import resized, square
-from saccade.worlds.splits import balanced, stream, worded
+from saccade.worlds.splits import balanced, split_generator, worded
 
 PUZZLES: tuple[Puzzle, ...] = (Rotation(), Position(), Jigsaw(), Contrast())
 
@@ -45,7 +45,7 @@ def problems(
     shown with less than ``min_side`` pixels, or for settings out of range.
     """
     _check(pictures, puzzles, size, crop)
-    rng = stream(seed, split)
+    rng = split_generator(seed, split)
     puzzle_P = balanced(count, len(puzzles), rng)
     rows: list[Any] = [None] * count
     for k, puzzle in enumerate(puzzles):

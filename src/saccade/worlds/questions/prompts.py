@@ -17,7 +17,7 @@ from saccade.worlds.questions.styles import render_scenes
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import RELATIONS, SHAPES
 from saccade.worlds.shapes.captions import plural
-from saccade.worlds.splits import CELLS, balanced_indices, stream, worded
+from saccade.worlds.splits import CELLS, balanced_indices, split_generator, worded
 
 _ALL = {**SKILLS, **HELD_OUT_SKILLS}
 _MIN_PIXELS = 3
@@ -72,7 +72,7 @@ def problems(
     """
     scene_style, rng = (
         SceneStyle(size, style, objects, radius, size if displayed is None else displayed),
-        stream(seed, split),
+        split_generator(seed, split),
     )
     skill_P = balanced_indices(count, skills, tuple(_ALL), "skill", rng)
     rows: list[Any] = [None] * count
@@ -97,7 +97,7 @@ def pictures(
     radius: tuple[float, float] = RADIUS,
 ) -> np.ndarray:
     """Scenes without a question, uint8 ``[count, size, size, 3]``: unlabelled pictures of the same world."""
-    scene_style, rng = SceneStyle(size, style, objects, radius, size), stream(seed, split)
+    scene_style, rng = SceneStyle(size, style, objects, radius, size), split_generator(seed, split)
     scenes = sample_scenes(count, scene_style.objects, rng)
     places, _ = place_objects(scenes, scene_style.radius, rng)
     return render_scenes(scenes, places, [None] * count, size, style)

@@ -15,7 +15,7 @@ from saccade.worlds.sketches.drawing import draw_objects
 from saccade.worlds.sketches.objects import random_objects
 from saccade.worlds.sketches.photos import render_photos
 from saccade.worlds.sketches.strokes import Sketch
-from saccade.worlds.splits import stream
+from saccade.worlds.splits import split_generator
 
 
 class Indexed(Protocol):
@@ -83,7 +83,7 @@ def generate_pairs(count: int, sketches_each: int, seed: int, split: str, size: 
 
     Splits ("train", "held_out") share no random numbers.
     """
-    rng = stream(seed, split)
+    rng = split_generator(seed, split)
     objects = random_objects(count, rng)
     photos = render_photos(objects, size, rng)
     sketches = [sketch for _ in range(sketches_each) for sketch in draw_objects(objects, rng)]
