@@ -127,7 +127,7 @@ def test_the_loss_is_the_formula_and_passes_through_both_networks(sd3_folder, mo
     loss = replace(STAR, guidance_mode=mode).loss(one, two, three)
     problems, own = asked()
     x0 = sample_latents(one, problems, own)
-    t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
+    t_B, eps = time_and_noise(own, x0, "divergence", 0.02, 0.98)
     x_t = add_noise(x0, eps, t_B)
     clean = lambda who, scale: to_data(x_t, who.velocity(x_t, t_B, problems, scale), t_B)
     fake, reference = clean(two, 1.0), clean(three, 3.0 if mode == "in" else 1.0)
@@ -148,7 +148,7 @@ def test_the_integral_kl_pushes_along_the_difference_of_clean_samples(sd3_folder
     problems, own = asked()
     x0 = sample_latents(one, problems, own)
     with torch.no_grad():
-        t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
+        t_B, eps = time_and_noise(own, x0, "divergence", 0.02, 0.98)
         x_t = add_noise(x0, eps, t_B)
         fake = to_data(x_t, two.velocity(x_t, t_B, problems), t_B)
         reference = to_data(x_t, three.velocity(x_t, t_B, problems, 3.0), t_B)
@@ -164,7 +164,7 @@ def test_guidance_out_adds_a_term_of_its_own(sd3_folder):
     plain = replace(STAR, guidance_mode="none").loss(one, two, three)
     x0 = sample_latents(one, problems, own)
     with torch.no_grad():
-        t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
+        t_B, eps = time_and_noise(own, x0, "divergence", 0.02, 0.98)
         x_t = add_noise(x0, eps, t_B)
         uncond, cond = (three.velocity(x_t, t_B, problems, scale) for scale in (0.0, 1.0))
         pull = -t_B[:, None, None, None] * (uncond - cond)

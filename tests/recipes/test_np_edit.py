@@ -129,7 +129,7 @@ def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_
     loss = settings.loss(editor, fake, real, dark)
     made = loss(empty_rollout(problems, seeds_B))
     x0 = two_steps(editor, problems, seeds_B)
-    t_B, eps = time_and_noise(seeds_B, x0, 1 << 25, 0.02, 0.98)
+    t_B, eps = time_and_noise(seeds_B, x0, "matching", 0.02, 0.98)
     x_t = add_noise(x0.detach(), eps, t_B)
     captions = [Problem(p.id, p.answer["caption_after"]) for p in problems]
     with torch.no_grad():
