@@ -211,7 +211,7 @@ def state(folder):
 def test_the_warm_up_learns_to_copy(kontext_folder):
     cfg = small(kontext_folder, batch=Batch(prompts_per_step=8, group_size=1))
     policy = RECIPE.policies(cfg)["policy"]
-    parts = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3))
+    parts = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3), 0)
     sources = policy.encode_sources([p.inputs for p in TASK.training(0)])
     first = parts.feed(0).decisions["x0_B"]
     assert all(any(torch.allclose(row, source, atol=1e-5) for source in sources) for row in first)

@@ -127,7 +127,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         loss = cfg.distillation.loss(student, teacher, cfg.task, pairs)
     else:
         loss = cfg.distillation.triplets(student, cfg.task, pairs, cfg.task.canvases)
-    cfg.student.fit(student, loss, cfg.task, pairs, run.stage(cfg.method), stream(cfg.seed, "student"))
+    cfg.student.fit(student, loss, cfg.task, pairs, run.stage(cfg.method), stream(cfg.seed, "training the student"))
 
     collect = collector(cfg, policy, student, selector_pairs)
     update = cfg.optim.update("selector", cfg.grpo.loss(policy), policy.trained)
