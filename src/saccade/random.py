@@ -51,7 +51,12 @@ def stream(seed: int | Tensor, *name: Name) -> int | Tensor:
 
 
 def seeds(seed: int, count: int, *name: Name) -> Tensor:
-    """``count`` independent seeds that follow from a seed and a name: int64 ``[count]``."""
+    """``count`` independent seeds that follow from a seed and a name: int64 ``[count]``.
+
+    ValueError for a seed beyond 64 bits.
+    """
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"a seed is a whole number of 64 bits, not {seed}")
     start = stream(seed, *name)
     return torch.tensor([_mix(start + (i + 1) * _GOLDEN) & _POSITIVE for i in range(count)], dtype=torch.int64)
 

@@ -211,7 +211,7 @@ def state(folder):
 def test_the_warm_up_learns_to_copy(kontext_folder):
     cfg = small(kontext_folder, batch=Batch(prompts_per_step=8, group_size=1))
     policy = RECIPE.policies(cfg)["policy"]
-    parts = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3), 0)
+    parts = RECIPE.supervised(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3), 0)
     sources = policy.encode_sources([p.inputs for p in TASK.training(0)])
     first = parts.feed(0).decisions["x0_B"]
     assert all(any(torch.allclose(row, source, atol=1e-5) for source in sources) for row in first)
@@ -244,7 +244,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
 
     FluxKontextPipeline(**FluxPipeline.from_pretrained(flux_folder).components).save_pretrained(tmp_path / "model")
     lines = []
-    for problem in edits.problems(2, 0, ("recolor",), size=48):
+    for problem in edits.sample_problems(2, 0, ("recolor",), size=48):
         Image.fromarray(problem.inputs.pictures[0][:, :40]).save(tmp_path / f"{problem.id}.png")
         asked = [
             {"text": text, "answer": answer, "about": about} for text, answer, about in problem.answer["questions"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from saccade import catalog
 from saccade.api.run import TrainedRun, is_run, open_run, repeated, with_images
+from saccade.core import mean_scores
 from saccade.naming import nearest
 from saccade.random import seeds
 
@@ -74,7 +74,7 @@ class Model:
         if self.kind == "vision-language":
             from saccade.worlds.questions.task import AnsweringTask
 
-            return AnsweringTask().score(self.policy.greedy().rollout)
+            return mean_scores(AnsweringTask().score(self.policy.greedy().rollout))
         return drawing_scores(self.policy)
 
 
@@ -83,9 +83,15 @@ def open_model(name: str | Path) -> Model:
     return Model(str(name))
 
 
-def open_path(path: str) -> TrainedRun | Model:
-    """The run or the model that a path names."""
-    return open_run(path) if is_run(path) else Model(path)
+def open_path(path: str, recipe: str = "", trust: bool = False) -> TrainedRun | Model:
+    """The run or the model that a path names; ``recipe`` and ``trust`` as in `open_run`. ValueError if a model is given
+    them.
+    """
+    if is_run(path):
+        return open_run(path, recipe=recipe, trust=trust)
+    if recipe or trust:
+        raise ValueError(f"{path} is no run: it names no recipe and no code")
+    return Model(path)
 
 
 def kind_of(name: str) -> Kind:
@@ -148,7 +154,7 @@ def drawing_scores(policy: Any) -> dict[str, float]:
     from saccade.worlds.shapes.task import DrawingTask
 
     sampler = policy.greedy().rollout
-    return EditingTask().score(sampler) if edits(policy) else DrawingTask().score_by_tag(sampler)
+    return mean_scores(EditingTask().score(sampler) if edits(policy) else DrawingTask().score_by_tag(sampler))
 
 
 def native(folder: Path) -> dict[str, int]:
@@ -189,7 +195,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    from saccade.training import files
+
     try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
+        return files.read(file, "a config")
+    except (OSError, ValueError):
         return {}

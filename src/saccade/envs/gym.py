@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -12,9 +16,10 @@ import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
+from saccade.config import Foreign
 from saccade.core import Observation, Step
 from saccade.envs import mujoco_fast
-from saccade.envs.checks import InvalidStep, checked_outcome, guarded
+from saccade.envs.checks import ActionNotFinite, InvalidStep, checked_outcome, guarded
 from saccade.envs.preprocessing import Preprocessing, Render, preprocessed
 from saccade.models.loading import first_line
 from saccade.naming import nearest
@@ -68,6 +73,7 @@ class Gym:
         self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
         self.seeds: list[int | None] = [None] * self.count
         self.actions: list[list[np.ndarray]] = [[] for _ in envs]
+        self.seen: list[Mapping[str, np.ndarray] | None] = [None] * self.count
         self.row = 0
 
     @staticmethod
@@ -110,7 +116,9 @@ class Gym:
         with guarded(self._where, self.patience):
             for self.row, seed in zip(map(int, rows), seeds):
                 self.seeds[self.row], self.actions[self.row] = int(seed), []
-                observations.append(self.envs[self.row].reset(seed=int(seed) % 2**31)[0])
+                observation, _ = self.envs[self.row].reset(seed=int(seed) % 2**31)
+                self.seen[self.row] = observation
+                observations.append(observation)
         return _joined(observations)
 
     def step(self, action_B: np.ndarray) -> Step:
@@ -132,10 +140,21 @@ class Gym:
 
     def state_dict(self) -> dict[str, Any]:
         actions = [torch.from_numpy(np.stack(taken)) if taken else None for taken in self.actions]
-        return {"seeds": list(self.seeds), "actions": actions}
+        return {
+            "seeds": list(self.seeds),
+            "actions": actions,
+            "seen": list(map(_digest, self.seen)),
+            "code": self._code(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replay the episodes that were running. EnvironmentFailed where one cannot be replayed."""
+        """Replay the episodes that were running. EnvironmentFailed where one cannot be replayed.
+
+        A warning tells where the environment's file has changed, and where a replay does not end in the observation
+        that was seen: what follows is then not what an uninterrupted run would have met.
+        """
+        if state.get("code", self._code()) != self._code():
+            warnings.warn(f"environment {self.name!r} has changed since the run was saved", stacklevel=2)
         for row, (seed, actions) in enumerate(zip(state["seeds"], state["actions"])):
             self.seeds[row], self.actions[row] = None, []
             if seed is not None:
@@ -143,6 +162,12 @@ class Gym:
                 for action in [] if actions is None else actions.numpy():
                     with guarded(self._where, self.patience):
                         self._step_row(action)
+        if list(map(_digest, self.seen)) != state.get("seen", list(map(_digest, self.seen))):
+            warnings.warn(
+                f"environment {self.name!r}: an episode played again from its seed and actions ends in another"
+                " observation, so the resumed run is not the one that was interrupted",
+                stacklevel=2,
+            )
 
     def close(self) -> None:
         for env in self.envs:
@@ -154,13 +179,21 @@ class Gym:
         action = self._valid_action(action)
         self.actions[self.row].append(np.array(action))
         observation, reward, terminated, truncated, info = self.envs[self.row].step(action)
+        self.seen[self.row] = observation
         return observation, *checked_outcome(reward, terminated, truncated), info
+
+    def _code(self) -> str | None:
+        """A sum of the file in which the environment's class stands, None where there is none."""
+        try:
+            return hashlib.sha256(Path(inspect.getfile(type(self.envs[0].unwrapped))).read_bytes()).hexdigest()
+        except (OSError, TypeError):
+            return None
 
     def _valid_action(self, action: np.ndarray) -> Any:
         if isinstance(self.action_space, spaces.Discrete):
             return int(action)
         if not np.isfinite(action).all():
-            raise InvalidStep("was given an action that is not finite")
+            raise ActionNotFinite(f"an action of the policy in {self._where()} is not finite")
         return np.clip(np.asarray(action, self.action_space.dtype), self.action_space.low, self.action_space.high)
 
     def _where(self) -> str:
@@ -168,8 +201,18 @@ class Gym:
         return f"environment {self.name!r} (row {self.row}, seed {self.seeds[self.row]}, step {steps})"
 
 
+def _digest(observation: Mapping[str, np.ndarray] | None) -> str | None:
+    """A sum of all numbers of an observation."""
+    if observation is None:
+        return None
+    parts = [np.ascontiguousarray(observation[name]).tobytes() for name in sorted(observation)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """One environment, which renders pictures if it can; Gymnasium's checks are off, since ours are stricter."""
+    if isinstance(name, Foreign):
+        name.asked()
     try:
         entry = gymnasium.spec(name).entry_point
         maker = load_env_creator(entry) if isinstance(entry, str) else entry
@@ -177,7 +220,7 @@ def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
         renders = "rgb_array" in getattr(maker, "metadata", {}).get("render_modes", ())
         rendering = {"render_mode": "rgb_array"} if renders else {}
         return gymnasium.make(name, disable_env_checker=True, **(rendering | dict(options)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"environment {name!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
 
 

@@ -38,7 +38,7 @@ def held_out_scores(folder: Path, count: int = 64) -> dict[str, float]:
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     generate = partial(generate_texts, model, AutoTokenizer.from_pretrained(folder))
-    sample = lambda *skills: questions.problems(count, HELD_OUT_SEED, skills, "held_out")
+    sample = lambda *skills: questions.sample_problems(count, HELD_OUT_SEED, skills, "held_out")
     found: dict[str, float] = {}
     for skill in (*questions.SKILLS, *questions.HELD_OUT_SKILLS):
         if skill.startswith("detection"):
@@ -53,10 +53,10 @@ def held_out_scores(folder: Path, count: int = 64) -> dict[str, float]:
     found |= _detection(generate, sample("detection")) | _tags(generate, sample("color", "relation", "verdict"))
     found |= _canvases(
         generate,
-        canvases.problems(2 * count, HELD_OUT_SEED, ("digit",), "held_out", CANVAS),
+        canvases.sample_problems(2 * count, HELD_OUT_SEED, ("digit",), "held_out", CANVAS),
         numpy_generator(HELD_OUT_SEED, "canvases"),
     )
-    return found | _programs(generate, programs.problems(count, HELD_OUT_SEED, split="held_out", size=32))
+    return found | _programs(generate, programs.sample_problems(count, HELD_OUT_SEED, split="held_out", size=32))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Sampler
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.random import numpy_generator, seeds
 from saccade.rewards.learned.reward_model import RewardModel
 from saccade.training.groups import repeat_for_groups
@@ -83,4 +83,4 @@ class SampleMetrics:
         scenes, _ = shapes.sample_scenes(
             self.scenes, numpy_generator(self.scenes_seed, "real scenes"), self.task.tags, "held_out"
         )
-        return to_unit(shapes.render(scenes, self.size))
+        return to_float(shapes.render(scenes, self.size))
