@@ -20,10 +20,9 @@ GENERATORS = {"default_rng", "Generator", "Philox", "PCG64", "RandomState", "man
 TORCH = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "rand_like", "randn_like", "normal"}
 EXCEPTIONS = {
     "worlds.splits": "problems are data",
-    "worlds.programs.problems": "problems are data",
+    "worlds.programs.prompts": "problems are data",
     "worlds.shapes.prompts": "problems are data",
-    "worlds.shapes.judge": "the templates of the judge are data",
-    "worlds.shapes.ocr": "the templates of the reader are data",
+    "worlds.shapes.templates": "the templates of the judge are data",
     "worlds.sketches.objects": "the catalog of objects is data",
     "envs.lane.camera": "the pixel noise of the camera is a table",
     "envs.lane.roads": "a road is data: its number says which",
