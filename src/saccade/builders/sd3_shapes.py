@@ -86,10 +86,10 @@ class Settings:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    pipe = assemble(cfg, corpus(seed_stage(cfg.seed, 0)))
-    pixel_error = train_autoencoder(cfg, pipe.vae, seed_stage(cfg.seed, 1), progress)
-    set_scale(cfg, pipe.vae, seed_stage(cfg.seed, 2))
-    velocity_error = train_flow(cfg, pipe, seed_stage(cfg.seed, 3), progress)
+    pipe = assemble(cfg, corpus(seed_stage(cfg.seed, "texts")))
+    pixel_error = train_autoencoder(cfg, pipe.vae, seed_stage(cfg.seed, "autoencoder"), progress)
+    set_scale(cfg, pipe.vae, seed_stage(cfg.seed, "scale"))
+    velocity_error = train_flow(cfg, pipe, seed_stage(cfg.seed, "flow"), progress)
     pipe.transformer.half()
     pipe.save_pretrained(out)
     plain, size = FlowModel(), pipe.default_sample_size * pipe.vae_scale_factor
