@@ -14,6 +14,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from saccade.config import STAGE
 from saccade.core import Collect, Objective, Problem, Rollout, Sampler
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
@@ -22,6 +23,8 @@ from saccade.training.learner import Update, Updates, warmup
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A group of settings whose options carry no prefix."""
+StageSteps = Annotated[int, STAGE]
+"""Training steps of a stage before the run's own, which a run of fewer --steps than its preset shortens as much."""
 
 
 @dataclass(frozen=True)
