@@ -74,7 +74,7 @@ class Bench:
     def _sampled(self, name: str) -> dict[str, float]:
         rollout = self.rollouts[name]
         latents = torch.cat([torch.stack(d.latents, 1) for d in self.drawn["plain"]])
-        own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_BT"][:, -1:]], 1)
+        own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_x_BT"][:, -1:]], 1)
         logps = torch.cat([torch.stack(d.logps, 1) for d in self.drawn["plain"]])
         return {"latents": relative(own, latents), "log-probs": float((rollout.logp_BT - logps).abs().max())}
 

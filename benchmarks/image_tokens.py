@@ -98,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = given.model or str(random_model(Path(place)))
         policy = build_image_token_policy(ImageTokenModel(folder, guidance=given.guidance))
-    problems = shapes.problems(given.pictures // given.group, 0, shapes.TAGS[:6])
+    problems = shapes.sample_problems(given.pictures // given.group, 0, shapes.TAGS[:6])
     rows = [problem for problem in problems for _ in range(given.group)]
     sample = lambda: sample_groups(policy.rollout, problems, seeds(0, len(problems)), given.group)
     rollout = sample()

@@ -10,7 +10,18 @@ import pytest
 import tyro
 
 from saccade import catalog
-from saccade.config import changed, contradiction, described, flags, flat, foreign, meant, names, option, revive
+from saccade.config import (
+    changed,
+    contradiction,
+    described,
+    flags,
+    flat,
+    foreign,
+    matching_names,
+    names,
+    option,
+    restore_settings,
+)
 from saccade.training.files import plain
 
 
@@ -77,12 +88,16 @@ def test_names_and_options_carry_the_prefix_of_their_group():
     ],
 )  # fmt: skip
 def test_a_name_is_whole_or_its_last_part_or_a_group(given, found):
-    assert meant(given, NAMES) == found
+    assert matching_names(given, NAMES) == found
 
 
 def test_what_could_be_several_is_refused_with_all_of_them():
-    assert meant("lora_rank", names(Two)) == meant("lora-rank", names(Two)) == ["flow.lora_rank", "rewriter.lora_rank"]
-    assert meant("rewriter", names(Two)) == ["rewriter.name"]
+    assert (
+        matching_names("lora_rank", names(Two))
+        == matching_names("lora-rank", names(Two))
+        == ["flow.lora_rank", "rewriter.lora_rank"]
+    )
+    assert matching_names("rewriter", names(Two)) == ["rewriter.name"]
     with pytest.raises(ValueError, match=r"^'model' may mean flow.name, rewriter.name: give the whole name$"):
         changed(Two(), {"model": "x"})
 
@@ -132,7 +147,7 @@ def test_every_recipe_takes_its_own_values_and_those_of_a_config(name):
         assert changed(preset, flat(preset)) == preset
         saved = plain(preset)
         if not any(isinstance(value, float) and math.isinf(value) for value in flat(preset).values()):
-            assert revive(preset, saved, "a run") == preset
+            assert restore_settings(preset, saved, "a run") == preset
 
 
 @dataclass(frozen=True)
@@ -150,7 +165,7 @@ def test_code_that_a_folder_names_is_not_executed_by_whoever_meets_its_name(tmp_
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("mine", "evil"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w')\nbright = abs\n")
-    kept = foreign(revive(Rewarded(), plain(Rewarded()), "r"))
+    kept = foreign(restore_settings(Rewarded(), plain(Rewarded()), "r"))
     assert kept == Rewarded() and changed(kept, {"seed": 1}).rewards[0].file is None
     for act in (lambda: reward(kept.rewards[0]), lambda: Gym.of(kept.env, 1)):
         with pytest.raises(ValueError, match="is code that the run's folder names, which is executed only if you ask"):
@@ -164,6 +179,6 @@ def test_code_that_a_folder_names_is_not_executed_by_whoever_meets_its_name(tmp_
 )
 def test_settings_of_another_type_in_a_folder_are_one_line(saved):
     with pytest.raises(ValueError, match=r"^r: \w+ must be [^\n]*$"):
-        revive(Rewarded(), plain(Rewarded()) | saved, "r")
+        restore_settings(Rewarded(), plain(Rewarded()) | saved, "r")
     with pytest.raises(ValueError, match="r has no Optimizer where the recipe has its settings"):
-        revive(Settings(), plain(Settings()) | {"optim": saved.get("seed", [])}, "r")
+        restore_settings(Settings(), plain(Settings()) | {"optim": saved.get("seed", [])}, "r")

@@ -58,7 +58,7 @@ def bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def meant(given: str, known: Sequence[str]) -> list[str]:
+def matching_names(given: str, known: Sequence[str]) -> list[str]:
     """Every one of the ``known`` names that ``given`` could stand for; ``-`` and ``_`` are alike."""
     whole = {name.replace("_", "-"): name for name in known}
     asked = given.replace("_", "-")
@@ -96,7 +96,7 @@ def contradiction(given: Any, kept: Any) -> tuple[str, Any, Any] | None:
     return next(((name, value, former[name]) for name, value in flat(given).items() if value != former[name]), None)
 
 
-def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
+def restore_settings(template: T, saved: Mapping[str, Any], place: str) -> T:
     """A copy of ``template`` with the ``saved`` values. ValueError if ``place`` has other settings than the recipe."""
     if not isinstance(saved, Mapping):
         raise ValueError(
@@ -116,7 +116,7 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
         present = getattr(template, name)
         inner = dataclasses.is_dataclass(present)
         if inner:
-            values[name] = revive(present, saved[name], place)
+            values[name] = restore_settings(present, saved[name], place)
         elif saved[name] is None and hints[name] is float:
             values[name] = math.inf  # JSON has no infinity, so config.json holds null for it
         else:
@@ -193,6 +193,14 @@ def described(kind: type) -> list[tuple[str, Any, str]]:
     return [(name, hint, text) for (name, hint), text in zip(_fields(kind), _texts(kind))]
 
 
+def within(settings: Any, least: float, most: float, *fields: str) -> None:
+    """ValueError, in one line, where one of these numbers of a settings dataclass does not lie between two others."""
+    for field in fields:
+        value = getattr(settings, field)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{field.replace('_', '-')} must be a number from {least:g} to {most:g}, not {value:g}")
+
+
 def _fields(kind: type) -> Iterator[tuple[str, Any]]:
     for field, hint in _hinted(kind):
         inner = bare(hint)
@@ -252,7 +260,7 @@ def _put(settings: Any, given: str, value: Any) -> Any:
     group = _group(settings, given)
     if group and (dataclasses.is_dataclass(value) or isinstance(value, Mapping)):
         return _at(settings, group, lambda present: _as_group(given, present, value))
-    found = meant(given, names(type(settings)))
+    found = matching_names(given, names(type(settings)))
     if len(found) > 1:
         raise ValueError(f"'{given}' may mean {', '.join(found)}: give the whole name")
     if not found:

@@ -1,12 +1,12 @@
-"""The nouns: what is solved, what was tried, how likely it was, and what a loss is.
+"""The shared types and protocols: problems, rollouts, likelihoods, losses, policies, environments, runs.
 
-Shape suffixes: B rows (attempts), T stored decisions, P problems, G attempts of one problem, D features.
+Shape suffixes: B rows (samples), T stored decisions, P problems, G samples of one problem, D features.
 The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decision, ``latent_B`` by row alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,12 +42,12 @@ class Question:
 
 @dataclass
 class Rollout:
-    """B attempts by one policy, each a row of T decisions.
+    """B samples by one policy, each a row of T decisions.
 
     ``decisions`` are private to the policy that made them; keys that end in ``_BT`` can be cut by decision.
     ``outputs`` are what the world sees: pictures ``[B, 3, H, W]`` in [0, 1], texts, programs, episodes.
     ``mask_BT`` is the only way to say what is trained: 1 for the policy's own decisions, 0 for all else.
-    ``group_B`` numbers the attempts that are compared with one another, given when they are laid out.
+    ``group_B`` numbers the samples that are compared with one another, given when they are laid out.
     """
 
     problems: list[Problem]
@@ -71,8 +71,9 @@ class Rollout:
         return len(self.problems)
 
     def rows(self, index_B: Tensor) -> Rollout:
-        """The attempts at ``index_B`` (integers), in that order."""
+        """The samples at ``index_B`` (integers), in that order."""
         picked = index_B.tolist()
+        index_B = index_B.cpu()  # an index on the CPU picks rows on any device
         return replace(
             self,
             problems=[self.problems[i] for i in picked],
@@ -87,7 +88,7 @@ class Rollout:
         )
 
     def columns(self, part: slice) -> Rollout:
-        """The same attempts with only the decisions in ``part``; whatever belongs to whole rows stays."""
+        """The same samples with only the decisions in ``part``; whatever belongs to whole rows stays."""
         cut = lambda named: {k: v[:, part] if k.endswith("_BT") else v for k, v in named.items()}
         return replace(
             self,
@@ -98,13 +99,28 @@ class Rollout:
             extras=cut(self.extras),
         )
 
+    def on_one_device(self) -> Rollout:
+        """The same rollout with all that a loss brings together where its log-probs are: mask, groups, rewards,
+        advantages and extras. Rewards are computed on the CPU, decisions lie with the network that makes them.
+        """
+        place = self.logp_BT.device
+        moved = lambda named: {k: v.to(place) if isinstance(v, Tensor) else v for k, v in named.items()}
+        return replace(
+            self,
+            mask_BT=self.mask_BT.to(place),
+            group_B=self.group_B.to(place),
+            rewards=moved(self.rewards),
+            advantage_BT=None if self.advantage_BT is None else self.advantage_BT.to(place),
+            extras=moved(self.extras),
+        )
+
     def broadcast(self, advantage_B: Tensor) -> Tensor:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
         return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
 
 Batch = Rollout | Mapping[str, Rollout]
-"""What a feed hands out: one rollout, or a record of several that share their groups (rewrite, then draw)."""
+"""The batch of a training step: one rollout, or a record of several that share their groups (rewrite, then draw)."""
 
 
 @dataclass
@@ -157,7 +173,7 @@ class Stateful(Protocol):
 
 
 class RolloutFeed(Stateful, Protocol):
-    """Hands out a rollout for each training step, and can be resumed."""
+    """Returns a rollout for each training step, and can be resumed."""
 
     def __call__(self, step: int, /) -> Rollout: ...
 
@@ -170,8 +186,29 @@ class Learner(Stateful, Protocol):
         ...
 
 
+ProblemScores = dict[str, float | Tensor]
+"""Scores by name: a number, or one number for each held-out problem ``[P]`` (NaN: not judged) whose mean it is."""
+
+STANDARD_ERROR = ", standard error"
+"""What follows a score's name in the name of its standard error."""
+
+
+def mean_scores(scores: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Each score as one number; beside each mean over two or more problems its standard error."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if not isinstance(value, Tensor):
+            found[name] = float(value)
+            continue
+        judged = value[~value.isnan()]
+        found[name] = float(value.nanmean())
+        if len(judged) > 1:
+            found[f"{name}{STANDARD_ERROR}"] = float(judged.double().std() / len(judged) ** 0.5)
+    return found
+
+
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
-"""Problems and one seed for each -> attempts, with their groups numbered."""
+"""Problems and one seed for each -> samples, with their groups numbered."""
 
 Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
@@ -183,7 +220,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """x, v, t, t' -> mean and standard deviation of the next state; time runs from noise t = 1 to data t = 0."""
 
 Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
-"""Problems, a seed for each, the training step -> a batch with rewards and credit."""
+"""Problems, a seed for each, the training step -> a batch with rewards and advantages."""
 
 Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
@@ -266,12 +303,24 @@ class RunFailed(Exception):
     """The run cannot continue; one line gives the reason and how to resume it."""
 
 
+class Diverged(RunFailed):
+    """The weights ran away, so that the same steps again would end the same way."""
+
+
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
 
 
 class NothingJudged(Exception):
-    """A reward gave no verdict on any row; its own error is the cause."""
+    """A reward could not judge any row; its own error is the cause."""
+
+
+class BadProblem(ValueError):
+    """Problems that no policy can try (a broken picture, a question without room), by their ``ids``; others can."""
+
+    def __init__(self, message: str, ids: Iterable[int]):
+        super().__init__(message)
+        self.ids = frozenset(ids)
 
 
 _MASK = (1 << 63) - 1
@@ -280,7 +329,7 @@ _MASK = (1 << 63) - 1
 def spawn(seeds_B: Tensor, key: int) -> Tensor:
     """Seeds derived from seeds: the same pair always gives the same result, different keys independent ones.
 
-    An attempt is reproduced by its own seed, whatever batch, process or order it runs in. SplitMix64 finaliser.
+    A sample is reproduced by its own seed, whatever batch, process or order it runs in. SplitMix64 finaliser.
     """
     derived = []
     for seed in seeds_B.tolist():
@@ -292,7 +341,9 @@ def spawn(seeds_B: Tensor, key: int) -> Tensor:
 
 
 def seeds(seed: int, count: int, key: int = 0) -> Tensor:
-    """``count`` independent seeds that follow from one: ``[count]`` int64."""
+    """``count`` independent seeds that follow from one: ``[count]`` int64. ValueError for one beyond 64 bits."""
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"a seed is a whole number of 64 bits, not {seed}")
     start = spawn(torch.tensor([seed]), key)
     return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
 
@@ -350,6 +401,10 @@ class Run(Protocol):
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one line of metrics, under the number of steps done."""
+        ...
+
+    def problem_scores(self, step: int, scores: Mapping[str, Tensor]) -> None:
+        """Keep the scores of single held-out problems, each ``[P]``, of the evaluation at this step."""
         ...
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:

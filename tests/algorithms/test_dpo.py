@@ -92,6 +92,16 @@ def test_the_mean_is_the_sum_with_a_smaller_beta():
     torch.testing.assert_close(*alike)
 
 
+def test_ipo_averages_over_decisions_as_published_and_dpo_adds_them_up():
+    policy = Toy.new()
+    found = pairs_of(policy)
+    policy.mean.data += torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    for loss_type, average in (("ipo", "mean"), ("dpo", "sum")):
+        loss, other = PreferenceLoss(policy, 0.6, loss_type), {"mean": "sum", "sum": "mean"}[average]
+        assert loss(found).total == replace(loss, average=average)(found).total
+        assert loss(found).total != replace(loss, average=other)(found).total
+
+
 def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
     weights = []
     for rows in (None, 2, 4):

@@ -56,7 +56,7 @@ def segment(policy: ActorCritic, seed: int = 0) -> Rollout:
     values = {"value_BT": apart(acted.value_B), "next_value_BT": torch.randn(B, T, generator=g)}
     return Rollout(
         problems=[Problem(b, "made up") for b in range(B)],
-        decisions={"seen.state_BT": apart(seen["state"]), "action_BT": apart(acted.action_B)},
+        decisions={"observation.state_BT": apart(seen["state"]), "action_BT": apart(acted.action_B)},
         outputs=[[] for _ in range(B)],
         logp_BT=apart(acted.logp_B),
         mask_BT=torch.ones(B, T),
@@ -156,11 +156,10 @@ def test_the_loss_equals_the_formula(action, options):
         advantage, target, value = (
             float(x[i].detach()) for x in (rollout.advantage_BT, rollout.extras["return_BT"], seen.value_BT)
         )
-        errors = [(value - target) ** 2]
         if "clip_range_vf" in options:
             old = float(rollout.extras["value_BT"][i])
-            errors.append((min(max(value, old - 0.1), old + 0.1) - target) ** 2)
-        total += max(-advantage * ratio, -advantage * min(max(ratio, low), high)) + 0.5 * max(errors)
+            value = min(max(value, old - 0.1), old + 0.1)
+        total += max(-advantage * ratio, -advantage * min(max(ratio, low), high)) + 0.5 * (value - target) ** 2
         total -= options.get("entropy_coef", 0.0) * float(seen.entropy_BT[i].detach())
     assert loss(rollout).mean().item() == pytest.approx(total / len(rollout), rel=1e-4)
 
@@ -173,7 +172,7 @@ def test_the_hand_written_gradient_is_that_of_autograd(action, masked):
     if masked:
         rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(3)) > 0.3).float()
         rollout.advantage_BT[rollout.mask_BT == 0] = math.nan
-        rollout.decisions["seen.state_BT"][rollout.mask_BT == 0] = 1e6
+        rollout.decisions["observation.state_BT"][rollout.mask_BT == 0] = 1e6
     loss = ActorCriticLoss(moved(policy), entropy_coef=0.03, clip_range_high=0.3)
     analytic = AnalyticPPOGradient(loss, policy)
     metrics = analytic(analytic.columns(rollout))

@@ -59,7 +59,7 @@ def sequences(rows: int = 3, length: int = 5) -> Rollout:
     ended_BT[0, 1] = 1
     return Rollout(
         [Problem(i, None) for i in range(rows)],
-        {"seen.image_BT": pictures(rows, length), "action_BT": normal(rows, length, 2, seed=1).tanh()},
+        {"observation.image_BT": pictures(rows, length), "action_BT": normal(rows, length, 2, seed=1).tanh()},
         None,
         torch.zeros(rows, length),
         torch.ones(rows, length),

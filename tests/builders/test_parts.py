@@ -87,7 +87,9 @@ def test_the_rewriter_is_built(tmp_path):
 
     from saccade.builders import qwen2_rewriter
 
-    cfg = qwen2_rewriter.Settings(width=16, layers=1, heads=2, meanings=40, steps=3, batch=4, wrong=1.0, untagged=0.5)
+    cfg = qwen2_rewriter.Settings(
+        width=16, layers=1, heads=2, meanings=40, steps=3, batch=4, wrong_share=1.0, untagged_share=0.5
+    )
     parts: list[tuple[str, int, int]] = []
     facts = qwen2_rewriter.build(cfg, tmp_path, lambda *words: parts.append(words[:3]))
     assert parts == [("rewriter", step, 3) for step in (1, 2, 3)]

@@ -15,20 +15,20 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from saccade import catalog
-from saccade.cli.output import known, sure
+from saccade.cli.output import known, with_interval
 from saccade.cli.parsing import parse
-from saccade.config import flat, revive
+from saccade.config import flat, restore_settings
 from saccade.training.files import plain
 
 GREY = ("train", "./grey.py")
 
 
 def test_train_tells_what_came_of_it(saccade, tmp_path):
-    said = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
+    completed = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
     assert (
-        said.status == 0
-        and "+0.822" in said.out
-        and "r/report.html" in said.out
+        completed.status == 0
+        and "+0.822" in completed.out
+        and "r/report.html" in completed.out
         and (tmp_path / "r/report.html").is_file()
     )
     config = json.loads((tmp_path / "r/config.json").read_text())
@@ -89,10 +89,10 @@ def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_pat
     fails = "    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed(\"environment 'arm': gone\")\n"
     begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
     (tmp_path / "grey.py").write_text(source.replace(begun, begun + fails))
-    said = saccade("eval", "r", "--recipe", "grey.py")
-    assert (said.status, said.err) == (1, "saccade: environment 'arm': gone\n")
-    said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith(
+    completed = saccade("eval", "r", "--recipe", "grey.py")
+    assert (completed.status, completed.err) == (1, "saccade: environment 'arm': gone\n")
+    completed = saccade(*GREY, "--out", "other")
+    assert completed.status == 1 and completed.err.startswith(
         "saccade: evaluation at step 0: environment 'arm': gone; resume with: "
     )
 
@@ -104,10 +104,10 @@ def test_a_reward_that_judges_nothing_when_scores_are_taken_is_one_line(saccade,
     (tmp_path / "grey.py").write_text(
         source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n")
     )
-    said = saccade("eval", "r", "--recipe", "grey.py")
-    assert (said.status, said.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
-    said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith(
+    completed = saccade("eval", "r", "--recipe", "grey.py")
+    assert (completed.status, completed.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
+    completed = saccade(*GREY, "--out", "other")
+    assert completed.status == 1 and completed.err.startswith(
         "saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: "
     )
 
@@ -119,6 +119,44 @@ def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_
     assert not (tmp_path / "r").exists()
     (tmp_path / "file").write_text("")
     assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
+
+
+NUMBERS_THAT_CANNOT_BE = [
+    ("flow_grpo", "--lr nan", "optim: lr must be a number from 0 to 1e+18, not nan"),
+    ("flow_grpo", "--lr 1e38", "optim: lr must be a number from 0 to 1e+18, not 1e+38"),
+    ("sac", "--optim.lr inf", "lr must be a number from 0 to 1e+18, not inf"),
+    ("ppo", "--lr -1", "optim: lr must be a number from 0 to 1e+18, not -1"),
+    ("flow_grpo", "--noise 0", "flow: noise must be a number from 0.001 to 10000, not 0"),
+    ("flow_grpo", "--ema 2", "ema must be a number from 0 to 1, not 2"),
+    ("ppo", "--gamma 2", "ppo: gamma must be a number from 0 to 1, not 2"),
+    ("grpo", "--temperature nan", "--model.temperature must be a number, not nan"),
+    ("td3", f"--seed {1 << 63}", "--seed must be a whole number of 64 bits, not 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words", "line"), NUMBERS_THAT_CANNOT_BE)
+def test_numbers_that_cannot_be_are_one_line_in_every_recipe(saccade, tmp_path, recipe, words, line):
+    assert line in saccade("train", recipe, *words.split(), "--out", "r").refused()
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_is_wrong_is_told_before_models_are_loaded(tmp_path):
+    code = """
+import sys
+from saccade.cli import main
+heavy = ("torch",) if sys.argv[2:] == ["extra"] else ("diffusers", "transformers", "scipy.stats")
+status = main(["train", *sys.argv[1:]])
+assert status == 2 and not [name for name in heavy if name in sys.modules], status
+"""
+    for words, told in (
+        (["extra"], "'extra' after promptrl is no option"),
+        (["--prompts", "none.txt", "--steps", "1"], "--task.prompts none.txt: cannot be read"),
+    ):
+        completed = subprocess.run(
+            [sys.executable, "-c", code, "promptrl", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert told in completed.stderr and len(completed.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_device_that_is_not_here_is_told():
@@ -140,7 +178,7 @@ def test_a_device_that_is_not_here_is_told():
 def test_a_score_is_told_with_its_interval():
     scores = {"return": 0.5, "return, standard error": 0.1, "length": 3.0}
     assert known(scores) == ["return", "length"]
-    assert [sure(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
+    assert [with_interval(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
 
 
 def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
@@ -155,14 +193,13 @@ def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path)
 
 
 def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
-    said = saccade(*GREY, "--trouble", "value")
-    assert (
-        said.status == 2
-        and said.err.splitlines()[-1] == "saccade: two lines of trouble"
-        and "Traceback" not in said.err
-    )
-    with pytest.raises(IndexError):
-        saccade(*GREY, "--trouble", "bug")
+    completed = saccade(*GREY, "--trouble", "value", "--out", "value")
+    assert completed.status == 1 and "Traceback" not in completed.err
+    assert ": two lines of trouble; resume with: " in completed.err.splitlines()[-1]
+    with pytest.raises(IndexError) as caught:
+        saccade(*GREY, "--trouble", "bug", "--out", "bug")
+    assert caught.value.__notes__[0].startswith("resume with: ")
+    assert list(Path("value/checkpoints").glob("step-*")) and list(Path("bug/checkpoints").glob("step-*"))
 
 
 def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
@@ -177,16 +214,17 @@ def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
     seen = {line["step"]: line["eval/level"] for line in lines if "eval/level" in line}
     least = min(seen, key=seen.get)
     assert sorted(p.name for p in (tmp_path / "low/best").iterdir())[-1] == f"step-{least:06d}"
-    said = json.loads(saccade("eval", "low/best", "--json", "--recipe", "grey.py").out.splitlines()[-1])
-    assert said["scores"]["level"] == pytest.approx(seen[least])
+    completed = json.loads(saccade("eval", "low/best", "--json", "--recipe", "grey.py").out.splitlines()[-1])
+    assert completed["scores"]["level"] == pytest.approx(seen[least])
     (tmp_path / "low/result.json").unlink()
     assert "began without --keep-best level" in saccade(*GREY, "--out", "low", "--keep-best", "level").refused()
 
 
 def test_a_run_ends_when_no_better_score_is_to_be_waited_for(saccade, tmp_path):
-    said = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
+    completed = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
     assert (
-        said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+        completed.status == 0
+        and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in completed.out
     )
     result = json.loads((tmp_path / "low/result.json").read_text())
     assert result["steps"] == 3 + 4 and sorted(p.name for p in (tmp_path / "low/best").iterdir()) == ["step-000000"]
@@ -233,6 +271,35 @@ def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
     assert (result["before"], result["after"], result["steps"]) == (whole["before"], whole["after"], 6)
 
 
+def test_code_that_exits_and_a_reader_that_goes_never_end_a_run_in_silence(saccade, tmp_path):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "leaves.py").write_text(
+        source.replace("    level = policies(cfg)", "    raise SystemExit\n    level = policies(cfg)")
+    )
+    said = saccade("train", "leaves.py", "--out", "left")
+    assert said.status == 1 and "code of this run called sys.exit(); resume with: " in said.err
+    (tmp_path / "never.py").write_text("raise SystemExit(0)")
+    assert "never.py cannot be read: SystemExit: 0" in saccade("train", "never.py").refused()
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "saccade", *GREY, "--out", "r"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=write, text=True, timeout=120)
+    os.close(write)
+    assert done.returncode == 0 and (tmp_path / "r/result.json").is_file() and "level" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_run_begins_is_an_interruption_too(saccade, tmp_path, number):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "slow.py").write_text(f"{source}\nimport sys, time\nprint('reading', flush=True)\ntime.sleep(60)\n")
+    words = [sys.executable, "-m", "saccade", "train", "slow.py"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "saccade: interrupted\n")
+
+
 def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [
@@ -248,9 +315,9 @@ def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
         "r",
     ]
     done = subprocess.run([*words, "--trouble", "die"], capture_output=True, text=True, env=environment, timeout=120)
-    said = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
     line = "process 0: another process of this run is gone; resume with: torchrun --nproc-per-node 2 -m saccade train"
-    assert done.returncode != 0 and len(said) == 1 and line in said[0]
+    assert done.returncode != 0 and len(errors) == 1 and line in errors[0]
     assert "was begun by 2 at once" in saccade(*GREY, "--out", "r").refused()
 
 
@@ -273,7 +340,7 @@ def test_code_that_a_folder_names_is_executed_only_when_asked_for(saccade, tmp_p
     (tmp_path / "r" / "evil.py").write_text(evil.read_text())
     config = tmp_path / "r" / "config.json"
     kept = json.loads(config.read_text())
-    for place, said in (
+    for place, completed in (
         (evil, ""),
         (tmp_path / "r" / "evil.py", "in the folder itself"),
         ("evil.py", "no absolute path"),
@@ -282,8 +349,8 @@ def test_code_that_a_folder_names_is_executed_only_when_asked_for(saccade, tmp_p
             config.write_text(json.dumps(kept | entry))
             for words in (("eval", "r"), ("sample", "r", "a"), ("export", "r", "x")):
                 assert "executed only if you ask for it: add --recipe" in saccade(*words).refused()
-                if said:
-                    assert said in saccade(*words, "--trust").refused()
+                if completed:
+                    assert completed in saccade(*words, "--trust").refused()
             assert saccade("report", "r").status == 0 and not marker.exists()
     config.write_text(json.dumps(kept | {"file": str(evil)}))
     assert saccade("eval", "r", "--recipe", "grey.py").status == 0 and not marker.exists()
@@ -309,8 +376,10 @@ def test_odd_json_in_a_run_folder_is_one_line(saccade, tmp_path, content):
         former = (tmp_path / "r" / name).read_bytes() if (tmp_path / "r" / name).exists() else None
         (tmp_path / "r" / name).write_text(content + "\n")
         words = [("report", "r"), ("compare", "r", "r"), ("eval", "r", "--recipe", "grey.py"), (*GREY, "--out", "r")]
-        for said in (saccade(*each) for each in words):
-            assert said.status in (0, 2) and "Traceback" not in said.err and len(said.err.splitlines()) < 20
+        for completed in (saccade(*each) for each in words):
+            assert (
+                completed.status in (0, 2) and "Traceback" not in completed.err and len(completed.err.splitlines()) < 20
+            )
         (tmp_path / "r" / name).unlink() if former is None else (tmp_path / "r" / name).write_bytes(former)
 
 
@@ -355,7 +424,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
 def test_settings_survive_json():
     recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
     for preset in recipe.PRESETS.values():
-        assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
+        assert restore_settings(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
     assert flat(recipe.PRESETS["large"])["model.model"] == "slate"
 
 

@@ -11,6 +11,7 @@ import torch
 
 from saccade.algorithms.dpo import DiffusionDPO
 from saccade.core import Problem, Rollout, seeds
+from saccade.models.diffusion.pipelines import TEXTS_AT_ONCE
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.training.groups import sample_groups
@@ -47,6 +48,41 @@ def test_replay_gap_of_the_fast_path_is_rounding(sd3_folder, changes):
     rollout = policy.rollout(PROBLEMS, seeds(1, 3))
     gap = (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max()
     assert gap < 2e-5
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("changes", [{}, {"lora_folded": True}, {"window": (1,)}])
+def test_ratios_begin_at_one_with_lora_in_bfloat16(sd3_folder, guidance, changes):
+    model = {name: value for name, value in changes.items() if name != "window"}
+    policy = sd3(sd3_folder, precision="bfloat16", lora_rank=4, guidance=guidance, **model)
+    with torch.no_grad():  # adapters that have moved
+        for p in policy.trained:
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3), changes.get("window"))
+    for part in (rollout, rollout.rows(torch.arange(1)), rollout.columns(slice(0, 1))):
+        with_gradients = policy.likelihood(part).logp_BT.detach()
+        assert ((with_gradients - part.logp_BT).exp() - 1).abs().max() < 1e-4, "the published clip range"
+        with torch.no_grad():
+            assert torch.equal(policy.likelihood(part).logp_BT, with_gradients)
+
+
+@pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps", "renoise"])
+def test_the_last_step_has_finite_log_probs_and_gradients(sd3_folder, kernel):
+    policy = sd3(sd3_folder, kernel=kernel)
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3), stochastic=(2, 3))
+    found = policy.likelihood(rollout)
+    slopes = torch.autograd.grad(found.logp_BT.sum(), policy.trained, allow_unused=True)
+    assert found.logp_BT.isfinite().all() and rollout.logp_BT.isfinite().all() and (found.std_BT > 0).all()
+    assert all(slope.isfinite().all() for slope in slopes if slope is not None)
+
+
+@pytest.mark.parametrize("changes", [{"noise": 0.0}, {"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}])
+@pytest.mark.parametrize("kernel", ["flow_sde", "cps"])
+def test_noise_without_a_density_is_refused(sd3_folder, kernel, changes):
+    with pytest.raises(ValueError, match="of kernel .* is not above 0"):
+        sd3(sd3_folder, kernel=kernel, **changes)
+    with pytest.raises(ValueError, match="at most 1"):
+        sd3(sd3_folder, kernel="cps", noise=1.5)
 
 
 def test_replay_of_flux_with_embedded_guidance(flux_folder):
@@ -108,12 +144,49 @@ def test_cutting_by_rows_and_decisions_gives_the_same_gradient(sd3_folder):
     torch.testing.assert_close(columns, full, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"lora_rank": 2, "lora_folded": True}])
+def test_the_fast_path_has_the_gradient_of_the_reference_path_with_and_without_checkpointing(sd3_folder, changes):
+    gradients = []
+    for policy in (exact(sd3(sd3_folder, **changes)), *(sd3(sd3_folder, **changes, checkpointing=c) for c in (0, 1))):
+        with torch.no_grad():
+            for p in policy.trained:
+                p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+        gradients.append(_gradient(policy, [rollout]))
+        form = policy.backbone.transformer.transformer_blocks[0]
+        assert not any("forward" in vars(module) for module in form.modules()), "the network is plain again"
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], atol=1e-4, rtol=1e-4)
+
+
 def test_the_unconditional_velocity_has_no_gradient_by_default(sd3_folder):
     policy = sd3(sd3_folder)
     rollout = policy.rollout(PROBLEMS, seeds(0, 3))
     detached = _gradient(policy, [rollout])
     through = _gradient(replace(policy, grad_through_uncond=True), [rollout])
     assert (detached - through).abs().max() > 1e-4
+
+
+def test_unconditional_velocities_are_taken_from_sampling_while_the_weights_are_the_same(sd3_folder):
+    policy = sd3(sd3_folder)
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rows: list[int] = []
+    network = policy.backbone.velocity
+    policy.backbone.velocity = lambda x, *rest: rows.append(len(x)) or network(x, *rest)
+    fresh = replace(rollout, decisions={k: v for k, v in rollout.decisions.items() if k != "uncond_BT"})
+    torch.testing.assert_close(_gradient(policy, [rollout]), _gradient(policy, [fresh]), atol=1e-4, rtol=1e-4)
+    assert rows == [9, 9, 9], "the conditional rows alone, then both"
+    reference = Snapshot(policy.trained)
+    with torch.no_grad():
+        policy.trained[0].add_(1e-3)
+    for chosen, calls in ((policy, 2), (replace(policy, reuse_uncond=True), 1)):
+        rows.clear()
+        chosen.likelihood(rollout)
+        assert len(rows) == calls
+    rows.clear()
+    with torch.no_grad(), reference:
+        policy.likelihood(rollout)
+    assert rows == [9], "the reference has the weights of sampling"
 
 
 def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
@@ -162,7 +235,8 @@ def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):
 
 
 def test_the_encoding_of_a_prompt_does_not_depend_on_its_batch(sd3_folder):
-    texts = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
+    few = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
+    texts = [*few, *(f"{count} rings and a star" for count in range(2, 20))]  # more than one call of the encoders
     batch = sd3(sd3_folder).prompt_cache(texts, 16)
     policy = sd3(sd3_folder)
     for i, text in reversed(list(enumerate(texts))):
@@ -172,11 +246,13 @@ def test_the_encoding_of_a_prompt_does_not_depend_on_its_batch(sd3_folder):
 
 def test_a_prompt_is_encoded_once(sd3_folder):
     policy = sd3(sd3_folder)
-    encoded: list[str] = []
+    encoded: list[list[str]] = []
     original = policy.backbone.encode
-    policy.backbone.encode = lambda prompts: encoded.extend(prompts) or original(prompts)
+    policy.backbone.encode = lambda prompts: encoded.append(prompts) or original(prompts)
     policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 3)))
-    assert sorted(encoded) == sorted({*PROMPTS, ""})
+    policy.greedy().rollout(PROBLEMS, seeds(0, 3))
+    assert [set(texts) for texts in encoded] == [set(PROMPTS), {""}]
+    assert {len(texts) for texts in encoded} == {TEXTS_AT_ONCE}
 
 
 def test_bad_models_give_one_line(sd3_folder, tmp_path):

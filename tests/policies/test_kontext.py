@@ -92,7 +92,7 @@ def test_cuts_by_rows_and_decisions_keep_each_row_with_its_picture(kontext_folde
     torch.testing.assert_close(gradient(policy, [rows(2), rows(1, 0)]), full, atol=1e-4, rtol=1e-4)
     columns = [rollout.columns(slice(0, 1)), rollout.columns(slice(1, 3))]
     torch.testing.assert_close(gradient(policy, columns), full, atol=1e-4, rtol=1e-4)
-    few = replace(policy, at_once=2).rollout(PROBLEMS, seeds(0, 3))
+    few = replace(policy, forward_batch_size=2).rollout(PROBLEMS, seeds(0, 3))
     torch.testing.assert_close(few.outputs, rollout.outputs, atol=1e-4, rtol=0)
 
 

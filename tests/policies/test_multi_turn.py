@@ -29,6 +29,7 @@ from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import Schedule
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),
@@ -314,7 +315,8 @@ def test_two_steps_equal_one_and_one(policy, tmp_path):
             else Run.start(folder, {"recipe": "conversation"}, display=False)
         )
         with place:
-            fit(OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one})
+            feed, learner = OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4)
+            fit(feed, learner, place, Schedule(steps), state={"policy": one})
         return one.state_dict()
 
     whole = run(2, tmp_path / "whole")

@@ -250,3 +250,13 @@ def test_the_miniature_loads_in_plain_transformers(tmp_path: Path):
     assert text.startswith("<answer>") and text.endswith("</answer>")
     one = TokenPolicy(load_language_model("qwen2-rewriter"), [], prompt=chat, temperature=0.0)
     assert one.rollout([Problem(0, "two red circles")], seeds(0, 1)).outputs == [text]
+
+
+@pytest.mark.parametrize("spread", [0.1, 8.0])
+def test_the_nucleus_is_that_of_all_tokens_sorted(spread):
+    torch.manual_seed(0)
+    p = (spread * torch.randn(7, 2000)).softmax(-1)
+    for top_p in (0.1, 0.5, 0.95):
+        ordered, index = p.sort(-1, descending=True)
+        kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
+        assert torch.equal(nucleus(p, top_p), torch.zeros_like(p).scatter(-1, index, kept))

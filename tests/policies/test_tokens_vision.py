@@ -25,6 +25,7 @@ from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.model import LanguageModel, load_language_model
 from saccade.models.language.prompts import PerRow
 from saccade.models.vision import encoder
+from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy, inputs_as_prompt
 from saccade.training.feeds import join
 from saccade.training.groups import sample_groups
@@ -145,6 +146,34 @@ def test_micro_batches_add_up_to_the_full_gradient(kind, language):
         torch.testing.assert_close(cut, full, rtol=1e-4, atol=1e-4 * float(full.abs().max()))
 
 
+def test_pictures_are_prepared_and_seen_once_by_a_policy_and_its_copies(language):
+    one = policy(language("qwen25"), sees=False)
+    with (
+        mock.patch.object(
+            LanguageModel, "_encode_prompt", autospec=True, side_effect=LanguageModel._encode_prompt
+        ) as read,
+        mock.patch.object(VisionEncoder, "_encode", autospec=True, side_effect=VisionEncoder._encode) as seen,
+    ):
+        one.rollout(PROBLEMS, seeds(0, 3))
+        counts = read.call_count, seen.call_count
+        for again in (one, one.greedy(), replace(one, max_new_tokens=3), replace(one.greedy(), top_p=0.5)):
+            again.rollout(PROBLEMS, seeds(0, 3))
+        assert (read.call_count, seen.call_count) == counts and counts[0] == 3
+    words = list(one.trained)
+    assert not replace(one, trained=[*words, *encoder.vision_parameters(one.language.model)]).vision.frozen
+
+
+def test_prompts_that_do_not_fit_are_encoded_again(language):
+    one = language("qwen25")
+    prompts = [inputs_as_prompt(problem) for problem in PROBLEMS]
+    first = [one.encode_prompt(prompt) for prompt in prompts]
+    assert [one.encode_prompt(prompt) for prompt in prompts] == first
+    one.encoded.capacity = max(encoded.size for encoded in first)
+    again = [one.encode_prompt(prompt) for prompt in prompts + prompts]
+    assert again[0] is not again[3] and torch.equal(again[0].ids_L, again[3].ids_L)
+    assert one.encoded.used == sum(encoded.size for encoded in one.encoded.kept.values()) <= one.encoded.capacity
+
+
 def test_rollouts_that_were_joined_share_prefixes_and_replay(language):
     one = policy(language("qwen25"))
     parts = [sample_groups(one.rollout, some, seeds(0, 2), 3) for some in (PROBLEMS[:2], [PROBLEMS[2], PROBLEMS[0]])]
@@ -152,7 +181,7 @@ def test_rollouts_that_were_joined_share_prefixes_and_replay(language):
     assert len(set(whole.decisions["begin_B"].tolist())) == 2 and gap(one, whole) < 1e-4
     last = whole.decisions["column_BT"].amax(1)
     rows, _ = TokenRows.for_decisions(one.language, whole.decisions, torch.arange(12), last)
-    assert len(rows.unique_prompts()[0]) == 4, "two prompts each; pictures of another rollout are others"
+    assert len(rows.unique_prompts()[0]) == 3, "a prompt of another rollout is the same, with its pictures"
     late = whole.rows(whole.mask_BT.sum(1).argmin()[None]).columns(slice(-1, None))
     assert not late.mask_BT.any() and not one.likelihood(late).logp_BT.any()
 

@@ -81,14 +81,16 @@ def test_mirrored_decisions_have_the_policys_values_and_mirroring_twice_changes_
     assert torch.allclose(present.logp_BT, mirrored.logp_BT, atol=1e-5), "the first ratio is 1"
     assert not torch.allclose(mirrored.logp_BT, rollout.logp_BT, atol=1e-3)
     assert torch.equal(mirrored.decisions["action_BT"], rollout.decisions["action_BT"] * torch.tensor([-1.0, 1.0]))
-    assert torch.equal(mirrored.decisions["seen.image_BT"][:, :, :, 0], rollout.decisions["seen.image_BT"][:, :, :, -1])
+    assert torch.equal(
+        mirrored.decisions["observation.image_BT"][:, :, :, 0], rollout.decisions["observation.image_BT"][:, :, :, -1]
+    )
     goes_on = ~(rollout.extras["terminated_BT"] | rollout.extras["truncated_BT"])[:, :-1]
     value, after = mirrored.extras["value_BT"][:, 1:], mirrored.extras["next_value_BT"][:, :-1]
     assert torch.equal(value[goes_on], after[goes_on]) and torch.equal(
         mirrored.extras["next_value_BT"][:, -1], rollout.extras["next_value_BT"][:, -1]
     )
-    with pytest.raises(ValueError, match="no 'seen.smell_BT' to mirror"):
-        mirror_rollout(rollout, policy, {"seen.smell_BT": torch.neg})
+    with pytest.raises(ValueError, match="no 'observation.smell_BT' to mirror"):
+        mirror_rollout(rollout, policy, {"observation.smell_BT": torch.neg})
 
 
 def test_left_and_right_are_exchanged_in_token_ids_and_nothing_else():

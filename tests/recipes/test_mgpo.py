@@ -30,7 +30,7 @@ from saccade.worlds.canvases.task import VisualSearchTask, accuracy_from_crops, 
 
 RECIPE = catalog.load("mgpo")
 TASK = VisualSearchTask(train_size=8, held_out_size=6)
-PROBLEMS = canvases.problems(4, 0, choices=4)
+PROBLEMS = canvases.sample_problems(4, 0, choices=4)
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +109,7 @@ def test_a_conversation_hides_the_choices_and_shows_the_crop(turns):
         whole = replace(script, full_view=True).reply(problem, conversation, text)[0]
         assert pixels(whole).shape == (32, 32, 3) and words(whole) == asked
     if turns == 3:
-        inner = conversation.memory["crops"][0].frame.displayed(48, 48)
+        inner = conversation.env_state["crops"][0].frame.displayed(48, 48)
         conversation = Conversation(turns=[Turn(""), Turn("")], frames=(frame, inner))
         (last,) = script.reply(problem, conversation, "[24, 0, 48, 24]")
         assert words(last) == problem.inputs.text and np.array_equal(
@@ -194,7 +194,7 @@ def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     (asked, *_) = base(PROBLEMS, seeds(0, 4)).extras["prompt_B"].values
     assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
     for conversation in rollout.extras["conversation_B"].values:
-        conversation.memory["crops"] = [None]
+        conversation.env_state["crops"] = [None]
     assert accuracy_from_crops(cfg.task.accuracy, base, rollout).tolist() == [0] * 4
 
 

@@ -239,7 +239,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
 
     FluxKontextPipeline(**FluxPipeline.from_pretrained(flux_folder).components).save_pretrained(tmp_path / "model")
     lines = []
-    for problem in edits.problems(2, 0, ("recolor",), size=48):
+    for problem in edits.sample_problems(2, 0, ("recolor",), size=48):
         Image.fromarray(problem.inputs.pictures[0][:, :40]).save(tmp_path / f"{problem.id}.png")
         asked = [
             {"text": text, "answer": answer, "about": about} for text, answer, about in problem.answer["questions"]

@@ -29,7 +29,7 @@ TINY = recipe.PRESETS["tiny"]
 MODEL = replace(TINY.model, depth=2, belief=6, latent=3, hidden=8)
 TASK = ControlTask("reach", ("distract=0.5", "steps=8"), test_episodes=4, test_rows=4, video_episodes=1)
 NIGHT = replace(TASK, settings=(*TASK.settings, 'palette="night"'))
-REPLAY = replace(TINY.replay, n_envs=2, warmup_steps=12, collect_every=2, batch_size=2, sequence_length=5)
+REPLAY = replace(TINY.replay, n_envs=2, random_steps=12, collect_every=2, batch_size=2, sequence_length=5)
 SMALL = replace(
     TINY, schedule=Schedule(steps=2, evaluate_every=100, save_every=100), task=TASK, model=MODEL, replay=REPLAY
 )

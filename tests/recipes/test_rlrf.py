@@ -15,7 +15,8 @@ from running import run_recipe, weights
 
 from saccade import catalog
 from saccade.algorithms.sft import tokenize
-from saccade.checks.runner import read_scores
+from saccade.checks import verdicts
+from saccade.checks.scores import read_scores
 from saccade.core import Problem, Question, Rollout, seeds
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel
@@ -24,7 +25,6 @@ from saccade.rewards.render.rendering import negative_error
 from saccade.rewards.render.strip_text import remove_text_elements, strip_text
 from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
-from saccade.training import claims
 from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 from saccade.worlds import programs
@@ -132,13 +132,13 @@ def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
             run.finish(rlrf.train(small, run))
         found[arm] = {0: read_scores(folder)}
     for claim in rlrf.CLAIMS:
-        assert "holds" in claims.judge(claim, found), claim.text
+        assert verdicts.judge(claim, found)["verdict"], claim.text
     assert "best of 2, held out, error@0" in found["RLRF"][0]
 
 
 @pytest.mark.parametrize("canvas", ["0 0 4 4", "0 0 4.0 4"])
 def test_the_canvas_trick_pays_nothing(rlrf, canvas):
-    problems = programs.problems(6, 3, size=32)
+    problems = programs.sample_problems(6, 3, size=32)
     codes = [problem.answer["code"] for problem in problems]
     tricked = [code.replace("0 0 32 32", canvas) for code in codes]
     true, small = rollout_of(problems, codes), rollout_of(problems, tricked)
@@ -150,7 +150,7 @@ def test_the_canvas_trick_pays_nothing(rlrf, canvas):
 
 
 def test_length_counts_only_where_the_picture_is_alike_and_failing_is_worst(rlrf):
-    problem = next(p for p in programs.problems(9, 3, size=32) if "<g>" in p.answer["code"])
+    problem = next(p for p in programs.sample_problems(9, 3, size=32) if "<g>" in p.answer["code"])
     code = problem.answer["code"]
     shorter = code.replace("<g>", "").replace("</g>", "").replace(' opacity="1"', "").replace(' stroke="none"', "")
     texts = [shorter, code, '<svg><rect x="30" y="30" width="1" height="1"/></svg>', "<svg/>", "no program"]
@@ -302,7 +302,7 @@ def test_the_best_of_several_is_kept_and_one_without_a_score_is_not():
 
 
 def test_a_picture_that_changes_is_found_and_resuming_keeps_the_sample():
-    problems = programs.problems(40, 1, size=32)
+    problems = programs.sample_problems(40, 1, size=32)
     determinism = RenderDeterminism(every=4)
     determinism.record(rollout_of(problems, [p.answer["code"] for p in problems]))
     assert 3 <= len(determinism.recorded) <= 20 and determinism.match_rate() == 1

@@ -13,12 +13,12 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.checks.verdicts import judge as judge_claim
+from saccade.core import Problem, Question, Rollout, mean_scores, seeds
 from saccade.evaluation.templates import SUFFIXES
 from saccade.math.advantages import group_advantage, random_rewards
 from saccade.recipes.visual_reasoning.ssl4rl.transfer import TransferTask
 from saccade.training import checkpoint
-from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
 from saccade.training.run import Run
@@ -217,7 +217,7 @@ def test_the_real_preset_takes_a_step_at_reduced_depth(folder, tmp_path):
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
     both = SSL.policies(cfg)
     both["policy"].load_state_dict(weights(tmp_path / "run"))
-    assert SSL.evaluate(cfg, both) == result["after"]
+    assert mean_scores(SSL.evaluate(cfg, both)) == result["after"]
     (item,) = SSL.sample(cfg, both, [f"{tmp_path / '0.png'} {tmp_path / '1.png'} Same?"], seeds(0, 1))
     assert item["prompt"].endswith("Same?") and isinstance(item["text"], str)
 
@@ -227,10 +227,12 @@ def test_the_best_task_is_chosen_on_validation_and_scored_on_test_questions():
     scores = lambda chosen, judged: before | {"downstream, validation": chosen, "downstream": judged}
     arms = {name: scores(0.5, 0.5) for name in SSL.ARMS}
     arms |= {"position": scores(0.6, 0.55), "contrast": scores(0.55, 0.7), "mixed": scores(0.7, 0.555)}
-    results = [judge_claim(claim, {arm: {0: found} for arm, found in arms.items()}) for claim in SSL.CLAIMS]
-    assert [v["mean"] for v in results] == pytest.approx([0.05, 0.05, 0.005, 0.0]) and all(v["holds"] for v in results)
+    seeds = lambda: {arm: {0: found, 1: found} for arm, found in arms.items()}
+    results = [judge_claim(claim, seeds()) for claim in SSL.CLAIMS]
+    assert [v["mean"] for v in results] == pytest.approx([0.05, 0.05, 0.005, 0.0])
+    assert [v["verdict"] for v in results] == ["holds"] * 4
     arms["mixed"]["downstream"] = 0.57
-    assert not judge_claim(SSL.CLAIMS[2], {arm: {0: found} for arm, found in arms.items()})["holds"]
+    assert judge_claim(SSL.CLAIMS[2], seeds())["verdict"] == "refuted"
 
 
 def test_arms_differ_in_the_idea_alone():

@@ -13,6 +13,7 @@ from settings import changed
 
 from saccade import catalog
 from saccade.core import Problem, Question, Rollout, seeds
+from saccade.math.advantages import per_reward
 from saccade.policies.tokens import TokenModel
 from saccade.rewards.text.answers import Answer, similar
 from saccade.training import checkpoint
@@ -72,6 +73,16 @@ def test_a_run_logs_every_reward_and_one_that_is_not_trained_on(folder, tmp_path
     parts = [line[f"reward/{name}"] for name in ("accuracy", "format", "length", "repetition")]
     assert line["reward/total"] == pytest.approx(sum(parts))
     assert line["health/words_ratio"] == pytest.approx(1, abs=1e-3)
+
+
+def test_rewards_may_be_normalized_apart(folder, tmp_path, monkeypatch):
+    from saccade.algorithms import grpo
+
+    seen = []
+    monkeypatch.setattr(grpo, "per_reward", lambda *given, **more: seen.append(given) or per_reward(*given, **more))
+    ran(small(folder, steps=1, normalize_each=True, format_weight=0.5, template="plain"), tmp_path / "run")
+    ((rewards_KB, weights_K, group_B),) = seen
+    assert rewards_KB.shape == (2, 8) and weights_K.tolist() == [1.0, 0.5] and group_B.tolist() == [0] * 4 + [1] * 4
 
 
 def data(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -187,3 +188,11 @@ def test_golden_values_of_the_length_against_a_reference():
     words = RelativeLength(str.split)
     torch.testing.assert_close(words(rollout_of(["a b c"], {"code": "a bb"})), torch.tensor([0.0]))
     assert RelativeLength()(rollout_of(["x"], {"text": "red"})).isnan().all()
+
+
+def test_tags_that_are_never_closed_take_no_longer_than_reading():
+    start = time.monotonic()
+    for text in ("<answer>" * 100_000, "<think>" * 100_000, "<answer></think>" * 50_000):
+        assert parse_answer(text) is None
+    assert parse_answer("<answer> a <answer> b </answer> </answer>") == "a <answer> b"
+    assert time.monotonic() - start < 1

@@ -23,7 +23,7 @@ from PIL import Image
 from saccade.core import RunFailed
 from saccade.training import checkpoint, files
 from saccade.training import folder as on_disk
-from saccade.training.display import Lines, Live, Silent, open_display
+from saccade.training.display import Lines, Live, Shown, Silent, open_display
 from saccade.training.meter import Meter, duration
 from saccade.training.provenance import fingerprint, versions
 from saccade.training.run import Run
@@ -369,7 +369,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 
 def test_signals_stop_after_the_step_then_at_once_and_are_given_back(tmp_path):
     former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    for first in (signal.SIGINT, signal.SIGTERM):
+    for first in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         with start(tmp_path / first.name) as run:
             inner = run.stage("inner")
             assert not run.stop
@@ -381,6 +381,34 @@ def test_signals_stop_after_the_step_then_at_once_and_are_given_back(tmp_path):
             inner.finish({})
             assert signal.getsignal(signal.SIGINT) != former[0]
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == former
+
+
+def test_a_display_that_nobody_sees_is_dropped_and_the_run_goes_on(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with Run.start(tmp_path / "r", CONFIG) as run:
+        for step in range(1, 3):
+            run.log(step, {"eval/a": 0.5})
+            run.progress(step, 2)
+    assert len(lines(run.folder)) == 2
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    Run.start(tmp_path / "closed", CONFIG).finish({})
+
+
+def test_a_callback_that_exits_is_an_error_of_the_callback(tmp_path):
+    def ends(step, values, run):
+        sys.exit()
+
+    with (
+        pytest.raises(RunFailed, match="callback 'ends' at step 1: SystemExit"),
+        start(tmp_path / "r", callbacks=[ends]) as run,
+    ):
+        run.log(1, {"a": 1.0})
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
@@ -486,7 +514,7 @@ def test_the_live_display_fits_its_terminal(width):
 
 
 def test_no_terminal_means_lines_and_no_display_means_silence(capfd):
-    assert isinstance(open_display(True, bool), Lines) and isinstance(open_display(False, bool), Silent)
+    assert isinstance(open_display(True, bool), Shown) and isinstance(open_display(False, bool), Silent)
     open_display(True, bool).progress("main", 1, 2)
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("main  step 1/2")

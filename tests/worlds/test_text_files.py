@@ -39,7 +39,7 @@ def test_problems_are_made_when_they_are_asked_for(tmp_path):
 
     def make(index: int, record: str) -> Problem:
         made.append(record)
-        text_files.need(record != "torn", "cannot be read as a picture")
+        text_files.ensure(record != "torn", "cannot be read as a picture")
         return Problem(index, record)
 
     problems = text_files.FileProblems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
@@ -47,3 +47,22 @@ def test_problems_are_made_when_they_are_asked_for(tmp_path):
     assert problems[0].inputs == "whole" and problems[-2].id == 0
     with pytest.raises(ValueError, match="p.jsonl:7: cannot be read as a picture"):
         problems[1]
+
+
+def test_lines_are_checked_once_and_read_again_on_access(tmp_path):
+    file, parsed = tmp_path / "n.txt", []
+    file.write_text("1\n\n 2 \u2028\n3")
+
+    def parse(line: str) -> int:
+        parsed.append(line)
+        return int(line)
+
+    lines = text_files.Lines(file, parse, "numbers")
+    assert len(lines) == 3 and len(parsed) == 3
+    assert list(lines) == [(1, 1), (3, 2), (4, 3)] and lines[-1] == (4, 3) and lines[:2] == [(1, 1), (3, 2)]
+    assert lines.mapped(lambda number: -number)[1] == (3, -2)
+    with pytest.raises(ValueError, match=r"n.txt:1: invalid literal"):
+        text_files.Lines(tmp_path / "n.txt", lambda line: int("x"), "numbers")
+    file.write_text("1\n2\n")
+    with pytest.raises(ValueError, match=r"n.txt has changed since it was read"):
+        lines[0]

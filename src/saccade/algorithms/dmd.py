@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.forward_process import velocity_error
+from saccade.config import within
 from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
@@ -68,13 +69,16 @@ class Distillation:
     max_t: float = 0.98
     """Highest diffusion time at which scores are compared and learned (1 = noise)."""
     score_updates: int = 1
-    """Updates of the score network for each update of the generator; each training step has one of the former."""
+    """Updates of the score network for each update of the generator; a training step updates the score network once."""
     generator_optim: AdamW = AdamW(lr=1e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the generator; without momentum (SiD), since gradients of past score networks are outdated."""
     score_optim: AdamW = AdamW(lr=3e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the score network; without momentum (SiD), since samples of past generators are outdated."""
     ema: float = 0.95
     """Decay of the moving average of the generator's weights that is evaluated; 0 evaluates the trained weights."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "ema")
 
     def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
         """The score network and the frozen diffusion, with equal weights at first.

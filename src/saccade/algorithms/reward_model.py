@@ -14,12 +14,12 @@ from torch import Tensor
 from saccade.algorithms.dmd import time_and_noise
 from saccade.core import Loss, Problem, Rollout, Run, seeded, seeds, spawn
 from saccade.math.flow import add_noise
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.policies.flow import FlowPolicy
 from saccade.policies.unrolling import empty_rollout
 from saccade.rewards.learned.reward_model import LatentReward, RewardModel, RewardNetwork, with_time_channel
 from saccade.training.feeds import DatasetFeed, Feed
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds import shapes
@@ -107,7 +107,7 @@ class RewardModelConfig:
 
     def _fit(self, model: AnyRewardModel, feed: Feed, stage: Run) -> AnyRewardModel:
         params = list(model.network.parameters())
-        schedule = rise_and_fall(self.steps, self.optim.warmup)
+        schedule = linear_schedule_with_warmup(self.steps, self.optim.warmup)
         update = self.optim.update("reward_model", RecognitionLoss(model.network), params, schedule=schedule)
         length = Schedule(steps=self.steps, save_every=self.steps)
         fit(feed, Updates([update]), stage, length, state={"reward_model": model})
@@ -124,7 +124,7 @@ class RewardModelConfig:
         pictures = shapes.render(corruption.corrupt_scenes(scenes[:half], rng) + scenes[half:], size)
         pictures[::2] = corruption.degrade_pictures(pictures[::2], rng)
         dataset = empty_rollout(chosen, seeds(seed, len(chosen)))
-        dataset.outputs = reconstruct(to_unit(pictures))
+        dataset.outputs = reconstruct(to_float(pictures))
         present_BK = kinds.present_kinds(dataset.outputs)
         mislabelled_B = torch.from_numpy(rng.random(len(chosen)) < self.label_noise)
         other_BK = present_BK[torch.from_numpy(rng.permutation(len(chosen)))]

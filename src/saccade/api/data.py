@@ -218,9 +218,7 @@ def _table(rows: list[Row], text: str, name: str) -> Table:
 
 
 def _plain(value: Any, place: Path, root: Path) -> Any:
-    """A value as JSON holds it; a picture is written as a PNG file to ``place`` and named by its path below
-    ``root``.
-    """
+    """A value as JSON holds it; a picture becomes a PNG file in ``place``, named by its path below ``root``."""
     if isinstance(value, Path):
         return str(value)
     if value is None or isinstance(value, (str, bool, int, float)):

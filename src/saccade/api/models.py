@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from saccade import catalog
 from saccade.api.run import TrainedRun, is_run, open_run, repeated, with_images
+from saccade.core import mean_scores
 from saccade.naming import nearest
 
 Kind = Literal["pipeline", "image tokens", "vision-language", "language"]
@@ -72,7 +73,7 @@ class Model:
         if self.kind == "vision-language":
             from saccade.worlds.questions.task import AnsweringTask
 
-            return AnsweringTask().score(self.policy.greedy().rollout)
+            return mean_scores(AnsweringTask().score(self.policy.greedy().rollout))
         return drawing_scores(self.policy)
 
 
@@ -152,7 +153,7 @@ def drawing_scores(policy: Any) -> dict[str, float]:
     from saccade.worlds.shapes.task import DrawingTask
 
     sampler = policy.greedy().rollout
-    return EditingTask().score(sampler) if edits(policy) else DrawingTask().score_by_tag(sampler)
+    return mean_scores(EditingTask().score(sampler) if edits(policy) else DrawingTask().score_by_tag(sampler))
 
 
 def native(folder: Path) -> dict[str, int]:

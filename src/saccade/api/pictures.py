@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from saccade.api.data import SUFFIXES
-from saccade.math.pixels import to_bytes, to_unit
+from saccade.math.pixels import to_float, to_uint8
 
 _GAP = 2
 
@@ -33,7 +33,7 @@ def read(file: Path) -> Tensor:
             pixels = np.array(picture.convert("RGB"))
     except Exception as error:  # damaged files make every kind of error in the decoders
         raise ValueError(f"{file} is not a readable picture: {error}") from None
-    return to_unit(pixels)
+    return to_float(pixels)
 
 
 def is_picture(value: Any) -> bool:
@@ -57,12 +57,12 @@ def as_tensor(picture: Any) -> Tensor:
         )
     if isinstance(picture, Tensor):
         return picture.detach().float().cpu()
-    return to_unit(np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture)
+    return to_float(np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture)
 
 
 def as_image(picture: Any) -> Image.Image:
     """The same pictures as one of Pillow's images."""
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(to_bytes(as_tensor(picture)))
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(to_uint8(as_tensor(picture)))
 
 
 def write_grid(rows: Sequence[Sequence[Image.Image]], file: Path) -> None:

@@ -58,9 +58,7 @@ class TrainedRun:
         return files.records(self._stage(stage) / "metrics.jsonl")
 
     def samples(self, stage: str = "") -> list[dict[str, Any]]:
-        """Every logged sample: step, set, prompt and, where it has them, score, text, and pictures as absolute
-        paths.
-        """
+        """Every logged sample: step, set, prompt and, where there are, score, text, and paths of pictures."""
         from saccade.training import files
 
         folder = self._stage(stage).resolve()
@@ -106,8 +104,10 @@ class TrainedRun:
         return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed))))
 
     def evaluate(self) -> dict[str, float]:
-        """The scores of the trained models on held-out problems."""
-        return {name: float(value) for name, value in self.recipe.evaluate(self.settings, self.policies).items()}
+        """The scores of the trained models on held-out problems, with the standard errors of means over problems."""
+        from saccade.core import mean_scores
+
+        return mean_scores(self.recipe.evaluate(self.settings, self.policies))
 
     def export(self, folder: str | Path) -> Path:
         """Write the trained models as plain diffusers and transformers folders, LoRA folded in, and return ``folder``.

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from saccade import catalog
-from saccade.config import changed, flat, meant, names, option, stages
+from saccade.config import changed, flat, matching_names, names, option, stages
 from saccade.training.meter import duration
 
 _WORTH_TELLING = 60.0
@@ -25,7 +25,7 @@ def shortened(preset: Any, settings: Any, given: Collection[str]) -> Any:
     if not 0 < share < 1:
         return settings
     known = names(type(settings))
-    named = {name for each in given for name in (meant(each, known) or [each.replace("-", "_")])}
+    named = {name for each in given for name in (matching_names(each, known) or [each.replace("-", "_")])}
     whole = lambda name: {name, name.partition(".")[0]} & named or wanted[name] != usual[name]
     free = [name for name in stages(type(settings)) if not whole(name)]
     return changed(settings, {name: math.ceil(wanted[name] * share) for name in free})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,18 @@ from saccade import catalog
 from saccade.api import data
 from saccade.api.stages import announcement, shortened
 from saccade.catalog import Recipe
-from saccade.config import changed, code_files, contradiction, flat, foreign, meant, names, option, revive, words
+from saccade.config import (
+    changed,
+    code_files,
+    contradiction,
+    flat,
+    foreign,
+    matching_names,
+    names,
+    option,
+    restore_settings,
+    words,
+)
 from saccade.naming import nearest
 
 if TYPE_CHECKING:
@@ -89,7 +101,7 @@ def settings_of(recipe: Recipe, config: Mapping[str, Any], folder: str | Path, t
     Code that they name is executed only with ``trust``, and never from a file in the folder: then it is a ValueError.
     """
     template = recipe.PRESETS.get(config.get("preset") or "") or next(iter(recipe.PRESETS.values()))
-    settings = revive(template, config["settings"], f"the run in {folder}")
+    settings = restore_settings(template, config["settings"], f"the run in {folder}")
     placed = {name: str(Path(folder) / "data" / file) for name, file in (config.get("data") or {}).items()}
     known = [Path(file) for file in config.get("code") or {}]
     return changed(foreign(settings, (lambda name: _trusted(name, known, Path(folder))) if trust else _nothing), placed)
@@ -126,7 +138,7 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     folder is made. RunFailed, with the line that resumes the run, if it cannot continue; Interrupted after Ctrl-C.
     """
     from saccade.api.run import TrainedRun
-    from saccade.core import Interrupted, RunFailed
+    from saccade.core import Diverged, Interrupted, RunFailed
     from saccade.training import distributed
 
     if plan.kept is None:
@@ -159,9 +171,17 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
             raise Interrupted(line) from error
         except distributed.PeerLost as error:
             raise RunFailed(f"another process of this run is gone; resume with: {_resume(run)}") from error
+        except Diverged:  # to resume would repeat it
+            raise
         except RunFailed as error:
             advice = "" if "resume with" in str(error) else f"; resume with: {_resume(run)}"
             raise RunFailed(f"{error}{advice}") from error
+        except SystemExit as error:
+            code = "" if error.code is None else repr(error.code)
+            raise RunFailed(f"code of this run called sys.exit({code}); resume with: {_resume(run)}") from error
+        except Exception as error:
+            error.add_note(f"resume with: {_resume(run)}")
+            raise
     return TrainedRun(folder, plan.recipe, settings, settled=run.settled)
 
 
@@ -197,7 +217,7 @@ def tables_of(kind: type, values: Mapping[str, Any]) -> tuple[dict[str, data.Tab
     """
     columns, tables, others = data_settings(kind), {}, {}
     for given, value in values.items():
-        found = meant(given, names(kind))
+        found = matching_names(given, names(kind))
         if len(found) == 1 and found[0] in columns and not isinstance(value, (str, Path)):
             held = data.table(value, columns[found[0]], given)
             assert held is not None  # only paths may be left to the world
@@ -290,15 +310,30 @@ def _in_words(name: str, value: Any, kept: Any) -> str:
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, and for a count below 0."""
+    """ValueError for a device that is not here, a missing file, a count below 0 or beyond 64 bits, and for NaN."""
     usual = flat(default)
     for name, value in flat(given).items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if value != usual[name] and isinstance(each, str) and _is_missing_file(each):
+                raise ValueError(f"--{name.replace('_', '-')} {each}: cannot be read: No such file or directory")
         if name.rpartition(".")[2] == "device" and value != usual[name]:
             from saccade.models.device import device_of  # loads torch
 
             device_of(value)
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(f"--{name.replace('_', '-')} must be a whole number of 64 bits, not {value}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number, not nan")
+
+
+_READ = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+"""Endings of files that settings name for reading."""
+
+
+def _is_missing_file(value: str) -> bool:
+    return value.endswith(_READ) and not os.path.exists(os.path.expanduser(value))
 
 
 def _resumable(folder: Path, name: str) -> dict[str, Any] | None:

@@ -50,17 +50,24 @@ class Settings:
     """How the miniature is trained; the defaults made the one that is shipped."""
 
     seed: int = 0
+    """Seed of data, batches and initial weights."""
     width: int = 128
+    """Width of the decoder."""
     layers: int = 3
+    """Number of layers of the decoder."""
     heads: int = 4
+    """Number of attention heads of the decoder."""
     meanings: int = 20_000
     """Number of training meanings, sampled once; their wordings are sampled in each batch."""
     steps: int = 2_000
+    """Number of training steps."""
     batch: int = 64
+    """Number of rows in a batch."""
     lr: float = 2e-3
-    wrong: float = 0.15
+    """Peak learning rate."""
+    wrong_share: float = 0.15
     """Share of examples whose answer has another meaning of the same kind, a near miss."""
-    untagged: float = 0.05
+    untagged_share: float = 0.05
     """Share of examples whose answer lacks the first tag, the last, or both."""
 
 
@@ -123,8 +130,8 @@ def _example(
     cfg: Settings, meanings: list[Meaning], kinds: dict[int, Kind], i: int, rng: np.random.Generator
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
-    described = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
-    return shapes.caption(meanings[i], one), answer_in_tags(shapes.caption(described, other), cfg.untagged, rng)
+    described = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong_share else i]
+    return shapes.caption(meanings[i], one), answer_in_tags(shapes.caption(described, other), cfg.untagged_share, rng)
 
 
 def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:

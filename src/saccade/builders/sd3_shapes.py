@@ -78,7 +78,7 @@ class Settings:
     text_length: int = 1
     """Zero tokens in place of the absent T5 encoder, as in diffusers."""
     plain_share: float = 0.03
-    """Share of steps with 256 of these zero tokens, diffusers' default, on a quarter of the batch."""
+    """Share of steps with 256 zero tokens for the T5 encoder, diffusers' default, on a quarter of the batch."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:

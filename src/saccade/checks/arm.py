@@ -1,4 +1,5 @@
-"""One arm of a check with one seed, as a process of its own with one thread: an ordinary run.
+"""One arm of a check with one seed, as a process of its own with one thread: an ordinary run, resumed if
+its folder holds one.
 
 python -m saccade.checks.arm RECIPE ARM SEED FOLDER
 """
@@ -24,7 +25,10 @@ def main(name: str, arm: str, seed: int, folder: Path) -> None:
     recipe, settings = catalog.load(chosen.recipe), replace(chosen.settings, seed=seed)
     config = catalog.identity(chosen.recipe) | {"preset": None, "arm": arm, "settings": settings, "seed": seed}
     first = folder_of(folder.parent, chosen.stages_of, seed) if chosen.stages_of else None
-    with Run.start(folder, config, display=False, stages_of=first) as run:
+    begun = (folder / "config.json").is_file()
+    with (
+        Run.resume(folder, display=False) if begun else Run.start(folder, config, display=False, stages_of=first) as run
+    ):
         run.finish(recipe.train(settings, run))
 
 

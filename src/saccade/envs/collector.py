@@ -26,9 +26,9 @@ _RANDOM_ACTIONS = 1
 class Collector:
     """The running episodes of an environment with Box actions, and the buffer to which their transitions are added.
 
-    In the first ``warmup`` steps all rows take uniformly random actions of the Box, each for ``action_repeat`` steps.
-    The i-th episode that begins has the i-th seed that follows from ``seed``. Transitions have the fields of `Buffer`.
-    A step that fails adds nothing. The collector's state does not include the buffer.
+    In the first ``random_steps`` steps all rows take uniformly random actions of the Box, each for ``action_repeat``
+    steps. The i-th episode that begins has the i-th seed that follows from ``seed``. Transitions have the fields of
+    `Buffer`. A step that fails adds nothing. The collector's state does not include the buffer.
 
     ValueError for other actions, and for an ``action_repeat`` below 1.
     """
@@ -39,7 +39,7 @@ class Collector:
         policy: ActingPolicy,
         buffer: Buffer,
         seed: int,
-        warmup: int = 0,
+        random_steps: int = 0,
         action_repeat: int = 1,
     ):
         space = environment.action_space
@@ -47,7 +47,13 @@ class Collector:
             raise ValueError(f"{environment.name}: actions are {space}, but off-policy learning needs a Box")
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be 1 or more, not {action_repeat}")
-        self.environment, self.policy, self.buffer, self.seed, self.warmup = environment, policy, buffer, seed, warmup
+        self.environment, self.policy, self.buffer, self.seed, self.random_steps = (
+            environment,
+            policy,
+            buffer,
+            seed,
+            random_steps,
+        )
         self.action_repeat, self.running, self.steps, self.begun = action_repeat, RunningEpisodes(environment), 0, 0
         self.number_B = np.zeros(environment.count, np.int64)
         self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
@@ -78,7 +84,7 @@ class Collector:
             self.uniform.begin(range(len(self.number_B)), (self.running.seed_B + _RANDOM_ACTIONS).tolist())
 
     def _action(self) -> Tensor:
-        if self.steps >= self.warmup:
+        if self.steps >= self.random_steps:
             return self.running.act(self.policy).action_B
         first_B = self.running.step_B - self.running.step_B % self.action_repeat
         return self.low + self.uniform.at(first_B).reshape(-1, *self.low.shape) * (self.high - self.low)
@@ -95,7 +101,7 @@ def step_transitions(
     observation: Observation, action_B: Tensor, step: Step, number_B: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The transitions of one step of all rows, as the fields of `Buffer`; ``number_B`` are the episodes' numbers."""
-    fields = {f"seen.{name}": value for name, value in observation.items()}
-    fields |= {f"next.{name}": value for name, value in step.observation.items()}
+    fields = {f"observation.{name}": value for name, value in observation.items()}
+    fields |= {f"next_observation.{name}": value for name, value in step.observation.items()}
     ends = {"terminated": step.terminated_B, "truncated": step.truncated_B}
     return {**fields, **ends, "action": action_B.cpu().numpy(), "reward": step.reward_B, "episode": number_B}

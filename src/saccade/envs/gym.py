@@ -19,7 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from saccade.config import Foreign
 from saccade.core import Observation, Step
 from saccade.envs import mujoco_fast
-from saccade.envs.checks import InvalidStep, checked_outcome, guarded
+from saccade.envs.checks import ActionNotFinite, InvalidStep, checked_outcome, guarded
 from saccade.envs.preprocessing import Preprocessing, Render, preprocessed
 from saccade.models.loading import first_line
 from saccade.naming import nearest
@@ -193,7 +193,7 @@ class Gym:
         if isinstance(self.action_space, spaces.Discrete):
             return int(action)
         if not np.isfinite(action).all():
-            raise InvalidStep("was given an action that is not finite")
+            raise ActionNotFinite(f"an action of the policy in {self._where()} is not finite")
         return np.clip(np.asarray(action, self.action_space.dtype), self.action_space.low, self.action_space.high)
 
     def _where(self) -> str:
@@ -220,7 +220,7 @@ def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
         renders = "rgb_array" in getattr(maker, "metadata", {}).get("render_modes", ())
         rendering = {"render_mode": "rgb_array"} if renders else {}
         return gymnasium.make(name, disable_env_checker=True, **(rendering | dict(options)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"environment {name!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
 
 

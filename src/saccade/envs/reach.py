@@ -95,9 +95,7 @@ class Reach:
         return self._pictures(np.asarray(rows, np.int64), _RENDER_SIZE)
 
     def paired(self, state_N6: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-        """The same states in every palette, uint8 ``[N, pixels, pixels, 3]`` by its name; ``seed`` decides their
-        videos.
-        """
+        """The same states in every palette, uint8 ``[N, pixels, pixels, 3]`` by name; ``seed`` decides their videos."""
         rng, count = np.random.default_rng(seed), len(state_N6)
         video = Video(rng.integers(2**62, size=count).tolist())
         background = video.frames(np.arange(count), rng.integers(1000, size=count), self.pixels, self.distract)
@@ -171,8 +169,7 @@ _AGENT, _GOAL = 0.14, 0.2
 def draw(
     state_B6: np.ndarray, size: int, palette: str, background: np.ndarray | None = None, soft: float = 0.0
 ) -> np.ndarray:
-    """Pictures uint8 ``[B, size, size, 3]`` of states; ``background`` (float32, 0 to 255) is added to the palette's
-    ground.
+    """Pictures uint8 ``[B, size, size, 3]`` of states; ``background`` (float32, 0 to 255) is added to the ground.
 
     Edges are antialiased, so that positions can be read more finely than a pixel. With ``soft`` there are no edges:
     agent and goal are Gaussian clouds of that standard deviation. y points up.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from saccade.core import Action, Likelihood, Rollout, seeded
 from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
 
-OBSERVATION = "seen."
+OBSERVATION = "observation."
 """Prefix of the names of observations in the decisions of a rollout."""
 
 
@@ -45,7 +45,7 @@ class ActorCriticModel:
     """Normalize observed vectors by their running mean and standard deviation."""
     log_std: float = 0.0
     """Logarithm of the standard deviation of Gaussian actions at the start."""
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the update's matrix products: float32, or bfloat16 with float32 weights, which is twice as fast for
     pictures where the CPU supports it.
     """
@@ -240,9 +240,7 @@ class Gaussian(nn.Module):
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def act(self, mean_NA: np.ndarray, normal_NA: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Actions ``[N, A]`` from standard normal numbers, without numbers the means, and their log-densities
-        ``[N]``.
-        """
+        """Actions ``[N, A]`` from standard normal numbers (None: the means), and their log-densities ``[N]``."""
         normal_NA = np.zeros_like(mean_NA) if normal_NA is None else normal_NA
         log_std = self.log_std.detach().cpu().numpy()
         normalizer = np.asarray(log_std.sum() + 0.5 * math.log(2 * math.pi) * self.outputs, np.float32)

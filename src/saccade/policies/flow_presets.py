@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from saccade.config import within
+
 
 @dataclass(frozen=True)
 class FlowModel:
@@ -39,9 +41,15 @@ class FlowModel:
     lora_folded: bool = False
     """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
     reuse_uncond: bool = False
-    """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed; guidance takes two rows a picture."""
+    """Reuse the unconditional velocities of sampling in all of an update; as long as the weights are those of sampling,
+    when this is exact, they are reused anyway.
+    """
+    forward_batch_size: int = 64
+    """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""
+
+    def __post_init__(self) -> None:
+        within(self, 1e-3, 1e4, "noise")  # without noise a step has no density
+        within(self, -1e6, 1e6, "guidance", "lora_alpha")
 
 
 SD35_MEDIUM = FlowModel(

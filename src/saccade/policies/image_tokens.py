@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from saccade.core import Likelihood, Problem, Rollout, generator
 from saccade.math.flow import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.checkpointing import checkpointed
 from saccade.models.device import autocast, device_of
 from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
@@ -214,7 +214,7 @@ def activation_checkpointing(decoder: Any, enabled: bool) -> Iterator[None]:
     # transformers reads these flags of the layers; the modules inside stay in evaluation mode, without dropout.
     for layer in decoder.layers:
         layer.training = layer.gradient_checkpointing = enabled
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(checkpointed, layer)
     try:
         yield
     finally:

@@ -110,9 +110,7 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """The files of all pictures of an item, its source's, target's, clip's and turns' too. ValueError for parts of
-    another form.
-    """
+    """The files of all pictures of an item and its parts. ValueError for parts of another form."""
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]

@@ -90,9 +90,7 @@ class Function(str):
 
 
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
-    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, for any
-    other.
-    """
+    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, otherwise."""
     if isinstance(name, Function):
         return name.function
     if isinstance(name, Foreign) and ".py:" in name:
@@ -120,7 +118,7 @@ def _reward_from_file(file: Path, function: str) -> Reward:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"reward file '{file}' cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, function, None)):
         raise ValueError(f"reward file '{file}' has no function '{function}'")

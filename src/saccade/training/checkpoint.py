@@ -57,6 +57,12 @@ def write(
     return final
 
 
+def discard(folder: Path, step: int) -> None:
+    """Remove the checkpoint of a step, if there is one."""
+    for path in (final := path_of(folder, step), final.with_name(f"{final.name}~")):
+        _remove(path)
+
+
 def path_of(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return folder / f"step-{step:06d}"

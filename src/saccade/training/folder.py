@@ -12,22 +12,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.math.pixels import to_bytes
+from saccade.math.pixels import to_uint8
 from saccade.naming import nearest
 from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
+PROBLEM_SCORES = "problem_scores.jsonl"
 BOXES = ("predicted", "true")
 """Kinds of boxes in a sample's picture: the model's, and the right ones."""
-ERROR = ", standard error"
-"""What follows a score's name in the name of its standard error."""
 _CONFIG: dict[str, type] = {
     "recipe": str, "file": str, "preset": str, "settings": dict, "seed": int, "command": str, "resume": str,
     "started": str, "stage": str, "data": dict, "code": dict, "functions": list, "resumed": list, "stages_of": str,
     "keep_best": str, "patience": int, "versions": dict, "processes": int,
 }  # fmt: skip
 """Of which kind the entries of config.json are, where they are there."""
-_LOGS = ("metrics.jsonl", "samples.jsonl")
+_LOGS = ("metrics.jsonl", "samples.jsonl", PROBLEM_SCORES)
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
 
 
@@ -74,9 +73,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def with_stages(folder: Path, new: Mapping[str, Any]) -> Path:
-    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
-    it has none.
-    """
+    """The run in ``folder``, whose stages a run with the config ``new`` can take. ValueError if it cannot."""
     kept = config(folder)
     for name in ("recipe", "seed"):
         if kept.get(name) != new.get(name):
@@ -101,6 +98,12 @@ def copy_stage(stage: Path, folder: Path) -> None:
 def metrics(folder: Path, record: Mapping[str, Any]) -> None:
     """Add one line to metrics.jsonl."""
     files.append(folder / "metrics.jsonl", record)
+
+
+def problem_scores(folder: Path, step: int, scores: Mapping[str, Tensor]) -> None:
+    """Add one line to problem_scores.jsonl: the scores of single held-out problems, in six digits."""
+    rounded = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in scores.items()}
+    files.append(folder / PROBLEM_SCORES, {"step": step, "scores": rounded})
 
 
 def samples(folder: Path, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
@@ -167,8 +170,9 @@ def _count(path: Path, step: int) -> int:
 
 
 def cut(folder: Path, step: float, lines: Mapping[str, int] | None = None) -> float:
-    """Take metrics and samples back to ``step``, and to as many ``lines`` as there were; the seconds that the last
-    line kept had reached.
+    """Take metrics, samples and scores back to ``step``, and to as many ``lines`` as there were then.
+
+    Returns the seconds that the last line of metrics kept had reached.
     """
     for name in _LOGS:
         files.cut(folder / name, step, (lines or {}).get(name))
@@ -190,14 +194,12 @@ def png(image: Tensor) -> bytes:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a sample's image must be [3, H, W], not {list(image.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(to_bytes(image)).save(buffer, "PNG")
+    Image.fromarray(to_uint8(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with
-    ``place``.
-    """
+    """An item as samples.jsonl holds it; its pictures are added to ``pictures``, under names from ``place``."""
     found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
     if item.get("clip") is not None:
         found |= _clip(item, place, pictures)

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saccade.core import RunFailed, Stateful
+from torch import Tensor
+
+from saccade.core import STANDARD_ERROR, RunFailed, Stateful
 from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
@@ -33,8 +35,7 @@ Callback = Callable[[int, Mapping[str, Any], "Run"], Any]
 
 
 class Run:
-    """One run's folder, display, loggers and signals: made by ``start`` or ``resume``, ended by ``finish`` or
-    ``close``.
+    """A run's folder, display, loggers and signals, from ``start`` or ``resume`` to ``finish`` or ``close``.
 
     Of several processes only the first (environment RANK) writes and shows anything; the others offer the same methods,
     so that callers need not ask for a rank. As a context manager a run closes itself in every case.
@@ -162,9 +163,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """Whether a first Ctrl-C or a SIGTERM came: the loop then ends after its step, saves, raises
-        ``Interrupted``.
-        """
+        """Whether Ctrl-C, SIGTERM or SIGHUP came: the loop then ends after its step, saves, raises ``Interrupted``."""
         return self._interrupts.requested
 
     @property
@@ -206,9 +205,17 @@ class Run:
         for callback in self._callbacks if self._writes else ():
             try:
                 callback(step, numbers, self)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit in a callback is an error of the callback
                 name = getattr(callback, "__name__", type(callback).__name__)
                 raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
+
+    def problem_scores(self, step: int, scores: Mapping[str, Tensor]) -> None:
+        """Keep the scores of single held-out problems, each ``[P]``, in problem_scores.jsonl."""
+        if self._writes:
+            with self._saying_how_to_resume():
+                on_disk.problem_scores(self.folder, step, scores)
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Log samples of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
@@ -250,7 +257,7 @@ class Run:
         if not name or (self._outer and name not in scores):
             return False
         if name not in scores or least not in ("", "min"):
-            known = [score for score in scores if not score.endswith(on_disk.ERROR)]
+            known = [score for score in scores if not score.endswith(STANDARD_ERROR)]
             advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
@@ -320,9 +327,7 @@ class Run:
         return written
 
     def close(self) -> None:
-        """Close the loggers; the outermost run also closes the display and gives the signals back. Twice does
-        nothing.
-        """
+        """Close the loggers; the outermost run also closes the display and restores signals. May be called twice."""
         for stage in self._stages.values():
             stage.close()
         for logger in self._loggers:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
 
 from saccade.core import Problem
 
@@ -20,20 +24,68 @@ def parse_lines(path: Path, parse: Callable[[str], Record], noun: str) -> tuple[
     ValueError "FILE:LINE: why" for a line that ``parse`` refuses, and "FILE: why" for a file that cannot be read or has
     no records, which ``noun`` names in the plural.
     """
+    return tuple((number, record) for number, _, record in _parsed(path, parse, noun))
+
+
+class Lines(Sequence[tuple[int, Record]]):
+    """What `parse_lines` returns, of a file of any length: all lines are checked on reading, and each is read and
+    parsed again on access, so that a million of them take the memory of their places.
+
+    ValueErrors as there, and on access where the file has changed since.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[str], Record], noun: str):
+        self.path, self.parse = path, parse
+        places = np.fromiter((found[:2] for found in _parsed(path, parse, noun)), np.dtype((np.int64, 2)))
+        self.numbers, self.offsets = places[:, 0], places[:, 1]
+        self.version = _version(os.stat(path))
+
+    def mapped(self, change: Callable[[Record], Record]) -> Lines[Record]:
+        """The same lines with a change made to each record on access."""
+        lines, parse = copy.copy(self), self.parse
+        lines.parse = lambda line: change(parse(line))
+        return lines
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, Record]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[int, Record]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[int, Record] | list[tuple[int, Record]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = int(self.numbers[index])
+        with self.path.open("rb") as file:
+            ensure(_version(os.fstat(file.fileno())) == self.version, f"{self.path} has changed since it was read")
+            file.seek(int(self.offsets[index]))
+            return number, self.parse(file.readline().decode().strip())
+
+
+def _version(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _parsed(path: Path, parse: Callable[[str], Record], noun: str) -> Iterator[tuple[int, int, Record]]:
+    """Number, offset in bytes and record of each line that is not blank."""
+    empty, offset = True, 0
     try:
-        # Not splitlines, because a text in JSON may contain other line separators.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        # Only line feeds end a line, because a text in JSON may contain other line separators.
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if text := line.decode().strip():
+                    empty = False
+                    with error_at(path, number):
+                        yield number, offset, parse(text)
+                offset += len(line)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ValueError(f"{path}: cannot be read: {why}") from None
-    records = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            with error_at(path, number):
-                records.append((number, parse(line.strip())))
-    if not records:
+    if empty:
         raise ValueError(f"{path}: no {noun} in this file")
-    return tuple(records)
 
 
 @contextmanager
@@ -50,8 +102,8 @@ class FileProblems(Sequence[Problem], Generic[Record]):
     """Problems of a file: a sequence that makes a problem, and opens its pictures, on access."""
 
     path: Path
-    records: tuple[tuple[int, Record], ...]
-    """Line number and content of each problem, as `parse_lines` returns them."""
+    records: Sequence[tuple[int, Record]]
+    """Line number and content of each problem, as `parse_lines` or `Lines` return them."""
     make: Callable[[int, Record], Problem]
     """Makes a problem of its index and content; its ValueErrors get file and line."""
 
@@ -78,7 +130,7 @@ def entry_of(line: str) -> dict[str, Any]:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
-    need(isinstance(entry, dict), f"{line[:40]!r} is not an object")
+    ensure(isinstance(entry, dict), f"{line[:40]!r} is not an object")
     return entry
 
 
@@ -96,11 +148,11 @@ def file_of(entry: dict[str, Any], name: str, root: Path) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} {value!r} must be a path")
     path = root / value
-    need(path.is_file(), f"{name} '{path}' does not exist")
+    ensure(path.is_file(), f"{name} '{path}' does not exist")
     return path
 
 
-def need(condition: bool, why: str) -> None:
+def ensure(condition: bool, why: str) -> None:
     """ValueError with the reason where the condition is false."""
     if not condition:
         raise ValueError(why)

@@ -36,12 +36,12 @@ class Step:
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Peak learning rates."""
+    """Peak learning rates of the two optimizers."""
 
-    matrices: float
-    """Of the matrices in blocks, which Muon trains."""
-    rest: float
-    """Of all other weights, which AdamW trains."""
+    muon: float
+    """Peak learning rate of the matrices in blocks, which Muon trains."""
+    adamw: float
+    """Peak learning rate of all other weights, which AdamW trains."""
 
 
 class ScheduledOptimizers:
@@ -70,8 +70,8 @@ def muon_and_adamw(
     named = dict(network.named_parameters())
     matrices = {name: p for name, p in named.items() if p.ndim == 2 and "embed" not in name}
     rest = [p for name, p in named.items() if name not in matrices] + [p for m in others for p in m.parameters()]
-    muon = torch.optim.Muon(matrices.values(), lr=rates.matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(rest, lr=rates.rest, betas=(0.9, 0.98), weight_decay=0.05)
+    muon = torch.optim.Muon(matrices.values(), lr=rates.muon, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, lr=rates.adamw, betas=(0.9, 0.98), weight_decay=0.05)
     return ScheduledOptimizers([muon, adam], steps, warmup, least=0.03)
 
 

@@ -73,7 +73,7 @@ class Settings:
     curriculum_share: float = 0.5
     """Share of the steps over which the number of objects and of wordings grows to its maximum."""
     noisy_share: float = 0.15
-    """Share of the steps, the last ones, in which answers have the following noise."""
+    """Share of the steps, the last ones, in which answers are noisy: wrong, with boxes too large or without tags."""
     wrong_rate: float = 0.15
     """Share of answers that are wrong."""
     max_offset: int = 5

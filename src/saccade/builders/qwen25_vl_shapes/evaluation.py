@@ -36,7 +36,7 @@ def held_out_scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, f
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     generate = partial(generate_texts, model, AutoTokenizer.from_pretrained(folder))
-    sample = lambda *skills: questions.problems(count, seed, skills, "held_out")
+    sample = lambda *skills: questions.sample_problems(count, seed, skills, "held_out")
     found: dict[str, float] = {}
     for skill in (*questions.SKILLS, *questions.HELD_OUT_SKILLS):
         if skill.startswith("detection"):
@@ -50,9 +50,9 @@ def held_out_scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, f
             found["grounding, mean overlap"] = _mean(_overlap, problems, replies)
     found |= _detection(generate, sample("detection")) | _tags(generate, sample("color", "relation", "verdict"))
     found |= _canvases(
-        generate, canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS), np.random.default_rng(seed)
+        generate, canvases.sample_problems(2 * count, seed, ("digit",), "held_out", CANVAS), np.random.default_rng(seed)
     )
-    return found | _programs(generate, programs.problems(count, seed, split="held_out", size=32))
+    return found | _programs(generate, programs.sample_problems(count, seed, split="held_out", size=32))
 
 
 @torch.no_grad()

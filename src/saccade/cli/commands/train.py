@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import tyro
 from saccade import catalog
 from saccade.api import training
 from saccade.catalog import Recipe
-from saccade.cli.output import figure, first, known, say_error, show_json, show_table, sure
+from saccade.cli.output import figure, first, known, meant, say_error, show_json, show_table, with_interval
 from saccade.cli.parsing import Flag, Flat, parse
 from saccade.cli.together import together
 
@@ -67,6 +68,8 @@ def main(words: Sequence[str]) -> int:
             raise ValueError(f"name the recipe before its options: saccade train NAME {words[0]} …")
         print(_USAGE.format(names=", ".join(catalog.recipes()) or "none"), end="")
         return 0 if words else 2
+    if words[1:] and not words[1].startswith("-"):
+        raise ValueError(f"one recipe a run: '{words[1]}' after {words[0]} is no option; options begin with --")
     return together(lambda: _train(words[0], words[1:]))
 
 
@@ -95,6 +98,11 @@ def _train(name: str, words: Sequence[str]) -> int:
             say_error(error)
         return 130
     except RunFailed as error:
+        cause = error.__cause__
+        while isinstance(cause, RunFailed):
+            cause = cause.__cause__
+        if cause is not None and not meant(cause):
+            traceback.print_exception(cause)
         say_error(error)
         return 1
     if first():
@@ -131,7 +139,10 @@ def _show(run: TrainedRun, as_json: bool) -> None:
     change = lambda name: (
         f"{after[name] - before[name]:+.3f}" if None not in (before.get(name), after.get(name)) else ""
     )
-    rows = [(name, figure(before.get(name)), sure(after, name), change(name)) for name in known({**before, **after})]
+    rows = [
+        (name, figure(before.get(name)), with_interval(after, name), change(name))
+        for name in known({**before, **after})
+    ]
     show_table(("held out", "before", "after", "change"), rows, right=(1, 2, 3))
     print(f"run     {run.folder}")
     if page:

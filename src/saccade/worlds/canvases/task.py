@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler, seeds
+from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler, seeds
 from saccade.evaluation.scoring import EVAL_SEED, HELD_OUT_SEED
 from saccade.evaluation.templates import prompt_template
 from saccade.evaluation.transcripts import transcripts
@@ -18,7 +18,7 @@ from saccade.policies.tokens import TokenPolicy
 from saccade.policies.zoom import box_areas, last_crops
 from saccade.rewards.registry import TEXTS
 from saccade.worlds import canvases, questions
-from saccade.worlds.questions.task import mean_by_source
+from saccade.worlds.questions.task import by_source
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class VisualSearchTask:
         base: Sampler,
         log_samples: LogSamples | None = None,
         rows: int = 128,
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of held-out questions in conversations of ``sampled``: accuracy, box metrics, accuracy from crops.
 
         "accuracy, greedy" is that of the conversations of ``greedy``, "answer from the crop alone" that of ``base``
@@ -98,11 +98,10 @@ class VisualSearchTask:
                 if log_samples and index[0] == 0:
                     log_samples(name, transcripts(rollout, found["accuracy"]))
         joined = {key: torch.cat(parts) for key, parts in values.items()}
-        means = mean_by_source(sources, joined["accuracy"]) if joined else {}
-        return {key: float(value_P.nanmean()) for key, value_P in joined.items()} | means
+        return {**joined, **(by_source(sources, joined["accuracy"]) if joined else {})}
 
     def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
-        return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
+        return canvases.sample_problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
 
 def _load_choice_questions(file: str) -> Sequence[Problem]:

@@ -62,7 +62,7 @@ class PuzzleTask:
         """Puzzles about held-out pictures in held-out wordings."""
         pictures, chosen = self.sources(0)[1], self.chosen_puzzles()
         count, seed = self.held_out_size, HELD_OUT_SEED
-        return puzzles.problems(pictures, count, seed, chosen, "held_out", self.size, self.crop, self.min_side)
+        return puzzles.sample_problems(pictures, count, seed, chosen, "held_out", self.size, self.crop, self.min_side)
 
     def chosen_puzzles(self) -> list[Puzzle]:
         """The puzzles with their settings. ValueError for an unknown type."""
@@ -112,7 +112,7 @@ class LazyPuzzles(Sequence[Problem]):
         chosen = self.task.chosen_puzzles()
         puzzle, seed = chosen[index % len(chosen)], int(seeds(self.seed, 1, key=index))
         size, crop, min_side = self.task.size, self.task.crop, self.task.min_side
-        (problem,) = puzzles.problems(self.pictures, 1, seed, (puzzle,), "train", size, crop, min_side)
+        (problem,) = puzzles.sample_problems(self.pictures, 1, seed, (puzzle,), "train", size, crop, min_side)
         return replace(problem, id=index)
 
 

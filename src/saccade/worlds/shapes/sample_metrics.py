@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Sampler, seeds
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.rewards.learned.reward_model import RewardModel
 from saccade.training.groups import repeat_for_groups
 from saccade.worlds import shapes
@@ -81,4 +81,4 @@ class SampleMetrics:
         scenes, _ = shapes.sample_scenes(
             self.scenes, np.random.default_rng(self.scenes_seed), self.task.tags, "held_out"
         )
-        return to_unit(shapes.render(scenes, self.size))
+        return to_float(shapes.render(scenes, self.size))

@@ -161,13 +161,14 @@ ARMS = {
 POINTS = "train wording"
 
 CLAIMS = (
-    Claim("pairs drawn anew in training raise the points by 0.03", lambda arm: gain(arm["online"], POINTS), least=0.03),
+    Claim("pairs drawn anew in training raise the points", lambda arm: gain(arm["online"], POINTS)),
     Claim(
         "and more than pairs drawn before it", lambda arm: gain(arm["online"], POINTS) - gain(arm["offline"], POINTS)
     ),
-    Claim("which raise them too", lambda arm: gain(arm["offline"], POINTS), least=0.01),
+    Claim("which raise them too", lambda arm: gain(arm["offline"], POINTS)),
     Claim(
         "random preferences change them by less than 0.03",
         lambda arm: 0.03 - abs(gain(arm["random preferences"], POINTS)),
+        origin="sanity",
     ),
 )

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
-from saccade.core import LogSamples, Problem, Rollout, Run, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
@@ -37,7 +37,7 @@ from saccade.rewards.render import rendering
 from saccade.rewards.render.strip_text import strip_text
 from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Batch, Flat, Schedule, StageSteps
 from saccade.worlds.programs.task import ProgramTask, sample_programs
@@ -51,7 +51,7 @@ class SupervisedStage:
     """Training steps of the first stage; 0 skips it, for a model that can write programs already."""
     batch: int = 32
     """Number of reference programs in a batch, over all processes."""
-    rise: float = 0.05
+    warmup_ratio: float = 0.05
     """Fraction of the steps over which the learning rate rises; it then falls linearly (`optim.warmup` is unused)."""
     final_lr: float = 0.1
     """Learning rate at the end, as a fraction of its peak."""
@@ -147,7 +147,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     else:
         feed, learner = reinforcement(cfg, policy, problems, determinism, run)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> ProblemScores:
         scores = held_out_scores(cfg, policy, run.show(step), step in (0, cfg.schedule.steps))
         rerendered = determinism.recorded and step == cfg.schedule.steps
         return scores | ({"identical re-renders": determinism.match_rate()} if rerendered else {})
@@ -164,7 +164,7 @@ def supervised(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], 
         return teacher_forced(untempered, problems, [problem.answer["code"] for problem in problems])
 
     batch = Batch(prompts_per_step=cfg.sft.batch, micro_rows=cfg.batch.micro_rows)
-    lr = rise_and_fall(steps, int(steps * cfg.sft.rise), cfg.sft.final_lr)
+    lr = linear_schedule_with_warmup(steps, int(steps * cfg.sft.warmup_ratio), cfg.sft.final_lr)
     update = cfg.sft.optim.update("references", SupervisedLoss(untempered), policy.trained, schedule=lr)
     return batch.feed(problems, collect, cfg.seed), batch.learner(update)
 
@@ -195,7 +195,7 @@ def reinforcement(
 
 def held_out_scores(
     cfg: Settings, policy: TokenPolicy, show: LogSamples | None = None, best: bool = True
-) -> dict[str, float]:
+) -> ProblemScores:
     """Rewards and monitors of held-out programs: greedy ones and, with ``best``, the best of several samples."""
     rewards = program_rewards(policy, cfg.encoder)
     scores = cfg.task.score(policy.greedy().rollout, rewards, show)
@@ -212,7 +212,7 @@ def best_candidate(cfg: Settings, policy: TokenPolicy) -> Sampler:
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, reward, cfg.candidates)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> ProblemScores:
     """Rewards and monitors of held-out programs."""
     return held_out_scores(cfg, policies["policy"])
 
@@ -243,6 +243,7 @@ CLAIMS = (
     Claim(
         "pixels are at most 0.75 times as wrong as after supervised training",
         lambda arm: 0.75 * arm["RLRF"]["held out, error@0"] - arm["RLRF"]["held out, error"],
+        origin="design",
     ),
     Claim(
         "and at most 0.85 times as wrong as after more of it",
@@ -251,10 +252,12 @@ CLAIMS = (
     Claim(
         "which had at least 0.9 of the time",
         lambda arm: second_stage_seconds(arm["more SFT"]) / second_stage_seconds(arm["RLRF"]) - 0.9,
+        origin="sanity",
     ),
     Claim(
         "programs have at most 0.9 of the reference's length",
         lambda arm: 0.9 - arm["RLRF"]["held out, length_ratio"],
+        origin="design",
     ),
     Claim(
         "and are shorter than without the reward for length",
@@ -263,6 +266,7 @@ CLAIMS = (
     Claim(
         "98 of 100 programs draw something",
         lambda arm: arm["RLRF"]["held out, validity"] - 0.98,
+        origin="sanity",
     ),
     Claim(
         "pictures of more shapes than were trained on are at most 0.9 times as wrong as after more supervised training",

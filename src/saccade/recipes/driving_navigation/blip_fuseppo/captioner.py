@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.core import seeded
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.device import device_of
 from saccade.models.loading import loading_errors, locate, read_config, silence
 
@@ -94,7 +94,7 @@ class Captioner:
     def pixels(self, pictures: np.ndarray) -> Tensor:
         """Pictures in the size and normalization of the model's processor: ``[n, 3, size, size]``."""
         images = self.processor.image_processor
-        x = to_unit(torch.as_tensor(pictures).to(self.model.device))
+        x = to_float(torch.as_tensor(pictures).to(self.model.device))
         size = (images.size["height"], images.size["width"])
         if tuple(x.shape[2:]) != size:
             x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
@@ -166,7 +166,7 @@ class BlipSizes:
     """Sizes of a small captioner with random weights."""
 
     picture: int = 48
-    """Side of its pictures in pixels."""
+    """Side of the pictures in pixels."""
     patch: int = 16
     """Side of a patch in pixels."""
     width: int = 128

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from saccade.core import seeded
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.control.networks import MLP, FeatureExtractor, orthogonal
 from saccade.policies.actor_critic import ActorCritic, Gaussian
 
@@ -27,8 +27,7 @@ SCALAR_FEATURES = 16
 
 
 class Fusion(FeatureExtractor):
-    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, MultiDiscrete token
-    ids.
+    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, token ids.
 
     ``width`` is the number of features of each vector and of each caption. ValueError for any other space, and for
     pictures that are too small.
@@ -65,7 +64,7 @@ class PictureEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.layers(to_unit(picture_N)).flatten(1)
+        return self.layers(to_float(picture_N)).flatten(1)
 
 
 def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -> tuple[nn.Module, int]:

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Rollout, Run
+from saccade.core import ActingPolicy, Environment, LogSamples, ProblemScores, Rollout, Run
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
@@ -46,9 +46,7 @@ class LaneTask:
     pid_hint: bool = True
     """Let the policy observe the advice of a PID controller."""
     captions: Literal["none", "captioner", "shuffled", "constant"] = "captioner"
-    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random
-    ones.
-    """
+    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random."""
     caption_every: int = 10
     """Environment steps between captions."""
     test_episodes: int = 100
@@ -77,7 +75,7 @@ class LaneTask:
 
     def score(
         self, policy: ActingPolicy, captioner: Captioner | None, seed: int, show: LogSamples | None = None
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of the test episodes, acted greedily; ``show`` is given the first ones as videos from above."""
         environment = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
         roads = list(HELD_OUT[: self.test_episodes])
@@ -92,15 +90,15 @@ class LaneTask:
     def symmetry(self, captioner: Captioner | None) -> SymmetryMap:
         """The functions that mirror observations and actions."""
         functions: dict[str, Callable[[Tensor], Tensor]] = {
-            "seen.image_BT": lambda x: x.flip(-2),
-            "seen.lidar_BT": lambda x: x.flip(-1),
+            "observation.image_BT": lambda x: x.flip(-2),
+            "observation.lidar_BT": lambda x: x.flip(-1),
             "action_BT": lambda x: x * torch.tensor([-1.0, 1.0]),
         }
         if self.pid_hint:
-            functions["seen.hint_BT"] = torch.neg
+            functions["observation.hint_BT"] = torch.neg
         if self.captions != "none":
             mirrored = mirror_ids(_required(captioner))
-            functions["seen.caption_BT"] = lambda ids: mirrored[ids]
+            functions["observation.caption_BT"] = lambda ids: mirrored[ids]
         return functions
 
     def _control(self, captioner: Captioner, seed: int) -> CaptionControl | None:
@@ -113,7 +111,7 @@ class LaneTask:
         return constant(rng.choice(symmetric, captioner.length))
 
 
-def lane_scores(episodes: Sequence[Episode]) -> dict[str, float]:
+def lane_scores(episodes: Sequence[Episode]) -> ProblemScores:
     """Scores of episodes, with equal weights: of the lateral error in metres "rmse", "std" of its absolute value and
     "nrmse" in lane widths; share of episodes that reached the end, returns, captions per step, "rmse" in each weather.
     """
@@ -157,9 +155,7 @@ def mirror_ids(captioner: Captioner) -> Tensor:
 
 
 def caption_accuracy(captioner: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
-    """Share of correct captions, and of correct words by what they describe, on held-out roads and in their
-    weathers.
-    """
+    """Share of correct captions, and of correct words by topic, on held-out roads and in their weathers."""
     pictures, targets = scenes(lane, seed, held_out=True)
     written, wanted = ([text.split() for text in texts] for texts in (captioner.decode(captioner(pictures)), targets))
     parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "object": (6, 7)}

@@ -37,8 +37,7 @@ class NPEdit:
     """How an editor is trained without pairs, and how the score of its results is learned beside it."""
 
     judge_weight: float = 1.0
-    """Weight of the judge's loss, in units in which the gradients of judge and matching are equally long at the start.
-    """
+    """Weight of the judge's loss; at 1 its gradient and that of distribution matching have one norm at the start."""
     matching_weight: float = 3.0
     """Weight of distribution matching."""
     identity: bool = True
@@ -52,7 +51,7 @@ class NPEdit:
     max_t: float = 0.98
     """Highest diffusion time at which distributions are compared (1 = noise)."""
     score_updates: int = 1
-    """Updates of the score network for each update of the editor; each training step has one of the former."""
+    """Updates of the score network for each update of the editor; a training step updates the score network once."""
     score_optim: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup=5)
 
     def networks(self, flow: FlowModel, editor: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:

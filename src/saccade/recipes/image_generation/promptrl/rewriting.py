@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Rollout, Sampler, spawn
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler, spawn
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.rubric import judge
 from saccade.rewards.text.parsing import has_answer, tagged_answer
@@ -70,7 +70,7 @@ def generate_rewritten(
 
 def score_rewritten(
     task: DrawingTask, rewriter: TokenPolicy, generate: Sampler, show: LogSamples | None = None
-) -> dict[str, float]:
+) -> ProblemScores:
     """The task's scores of held-out prompts that are rewritten before pictures are generated."""
     texts: dict[str, str] = {}
 

@@ -14,7 +14,7 @@ from saccade.recipes.recognition.sketch_flops.networks import Embedder, build_em
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
 from saccade.recipes.recognition.sketch_flops.task import Embed, RetrievalTask, canvas_metrics
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds.sketches import SketchPairs
@@ -46,7 +46,7 @@ class EmbedderTraining:
     ) -> None:
         """Train the network on the pairs; its retrieval on the loss's canvases is evaluated before and after."""
         held_out = task.held_out_problems()
-        schedule = rise_and_fall(self.steps, self.optim.warmup, self.final_lr)
+        schedule = linear_schedule_with_warmup(self.steps, self.optim.warmup, self.final_lr)
         update = self.optim.update("embedding", loss, list(network.parameters()), schedule=schedule)
         fit(
             OnPolicy(

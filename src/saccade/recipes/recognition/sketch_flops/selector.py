@@ -177,4 +177,4 @@ class SelectorReward:
             "compute": self.compute,
             "entropy": self.entropy,
         }
-        return lambda rollout: weighted(judge(rollout, rewards).rewards, weights)
+        return lambda rollout: weighted(judge(rollout, rewards).rewards, weights, rollout.group_B)

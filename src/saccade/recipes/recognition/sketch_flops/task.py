@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.core import Problem, Rollout, Run, seeds
+from saccade.core import Problem, ProblemScores, Rollout, Run, mean_scores, seeds
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, FlopMeter, blank
 from saccade.recipes.recognition.sketch_flops.retrieval import RetrievalGallery, retrieval_metrics
 from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy
@@ -129,7 +129,7 @@ class SelectorEvaluation:
         read = lambda sequence: policy.network(sequence, torch.tensor([sequence.shape[1]]))
         self.reading_flops = FlopMeter(read, lambda points: torch.zeros(1, points, 5))
 
-    def scores(self, run: Run | None = None, step: int = 0) -> dict[str, float]:
+    def scores(self, run: Run | None = None, step: int = 0) -> ProblemScores:
         """Scores of the greedy choices; to a run, some sketches and a table of the canvases are logged."""
         problems = self.pairs.problems()
         rollout = self.policy.greedy().rollout(problems, seeds(0, len(problems)))
@@ -138,7 +138,7 @@ class SelectorEvaluation:
         if run:
             run.samples(step, "sketches", self._logged_samples(rollout))
             columns = ("pixels", "MFLOPs of the student", "acc@1 with it alone", "share of the choices")
-            rows = [_canvas_row(scores, canvas) for canvas in self.task.canvases]
+            rows = [_canvas_row(mean_scores(scores), canvas) for canvas in self.task.canvases]
             run.table("Canvases", columns, rows)
         return scores
 
@@ -169,26 +169,26 @@ def _canvas_row(scores: Mapping[str, float], canvas: int) -> list[float]:
     return [canvas, *(round(scores[f"{name}, {canvas} px"], 4) for name in ("MFLOPs", "acc@1", "share"))]
 
 
-def canvas_metrics(search: RetrievalGallery) -> dict[str, float]:
+def canvas_metrics(search: RetrievalGallery) -> ProblemScores:
     """acc@1 on every canvas, and all metrics on the last one."""
     rank_NK = search.ranks()
     each = {f"acc@1, {c} px": retrieval_metrics(rank_NK[:, k])["acc@1"] for k, c in enumerate(search.options)}
-    return each | retrieval_metrics(rank_NK[:, -1])
+    return {**each, **retrieval_metrics(rank_NK[:, -1])}
 
 
-def choice_metrics(rank_NK: Tensor, choice_N: Tensor, canvases: Sequence[int]) -> dict[str, float]:
+def choice_metrics(rank_NK: Tensor, choice_N: Tensor, canvases: Sequence[int]) -> ProblemScores:
     """Metrics of a choice of canvas for each query, of choices that ignore the query, and the choices' histogram.
 
     "shuffled choice" is the expected acc@1 when the same choices are permuted at random over the queries: that of the
     fixed canvases weighted by the histogram. "random canvas" is the one of a uniform choice. Neither needs sampling.
     """
-    accuracy_K = (rank_NK == 1).double().mean(0)
+    right_NK = (rank_NK == 1).double()
     share_K = torch.bincount(choice_N, minlength=len(canvases)).double() / len(choice_N)
-    scores = retrieval_metrics(rank_NK.gather(1, choice_N[:, None])[:, 0])
-    scores |= {"acc@1, shuffled choice": float(share_K @ accuracy_K), "acc@1, random canvas": float(accuracy_K.mean())}
-    scores["acc@1, if any canvas will do"] = float((rank_NK == 1).any(1).double().mean())
-    for canvas, accuracy, share in zip(canvases, accuracy_K.tolist(), share_K.tolist()):
-        scores |= {f"acc@1, {canvas} px": accuracy, f"share, {canvas} px": share}
+    scores: ProblemScores = {**retrieval_metrics(rank_NK.gather(1, choice_N[:, None])[:, 0])}
+    scores |= {"acc@1, shuffled choice": right_NK @ share_K, "acc@1, random canvas": right_NK.mean(1)}
+    scores["acc@1, if any canvas will do"] = right_NK.amax(1)
+    for canvas, right_N, share in zip(canvases, right_NK.T, share_K.tolist()):
+        scores |= {f"acc@1, {canvas} px": right_N, f"share, {canvas} px": share}
     return scores | {"entropy of choices": float(torch.special.entr(share_K).sum())}
 
 

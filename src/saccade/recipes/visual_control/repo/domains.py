@@ -1,6 +1,4 @@
-"""Data to adapt an encoder: sequences of its source domain, sequences of the target domain, and frames of the same
-states in both.
-"""
+"""Data to adapt an encoder: sequences of the source and the target domain, and frames of the same states in both."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ class PaletteWorld(Environment, Protocol):
 
 
 def paired_frames(source: ControlTask, target: ControlTask, count: int, seed: int) -> Buffer:
-    """At least ``count`` pairs of pictures, "seen.source" and "seen.target", of the same states, from random walks.
+    """At least ``count`` pairs "observation.source", "observation.target" of pictures of one state, from random walks.
 
     ValueError for an environment that cannot show one state in both domains.
     """
@@ -64,7 +62,7 @@ def paired_frames(source: ControlTask, target: ControlTask, count: int, seed: in
         states, fields = _random_walk(environment, int(seeds(seed, 1, key=episode)), rng)
         pictures = environment.paired(states, int(rng.integers(2**31)))
         for name, palette in palettes.items():
-            fields |= {f"seen.{name}": pictures[palette][:-1], f"next.{name}": pictures[palette][1:]}
+            fields |= {f"observation.{name}": pictures[palette][:-1], f"next_observation.{name}": pictures[palette][1:]}
         buffer.add(fields | {"episode": np.full(len(states) - 1, episode)})
         episode += 1
     return buffer

@@ -31,7 +31,7 @@ class Residual:
     """The residual actor, and how its critics start to learn."""
 
     scale: float = 0.2
-    """Largest correction of an action, with the range of demonstrated actions, which it widens, mapped to [-1, 1]."""
+    """Largest correction of an action, as a fraction of the half range of demonstrated actions, which it widens."""
     least_range: float = 0.1
     """Smallest width of the range of an action before it is widened."""
     noise_clip: float = 0.3
@@ -43,7 +43,7 @@ class Residual:
     encoder: Literal["plain", "vit"] = "plain"
     """Encoder of critics and actor: convolutions and unchanged vectors, or a small transformer for each camera."""
     error: EnsembleError = "mean of squares"
-    """Error of the Q networks; the paper's code has the squared mean of absolutes."""
+    """Error of the Q networks; the paper's code squares the mean absolute error."""
     target_bounds: tuple[float, float] | None = (0.0, 1.0)
     """Bounds to which targets are clipped, since success is worth at most 1; None does not clip."""
 

@@ -20,7 +20,7 @@ from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, declared_canvas, find_program, render_batch
 from saccade.worlds.programs.scenes import Scene, sample_scenes
 from saccade.worlds.programs.writing import write_svg
-from saccade.worlds.text_files import entry_of, need, parse_lines
+from saccade.worlds.text_files import ensure, entry_of, parse_lines
 
 TRAIN = (2, 5)
 """Smallest and largest number of visible primitives of training scenes."""
@@ -31,7 +31,7 @@ _CHUNK = 64
 _SALT = 1
 
 
-def problems(
+def sample_problems(
     count: int, seed: int, primitives: tuple[int, int] = TRAIN, split: str | None = None, size: int = 64
 ) -> list[Problem]:
     """``count`` problems; the first ones do not depend on the count.
@@ -120,8 +120,8 @@ def _lines(path: Path) -> Iterable[tuple[str, str, str | None]]:
 
 def _entry(line: str) -> dict[str, Any]:
     entry = entry_of(line)
-    need(isinstance(entry.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
-    need(isinstance(entry.get("image", ""), str), f"image {entry.get('image')!r} must be a path")
+    ensure(isinstance(entry.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
+    ensure(isinstance(entry.get("image", ""), str), f"image {entry.get('image')!r} must be a path")
     return entry
 
 
