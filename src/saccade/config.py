@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from saccade.naming import nearest
 
 T = TypeVar("T")
+STAGE = "steps of a stage before the run's own"
+"""Marks, in a field's Annotated type, a setting that a shorter run shortens."""
 
 
 def names(kind: type) -> list[str]:
@@ -31,6 +33,19 @@ def names(kind: type) -> list[str]:
 def flags(kind: type) -> list[str]:
     """The same names as options of the command line: ``--flow.lora-rank``."""
     return ["--" + name.replace("_", "-") for name in names(kind)]
+
+
+def stages(kind: type) -> list[str]:
+    """Dotted names of the settings that are marked as `STAGE`."""
+    found = []
+    for field, hint in _hinted(kind):
+        inner = bare(hint)
+        if dataclasses.is_dataclass(inner):
+            prefix = "" if is_flat(hint) else f"{field.name}."
+            found += [prefix + name for name in stages(inner)]  # pyrefly: ignore[bad-argument-type]
+        elif get_origin(hint) is Annotated and STAGE in get_args(hint)[1:]:
+            found.append(field.name)
+    return found
 
 
 def is_flat(hint: Any) -> bool:

@@ -21,7 +21,7 @@ from saccade.rewards.learned.reward_model import LatentReward, RewardModel, Rewa
 from saccade.training.feeds import DatasetFeed, Feed
 from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds import shapes
 from saccade.worlds.shapes import corruption, kinds
 from saccade.worlds.shapes.task import DrawingTask
@@ -54,7 +54,7 @@ class RewardModelConfig:
     """Number of rendered pictures in the training set."""
     label_noise: float = 0.1
     """Share of pictures with the labels of another picture, so that the reward model is imperfect."""
-    steps: int = 250
+    steps: StageSteps = 250
     """Training steps of the reward model; 0 trains no reward model."""
     batch_size: int = 64
     """Pictures in a batch."""

@@ -112,7 +112,7 @@ class LoadedRecipe:
         again += ", trust=True" if code_files(given) else ""
         resume = f"saccade.load({json.dumps(self._asked, ensure_ascii=False)}).train(out={{out}}{again})"
         options = training.Options(
-            str(stages_of), keep_best, patience, tuple(loggers), tuple(callbacks), display, resume
+            str(stages_of), keep_best, patience, tuple(loggers), tuple(callbacks), display, tuple(settings), resume
         )
         return training.execute(plan, given, options, tables)
 

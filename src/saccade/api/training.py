@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
 from saccade.api import data
+from saccade.api.stages import announcement, shortened
 from saccade.catalog import Recipe
 from saccade.config import (
     changed,
@@ -64,6 +66,8 @@ class Options:
     """Functions called with (step, metrics, run) after each line of metrics."""
     display: bool = True
     """Whether progress is shown on standard error."""
+    given: Sequence[str] = ()
+    """Names of the settings that were given: stages among them are not shortened with the run."""
     resume: str = ""
     """What resumes the run, where that is not the command line of this process."""
 
@@ -137,6 +141,8 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     from saccade.core import Diverged, Interrupted, RunFailed
     from saccade.training import distributed
 
+    if plan.kept is None:
+        settings = shortened(plan.settings, settings, options.given)
     tables = {**_tables(settings), **(tables or {})}
     _refuse(plan, with_data(settings, tables, Path(plan.out)), options)
     # All processes must have looked at the folder before the first one writes to it.
@@ -152,6 +158,8 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
                 folder.rmdir()
         raise
     with opened as run:
+        if run.writes and options.display and (line := announcement(plan.name, plan.settings, settings)):
+            print(line, file=sys.stderr, flush=True)
         try:
             if run.writes:
                 for name, table in tables.items():

@@ -15,7 +15,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from saccade.config import within
+from saccade.config import STAGE, within
 from saccade.core import Collect, Objective, Problem, Rollout, Sampler
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
@@ -27,6 +27,8 @@ MAX_LR = 1e18
 """Adam moves a weight by about its learning rate, and float32 must hold the square of that."""
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A group of settings whose options carry no prefix."""
+StageSteps = Annotated[int, STAGE]
+"""Training steps of a stage before the run's own, which a run of fewer --steps than its preset shortens as much."""
 
 
 @dataclass(frozen=True)

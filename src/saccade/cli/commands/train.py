@@ -85,7 +85,13 @@ def _train(name: str, words: Sequence[str]) -> int:
         run = training.execute(
             plan,
             given.recipe,
-            training.Options(options.stages_of, options.keep_best, options.patience, options.logger),
+            training.Options(
+                options.stages_of,
+                options.keep_best,
+                options.patience,
+                options.logger,
+                given=[word[2:].partition("=")[0] for word in words if word.startswith("--")],
+            ),
         )
     except Interrupted as error:
         if first():

@@ -33,7 +33,7 @@ from saccade.random import stream
 from saccade.rewards.registry import learned_reward
 from saccade.training.claims import Arms, Claim, Scores, WarmStartedArm
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Batch, Flat, Schedule
+from saccade.training.settings import AdamW, Batch, Flat, Schedule, StageSteps
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.sample_metrics import SampleMetrics
 from saccade.worlds.shapes.task import DrawingTask
@@ -43,7 +43,7 @@ from saccade.worlds.shapes.task import DrawingTask
 class Initialization:
     """The stage before the main one, which distils the diffusion into a generator by the integral KL."""
 
-    steps: int = 120
+    steps: StageSteps = 120
     """Training steps of this stage; 0 where the checkpoint is a generator of few steps already."""
     lr: float = 3e-4
     """Peak learning rate of the generator and of the score network in this stage."""

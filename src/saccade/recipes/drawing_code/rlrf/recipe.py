@@ -40,7 +40,7 @@ from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Batch, Flat, Schedule
+from saccade.training.settings import AdamW, Batch, Flat, Schedule, StageSteps
 from saccade.worlds.programs.task import ProgramTask, sample_programs
 
 
@@ -48,7 +48,7 @@ from saccade.worlds.programs.task import ProgramTask, sample_programs
 class SupervisedStage:
     """Supervised fine-tuning on reference programs."""
 
-    steps: int = 120
+    steps: StageSteps = 120
     """Training steps of the first stage; 0 skips it, for a model that can write programs already."""
     batch: int = 32
     """Number of reference programs in a batch, over all processes."""

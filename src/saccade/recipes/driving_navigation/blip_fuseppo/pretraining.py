@@ -20,7 +20,7 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, caption_accuracy
 from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 
 PLACES = 4
 """Pictures of one road in a batch: generating a road takes longer than a picture."""
@@ -44,7 +44,7 @@ class CaptionerConfig:
     """Precision of the weights of a model from elsewhere, which is not trained; float16 is for a GPU."""
     device: str = "cpu"
     """Device of a BLIP from a hub id or a folder: cpu, cuda or auto."""
-    steps: int = 600
+    steps: StageSteps = 600
     """Number of training steps of the first stage."""
     batch_size: int = 128
     """Number of pictures with captions in a batch of the first stage, four of each road."""

@@ -40,7 +40,7 @@ from saccade.training.claims import Arms, Claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Batch, Flat, Schedule
+from saccade.training.settings import AdamW, Batch, Flat, Schedule, StageSteps
 from saccade.worlds.edits import task
 from saccade.worlds.edits.task import EditingTask
 
@@ -49,7 +49,7 @@ from saccade.worlds.edits.task import EditingTask
 class CopyStage:
     """The warm-up, in which the editor learns to return its source picture."""
 
-    steps: int = 20
+    steps: StageSteps = 20
     """Number of training steps of the warm-up; 0 has no warm-up."""
     optim: AdamW = AdamW(lr=2e-4, betas=(0.9, 0.99), warmup=5)
 

@@ -16,7 +16,7 @@ from saccade.recipes.recognition.sketch_flops.task import Embed, RetrievalTask, 
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds.sketches import SketchPairs
 
 Draw = Callable[[Sequence[Problem], int], Tensor]
@@ -29,7 +29,7 @@ class EmbedderTraining:
 
     network: str = "large"
     """Network: large, small, torchvision:NAME or timm:NAME."""
-    steps: int = 300
+    steps: StageSteps = 300
     """Number of training steps."""
     batch_size: int = 48
     """Sketches in a batch, each with its photo; the photos of the other sketches are the negatives."""

@@ -19,14 +19,14 @@ from saccade.math.gaussians import Gaussian, kl
 from saccade.models.world_model.rssm import Observed, mlp
 from saccade.policies.dreamer import DreamerPolicy
 from saccade.random import generator, initialized
-from saccade.training.settings import AdamW
+from saccade.training.settings import AdamW, StageSteps
 
 
 @dataclass(frozen=True)
 class Alignment:
     """How an encoder is aligned with a target domain."""
 
-    steps: int = 1000
+    steps: StageSteps = 1000
     """Number of updates of the encoder."""
     paired_frames: int = 500
     """Number of frames of the same states in both domains."""

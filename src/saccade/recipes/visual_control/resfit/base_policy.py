@@ -22,7 +22,7 @@ from saccade.recipes.visual_control.resfit.networks import ChunkMLP, ChunkTransf
 from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 
 Plan = Callable[[Mapping[str, Tensor]], Tensor]
 """Observations -> chunks of actions ``[B, length, A]``."""
@@ -156,7 +156,7 @@ class Cloning:
     """Number of actions that are planned at once."""
     width: int = 128
     """Width of the network's layers."""
-    steps: int = 2500
+    steps: StageSteps = 2500
     """Number of gradient steps of cloning."""
     batch_size: int = 128
     """Number of steps of demonstrations in a batch of cloning."""

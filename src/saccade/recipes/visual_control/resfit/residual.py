@@ -18,6 +18,7 @@ from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.models.control.networks import MLP
 from saccade.policies.actors import save_weights
 from saccade.recipes.visual_control.resfit.base_policy import Proposer
+from saccade.training.settings import StageSteps
 
 BASE_ACTION = "base_action"
 """Name of the observation that is the base policy's proposal."""
@@ -37,7 +38,7 @@ class Residual:
     """Largest absolute value of the exploration noise."""
     base_noise: float = 0.2
     """Largest absolute value of the uniform noise on the base policy's actions before learning starts."""
-    critic_steps: int = 2000
+    critic_steps: StageSteps = 2000
     """Gradient steps of the critics alone before the actor is trained."""
     encoder: Literal["plain", "vit"] = "plain"
     """Encoder of critics and actor: convolutions and unchanged vectors, or a small transformer for each camera."""
