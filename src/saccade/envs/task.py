@@ -31,8 +31,8 @@ class ControlTask:
     """Settings of the environment, each ``name=value``; the value is JSON or a word."""
     test_episodes: int = 64
     """Number of test episodes, the same ones in every evaluation."""
-    test_seed: int = 12_345
-    """Seed from which the seeds of the test episodes follow."""
+    held_out_seed: int = 12_345
+    """Seed of the test episodes; a check draws others for every training seed."""
     test_rows: int = 16
     """Number of test episodes that run side by side."""
     max_episode_steps: int = LONGEST
@@ -56,7 +56,7 @@ class ControlTask:
 
     def seeds(self) -> list[int]:
         """The seeds of the test episodes."""
-        return seeds(self.test_seed, self.test_episodes, "test episodes").tolist()
+        return seeds(self.held_out_seed, self.test_episodes, "test episodes").tolist()
 
     def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> ProblemScores:
         """Scores of the test episodes, acted greedily, as `episode_scores`; ``show`` is given the first ones."""

@@ -72,8 +72,8 @@ def random_walks(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) ->
     """The model follows random walks, the same ones for every policy, for STEPS steps or until the first one ends."""
     actor = policy.recurrent(rows)
     environment = RecurrentStateWrapper(task.make(rows), actor)
-    rng = numpy_generator(task.test_seed, "random actions")
-    actor.observe(tensors(environment.begin(range(rows), seeds(task.test_seed, rows, "random walks").tolist())))
+    rng = numpy_generator(task.held_out_seed, "random actions")
+    actor.observe(tensors(environment.begin(range(rows), seeds(task.held_out_seed, rows, "random walks").tolist())))
     features, pictures, facts, ended = [], [], [], False
     action_B = np.zeros((rows, policy.actions), np.float32)
     while not ended and len(features) < STEPS:

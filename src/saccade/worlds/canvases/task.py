@@ -40,6 +40,8 @@ class VisualSearchTask:
     """Number of training questions in the embedded world."""
     held_out_size: int = 400
     """Number of held-out questions in the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
@@ -50,7 +52,7 @@ class VisualSearchTask:
     def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on, as the set "held out"."""
         if self.questions == "canvases":
-            return {"held out": self._sampled(self.held_out_size, HELD_OUT_SEED, "held_out")}
+            return {"held out": self._sampled(self.held_out_size, self.held_out_seed, "held_out")}
         return {"held out": _load_choice_questions(self.held_out)} if self.held_out else {}
 
     @property

@@ -46,8 +46,8 @@ class EditingTask:
     """Number of training edits of an embedded world."""
     held_out_size: int = 140
     """Number of held-out edits in each set."""
-    eval_seed: int = HELD_OUT_SEED
-    """Seed of the held-out edits of an embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The training edits."""
@@ -63,7 +63,8 @@ class EditingTask:
         if self.edits == "shapes":
             sets = {"train wording": "train", "paraphrase": "held_out"}
         return {
-            name: self._problems(self.held_out_size, self.eval_seed, "held_out", words) for name, words in sets.items()
+            name: self._problems(self.held_out_size, self.held_out_seed, "held_out", words)
+            for name, words in sets.items()
         }
 
     def vqa_judge(self, about: Sequence[str] = ("edit", "keep")) -> VQAJudge:

@@ -54,6 +54,8 @@ class ProgramTask:
     """Number of training programs sampled from the embedded world."""
     held_out_size: int = 256
     """Number of held-out programs of the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
     larger_size: int = 128
     """Number of held-out programs with more shapes than training programs, in the embedded world; 0 for none."""
 
@@ -77,7 +79,7 @@ class ProgramTask:
             return {"held out": self._load_file(self.held_out)} if self.held_out else {}
         counts = {"held out": (self.held_out_size, programs.TRAIN), "more shapes": (self.larger_size, programs.OOD)}
         return {
-            name: cached_problems(n, HELD_OUT_SEED, shapes, "held_out", self.size)
+            name: cached_problems(n, self.held_out_seed, shapes, "held_out", self.size)
             for name, (n, shapes) in counts.items()
             if n
         }

@@ -54,6 +54,8 @@ class PuzzleTask:
     """Number of puzzles in a pass over the training set."""
     held_out_size: int = 96
     """Number of held-out puzzles, of all types together."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> LazyPuzzles:
         """The puzzles to train on, each made on access."""
@@ -62,7 +64,7 @@ class PuzzleTask:
     def held_out_problems(self) -> list[Problem]:
         """Puzzles about held-out pictures in held-out wordings."""
         pictures, chosen = self.sources(0)[1], self.chosen_puzzles()
-        count, seed = self.held_out_size, HELD_OUT_SEED
+        count, seed = self.held_out_size, self.held_out_seed
         return puzzles.sample_problems(pictures, count, seed, chosen, "held_out", self.size, self.crop, self.min_side)
 
     def chosen_puzzles(self) -> list[Puzzle]:
@@ -82,7 +84,7 @@ class PuzzleTask:
         if self.images == "scenes":
             side, held_out = self.size or 48, max(self.held_out_size, 2)
             training = puzzles.scenes(self.pool, seed, "train", side)
-            return training, puzzles.scenes(held_out, HELD_OUT_SEED, "held_out", side)
+            return training, puzzles.scenes(held_out, self.held_out_seed, "held_out", side)
         pictures = photographs(UPRIGHT) if self.images == "photographs" else load_folder(self.images)
         if self.held_out_images:
             return pictures, load_folder(self.held_out_images)

@@ -47,6 +47,8 @@ class GroundingTask:
     """Number of training questions in the embedded world."""
     held_out_size: int = 320
     """Number of held-out questions in the embedded world, in domain and out of domain each."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
@@ -60,7 +62,7 @@ class GroundingTask:
             files = {"in domain": self.held_out, "out of domain": self.out_of_domain}
             return {name: self._load(file) for name, file in files.items() if file}
         sets = zip(("in domain", "out of domain"), SKILLS[self.kind])
-        return {name: self._sampled(skill, self.held_out_size, HELD_OUT_SEED, "held_out") for name, skill in sets}
+        return {name: self._sampled(skill, self.held_out_size, self.held_out_seed, "held_out") for name, skill in sets}
 
     def score(
         self,

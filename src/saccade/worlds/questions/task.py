@@ -39,6 +39,8 @@ class AnsweringTask:
     """Number of training questions in the embedded world."""
     held_out_size: int = 512
     """Number of held-out questions in the embedded world, of all skills together."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
@@ -49,7 +51,7 @@ class AnsweringTask:
     def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on, as the set "held out"."""
         if self.questions == "shapes":
-            return {"held out": self._sampled(self.held_out_size, HELD_OUT_SEED, "held_out")}
+            return {"held out": self._sampled(self.held_out_size, self.held_out_seed, "held_out")}
         return {"held out": questions.load_questions(self.held_out)} if self.held_out else {}
 
     def judge(self, rollout: Rollout) -> Tensor:

@@ -41,6 +41,8 @@ class DrawingTask:
     """Number of training prompts sampled from the embedded world."""
     held_out_size: int = 96
     """Number of held-out prompts of the embedded world, in each wording."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> list[Problem]:
         """The prompts to train on."""
@@ -54,7 +56,7 @@ class DrawingTask:
             return {"held out": shapes.load_prompts(self.held_out)} if self.held_out else {}
         sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
         return {
-            name: shapes.sample_problems(self.held_out_size, HELD_OUT_SEED, self.tags, wordings, "held_out")
+            name: shapes.sample_problems(self.held_out_size, self.held_out_seed, self.tags, wordings, "held_out")
             for name, wordings in sets.items()
         }
 

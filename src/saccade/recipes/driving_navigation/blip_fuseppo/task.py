@@ -53,6 +53,8 @@ class LaneTask:
     """Environment steps between captions."""
     test_episodes: int = 100
     """Number of test episodes, on roads and in weathers that training never has."""
+    held_out_seed: int = 0
+    """Number of the first test road among the held-out ones; a check takes others for every training seed."""
     test_rows: int = 25
     """Number of test episodes that run side by side."""
     video_episodes: int = 4
@@ -80,7 +82,8 @@ class LaneTask:
     ) -> ProblemScores:
         """Scores of the test episodes, acted greedily; ``show`` is given the first ones as videos from above."""
         environment = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
-        roads = list(HELD_OUT[: self.test_episodes])
+        first = self.held_out_seed % (len(HELD_OUT) - self.test_episodes)
+        roads = list(HELD_OUT[first : first + self.test_episodes])
         return lane_scores(evaluate_episodes(environment, policy, roads, "position", self.video_episodes, show))
 
     def record_video(

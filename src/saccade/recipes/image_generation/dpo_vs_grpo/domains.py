@@ -48,6 +48,8 @@ class DomainsTask:
     """Number of training prompts sampled from the embedded world."""
     held_out_size: int = 256
     """Number of held-out prompts of each domain in the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> list[Problem]:
         """The training prompts."""
@@ -60,10 +62,10 @@ class DomainsTask:
         if self.prompts != "shapes":
             files = {"in domain": self.in_domain, "out of domain": self.out_of_domain}
             return {name: shapes.load_prompts(file) for name, file in files.items() if file}
-        outside = stream(HELD_OUT_SEED, "out of domain")
+        outside = stream(self.held_out_seed, "out of domain")
         return {
             "in domain": shapes.sample_problems(
-                self.held_out_size, HELD_OUT_SEED, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"
+                self.held_out_size, self.held_out_seed, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"
             ),
             "out of domain": shapes.sample_problems(self.held_out_size, outside, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
         }

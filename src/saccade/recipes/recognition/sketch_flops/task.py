@@ -49,6 +49,8 @@ class RetrievalTask:
     """Number of other objects (of a file: its last photos) from which the selector learns."""
     held_out_size: int = 150
     """Number of held-out objects of the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
     sketches_each: int = 6
     """Sketches of each training object of the embedded world; held-out objects have four."""
 
@@ -72,7 +74,7 @@ class RetrievalTask:
         """Pairs that are not trained on; None for a file without a held-out one."""
         if self.pairs != "sketches":
             return sketches.load_pairs(self.held_out, self.size) if self.held_out else None
-        return sketches.generate_pairs(self.held_out_size, 4, HELD_OUT_SEED, "held_out", self.size)
+        return sketches.generate_pairs(self.held_out_size, 4, self.held_out_seed, "held_out", self.size)
 
     def draw(self, problems: Sequence[Problem], canvas: int) -> Tensor:
         """The sketches of problems as pictures ``[B, 3, canvas, canvas]``."""

@@ -160,7 +160,7 @@ def clone_base(cfg: Settings, base: BCPolicy, stage: Run) -> list[dict[str, np.n
     episodes = base.fit_action_range(episodes, cfg.residual.scale, cfg.residual.least_range)
     # The best weights are selected by other episodes than those of the test.
     validation = replace(
-        residual_task(cfg, base), task=replace(cfg.task, test_seed=stream(cfg.task.test_seed, "validation"))
+        residual_task(cfg, base), task=replace(cfg.task, held_out_seed=stream(cfg.task.held_out_seed, "validation"))
     )
     cfg.cloning.fit(base, episodes, stage, stream(cfg.seed, "cloning"), lambda: validation.score(NoisyBasePolicy(0.0)))
     return episodes

@@ -35,11 +35,13 @@ class TransferTask:
     """The embedded world's questions, or a JSONL file whose lines are for validation and for test in turn."""
     size: int = 1000
     """Number of questions of the embedded world in each split, about relations, shapes and colors at places, counts."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the questions of the embedded world; a check draws others for every training seed."""
 
     def splits(self) -> dict[str, Sequence[Problem]]:
         """The questions of "validation" and "test". ValueError for a file with fewer than two questions."""
         if self.questions == "shapes":
-            return {split: self._sampled(stream(HELD_OUT_SEED, "transfer", split)) for split in SPLITS}
+            return {split: self._sampled(stream(self.held_out_seed, "transfer", split)) for split in SPLITS}
         loaded = questions.load_questions(self.questions)
         if len(loaded) < 2:
             raise ValueError(f"{self.questions}: has 1 question; validation and test need one each, so 2 are needed")
