@@ -19,7 +19,8 @@ Memory is the peak of a process of its own that samples and updates once.
 
 Variants. "float32" is the default; where the weights are those of sampling, as in the first optimiser step of a batch,
 which is what is timed, its unconditional velocities come from sampling. "folded": LoRA is folded into the weights in
-the update too (`lora_folded`). "reused": those velocities are taken in every step (`reuse_uncond`). "bfloat16": frozen weights and activations (`precision`); the gap between replayed and
+the update too (`lora_folded`). "reused": those velocities are taken in every step (`reuse_uncond`).
+"bfloat16": frozen weights and activations (`precision`); the gap between replayed and
 stored log-probs, printed as "replay gap", must stay far below the clip range. The recommended variant of a model has a
 star, and the aims are judged by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which
 the usual one does not have. What changes the algorithm is listed apart, as "other algorithm"; prefixes that a group
