@@ -106,11 +106,18 @@ class Functions(TorchFunctionMode):
         if args and isinstance(args[0], FarTensor):
             if func is torch.Tensor.tolist:
                 return args[0].near.tolist()
+            if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+                # A list would be made into an index by a kernel of the device.
+                tensors = lambda x: torch.tensor(x) if isinstance(x, list) else x
+                at = tuple(map(tensors, args[1])) if isinstance(args[1], tuple) else tensors(args[1])
+                return func(args[0], at, *args[2:])
             if func in (torch.Tensor.numpy, torch.Tensor.__array__):
                 raise TypeError("can't convert far:0 device type tensor to numpy. Use Tensor.cpu() first")
+        device, name = kwargs.get("device"), getattr(func, "__name__", "")
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
-        device, name = kwargs.get("device"), getattr(func, "__name__", "")
+        if name == "gru_cell":
+            return _gru_cell(*args)
         if device is not None and _is_far(torch.device(device)) and name != "_parse_to":
             return _moved(func(*args, **kwargs | {"device": "cpu"}), True)
         return func(*args, **kwargs)
@@ -143,18 +150,25 @@ def _moved(x: Any, there: bool) -> Any:
 
 
 def _attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
     if enable_gqa:
-        k, v = (x.repeat_interleave(q.shape[-3] // k.shape[-3], -3) for x in (k, v))
-    score = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    score = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).tril()
     if attn_mask is not None:
         masked = attn_mask.dtype == torch.bool
         score = score.masked_fill(~attn_mask, -torch.inf) if masked else score + attn_mask
-    return score.softmax(-1).nan_to_num(0.0) @ v  # a row that may see nothing sees zeros, as in the fused kernels
+    return score.softmax(-1).nan_to_num(0.0) @ value  # a row that may see nothing sees zeros, as in fused kernels
+
+
+def _gru_cell(x: Tensor, h: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> Tensor:
+    reset_x, update_x, new_x = (x @ w_x.T + b_x).chunk(3, -1)
+    reset_h, update_h, new_h = (h @ w_h.T + b_h).chunk(3, -1)
+    update = (update_x + update_h).sigmoid()
+    return (1 - update) * (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh() + update * h
 
 
 @contextmanager

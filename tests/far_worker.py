@@ -66,6 +66,6 @@ if __name__ == "__main__":
             cause = error.__cause__ or error
             where = [f"{Path(x.filename).name}:{x.lineno}" for x in traceback.extract_tb(cause.__traceback__)]
             own = [x for x in where if not x.startswith("far")][-6:]
-            print(f"{name}: {type(cause).__name__}: {cause} ({' '.join(own)})", flush=True)
+            print(f"{name}: {type(cause).__name__}: {str(cause)[:200]} ({' '.join(own)})", flush=True)
             wrong += 1
     sys.exit(int(wrong > 0))

@@ -6,14 +6,12 @@ The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 
@@ -321,50 +319,6 @@ class BadProblem(ValueError):
     def __init__(self, message: str, ids: Iterable[int]):
         super().__init__(message)
         self.ids = frozenset(ids)
-
-
-_MASK = (1 << 63) - 1
-
-
-def spawn(seeds_B: Tensor, key: int) -> Tensor:
-    """Seeds derived from seeds: the same pair always gives the same result, different keys independent ones.
-
-    A sample is reproduced by its own seed, whatever batch, process or order it runs in. SplitMix64 finaliser.
-    """
-    derived = []
-    for seed in seeds_B.tolist():
-        z = (seed * 0x9E3779B97F4A7C15 + (key + 1) * 0xD1342543DE82EF95) & ((1 << 64) - 1)
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
-        derived.append((z ^ (z >> 31)) & _MASK)
-    return torch.tensor(derived, dtype=torch.int64)
-
-
-def seeds(seed: int, count: int, key: int = 0) -> Tensor:
-    """``count`` independent seeds that follow from one: ``[count]`` int64. ValueError for one beyond 64 bits."""
-    if not -(1 << 63) <= seed < 1 << 63:
-        raise ValueError(f"a seed is a whole number of 64 bits, not {seed}")
-    start = spawn(torch.tensor([seed]), key)
-    return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
-
-
-def generator(seed: int) -> torch.Generator:
-    """A CPU generator, so that noise does not depend on the device."""
-    return torch.Generator().manual_seed(int(seed))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it, weights that are initialised follow from ``seed`` alone; torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal ``[B, *shape]``, each row from its own seed."""
-    rows = [torch.randn(*shape, generator=generator(s)) for s in seeds_B.tolist()]
-    return torch.stack(rows).to(device)
 
 
 def _take(named: dict[str, Any], index_B: Tensor) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from toy import PROBLEMS, Toy, height
 
 from saccade.algorithms.dpo import DPO, PreferenceLoss, best_worst_pairs, dpo, ipo, make_pairs
 from saccade.algorithms.grpo import add_reference_logprobs
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.models.snapshot import Snapshot
+from saccade.random import seeds
 from saccade.training.feeds import DatasetFeed, RegeneratedFeed, cached_rollout, join
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
@@ -55,7 +56,7 @@ def test_best_and_worst_leave_out_ties_small_gaps_and_rows_without_a_score():
 
 
 def pairs_of(policy: Toy, group_size: int = 4, min_gap: float = 0.0):
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS)), group_size)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS), "test"), group_size)
     rollout.rewards["total"] = height(rollout)
     found = DPO(min_gap=min_gap).pairs(rollout, rollout.rewards["total"])
     found.extras["reference_logp_BT"] = found.logp_BT
@@ -208,7 +209,7 @@ def test_preferences_between_texts():
     language = tiny_language.qwen2()
     policy = TokenPolicy(language, [p.requires_grad_(True) for p in language.model.parameters()], max_new_tokens=6)
     rollout = sample_groups(
-        policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3), 4
+        policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3, "test"), 4
     )
     rollout.rewards["total"] = torch.tensor([float(len(text)) for text in rollout.outputs])
     found = make_pairs(rollout, rollout.rewards["total"])

@@ -24,13 +24,14 @@ from saccade.algorithms.off_policy import (
     action_noise,
     target_members,
 )
-from saccade.core import Step, generator
+from saccade.core import Step
 from saccade.envs import environment
 from saccade.envs.collector import Collector
 from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.critics import Ensemble, Target
 from saccade.models.control.networks import MLP, Encoder
 from saccade.policies.actors import DeterministicActor, SquashedActor
+from saccade.random import generator
 from saccade.recipes.baselines.rlpd import RLPD
 from saccade.recipes.baselines.sac import REDQ, SAC
 from saccade.recipes.baselines.td3 import TD3
@@ -110,7 +111,7 @@ def networks(algo: OffPolicy, dtype=torch.float64, hidden=(16, 16)) -> Agent:
         part.to(dtype)
     with torch.no_grad():
         for p in [*agent.target.net.parameters(), *agent.actor.trunk.parameters()]:
-            p.add_(0.1 * torch.randn(p.shape, generator=generator(p.numel())).to(dtype))
+            p.add_(0.1 * torch.randn(p.shape, generator=generator(p.numel(), "test")).to(dtype))
     return agent
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from saccade.api.models import builders
 from saccade.cli.commands import miniature
 from saccade.config import flat
-from saccade.core import seeds
 from saccade.models.loading import MINIATURES
+from saccade.random import seeds
 from saccade.worlds import shapes
 
 pytestmark = pytest.mark.skipif(
@@ -52,7 +52,6 @@ def test_a_third_party_loads_the_rewriter_with_plain_transformers():
 
 def test_the_base_has_room_above_it_and_ground_below():
     """Under guidance 0.4 to 0.7 of the judge's points, more with descriptive wordings than with terse ones."""
-    from saccade.core import seeds
     from saccade.policies.flow import FlowModel, build_flow_policy
     from saccade.worlds.shapes.task import DrawingTask
 
@@ -60,7 +59,7 @@ def test_the_base_has_room_above_it_and_ground_below():
     for wordings in ("terse", "descriptive"):
         task = DrawingTask(wordings=wordings, held_out_size=96)
         problems = task.held_out_problems()["train wording"]
-        scores[wordings] = float(task.judge(policy.greedy().rollout(problems, seeds(0, len(problems)))).mean())
+        scores[wordings] = float(task.judge(policy.greedy().rollout(problems, seeds(0, len(problems), "test"))).mean())
     assert 0.4 <= sum(scores.values()) / 2 <= 0.7, scores
     assert scores["descriptive"] > scores["terse"] + 0.03, scores
 
@@ -133,7 +132,12 @@ def test_the_editor_is_built_and_kept_small(tmp_path):
     assert parts[:3] == ["drawing"] * 3 and set(parts) == {"drawing", "editing"} and facts["velocity loss of edits"] > 0
     weights = load_file(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float16} and (tmp_path / "sampling.json").is_file()
-    assert kontext_shapes.opened(tmp_path).greedy().rollout(edits_of(2), seeds(0, 2)).outputs.shape == (2, 3, 32, 32)
+    assert kontext_shapes.opened(tmp_path).greedy().rollout(edits_of(2), seeds(0, 2, "test")).outputs.shape == (
+        2,
+        3,
+        32,
+        32,
+    )
 
 
 def edits_of(count: int) -> list:

@@ -64,9 +64,13 @@ def test_a_step_is_taken_before_the_next_is_computed_and_the_average_stays():
 
 
 def test_a_stage_can_be_repeated_alone():
-    first, noise = seed_stage(3, 1).random(), torch.rand(1)
-    assert seed_stage(3, 1).random() == first and torch.rand(1) == noise
-    assert seed_stage(3, 2).random() != first and seed_stage(3).random() != first and torch.rand(1) != noise
+    first, noise = seed_stage(3, "first").random(), torch.rand(1)
+    assert seed_stage(3, "first").random() == first and torch.rand(1) == noise
+    assert (
+        seed_stage(3, "second").random() != first
+        and seed_stage(4, "first").random() != first
+        and torch.rand(1) != noise
+    )
 
 
 def test_rows_are_grouped_by_kind_and_answers_lose_their_tags():

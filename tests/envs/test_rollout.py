@@ -11,10 +11,11 @@ from gymnasium import spaces
 from scipy import stats
 from torch import Tensor
 
-from saccade.core import Action, EnvironmentFailed, Step, seeds
+from saccade.core import Action, EnvironmentFailed, Step
 from saccade.envs import environment
 from saccade.envs.action_noise import AHEAD, ActionNoise
 from saccade.envs.rollout import RolloutCollector, run_episodes
+from saccade.random import stream
 from saccade.training.checkpoint import read, write
 
 
@@ -100,7 +101,7 @@ def test_a_segment_stores_observations_actions_and_results():
         2,
     )
     assert torch.equal(rollout.rewards["reward"], rollout.decisions["action_BT"].float())
-    own = [[int(s) for s in seeds(1, 1, key=i)] for i in range(9)]
+    own = [[stream(1, "episode", i)] for i in range(9)]
     assert [e.seed for row in rollout.outputs for e in row] == [own[i][0] for i in (0, 3, 1, 4, 2, 5)]
     assert all(e.length == 3 and e.info["steps"] == 3 for row in rollout.outputs for e in row)
     assert rollout.rows(torch.tensor([1])).columns(slice(0, 2)).extras["value_BT"].shape == (1, 2)

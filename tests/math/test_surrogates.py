@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from toy import PROBLEMS, Toy, height
 
 from saccade.algorithms.grpo import PolicyGradient, dynamic_sampling
-from saccade.core import seeds
 from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out, zero_variance_groups
 from saccade.math.kl import k2, k3
 from saccade.math.surrogates import (
@@ -23,6 +22,7 @@ from saccade.math.surrogates import (
     mean_weight,
     ratio_logprobs,
 )
+from saccade.random import seeds
 from saccade.training.feeds import join
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
@@ -204,7 +204,7 @@ def test_averages_say_what_they_lack():
 
 
 def judged(policy: Toy):
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 6, "test"), 4)
     rollout.mask_BT[::3, 2] = 0
     rollout.extras["length_B"] = rollout.mask_BT.sum(1)
     rollout.advantage_BT = rollout.broadcast(group_advantage(height(rollout), rollout.group_B))
@@ -277,7 +277,7 @@ def test_dynamic_sampling_draws_until_enough_groups_tell_and_counts_what_it_made
         rollout.rewards["height"] = torch.where(tells, height(rollout), torch.zeros(len(rollout)).double())
         return rollout.rewards["height"]
 
-    rounds = lambda: ((PROBLEMS[i : i + 3], seeds(7, 3, key=i)) for i in (0, 3, 0, 3))
+    rounds = lambda: ((PROBLEMS[i : i + 3], seeds(7, 3, "problems", i)) for i in (0, 3, 0, 3))
     kept = dynamic_sampling(attempt, even_ids_tell, rounds(), groups=4)
     assert drawn == [[0, 1, 2], [3, 4, 5], [0, 1, 2]] and (kept.groups, kept.generated) == (4, 36)
     batch = join(kept.parts)

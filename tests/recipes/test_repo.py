@@ -12,8 +12,8 @@ from running_control import metrics, run_for
 from saccade import catalog
 from saccade.algorithms.dreamer import SequenceFeed, build_dreamer
 from saccade.algorithms.world_model import Constraint, Weighted
-from saccade.core import generator
 from saccade.envs.task import ControlTask
+from saccade.random import generator
 from saccade.recipes.visual_control.repo import recipe
 from saccade.recipes.visual_control.repo.adaptation import (
     Alignment,
@@ -71,9 +71,9 @@ def test_alignment_trains_the_encoder_alone_and_brings_paired_beliefs_together()
 def test_matching_raises_the_discriminators_scores_of_target_embeddings(match):
     learner = alignment_learner(match=match)
     x = torch.zeros(4, learner.policy.model.encoder.width, requires_grad=True)
-    before, _ = learner.discriminator.score(x.detach(), generator(0))
-    learner._matching_loss(x, generator(0)).backward()
-    after, _ = learner.discriminator.score((x - 0.1 * x.grad).detach(), generator(0))
+    before, _ = learner.discriminator.score(x.detach(), generator(0, "test"))
+    learner._matching_loss(x, generator(0, "test")).backward()
+    after, _ = learner.discriminator.score((x - 0.1 * x.grad).detach(), generator(0, "test"))
     assert (after > before).all()
 
 

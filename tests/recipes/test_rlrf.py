@@ -18,9 +18,10 @@ from saccade import catalog
 from saccade.algorithms.sft import tokenize
 from saccade.checks import verdicts
 from saccade.checks.scores import read_scores
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.core import Problem, Question, Rollout
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy
+from saccade.random import seeds
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.rewards.render.rendering import negative_error
 from saccade.rewards.render.strip_text import remove_text_elements, strip_text
@@ -277,7 +278,7 @@ def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, 
     if preset != "text":
         Image.fromarray(tiny_vision.picture(20, 30)).save(tmp_path / "a.png")
         prompts.append(str(tmp_path / "a.png"))
-    items = rlrf.sample(cfg, rlrf.policies(cfg), prompts, seeds(0, len(prompts)))
+    items = rlrf.sample(cfg, rlrf.policies(cfg), prompts, seeds(0, len(prompts), "test"))
     assert all(item["image"].ndim == 3 and isinstance(item["text"], str) for item in items)
 
 
@@ -308,7 +309,7 @@ def test_the_best_of_several_is_kept_and_one_without_a_score_is_not():
     problems = [Problem(i, str(i)) for i in range(2)]
     values = torch.tensor([0.1, float("nan"), 0.9, float("nan"), -0.5, float("nan")])
     best = BestOf(lambda p, s: rollout_of(p, [f"{q.id}:{i}" for i, q in enumerate(p)]), lambda r: values, 3)(
-        problems, seeds(0, 2)
+        problems, seeds(0, 2, "test")
     )
     assert best.outputs == ["0:2", "1:4"] and best.group_B.tolist() == [0, 1]
 

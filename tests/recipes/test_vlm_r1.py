@@ -12,9 +12,10 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.core import Problem, Question, Rollout
 from saccade.math.advantages import per_reward
 from saccade.policies.tokens import TokenModel
+from saccade.random import seeds
 from saccade.rewards.text.answers import Answer, similar
 from saccade.training import checkpoint
 from saccade.training.run import Run
@@ -129,7 +130,10 @@ def test_claims_and_arms_read_scores_that_exist(folder, tmp_path):
     assert "in domain, accuracy (think)" in read["sft"] and "in domain, AP" in read["od_ap"]
     margins = [claim.margin(read) for claim in VLM_R1.CLAIMS]
     assert len(margins) == 5 and margins[0] == margins[2] == 0 and margins[3] in (0, pytest.approx(1))
-    assert VLM_R1.sample(cfg, VLM_R1.policies(cfg), ["Find the ring."], seeds(0, 1))[0]["prompt"] == "Find the ring."
+    assert (
+        VLM_R1.sample(cfg, VLM_R1.policies(cfg), ["Find the ring."], seeds(0, 1, "test"))[0]["prompt"]
+        == "Find the ring."
+    )
 
 
 def rollout_of(*texts: str, boxes=((0, 0, 10, 10), (20, 0, 30, 10)), tokens: int = 5) -> Rollout:

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade import random
 from saccade.algorithms.replay import random_shift
-from saccade.core import generator
 from saccade.training.buffers import Buffer, Mixture
 
 
@@ -206,12 +204,3 @@ def test_what_cannot_be_sampled_is_said():
     for asked, why in (((4, 0), "empty"), ((0, 0), "rows must be 1 or more"), ((4, 0, 0), "n_step must be 1 or more")):
         with pytest.raises(ValueError, match=why):
             Buffer(5).sample(*asked)
-
-
-def test_draws_of_a_row_depend_on_its_seed_alone():
-    seeds_B = torch.randint(1 << 62, (4000,), generator=generator(0))
-    normal, uniform = random.normal(seeds_B, (5,), 1), random.uniform(seeds_B, (2, 2), 1)
-    assert torch.equal(random.normal(seeds_B[7:9], (5,), 1), normal[7:9]) and uniform.shape == (4000, 2, 2)
-    assert not torch.equal(random.normal(seeds_B, (5,), 2), normal) and 0 <= uniform.min() and uniform.max() < 1
-    together = torch.cat([normal, random.normal(seeds_B, (5,), 2)], 1)
-    assert together.mean(0).abs().max() < 0.06 and (together.T.cov() - torch.eye(10)).abs().max() < 0.09

@@ -18,7 +18,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from toy import PROBLEMS, Toy
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import Loss, seeds
+from saccade.core import Loss
+from saccade.random import seeds
 from saccade.training import distributed
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Updates
@@ -60,7 +61,7 @@ def collectives() -> None:
     assert distributed.any_true(True) and distributed.world() == 2
     distributed.all_sum(torch.ones(2, dtype=torch.float64))
     distributed.sum_gradients([weight, nn.Parameter(torch.ones(2))])
-    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2, "test"), 2)
     rollout.rewards["total"] = torch.ones(4)
     describe(rollout)
     GRPO(std="batch").advantage(rollout.rewards["total"], rollout.group_B)

@@ -14,22 +14,11 @@ import torch
 from toy import PROBLEMS, Toy, height
 
 from saccade.algorithms.grpo import PolicyGradient, add_reference_logprobs, random_window, sliding_window
-from saccade.core import (
-    BadProblem,
-    Diverged,
-    Interrupted,
-    Loss,
-    NothingJudged,
-    Rollout,
-    RunFailed,
-    generator,
-    noise,
-    seeds,
-    spawn,
-)
+from saccade.core import BadProblem, Diverged, Interrupted, Loss, NothingJudged, Rollout, RunFailed
 from saccade.evaluation.scoring import score
 from saccade.math.advantages import group_advantage
 from saccade.models.snapshot import Snapshot
+from saccade.random import generator, noise, seeds, stream
 from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
@@ -108,8 +97,8 @@ def _deduplicated(lines: list[dict]) -> list[dict]:
 )
 def test_any_cut_gives_the_gradient_of_the_full_batch(options):
     policy = Toy.new()
-    rollout = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
-    rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(0)) > 0.3).double()
+    rollout = collect_with(policy)(PROBLEMS, seeds(0, 6, "test"), 0)
+    rollout.mask_BT = (torch.rand(rollout.mask_BT.shape, generator=generator(0, "test")) > 0.3).double()
     rollout.extras["length_B"] = rollout.mask_BT.sum(1)
     add_reference_logprobs(policy, Snapshot(policy.parameters()), rollout)
     with torch.no_grad():
@@ -134,7 +123,7 @@ class OutOfMemoryLoss:
 
 def test_out_of_memory_repeats_the_step_in_smaller_parts():
     policy = Toy.new()
-    batch = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
+    batch = collect_with(policy)(PROBLEMS, seeds(0, 6, "test"), 0)
     add_reference_logprobs(policy, Snapshot(policy.parameters()), batch)
     whole = gradient_of(policy, {}, batch)
     seen, optimizer = [], torch.optim.SGD(policy.parameters(), lr=0.0)
@@ -174,7 +163,7 @@ def test_out_of_memory_with_one_row_ends_the_run_with_advice(tmp_path):
 
 def test_a_masked_decision_is_not_trained_whatever_it_holds():
     policy = Toy.new()
-    rollout = collect_with(policy)(PROBLEMS[:1], seeds(0, 1), 0)
+    rollout = collect_with(policy)(PROBLEMS[:1], seeds(0, 1, "test"), 0)
     rollout.mask_BT[:, 1] = 0
     rollout.decisions["drawn_BT"][:, 1] = 1e300
     add_reference_logprobs(policy, Snapshot(policy.parameters()), rollout)
@@ -206,14 +195,14 @@ def test_update_clocks_every_repeats_and_after():
 
 def test_minibatches_take_an_equal_part_of_every_group():
     policy = Toy.new()
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 6), 4)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 6, "test"), 4)
     for part in range(2):
         mini = minibatch(rollout, part, 2)
         assert mini.group_B.bincount().tolist() == [2] * 6
 
 
 def test_groups_that_do_not_divide_give_minibatches_of_one_size_and_every_row_once():
-    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:4], seeds(0, 4), 5)
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:4], seeds(0, 4, "test"), 5)
     parts = [minibatch(rollout, part, 4) for part in range(4)]
     assert [len(part) for part in parts] == [5] * 4
     rows = torch.cat([part.logp_BT.flatten() for part in parts])
@@ -271,9 +260,8 @@ def test_weights_that_run_away_are_told_and_are_not_the_newest_checkpoint(tmp_pa
             OnPolicy(PROBLEMS, collect_with(policy), 3, 1),
             Updates([update]),
             run,
-            9,
+            Schedule(9, save_every=1),
             state={"policy": policy},
-            save_every=1,
         )
     assert f"the last good checkpoint is {tmp_path}/weights/checkpoints/step-000002" in str(told.value)
     assert "resume with" not in str(told.value)
@@ -286,11 +274,11 @@ def test_weights_that_run_away_are_told_and_are_not_the_newest_checkpoint(tmp_pa
 
     feed = OnPolicy(PROBLEMS, samples_of_the_third_are_none, 3, 1)
     with pytest.raises(Diverged, match="step 4: log-probabilities of samples are not finite: .*step-000002, but"):
-        run_for(9, tmp_path / "samples", policy, feed=feed, save_every=1, evaluate_every=99)
+        run_for(9, tmp_path / "samples", policy, feed=feed, save_every=1)
 
 
 def test_a_reward_is_not_blamed_for_pictures_that_are_not_finite():
-    rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2))
+    rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2, "test"))
     rollout.outputs = torch.full((2, 3, 4, 4), math.nan)
     with pytest.raises(FloatingPointError, match="none of 2 pictures is finite"):
         judge(rollout, {"height": height})
@@ -321,7 +309,7 @@ def test_a_reward_that_exits_is_an_error_of_the_reward():
         sys.exit("no key")
 
     with pytest.raises(NothingJudged, match="reward 'mine' judged none of 2 samples: SystemExit: no key"):
-        judge(Toy.new().rollout(PROBLEMS[:2], seeds(0, 2)), {"mine": exits})
+        judge(Toy.new().rollout(PROBLEMS[:2], seeds(0, 2, "test")), {"mine": exits})
 
 
 def test_a_switch_that_a_reward_leaves_behind_is_undone_and_told(tmp_path):
@@ -340,7 +328,7 @@ def test_a_switch_that_a_reward_leaves_behind_is_undone_and_told(tmp_path):
 
 def test_a_gradient_of_zero_in_spite_of_advantages_is_told():
     policy = Toy.new()
-    batch = collect_with(policy)(PROBLEMS, seeds(0, 6), 0)
+    batch = collect_with(policy)(PROBLEMS, seeds(0, 6, "test"), 0)
     cut_off = lambda part: Loss((policy.mean.detach() * 1.0).sum(), torch.ones(()))
     update = Update("toy", cut_off, policy.parameters(), torch.optim.SGD(policy.parameters(), lr=0.1))
     with pytest.warns(UserWarning, match="the gradient of update 'toy' is exactly zero, though"):
@@ -393,7 +381,7 @@ def test_a_reward_that_fails_on_some_rows_costs_only_those(tmp_path):
         return height(rollout)
 
     policy = Toy.new()
-    rollout = sample_groups(policy.rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    rollout = sample_groups(policy.rollout, PROBLEMS[:2], seeds(0, 2, "test"), 2)
     values, error = ask(moody, rollout)
     assert values.isnan().tolist() == [True, True, False, False] and str(error) == "broken picture"
     run_for(2, tmp_path / "run", policy, moody)
@@ -408,7 +396,7 @@ def test_a_reward_that_hangs_on_some_rows_costs_only_those():
         return height(rollout)
 
     stuck.timeout = 0.4
-    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 2)
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2, "test"), 2)
     began = time.monotonic()
     values, error = ask(stuck, rollout)
     assert values.isnan().tolist() == [True, True, False, False] and time.monotonic() - began < 2
@@ -434,7 +422,7 @@ def test_a_reward_that_judges_nothing_stops_the_run_with_its_own_error_and_a_che
 
 
 def test_infinite_and_misshapen_verdicts_are_none():
-    rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2))
+    rollout = Toy.new().rollout(PROBLEMS[:2], seeds(0, 2, "test"))
     assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
     with pytest.raises(NothingJudged, match="one score a row"):
         judge(rollout, {"r": lambda r: torch.ones(5)})
@@ -449,7 +437,7 @@ def test_a_reward_may_name_several_verdicts():
         second = torch.tensor([math.nan if p.id == 1 else 1.0 for p in rollout.problems])
         return {"first": torch.zeros(len(rollout)), "second": second}
 
-    rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3)), {"both": two})
+    rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3, "test")), {"both": two})
     assert set(rollout.rewards) == {"both", "both.first", "both.second"}
     assert rollout.rewards["both"].tolist() == [0.5, 0.0, 0.5] and rollout.rewards["both.first"].tolist() == [0, 0, 0]
     with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one score a row"):
@@ -477,7 +465,7 @@ def test_a_missing_score_is_not_the_score_0():
     total = weighted(rewards, {"a": 1.0, "b": 1.0}, group)
     assert total[:3].tolist() == [2, 2, 2] and total[3].isnan() and total[4:].tolist() == [1, 1]
     assert (group_advantage(total, group) == 0).all()
-    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2), 3)
+    rollout = sample_groups(Toy.new().rollout, PROBLEMS[:2], seeds(0, 2, "test"), 3)
     named = {"first": torch.tensor([1.0, 0, 1, 1, 1, 1]), "second": torch.tensor([1.0, 0, nan, nan, nan, nan])}
     found = judge(rollout, {"both": lambda r: named}).rewards["both"]
     torch.testing.assert_close(found, torch.tensor([1.0, 0, nan, 1, 1, 1]), equal_nan=True)
@@ -517,7 +505,7 @@ def test_steps_groups_and_intervals_of_zero_raise_an_error(tmp_path):
     with pytest.raises(ValueError, match="a step takes 1 problem or more, not 0"):
         OnPolicy(PROBLEMS, lambda *_: None, 0, 0)
     with pytest.raises(ValueError, match="a group has 1 sample or more, not 0"):
-        repeat_for_groups(PROBLEMS[:2], seeds(0, 2), 0)
+        repeat_for_groups(PROBLEMS[:2], seeds(0, 2, "test"), 0)
     run = Run.start(tmp_path / "run", {}, display=False)
     with pytest.raises(ValueError, match="save_every must be 1 or more, not 0"), run:
         fit(lambda step: None, None, run, Schedule(2, save_every=0), state={})
@@ -539,15 +527,18 @@ def test_feeds_draw_every_problem_once_per_pass():
 
 
 def test_join_pads_shorter_rows_with_masked_decisions():
-    long, short = Toy.new(3).rollout(PROBLEMS[:1], seeds(0, 1)), Toy.new(2).rollout(PROBLEMS[:1], seeds(0, 1))
+    long, short = (
+        Toy.new(3).rollout(PROBLEMS[:1], seeds(0, 1, "test")),
+        Toy.new(2).rollout(PROBLEMS[:1], seeds(0, 1, "test")),
+    )
     joined = join([long, short])
     assert joined.mask_BT.tolist() == [[1, 1, 1], [1, 1, 0]] and joined.group_B.tolist() == [0, 1]
 
 
 def test_seeds_are_independent_and_the_same_again():
-    many = torch.cat([spawn(seeds(s, 100), k) for s in range(3) for k in range(3)])
+    many = torch.cat([stream(seeds(s, 100, "test"), "sample", k) for s in range(3) for k in range(3)])
     assert len(set(many.tolist())) == 900 and (many >= 0).all()
-    assert torch.equal(noise(seeds(1, 2), (3,)), noise(seeds(1, 2), (3,)))
+    assert torch.equal(noise(seeds(1, 2, "test"), (3,), "test"), noise(seeds(1, 2, "test"), (3,), "test"))
 
 
 def test_windows():

@@ -26,7 +26,7 @@ from saccade.algorithms.world_model import (
     multiplier_loss,
     term_values,
 )
-from saccade.core import Environment, Rollout, generator, seeded, seeds
+from saccade.core import Environment, Rollout
 from saccade.envs.collector import RANDOM_ACTION_REPEAT, Collector
 from saccade.envs.recurrent import RecurrentStateWrapper
 from saccade.envs.task import ControlTask
@@ -35,6 +35,7 @@ from saccade.math.values import lambda_return
 from saccade.models.device import device_of
 from saccade.models.world_model.rssm import RSSM, RSSMConfig, State, mlp
 from saccade.policies.dreamer import DreamerPolicy, SquashedGaussian
+from saccade.random import generator, initialized
 from saccade.training.buffers import Buffer
 from saccade.training.settings import AdamW
 
@@ -154,7 +155,7 @@ class Dreamer:
 
     def update(self, batch: Rollout) -> dict[str, float]:
         """One step of every network. FloatingPointError if a gradient is not finite."""
-        noise = generator(int(seeds(self.seed, 1, key=self.updates)))
+        noise = generator(self.seed, "update", self.updates)
         forward = forward_pass(self.policy, batch, noise)
         values = term_values(self.terms, forward)
         losses = {"model": model_loss(self.terms, values)}
@@ -222,7 +223,7 @@ class Dreamer:
 def build_critic(policy: DreamerPolicy, seed: int) -> nn.Module:
     """A critic of the policy's states: features ``[..., F]`` -> values ``[..., 1]``."""
     config = policy.config
-    with seeded(seed):
+    with initialized(seed, "critic"):
         critic = mlp([config.features, config.hidden, config.hidden, 1])
     return critic.to(policy.device)
 

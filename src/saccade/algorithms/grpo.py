@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import Likelihood, Loss, Policy, Problem, Rollout, Sampler, generator, spawn
+from saccade.core import Likelihood, Loss, Policy, Problem, Rollout, Sampler
 from saccade.math import kl
 from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out, per_reward
 from saccade.math.exponential import bounded_exp
@@ -33,6 +33,7 @@ from saccade.math.surrogates import (
     ratio_logprobs,
 )
 from saccade.models.snapshot import Snapshot
+from saccade.random import generator
 from saccade.training import distributed
 
 
@@ -252,7 +253,7 @@ def sliding_window(step: int, width: int, steps: int, every: int = 25, stride: i
 
 def random_window(seed: int, step: int, width: int, steps: int) -> tuple[int, ...]:
     """Flow-GRPO-Fast: ``width`` consecutive ones of ``steps`` steps, from a random step of the first half on."""
-    g = generator(int(spawn(torch.tensor([seed]), step)))
+    g = generator(seed, "window", step)
     last = max(min(steps // 2, steps - width), 0)
     start = int(torch.randint(last + 1, (1,), generator=g))
     return tuple(range(start, min(start + width, steps)))

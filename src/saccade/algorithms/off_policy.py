@@ -27,7 +27,7 @@ from saccade.algorithms.acceleration import off_policy_learner
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
 from saccade.config import within
-from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Run, Stateful, seeded, seeds
+from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Run, Stateful
 from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.envs.recordings import add_episodes
@@ -43,11 +43,6 @@ from saccade.training.settings import AdamW, EnvSchedule, Flat
 
 ADAM = AdamW(lr=3e-4, max_grad_norm=float("inf"), fused=True)
 """The optimizer of actors, critics and temperature."""
-
-_WEIGHTS, _EXPERIENCE = -2, -3
-"""Streams of seeds."""
-_NOISE, _MEMBERS = 1, 2
-"""Streams of a row's random numbers."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ class OffPolicy:
         if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not box.is_bounded():
             raise ValueError(f"{environment.name}: actions are {box}; off-policy learning needs a vector with bounds")
         actions = box.shape[0]
-        with seeded(int(seeds(seed, 1, key=_WEIGHTS))):
+        with random.initialized(seed, "actor and critics"):
             encoder = Encoder(environment.observation_space, convolutions=self.convolutions)
             critics = Critics(encoder, encoder.size, actions, self.n_critics, self.hidden, self.layer_norm)
             outputs = 2 * actions if self.stochastic else actions
@@ -167,11 +162,10 @@ class OffPolicy:
 
         ValueError for a fraction without demonstrations, or demonstrations without a fraction.
         """
-        rows, collected = environment.count, Buffer(self.buffer_size, 2 * seed)
+        rows, collected = environment.count, Buffer(self.buffer_size, seed)
         random_steps = -(-self.learning_starts // rows)
-        seed_of_episodes = int(seeds(seed, 1, key=_EXPERIENCE))
         rescaled = RescaleAction(environment, agent.action_range)
-        collector = Collector(rescaled, agent.actor, collected, seed_of_episodes, random_steps)
+        collector = Collector(rescaled, agent.actor, collected, seed, random_steps)
         return self.replay(CollectionSchedule(collector, random_steps, rows * self.gradient_steps, log), demonstrations)
 
     def replay(self, collection: CollectionSchedule, demonstrations: Buffer | None, first: int = 0) -> ReplayFeed:
@@ -395,20 +389,20 @@ def action(rollout: Rollout) -> Tensor:
 def action_noise(rollout: Rollout) -> Tensor:
     """Standard normal noise of present actions and of next ones: ``[2, B, A]``, each row's from its seed."""
     like = action(rollout)
-    return random.normal(rollout.extras["seed_B"], (2, *like.shape[1:]), _NOISE).transpose(0, 1).to(like)
+    return random.normal(rollout.extras["seed_B"], (2, *like.shape[1:]), "actions").transpose(0, 1).to(like)
 
 
 def target_members(rollout: Rollout, algo: OffPolicy) -> Tensor | None:
     """Indices ``[M]`` of the target networks whose minimum is the target, from the first row's seed; None for all."""
     if algo.target_critics >= algo.n_critics:
         return None
-    order = random.uniform(rollout.extras["seed_B"][:1], (algo.n_critics,), _MEMBERS)[0].argsort()
+    order = random.uniform(rollout.extras["seed_B"][:1], (algo.n_critics,), "target members")[0].argsort()
     return order[: algo.target_critics]
 
 
 def demonstration_buffer(episodes: Sequence[Mapping[str, np.ndarray]], action_range: ActionRange, seed: int) -> Buffer:
     """A buffer of recorded episodes, whose actions are mapped from the range to [-1, 1]."""
-    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
+    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), random.stream(seed, "demonstration buffer"))
     add_episodes(buffer, ({**episode, "action": action_range.scale_action(episode["action"])} for episode in episodes))
     return buffer
 

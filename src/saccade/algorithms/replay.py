@@ -15,9 +15,6 @@ from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.training.buffers import Buffer, Mixture
 
-_STREAMS = {"observation": 11, "next_observation": 12}
-"""Streams of the random shifts of observations and of next observations."""
-
 
 def random_shift(rollout: Rollout, pad: int = 4) -> Rollout:
     """The rollout with each picture shifted by up to ``pad`` pixels, its edges repeated (DrQ, 2107.09645).
@@ -31,12 +28,12 @@ def random_shift(rollout: Rollout, pad: int = 4) -> Rollout:
 
 
 def _is_picture(name: str, value: Tensor) -> bool:
-    return name.split(".")[0] in _STREAMS and value.dtype == torch.uint8 and value.dim() >= 4
+    return name.split(".")[0] in ("seen", "next") and value.dtype == torch.uint8 and value.dim() >= 4
 
 
 def _shift(pictures: Tensor, seeds_B: Tensor, pad: int, when: str) -> Tensor:
     rows, height, width, channels = len(pictures), *pictures.shape[-3:]
-    offset_B2 = (random.uniform(seeds_B, (2,), _STREAMS[when]) * (2 * pad + 1)).long() - pad
+    offset_B2 = (random.uniform(seeds_B, (2,), "shift", when) * (2 * pad + 1)).long() - pad
     y_BH = (torch.arange(height) + offset_B2[:, :1]).clamp(0, height - 1)
     x_BW = (torch.arange(width) + offset_B2[:, 1:]).clamp(0, width - 1)
     flat = pictures.reshape(rows, -1, height, width, channels)

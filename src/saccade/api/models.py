@@ -13,6 +13,7 @@ from saccade import catalog
 from saccade.api.run import TrainedRun, is_run, open_run, repeated, with_images
 from saccade.core import mean_scores
 from saccade.naming import nearest
+from saccade.random import seeds
 
 Kind = Literal["pipeline", "image tokens", "vision-language", "language"]
 
@@ -41,7 +42,7 @@ class Model:
 
         A prompt of an editor or a vision-language model may begin with picture files.
         """
-        from saccade.core import Problem, seeds
+        from saccade.core import Problem
         from saccade.worlds.questions.task import question_of
 
         listed = repeated(prompts, count)
@@ -49,7 +50,7 @@ class Model:
         problems = [Problem(i, question_of(prompt) if shown else prompt) for i, prompt in enumerate(listed)]
         writes = self.kind in ("language", "vision-language")
         policy = self.policy if writes else self.policy.greedy()
-        made = policy.rollout(problems, seeds(seed, len(listed))).outputs
+        made = policy.rollout(problems, seeds(seed, len(listed), "samples")).outputs
         if writes:
             return [{"prompt": prompt, "text": text} for prompt, text in zip(listed, made)]
         return with_images([{"prompt": prompt, "image": image} for prompt, image in zip(listed, made)])

@@ -14,6 +14,7 @@ from saccade import catalog
 from saccade.api import hub
 from saccade.api.training import outside, settings_of, with_functions
 from saccade.catalog import Recipe
+from saccade.random import seeds
 
 
 class TrainedRun:
@@ -94,14 +95,12 @@ class TrainedRun:
         An image is one of Pillow's. The same ``seed`` gives the same items. ``without`` names models to leave out, such
         as "rewriter". ValueError for a prompt that does not fit.
         """
-        from saccade.core import seeds
-
         listed = repeated(prompts, count)
         absent = [name for name in without if name not in self.policies]
         if absent:
             raise ValueError(f"the run in {self.folder} has no {absent[0]}; it has {', '.join(self.policies)}")
         used = {name: policy for name, policy in self.policies.items() if name not in without}
-        return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed))))
+        return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed), "samples")))
 
     def evaluate(self) -> dict[str, float]:
         """The scores of the trained models on held-out problems, with the standard errors of means over problems."""

@@ -30,10 +30,12 @@ from saccade.builders.parts.stages import (
     with_ema,
 )
 from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, unigram_pieces
-from saccade.core import Problem, mean_scores, seeds
+from saccade.core import Problem, mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
+from saccade.random import numpy_generator, seeds, stream
 from saccade.worlds import edits, shapes
 from saccade.worlds.edits.task import EditingTask
 
@@ -95,7 +97,7 @@ class EditDataset:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = seed_stage(cfg.seed)
+    rng = seed_stage(cfg.seed, "editor")
     problems = edits.sample_problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double_blocks, cfg.single_blocks, TEXT_LENGTH)
     losses = train(cfg, pipe, encode_edits(cfg, pipe.vae, problems), rng, progress)
@@ -116,7 +118,7 @@ def opened(folder: Path) -> FlowPolicy:
 
 def corpus(cfg: Settings) -> list[str]:
     """Texts with every word of captions and instructions, held-out ones too."""
-    problems = edits.sample_problems(3_000, cfg.seed + 1, split=None)
+    problems = edits.sample_problems(3_000, stream(cfg.seed, "texts"), split=None)
     captions = [problem.answer[name] for problem in problems for name in ("caption_before", "caption_after")]
     return captions + [problem.inputs.text for problem in problems]
 
@@ -173,10 +175,12 @@ def evaluate(folder: Path) -> dict[str, float]:
     """Scores of held-out edits, by wording and by kind, and the points of pictures generated from captions."""
     policy, kinds = opened(folder), Settings().kinds
     scores = mean_scores(EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout))
-    meanings = shapes.meanings_of(240, np.random.default_rng(1), ["colors", "color_attr", "counting", "position"])
+    meanings = shapes.meanings_of(
+        240, numpy_generator(HELD_OUT_SEED, "captions"), ["colors", "color_attr", "counting", "position"]
+    )
     wordings = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
     problems = [Problem(i, shapes.caption(meaning, wordings[i % len(wordings)])) for i, meaning in enumerate(meanings)]
-    pictures = policy.greedy().rollout(problems, seeds(1, len(problems))).outputs
+    pictures = policy.greedy().rollout(problems, seeds(HELD_OUT_SEED, len(problems), "evaluation")).outputs
     return scores | {
         "drawn from captions, points": float(np.nanmean(shapes.score_pictures(pictures, meanings)["points"]))
     }

@@ -29,9 +29,11 @@ from saccade.builders.parts.texts import (
     rows_by_kind,
     special_token_ids,
 )
-from saccade.core import Problem, seeds
+from saccade.core import Problem
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy
+from saccade.random import numpy_generator, seeds
 from saccade.rewards.text.parsing import tagged_answer
 from saccade.worlds import shapes
 from saccade.worlds.shapes import Meaning, meanings_of
@@ -77,7 +79,7 @@ Kind = tuple[np.ndarray, np.ndarray]
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = seed_stage(cfg.seed)
+    rng = seed_stage(cfg.seed, "rewriter")
     meanings = meanings_of(cfg.meanings, rng, split="train")
     tokenizer = qwen2_tokenizer(corpus(meanings, rng), 1_000, ["<|im_start|>"], TAGS, CHAT_TEMPLATE)
     model = assemble(cfg, tokenizer).train()
@@ -168,10 +170,10 @@ def as_messages(caption: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": caption}]
 
 
-def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float]:
+def evaluate(folder: Path, count: int = 1_000) -> dict[str, float]:
     """Sampled rewrites of held-out meanings: share with both tags, share that keeps the meaning, by kind of input."""
     policy = TokenPolicy(load_language_model(folder), [], prompt=lambda p: as_messages(p.inputs), max_new_tokens=40)
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(HELD_OUT_SEED, "captions")
     groups = {
         kind: [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == kind] for kind in ("terse", "descriptive")
     } | {"held-out wordings": list(shapes.HELD_OUT_WORDINGS)}
@@ -179,7 +181,10 @@ def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float
     for kind, wordings in groups.items():
         meanings = meanings_of(count, rng, split="held_out")
         problems = [Problem(i, shapes.caption(m, int(rng.choice(wordings))), m) for i, m in enumerate(meanings)]
-        rewrites = [tagged_answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
+        rewrites = [
+            tagged_answer(text)
+            for text in policy.rollout(problems, seeds(HELD_OUT_SEED, count, "evaluation", kind)).outputs
+        ]
         kept = [text is not None and shapes.interpret(text) == m for text, m in zip(rewrites, meanings)]
         scores[f"answer tags, {kind}"] = float(np.mean([text is not None for text in rewrites]))
         scores[f"meaning kept, {kind}"] = float(np.mean(kept))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from saccade.math.intervals import count_for, power, quantile, student
+from saccade.random import numpy_generator
 from saccade.training.claims import Arms, Claim, Margin, Precondition
 
 Verdict = Literal["holds", "refuted", "undecided", "void"]
@@ -257,7 +258,7 @@ def _means(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 @cache
 def _weights(count: int, draws: int) -> np.ndarray:
     """How often each of ``count`` problems is drawn ``[draws, count]``, the same for every score, arm and seed."""
-    drawn = np.random.default_rng(count).multinomial(count, np.full(count, 1 / count), draws)
+    drawn = numpy_generator(count, "bootstrap").multinomial(count, np.full(count, 1 / count), draws)
     return drawn.astype(np.float64)
 
 

@@ -78,7 +78,8 @@ def _process(words: Sequence[str]) -> int:
     status = main(words)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: os._exit(130))  # no traceback from a library that is shutting down
+            # No traceback from a library that is shutting down; what was interrupted ends by itself.
+            signal.signal(number, signal.SIG_IGN if status == 130 else lambda *_: os._exit(130))
     return status
 
 

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, Observation, Step, seeds
+from saccade.core import ActingPolicy, Environment, Observation, Step
 from saccade.envs.action_noise import ActionNoise
 from saccade.envs.episodes import Episode, RunningEpisodes
+from saccade.random import stream
 from saccade.training.buffers import Buffer
 
 RANDOM_ACTION_REPEAT = 5
 """Number of steps for which a random action is repeated where white noise would hardly move anything."""
-_RANDOM_ACTIONS = 1
-"""Added to an episode's seed for its random actions."""
 
 
 class Collector:
@@ -57,7 +56,7 @@ class Collector:
         self.action_repeat, self.running, self.steps, self.begun = action_repeat, RunningEpisodes(environment), 0, 0
         self.number_B = np.zeros(environment.count, np.int64)
         self.low, self.high = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        self.uniform = ActionNoise([0] * environment.count, int(np.prod(space.shape)), uniform=True)
+        self.uniform = ActionNoise([0] * environment.count, int(np.prod(space.shape)), True, "random actions")
 
     def __call__(self) -> list[Episode]:
         """One step of all rows; the episodes that it ended."""
@@ -81,7 +80,7 @@ class Collector:
         self.running = RunningEpisodes(self.environment)
         if self.begun:
             self.running.load_state_dict(state["running"])
-            self.uniform.begin(range(len(self.number_B)), (self.running.seed_B + _RANDOM_ACTIONS).tolist())
+            self.uniform.begin(range(len(self.number_B)), self.running.seed_B.tolist())
 
     def _action(self) -> Tensor:
         if self.steps >= self.random_steps:
@@ -91,9 +90,9 @@ class Collector:
 
     def _begin(self, rows: list[int]) -> None:
         self.number_B[rows] = self.begun + np.arange(len(rows))
-        episode_seeds = [int(seeds(self.seed, 1, key=int(number))) for number in self.number_B[rows]]
+        episode_seeds = [stream(self.seed, "episode", int(number)) for number in self.number_B[rows]]
         self.running.begin(rows, episode_seeds)
-        self.uniform.begin(rows, [seed + _RANDOM_ACTIONS for seed in episode_seeds])
+        self.uniform.begin(rows, episode_seeds)
         self.begun += len(rows)
 
 

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from saccade.core import Observation, Step
 from saccade.envs.backdrop_video import Video
 from saccade.naming import require
+from saccade.random import numpy_generator
 
 SPEED, INERTIA = 0.12, 0.4
 """Distance of one step at constant full action; share of the last velocity that remains."""
@@ -96,7 +97,7 @@ class Reach:
 
     def paired(self, state_N6: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         """The same states in every palette, uint8 ``[N, pixels, pixels, 3]`` by name; ``seed`` decides their videos."""
-        rng, count = np.random.default_rng(seed), len(state_N6)
+        rng, count = numpy_generator(seed, "paired looks"), len(state_N6)
         video = Video(rng.integers(2**62, size=count).tolist())
         background = video.frames(np.arange(count), rng.integers(1000, size=count), self.pixels, self.distract)
         return {name: draw(state_N6, self.pixels, name, background, self.soft) for name in PALETTES}
@@ -124,7 +125,7 @@ class Reach:
 
 def initial_states(seeds: Sequence[int]) -> np.ndarray:
     """Initial states ``[B, 6]``: agent and goal anywhere, the agent at rest."""
-    places = np.stack([np.random.default_rng(int(seed)).uniform(-0.85, 0.85, 4) for seed in seeds])
+    places = np.stack([numpy_generator(int(seed), "reach").uniform(-0.85, 0.85, 4) for seed in seeds])
     return np.concatenate([places[:, :2], np.zeros((len(places), 2)), places[:, 2:]], 1)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step, seeds
+from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step
 from saccade.envs.episodes import Episode, RunningEpisodes, tensors
+from saccade.random import stream
 from saccade.training import video
 
 LONGEST = 30_000
@@ -75,7 +76,7 @@ class RolloutCollector:
         return segment.rollout(self.environment.name, self.policy.value(tensors(self.running.observation)))
 
     def _begin(self, rows: Sequence[int]) -> None:
-        episode_seeds = [int(seeds(self.seed, 1, key=self.begun + i)) for i in range(len(rows))]
+        episode_seeds = [stream(self.seed, "episode", self.begun + i) for i in range(len(rows))]
         self.running.begin(list(rows), episode_seeds)
         self.begun += len(rows)
 

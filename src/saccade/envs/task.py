@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step, seeds
+from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step
 from saccade.envs import environment
 from saccade.envs.episodes import Episode
 from saccade.envs.rollout import LONGEST, run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
+from saccade.random import seeds
 from saccade.training import distributed
 from saccade.training.video import thumbnails
 
@@ -55,7 +56,7 @@ class ControlTask:
 
     def seeds(self) -> list[int]:
         """The seeds of the test episodes."""
-        return seeds(self.test_seed, self.test_episodes).tolist()
+        return seeds(self.test_seed, self.test_episodes, "test episodes").tolist()
 
     def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> ProblemScores:
         """Scores of the test episodes, acted greedily, as `episode_scores`; ``show`` is given the first ones."""

@@ -8,13 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler, seeds
+from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
+from saccade.random import seeds
 
 HELD_OUT_SEED = 12_345
 """Seed of the held-out problems of embedded worlds: the same ones in every run."""
-
-EVAL_SEED = 54_321
-"""Seed from which the sampling seeds of all evaluations follow."""
 
 
 class ScoredTask(Protocol):
@@ -34,7 +32,7 @@ def score(
     for name, problems in sets.items():
         if not len(problems):
             continue
-        seeds_P = seeds(EVAL_SEED, len(problems))
+        seeds_P = seeds(HELD_OUT_SEED, len(problems), "evaluation")
         chunks = torch.arange(len(problems)).split(rows)  # problems on disk are loaded when their chunk comes
         parts = [sampler([problems[i] for i in chunk.tolist()], seeds_P[chunk]) for chunk in chunks]
         found[name] = parts, torch.cat([judge(part) for part in parts])

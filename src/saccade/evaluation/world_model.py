@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from saccade.core import LogSamples, ProblemScores, seeds
+from saccade.core import LogSamples, ProblemScores
 from saccade.envs import task as control
 from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.episodes import tensors
@@ -17,6 +17,7 @@ from saccade.envs.recurrent import RecurrentStateWrapper
 from saccade.envs.task import ControlTask, episode_scores
 from saccade.models.world_model.rssm import as_input, as_picture
 from saccade.policies.dreamer import DreamerPolicy
+from saccade.random import numpy_generator, seeds
 
 WALKS, STEPS = 192, 16
 """Number of random walks and of their steps: probing what is constant in an episode, such as a goal, takes many."""
@@ -71,8 +72,8 @@ def random_walks(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) ->
     """The model follows random walks, the same ones for every policy, for STEPS steps or until the first one ends."""
     actor = policy.recurrent(rows)
     environment = RecurrentStateWrapper(task.make(rows), actor)
-    rng = np.random.default_rng(task.test_seed)
-    actor.observe(tensors(environment.begin(range(rows), seeds(task.test_seed, rows, key=1).tolist())))
+    rng = numpy_generator(task.test_seed, "random actions")
+    actor.observe(tensors(environment.begin(range(rows), seeds(task.test_seed, rows, "random walks").tolist())))
     features, pictures, facts, ended = [], [], [], False
     action_B = np.zeros((rows, policy.actions), np.float32)
     while not ended and len(features) < STEPS:

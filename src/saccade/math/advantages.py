@@ -13,16 +13,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from saccade.core import generator, noise, spawn
+from saccade.random import generator, noise
 
 AllSum = Callable[[Tensor], Tensor]
 """Adds a tensor over all processes; the identity where there is one."""
 
 ADV_CLIP = 5.0
 """Largest absolute advantage: in standard deviations or, where there is none, in units of the reward."""
-
-_RANDOM_REWARDS_KEY = 1 << 20
-"""A key from which no sample's seed is derived."""
 
 _SAME_REWARD = 1e-8
 """Difference up to which rewards count as equal."""
@@ -143,9 +140,9 @@ def _std(squares: Tensor, count: Tensor, unbiased: bool) -> Tensor:
 
 def shuffle_rewards(reward_B: Tensor, seed: int) -> Tensor:
     """The same rewards permuted at random ``[B]``: the control experiment in which nothing can be learned."""
-    return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
+    return reward_B[torch.randperm(len(reward_B), generator=generator(seed, "shuffled rewards"))]
 
 
 def random_rewards(seeds_P: Tensor, group_size: int) -> Tensor:
     """0 or 1 at random for each of ``group_size`` samples of each problem: ``[P * group_size]``."""
-    return (noise(spawn(seeds_P, _RANDOM_REWARDS_KEY), (group_size,)) > 0).float().flatten()
+    return (noise(seeds_P, (group_size,), "random rewards") > 0).float().flatten()

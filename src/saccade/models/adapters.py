@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from saccade.core import seeded
 from saccade.models.sharding import shard_like
 from saccade.naming import nearest
+from saccade.random import initialized
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -114,7 +114,7 @@ def _inject(module: nn.Module, rank: int, alpha: float, targets: Sequence[str] |
                 f"{type(module).__name__} has no known attention projections; name the layers in `targets`"
             )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_matches(module, targets), lora_dropout=0.0)
-    with seeded(seed):  # peft initializes A from the global generator
+    with initialized(seed, "LoRA"):  # peft initializes A from the global generator
         inject_adapter_in_model(config, module)
     for p in module.parameters():
         if p.requires_grad:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from saccade.algorithms.off_policy import OffPolicy, OffPolicySettings
 from saccade.algorithms.ppo import PPO
-from saccade.core import Action, Environment, Run, mean_scores, seeds
+from saccade.core import Action, Environment, Run, mean_scores
 from saccade.envs.task import ControlTask
 from saccade.models.control.networks import ACTIVATIONS
 from saccade.policies.actor_critic import ActorCriticModel
+from saccade.random import stream
 from saccade.training.settings import AdamW
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def vector_environment(environment: Environment, seed: int) -> VecEnv:
             return self._begin(list(range(self.num_envs)))
 
         def _begin(self, rows: list[int]) -> np.ndarray:
-            episode_seeds = [int(seeds(seed, 1, key=self.begun + i)) for i in range(len(rows))]
+            episode_seeds = [stream(seed, "episode", self.begun + i) for i in range(len(rows))]
             self.begun += len(rows)
             return environment.begin(rows, episode_seeds)[name]
 

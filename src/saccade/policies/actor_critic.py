@@ -19,9 +19,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.core import Action, Likelihood, Rollout, seeded
+from saccade.core import Action, Likelihood, Rollout
 from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
+from saccade.random import initialized
 
 OBSERVATION = "observation."
 """Prefix of the names of observations in the decisions of a rollout."""
@@ -173,7 +174,7 @@ def build_actor_critic(
     if model.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
     place = device_of(device)
-    with seeded(seed):
+    with initialized(seed, "actor and critic"):
         trunk = Encoder(
             observation,
             model.vector_features,

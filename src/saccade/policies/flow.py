@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
+from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
 from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
 from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone, own_size
 from saccade.models.sharding import shard
 from saccade.policies.flow_network import Network
 from saccade.policies.flow_presets import FlowModel
+from saccade.random import noise, stream
 
 LATENT_DIMS = 3
 
@@ -121,7 +122,7 @@ class FlowPolicy:
         """One picture of each problem; ``stochastic`` replaces the policy's choice of stochastic steps."""
         chosen = sorted(self.stochastic if stochastic is None else stochastic)
         stored: list[dict[str, Tensor]] = []
-        x0 = self._denoise(self._noise(seeds_B, 0), range(self.steps), problems, seeds_B, chosen, stored)
+        x0 = self._denoise(self.latent_noise(seeds_B, "start"), range(self.steps), problems, seeds_B, chosen, stored)
         return self._rollout(problems, seeds_B, chosen, stored, x0)
 
     def greedy(self) -> FlowPolicy:
@@ -145,7 +146,7 @@ class FlowPolicy:
             raise ValueError(f"gradients cannot go through {grad_steps} of {self.steps} steps")
         first = self.steps - grad_steps
         with torch.no_grad():
-            x = self._denoise(self._noise(seeds_B, 0), range(first), problems, seeds_B, self.stochastic)
+            x = self._denoise(self.latent_noise(seeds_B, "start"), range(first), problems, seeds_B, self.stochastic)
         return self._denoise(x, range(first, self.steps), problems, seeds_B, self.stochastic)
 
     def predict_x0_at(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
@@ -156,7 +157,12 @@ class FlowPolicy:
         visited: list[Tensor] = []
         with torch.no_grad():
             last = self._denoise(
-                self._noise(seeds_B, 0), range(self.steps - 1), problems, seeds_B, self.stochastic, visited=visited
+                self.latent_noise(seeds_B, "start"),
+                range(self.steps - 1),
+                problems,
+                seeds_B,
+                self.stochastic,
+                visited=visited,
             )
             x = torch.stack([*visited, last])[step_B, torch.arange(len(step_B))]
         t_B = self.times[step_B].to(x.device)
@@ -197,7 +203,7 @@ class FlowPolicy:
                         x = ode(x, v, t, t_next)[0]
                         continue
                     mean, std = kernel(x, v, t, t_next)
-                    x_next = mean + std * self._noise(seeds_B, i + 1)
+                    x_next = mean + std * self.latent_noise(seeds_B, "denoising", i)
                     if stored is not None:
                         logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
                         stored.append({"x": x, "next_x": x_next, "logp": logp})
@@ -206,8 +212,9 @@ class FlowPolicy:
                     x = x_next
         return x
 
-    def _noise(self, seeds_B: Tensor, key: int) -> Tensor:
-        return noise(spawn(seeds_B, key), self.latent_shape, self.device)
+    def latent_noise(self, seeds_B: Tensor, *name: str | int) -> Tensor:
+        """Standard normal noise ``[B, C, h, w]``: "start" is where a sample begins, ("denoising", i) that of step i."""
+        return noise(seeds_B, self.latent_shape, *name, device=self.device)
 
     def _rollout(
         self,
@@ -390,7 +397,9 @@ def build_flow_policy(
         raise ValueError("lora_folded needs unsharded matrices; choose lora_folded or sharded")
     # Frozen weights may be stored in the lower precision; weights that are trained stay in float32.
     backbone = _backbone(cfg, getattr(torch, cfg.precision) if cfg.lora_rank else torch.float32, share_with)
-    trained = trainable(backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=seed)
+    trained = trainable(
+        backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=stream(seed, "flow")
+    )
     if cfg.sharded:
         trained = shard(backbone.transformer)
     return _policy(cfg, backbone, trained, stochastic, share_with)
@@ -427,7 +436,7 @@ def _policy(
     return FlowPolicy(
         backbone,
         trained,
-        size=cfg.size,
+        size=own_size(backbone, cfg.name) if cfg.size is None else cfg.size,
         steps=cfg.sampling_steps,
         guidance=cfg.guidance,
         kernel=cfg.kernel,

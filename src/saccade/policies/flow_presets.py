@@ -14,8 +14,8 @@ class FlowModel:
 
     name: str = "sd3-shapes"
     """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
-    size: int = 32
-    """Edge of a picture in pixels."""
+    size: int | None = None
+    """Edge of a picture in pixels; None takes the checkpoint's own."""
     sampling_steps: int = 8
     """Denoising steps of a picture."""
     guidance: float = 1.0
@@ -24,8 +24,10 @@ class FlowModel:
     """Transition of stochastic steps; renoise adds noise to the predicted x0, as few-step generators sample."""
     noise: float = 0.7
     """Noise scale of the stochastic steps."""
-    text_length: int = 1
-    """T5 tokens of a prompt; pipelines without a T5 encoder take zeros in their place."""
+    text_length: int | None = None
+    """T5 tokens of a prompt; pipelines without a T5 encoder take zeros in their place. None takes the checkpoint's own:
+    that of its ``sampling.json``, or of its pipeline.
+    """
     lora_rank: int = 0
     """Rank of LoRA on the attention projections; 0 trains all weights of the transformer."""
     lora_alpha: float = 64.0

@@ -27,6 +27,7 @@ from saccade.models.language.prompts import DigestCache, PerRow, content_key
 from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.token_presets import TokenModel
+from saccade.random import stream
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
@@ -222,7 +223,7 @@ def build_token_policy(
     language = load_language_model(cfg.name, dtype, device, cfg.min_pixels, cfg.max_pixels)
     model = language.model
     text_modules = nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
-    trained = trainable(model if cfg.train_vision else text_modules, cfg.lora_rank, seed=seed)
+    trained = trainable(model if cfg.train_vision else text_modules, cfg.lora_rank, seed=stream(seed, "language model"))
     policy = TokenPolicy(
         language,
         shard(model) if cfg.sharded else trained,

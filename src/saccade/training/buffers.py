@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from saccade.core import Problem, Rollout
+from saccade.random import numpy_generator
 from saccade.training.feeds import join
 from saccade.training.frame_store import FrameStore
 
@@ -80,7 +81,7 @@ class Buffer:
         episode still has one); ``seed_B``, a seed for each row. ValueError for an empty buffer and for counts below 1.
         """
         self._require(rows=rows, n_step=n_step)
-        rng = self._rng(step, 0)
+        rng = numpy_generator(self.seed, "transitions", step)
         first = rng.integers(len(self), size=rows)
         last, reward, discount = self._rewards(first, n_step, gamma)
         decisions = {f"observation.{name}_B": self._observation(name, first) for name in self._names()}
@@ -99,7 +100,7 @@ class Buffer:
         ValueError for an empty buffer and for counts below 1.
         """
         self._require(rows=rows, length=length)
-        rng = self._rng(step, 1)
+        rng = numpy_generator(self.seed, "sequences", step)
         slots, final, first = _walk(self.successor, rng.integers(len(self), size=(rows, length)))
         decisions = {}
         for name in self._names():
@@ -194,10 +195,6 @@ class Buffer:
         if name in self.frames:
             return self.frames[name].after(slots, self.successor[slots])
         return self.columns[f"next_observation.{name}"][slots]
-
-    def _rng(self, step: int, use: int) -> np.random.Generator:
-        key, counter = np.array([self.seed, use], np.uint64), np.array([0, 0, 0, step], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
     def _require(self, **counts: int) -> None:
         for name, count in counts.items():

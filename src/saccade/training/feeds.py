@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import BadProblem, Batch, Collect, Problem, Rollout, generator, seeds
+from saccade.core import BadProblem, Batch, Collect, Problem, Rollout
+from saccade.random import generator, seeds, stream
 from saccade.training import checkpoint, distributed
 
 _TRIES = 100
@@ -46,7 +47,7 @@ class OnPolicy:
     def __call__(self, step: int) -> Batch:
         self.skipped = 0
         places = list(distributed.shard(range(self.per_step)))
-        seeds_P, drawn = seeds(self.seed, self.per_step, key=step), self.draw(step)
+        seeds_P, drawn = seeds(self.seed, self.per_step, "samples", step), self.draw(step)
         batch, following = [drawn[place] for place in places], (step + 1) * self.per_step
         while True:
             try:
@@ -81,8 +82,8 @@ class OnPolicy:
 
     def _order(self, epoch: int) -> Tensor:
         if self._permutation is None or self._permutation[0] != epoch:
-            start = int(seeds(self.seed, 1, key=-1 - epoch))
-            self._permutation = epoch, torch.randperm(len(self.problems), generator=generator(start))
+            order = torch.randperm(len(self.problems), generator=generator(self.seed, "order of problems", epoch))
+            self._permutation = epoch, order
         return self._permutation[1]
 
 
@@ -103,7 +104,7 @@ class DatasetFeed:
     def __call__(self, step: int) -> Rollout:
         blocks, per_step = len(self.data) // self.pair_size, self.rows // self.pair_size
         steps_per_pass = blocks // per_step
-        order = torch.randperm(blocks, generator=generator(int(seeds(self.seed, 1, key=step // steps_per_pass))))
+        order = torch.randperm(blocks, generator=generator(self.seed, "order of rows", step // steps_per_pass))
         start = step % steps_per_pass * per_step
         first = order[start : start + per_step] * self.pair_size
         return self.data.rows((first[:, None] + torch.arange(self.pair_size)).flatten())
@@ -125,7 +126,7 @@ class RegeneratedFeed:
         number = step // self.steps
         if self._generated is None or self._generated[0] != number:
             data = self.make(number)
-            seed = int(seeds(self.seed, 1, key=number))
+            seed = stream(self.seed, "dataset", number)
             self._generated = number, DatasetFeed(data, min(self.rows, len(data)), seed, self.pair_size)
         return self._generated[1](step % self.steps)
 

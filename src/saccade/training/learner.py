@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Batch, Loss, Objective, Rollout, generator, seeds
+from saccade.core import Batch, Loss, Objective, Rollout
 from saccade.models.sharding import shard_like
+from saccade.random import generator
 from saccade.training import distributed
 
 
@@ -218,7 +219,7 @@ def minibatch(batch: Any, part: int, parts: int) -> Any:
 
 def permutation(rows: int, seed: int, key: int) -> Tensor:
     """A random permutation of ``rows`` row indices, determined by seed and key: int64 ``[rows]``."""
-    return torch.randperm(rows, generator=generator(int(seeds(seed, 1, key=key))))
+    return torch.randperm(rows, generator=generator(seed, "order of decisions", key))
 
 
 def index_in_group(group_B: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """Whether Ctrl-C, SIGTERM or SIGHUP came: the loop then ends after its step, saves, raises ``Interrupted``."""
+        """Whether Ctrl-C, SIGTERM or SIGHUP came: the loop ends after its step, saves, and raises ``Interrupted``."""
         return self._interrupts.requested
 
     @property

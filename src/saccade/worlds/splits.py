@@ -26,7 +26,10 @@ _HELD_OUT = 2
 
 
 def split_rng(seed: int, split: str | None) -> np.random.Generator:
-    """Random numbers of a split, independent of those of other splits. ValueError for an unknown split."""
+    """The generator of a split's problems, independent of those of other splits. ValueError for an unknown split.
+
+    Problems are data: the same seed stands for the same problems in every version, so recorded scores stay comparable.
+    """
     if split is not None:
         require("split", split, SPLITS)
     return np.random.default_rng([seed, 0 if split is None else 1 + SPLITS.index(split)])

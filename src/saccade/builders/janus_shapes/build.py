@@ -32,10 +32,12 @@ from saccade.builders.parts.stages import (
     run_steps,
     seed_stage,
 )
-from saccade.core import mean_scores, seeds
+from saccade.core import mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
+from saccade.random import seeds
 from saccade.worlds import questions, shapes
 from saccade.worlds.questions.task import by_source
 from saccade.worlds.shapes.task import DrawingTask
@@ -98,11 +100,11 @@ class Settings:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    processor = make_processor(cfg.size, texts(cfg, seed_stage(cfg.seed, 0)))
+    processor = make_processor(cfg.size, texts(cfg, seed_stage(cfg.seed, "texts")))
     model = assemble(cfg, processor.tokenizer)
     vq = model.model.vqmodel
-    made = learn_codes(cfg, vq, seed_stage(cfg.seed, 1), progress)
-    rng = seed_stage(cfg.seed, 2)
+    made = learn_codes(cfg, vq, seed_stage(cfg.seed, "codes"), progress)
+    rng = seed_stage(cfg.seed, "language model")
     means = train(cfg, model, processor, rng, progress)
     scenes, meanings = shapes.sample_scenes(500, rng, cfg.tags)
     model.half().save_pretrained(out)
@@ -191,8 +193,8 @@ def drawing_scores(
 def answer_scores(image_generator: ImageTokenGenerator, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""
     policy = TokenPolicy(image_generator.language, [], max_new_tokens=24, temperature=0.0)
-    problems = questions.sample_problems(count, 12_345, SKILLS, "held_out", 32, **QUESTION_SCENES)
-    texts = policy.rollout(problems, seeds(0, count)).outputs
+    problems = questions.sample_problems(count, HELD_OUT_SEED, SKILLS, "held_out", 32, **QUESTION_SCENES)
+    texts = policy.rollout(problems, seeds(HELD_OUT_SEED, count, "evaluation")).outputs
     correct = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(texts, problems)]).double()
     found = mean_scores(by_source(problems, correct))
     return {f"answers, {name}": found[name] for name in SKILLS}

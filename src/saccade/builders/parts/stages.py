@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.random import numpy_generator, stream
 
 Progress = Callable[[str, int, int, float], None]
 """Called with the part of the build, its step, its number of steps, and the running mean of its loss."""
@@ -75,13 +76,10 @@ def muon_and_adamw(
     return ScheduledOptimizers([muon, adam], steps, warmup, least=0.03)
 
 
-def seed_stage(seed: int, number: int | None = None) -> np.random.Generator:
-    """Seeds torch for one stage of a build and returns its numpy generator, so that a stage can be repeated alone.
-
-    Without a number both are for the whole build.
-    """
-    torch.manual_seed(seed if number is None else 1_000 * seed + number)
-    return np.random.default_rng(seed if number is None else [seed, number])
+def seed_stage(seed: int, name: str) -> np.random.Generator:
+    """Seeds torch for one stage of a build and returns its numpy generator, so that a stage can be repeated alone."""
+    torch.manual_seed(stream(seed, name, "weights"))
+    return numpy_generator(seed, name, "data")
 
 
 def run_steps(steps: Iterable[Step], optimizers: ScheduledOptimizers, progress: Progress) -> dict[str, float]:

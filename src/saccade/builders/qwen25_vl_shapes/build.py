@@ -92,8 +92,8 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     if not cfg.start:
         init_neighbor_attention(tower)
     rates = LearningRates(cfg.vision_matrix_lr, cfg.vision_lr)
-    metrics = pretrain_vision(tower, heads, cfg.vision_steps, 64, rates, seed_stage(cfg.seed, 1), progress)
-    loss = train(cfg, model, heads, tokenizer, seed_stage(cfg.seed, 2), progress)
+    metrics = pretrain_vision(tower, heads, cfg.vision_steps, 64, rates, seed_stage(cfg.seed, "tower"), progress)
+    loss = train(cfg, model, heads, tokenizer, seed_stage(cfg.seed, "language model"), progress)
     save_miniature(model, tokenizer, out)
     return {
         "parameters": parameter_count(model),
@@ -105,7 +105,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
 
 def untrained(cfg: Settings) -> tuple[Any, nn.Module]:
     """A tokenizer trained on the worlds' texts, and the untrained model."""
-    tokenizer = learn_tokenizer(corpus(seed_stage(cfg.seed, 0)), SVG)
+    tokenizer = learn_tokenizer(corpus(seed_stage(cfg.seed, "texts")), SVG)
     return tokenizer, build_model(cfg, tokenizer)
 
 

@@ -14,6 +14,7 @@ from saccade.core import Observation, Step
 from saccade.envs.lane import captions, lidar, rewards, roads, topdown, vision
 from saccade.envs.lane.camera import HEIGHT, Camera
 from saccade.envs.lane.driving import TIME_STEP, Cars, drive
+from saccade.random import numpy_generator
 
 SKY, NEAR = 0.1, 1 - 110 / 300
 """Shares of the frame's height: the captioner's picture lies between them, the policy's below NEAR, 110 of 300 lines as
@@ -99,7 +100,9 @@ class Lane:
             self.roads.put(row, self._road(int(seed)))
         _put(self.progress, index, Progress.start(len(rows), self.steps))
         low, high = (-0.5, -0.06, 1.5), (0.5, 0.06, 3.0)
-        d, psi, speed = np.array([np.random.default_rng([int(seed), 1]).uniform(low, high) for seed in seeds]).T
+        d, psi, speed = np.array(
+            [numpy_generator(int(seed), "start on the road").uniform(low, high) for seed in seeds]
+        ).T
         _put(self.cars, index, Cars(np.full(len(rows), roads.START), d, psi, speed, np.zeros(len(rows))))
         return self._observe(index)
 

@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -188,9 +189,9 @@ def load_backbone(
 ) -> Backbone:
     """Load a pipeline by hub id, folder or miniature's name.
 
-    ``text_length`` is the number of T5 tokens; None takes the pipeline's default. All parts but the transformer and the
-    scheduler are those of the backbone ``share_with``, which must be of the same class, instead of being loaded again.
-    ValueError with one line if the pipeline cannot be loaded.
+    ``text_length`` is the number of T5 tokens; None takes that of the folder's ``sampling.json`` or the pipeline's. All
+    parts but the transformer and the scheduler are those of the backbone ``share_with``, which must be of the same
+    class, instead of being loaded again. ValueError with one line if the pipeline cannot be loaded.
     """
     place = locate(name)
     index = read_config(name, place, "model_index.json")
@@ -216,7 +217,19 @@ def load_backbone(
         if isinstance(part, nn.Module):
             part.to(device=device).eval().requires_grad_(False)
     backbone, default_length = BACKBONES[found]
-    return backbone(pipe, default_length if text_length is None else text_length)
+    own_length = _sampling(name, place).get("max_sequence_length", default_length)
+    return backbone(pipe, own_length if text_length is None else text_length)
+
+
+def own_size(backbone: Backbone, name: str) -> int:
+    """Edge in pixels of the pictures that a checkpoint makes: that of its ``sampling.json``, or of its pipeline."""
+    default = backbone.pipe.default_sample_size * backbone.pipe.vae_scale_factor
+    return int(_sampling(name, locate(name)).get("height", default))
+
+
+def _sampling(name: str, place: str) -> dict[str, Any]:
+    """The arguments that a folder's ``sampling.json`` has for its pipeline; none for a hub id or without the file."""
+    return read_config(name, place, "sampling.json") if (Path(place) / "sampling.json").is_file() else {}
 
 
 TEXTS_AT_ONCE = 16

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.core import generator
 from saccade.math.frames import Frame
 from saccade.models.language.decoding import DecodeState, append, generate, prefill
 from saccade.models.language.messages import Message, Prompt
 from saccade.models.language.model import LanguageModel
 from saccade.models.language.prompts import DigestCache, EncodedPrompt, ImageInputs, PerRow, content_key, pad_left
 from saccade.models.vision.encoder import VisionEncoder
+from saccade.random import generator
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class GenerationState:
         self.digests: DigestCache = {}
         self.encoded = self._encode_prompts()
         rows = zip(index_B.tolist(), seeds_B.tolist())
-        self.sequences = [TokenSequence(self.encoded[i], generator(seed)) for i, seed in rows]
+        self.sequences = [TokenSequence(self.encoded[i], generator(seed, "tokens")) for i, seed in rows]
         self.width = max(map(len, self.encoded))
         device = language.model.device
         ids_PL, attention_PL, position_PAL = (x.to(device) for x in pad_left(self.encoded, language.pad_id))

@@ -23,12 +23,13 @@ from torch import nn
 from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.sft import SupervisedLoss
-from saccade.core import Rollout, Run, generator
+from saccade.core import Rollout, Run
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.task import HALF_CHEETAH, ControlTask
 from saccade.policies.actor_critic import OBSERVATION, ActorCritic, ActorCriticModel, build_actor_critic
+from saccade.random import generator
 from saccade.training.claims import Claim
 from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Updates
@@ -109,7 +110,7 @@ def single_decisions(episodes: Sequence[RecordedEpisode]) -> Rollout:
 
 def shuffle_actions(data: Rollout, seed: int) -> None:
     """Give each step the action of another one."""
-    order = torch.randperm(len(data), generator=generator(seed))
+    order = torch.randperm(len(data), generator=generator(seed, "shuffled actions"))
     data.decisions["action_BT"] = data.decisions["action_BT"][order]
 
 

@@ -73,7 +73,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         with old:
             rollout = cfg.batch.groups(policy.greedy().rollout, problems, seeds_P)
         reward = cfg.task.judge(rollout)
-        reward = rollout.rewards["total"] = shuffle_rewards(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
+        reward = rollout.rewards["total"] = shuffle_rewards(reward, int(seeds_P[0])) if cfg.shuffle_rewards else reward
         rollout.advantage_BT = cfg.nft.advantage(reward, rollout.group_B)[:, None]
         return rollout
 

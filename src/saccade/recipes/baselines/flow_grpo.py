@@ -97,7 +97,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         stochastic = window_at(cfg, step)
         rollout = cfg.batch.groups(lambda p, s: policy.rollout(p, s, stochastic), problems, seeds_P)
         reward = cfg.task.judge(rollout)
-        reward = rollout.rewards["total"] = shuffle_rewards(reward, cfg.seed + step) if cfg.shuffle_rewards else reward
+        reward = rollout.rewards["total"] = shuffle_rewards(reward, int(seeds_P[0])) if cfg.shuffle_rewards else reward
         rollout.advantage_BT = rollout.broadcast(cfg.grpo.advantage(reward, rollout.group_B))
         return cfg.grpo.with_reference(rollout, policy, reference, cfg.batch.micro_rows)
 

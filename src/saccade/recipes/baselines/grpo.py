@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, dynamic_sampling
-from saccade.core import Problem, Rollout, Run, spawn
+from saccade.core import Problem, Rollout, Run
 from saccade.evaluation.templates import Template, prompt_template
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.random import stream
 from saccade.rewards.text.length import Overlong
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import join
@@ -134,8 +135,8 @@ def rounds(
     """The questions of the step, then fresh ones for each further round of dynamic sampling."""
     yield problems, seeds_P
     for again in range(1, cfg.sampling_rounds):
-        fresh_P = spawn(seeds_P, again)
-        yield [questions[seed % len(questions)] for seed in fresh_P.tolist()], fresh_P
+        drawn_P = stream(seeds_P, "question", again).tolist()
+        yield [questions[number % len(questions)] for number in drawn_P], stream(seeds_P, "round", again)
 
 
 def total_reward(cfg: Settings, rollout: Rollout, seeds_P: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         reward = cfg.reward_model.fit_latents(cfg.task, policy, run, cfg.seed)
     else:
         reward = learned_reward(cfg.reward, reward_model, cfg.encoders, str(policy.device))
-    sample_metrics = SampleMetrics(reward_model, cfg.task, cfg.flow.size) if reward_model else None
+    sample_metrics = SampleMetrics(reward_model, cfg.task, policy.size) if reward_model else None
 
     def evaluate(step: int) -> ProblemScores:
         with ema:

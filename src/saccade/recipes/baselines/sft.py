@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.sft import SupervisedLoss, sft_batch
-from saccade.core import Problem, Rollout, Run, generator
+from saccade.core import Problem, Rollout, Run
 from saccade.evaluation.templates import Template, answer_template, prompt_template
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.random import generator
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import OnPolicy
 from saccade.training.learner import Updates
@@ -95,7 +96,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def permuted_answers(problems: Sequence[Problem], seeds_P: Tensor) -> list[Problem]:
     """The same questions, each with the answer of a random one of them."""
-    order = torch.randperm(len(problems), generator=generator(int(seeds_P[0]))).tolist()
+    order = torch.randperm(len(problems), generator=generator(int(seeds_P[0]), "permuted answers")).tolist()
     return [replace(problem, answer=problems[i].answer) for problem, i in zip(problems, order)]
 
 

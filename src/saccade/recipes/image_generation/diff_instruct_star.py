@@ -29,6 +29,7 @@ from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
+from saccade.random import stream
 from saccade.rewards.registry import learned_reward
 from saccade.training.claims import Arms, Claim, Scores, WarmStartedArm
 from saccade.training.loop import fit
@@ -128,7 +129,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         initialize(cfg, policy, fake, reference, run.stage("initialization"))
     reward = learned_reward(cfg.reward, reward_model, cfg.encoders, str(policy.device))
     loss, ema = cfg.distillation.loss(policy, fake, reference, reward), Snapshot(policy.trained)
-    sample_metrics = SampleMetrics(reward_model, cfg.task, cfg.flow.size) if reward_model else None
+    sample_metrics = SampleMetrics(reward_model, cfg.task, policy.size) if reward_model else None
 
     def evaluate(step: int) -> ProblemScores:
         with ema:
@@ -155,7 +156,11 @@ def initialize(cfg: Settings, policy: FlowPolicy, fake: FlowPolicy, reference: F
     distillation = cfg.initialization.distillation(cfg.distillation)
     loss, ema = distillation.loss(policy, fake, reference), Snapshot(policy.trained)
     fit(
-        cfg.batch.feed(cfg.task.training(cfg.seed), sample_generator(policy, cfg.batch.group_size), cfg.seed + 1),
+        cfg.batch.feed(
+            cfg.task.training(cfg.seed),
+            sample_generator(policy, cfg.batch.group_size),
+            stream(cfg.seed, "initialization"),
+        ),
         cfg.batch.learner(*distillation.updates(loss, ema)),
         stage,
         replace(cfg.schedule, steps=cfg.initialization.steps),

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler, seeds
-from saccade.evaluation.scoring import EVAL_SEED, HELD_OUT_SEED
+from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.templates import prompt_template
 from saccade.evaluation.transcripts import transcripts
 from saccade.models.snapshot import Snapshot
 from saccade.policies.tokens import TokenPolicy
 from saccade.policies.zoom import box_areas, last_crops
+from saccade.random import seeds
 from saccade.rewards.registry import TEXTS
 from saccade.worlds import canvases, questions
 from saccade.worlds.questions.task import by_source
@@ -85,7 +86,7 @@ class VisualSearchTask:
         values: dict[str, list[Tensor]] = {}
         sources: list[Problem] = []
         for name, problems in self.held_out_problems().items():
-            seeds_P = seeds(EVAL_SEED, len(problems))
+            seeds_P = seeds(HELD_OUT_SEED, len(problems), "evaluation")
             for index in torch.arange(len(problems)).split(rows):
                 batch = [problems[i] for i in index.tolist()]  # large pictures are loaded batch by batch
                 rollout = sampled(batch, seeds_P[index])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
-from saccade.evaluation.scoring import score
+from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.math.pixels import to_float
 from saccade.rewards.image.pictures import diversity, sharpness
 from saccade.rewards.learned.vqa_judge import VQAJudge
@@ -46,7 +46,7 @@ class EditingTask:
     """Number of training edits of an embedded world."""
     held_out_size: int = 140
     """Number of held-out edits in each set."""
-    eval_seed: int = 12_345
+    eval_seed: int = HELD_OUT_SEED
     """Seed of the held-out edits of an embedded world."""
 
     def training(self, seed: int) -> Sequence[Problem]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
-from saccade.evaluation.scoring import score
+from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.math.pixels import to_float
 from saccade.rewards.registry import PROGRAMS, reward
 from saccade.rewards.render.rendering import extract_program, render_rollout
@@ -77,7 +77,9 @@ class ProgramTask:
             return {"held out": self._load_file(self.held_out)} if self.held_out else {}
         counts = {"held out": (self.held_out_size, programs.TRAIN), "more shapes": (self.larger_size, programs.OOD)}
         return {
-            name: cached_problems(n, 12_345, shapes, "held_out", self.size) for name, (n, shapes) in counts.items() if n
+            name: cached_problems(n, HELD_OUT_SEED, shapes, "held_out", self.size)
+            for name, (n, shapes) in counts.items()
+            if n
         }
 
     def judge(self, rollout: Rollout, known: Mapping[str, Reward] = PROGRAMS) -> Tensor:

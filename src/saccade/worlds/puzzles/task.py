@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.naming import require
+from saccade.random import stream
 from saccade.worlds import puzzles
 from saccade.worlds.images import UPRIGHT, Subset, load_folder, photographs
 from saccade.worlds.puzzles.prompts import PictureSource
@@ -110,7 +111,7 @@ class LazyPuzzles(Sequence[Problem]):
             return [self[i] for i in range(len(self))[index]]
         index = range(len(self))[index]
         chosen = self.task.chosen_puzzles()
-        puzzle, seed = chosen[index % len(chosen)], int(seeds(self.seed, 1, key=index))
+        puzzle, seed = chosen[index % len(chosen)], stream(self.seed, "puzzle", index)
         size, crop, min_side = self.task.size, self.task.crop, self.task.min_side
         (problem,) = puzzles.sample_problems(self.pictures, 1, seed, (puzzle,), "train", size, crop, min_side)
         return replace(problem, id=index)

@@ -31,6 +31,7 @@ from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.random import stream
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.recipes.drawing_code.rlrf.encoders import program_rewards
 from saccade.rewards.render import rendering
@@ -141,11 +142,11 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy = policies(cfg)["policy"]
     problems = cfg.task.training(cfg.seed)
     if cfg.sft.steps:
-        feed, learner = supervised(cfg, policy, problems, cfg.sft.steps)
+        feed, learner = supervised(cfg, policy, problems, cfg.sft.steps, stream(cfg.seed, "sft"))
         fit(feed, learner, run.stage("sft"), replace(cfg.schedule, steps=cfg.sft.steps), state={"policy": policy})
     determinism = RenderDeterminism(cfg.rerender_every)
     if cfg.method == "sft":
-        feed, learner = supervised(cfg, policy, problems, cfg.schedule.steps)
+        feed, learner = supervised(cfg, policy, problems, cfg.schedule.steps, cfg.seed)
     else:
         feed, learner = reinforcement(cfg, policy, problems, determinism, run)
 
@@ -158,7 +159,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     return fit(feed, learner, run, cfg.schedule, state=state, evaluate=evaluate)
 
 
-def supervised(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], steps: int) -> tuple[OnPolicy, Updates]:
+def supervised(
+    cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], steps: int, seed: int
+) -> tuple[OnPolicy, Updates]:
     """Supervised fine-tuning on reference programs for ``steps`` steps: feed and learner."""
     untempered = replace(policy, temperature=1.0)
 
@@ -168,7 +171,7 @@ def supervised(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], 
     batch = Batch(prompts_per_step=cfg.sft.batch, micro_rows=cfg.batch.micro_rows)
     lr = linear_schedule_with_warmup(steps, int(steps * cfg.sft.warmup_ratio), cfg.sft.final_lr)
     update = cfg.sft.optim.update("references", SupervisedLoss(untempered), policy.trained, schedule=lr)
-    return batch.feed(problems, collect, cfg.seed), batch.learner(update)
+    return batch.feed(problems, collect, seed), batch.learner(update)
 
 
 def reinforcement(

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.core import seeded
 from saccade.math.pixels import to_float
 from saccade.models.device import device_of
 from saccade.models.loading import loading_errors, locate, read_config, silence
+from saccade.random import initialized
 
 INIT_STD = 0.06
 """Standard deviation of initial weights; at these widths the usual 0.02 learns slowly."""
@@ -205,7 +205,7 @@ def build_captioner(words: Sequence[str], length: int, sizes: BlipSizes = BlipSi
     vision = BlipVisionConfig(
         image_size=sizes.picture, patch_size=sizes.patch, num_hidden_layers=sizes.vision_layers, **shared
     )
-    with seeded(seed):
+    with initialized(seed, "captioner"):
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
     processor = _processor(tokenizer, size={"height": sizes.picture, "width": sizes.picture})
     return Captioner(model.eval(), processor, length)

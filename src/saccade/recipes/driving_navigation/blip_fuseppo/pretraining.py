@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
-from saccade.core import Loss, Problem, Rollout, Run, seeds
+from saccade.core import Loss, Problem, Rollout, Run
 from saccade.envs.lane import LENGTH, WORDS
 from saccade.envs.lane.scenes import scenes
+from saccade.random import stream
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
     BlipSizes,
     Captioner,
@@ -67,7 +68,7 @@ def pretrain(cfg: CaptionerConfig, captioner: Captioner, task: LaneTask, seed: i
     lane, test_lane = task.world(cfg.batch_size // PLACES), task.world(cfg.test_pictures)
 
     def feed(step: int) -> Rollout:
-        pictures, captions = scenes(lane, int(seeds(seed, 1, key=step)), places=PLACES)
+        pictures, captions = scenes(lane, stream(seed, "captioned scenes", step), places=PLACES)
         return Rollout(
             problems=[Problem(i, "caption of the road ahead", caption) for i, caption in enumerate(captions)],
             decisions={"picture_B": torch.from_numpy(pictures)},

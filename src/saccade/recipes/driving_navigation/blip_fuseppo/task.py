@@ -17,6 +17,8 @@ from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
 from saccade.envs.task import episode_scores, evaluate_episodes, record_video
+from saccade.evaluation.scoring import HELD_OUT_SEED
+from saccade.random import numpy_generator, stream
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner
 from saccade.recipes.driving_navigation.blip_fuseppo.captions import (
     CaptionControl,
@@ -104,7 +106,7 @@ class LaneTask:
     def _control(self, captioner: Captioner, seed: int) -> CaptionControl | None:
         if self.captions == "captioner":
             return None
-        rng = np.random.default_rng([seed, 5])
+        rng = numpy_generator(seed, "constant caption")
         if self.captions == "shuffled":
             return shuffled(lambda: caption_bank(captioner, self, seed))
         symmetric = np.flatnonzero(mirror_ids(captioner).numpy() == np.arange(captioner.vocab_size))
@@ -142,7 +144,7 @@ def caption_bank(captioner: Captioner, task: LaneTask, seed: int, size: int = 10
     """Captions that the captioner writes of places anywhere on training roads: ids ``[size, L]``."""
     lane = replace(task, lane_error="exact").world(rows)
     parts = range(-(-size // rows))
-    return np.concatenate([captioner(scenes(lane, seed + 7919 * (part + 1))[0]) for part in parts])[:size]
+    return np.concatenate([captioner(scenes(lane, stream(seed, "caption bank", part))[0]) for part in parts])[:size]
 
 
 def mirror_ids(captioner: Captioner) -> Tensor:
@@ -154,9 +156,9 @@ def mirror_ids(captioner: Captioner) -> Tensor:
     return mirrored
 
 
-def caption_accuracy(captioner: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
+def caption_accuracy(captioner: Captioner, lane: Lane) -> dict[str, float]:
     """Share of correct captions, and of correct words by topic, on held-out roads and in their weathers."""
-    pictures, targets = scenes(lane, seed, held_out=True)
+    pictures, targets = scenes(lane, HELD_OUT_SEED, held_out=True)
     written, wanted = ([text.split() for text in texts] for texts in (captioner.decode(captioner(pictures)), targets))
     parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "object": (6, 7)}
     share = lambda places: float(

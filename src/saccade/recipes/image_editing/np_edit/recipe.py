@@ -28,11 +28,12 @@ from torch import Tensor
 from saccade.algorithms.dmd import ScoreMatching
 from saccade.algorithms.grpo import GRPO
 from saccade.config import within
-from saccade.core import Objective, Problem, ProblemScores, Rollout, Run, seeds
+from saccade.core import Objective, Problem, ProblemScores, Rollout, Run
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.unrolling import empty_rollout
+from saccade.random import seeds, stream
 from saccade.recipes.image_editing.np_edit.unpaired import NPEdit, sample_two_steps, target_latents
 from saccade.rewards.learned.vqa_judge import VQAJudge
 from saccade.training.claims import Arms, Claim
@@ -133,7 +134,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Learn to copy, then to edit. Returns the scores of held-out edits before the second stage and after."""
     policy = policies(cfg)["policy"]
     if cfg.copy.steps:
-        parts = supervised(cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy.optim)
+        parts = supervised(
+            cfg, policy, lambda problem: problem.inputs.pictures[0], cfg.copy.optim, stream(cfg.seed, "copy")
+        )
         schedule = Schedule(steps=cfg.copy.steps, save_every=cfg.schedule.save_every)
         fit(parts.feed, parts.learner, run.stage("copy"), schedule, state=parts.state)
     match cfg.method:
@@ -142,7 +145,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         case "grpo":
             parts = reinforcement(cfg, policy)
         case "pairs":
-            parts = supervised(cfg, policy, lambda problem: problem.answer["picture"], cfg.optim)
+            parts = supervised(cfg, policy, lambda problem: problem.answer["picture"], cfg.optim, cfg.seed)
 
     def evaluate(step: int) -> ProblemScores:
         with parts.ema:
@@ -168,7 +171,7 @@ def unpaired(cfg: Settings, policy: FlowPolicy) -> Parts:
     loss = cfg.np_edit.loss(policy, fake, real, vqa_judge(cfg).loglikelihood)
     if cfg.np_edit.judge_weight:
         first = [problems[i] for i in range(min(samples_per_step(cfg), len(problems)))]
-        loss = loss.balanced(empty_rollout(first, seeds(cfg.seed, len(first))), cfg.batch.micro_rows)
+        loss = loss.balanced(empty_rollout(first, seeds(cfg.seed, len(first), "balance")), cfg.batch.micro_rows)
     score = cfg.np_edit.score_optim.update("score", ScoreMatching(fake), fake.trained)
     edit, ema = editor_update(cfg, policy, loss, cfg.optim, every=cfg.np_edit.score_updates)
     feed = OnPolicy(problems, sample_two_steps(policy), samples_per_step(cfg), cfg.seed)
@@ -193,10 +196,10 @@ def reinforcement(cfg: Settings, policy: FlowPolicy) -> Parts:
     return Parts(feed, cfg.batch.learner(edit), ema, {"policy": policy, "ema": ema})
 
 
-def supervised(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], Any], optim: AdamW) -> Parts:
+def supervised(cfg: Settings, policy: FlowPolicy, picture: Callable[[Problem], Any], optim: AdamW, seed: int) -> Parts:
     """Flow matching to a picture of each problem: its source in the warm-up, its result where there are pairs."""
     edit, ema = editor_update(cfg, policy, ScoreMatching(policy, min_t=0.0, max_t=1.0), optim)
-    feed = OnPolicy(cfg.task.training(cfg.seed), target_latents(policy, picture), samples_per_step(cfg), cfg.seed)
+    feed = OnPolicy(cfg.task.training(cfg.seed), target_latents(policy, picture), samples_per_step(cfg), seed)
     return Parts(feed, cfg.batch.learner(edit), ema, {"policy": policy, "ema": ema})
 
 

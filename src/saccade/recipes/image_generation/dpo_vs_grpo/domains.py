@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, ProblemScores, Sampler, seeded
-from saccade.evaluation.scoring import logged_samples, score
+from saccade.core import LogSamples, Problem, ProblemScores, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
 from saccade.math.pixels import to_float
+from saccade.random import initialized, numpy_generator, stream
 from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import (
     ContrastiveBatches,
     DualEncoder,
@@ -60,9 +60,12 @@ class DomainsTask:
         if self.prompts != "shapes":
             files = {"in domain": self.in_domain, "out of domain": self.out_of_domain}
             return {name: shapes.load_prompts(file) for name, file in files.items() if file}
+        outside = stream(HELD_OUT_SEED, "out of domain")
         return {
-            "in domain": shapes.sample_problems(self.held_out_size, 12_345, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"),
-            "out of domain": shapes.sample_problems(self.held_out_size, 12_346, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
+            "in domain": shapes.sample_problems(
+                self.held_out_size, HELD_OUT_SEED, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"
+            ),
+            "out of domain": shapes.sample_problems(self.held_out_size, outside, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
         }
 
     def score(self, sampler: Sampler, show: LogSamples | None = None, rows: int = 128) -> ProblemScores:
@@ -79,7 +82,7 @@ def dual_encoder_reward(
     cfg: DualEncoderModel, both_domains: bool, size: int, seed: int, reconstruct: Callable[[Tensor], Tensor]
 ) -> DualEncoderReward:
     """A reward model for pictures of ``size`` x ``size`` pixels, trained on `contrastive_batches`."""
-    with seeded(seed):
+    with initialized(seed, "dual encoder"):
         model = DualEncoder(size, caption_words(), cfg.width)
     cfg.train(model, contrastive_batches(cfg, both_domains, size, seed, reconstruct))
     return DualEncoderReward(model)
@@ -93,7 +96,7 @@ def contrastive_batches(
     ``reconstruct`` encodes and decodes pictures ``[N, 3, H, W]`` with the policy's codes. Meanings of the training
     domain are training meanings, those of the other domain any.
     """
-    rng = np.random.default_rng([seed, 7])
+    rng = numpy_generator(seed, "pictures of the dual encoder")
     inside = shapes.meanings_of(cfg.pictures // 2 if both_domains else cfg.pictures, rng, IN_DOMAIN_TAGS, "train")
     outside = shapes.meanings_of(cfg.pictures - len(inside), rng, OUT_OF_DOMAIN_TAGS) if both_domains else []
     meanings = inside + outside

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler, spawn
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.rubric import judge
 from saccade.rewards.text.parsing import has_answer, tagged_answer
@@ -27,7 +27,7 @@ def sample_rewrites(
     """Rewrites of the problems at ``rows``, with the reward "format" (an answer between tags); None for no rows."""
     if not len(rows):
         return None
-    rewrites = rewriter.rollout([problems[i] for i in rows.tolist()], spawn(seeds_B[rows], 7))
+    rewrites = rewriter.rollout([problems[i] for i in rows.tolist()], seeds_B[rows])
     rewrites.group_B = group_B[rows]
     return judge(rewrites, {"format": has_answer})
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.core import Collect, Problem, ProblemScores, Reward, Rollout, Run
+from saccade.random import stream
 from saccade.recipes.recognition.sketch_flops.distillation import Distillation, EmbedderTraining
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, FlopMeter, blank
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
@@ -109,7 +110,7 @@ PRESETS = {
 def policies(cfg: Settings) -> dict[str, Any]:
     """The selector of canvases, and the student that embeds what is drawn on them."""
     policy = cfg.selector.build(cfg.task.canvases, cfg.task.strokes, 5, cfg.seed)
-    return {"policy": policy, "student": cfg.student.build(cfg.embedding_size, cfg.seed, cfg.device)}
+    return {"policy": policy, "student": cfg.student.build(cfg.embedding_size, stream(cfg.seed, "student"), cfg.device)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
@@ -117,15 +118,16 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     built = policies(cfg)
     policy, student = built["policy"], built["student"]
     pairs, selector_pairs = cfg.task.training(cfg.seed)
-    teacher = cfg.teacher.build(cfg.embedding_size, cfg.seed, cfg.device)
+    teacher_seed = stream(cfg.seed, "teacher")
+    teacher = cfg.teacher.build(cfg.embedding_size, teacher_seed, cfg.device)
     loss = cfg.distillation.triplets(teacher, cfg.task, pairs, (cfg.task.full,))
-    cfg.teacher.fit(teacher, loss, cfg.task, pairs, run.stage("teacher"), cfg.seed)
+    cfg.teacher.fit(teacher, loss, cfg.task, pairs, run.stage("teacher"), teacher_seed)
 
     if cfg.method == "distilled":
         loss = cfg.distillation.loss(student, teacher, cfg.task, pairs)
     else:
         loss = cfg.distillation.triplets(student, cfg.task, pairs, cfg.task.canvases)
-    cfg.student.fit(student, loss, cfg.task, pairs, run.stage(cfg.method), cfg.seed)
+    cfg.student.fit(student, loss, cfg.task, pairs, run.stage(cfg.method), stream(cfg.seed, "training the student"))
 
     collect = collector(cfg, policy, student, selector_pairs)
     update = cfg.optim.update("selector", cfg.grpo.loss(policy), policy.trained)

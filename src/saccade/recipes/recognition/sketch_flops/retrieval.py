@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Rollout, generator, spawn
-
-_GALLERY = 1 << 21
-"""Key of the seeds of random galleries."""
+from saccade.core import Rollout
+from saccade.random import generator
 
 
 def distances(query_ND: Tensor, gallery_MD: Tensor) -> Tensor:
@@ -76,7 +74,7 @@ class RetrievalGallery:
             return 1 / rank(distance_BM, correct_B).float()
         groups = rollout.group_B.tolist()
         first_B = torch.tensor([groups.index(group) for group in groups])
-        generators = [generator(seed) for seed in spawn(rollout.extras["seed_B"][first_B], _GALLERY).tolist()]
+        generators = [generator(seed, "gallery") for seed in rollout.extras["seed_B"][first_B].tolist()]
         return 1 / rank_among(distance_BM, correct_B, self.distractors, generators).float()
 
     def margin_reward(self, rollout: Rollout) -> Tensor:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.core import Problem, ProblemScores, Rollout, Run, mean_scores, seeds
+from saccade.core import Problem, ProblemScores, Rollout, Run, mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
+from saccade.random import seeds
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, FlopMeter, blank
 from saccade.recipes.recognition.sketch_flops.retrieval import RetrievalGallery, retrieval_metrics
 from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy
@@ -23,8 +25,6 @@ Embed = Callable[[Tensor], Tensor]
 
 _ROWS = 50
 """Pictures that are embedded at once."""
-_HELD_OUT_SEED = 12_345
-"""Seed of the held-out objects of the embedded world."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RetrievalTask:
         """Pairs that are not trained on; None for a file without a held-out one."""
         if self.pairs != "sketches":
             return sketches.load_pairs(self.held_out, self.size) if self.held_out else None
-        return sketches.generate_pairs(self.held_out_size, 4, _HELD_OUT_SEED, "held_out", self.size)
+        return sketches.generate_pairs(self.held_out_size, 4, HELD_OUT_SEED, "held_out", self.size)
 
     def draw(self, problems: Sequence[Problem], canvas: int) -> Tensor:
         """The sketches of problems as pictures ``[B, 3, canvas, canvas]``."""
@@ -132,7 +132,7 @@ class SelectorEvaluation:
     def scores(self, run: Run | None = None, step: int = 0) -> ProblemScores:
         """Scores of the greedy choices; to a run, some sketches and a table of the canvases are logged."""
         problems = self.pairs.problems()
-        rollout = self.policy.greedy().rollout(problems, seeds(0, len(problems)))
+        rollout = self.policy.greedy().rollout(problems, seeds(HELD_OUT_SEED, len(problems), "evaluation"))
         scores = choice_metrics(self.rank_NK, rollout.decisions["choice_BT"][:, 0], self.task.canvases)
         scores |= self._flops(rollout)
         if run:

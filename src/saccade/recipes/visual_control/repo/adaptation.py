@@ -13,11 +13,12 @@ from torch.nn.functional import softplus
 
 from saccade.algorithms.descent import Descent
 from saccade.algorithms.lagrange import LagrangeMultiplier
-from saccade.core import Rollout, generator, seeded, seeds
+from saccade.core import Rollout
 from saccade.math.exponential import bounded_exp
 from saccade.math.gaussians import Gaussian, kl
 from saccade.models.world_model.rssm import Observed, mlp
 from saccade.policies.dreamer import DreamerPolicy
+from saccade.random import generator, initialized
 from saccade.training.settings import AdamW
 
 
@@ -76,7 +77,7 @@ class AlignmentLearner:
         policy.actor.requires_grad_(False)
         model.requires_grad_(False)
         model.encoder.requires_grad_(True)
-        with seeded(seed):
+        with initialized(seed, "alignment networks"):
             self.discriminator = Discriminator(model.encoder.width, sizes.hidden)
             self.density = mlp([model.encoder.width, sizes.hidden, 1])
             self.inverse = mlp([2 * sizes.features, sizes.hidden, sizes.hidden, policy.actions])
@@ -98,7 +99,7 @@ class AlignmentLearner:
 
     def update(self, batch: Mapping[str, Rollout]) -> dict[str, float]:
         """One step of every network. FloatingPointError if a gradient is not finite."""
-        noise, picture = generator(int(seeds(self.seed, 1, key=self.updates))), self.policy.picture
+        noise, picture = generator(self.seed, "alignment", self.updates), self.policy.picture
         with torch.no_grad():
             source_BTE, source = self._observe(self.source_encoder, batch["source"], picture, noise)
         target_BTE, target = self._observe(self.policy.model.encoder, batch["target"], picture, noise)

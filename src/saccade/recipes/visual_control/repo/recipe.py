@@ -58,6 +58,7 @@ from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import RSSMConfig
 from saccade.policies.dreamer import DreamerPolicy
+from saccade.random import stream
 from saccade.recipes.visual_control.repo.adaptation import Alignment, AlignmentLearner
 from saccade.recipes.visual_control.repo.domains import DomainFeed, paired_frames
 from saccade.training.claims import Arms, BaselineArm, Claim, WarmStartedArm, gain
@@ -166,10 +167,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 def align(cfg: Settings, policy: DreamerPolicy, source: SequenceFeed, run: Run) -> dict[str, dict[str, float]]:
     """Align the encoder with the target domain, without rewards. Returns the scores there before and after."""
     task = target_task(cfg)
-    target = SequenceFeed(cfg.replay, task.make(cfg.replay.n_envs), policy, cfg.seed + 1)
+    target = SequenceFeed(cfg.replay, task.make(cfg.replay.n_envs), policy, stream(cfg.seed, "target domain"))
     pairs = paired_frames(cfg.task, task, cfg.alignment.paired_frames, cfg.seed)
     return fit(
-        DomainFeed(cfg.replay, source.buffer, target, pairs),
+        DomainFeed(cfg.replay, source.buffer, target, pairs, cfg.schedule.steps),
         AlignmentLearner(policy, cfg.alignment, cfg.seed),
         run,
         replace(cfg.schedule, steps=cfg.alignment.steps),

@@ -15,6 +15,7 @@ from saccade.core import ActingPolicy, LogSamples, ProblemScores, Rollout
 from saccade.envs.recordings import RecordedEpisode, add_episodes
 from saccade.envs.rescale import RescaleAction
 from saccade.envs.task import ControlTask, episode_scores, record_video
+from saccade.random import stream
 from saccade.recipes.visual_control.resfit.base_policy import BCPolicy, Proposer, ZeroProposer, propose_all
 from saccade.recipes.visual_control.resfit.residual import BASE_ACTION, BaseActionWrapper
 from saccade.training.buffers import Buffer
@@ -93,7 +94,7 @@ class FilteredBCFeed:
         """Demonstrations, and the successes among the first ``until`` transitions."""
         successes = successful_episodes(self.collection.collector.buffer, until) if until else []
         data = bc_dataset([*self.episodes, *successes], self.base.length)
-        return DatasetFeed(data, min(self.batch_size, len(data)), self.seed)
+        return DatasetFeed(data, min(self.batch_size, len(data)), stream(self.seed, "successes until", until))
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.collection.state_dict(), "until": self.until}

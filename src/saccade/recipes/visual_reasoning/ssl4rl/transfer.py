@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from saccade.core import LogSamples, Problem, ProblemScores, Reward, Sampler, mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.scoring import score as score_sets
 from saccade.evaluation.transcripts import transcripts
+from saccade.random import stream
 from saccade.worlds import questions
 from saccade.worlds.images import Subset
 from saccade.worlds.questions.task import by_source
 
-SPLITS = {"validation": 11, "test": 12}
-"""The splits of the transfer questions, each with the seed of its scenes."""
+SPLITS = ("validation", "test")
+"""The splits of the transfer questions."""
 
 _SHARES = {"relation": 2, "shape_at": 1, "color_at": 1, "count": 1}
 """Skills of the embedded world's questions and their proportions."""
@@ -37,7 +39,7 @@ class TransferTask:
     def splits(self) -> dict[str, Sequence[Problem]]:
         """The questions of "validation" and "test". ValueError for a file with fewer than two questions."""
         if self.questions == "shapes":
-            return {split: self._sampled(seed) for split, seed in SPLITS.items()}
+            return {split: self._sampled(stream(HELD_OUT_SEED, "transfer", split)) for split in SPLITS}
         loaded = questions.load_questions(self.questions)
         if len(loaded) < 2:
             raise ValueError(f"{self.questions}: has 1 question; validation and test need one each, so 2 are needed")
