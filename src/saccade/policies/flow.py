@@ -72,7 +72,7 @@ class FlowPolicy:
     """Fold LoRA into the weights where gradients are needed, too."""
     reuse_uncond: bool = False
     """Take unconditional velocities from sampling in `likelihood` even after the weights have changed, when they are
-    outdated by the optimizer steps taken. As long as the weights are those of sampling, they are taken anyway.
+    outdated by the optimizer steps taken. While the weights are those of sampling they are taken anyway.
     """
     forward_batch_size: int = 64
     """Largest number of rows in a call of the network without gradients."""

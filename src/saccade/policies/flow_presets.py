@@ -43,8 +43,8 @@ class FlowModel:
     lora_folded: bool = False
     """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
     reuse_uncond: bool = False
-    """Reuse the unconditional velocities of sampling in all of an update; as long as the weights are those of sampling,
-    when this is exact, they are reused anyway.
+    """Reuse the unconditional velocities of sampling in all of an update; they are reused anyway while the weights are
+    those of sampling, when this is exact.
     """
     forward_batch_size: int = 64
     """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""

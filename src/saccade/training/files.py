@@ -111,11 +111,15 @@ def cut(path: Path, step: float, count: int | None = None) -> None:
         replace_bytes(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept).encode(errors="replace"))
 
 
+NESTED = ("set", "items", "scores")
+"""Names in records of samples and of the scores of single problems whose values are no single number."""
+
+
 def records(path: Path) -> list[dict[str, Any]]:
     """The records of a file, without a torn last line; any other broken line is a ValueError that names it.
 
-    A record is an object with a finite number ``step``; its other values are finite numbers or null, except ``set``,
-    ``items`` and ``scores``.
+    A record is an object with a finite number ``step``; its other values are finite numbers or null, except those in
+    NESTED.
     """
     if not path.exists():
         return []
@@ -126,9 +130,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 def _record(path: Path, place: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        if _finite(
-            [record["step"], *(v for k, v in record.items() if k not in ("set", "items", "scores") and v is not None)]
-        ):
+        if _finite([record["step"], *(v for k, v in record.items() if k not in NESTED and v is not None)]):
             return record
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
