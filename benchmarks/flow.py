@@ -17,10 +17,11 @@ who else uses the machine: the load average is printed. All works of a table tak
 sides must have drawn the same latents with the same log-probs, and computed the same gradient; the errors are printed.
 Memory is the peak of a process of its own that samples and updates once.
 
-Variants. "float32" is the default. "folded": LoRA is folded into the weights in the update too (`lora_folded`).
-"reused": the unconditional velocities come from sampling (`reuse_uncond`), exact for the first optimiser step of
-a batch, which is what is timed. "bfloat16": frozen weights and activations (`precision`); the gap between replayed and
-stored log-probs, printed as "replay gap", must stay far below the clip range. The recommended variant of a model has a
+Variants. "float32" is the default; where the weights are those of sampling, as in the first optimiser step of a batch,
+which is what is timed, its unconditional velocities come from sampling. "folded": LoRA is folded into the weights in
+the update too (`lora_folded`). "reused": those velocities are taken in every step (`reuse_uncond`). "bfloat16": frozen
+weights and activations (`precision`); the gap between replayed and stored log-probs, printed as "replay gap", must stay
+far below the clip range. The recommended variant of a model has a
 star, and the aims are judged by it. "plain, 64 at once" is the plain loop with micro-batches as large as ours, which
 the usual one does not have. What changes the algorithm is listed apart, as "other algorithm"; prefixes that a group
 shares are not measured.
@@ -42,7 +43,7 @@ from flow_models import SMALL, save
 from flow_sides import BETA, CASES, VARIANTS, Case, Ours, Plain
 from measure import load, matmul_rate, peak_mb, resident_mb
 
-from saccade.core import seeds
+from saccade.random import seeds
 from saccade.training.provenance import commit, machine, now, versions
 
 
@@ -63,7 +64,7 @@ def memory_of(case: Case, side: str) -> dict[str, float]:
         one = Ours(case, folder, **VARIANTS[side]) if side in VARIANTS else Plain(case, folder, case.plain[side])
     problems = case.problems()
     advantage_B, before = torch.ones(len(problems)), resident_mb()
-    drawn = one.sample(problems, seeds(3, len(problems)))
+    drawn = one.sample(problems, seeds(3, len(problems), "test"))
     if side in VARIANTS:
         drawn.advantage_BT = drawn.broadcast(advantage_B)
         one.update(drawn, BETA)

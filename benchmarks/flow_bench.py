@@ -13,7 +13,8 @@ from flow_sides import BETA, VARIANTS, Case, Ours, Plain, gradient_of
 from measure import Timing, flops, interleaved, ratio
 from torch import Tensor
 
-from saccade.core import Rollout, seeds
+from saccade.core import Rollout
+from saccade.random import seeds
 
 Table = dict[str, dict[str, float]]
 
@@ -28,7 +29,7 @@ class Bench:
     def __init__(self, case: Case, folder: Path):
         self.case = case
         self.problems = case.problems()
-        self.seeds_B = seeds(3, len(self.problems))
+        self.seeds_B = seeds(3, len(self.problems), "test")
         self.advantage_B = torch.randn(len(self.problems), generator=torch.Generator().manual_seed(2))
         self.plain = {name: Plain(case, folder, images) for name, images in case.plain.items()}
         self.ours = {name: Ours(case, folder, **options) for name, options in VARIANTS.items()}
@@ -74,7 +75,7 @@ class Bench:
     def _sampled(self, name: str) -> dict[str, float]:
         rollout = self.rollouts[name]
         latents = torch.cat([torch.stack(d.latents, 1) for d in self.drawn["plain"]])
-        own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_BT"][:, -1:]], 1)
+        own = torch.cat([rollout.decisions["x_BT"], rollout.decisions["next_x_BT"][:, -1:]], 1)
         logps = torch.cat([torch.stack(d.logps, 1) for d in self.drawn["plain"]])
         return {"latents": relative(own, latents), "log-probs": float((rollout.logp_BT - logps).abs().max())}
 

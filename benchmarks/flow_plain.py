@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import noise, spawn
 from saccade.policies.flow import FlowPolicy
+from saccade.random import noise
 
 
 @dataclass
@@ -53,7 +53,7 @@ class PlainLoop:
 
     def _sample(self, prompts: list[str], seeds_B: Tensor) -> Drawn:
         tokens, pooled = self._encode(prompts)
-        x, logps = noise(spawn(seeds_B, 0), self.policy.latent_shape), []
+        x, logps = noise(seeds_B, self.policy.latent_shape, "start"), []
         latents = [x]
         for i in range(self.policy.steps):
             v = self._velocity(x, i, tokens, pooled)
@@ -61,7 +61,7 @@ class PlainLoop:
                 x = x + v * (self.sigmas[i + 1] - self.sigmas[i])
                 break
             mean, std = self._step(x, v, i)
-            x = mean + std * noise(spawn(seeds_B, i + 1), x.shape[1:])
+            x = mean + std * noise(seeds_B, x.shape[1:], "denoising", i)
             latents.append(x)
             logps.append(_logp(x, mean, std))
         vae = self.pipe.vae

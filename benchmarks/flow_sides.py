@@ -47,7 +47,7 @@ class Case:
     """Variants of the plain loop, and their pictures in a micro-batch."""
     micro: tuple[int, int]
     """Rows and decisions in a micro-batch of ours."""
-    at_once: int
+    forward_batch_size: int
     star: str
     """The variant that is recommended for this size."""
     aims: dict[str, float]
@@ -65,12 +65,12 @@ VARIANTS = {
 }  # fmt: skip
 CASES = {
     "tiny": Case(
-        TINY, prompts=8, group=8, updated=3, plain={"plain": 8, "plain, 64 at once": 64}, micro=(64, 3), at_once=128,
-        star="float32 folded reused",
+        TINY, prompts=8, group=8, updated=3, plain={"plain": 8, "plain, 64 at once": 64}, micro=(64, 3),
+        forward_batch_size=128, star="float32 folded reused",
         aims={"sampling": 1.5, "update with KL": 2.0, "update": 2.0},
     ),
     "small": Case(
-        SMALL, prompts=1, group=2, updated=2, plain={"plain": 2}, micro=(2, 2), at_once=8,
+        SMALL, prompts=1, group=2, updated=2, plain={"plain": 2}, micro=(2, 2), forward_batch_size=8,
         star="bfloat16 folded reused", aims={"update with KL": 1.9, "update": 2.8},
     ),
 }  # fmt: skip
@@ -80,7 +80,12 @@ class Ours:
     """The library's own path: a policy, its reference, a learner."""
 
     def __init__(self, case: Case, folder: Path, **options: Any):
-        fixed = {"guidance": 4.5, "text_length": case.shape.zeros, "device": "cpu", "at_once": case.at_once}
+        fixed = {
+            "guidance": 4.5,
+            "text_length": case.shape.zeros,
+            "device": "cpu",
+            "forward_batch_size": case.forward_batch_size,
+        }
         model = FlowModel(str(folder), case.shape.size, case.steps, **fixed | LORA | options)
         self.case, self.policy = case, build_flow_policy(model, range(case.steps - 1))
         self.reference = Snapshot(self.policy.trained)
@@ -88,7 +93,9 @@ class Ours:
         self.optimizer = torch.optim.SGD(self.policy.trained, lr=0.0)  # the same weights in every repetition
 
     def sample(self, problems: list[Problem], seeds_B: Tensor) -> Rollout:
-        self.policy.said.kept.clear()  # the prompts of a batch are new to it
+        texts = self.policy.prompt_cache.texts  # the prompts of a batch are new to it
+        texts.rows.clear()
+        texts.used = 0
         return self.policy.rollout(problems, seeds_B)
 
     def update(self, rollout: Rollout, beta: float) -> dict[str, float]:

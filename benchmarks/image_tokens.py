@@ -31,8 +31,9 @@ from measure import flops, interleaved, load, ratio
 from torch import Tensor
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Problem, Rollout, seeds
+from saccade.core import Problem, Rollout
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
+from saccade.random import seeds
 from saccade.training.groups import sample_groups
 from saccade.training.provenance import commit, machine, now, versions
 from saccade.worlds import shapes
@@ -98,16 +99,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = given.model or str(random_model(Path(place)))
         policy = build_image_token_policy(ImageTokenModel(folder, guidance=given.guidance))
-    problems = shapes.problems(given.pictures // given.group, 0, shapes.TAGS[:6])
+    problems = shapes.sample_problems(given.pictures // given.group, 0, shapes.TAGS[:6])
     rows = [problem for problem in problems for _ in range(given.group)]
-    sample = lambda: sample_groups(policy.rollout, problems, seeds(0, len(problems)), given.group)
+    sample = lambda: sample_groups(policy.rollout, problems, seeds(0, len(problems), "test"), given.group)
     rollout = sample()
     rollout.advantage_BT = torch.randn(rollout.logp_BT.shape, generator=torch.Generator().manual_seed(0))
     update = lambda: PolicyGradient(policy, 0.2)(rollout).total.backward()
 
     cold = ImageTokenPolicy(policy.image_generator, [], guidance=given.guidance, temperature=1e-5)
     few = rows[:: given.group][:8]
-    alike = (cold.codes(cold.rollout(few, seeds(0, len(few)))) == generated(policy, few, False)).float().mean()
+    alike = (cold.codes(cold.rollout(few, seeds(0, len(few), "test"))) == generated(policy, few, False)).float().mean()
     ours, naive = gradient(policy, update), gradient(policy, lambda: naive_gradient(policy, rollout))
     print(
         f"likeliest codes alike {float(alike):.4f}, gradients apart by"

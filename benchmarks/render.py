@@ -87,7 +87,7 @@ def replaced() -> float:
 
 def measure(size: int, count: int, repetitions: int) -> dict[str, Any]:
     """All that is said about one size."""
-    codes = [problem.answer["code"] for problem in programs.problems(count, 0, size=8)]
+    codes = [problem.answer["code"] for problem in programs.sample_problems(count, 0, size=8)]
     works = sides(codes, size)
     pictures = {name: work() for name, work in works.items()}
     same = all((np.stack(pictures["workers"]) == np.stack(pictures[name])).all() for name in works)

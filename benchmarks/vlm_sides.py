@@ -13,12 +13,13 @@ from torch import Tensor
 from vlm_models import problems
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Rollout, seeds
+from saccade.core import Rollout
 from saccade.math.advantages import group_advantage
 from saccade.models.language.messages import to_pil
 from saccade.models.language.model import load_language_model
 from saccade.policies.token_presets import TokenModel
 from saccade.policies.tokens import TokenPolicy, build_token_policy
+from saccade.random import seeds
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 
@@ -45,7 +46,7 @@ class Ours:
     def sample(self) -> Rollout:
         """Answers with their log-probs."""
         made = problems()
-        return sample_groups(self.policy.rollout, made, seeds(3, len(made)), GROUP)
+        return sample_groups(self.policy.rollout, made, seeds(3, len(made), "test"), GROUP)
 
     def update(self, rollout: Rollout) -> None:
         self.updates.update(rollout)

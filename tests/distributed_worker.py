@@ -9,10 +9,11 @@ import sys
 import torch
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Loss, Problem, spawn
+from saccade.core import Loss, Problem
 from saccade.math.advantages import group_advantage
 from saccade.models.sharding import full_tensors, shard
 from saccade.policies import flow, tokens
+from saccade.random import stream
 from saccade.training import distributed
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
@@ -37,7 +38,7 @@ def steps(kind: str, out: str, folder: str, only_start: str = "") -> None:
 
     def collect(problems, seeds_P, step):
         rollout = sample_groups(policy.rollout, problems, seeds_P, 4)
-        _, seeds_B = None, torch.stack([spawn(seeds_P, k) for k in range(4)], 1).flatten()
+        _, seeds_B = None, torch.stack([stream(seeds_P, "sample", k) for k in range(4)], 1).flatten()
         reward = (seeds_B % 1000).float() / 1000
         rollout.advantage_BT = rollout.broadcast(
             group_advantage(reward, rollout.group_B, scale="batch", all_sum=distributed.all_sum)

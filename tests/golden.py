@@ -33,7 +33,7 @@ CONTROL = {"task.test_episodes": 4, "task.test_rows": 4, "task.video_episodes": 
 OFF_POLICY = CONTROL | {
     "steps": 300, "evaluate_every": 200, "schedule.save_every": 200, "algo.learning_starts": 100, "algo.batch_size": 32,
 }  # fmt: skip
-WORLD_MODEL = CONTROL | {"replay.warmup_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
+WORLD_MODEL = CONTROL | {"replay.random_steps": 20, "replay.batch_size": 4, "replay.sequence_length": 6, "steps": 4}
 DISTILLED = {
     "task.held_out_size": 6,
     "prompts_per_step": 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,21 @@ def _once(path: str) -> None:
         os.abort()
 
 
+def _call(_: str) -> None:
+    """What a worker without rights may not do: reach others, become another program, gain privileges."""
+    found = []
+    try:
+        socket.create_connection(("127.0.0.1", 9), timeout=1)
+    except OSError as error:
+        found.append(error.strerror or str(error))
+    try:
+        os.execv("/bin/true", ["true"])
+    except OSError as error:
+        found.append(error.strerror)
+    found += [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("NoNewPrivs")]
+    raise Refused("unsafe", "; ".join(found))
+
+
 def _write(path: str) -> None:
     try:
         Path(path).write_bytes(b"x" * 1000)
@@ -64,6 +80,7 @@ def _environment(_: str) -> None:
 
 
 _DEEDS = {
+    "call": _call,
     "draw": lambda _: None,
     "nest": _nest,
     "spin": _spin,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from saccade.training.folder import ERROR
+from saccade.core import STANDARD_ERROR
 from saccade.training.run import Run
 from saccade.worlds import canvases
 
@@ -148,7 +148,9 @@ def seeing(folder: Path, recipe: str = "mgpo", lift: float = 0.4, steps: int = 4
         for step in (0, steps):
             done = step / steps
             run.log(step, {"eval/accuracy": 0.3 + lift * done, "eval/sufficient box": 0.2 + lift * done})
-            run.samples(step, "held out", [_conversation(p, lift * done) for p in canvases.problems(6, 1, choices=4)])
+            run.samples(
+                step, "held out", [_conversation(p, lift * done) for p in canvases.sample_problems(6, 1, choices=4)]
+            )
             run.samples(step, "drawings", [_drawing(i, done) for i in range(len(PROMPTS))])
         run.finish({"before": {"accuracy": 0.3}, "after": {"accuracy": 0.3 + lift}})
     return folder
@@ -176,11 +178,11 @@ def _conversation(problem, skill: float) -> dict:
     notice = "This box cannot be used, here is the whole picture. " if missing else ""
     letter = problem.answer["text"] if skill else "D"
     told = lambda text, picture: {"who": "user", "text": text, "pictures": [picture]}
-    said = lambda text: {"who": "model", "text": text, "trained": True}
+    model_turn = lambda text: {"who": "model", "text": text, "trained": True}
     turns = [
         told(f"{question} Give the box of the place to look at.", {"image": view, "boxes": boxes}),
-        said("near the middle" if missing else f"[{','.join(str(round(v / 3)) for v in box)}]"),
-        told(notice + problem.inputs.text, back), said(letter),
+        model_turn("near the middle" if missing else f"[{','.join(str(round(v / 3)) for v in box)}]"),
+        told(notice + problem.inputs.text, back), model_turn(letter),
     ]  # fmt: skip
     score = float(letter == problem.answer["text"])
     return {"prompt": problem.inputs.text, "image": image(canvas), "text": letter, "score": score, "turns": turns}
@@ -240,7 +242,7 @@ def hostile(folder: Path) -> Path:
     return folder
 
 
-def check(path: Path, holds: bool | None = True) -> Path:
+def check(path: Path, verdict: str = "holds") -> Path:
     """The result of a check, as ``saccade check --json`` prints it."""
     scores = {
         "method": {str(seed): {"shapes": 0.75 + 0.01 * seed, "shapes@20": 0.5, "untouched": 0.64} for seed in range(3)},
@@ -252,12 +254,13 @@ def check(path: Path, holds: bool | None = True) -> Path:
             "least": 0.05,
             "margins": [0.44, 0.45, 0.46],
             "mean": 0.45,
-            "holds": True,
+            "interval": [0.425, 0.475],
+            "verdict": "holds",
         },
-        {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "holds": holds},
+        {"claim": f"Nothing escapes {HOSTILE}", "least": 0.0, "margins": [None], "mean": None, "verdict": verdict},
     ]
     result = {
-        "name": "flow_grpo", "holds": holds, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2],
+        "name": "flow_grpo", "verdict": verdict, "arms": {arm: {"steps": 60} for arm in scores}, "seeds": [0, 1, 2],
         "seconds": 431.0, "scores": scores, "claims": claims, "date": "2026-01-02",
         "machine": {"cpu": "a fast one", "cores": 2, "gpu": None},
     }  # fmt: skip
@@ -278,14 +281,14 @@ def acting(folder: Path, lift: float = 1.0, seed: int = 0, steps: int = 4000) ->
                 step,
                 {
                     "eval/return": 3 + 14 * done + rng.normal() * 0.5,
-                    f"eval/return{ERROR}": 1.3 - 0.9 * done,
+                    f"eval/return{STANDARD_ERROR}": 1.3 - 0.9 * done,
                     "eval/success": 0.1 + 0.8 * done,
                 },
             )
             if step in (0, steps):
                 run.samples(step, "test", [_walk(i, done if step else 0.0) for i in range(4)])
         before, after = (
-            {"return": 3 + 14 * d, f"return{ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d}
+            {"return": 3 + 14 * d, f"return{STANDARD_ERROR}": 1.3 - 0.9 * d, "success": 0.1 + 0.8 * d}
             for d in (0, 0.95 * lift + 0.01 * seed)
         )
         run.finish({"before": before, "after": after})

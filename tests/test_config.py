@@ -10,7 +10,18 @@ import pytest
 import tyro
 
 from saccade import catalog
-from saccade.config import changed, contradiction, described, flags, flat, meant, names, option, revive
+from saccade.config import (
+    changed,
+    contradiction,
+    described,
+    flags,
+    flat,
+    foreign,
+    matching_names,
+    names,
+    option,
+    restore_settings,
+)
 from saccade.training.files import plain
 
 
@@ -77,12 +88,16 @@ def test_names_and_options_carry_the_prefix_of_their_group():
     ],
 )  # fmt: skip
 def test_a_name_is_whole_or_its_last_part_or_a_group(given, found):
-    assert meant(given, NAMES) == found
+    assert matching_names(given, NAMES) == found
 
 
 def test_what_could_be_several_is_refused_with_all_of_them():
-    assert meant("lora_rank", names(Two)) == meant("lora-rank", names(Two)) == ["flow.lora_rank", "rewriter.lora_rank"]
-    assert meant("rewriter", names(Two)) == ["rewriter.name"]
+    assert (
+        matching_names("lora_rank", names(Two))
+        == matching_names("lora-rank", names(Two))
+        == ["flow.lora_rank", "rewriter.lora_rank"]
+    )
+    assert matching_names("rewriter", names(Two)) == ["rewriter.name"]
     with pytest.raises(ValueError, match=r"^'model' may mean flow.name, rewriter.name: give the whole name$"):
         changed(Two(), {"model": "x"})
 
@@ -132,4 +147,38 @@ def test_every_recipe_takes_its_own_values_and_those_of_a_config(name):
         assert changed(preset, flat(preset)) == preset
         saved = plain(preset)
         if not any(isinstance(value, float) and math.isinf(value) for value in flat(preset).values()):
-            assert revive(preset, saved, "a run") == preset
+            assert restore_settings(preset, saved, "a run") == preset
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    rewards: tuple[str, ...] = ("mine.py:bright", "ocr")
+    env: str = "evil:Env-v0"
+    seed: int = 0
+
+
+def test_code_that_a_folder_names_is_not_executed_by_whoever_meets_its_name(tmp_path, monkeypatch):
+    from saccade.envs.gym import Gym
+    from saccade.rewards.registry import PICTURES, reward
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mine", "evil"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')\nbright = abs\n")
+    kept = foreign(restore_settings(Rewarded(), plain(Rewarded()), "r"))
+    assert kept == Rewarded() and changed(kept, {"seed": 1}).rewards[0].file is None
+    for act in (lambda: reward(kept.rewards[0]), lambda: Gym.of(kept.env, 1)):
+        with pytest.raises(ValueError, match="is code that the run's folder names, which is executed only if you ask"):
+            act()
+    assert reward(kept.rewards[1]) is PICTURES["ocr"] and not (tmp_path / "ran").exists()
+    assert reward(foreign(kept, lambda name: tmp_path / "mine.py").rewards[0]) is abs and (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "saved", [{"seed": "0"}, {"rewards": [1]}, {"env": None}, {"rewards": {"a": 1}}, {"seed": True}]
+)
+def test_settings_of_another_type_in_a_folder_are_one_line(saved):
+    with pytest.raises(ValueError, match=r"^r: \w+ must be [^\n]*$"):
+        restore_settings(Rewarded(), plain(Rewarded()) | saved, "r")
+    with pytest.raises(ValueError, match="r has no Optimizer where the recipe has its settings"):
+        restore_settings(Settings(), plain(Settings()) | {"optim": saved.get("seed", [])}, "r")

@@ -37,7 +37,7 @@ def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_pa
     assert result["steps"] == 1 and {"train wording", "paraphrase"} <= result["after"].keys()
     assert (tmp_path / result["run"] / "report.html").is_file()
     assert "RAFT" in saccade("show", "./my_paper.py")
-    saccade("sample", str(tmp_path / result["run"]), "a red circle", "-o", "out.png")
+    saccade("sample", str(tmp_path / result["run"]), "a red circle", "-o", "out.png", "--recipe", "my_paper.py")
     assert (tmp_path / "out.png").is_file()
 
 

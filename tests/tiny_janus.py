@@ -17,7 +17,7 @@ def janus(folder: Path, loud: float = 4.0) -> Path:
     from saccade.builders.janus_shapes.parts import assemble, make_processor
 
     torch.manual_seed(0)
-    sizes = build.Settings(size=16, codes=24, width=32, layers=2, heads=2, sight_width=32)
+    sizes = build.Settings(size=16, codes=24, width=32, layers=2, heads=2, vision_width=32)
     processor = make_processor(sizes.size, WORDS)
     model = assemble(sizes, processor.tokenizer)
     for name, p in model.named_parameters():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Rollout, noise, spawn
+from saccade.core import Likelihood, Problem, Rollout
+from saccade.random import noise
 
 
 @dataclass(eq=False)
@@ -22,7 +23,7 @@ class Toy:
 
     def rollout(self, problems, seeds_B: Tensor) -> Rollout:
         mean = self._mean(problems, torch.arange(len(self.mean)).expand(len(problems), -1)).detach()
-        drawn = mean + noise(spawn(seeds_B, 0), self.mean.shape).to(mean.dtype)
+        drawn = mean + noise(seeds_B, self.mean.shape, "start").to(mean.dtype)
         return Rollout(
             problems=list(problems),
             decisions={"drawn_BT": drawn, "place_BT": torch.arange(len(self.mean)).expand(len(problems), -1)},

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from saccade.api.run import TrainedRun, open_run
     from saccade.api.scoring import score
     from saccade.checks.runner import check
-    from saccade.core import Problem, Question
-    from saccade.training.run import Interrupted, RunFailed
+    from saccade.core import Interrupted, Problem, Question, RunFailed
 
 __version__ = "0.1.0"
 
@@ -41,12 +40,12 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Interrupted": "training.run",
+    "Interrupted": "core",
     "LoadedRecipe": "api.recipe",
     "Model": "api.models",
     "Problem": "core",
     "Question": "core",
-    "RunFailed": "training.run",
+    "RunFailed": "core",
     "TrainedRun": "api.run",
     "check": "checks.runner",
     "compare": "api.comparing",

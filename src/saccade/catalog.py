@@ -7,7 +7,9 @@ imports one unless ``load`` is called.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -22,8 +24,8 @@ from saccade.naming import nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from saccade.core import Run
     from saccade.training.claims import BaselineArm, Claim, WarmStartedArm
-    from saccade.training.run import Run
 
 PACKAGE = Path(__file__).resolve().parent
 FIELDS = ("paper", "idea", "claims", "differs")
@@ -53,8 +55,8 @@ class Recipe(Protocol):
         """Train in a run; returns the scores before and after."""
         ...
 
-    def evaluate(self, cfg: Any, policies: Mapping[str, Any]) -> Mapping[str, float]:
-        """Scores on held-out problems."""
+    def evaluate(self, cfg: Any, policies: Mapping[str, Any]) -> Mapping[str, float | Tensor]:
+        """Scores on held-out problems, as `saccade.core.ProblemScores`."""
         ...
 
     def sample(
@@ -80,11 +82,10 @@ class System:
 
     @property
     def state(self) -> str:
-        """not built, built, holds or does not hold."""
+        """not built, built (never checked), or the verdict of its check: holds, refuted, undecided, void."""
         if self.file is None:
             return "not built"
-        holds = (result(self.name) or {}).get("holds")
-        return "built" if holds is None else "holds" if holds else "does not hold"
+        return str((result(self.name) or {}).get("verdict") or "built")
 
 
 def systems() -> list[System]:
@@ -99,9 +100,7 @@ def baselines() -> list[System]:
 
 
 def recipes(family: str = "*") -> dict[str, Path]:
-    """Every recipe that is built, by name: ``<family>/<name>.py`` or, with parts of its own,
-    ``<family>/<name>/recipe.py``.
-    """
+    """Every recipe that is built, by name: ``<family>/<name>.py`` or ``<family>/<name>/recipe.py``."""
     root = PACKAGE / "recipes"
     files = [*root.glob(f"{family}/[a-z]*.py"), *root.glob(f"{family}/*/recipe.py")]
     return dict(sorted((name_of(file), file) for file in files))
@@ -195,13 +194,15 @@ def _arm(name: str, arm: str, entry: Any) -> Arm:
 
 
 def new_run(name: str, kind: str = "") -> Path:
-    """``runs/<name>/<kind><time>``, with the smallest number added that makes it new."""
+    """A new folder ``runs/<name>/<kind><time>``, with the smallest number added that no other process has taken."""
     stem = Path("runs") / name / f"{kind}{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, n = stem, 1
-    while folder.exists():
-        n += 1
-        folder = stem.with_name(f"{stem.name}-{n}")
-    return folder
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def head(file: Path) -> dict[str, str]:
@@ -223,23 +224,28 @@ def head(file: Path) -> dict[str, str]:
     return notes
 
 
-def result_file(name: str) -> Path:
-    """Where the check of a recipe is recorded: ``results/<name>.json``.
+def result_file(name: str, first_seed: int = 0) -> Path:
+    """Where the check of a recipe is recorded: ``results/<name>.json``, ``results/<name>-from-<seed>.json`` for others
+    than the seeds from 0 on; the scores of single problems stand beside it as ``.npz``.
 
     ``results/`` lies in the checkout that this package is part of; for a recipe file of the user's, and for a package
     that was installed without a checkout, in the current folder.
     """
     root = PACKAGE.parents[1]
     checkout = (root / "pyproject.toml").is_file() and not name.endswith(".py")
-    return (root if checkout else Path()) / "results" / f"{name_of(Path(name))}.json"
+    seeds = f"-from-{first_seed}" if first_seed else ""
+    return (root if checkout else Path()) / "results" / f"{name_of(Path(name))}{seeds}.json"
 
 
-def result(name: str) -> dict[str, Any] | None:
+def result(name: str, first_seed: int = 0) -> dict[str, Any] | None:
     """The recorded check of a recipe, None if there is none. ValueError for a broken file."""
-    path = result_file(name)
+    path = result_file(name, first_seed)
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
         raise ValueError(f"{path} is not the result of a check") from None
+    if "verdict" not in found:
+        raise ValueError(f"{path} is the result of an earlier version, without a verdict: check again")
+    return found

@@ -15,11 +15,14 @@ import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from saccade.naming import nearest
 
 T = TypeVar("T")
+STAGE = "steps of a stage before the run's own"
+"""Marks, in a field's Annotated type, a setting that a shorter run shortens."""
 
 
 def names(kind: type) -> list[str]:
@@ -32,6 +35,19 @@ def flags(kind: type) -> list[str]:
     return ["--" + name.replace("_", "-") for name in names(kind)]
 
 
+def stages(kind: type) -> list[str]:
+    """Dotted names of the settings that are marked as `STAGE`."""
+    found = []
+    for field, hint in _hinted(kind):
+        inner = bare(hint)
+        if dataclasses.is_dataclass(inner):
+            prefix = "" if is_flat(hint) else f"{field.name}."
+            found += [prefix + name for name in stages(inner)]  # pyrefly: ignore[bad-argument-type]
+        elif get_origin(hint) is Annotated and STAGE in get_args(hint)[1:]:
+            found.append(field.name)
+    return found
+
+
 def is_flat(hint: Any) -> bool:
     """Whether the fields of a group carry no prefix (`training.settings.Flat`)."""
     return get_origin(hint) is Annotated and any(getattr(extra, "name", None) == "" for extra in get_args(hint)[1:])
@@ -42,7 +58,7 @@ def bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def meant(given: str, known: Sequence[str]) -> list[str]:
+def matching_names(given: str, known: Sequence[str]) -> list[str]:
     """Every one of the ``known`` names that ``given`` could stand for; ``-`` and ``_`` are alike."""
     whole = {name.replace("_", "-"): name for name in known}
     asked = given.replace("_", "-")
@@ -80,10 +96,14 @@ def contradiction(given: Any, kept: Any) -> tuple[str, Any, Any] | None:
     return next(((name, value, former[name]) for name, value in flat(given).items() if value != former[name]), None)
 
 
-def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
+def restore_settings(template: T, saved: Mapping[str, Any], place: str) -> T:
     """A copy of ``template`` with the ``saved`` values. ValueError if ``place`` has other settings than the recipe."""
-    annotations = {field.name: field.type for field in dataclasses.fields(template)}  # pyrefly: ignore[bad-argument-type]
-    known = list(annotations)
+    if not isinstance(saved, Mapping):
+        raise ValueError(
+            f"{place} has no {type(template).__name__} where the recipe has its settings, but {saved!r:.60}"
+        )
+    hints = {field.name: bare(hint) for field, hint in _hinted(type(template))}
+    known = list(hints)
     for name in saved:
         if name not in known:
             raise ValueError(
@@ -95,9 +115,12 @@ def revive(template: T, saved: Mapping[str, Any], place: str) -> T:
             raise ValueError(f"{place} lacks the setting '{name}', which the recipe has")
         present = getattr(template, name)
         inner = dataclasses.is_dataclass(present)
-        values[name] = revive(present, saved[name], place) if inner else _tuples(saved[name])
-        if saved[name] is None and annotations[name] in (float, "float"):
+        if inner:
+            values[name] = restore_settings(present, saved[name], place)
+        elif saved[name] is None and hints[name] is float:
             values[name] = math.inf  # JSON has no infinity, so config.json holds null for it
+        else:
+            values[name] = fitted(f"{place}: {name}", _tuples(saved[name]), hints[name])
     return dataclasses.replace(template, **values)  # pyrefly: ignore[bad-specialization]
 
 
@@ -112,6 +135,51 @@ def changed(settings: T, values: Mapping[str, Any]) -> T:
     return settings
 
 
+class Foreign(str):
+    """A setting from a run's folder that names code, as FILE.py:FUNCTION or MODULE:ENVIRONMENT.
+
+    Whoever wrote the folder chose it, so it is executed only where the user asked for that: ``file`` is then the file
+    to execute.
+    """
+
+    file: Path | None = None
+
+    def asked(self) -> Path | None:
+        """The file to execute. ValueError, with the advice, where nobody asked for it."""
+        if self.file is None:
+            raise ValueError(
+                f"'{self}' is code that the run's folder names, which is executed only if you ask for it: --trust does"
+                " for files outside the folder; where they are settings of a run that goes on, name them again"
+            )
+        return self.file
+
+
+def foreign(settings: T, trusted: Callable[[str], Path | None] = lambda name: None) -> T:
+    """Settings from a folder, in which `Foreign` stands for every text that could name code.
+
+    ``trusted`` gives the file that the user wants executed for a name, None for any other name.
+    """
+
+    def mark(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(mark(each) for each in value)
+        if not isinstance(value, str) or ":" not in value:
+            return value
+        marked = Foreign(value)
+        marked.file = trusted(value)
+        return marked
+
+    values = {name: value for name, value in flat(settings).items() if isinstance(value, (str, tuple))}
+    return changed(settings, {name: mark(value) for name, value in values.items() if ":" in str(value)})
+
+
+def code_files(settings: Any) -> list[str]:
+    """The files of code that the settings name, each as FILE.py:FUNCTION."""
+    values = [value if isinstance(value, tuple) else (value,) for value in flat(settings).values()]
+    found = (each.rpartition(":")[0] for value in values for each in value if isinstance(each, str))
+    return sorted({file for file in found if file.endswith(".py")})
+
+
 def documentation(kind: type) -> dict[str, str]:
     """The help text of each field that stands in the class itself, on one line."""
     found: dict[str, str] = {}
@@ -123,6 +191,14 @@ def documentation(kind: type) -> dict[str, str]:
 def described(kind: type) -> list[tuple[str, Any, str]]:
     """Dotted name, type and help text of every setting."""
     return [(name, hint, text) for (name, hint), text in zip(_fields(kind), _texts(kind))]
+
+
+def within(settings: Any, least: float, most: float, *fields: str) -> None:
+    """ValueError, in one line, where one of these numbers of a settings dataclass does not lie between two others."""
+    for field in fields:
+        value = getattr(settings, field)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{field.replace('_', '-')} must be a number from {least:g} to {most:g}, not {value:g}")
 
 
 def _fields(kind: type) -> Iterator[tuple[str, Any]]:
@@ -184,7 +260,7 @@ def _put(settings: Any, given: str, value: Any) -> Any:
     group = _group(settings, given)
     if group and (dataclasses.is_dataclass(value) or isinstance(value, Mapping)):
         return _at(settings, group, lambda present: _as_group(given, present, value))
-    found = meant(given, names(type(settings)))
+    found = matching_names(given, names(type(settings)))
     if len(found) > 1:
         raise ValueError(f"'{given}' may mean {', '.join(found)}: give the whole name")
     if not found:

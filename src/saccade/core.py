@@ -1,18 +1,17 @@
-"""The nouns: what is solved, what was tried, how likely it was, and what a loss is.
+"""The shared types and protocols: problems, rollouts, likelihoods, losses, policies, environments, runs.
 
-Shape suffixes: B rows (attempts), T stored decisions, P problems, G attempts of one problem, D features.
+Shape suffixes: B rows (samples), T stored decisions, P problems, G samples of one problem, D features.
 The suffix of a key says which axes lead: ``x_BT`` is indexed by row and decision, ``latent_B`` by row alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 
@@ -41,12 +40,12 @@ class Question:
 
 @dataclass
 class Rollout:
-    """B attempts by one policy, each a row of T decisions.
+    """B samples by one policy, each a row of T decisions.
 
     ``decisions`` are private to the policy that made them; keys that end in ``_BT`` can be cut by decision.
     ``outputs`` are what the world sees: pictures ``[B, 3, H, W]`` in [0, 1], texts, programs, episodes.
     ``mask_BT`` is the only way to say what is trained: 1 for the policy's own decisions, 0 for all else.
-    ``group_B`` numbers the attempts that are compared with one another, given when they are laid out.
+    ``group_B`` numbers the samples that are compared with one another, given when they are laid out.
     """
 
     problems: list[Problem]
@@ -70,8 +69,9 @@ class Rollout:
         return len(self.problems)
 
     def rows(self, index_B: Tensor) -> Rollout:
-        """The attempts at ``index_B`` (integers), in that order."""
+        """The samples at ``index_B`` (integers), in that order."""
         picked = index_B.tolist()
+        index_B = index_B.cpu()  # an index on the CPU picks rows on any device
         return replace(
             self,
             problems=[self.problems[i] for i in picked],
@@ -86,7 +86,7 @@ class Rollout:
         )
 
     def columns(self, part: slice) -> Rollout:
-        """The same attempts with only the decisions in ``part``; whatever belongs to whole rows stays."""
+        """The same samples with only the decisions in ``part``; whatever belongs to whole rows stays."""
         cut = lambda named: {k: v[:, part] if k.endswith("_BT") else v for k, v in named.items()}
         return replace(
             self,
@@ -97,13 +97,28 @@ class Rollout:
             extras=cut(self.extras),
         )
 
+    def on_one_device(self) -> Rollout:
+        """The same rollout with all that a loss brings together where its log-probs are: mask, groups, rewards,
+        advantages and extras. Rewards are computed on the CPU, decisions lie with the network that makes them.
+        """
+        place = self.logp_BT.device
+        moved = lambda named: {k: v.to(place) if isinstance(v, Tensor) else v for k, v in named.items()}
+        return replace(
+            self,
+            mask_BT=self.mask_BT.to(place),
+            group_B=self.group_B.to(place),
+            rewards=moved(self.rewards),
+            advantage_BT=None if self.advantage_BT is None else self.advantage_BT.to(place),
+            extras=moved(self.extras),
+        )
+
     def broadcast(self, advantage_B: Tensor) -> Tensor:
         """Spread one advantage a row over all its decisions: [B] -> [B, T]."""
         return advantage_B[:, None].to(self.logp_BT.device).expand_as(self.logp_BT)
 
 
 Batch = Rollout | Mapping[str, Rollout]
-"""What a feed hands out: one rollout, or a record of several that share their groups (rewrite, then draw)."""
+"""The batch of a training step: one rollout, or a record of several that share their groups (rewrite, then draw)."""
 
 
 @dataclass
@@ -156,7 +171,7 @@ class Stateful(Protocol):
 
 
 class RolloutFeed(Stateful, Protocol):
-    """Hands out a rollout for each training step, and can be resumed."""
+    """Returns a rollout for each training step, and can be resumed."""
 
     def __call__(self, step: int, /) -> Rollout: ...
 
@@ -169,8 +184,29 @@ class Learner(Stateful, Protocol):
         ...
 
 
+ProblemScores = dict[str, float | Tensor]
+"""Scores by name: a number, or one number for each held-out problem ``[P]`` (NaN: not judged) whose mean it is."""
+
+STANDARD_ERROR = ", standard error"
+"""What follows a score's name in the name of its standard error."""
+
+
+def mean_scores(scores: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Each score as one number; beside each mean over two or more problems its standard error."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if not isinstance(value, Tensor):
+            found[name] = float(value)
+            continue
+        judged = value[~value.isnan()]
+        found[name] = float(value.nanmean())
+        if len(judged) > 1:
+            found[f"{name}{STANDARD_ERROR}"] = float(judged.double().std() / len(judged) ** 0.5)
+    return found
+
+
 Sampler = Callable[[Sequence[Problem], Tensor], Rollout]
-"""Problems and one seed for each -> attempts, with their groups numbered."""
+"""Problems and one seed for each -> samples, with their groups numbered."""
 
 Reward = Callable[[Rollout], Tensor]
 """[B] or [B, T]; NaN means "cannot judge", never 0 for a failed judge."""
@@ -182,7 +218,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """x, v, t, t' -> mean and standard deviation of the next state; time runs from noise t = 1 to data t = 0."""
 
 Collect = Callable[[Sequence[Problem], Tensor, int], Batch]
-"""Problems, a seed for each, the training step -> a batch with rewards and credit."""
+"""Problems, a seed for each, the training step -> a batch with rewards and advantages."""
 
 Observation = Mapping[str, np.ndarray]
 """What is seen, by name, each array ``[B, ...]``; a world with one unnamed observation calls it "state"."""
@@ -257,54 +293,32 @@ class Environment(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Interrupted(Exception):
+    """The run was asked to stop and stopped after saving; the command ends with status 130."""
+
+
+class RunFailed(Exception):
+    """The run cannot continue; one line gives the reason and how to resume it."""
+
+
+class Diverged(RunFailed):
+    """The weights ran away, so that the same steps again would end the same way."""
+
+
 class EnvironmentFailed(Exception):
     """An environment raised, hung, or returned what nobody can learn from; the message is one line that names it."""
 
 
 class NothingJudged(Exception):
-    """A reward gave no verdict on any row; its own error is the cause."""
+    """A reward could not judge any row; its own error is the cause."""
 
 
-_MASK = (1 << 63) - 1
+class BadProblem(ValueError):
+    """Problems that no policy can try (a broken picture, a question without room), by their ``ids``; others can."""
 
-
-def spawn(seeds_B: Tensor, key: int) -> Tensor:
-    """Seeds derived from seeds: the same pair always gives the same result, different keys independent ones.
-
-    An attempt is reproduced by its own seed, whatever batch, process or order it runs in. SplitMix64 finaliser.
-    """
-    derived = []
-    for seed in seeds_B.tolist():
-        z = (seed * 0x9E3779B97F4A7C15 + (key + 1) * 0xD1342543DE82EF95) & ((1 << 64) - 1)
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
-        derived.append((z ^ (z >> 31)) & _MASK)
-    return torch.tensor(derived, dtype=torch.int64)
-
-
-def seeds(seed: int, count: int, key: int = 0) -> Tensor:
-    """``count`` independent seeds that follow from one: ``[count]`` int64."""
-    start = spawn(torch.tensor([seed]), key)
-    return torch.cat([spawn(start, k) for k in range(count)]) if count else start[:0]
-
-
-def generator(seed: int) -> torch.Generator:
-    """A CPU generator, so that noise does not depend on the device."""
-    return torch.Generator().manual_seed(int(seed))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it, weights that are initialised follow from ``seed`` alone; torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def noise(seeds_B: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal ``[B, *shape]``, each row from its own seed."""
-    rows = [torch.randn(*shape, generator=generator(s)) for s in seeds_B.tolist()]
-    return torch.stack(rows).to(device)
+    def __init__(self, message: str, ids: Iterable[int]):
+        super().__init__(message)
+        self.ids = frozenset(ids)
 
 
 def _take(named: dict[str, Any], index_B: Tensor) -> dict[str, Any]:
@@ -317,5 +331,64 @@ def _take_any(values: Any, index_B: Tensor) -> Any:
     return [values[i] for i in index_B.tolist()]
 
 
-LogSamples = Callable[[str, list[dict]], None]
-"""A set's name and some of its attempts, as `Run.samples` takes them."""
+LogSamples = Callable[[str, Sequence[Mapping[str, Any]]], None]
+"""A set's name and some of its samples, as `Run.samples` takes them."""
+
+
+class Run(Protocol):
+    """What a recipe and the training loop need of a run: it remembers. `training.run` keeps one in a folder.
+
+    Of several processes all call the same methods; only the first writes.
+    """
+
+    folder: Path
+    """Where the run keeps its files."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether the run was asked to stop: the loop then ends after its step, saves, and raises `Interrupted`."""
+        ...
+
+    def stage(self, name: str) -> Run:
+        """A run inside this one, under ``name``, with the same signals, display and loggers."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add one line of metrics, under the number of steps done."""
+        ...
+
+    def problem_scores(self, step: int, scores: Mapping[str, Tensor]) -> None:
+        """Keep the scores of single held-out problems, each ``[P]``, of the evaluation at this step."""
+        ...
+
+    def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Log samples of the set ``name``: each a dict with a prompt and a picture, a clip or turns."""
+        ...
+
+    def show(self, step: int) -> LogSamples:
+        """The function that logs samples under this step, for parts that know nothing of steps."""
+        ...
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Keep a table under its title; the same title again replaces it."""
+        ...
+
+    def progress(self, step: int, steps: int | None) -> None:
+        """Tell the display that ``step`` of ``steps`` steps are done."""
+        ...
+
+    def save(self, step: int, state: Mapping[str, Stateful]) -> Any:
+        """Write a checkpoint after ``step`` steps; every process must call it."""
+        ...
+
+    def keep_checkpoints(self, due: Callable[[int], bool]) -> None:
+        """Say after how many steps a checkpoint is due; any other one makes way for the next."""
+        ...
+
+    def load(self, state: Mapping[str, Stateful]) -> int:
+        """Restore the newest whole checkpoint and return its step, 0 if there is none."""
+        ...
+
+    def keep_best(self, step: int, scores: Mapping[str, float], state: Mapping[str, Stateful]) -> bool:
+        """Keep a checkpoint of the best scores so far; True if no better score is expected."""
+        ...

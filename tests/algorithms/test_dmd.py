@@ -13,10 +13,11 @@ from torch import Tensor
 
 from saccade.algorithms import dmd as d
 from saccade.algorithms.dmd import Distillation, ScoreMatching, sample_generator, sample_latents, time_and_noise
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.math.flow import add_noise, cps, flow_kernel, to_data
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import empty_rollout
+from saccade.random import seeds
 from saccade.training.learner import Update, Updates
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
@@ -95,7 +96,7 @@ def trio(folder, steps: int = 1, guidance: float = 3.0, **changes) -> tuple[Flow
 
 
 def asked() -> tuple[list[Problem], Tensor]:
-    return PROBLEMS, seeds(4, 3)
+    return PROBLEMS, seeds(4, 3, "test")
 
 
 def gradient_of(loss, policy: FlowPolicy) -> Tensor:
@@ -126,7 +127,7 @@ def test_the_loss_is_the_formula_and_passes_through_both_networks(sd3_folder, mo
     loss = replace(STAR, guidance_mode=mode).loss(one, two, three)
     problems, own = asked()
     x0 = sample_latents(one, problems, own)
-    t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
+    t_B, eps = time_and_noise(own, x0, "divergence", 0.02, 0.98)
     x_t = add_noise(x0, eps, t_B)
     clean = lambda who, scale: to_data(x_t, who.velocity(x_t, t_B, problems, scale), t_B)
     fake, reference = clean(two, 1.0), clean(three, 3.0 if mode == "in" else 1.0)
@@ -147,7 +148,7 @@ def test_the_integral_kl_pushes_along_the_difference_of_clean_samples(sd3_folder
     problems, own = asked()
     x0 = sample_latents(one, problems, own)
     with torch.no_grad():
-        t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
+        t_B, eps = time_and_noise(own, x0, "divergence", 0.02, 0.98)
         x_t = add_noise(x0, eps, t_B)
         fake = to_data(x_t, two.velocity(x_t, t_B, problems), t_B)
         reference = to_data(x_t, three.velocity(x_t, t_B, problems, 3.0), t_B)
@@ -163,7 +164,7 @@ def test_guidance_out_adds_a_term_of_its_own(sd3_folder):
     plain = replace(STAR, guidance_mode="none").loss(one, two, three)
     x0 = sample_latents(one, problems, own)
     with torch.no_grad():
-        t_B, eps = time_and_noise(own, x0, 1 << 23, 0.02, 0.98)
+        t_B, eps = time_and_noise(own, x0, "divergence", 0.02, 0.98)
         x_t = add_noise(x0, eps, t_B)
         uncond, cond = (three.velocity(x_t, t_B, problems, scale) for scale in (0.0, 1.0))
         pull = -t_B[:, None, None, None] * (uncond - cond)
@@ -237,14 +238,16 @@ def test_an_exported_generator_draws_the_same_in_plain_diffusers(sd3_folder, tmp
     from diffusers import StableDiffusion3Pipeline
 
     policy = trio(sd3_folder, steps, kernel="renoise")[0]
-    own = seeds(9, 2)
+    own = seeds(9, 2, "test")
     ours = policy.greedy().rollout(PROBLEMS[:2], own).outputs
     torch.testing.assert_close(policy.rollout(PROBLEMS[:2], own).outputs, ours)
     policy.export(tmp_path / "out")
     pipe = StableDiffusion3Pipeline.from_pretrained(tmp_path / "out", text_encoder_3=None, tokenizer_3=None)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.scheduler.config.stochastic_sampling
-    drawn = iter([policy._noise(own, i) for i in range(1, steps)] + [torch.zeros(2, *policy.latent_shape)])
+    drawn = iter(
+        [policy.latent_noise(own, "denoising", i) for i in range(steps - 1)] + [torch.zeros(2, *policy.latent_shape)]
+    )
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # diffusers draws a batch's noise from one generator, we a row's from its own
@@ -252,7 +255,7 @@ def test_an_exported_generator_draws_the_same_in_plain_diffusers(sd3_folder, tmp
             "diffusers.schedulers.scheduling_flow_match_euler_discrete.randn_tensor", lambda *a, **k: next(drawn)
         )
         call = json.loads((tmp_path / "out" / "sampling.json").read_text())
-        theirs = pipe(PROMPTS[:2], latents=policy._noise(own, 0), output_type="pt", **call).images
+        theirs = pipe(PROMPTS[:2], latents=policy.latent_noise(own, "start"), output_type="pt", **call).images
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
     again = build_flow_policy(FlowModel(str(tmp_path / "out"), size=16, sampling_steps=steps, text_length=2), ())
     torch.testing.assert_close(again.greedy().rollout(PROBLEMS[:2], own).outputs, ours, atol=1e-4, rtol=0)
@@ -260,12 +263,12 @@ def test_an_exported_generator_draws_the_same_in_plain_diffusers(sd3_folder, tmp
 
 def test_a_generator_of_a_few_steps_is_trained_at_each_of_them(sd3_folder):
     policy = trio(sd3_folder, 3, kernel="renoise")[0]
-    problems, own = [PROBLEMS[0]] * 6, seeds(2, 6)
+    problems, own = [PROBLEMS[0]] * 6, seeds(2, 6, "test")
     step_B = torch.tensor([0, 1, 2, 2, 1, 0])
     found = policy.predict_x0_at(problems, own, step_B)
     assert found.requires_grad
     walked = policy.rollout(problems, own)
     torch.testing.assert_close(found[2:4], walked.decisions["x0_B"][2:4], atol=1e-5, rtol=1e-5)
-    first = policy._noise(own[:1], 0)
+    first = policy.latent_noise(own[:1], "start")
     v = policy.velocity(first, torch.ones(1), problems[:1])
     torch.testing.assert_close(found[:1], first - v, atol=1e-5, rtol=1e-5)

@@ -11,8 +11,9 @@ from toy import PROBLEMS, Toy, height
 
 from saccade.algorithms.dpo import DPO, PreferenceLoss, best_worst_pairs, dpo, ipo, make_pairs
 from saccade.algorithms.grpo import add_reference_logprobs
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.models.snapshot import Snapshot
+from saccade.random import seeds
 from saccade.training.feeds import DatasetFeed, RegeneratedFeed, cached_rollout, join
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
@@ -55,7 +56,7 @@ def test_best_and_worst_leave_out_ties_small_gaps_and_rows_without_a_score():
 
 
 def pairs_of(policy: Toy, group_size: int = 4, min_gap: float = 0.0):
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS)), group_size)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, len(PROBLEMS), "test"), group_size)
     rollout.rewards["total"] = height(rollout)
     found = DPO(min_gap=min_gap).pairs(rollout, rollout.rewards["total"])
     found.extras["reference_logp_BT"] = found.logp_BT
@@ -90,6 +91,16 @@ def test_the_mean_is_the_sum_with_a_smaller_beta():
     policy.mean.data += 0.4
     alike = [PreferenceLoss(policy, 0.6, average="mean")(found).total, PreferenceLoss(policy, 0.2)(found).total]
     torch.testing.assert_close(*alike)
+
+
+def test_ipo_averages_over_decisions_as_published_and_dpo_adds_them_up():
+    policy = Toy.new()
+    found = pairs_of(policy)
+    policy.mean.data += torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    for loss_type, average in (("ipo", "mean"), ("dpo", "sum")):
+        loss, other = PreferenceLoss(policy, 0.6, loss_type), {"mean": "sum", "sum": "mean"}[average]
+        assert loss(found).total == replace(loss, average=average)(found).total
+        assert loss(found).total != replace(loss, average=other)(found).total
 
 
 def test_any_even_cut_gives_the_full_gradient_and_any_other_is_refused():
@@ -198,7 +209,7 @@ def test_preferences_between_texts():
     language = tiny_language.qwen2()
     policy = TokenPolicy(language, [p.requires_grad_(True) for p in language.model.parameters()], max_new_tokens=6)
     rollout = sample_groups(
-        policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3), 4
+        policy.rollout, [Problem(i, text) for i, text in enumerate(tiny_language.TEXTS[:3])], seeds(0, 3, "test"), 4
     )
     rollout.rewards["total"] = torch.tensor([float(len(text)) for text in rollout.outputs])
     found = make_pairs(rollout, rollout.rewards["total"])

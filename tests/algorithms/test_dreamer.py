@@ -12,7 +12,7 @@ from saccade.models.world_model.rssm import RSSMConfig
 
 MODEL = RSSMConfig(depth=2, belief=6, latent=3, hidden=8)
 TASK = ControlTask("reach", ("distract=0.5", "steps=8"), test_episodes=4, test_rows=4)
-REPLAY = ReplayConfig(n_envs=2, warmup_steps=12, collect_every=2, batch_size=2, sequence_length=5)
+REPLAY = ReplayConfig(n_envs=2, random_steps=12, collect_every=2, batch_size=2, sequence_length=5)
 
 
 def test_experience_is_collected_on_schedule_and_a_failed_step_is_repeated():
@@ -23,7 +23,7 @@ def test_experience_is_collected_on_schedule_and_a_failed_step_is_repeated():
     feed(1)
     assert len(feed.buffer) == 2 * 13, "nothing is collected before every second update only"
     batch = feed(2)
-    assert len(feed.buffer) == 2 * 14 and batch.decisions["seen.image_BT"].shape == (2, 5, 32, 32, 3)
+    assert len(feed.buffer) == 2 * 14 and batch.decisions["observation.image_BT"].shape == (2, 5, 32, 32, 3)
 
     def fail(action_B):
         raise EnvironmentFailed("reach: gone")

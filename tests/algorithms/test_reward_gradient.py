@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.reward_gradient import RewardGradient
-from saccade.core import Problem, Rollout, seeds
+from saccade.core import Problem, Rollout
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
+from saccade.random import seeds
 from saccade.training.learner import Updates
 from saccade.training.settings import AdamW
 
@@ -41,16 +42,16 @@ def gradient(loss: Tensor, policy: FlowPolicy) -> Tensor:
 @pytest.mark.parametrize("stochastic", [(0, 1, 2), ()])
 def test_unrolled_samples_are_the_rollout_to_the_bit_on_the_reference_path(sd3_folder, stochastic):
     policy = replace(sd3(sd3_folder), one_call=False, merge=False, stochastic=stochastic)
-    x0 = policy.rollout(PROBLEMS, seeds(0, 3)).decisions["x0_B"]
+    x0 = policy.rollout(PROBLEMS, seeds(0, 3, "test")).decisions["x0_B"]
     for through in (1, 2, None):
-        assert torch.equal(policy.unroll(PROBLEMS, seeds(0, 3), through), x0)
+        assert torch.equal(policy.unroll(PROBLEMS, seeds(0, 3, "test"), through), x0)
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"guidance": 1.0}, {"kernel": "cps"}])
 def test_and_within_rounding_on_the_fast_path(sd3_folder, changes):
     policy = sd3(sd3_folder, **changes)
-    rollout = policy.rollout(PROBLEMS, seeds(1, 3))
-    x0 = policy.unroll(PROBLEMS, seeds(1, 3), 2)
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3, "test"))
+    x0 = policy.unroll(PROBLEMS, seeds(1, 3, "test"), 2)
     torch.testing.assert_close(x0, rollout.decisions["x0_B"], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(policy.decode(x0), rollout.outputs, atol=1e-4, rtol=0)
     assert policy.decode(x0).requires_grad and not rollout.outputs.requires_grad
@@ -58,7 +59,7 @@ def test_and_within_rounding_on_the_fast_path(sd3_folder, changes):
 
 def test_the_gradient_of_a_whole_walk_is_that_of_finite_differences(sd3_folder):
     policy = sd3(sd3_folder)
-    own = seeds(2, 3)
+    own = seeds(2, 3, "test")
     judge = lambda: bright(
         replace(empty_rollout(PROBLEMS, own), outputs=policy.decode(policy.unroll(PROBLEMS, own)))
     ).sum()
@@ -76,7 +77,7 @@ def test_the_gradient_of_a_whole_walk_is_that_of_finite_differences(sd3_folder):
 
 def test_fewer_steps_in_the_graph_are_another_gradient_of_the_same_reward(sd3_folder):
     policy = sd3(sd3_folder)
-    rollout = empty_rollout(PROBLEMS, seeds(0, 3))
+    rollout = empty_rollout(PROBLEMS, seeds(0, 3, "test"))
     losses = [RewardGradient(grad_steps=steps).loss(policy, bright)(rollout) for steps in (1, 2, 0)]
     for loss in losses[1:]:
         torch.testing.assert_close(loss.total, losses[0].total, atol=1e-4, rtol=0)
@@ -84,15 +85,15 @@ def test_fewer_steps_in_the_graph_are_another_gradient_of_the_same_reward(sd3_fo
     assert all((grads[k] - grads[k + 1]).abs().max() > 1e-4 for k in range(2))
     for through in (0, 5):
         with pytest.raises(ValueError, match=f"cannot go through {through} of 4 steps"):
-            policy.unroll(PROBLEMS, seeds(0, 3), through)
+            policy.unroll(PROBLEMS, seeds(0, 3, "test"), through)
 
 
 def test_refl_rewards_the_prediction_at_a_random_one_of_the_last_steps_of_each_row(sd3_folder):
     policy = replace(sd3(sd3_folder), stochastic=())
-    own = seeds(3, 3)
+    own = seeds(3, 3, "test")
     step_B = refl_timesteps(own, 2, 4)
-    assert set(refl_timesteps(seeds(3, 50), 2, 4).tolist()) == {2, 3}
-    x = policy._noise(own, 0)
+    assert set(refl_timesteps(seeds(3, 50, "test"), 2, 4).tolist()) == {2, 3}
+    x = policy.latent_noise(own, "start")
     expected = torch.zeros_like(x)
     with torch.no_grad():
         for i, (t, t_next) in enumerate(zip(policy.times[:-1], policy.times[1:])):
@@ -109,7 +110,7 @@ def test_refl_rewards_the_prediction_at_a_random_one_of_the_last_steps_of_each_r
 
 def test_low_variance_draft_repeats_the_last_step_with_new_noise(sd3_folder):
     policy = sd3(sd3_folder)
-    own = seeds(0, 3)
+    own = seeds(0, 3, "test")
     rollout = empty_rollout(PROBLEMS, own, x0_B=policy.rollout(PROBLEMS, own).decisions["x0_B"])
     loss = RewardGradient(copies=3).loss(policy, bright)
     found = loss(rollout)
@@ -125,13 +126,15 @@ def test_low_variance_draft_repeats_the_last_step_with_new_noise(sd3_folder):
 def test_steps_up_the_gradient_raise_the_reward(sd3_folder):
     for choice in (dict(grad_steps=2), dict(refl_window=2), dict(copies=2)):
         policy = sd3(sd3_folder)
-        rollout = empty_rollout(PROBLEMS, seeds(0, 3), x0_B=policy.unroll(PROBLEMS, seeds(0, 3), 1).detach())
+        rollout = empty_rollout(
+            PROBLEMS, seeds(0, 3, "test"), x0_B=policy.unroll(PROBLEMS, seeds(0, 3, "test"), 1).detach()
+        )
         loss = RewardGradient(**choice).loss(policy, bright)
         learner = Updates([AdamW(lr=1e-3, weight_decay=1e-2).update("flow", loss, policy.trained)])
-        before = float(bright(policy.rollout(PROBLEMS, seeds(0, 3))).mean())
+        before = float(bright(policy.rollout(PROBLEMS, seeds(0, 3, "test"))).mean())
         for _ in range(3):
             learner.update(rollout)
-        assert float(bright(policy.rollout(PROBLEMS, seeds(0, 3))).mean()) > before + 2e-3, choice
+        assert float(bright(policy.rollout(PROBLEMS, seeds(0, 3, "test"))).mean()) > before + 2e-3, choice
 
 
 def test_choices_that_exclude_one_another_are_refused(sd3_folder):

@@ -9,9 +9,10 @@ import torch
 
 from saccade.algorithms.reward_gradient import RewardGradient
 from saccade.algorithms.reward_model import RecognitionLoss, RewardModelConfig
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.unrolling import empty_rollout
+from saccade.random import seeds
 from saccade.rewards.learned.reward_model import soft_points
 from saccade.rewards.registry import learned_reward
 from saccade.training.learner import Updates
@@ -65,13 +66,13 @@ def test_a_reward_of_noisy_latents_is_trained_and_followed_without_decoding(sd3_
         with pytest.raises(ValueError, match="it needs its prompts and reward_model.steps"):
             replace(cfg, steps=0).fit_latents(task, policy, run, 0)
     problems = task.training(0)[:3]
-    rollout = policy.rollout(problems, seeds(0, 3))
+    rollout = policy.rollout(problems, seeds(0, 3, "test"))
     alone = torch.cat([reward(rollout.rows(torch.tensor([i]))) for i in range(3)])
     torch.testing.assert_close(reward(rollout), alone)  # the noise of a row follows from its seed
     assert ((0 <= alone) & (alone <= 1)).all()
     assert reward(replace(rollout, problems=[Problem(0, "a cat")] * 3)).isnan().all()
     monkeypatch.setattr(FlowPolicy, "decode", None)
-    loss = RewardGradient(refl_window=2).loss(policy, reward)(empty_rollout(problems, seeds(0, 3)))
+    loss = RewardGradient(refl_window=2).loss(policy, reward)(empty_rollout(problems, seeds(0, 3, "test")))
     gradients = torch.autograd.grad(loss.total, policy.trained, allow_unused=True)
     assert any(g is not None and g.norm() > 0 for g in gradients)
 

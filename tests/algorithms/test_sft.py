@@ -13,10 +13,11 @@ import torch
 from tiny_vision import picture
 
 from saccade.algorithms.sft import SupervisedLoss, eos_id, expected_text, resized_frames, sft_batch, teacher_forced
-from saccade.core import Problem, Question, seeds
+from saccade.core import Problem, Question
 from saccade.models.adapters import trainable
 from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy, inputs_as_prompt
+from saccade.random import seeds
 from saccade.rewards.boxes import BoxOverlap, DetectionPrecision
 from saccade.training.feeds import join
 
@@ -78,7 +79,7 @@ def test_given_texts_have_no_log_probs_and_equal_prompts_are_encoded_once(policy
     with mock.patch.object(one.vision, "_encode", wraps=one.vision._encode) as encode:
         one.likelihood(rollout)
     assert sum(len(call.args[0]) for call in encode.call_args_list) == 2
-    sampled = one.rollout(PROBLEMS, seeds(0, 4))
+    sampled = one.rollout(PROBLEMS, seeds(0, 4, "test"))
     both = join([rollout, sampled])
     assert both.decisions.keys() == sampled.decisions.keys() and both.extras.keys() == sampled.extras.keys()
     with torch.no_grad():
@@ -118,7 +119,7 @@ def test_learned_texts_are_generated_and_ended(policy):
         optimizer.step()
         optimizer.zero_grad()
     assert loss < 0.1
-    written = one.rollout(problems, seeds(0, 3))
+    written = one.rollout(problems, seeds(0, 3, "test"))
     assert written.outputs == texts
     assert torch.equal(written.extras["length_B"], teacher_forced(one, problems, texts).extras["length_B"])
 

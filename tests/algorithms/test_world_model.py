@@ -34,22 +34,23 @@ from saccade.algorithms.world_model import (
     term_values,
     termination,
 )
-from saccade.core import Problem, Rollout, generator
+from saccade.core import Problem, Rollout
 from saccade.math import gaussians
 from saccade.math.gaussians import Gaussian, log_prob, squashed_log_prob
 from saccade.math.values import lambda_return
 from saccade.models.world_model.rssm import RSSM, Observed, PictureDecoder, RSSMConfig, State, as_input, mlp
 from saccade.policies.dreamer import DreamerPolicy, RecurrentActor
+from saccade.random import generator
 
 SIZES = RSSMConfig(depth=2, belief=6, latent=3, hidden=8)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed))
+    return torch.randn(*shape, generator=generator(seed, "test"))
 
 
 def pictures(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 256, (*shape, 32, 32, 3), generator=generator(5), dtype=torch.uint8)
+    return torch.randint(0, 256, (*shape, 32, 32, 3), generator=generator(5, "test"), dtype=torch.uint8)
 
 
 def sequences(rows: int = 3, length: int = 5) -> Rollout:
@@ -59,7 +60,7 @@ def sequences(rows: int = 3, length: int = 5) -> Rollout:
     ended_BT[0, 1] = 1
     return Rollout(
         [Problem(i, None) for i in range(rows)],
-        {"seen.image_BT": pictures(rows, length), "action_BT": normal(rows, length, 2, seed=1).tanh()},
+        {"observation.image_BT": pictures(rows, length), "action_BT": normal(rows, length, 2, seed=1).tanh()},
         None,
         torch.zeros(rows, length),
         torch.ones(rows, length),
@@ -74,7 +75,7 @@ def policy(seed: int = 0) -> DreamerPolicy:
 
 
 def example() -> ForwardPass:
-    return forward_pass(policy(), sequences(), generator(3))
+    return forward_pass(policy(), sequences(), generator(3, "test"))
 
 
 def has_gradient(parameters) -> list[bool]:

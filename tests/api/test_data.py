@@ -64,7 +64,7 @@ def test_other_columns_reach_rewards_as_the_answer(value, tmp_path):
 
 
 def test_problems_of_a_world_stay_what_they_are(tmp_path):
-    problems = shapes.problems(8, 0)
+    problems = shapes.sample_problems(8, 0)
     again = shapes.load_prompts(written(problems, tmp_path))
     assert [(p.inputs, p.answer) for p in again] == [
         (p.inputs, {k: v for k, v in p.answer.items() if k != "wording"}) for p in problems

@@ -55,3 +55,20 @@ def test_a_reward_that_fails_on_some_pictures_warns():
         found = saccade.score(pictures, rewards=shy)
     (mean,) = found["mean"].values()
     assert mean == 1.0
+
+
+def test_pictures_are_read_in_batches_and_compared_as_a_whole(tmp_path, monkeypatch):
+    rows = []
+
+    def brightness(rollout):
+        rows.append(len(rollout))
+        return rollout.outputs.mean((1, 2, 3))
+
+    for i in range(9):
+        side = 16 if i % 3 else 8
+        Image.fromarray(np.full((side, side, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    whole = saccade.score(tmp_path, rewards=[brightness, "diversity"])
+    assert sorted(rows) == [3, 6]
+    monkeypatch.setattr(saccade.api.scoring, "PIXELS", 600)
+    rows.clear()
+    assert saccade.score(tmp_path, rewards=[brightness, "diversity"]) == whole and max(rows) <= 3

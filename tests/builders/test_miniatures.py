@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -11,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from saccade.api.models import builders
 from saccade.cli.commands import miniature
-from saccade.core import seeds
+from saccade.config import flat
 from saccade.models.loading import MINIATURES
+from saccade.random import seeds
 from saccade.worlds import shapes
 
 pytestmark = pytest.mark.skipif(
@@ -48,7 +52,6 @@ def test_a_third_party_loads_the_rewriter_with_plain_transformers():
 
 def test_the_base_has_room_above_it_and_ground_below():
     """Under guidance 0.4 to 0.7 of the judge's points, more with descriptive wordings than with terse ones."""
-    from saccade.core import seeds
     from saccade.policies.flow import FlowModel, build_flow_policy
     from saccade.worlds.shapes.task import DrawingTask
 
@@ -56,7 +59,7 @@ def test_the_base_has_room_above_it_and_ground_below():
     for wordings in ("terse", "descriptive"):
         task = DrawingTask(wordings=wordings, held_out_size=96)
         problems = task.held_out_problems()["train wording"]
-        scores[wordings] = float(task.judge(policy.greedy().rollout(problems, seeds(0, len(problems)))).mean())
+        scores[wordings] = float(task.judge(policy.greedy().rollout(problems, seeds(0, len(problems), "test"))).mean())
     assert 0.4 <= sum(scores.values()) / 2 <= 0.7, scores
     assert scores["descriptive"] > scores["terse"] + 0.03, scores
 
@@ -72,7 +75,7 @@ def test_a_third_party_edits_with_plain_diffusers():
     pipe.set_progress_bar_config(disable=True)
     share = {}
     for kind in ("remove", "recolor"):
-        problems = edits.problems(10, 3, (kind,), "held_out", 32)
+        problems = edits.sample_problems(10, 3, (kind,), "held_out", 32)
         draw = lambda p: pipe(image=p.inputs.pictures[0][None] / 255.0, prompt=p.inputs.text, output_type="pt",
                               generator=torch.Generator().manual_seed(p.id), **call).images  # fmt: skip
         share[kind] = float(edits.score_edits(torch.cat([draw(p) for p in problems]), problems)["success"].mean())
@@ -96,8 +99,8 @@ def test_the_image_token_generator_is_built_in_stages(tmp_path):
     from saccade.models.language.janus import load_image_token_generator
 
     cfg = build.Settings(
-        scenes=48, codes=24, vq_steps=2, vq_batch=4, width=32, layers=1, heads=2, sight_width=32, steps=20, batch=4,
-        single=0.2, plain=0.5, wrong=1.0, questions=8, ask_every=2,
+        scenes=48, codes=24, vq_steps=2, vq_batch=4, width=32, layers=1, heads=2, vision_width=32, steps=20, batch=4,
+        single_object_share=0.2, single_wording_share=0.5, wrong_caption_share=1.0, questions=8, questions_every=2,
     )  # fmt: skip
     parts: list[str] = []
     facts = build.build(cfg, tmp_path, lambda part, step, steps, loss: parts.append(part))
@@ -107,12 +110,12 @@ def test_the_image_token_generator_is_built_in_stages(tmp_path):
     assert again["codes"] == "those of an earlier build"
     assert load_image_token_generator(tmp_path / "again").codes_per_picture == 64
     meanings = shapes.meanings_of(40, np.random.default_rng(0), cfg.tags)
-    course, rng = build.Course(cfg, meanings), np.random.default_rng(0)
+    curriculum, rng = build.Curriculum(cfg, meanings), np.random.default_rng(0)
     for step, kinds in ((0, {"single_object", "colors"}), (8, set(cfg.tags))):
-        index, captions = course.captions(step, rng)
+        index, captions = curriculum.captions(step, rng)
         assert {meanings[i]["tag"] for i in index} <= kinds
         assert captions == [shapes.caption(meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
-    index, captions = course.captions(19, rng)
+    index, captions = curriculum.captions(19, rng)
     known = lambda i: {shapes.caption(meanings[i], w) for w in shapes.TRAIN_WORDINGS}
     alike = lambda i: set().union(*(known(j) for j, m in enumerate(meanings) if m["tag"] == meanings[i]["tag"]))
     assert all(words in alike(i) for i, words in zip(index, captions)) and any(
@@ -123,19 +126,24 @@ def test_the_image_token_generator_is_built_in_stages(tmp_path):
 def test_the_editor_is_built_and_kept_small(tmp_path):
     from saccade.builders import kontext_shapes
 
-    cfg = kontext_shapes.Settings(width=32, double=1, single=1, problems=24, steps=6, batch=4)
+    cfg = kontext_shapes.Settings(width=32, double_blocks=1, single_blocks=1, problems=24, steps=6, batch=4)
     parts: list[str] = []
     facts = kontext_shapes.build(cfg, tmp_path, lambda part, step, steps, loss: parts.append(part))
     assert parts[:3] == ["drawing"] * 3 and set(parts) == {"drawing", "editing"} and facts["velocity loss of edits"] > 0
     weights = load_file(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float16} and (tmp_path / "sampling.json").is_file()
-    assert kontext_shapes.opened(tmp_path).greedy().rollout(edits_of(2), seeds(0, 2)).outputs.shape == (2, 3, 32, 32)
+    assert kontext_shapes.opened(tmp_path).greedy().rollout(edits_of(2), seeds(0, 2, "test")).outputs.shape == (
+        2,
+        3,
+        32,
+        32,
+    )
 
 
 def edits_of(count: int) -> list:
     from saccade.worlds import edits
 
-    return edits.problems(count, 0, ("remove",), "train", 32)
+    return edits.sample_problems(count, 0, ("remove",), "train", 32)
 
 
 @pytest.mark.parametrize("name", ["sd3-shapes", "qwen2-rewriter", "kontext-shapes", "janus-shapes"])
@@ -145,6 +153,14 @@ def test_every_miniature_has_a_card_and_is_small(name):
     for word in ("saccade miniature build", "seed", "commit"):
         assert word in card.lower(), word
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 12e6
+
+
+@pytest.mark.parametrize("name", list(builders()))
+def test_the_command_on_a_card_has_the_settings_of_the_builder(name):
+    (line,) = re.findall("^saccade miniature build .*$", (MINIATURES / name / "README.md").read_text(), re.M)
+    settings = importlib.import_module(f"saccade.builders.{builders()[name]}").Settings
+    given = re.findall(r"--([\w.-]+)", line)
+    assert sorted(given) == sorted(key.replace("_", "-") for key in flat(settings()))
 
 
 def test_no_configuration_tells_where_it_was_made():

@@ -64,9 +64,13 @@ def test_a_step_is_taken_before_the_next_is_computed_and_the_average_stays():
 
 
 def test_a_stage_can_be_repeated_alone():
-    first, noise = seed_stage(3, 1).random(), torch.rand(1)
-    assert seed_stage(3, 1).random() == first and torch.rand(1) == noise
-    assert seed_stage(3, 2).random() != first and seed_stage(3).random() != first and torch.rand(1) != noise
+    first, noise = seed_stage(3, "first").random(), torch.rand(1)
+    assert seed_stage(3, "first").random() == first and torch.rand(1) == noise
+    assert (
+        seed_stage(3, "second").random() != first
+        and seed_stage(4, "first").random() != first
+        and torch.rand(1) != noise
+    )
 
 
 def test_rows_are_grouped_by_kind_and_answers_lose_their_tags():
@@ -87,7 +91,9 @@ def test_the_rewriter_is_built(tmp_path):
 
     from saccade.builders import qwen2_rewriter
 
-    cfg = qwen2_rewriter.Settings(width=16, layers=1, heads=2, meanings=40, steps=3, batch=4, wrong=1.0, untagged=0.5)
+    cfg = qwen2_rewriter.Settings(
+        width=16, layers=1, heads=2, meanings=40, steps=3, batch=4, wrong_share=1.0, untagged_share=0.5
+    )
     parts: list[tuple[str, int, int]] = []
     facts = qwen2_rewriter.build(cfg, tmp_path, lambda *words: parts.append(words[:3]))
     assert parts == [("rewriter", step, 3) for step in (1, 2, 3)]

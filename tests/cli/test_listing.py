@@ -19,12 +19,12 @@ from saccade.config import flags
 
 
 def test_list_tells_the_63_systems_in_order(saccade):
-    said = saccade("list", "--json")
-    systems = json.loads(said.out.splitlines()[-1])
-    assert said.status == 0 and [s["number"] for s in systems] == list(range(1, 64))
+    completed = saccade("list", "--json")
+    systems = json.loads(completed.out.splitlines()[-1])
+    assert completed.status == 0 and [s["number"] for s in systems] == list(range(1, 64))
     assert all(set(s) == {"number", "name", "title", "family", "state", "result"} for s in systems)
     assert len({s["name"] for s in systems}) == 63 and len({s["family"] for s in systems}) == 8
-    assert {s["state"] for s in systems} <= {"not built", "built", "holds", "does not hold"}
+    assert {s["state"] for s in systems} <= {"not built", "built", "holds", "refuted", "undecided", "void"}
     people = saccade("list").out
     assert all(s["name"] in people for s in systems) and "flow_grpo" in people
 
@@ -39,16 +39,21 @@ def test_list_is_light():
     assert time.monotonic() - began[1] < 15  # generous for a busy machine; about 0.5 s of work
 
 
-@pytest.mark.parametrize(("holds", "state"), [(True, "holds"), (False, "does not hold"), (None, "built")])
-def test_a_result_decides_the_state(saccade, monkeypatch, tmp_path, holds, state):
-    claim = {"claim": "it wins", "least": 0.1, "margins": [0.2, None], "mean": 0.2, "holds": holds}
-    result = {"name": "promptrl", "holds": holds, "claims": [claim], "seeds": [0, 1], "seconds": 60,
+@pytest.mark.parametrize(
+    ("verdict", "counted"),
+    [("holds", "1 holds"), ("refuted", "1 refuted"), ("undecided", "1 undecided"), ("void", "1 void")],
+)
+def test_a_result_decides_the_state(saccade, monkeypatch, tmp_path, verdict, counted):
+    claim = {"claim": "it wins", "origin": "paper", "least": 0.1, "margins": [0.2, None], "mean": 0.2,
+             "interval": [0.1, 0.3], "verdict": verdict, "reason": "", "seeds_needed": 7}  # fmt: skip
+    result = {"name": "promptrl", "verdict": verdict, "holds": None, "claims": [claim], "seeds": [0, 1], "seconds": 60,
               "date": "2026-01-01", "commit": None, "machine": {"cores": 2}, "scores": {"big": 1}}  # fmt: skip
-    monkeypatch.setattr(catalog, "result_file", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(catalog, "result_file", lambda name, first_seed=0: tmp_path / f"{name}.json")
     (tmp_path / "promptrl.json").write_text(json.dumps(result))
     first = json.loads(saccade("list", "--json", "--family", "image_generation").out)[0]
-    assert first["state"] == state and first["result"]["claims"] == [claim] and "scores" not in first["result"]
-    assert f"{int(holds is True)} of 1 claims hold" in " ".join(saccade("list").out.split())
+    assert first["state"] == verdict and first["result"]["claims"] == [claim] and "scores" not in first["result"]
+    assert f"{counted}, 2 seeds" in " ".join(saccade("list").out.split())
+    assert ("7 seeds would decide" in saccade("show", "promptrl").out) == (verdict == "undecided")
     assert "it wins" in saccade("show", "promptrl").out and "it wins" in papers.page()
     (tmp_path / "promptrl.json").write_text("{")
     assert "is not the result of a check" in saccade("list").refused()
@@ -71,8 +76,8 @@ def test_no_two_settings_of_a_recipe_have_one_name(name):
 def test_every_command_has_help_and_refuses_what_it_does_not_know(saccade):
     assert saccade("--help").status == 0 and all(name in saccade("--help").out for name in COMMANDS)
     for name in COMMANDS:
-        said = saccade(name, "--help")
-        assert (said.status, said.err) == (0, "") and said.out.startswith(f"usage: saccade {name}")
+        completed = saccade(name, "--help")
+        assert (completed.status, completed.err) == (0, "") and completed.out.startswith(f"usage: saccade {name}")
     assert saccade().status == 2
 
 
@@ -135,8 +140,8 @@ def test_recipe_files_that_are_no_recipes(saccade, tmp_path):
 def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("peft", "wandb") else real(name))
-    said = saccade("doctor")
-    assert said.status == 1
+    completed = saccade("doctor")
+    assert completed.status == 1
     for word in (
         "torch",
         "cuda",
@@ -147,7 +152,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
         "pip install peft",
         "'saccade[wandb]'",
     ):
-        assert word in said.out
+        assert word in completed.out
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,9 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
     fake.Settings, fake.build, fake.evaluate = Settings, build, lambda folder: {"tag one": 0.5}
     monkeypatch.setitem(sys.modules, "saccade.builders.fake_thing", fake)
     monkeypatch.setattr(miniature, "builders", lambda: {"fake-thing": "fake_thing"})
-    said = saccade("miniature", "build", "fake-thing", "--width", "4")
+    completed = saccade("miniature", "build", "fake-thing", "--width", "4")
     folder = tmp_path / "miniatures" / "fake-thing"
-    assert said.status == 0 and (folder / "weights").read_text() == "4"
+    assert completed.status == 0 and (folder / "weights").read_text() == "4"
     card = (folder / "README.md").read_text()
     for part in (
         "Made of nothing.",

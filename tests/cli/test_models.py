@@ -17,8 +17,8 @@ from saccade.worlds.shapes.task import DrawingTask
 
 def test_a_pipeline_draws_at_its_own_size_and_the_same_seed_draws_the_same(saccade, sd3_folder):
     words = ("sample", sd3_folder, "a red circle", "two rings", "--count", "2", "--seed", "3")
-    said = saccade(*words, "-o", "a.png")
-    assert said.status == 0 and said.out.splitlines() == ["a red circle", "two rings", "a.png"]
+    completed = saccade(*words, "-o", "a.png")
+    assert completed.status == 0 and completed.out.splitlines() == ["a red circle", "two rings", "a.png"]
     assert saccade(*words, "-o", "b.png").status == 0
     a, b = (np.array(Image.open(name)) for name in ("a.png", "b.png"))
     assert (a == b).all() and a.std() > 0 and not (a[:16, :16] == a[:16, 18:34]).all()
@@ -29,8 +29,8 @@ def test_a_pipeline_draws_at_its_own_size_and_the_same_seed_draws_the_same(sacca
 
 
 def test_a_language_model_writes_and_makes_no_picture(saccade, lm_folder):
-    said = saccade("sample", lm_folder, "a red circle", "--count", "2")
-    assert said.status == 0 and said.out.startswith("a red circle") and not Path("sample.png").exists()
+    completed = saccade("sample", lm_folder, "a red circle", "--count", "2")
+    assert completed.status == 0 and completed.out.startswith("a red circle") and not Path("sample.png").exists()
 
 
 def test_eval_judges_a_pipeline_by_wording_and_tag(saccade, sd3_folder, monkeypatch):

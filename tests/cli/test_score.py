@@ -31,9 +31,9 @@ def gold(tmp_path: Path) -> Path:
 
 
 def test_gold_pictures_score_one(saccade, gold):
-    said = saccade("score", "--reward", "geneval,geneval_strict", "--images", gold, "--prompts", "p.txt", "--json")
-    result = json.loads(said.out.splitlines()[-1])
-    assert said.status == 0 and result["mean"] == {"geneval": 1.0, "geneval_strict": 1.0}
+    completed = saccade("score", "--reward", "geneval,geneval_strict", "--images", gold, "--prompts", "p.txt", "--json")
+    result = json.loads(completed.out.splitlines()[-1])
+    assert completed.status == 0 and result["mean"] == {"geneval": 1.0, "geneval_strict": 1.0}
     assert [set(item) for item in result["items"]] == [{"image", "prompt", "geneval", "geneval_strict"}] * 6
     lines = Path("p.txt").read_text().splitlines()
     Path("p.txt").write_text("\n".join([*lines[1:], lines[0]]))
@@ -57,10 +57,10 @@ def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gol
         "    return r.outputs.mean((1, 2, 3))\n"
     )
     Image.new("RGB", (64, 64)).save(gold / "a.png")
-    said = saccade("score", "--reward", "own.py:shy", "--images", gold, "--json")
+    completed = saccade("score", "--reward", "own.py:shy", "--images", gold, "--json")
     assert (
-        json.loads(said.out)["items"][-1]["own.py:shy"] is None
-        and "failed on 1 of 7 pictures: OSError: dark" in said.err
+        json.loads(completed.out)["items"][-1]["own.py:shy"] is None
+        and "failed on 1 of 7 pictures: OSError: dark" in completed.err
     )
 
 

@@ -15,20 +15,20 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from saccade import catalog
-from saccade.cli.output import known, sure
+from saccade.cli.output import known, with_interval
 from saccade.cli.parsing import parse
-from saccade.config import flat, revive
+from saccade.config import flat, restore_settings
 from saccade.training.files import plain
 
 GREY = ("train", "./grey.py")
 
 
 def test_train_tells_what_came_of_it(saccade, tmp_path):
-    said = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
+    completed = saccade(*GREY, "--out", "r", "--share", "0.25", "--names", "x", "y")
     assert (
-        said.status == 0
-        and "+0.822" in said.out
-        and "r/report.html" in said.out
+        completed.status == 0
+        and "+0.822" in completed.out
+        and "r/report.html" in completed.out
         and (tmp_path / "r/report.html").is_file()
     )
     config = json.loads((tmp_path / "r/config.json").read_text())
@@ -60,7 +60,7 @@ def test_a_failed_run_says_how_to_resume_and_keeps_its_settings(saccade):
     assert saccade(*GREY, "--out", "r", "--trouble", "reward", "--frozen").status == 1  # the same line resumes it
     assert saccade(*GREY, "--out", "r").status == 1
     for words, line in [
-        (("--steps", "8"), "cannot be resumed with --steps 8 instead of 6"),
+        (("--steps", "4"), "cannot be resumed with --steps 4 instead of 6"),
         (("--no-frozen",), "cannot be resumed with --no-frozen instead of --frozen"),
         (("--kind", "fancy"), "--model.kind fancy instead of plain"),
         (("--preset", "large"), "began with --preset tiny, not large"),
@@ -71,7 +71,7 @@ def test_a_failed_run_says_how_to_resume_and_keeps_its_settings(saccade):
 
 def test_folders_that_are_no_unfinished_run_are_left_alone(saccade, tmp_path):
     assert saccade(*GREY, "--out", "r").status == 0
-    assert "is finished (6 steps): name a new folder" in saccade(*GREY, "--out", "r").refused()
+    assert "is finished (6 steps): give it more --steps, or name a new folder" in saccade(*GREY, "--out", "r").refused()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("long")
     assert "mine exists and is no run" in saccade(*GREY, "--out", "mine").refused()
@@ -89,10 +89,10 @@ def test_an_environment_that_fails_ends_any_command_in_one_line(saccade, tmp_pat
     fails = "    from saccade.core import EnvironmentFailed\n    raise EnvironmentFailed(\"environment 'arm': gone\")\n"
     begun = "def evaluate(cfg: Settings, policies: Mapping[str, Level]) -> dict[str, float]:\n"
     (tmp_path / "grey.py").write_text(source.replace(begun, begun + fails))
-    said = saccade("eval", "r")
-    assert (said.status, said.err) == (1, "saccade: environment 'arm': gone\n")
-    said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith(
+    completed = saccade("eval", "r", "--recipe", "grey.py")
+    assert (completed.status, completed.err) == (1, "saccade: environment 'arm': gone\n")
+    completed = saccade(*GREY, "--out", "other")
+    assert completed.status == 1 and completed.err.startswith(
         "saccade: evaluation at step 0: environment 'arm': gone; resume with: "
     )
 
@@ -104,10 +104,10 @@ def test_a_reward_that_judges_nothing_when_scores_are_taken_is_one_line(saccade,
     (tmp_path / "grey.py").write_text(
         source.replace(begun, f"{begun}    raise NothingJudged(\"reward 'mine': KeyError: 'x'\")\n")
     )
-    said = saccade("eval", "r")
-    assert (said.status, said.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
-    said = saccade(*GREY, "--out", "other")
-    assert said.status == 1 and said.err.startswith(
+    completed = saccade("eval", "r", "--recipe", "grey.py")
+    assert (completed.status, completed.err) == (1, "saccade: reward 'mine': KeyError: 'x'\n")
+    completed = saccade(*GREY, "--out", "other")
+    assert completed.status == 1 and completed.err.startswith(
         "saccade: evaluation at step 0: reward 'mine': KeyError: 'x'; resume with: "
     )
 
@@ -119,6 +119,44 @@ def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_
     assert not (tmp_path / "r").exists()
     (tmp_path / "file").write_text("")
     assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
+
+
+NUMBERS_THAT_CANNOT_BE = [
+    ("flow_grpo", "--lr nan", "optim: lr must be a number from 0 to 1e+18, not nan"),
+    ("flow_grpo", "--lr 1e38", "optim: lr must be a number from 0 to 1e+18, not 1e+38"),
+    ("sac", "--optim.lr inf", "lr must be a number from 0 to 1e+18, not inf"),
+    ("ppo", "--lr -1", "optim: lr must be a number from 0 to 1e+18, not -1"),
+    ("flow_grpo", "--noise 0", "flow: noise must be a number from 0.001 to 10000, not 0"),
+    ("flow_grpo", "--ema 2", "ema must be a number from 0 to 1, not 2"),
+    ("ppo", "--gamma 2", "ppo: gamma must be a number from 0 to 1, not 2"),
+    ("grpo", "--temperature nan", "--model.temperature must be a number, not nan"),
+    ("td3", f"--seed {1 << 63}", "--seed must be a whole number of 64 bits, not 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words", "line"), NUMBERS_THAT_CANNOT_BE)
+def test_numbers_that_cannot_be_are_one_line_in_every_recipe(saccade, tmp_path, recipe, words, line):
+    assert line in saccade("train", recipe, *words.split(), "--out", "r").refused()
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_is_wrong_is_told_before_models_are_loaded(tmp_path):
+    code = """
+import sys
+from saccade.cli import main
+heavy = ("torch",) if sys.argv[2:] == ["extra"] else ("diffusers", "transformers", "scipy.stats")
+status = main(["train", *sys.argv[1:]])
+assert status == 2 and not [name for name in heavy if name in sys.modules], status
+"""
+    for words, told in (
+        (["extra"], "'extra' after promptrl is no option"),
+        (["--prompts", "none.txt", "--steps", "1"], "--task.prompts none.txt: cannot be read"),
+    ):
+        completed = subprocess.run(
+            [sys.executable, "-c", code, "promptrl", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert told in completed.stderr and len(completed.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_device_that_is_not_here_is_told():
@@ -140,7 +178,7 @@ def test_a_device_that_is_not_here_is_told():
 def test_a_score_is_told_with_its_interval():
     scores = {"return": 0.5, "return, standard error": 0.1, "length": 3.0}
     assert known(scores) == ["return", "length"]
-    assert [sure(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
+    assert [with_interval(scores, name) for name in known(scores)] == ["0.500 ± 0.196", "3.000"]
 
 
 def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path):
@@ -155,14 +193,13 @@ def test_a_run_of_a_recipe_that_has_changed_is_not_guessed_at(saccade, tmp_path)
 
 
 def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
-    said = saccade(*GREY, "--trouble", "value")
-    assert (
-        said.status == 2
-        and said.err.splitlines()[-1] == "saccade: two lines of trouble"
-        and "Traceback" not in said.err
-    )
-    with pytest.raises(IndexError):
-        saccade(*GREY, "--trouble", "bug")
+    completed = saccade(*GREY, "--trouble", "value", "--out", "value")
+    assert completed.status == 1 and "Traceback" not in completed.err
+    assert ": two lines of trouble; resume with: " in completed.err.splitlines()[-1]
+    with pytest.raises(IndexError) as caught:
+        saccade(*GREY, "--trouble", "bug", "--out", "bug")
+    assert caught.value.__notes__[0].startswith("resume with: ")
+    assert list(Path("value/checkpoints").glob("step-*")) and list(Path("bug/checkpoints").glob("step-*"))
 
 
 def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
@@ -177,16 +214,17 @@ def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
     seen = {line["step"]: line["eval/level"] for line in lines if "eval/level" in line}
     least = min(seen, key=seen.get)
     assert sorted(p.name for p in (tmp_path / "low/best").iterdir())[-1] == f"step-{least:06d}"
-    said = json.loads(saccade("eval", "low/best", "--json").out.splitlines()[-1])
-    assert said["scores"]["level"] == pytest.approx(seen[least])
+    completed = json.loads(saccade("eval", "low/best", "--json", "--recipe", "grey.py").out.splitlines()[-1])
+    assert completed["scores"]["level"] == pytest.approx(seen[least])
     (tmp_path / "low/result.json").unlink()
     assert "began without --keep-best level" in saccade(*GREY, "--out", "low", "--keep-best", "level").refused()
 
 
 def test_a_run_ends_when_no_better_score_is_to_be_waited_for(saccade, tmp_path):
-    said = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
+    completed = saccade(*GREY, "--out", "low", "--keep-best", "level:min", "--patience", "2", "--first-steps", "3")
     assert (
-        said.status == 0 and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in said.out
+        completed.status == 0
+        and "after 7 steps: 2 evaluations without a better level:min; the best is low/best" in completed.out
     )
     result = json.loads((tmp_path / "low/result.json").read_text())
     assert result["steps"] == 3 + 4 and sorted(p.name for p in (tmp_path / "low/best").iterdir()) == ["step-000000"]
@@ -233,6 +271,35 @@ def test_ctrl_c_saves_and_the_printed_line_resumes(saccade, tmp_path):
     assert (result["before"], result["after"], result["steps"]) == (whole["before"], whole["after"], 6)
 
 
+def test_code_that_exits_and_a_reader_that_goes_never_end_a_run_in_silence(saccade, tmp_path):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "leaves.py").write_text(
+        source.replace("    level = policies(cfg)", "    raise SystemExit\n    level = policies(cfg)")
+    )
+    said = saccade("train", "leaves.py", "--out", "left")
+    assert said.status == 1 and "code of this run called sys.exit(); resume with: " in said.err
+    (tmp_path / "never.py").write_text("raise SystemExit(0)")
+    assert "it tried to end the program by SystemExit: 0" in saccade("train", "never.py").refused()
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "saccade", *GREY, "--out", "r"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=write, text=True, timeout=120)
+    os.close(write)
+    assert done.returncode == 0 and (tmp_path / "r/result.json").is_file() and "level" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_run_begins_is_an_interruption_too(saccade, tmp_path, number):
+    source = (tmp_path / "grey.py").read_text()
+    (tmp_path / "slow.py").write_text(f"{source}\nimport sys, time\nprint('reading', flush=True)\ntime.sleep(60)\n")
+    words = [sys.executable, "-m", "saccade", "train", "slow.py"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "saccade: interrupted\n")
+
+
 def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [
@@ -248,26 +315,94 @@ def test_a_process_that_dies_ends_the_run_with_one_line(tmp_path, saccade):
         "r",
     ]
     done = subprocess.run([*words, "--trouble", "die"], capture_output=True, text=True, env=environment, timeout=120)
-    said = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("saccade: ")]
     line = "process 0: another process of this run is gone; resume with: torchrun --nproc-per-node 2 -m saccade train"
-    assert done.returncode != 0 and len(said) == 1 and line in said[0]
-    assert json.loads(saccade(*GREY, "--out", "r", "--json").out.splitlines()[-1])["after"]["level"] > 0.98
+    assert done.returncode != 0 and len(errors) == 1 and line in errors[0]
+    assert "was begun by 2 at once" in saccade(*GREY, "--out", "r").refused()
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_is_the_longer_run(saccade, tmp_path):
+    """Three steps and three more are six, also where the first three were finished."""
+    whole = json.loads(saccade(*GREY, "--steps", "6", "--out", "whole", "--json").out.splitlines()[-1])
+    assert saccade(*GREY, "--steps", "3", "--out", "r").status == 0
+    longer = json.loads(saccade(*GREY, "--steps", "6", "--out", "r", "--json").out.splitlines()[-1])
+    assert (longer["before"], longer["after"], longer["steps"]) == (whole["before"], whole["after"], 6)
+    assert json.loads((tmp_path / "r/config.json").read_text())["settings"]["steps"] == 6
+    assert "is finished (6 steps): give it more --steps" in saccade(*GREY, "--steps", "6", "--out", "r").refused()
+    assert "is finished (6 steps)" in saccade(*GREY, "--steps", "3", "--out", "r").refused()
+
+
+def test_code_that_a_folder_names_is_executed_only_when_asked_for(saccade, tmp_path):
+    """A recipe or a reward file in the config of a run is a file that somebody else may have chosen."""
+    marker, evil = tmp_path / "ran", tmp_path / "evil.py"
+    assert saccade(*GREY, "--out", "r").status == 0
+    evil.write_text((tmp_path / "grey.py").read_text() + f"\nopen({str(marker)!r}, 'a').write('x')\n")
+    (tmp_path / "r" / "evil.py").write_text(evil.read_text())
+    config = tmp_path / "r" / "config.json"
+    kept = json.loads(config.read_text())
+    for place, completed in (
+        (evil, ""),
+        (tmp_path / "r" / "evil.py", "in the folder itself"),
+        ("evil.py", "no absolute path"),
+    ):
+        for entry in ({"file": str(place)}, {"file": "", "recipe": str(place)}):
+            config.write_text(json.dumps(kept | entry))
+            for words in (("eval", "r"), ("sample", "r", "a"), ("export", "r", "x")):
+                assert "executed only if you ask for it: add --recipe" in saccade(*words).refused()
+                if completed:
+                    assert completed in saccade(*words, "--trust").refused()
+            assert saccade("report", "r").status == 0 and not marker.exists()
+    config.write_text(json.dumps(kept | {"file": str(evil)}))
+    assert saccade("eval", "r", "--recipe", "grey.py").status == 0 and not marker.exists()
+    assert saccade("eval", "r", "--trust").status == 0 and marker.exists()
+    assert "is no run: it names no recipe" in saccade("eval", "nowhere", "--trust").refused()
+
+
+def test_runs_begun_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    from saccade import catalog
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalog.time, "strftime", lambda form: "now")
+    names = [catalog.new_run("grey").name for _ in range(3)]
+    assert names == ["now", "now-2", "now-3"] and all((tmp_path / "runs/grey" / name).is_dir() for name in names)
+
+
+@pytest.mark.parametrize(
+    "content", ['"settings"', "[" * 50_000, '{"settings": 3}', '{"settings": {"steps": "6"}}', "{"]
+)
+def test_odd_json_in_a_run_folder_is_one_line(saccade, tmp_path, content):
+    assert saccade(*GREY, "--out", "r").status == 0
+    for name in ("config.json", "result.json", "tables.json", "metrics.jsonl", "samples.jsonl"):
+        former = (tmp_path / "r" / name).read_bytes() if (tmp_path / "r" / name).exists() else None
+        (tmp_path / "r" / name).write_text(content + "\n")
+        words = [("report", "r"), ("compare", "r", "r"), ("eval", "r", "--recipe", "grey.py"), (*GREY, "--out", "r")]
+        for completed in (saccade(*each) for each in words):
+            assert (
+                completed.status in (0, 2) and "Traceback" not in completed.err and len(completed.err.splitlines()) < 20
+            )
+        (tmp_path / "r" / name).unlink() if former is None else (tmp_path / "r" / name).write_bytes(former)
 
 
 def test_eval_sample_export_report_of_a_run(saccade, tmp_path):
     from PIL import Image
 
     saccade(*GREY, "--out", "r")
-    assert json.loads(saccade("eval", "r", "--json").out) == {"scores": {"level": 0.984375, "from seed": 0.984375}}
-    assert "0.984" in saccade("eval", "r").out
-    drawn = saccade("sample", "r", "one", "two", "--count", "3", "-o", "deep/p.png")
+    assert json.loads(saccade("eval", "r", "--json", "--recipe", "grey.py").out) == {
+        "scores": {"level": 0.984375, "from seed": 0.984375}
+    }
+    assert "0.984" in saccade("eval", "r", "--recipe", "grey.py").out
+    drawn = saccade("sample", "r", "one", "two", "--count", "3", "-o", "deep/p.png", "--recipe", "grey.py")
     assert drawn.out.splitlines() == ["one → ONE", "two → TWO", "deep/p.png"]
     assert Image.open(tmp_path / "deep/p.png").size == (28, 18)
     assert (
-        "the run in r has no rewriter; it has policy" in saccade("sample", "r", "x", "--without", "rewriter").refused()
+        "the run in r has no rewriter; it has policy"
+        in saccade("sample", "r", "x", "--without", "rewriter", "--recipe", "grey.py").refused()
     )
-    assert saccade("export", "r", "weights").status == 0 and (tmp_path / "weights/weight.txt").read_text() == "0.984375"
-    assert "weights exists and is not empty" in saccade("export", "r", "weights").refused()
+    assert (
+        saccade("export", "r", "weights", "--recipe", "grey.py").status == 0
+        and (tmp_path / "weights/weight.txt").read_text() == "0.984375"
+    )
+    assert "weights exists and is not empty" in saccade("export", "r", "weights", "--recipe", "grey.py").refused()
     saccade(*GREY, "--out", "s", "--frozen")
     assert saccade("report", "r", "s").out.strip() == "report.html" and (tmp_path / "report.html").is_file()
     assert saccade("report", "r", "-o", "x/y.html").status == 0 and (tmp_path / "x/y.html").is_file()
@@ -277,16 +412,19 @@ def test_a_run_without_a_whole_checkpoint_is_told(saccade, tmp_path):
     saccade(*GREY, "--out", "r")
     for file in tmp_path.glob("r/checkpoints/*/state.json"):
         file.write_text("{}")
-    assert "no whole checkpoint" in saccade("eval", "r").refused()
+    assert "no whole checkpoint" in saccade("eval", "r", "--recipe", "grey.py").refused()
     subprocess.run(["rm", "-r", str(tmp_path / "r/checkpoints")], check=True)
-    assert "the run in r has no checkpoint yet" in saccade("sample", "r", "x").refused()
-    assert "the run in r kept no best checkpoint, as --keep-best SCORE would" in saccade("eval", "r/best").refused()
+    assert "the run in r has no checkpoint yet" in saccade("sample", "r", "x", "--recipe", "grey.py").refused()
+    assert (
+        "the run in r kept no best checkpoint, as --keep-best SCORE would"
+        in saccade("eval", "r/best", "--recipe", "grey.py").refused()
+    )
 
 
 def test_settings_survive_json():
     recipe = catalog.load(str(Path(__file__).parent.parent / "grey.py"))
     for preset in recipe.PRESETS.values():
-        assert revive(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
+        assert restore_settings(recipe.PRESETS["tiny"], json.loads(json.dumps(plain(preset))), "x") == preset
     assert flat(recipe.PRESETS["large"])["model.model"] == "slate"
 
 

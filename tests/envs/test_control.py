@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from saccade.core import EnvironmentFailed
-from saccade.envs import WORLDS, environment, mujoco_fast, single
+from saccade.envs import WORLDS, checks, environment, mujoco_fast, single
 from saccade.envs.gym import Gym
 from saccade.envs.reach import Reach, expert
 from saccade.training.state import pack, unpack
@@ -279,7 +279,7 @@ def test_slowness_outside_the_main_thread_is_found_afterwards(monkeypatch):
 def test_an_action_that_is_not_finite_is_refused():
     world = environment("Pendulum-v1", 1)
     world.begin([0], [1])
-    with pytest.raises(EnvironmentFailed, match="'Pendulum-v1' .* an action that is not finite"):
+    with pytest.raises(FloatingPointError, match="an action of the policy in .*'Pendulum-v1' .* is not finite"):
         world.step(np.full((1, 1), np.nan))
 
 
@@ -509,3 +509,45 @@ def test_an_environment_that_exits_is_an_error_that_names_its_line():
     world.envs[0].unwrapped.step = lambda action: sys.exit(0)
     with pytest.raises(EnvironmentFailed, match=r"SystemExit: 0 \(.*test_control.py, line \d+\)"):
         world.step(np.array([0]))
+
+
+class Unsteady(gymnasium.Env):
+    """An environment whose numbers do not follow from its seed and actions."""
+
+    observation_space, action_space = spaces.Box(-9, 9, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.random.default_rng().normal(size=1).clip(-9, 9).astype(np.float32), 0.0, False, False, {}
+
+
+def test_a_replay_that_ends_elsewhere_and_a_changed_environment_are_told(recwarn):
+    gymnasium.register("Unsteady-v0", entry_point=Unsteady)
+    world = environment("Unsteady-v0", 2)
+    world.begin([0, 1], [1, 2])
+    world.load_state_dict(saved(world))
+    assert not recwarn.list
+    played(world, actions(world, 3))
+    state = saved(world)
+    with pytest.warns(UserWarning, match="'Unsteady-v0': an episode played again .* another observation"):
+        environment("Unsteady-v0", 2).load_state_dict(state)
+    with pytest.warns(UserWarning, match="'Unsteady-v0' has changed since the run was saved"):
+        environment("Unsteady-v0", 2).load_state_dict(state | {"code": "other", "seen": [None, None]})
+
+
+def test_a_look_at_a_vector_finds_what_the_full_check_finds():
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    good = np.array([1, -2, 3], np.float32)
+    ones = np.ones_like(good)
+    assert checks.is_finite_vector(good, ones)
+    infinite = np.array([np.inf, -np.inf, 0], np.float32)
+    for odd in (good * np.nan, infinite, np.abs(infinite), good[:2], good.astype(np.float64), good.tolist()):
+        assert not checks.is_finite_vector(odd, ones)
+    huge = np.float32(1e38) * good
+    assert checks.checked_observation({"state": huge}, spaces.Dict({"state": space}))["state"] is huge
+    assert checks.checked_outcome(1.5, False, True) == checks.checked_outcome(np.float64(1.5), np.False_, np.True_)
+    for reward in (float("nan"), float("inf"), None):
+        with pytest.raises(checks.InvalidStep):
+            checks.checked_outcome(reward, False, False)

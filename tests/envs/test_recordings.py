@@ -66,8 +66,11 @@ def test_recorded_episodes_load_as_they_were(tmp_path):
     assert sorted(episodes) == list(range(8)) and {p.suffix for p in (tmp_path / "r").iterdir()} == {".npz", ".jsonl"}
     for seed, episode in episodes.items():
         length = seed % 5 + 2
-        assert episode["seen.picture"].shape == (length + 1, 4, 5, 3) and episode["seen.picture"].dtype == np.uint8
-        assert (episode["seen.state"] == [[seed, t] for t in range(length + 1)]).all()
+        assert (
+            episode["observation.picture"].shape == (length + 1, 4, 5, 3)
+            and episode["observation.picture"].dtype == np.uint8
+        )
+        assert (episode["observation.state"] == [[seed, t] for t in range(length + 1)]).all()
         assert np.allclose(episode["action"][:, 0], [seed + t / 10 for t in range(length)])
         assert (episode["reward"] == episode["action"][:, 0]).all()
         assert episode["terminated"][-1] == (seed % 2 == 0) and episode["truncated"][-1] == (seed % 2 == 1)
@@ -86,14 +89,24 @@ def test_an_interrupted_recording_continues_and_long_episodes_are_truncated(tmp_
     assert sorted(found) == [0, 1, 2, 3] and len(found[3]["reward"]) == 4 and found[3]["truncated"][-1]
 
 
+def test_a_recording_of_version_0_1_is_read(tmp_path):
+    record_episodes(Counting(), act, [4], tmp_path)
+    (path,) = tmp_path.glob("*.npz")
+    with np.load(path) as file:
+        arrays = {name.replace("observation.", "seen."): file[name] for name in file.files}
+    np.savez(path, **arrays)
+    (episode,) = open_recording(tmp_path)
+    assert "seen.state" in arrays and (episode["observation.state"][:, 1] == range(7)).all()
+
+
 def test_a_recording_fills_the_buffer(tmp_path):
     record_episodes(Counting(), act, [4, 3], tmp_path)
     buffer = Buffer(64)
     assert add_episodes(buffer, open_recording(tmp_path)) == len(buffer) == 11
     sampled = buffer.sample(32, 0).decisions
-    assert sampled["seen.picture_B"].dtype == torch.uint8
-    assert (sampled["next.state_B"] - sampled["seen.state_B"] == torch.tensor([0.0, 1.0])).all()
-    assert (sampled["next.picture_B"][:, 0, 0, 0] == sampled["next.state_B"][:, 1]).all()
+    assert sampled["observation.picture_B"].dtype == torch.uint8
+    assert (sampled["next_observation.state_B"] - sampled["observation.state_B"] == torch.tensor([0.0, 1.0])).all()
+    assert (sampled["next_observation.picture_B"][:, 0, 0, 0] == sampled["next_observation.state_B"][:, 1]).all()
 
 
 def test_transitions_have_the_fields_of_the_buffer_and_numbered_episodes(tmp_path):
@@ -102,10 +115,10 @@ def test_transitions_have_the_fields_of_the_buffer_and_numbered_episodes(tmp_pat
     add_episodes(buffer, open_recording(tmp_path), first=7)
     assert set(buffer.columns["episode"][: len(buffer)]) == {7, 8}
     first = to_transitions(next(iter(open_recording(tmp_path))), 7)
-    observed = {f"{when}.{name}" for when in ("seen", "next") for name in ("state", "picture")}
+    observed = {f"{when}.{name}" for when in ("observation", "next_observation") for name in ("state", "picture")}
     assert set(first) == observed | {"action", "reward", "terminated", "truncated", "episode"}
     assert all(len(value) == len(first["reward"]) for value in first.values())
-    assert (first["next.state"][:-1] == first["seen.state"][1:]).all()
+    assert (first["next_observation.state"][:-1] == first["observation.state"][1:]).all()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -116,8 +129,8 @@ def test_minari(tmp_path, monkeypatch):
     minari.create_dataset_from_buffers("tests/walk-v0", [_walk(3, LENGTH), _walk(4, 2)], data_format="arrow", **SPACES)
     for place in ("minari:tests/walk-v0", tmp_path / "tests" / "walk-v0"):
         first, second = open_recording(place)
-        assert (first["seen.place"][:, 0] == np.arange(LENGTH + 1) + 3).all()
-        assert first["seen.deep_id"].dtype == np.int64
+        assert (first["observation.place"][:, 0] == np.arange(LENGTH + 1) + 3).all()
+        assert first["observation.deep_id"].dtype == np.int64
         assert np.allclose(first["action"][:, 0], np.arange(LENGTH) / 10)
         assert first["terminated"].tolist() == [False] * 5 + [True]
         assert len(second["reward"]) == 2 and second["truncated"][-1]
@@ -163,26 +176,28 @@ def test_lerobot(tmp_path, version, pictures):
     assert len(found) == 2 and [str(e["task"]) for e in episodes] == ["push", "reach"]
     won, cut = episodes
     assert (
-        (won["seen.state"][:, 1] == [*range(LENGTH), LENGTH - 1]).all()
+        (won["observation.state"][:, 1] == [*range(LENGTH), LENGTH - 1]).all()
         and won["terminated"][-1]
         and won["reward"][-1] == 1
     )
     assert (
-        (cut["seen.state"][:, 1] == range(LENGTH)).all() and cut["truncated"][-1] and len(cut["action"]) == LENGTH - 1
+        (cut["observation.state"][:, 1] == range(LENGTH)).all()
+        and cut["truncated"][-1]
+        and len(cut["action"]) == LENGTH - 1
     )
     assert (
-        won["seen.top"].shape == (LENGTH + 1, 8, 8, 3)
+        won["observation.top"].shape == (LENGTH + 1, 8, 8, 3)
         and won["action"].shape == (LENGTH, 2)
         and won["info.success"][-1]
     )
     for number, episode in enumerate(episodes):
-        grey = episode["seen.top"][:LENGTH].mean((1, 2, 3))
+        grey = episode["observation.top"][:LENGTH].mean((1, 2, 3))
         assert np.abs(grey - (100 * number + 10 * np.arange(LENGTH))).max() < (1 if pictures == "image" else 8)
     assert set(to_transitions(won, 0)) == {
-        "seen.state",
-        "next.state",
-        "seen.top",
-        "next.top",
+        "observation.state",
+        "next_observation.state",
+        "observation.top",
+        "next_observation.top",
         "action",
         "reward",
         "terminated",
@@ -322,7 +337,7 @@ def test_damaged_and_other_folders_raise_one_line(tmp_path):
         Recorder(tmp_path / "else")
     with pytest.raises(ValueError, match="without steps"):
         empty = dict.fromkeys(("action", "reward", "terminated", "truncated"), np.zeros(0))
-        Recorder(tmp_path / "new").add({"seen.state": np.zeros((1, 2)), **empty})
+        Recorder(tmp_path / "new").add({"observation.state": np.zeros((1, 2)), **empty})
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["index.jsonl"]
 
 
@@ -350,3 +365,13 @@ def test_damaged_lerobot_folders_raise_one_line(tmp_path):
     next(tmp_path.glob("data/*/*")).write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="not a readable parquet file"):
         list(open_recording(tmp_path))
+
+
+def test_a_file_that_unfolds_beyond_memory_is_refused_by_its_size(tmp_path, monkeypatch):
+    folder = tmp_path / "rec"
+    folder.mkdir()
+    np.savez_compressed(folder / "000000.npz", **{"seen.state": np.zeros((1000, 1000), np.float32)})
+    (folder / "index.jsonl").write_text('{"file": "000000.npz", "length": 5}\n')
+    monkeypatch.setattr("saccade.envs.recordings.recorder.EPISODE_BYTES", 1_000_000)
+    with pytest.raises(ValueError, match="it unfolds to 0.0 GB, more than 0.0 GB"):
+        list(Recording(folder))

@@ -11,10 +11,11 @@ from gymnasium import spaces
 from scipy import stats
 from torch import Tensor
 
-from saccade.core import Action, EnvironmentFailed, Step, seeds
+from saccade.core import Action, EnvironmentFailed, Step
 from saccade.envs import environment
 from saccade.envs.action_noise import AHEAD, ActionNoise
 from saccade.envs.rollout import RolloutCollector, run_episodes
+from saccade.random import stream
 from saccade.training.checkpoint import read, write
 
 
@@ -89,7 +90,7 @@ def same(one, other) -> bool:
 
 def test_a_segment_stores_observations_actions_and_results():
     rollout = RolloutCollector(Count(3), Toy(discrete=True), length=7, seed=1)(0)
-    extras, seen = rollout.extras, rollout.decisions["seen.state_BT"]
+    extras, seen = rollout.extras, rollout.decisions["observation.state_BT"]
     assert rollout.logp_BT.shape == rollout.mask_BT.shape == rollout.rewards["reward"].shape == (3, 7)
     assert seen.shape == (3, 7, 1) and rollout.decisions["action_BT"].dtype == torch.int64
     assert extras["terminated_BT"].dtype == extras["truncated_BT"].dtype == torch.bool
@@ -100,7 +101,7 @@ def test_a_segment_stores_observations_actions_and_results():
         2,
     )
     assert torch.equal(rollout.rewards["reward"], rollout.decisions["action_BT"].float())
-    own = [[int(s) for s in seeds(1, 1, key=i)] for i in range(9)]
+    own = [[stream(1, "episode", i)] for i in range(9)]
     assert [e.seed for row in rollout.outputs for e in row] == [own[i][0] for i in (0, 3, 1, 4, 2, 5)]
     assert all(e.length == 3 and e.info["steps"] == 3 for row in rollout.outputs for e in row)
     assert rollout.rows(torch.tensor([1])).columns(slice(0, 2)).extras["value_BT"].shape == (1, 2)
@@ -109,7 +110,7 @@ def test_a_segment_stores_observations_actions_and_results():
 def test_ends_are_bootstrapped_from_the_true_last_observation():
     rollout = RolloutCollector(Count(4), Toy(discrete=True), length=8, seed=3)(0)
     steps_T = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
-    seed_BT = rollout.decisions["seen.state_BT"][..., 0] % 100
+    seed_BT = rollout.decisions["observation.state_BT"][..., 0] % 100
     assert torch.equal(rollout.extras["next_value_BT"], seed_BT + 100 * steps_T)
     ends = rollout.extras["terminated_BT"] | rollout.extras["truncated_BT"]
     assert torch.equal(ends, (steps_T == 3).expand(4, 8)) and rollout.extras["truncated_BT"].any()
@@ -228,3 +229,23 @@ def test_action_noise_is_normal_or_uniform():
 def test_segments_without_steps_are_refused():
     with pytest.raises(ValueError, match="segments of 0 steps"):
         RolloutCollector(Count(1), Toy(discrete=True), length=0, seed=0)
+
+
+def test_an_endless_episode_is_cut_off_and_told():
+    with pytest.warns(UserWarning, match="an episode of count did not end and was cut off after 5 steps"):
+        cut = run_episodes(Count(2, last=10**9), Toy(discrete=True), [8, 7, 6], longest=5)
+    assert [(e.seed, e.length) for e in cut] == [(8, 5), (7, 5), (6, 5)]
+
+
+def test_a_long_video_keeps_few_frames_evenly_spaced_and_the_last():
+    drawn = []
+
+    class Filmed(Count):
+        def render(self, rows):
+            drawn.extend(rows)
+            return np.stack([np.full((400, 2, 3), self.step_B[row] % 256, np.uint8) for row in rows])
+
+    (episode,) = run_episodes(Filmed(1, last=250), Toy(discrete=True), [8], videos=1)
+    steps = episode.frames[:, 0, 0, 0].tolist()
+    assert steps == [*range(0, 251, 2)] and episode.frames.shape[1] == 192
+    assert len(drawn) < 251

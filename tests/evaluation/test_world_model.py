@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 
 from saccade.algorithms.dreamer import build_dreamer
-from saccade.core import generator
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import linear_probes, r_squared, random_walks
 from saccade.models.world_model.rssm import RSSMConfig
+from saccade.random import generator
 
 MODEL = RSSMConfig(depth=2, belief=6, latent=3, hidden=8)
 TASK = ControlTask("reach", ("distract=0.5", "steps=8"), test_episodes=4, test_rows=4)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed))
+    return torch.randn(*shape, generator=generator(seed, "test"))
 
 
 def test_a_linear_map_is_explained_and_noise_is_not():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import tiny_language
@@ -112,3 +114,25 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     text = one_line(load_language_model, "somebody/does-not-exist-anywhere")
     assert "somebody/does-not-exist-anywhere" in text and "no route to host" in text
+
+
+def test_a_module_is_loaded_when_it_is_used_and_not_before():
+    code = """
+import sys
+from saccade.models.diffusion.pipelines import imported_when_used
+with imported_when_used("wave"):
+    import wave as early
+    assert not hasattr(early, "__file__") and not hasattr(early, "no such name")
+with imported_when_used("colorsys"):
+    import colorsys as late
+assert "colorsys" not in sys.modules
+assert late.rgb_to_hsv(0, 0, 0) == (0, 0, 0) and "colorsys" in sys.modules
+assert early.open is sys.modules["wave"].open
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_pipeline_is_loaded_without_statistics():
+    code = "import sys; from saccade.models.diffusion.pipelines import load_backbone; load_backbone('sd3-shapes');"
+    code += "assert 'scipy.stats' not in sys.modules; import scipy.stats; scipy.stats.beta"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,9 +25,24 @@ def test_the_decay_of_a_moving_average_is_small_at_the_start():
     assert warm_decay(0.9, 1000) == 0.9
 
 
+def test_a_moving_average_may_move_every_few_steps():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    average = Snapshot([weight])
+    update = average.ema_update(0.9, every=8)
+    seen = []
+    for taken in range(1, 17):
+        with torch.no_grad():
+            weight.fill_(float(taken))
+        update(taken)
+        seen.append(average.values[0].item())
+    assert seen[:7] == [1.0] * 7 and seen[7] == pytest.approx(0.5 + 0.5 * 8) and len(set(seen[7:15])) == 1 < seen[15]
+
+
 def test_a_decay_outside_0_and_1_is_refused():
     with pytest.raises(ValueError, match="the decay of a moving average is between 0 and 1, not 2"):
         Snapshot([]).ema_update(2)
+    with pytest.raises(ValueError, match="a moving average is updated every 1 optimizer step or more, not 0"):
+        Snapshot([]).ema_update(0.9, every=0)
 
 
 def test_values_are_exchanged_with_the_parameters_and_back():

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from saccade.algorithms.dpo import DiffusionDPO
-from saccade.core import Problem, Rollout, seeds
-from saccade.models.diffusion.pipelines import PromptCache, load_backbone
+from saccade.core import Problem, Rollout
+from saccade.models.diffusion.pipelines import TEXTS_AT_ONCE, PromptCache, load_backbone
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
+from saccade.random import seeds
 from saccade.training.groups import sample_groups
 
 PROMPTS = ["a red ring", "two blue squares", "a red ring"]
@@ -32,7 +33,7 @@ def exact(policy: FlowPolicy) -> FlowPolicy:
 
 def test_replay_is_exact_on_the_reference_path(sd3_folder):
     policy = exact(sd3(sd3_folder))
-    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     for i in range(3):
         column = rollout.columns(slice(i, i + 1))
         assert torch.equal(policy.likelihood(column).logp_BT, column.logp_BT)
@@ -46,24 +47,61 @@ def test_replay_gap_of_the_fast_path_is_rounding(sd3_folder, changes):
     with torch.no_grad():  # LoRA must not be the identity here
         for p in policy.trained:
             p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    rollout = policy.rollout(PROBLEMS, seeds(1, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3, "test"))
     gap = (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max()
     assert gap < 2e-5
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("changes", [{}, {"lora_folded": True}, {"window": (1,)}])
+def test_ratios_begin_at_one_with_lora_in_bfloat16(sd3_folder, guidance, changes):
+    model = {name: value for name, value in changes.items() if name != "window"}
+    policy = sd3(sd3_folder, precision="bfloat16", lora_rank=4, guidance=guidance, **model)
+    with torch.no_grad():  # adapters that have moved
+        for p in policy.trained:
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3, "test"), changes.get("window"))
+    for part in (rollout, rollout.rows(torch.arange(1)), rollout.columns(slice(0, 1))):
+        with_gradients = policy.likelihood(part).logp_BT.detach()
+        # The published clip range; in bfloat16 a row alone is rounded otherwise than among others.
+        limit = 1e-4 if len(part) == len(rollout) else 5e-4
+        assert ((with_gradients - part.logp_BT).exp() - 1).abs().max() < limit
+        with torch.no_grad():
+            assert (policy.likelihood(part).logp_BT - with_gradients).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps", "renoise"])
+def test_the_last_step_has_finite_log_probs_and_gradients(sd3_folder, kernel):
+    policy = sd3(sd3_folder, kernel=kernel)
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3, "test"), stochastic=(2, 3))
+    found = policy.likelihood(rollout)
+    slopes = torch.autograd.grad(found.logp_BT.sum(), policy.trained, allow_unused=True)
+    assert found.logp_BT.isfinite().all() and rollout.logp_BT.isfinite().all() and (found.std_BT > 0).all()
+    assert all(slope.isfinite().all() for slope in slopes if slope is not None)
+
+
+@pytest.mark.parametrize("changes", [{"noise": 0.0}, {"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}])
+@pytest.mark.parametrize("kernel", ["flow_sde", "cps"])
+def test_noise_without_a_density_is_refused(sd3_folder, kernel, changes):
+    with pytest.raises(ValueError, match="of kernel .* is not above 0"):
+        sd3(sd3_folder, kernel=kernel, **changes)
+    with pytest.raises(ValueError, match="at most 1"):
+        sd3(sd3_folder, kernel="cps", noise=1.5)
 
 
 def test_replay_of_flux_with_embedded_guidance(flux_folder):
     policy = build_flow_policy(
         FlowModel(str(flux_folder), size=16, sampling_steps=4, guidance=3.5, text_length=4), (0, 1)
     )
-    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     assert rollout.outputs.shape == (3, 3, 16, 16)
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 2e-5
 
 
 def test_a_sample_depends_on_its_seed_alone(sd3_folder):
     policy = sd3(sd3_folder)
-    batch = policy.rollout(PROBLEMS, seeds(5, 3))
-    alone = policy.rollout(PROBLEMS[1:2], seeds(5, 3)[1:2])
+    batch = policy.rollout(PROBLEMS, seeds(5, 3, "test"))
+    alone = policy.rollout(PROBLEMS[1:2], seeds(5, 3, "test")[1:2])
     torch.testing.assert_close(alone.outputs[0], batch.outputs[1], atol=1e-4, rtol=0)
     assert not torch.equal(batch.outputs[0], batch.outputs[2]), "equal prompts have different noise"
 
@@ -102,7 +140,7 @@ def test_samples_are_those_of_the_plain_flux_pipeline(flux_folder):
 
 def test_cutting_by_rows_and_decisions_gives_the_same_gradient(sd3_folder):
     policy = sd3(sd3_folder)
-    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     full = _gradient(policy, [rollout])
     rows = _gradient(policy, [rollout.rows(torch.tensor([0, 2])), rollout.rows(torch.tensor([1]))])
     columns = _gradient(policy, [rollout.columns(slice(0, 1)), rollout.columns(slice(1, 3))])
@@ -110,12 +148,49 @@ def test_cutting_by_rows_and_decisions_gives_the_same_gradient(sd3_folder):
     torch.testing.assert_close(columns, full, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"lora_rank": 2, "lora_folded": True}])
+def test_the_fast_path_has_the_gradient_of_the_reference_path_with_and_without_checkpointing(sd3_folder, changes):
+    gradients = []
+    for policy in (exact(sd3(sd3_folder, **changes)), *(sd3(sd3_folder, **changes, checkpointing=c) for c in (0, 1))):
+        with torch.no_grad():
+            for p in policy.trained:
+                p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
+        gradients.append(_gradient(policy, [rollout]))
+        form = policy.backbone.transformer.transformer_blocks[0]
+        assert not any("forward" in vars(module) for module in form.modules()), "the network is plain again"
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], atol=1e-4, rtol=1e-4)
+
+
 def test_the_unconditional_velocity_has_no_gradient_by_default(sd3_folder):
     policy = sd3(sd3_folder)
-    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     detached = _gradient(policy, [rollout])
     through = _gradient(replace(policy, grad_through_uncond=True), [rollout])
     assert (detached - through).abs().max() > 1e-4
+
+
+def test_unconditional_velocities_are_taken_from_sampling_while_the_weights_are_the_same(sd3_folder):
+    policy = sd3(sd3_folder)
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
+    rows: list[int] = []
+    network = policy.backbone.velocity
+    policy.backbone.velocity = lambda x, *rest: rows.append(len(x)) or network(x, *rest)
+    fresh = replace(rollout, decisions={k: v for k, v in rollout.decisions.items() if k != "uncond_BT"})
+    torch.testing.assert_close(_gradient(policy, [rollout]), _gradient(policy, [fresh]), atol=1e-4, rtol=1e-4)
+    assert rows == [9, 9, 9], "the conditional rows alone, then both"
+    reference = Snapshot(policy.trained)
+    with torch.no_grad():
+        policy.trained[0].add_(1e-3)
+    for chosen, calls in ((policy, 2), (replace(policy, reuse_uncond=True), 1)):
+        rows.clear()
+        chosen.likelihood(rollout)
+        assert len(rows) == calls
+    rows.clear()
+    with torch.no_grad(), reference:
+        policy.likelihood(rollout)
+    assert rows == [9], "the reference has the weights of sampling"
 
 
 def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
@@ -126,15 +201,17 @@ def test_snapshot_of_lora_is_the_adapter_off(sd3_folder):
         for p in adapted.trained:
             p.add_(0.1)
     with reference:
-        at_reference = adapted.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs
-    torch.testing.assert_close(at_reference, plain.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs, atol=1e-4, rtol=0)
+        at_reference = adapted.greedy().rollout(PROBLEMS, seeds(0, 3, "test")).outputs
+    torch.testing.assert_close(
+        at_reference, plain.greedy().rollout(PROBLEMS, seeds(0, 3, "test")).outputs, atol=1e-4, rtol=0
+    )
     assert torch.equal(adapted.state_dict()["0"], before + 0.1), "the weights are restored unchanged"
 
 
 def test_diffusion_dpo_begins_at_log_two_and_falls_towards_the_chosen(sd3_folder):
     policy = sd3(sd3_folder, guidance=1.0)
     reference = Snapshot(policy.trained)
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3), 2)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3, "test"), 2)
     rollout.advantage_BT = rollout.broadcast(torch.tensor([1.0, -1, -1, 1, 0, 0]))
     dpo = DiffusionDPO().loss(policy, reference)
     loss = dpo(rollout)
@@ -156,15 +233,16 @@ def test_export_is_a_plain_pipeline_with_lora_folded_in(sd3_folder, tmp_path):
     policy.export(tmp_path / "out")
     exported = sd3(tmp_path / "out")
     torch.testing.assert_close(
-        exported.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
-        policy.greedy().rollout(PROBLEMS, seeds(0, 3)).outputs,
+        exported.greedy().rollout(PROBLEMS, seeds(0, 3, "test")).outputs,
+        policy.greedy().rollout(PROBLEMS, seeds(0, 3, "test")).outputs,
         atol=1e-4,
         rtol=0,
     )
 
 
 def test_the_encoding_of_a_prompt_does_not_depend_on_its_batch(sd3_folder):
-    texts = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
+    few = ["a red ring", "two blue squares and a star", "a cat", "x", "a green star left of a dog"]
+    texts = [*few, *(f"{count} rings and a star" for count in range(2, 20))]  # more than one call of the encoders
     batch = sd3(sd3_folder).prompt_cache(texts, 16)
     policy = sd3(sd3_folder)
     for i, text in reversed(list(enumerate(texts))):
@@ -172,13 +250,31 @@ def test_the_encoding_of_a_prompt_does_not_depend_on_its_batch(sd3_folder):
         assert all(torch.equal(x[i : i + 1], y) for x, y in zip(batch.parts, alone.parts))
 
 
+def test_length_of_prompts_and_size_of_pictures_are_the_checkpoints_own_unless_given(sd3_folder, flux_folder, tmp_path):
+    for folder, length in ((sd3_folder, 256), (flux_folder, 512)):
+        policy = build_flow_policy(FlowModel(str(folder), sampling_steps=2), ())
+        pipe = policy.backbone.pipe
+        assert policy.backbone.text_length == length
+        assert policy.size == pipe.default_sample_size * pipe.vae_scale_factor
+    sd3(sd3_folder).export(tmp_path / "model")
+    again = build_flow_policy(FlowModel(str(tmp_path / "model")), ())
+    assert (again.backbone.text_length, again.size) == (2, 16)
+    (tmp_path / "model" / "sampling.json").write_text("{")
+    with pytest.raises(ValueError, match="sampling.json"):
+        build_flow_policy(FlowModel(str(tmp_path / "model")), ())
+    miniature = build_flow_policy(FlowModel(), ())
+    assert (miniature.backbone.text_length, miniature.size) == (1, 32)
+
+
 def test_a_prompt_is_encoded_once(sd3_folder):
     policy = sd3(sd3_folder)
-    encoded: list[str] = []
+    encoded: list[list[str]] = []
     original = policy.backbone.encode
-    policy.backbone.encode = lambda prompts: encoded.extend(prompts) or original(prompts)
-    policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 3)))
-    assert sorted(encoded) == sorted({*PROMPTS, ""})
+    policy.backbone.encode = lambda prompts: encoded.append(prompts) or original(prompts)
+    policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 3, "test")))
+    policy.greedy().rollout(PROBLEMS, seeds(0, 3, "test"))
+    assert [set(texts) for texts in encoded] == [set(PROMPTS), {""}]
+    assert {len(texts) for texts in encoded} == {TEXTS_AT_ONCE}
 
 
 def test_bad_models_give_one_line(sd3_folder, tmp_path):
@@ -226,7 +322,7 @@ def test_impossible_sizes_and_steps_are_refused(sd3_folder, changes, why):
 def test_a_rollout_without_stochastic_steps_has_no_likelihood(sd3_folder):
     policy = sd3(sd3_folder)
     with pytest.raises(ValueError, match="no stochastic denoising step, so they have no likelihood"):
-        policy.likelihood(policy.greedy().rollout(PROBLEMS, seeds(0, 3)))
+        policy.likelihood(policy.greedy().rollout(PROBLEMS, seeds(0, 3, "test")))
 
 
 def test_a_prompt_longer_than_the_encoders_is_told():

@@ -13,9 +13,10 @@ import tiny_janus
 import torch
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Problem, Question, seeds
+from saccade.core import Problem, Question
 from saccade.models.language.janus import ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
+from saccade.random import seeds
 from saccade.training.groups import sample_groups
 
 PROMPTS = ("a red circle", "a green star above a ring", "three small crosses in pink")
@@ -71,7 +72,7 @@ def test_prompts_are_those_of_the_processor(folder, image_generator):
 
 def test_greedy_pictures_are_those_of_plain_transformers(folder, image_generator):
     codes, images = generated_plainly(folder)
-    rollout = greedy(image_generator, guidance=3.0).rollout(PROBLEMS, seeds(0, 3))
+    rollout = greedy(image_generator, guidance=3.0).rollout(PROBLEMS, seeds(0, 3, "test"))
     policy = greedy(image_generator)
     assert torch.equal(policy.codes(rollout), codes) and len(codes.unique()) > 3
     assert rollout.outputs.shape == (3, 3, 16, 16)
@@ -104,7 +105,7 @@ def naive(folder, rollout, policy) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("under", ["cond", "guided"])
 def test_log_probs_and_entropies_are_those_of_plain_transformers(folder, image_generator, under):
     policy = ImageTokenPolicy(image_generator, [], guidance=2.5, temperature=1.3, logprob_under=under)
-    rollout = policy.rollout(PROBLEMS, seeds(1, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(1, 3, "test"))
     cond, uncond = naive(folder, rollout, policy)
     mixed = uncond + 2.5 * (cond - uncond)
     cond_logp, guided_logp = ((x / 1.3).log_softmax(-1) for x in (cond, mixed))
@@ -121,7 +122,7 @@ def test_log_probs_and_entropies_are_those_of_plain_transformers(folder, image_g
 def test_codes_are_drawn_from_the_guided_distribution(image_generator):
     """The share of a first code over many seeds is its probability."""
     policy = ImageTokenPolicy(image_generator, [], guidance=2.0, temperature=2.0, logprob_under="guided")
-    rollout = policy.rollout([PROBLEMS[0]] * 600, seeds(5, 600))
+    rollout = policy.rollout([PROBLEMS[0]] * 600, seeds(5, 600, "test"))
     first, p = policy.codes(rollout)[:, 0], rollout.logp_BT[:, 0].exp()
     common = first.mode().values
     expected = float(p[first == common][0])
@@ -131,18 +132,18 @@ def test_codes_are_drawn_from_the_guided_distribution(image_generator):
 @pytest.mark.parametrize("under", ["cond", "guided"])
 def test_replay_is_rollout_and_exact_where_it_was_scored_again(image_generator, under):
     policy = ImageTokenPolicy(image_generator, [], guidance=2.0, logprob_under=under)
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3), 4)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(0, 3, "test"), 4)
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     exact = replace(policy, rescore=True)
-    rollout = exact.rollout(PROBLEMS, seeds(0, 3))
+    rollout = exact.rollout(PROBLEMS, seeds(0, 3, "test"))
     assert torch.equal(exact.likelihood(rollout).logp_BT, rollout.logp_BT)
 
 
 def test_a_sample_depends_on_its_seed_alone(image_generator):
     policy = ImageTokenPolicy(image_generator, [], guidance=2.0)
-    together = policy.rollout(PROBLEMS, seeds(7, 3))
-    turned = replace(policy, max_batch=2).rollout(PROBLEMS[::-1], seeds(7, 3).flip(0))
-    alone = policy.rollout(PROBLEMS[:1], seeds(7, 3)[:1])
+    together = policy.rollout(PROBLEMS, seeds(7, 3, "test"))
+    turned = replace(policy, max_batch=2).rollout(PROBLEMS[::-1], seeds(7, 3, "test").flip(0))
+    alone = policy.rollout(PROBLEMS[:1], seeds(7, 3, "test")[:1])
     assert torch.equal(policy.codes(together), policy.codes(turned).flip(0))
     assert torch.equal(policy.codes(together)[:1], policy.codes(alone))
     torch.testing.assert_close(together.logp_BT, turned.logp_BT.flip(0), rtol=0, atol=1e-4)
@@ -162,7 +163,7 @@ def gradient(policy, rollout, rows: int | None = None, decisions: int | None = N
 @pytest.mark.parametrize("under", ["cond", "guided"])
 def test_every_cut_shared_prompts_and_recomputing_give_one_gradient(folder, under):
     policy = build_image_token_policy(ImageTokenModel(str(folder), guidance=2.0, logprob_under=under))
-    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(2, 3), 2)
+    rollout = sample_groups(policy.rollout, PROBLEMS, seeds(2, 3, "test"), 2)
     rollout.advantage_BT = torch.randn(6, CODES, generator=torch.Generator().manual_seed(0))
     whole = gradient(policy, rollout)
     assert float(whole.norm()) > 0.1
@@ -178,7 +179,7 @@ def test_every_cut_shared_prompts_and_recomputing_give_one_gradient(folder, unde
 def test_gradients_agree_with_finite_differences(folder):
     policy = build_image_token_policy(ImageTokenModel(str(folder), guidance=1.7, logprob_under="guided"))
     network = policy.image_generator.network.double()
-    rollout = policy.rollout(PROBLEMS[:1], seeds(0, 1))
+    rollout = policy.rollout(PROBLEMS[:1], seeds(0, 1, "test"))
     weight = network.model.generation_head.proj_out.weight
     along = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     total = lambda: policy.likelihood(rollout).logp_BT.double().sum()
@@ -195,12 +196,12 @@ def test_gradients_agree_with_finite_differences(folder):
 def test_lora_begins_as_the_base_and_is_folded_in_by_an_export_that_plain_transformers_draws_with(folder, tmp_path):
     cfg = ImageTokenModel(str(folder), guidance=3.0, lora_rank=2, temperature=1e-5)
     policy, base = build_image_token_policy(cfg), greedy(load_image_token_generator(folder), guidance=3.0)
-    before = policy.rollout(PROBLEMS, seeds(0, 3))
-    assert torch.equal(policy.codes(before), base.codes(base.rollout(PROBLEMS, seeds(0, 3))))
+    before = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
+    assert torch.equal(policy.codes(before), base.codes(base.rollout(PROBLEMS, seeds(0, 3, "test"))))
     with torch.no_grad():
         for i, p in enumerate(policy.trained):
             p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-    after = policy.rollout(PROBLEMS, seeds(0, 3))
+    after = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     assert not torch.equal(policy.codes(after), policy.codes(before))
     policy.export(tmp_path)
     assert torch.equal(generated_plainly(tmp_path)[0], policy.codes(after))
@@ -222,7 +223,7 @@ def test_what_is_trained_is_what_a_picture_goes_through(folder):
 
 def test_lower_precision_is_scored_again_so_ratios_begin_at_one(folder):
     policy = build_image_token_policy(ImageTokenModel(str(folder), precision="bfloat16", lora_rank=2))
-    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     assert torch.equal(policy.likelihood(rollout).logp_BT, rollout.logp_BT) and rollout.outputs.dtype == torch.float32
 
 
@@ -239,7 +240,7 @@ def test_the_same_folder_reads_pictures_and_generates_text(folder):
     policy = build_token_policy(TokenModel(str(folder), max_new_tokens=5))
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     problems = [Problem(0, Question("a red circle", (picture,))), Problem(1, "two blue squares")]
-    rollout = sample_groups(policy.rollout, problems, seeds(0, 2), 3)
+    rollout = sample_groups(policy.rollout, problems, seeds(0, 2, "test"), 3)
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
     assert len(rollout.outputs) == 6 and float(rollout.mask_BT.sum()) > 6
 
@@ -250,9 +251,9 @@ def test_hostile_settings_prompts_and_models_are_refused(folder, image_generator
             ImageTokenPolicy(image_generator, [], **wrong)
     policy = ImageTokenPolicy(image_generator, [])
     with pytest.raises(ValueError, match="exceed the model's 512 positions"):
-        policy.rollout([Problem(0, "circle " * 600)], seeds(0, 1))
+        policy.rollout([Problem(0, "circle " * 600)], seeds(0, 1, "test"))
     with pytest.raises(ValueError, match="no picture is given"):
-        policy.rollout([Problem(0, "a <image> circle")], seeds(0, 1))
+        policy.rollout([Problem(0, "a <image> circle")], seeds(0, 1, "test"))
     with pytest.raises(ValueError, match="does not generate pictures"):
         load_image_token_generator(lm_folder)
-    assert policy.rollout([Problem(0, "")], seeds(0, 1)).outputs.shape == (1, 3, 16, 16)
+    assert policy.rollout([Problem(0, "")], seeds(0, 1, "test")).outputs.shape == (1, 3, 16, 16)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.core import Problem, Question, Rollout, noise, seeds, spawn
+from saccade.core import Problem, Question, Rollout
 from saccade.models.diffusion.lru import LRUCache
 from saccade.models.loading import source_latents
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
+from saccade.random import noise, seeds
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in ((16, 16, 3), (16, 16, 3), (20, 33, 3))]
@@ -38,7 +39,7 @@ def plain_pictures(folder: Path, policy: FlowPolicy, seeds_B: torch.Tensor) -> t
     pipe = FluxKontextPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     call = json.loads((folder / "sampling.json").read_text())
-    start, samples = noise(spawn(seeds_B, 0), policy.latent_shape), []
+    start, samples = noise(seeds_B, policy.latent_shape, "start"), []
     for problem, x in zip(PROBLEMS, start):
         source = Image.fromarray(problem.inputs.pictures[0]).resize((16, 16), Image.Resampling.LANCZOS)
         packed = pipe._pack_latents(x[None], 1, *x.shape)
@@ -52,7 +53,7 @@ def test_an_exported_editor_edits_the_same_in_plain_diffusers(kontext_folder, tm
     with torch.no_grad():
         for p in policy.trained:
             p.add_(0.05)
-    seeds_B = seeds(3, 3)
+    seeds_B = seeds(3, 3, "test")
     policy.export(tmp_path / "out")
     ours = policy.greedy().rollout(PROBLEMS, seeds_B).outputs
     torch.testing.assert_close(ours, plain_pictures(tmp_path / "out", policy, seeds_B), atol=2e-3, rtol=0)
@@ -64,7 +65,7 @@ def test_an_editor_with_embedded_guidance_edits_as_plain_diffusers(flux_folder, 
     FluxKontextPipeline(**FluxPipeline.from_pretrained(flux_folder).components).save_pretrained(tmp_path / "in")
     policy = editor(tmp_path / "in", guidance=2.5)
     policy.export(tmp_path / "out")
-    seeds_B = seeds(4, 3)
+    seeds_B = seeds(4, 3, "test")
     torch.testing.assert_close(
         policy.greedy().rollout(PROBLEMS, seeds_B).outputs,
         plain_pictures(tmp_path / "out", policy, seeds_B),
@@ -78,7 +79,7 @@ def test_replay_is_exact_on_the_reference_path_and_rounding_on_the_fast_one(kont
         (replace(editor(kontext_folder), one_call=False, merge=False), 0.0),
         (editor(kontext_folder), 2e-5),
     ):
-        rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+        rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
         for i in range(3):
             column = rollout.columns(slice(i, i + 1))
             assert (policy.likelihood(column).logp_BT - column.logp_BT).abs().max() <= largest_gap
@@ -86,18 +87,18 @@ def test_replay_is_exact_on_the_reference_path_and_rounding_on_the_fast_one(kont
 
 def test_cuts_by_rows_and_decisions_keep_each_row_with_its_picture(kontext_folder):
     policy = editor(kontext_folder)
-    rollout = policy.rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy.rollout(PROBLEMS, seeds(0, 3, "test"))
     rows = lambda *index: rollout.rows(torch.tensor(index))
     full = gradient(policy, [rollout])
     torch.testing.assert_close(gradient(policy, [rows(2), rows(1, 0)]), full, atol=1e-4, rtol=1e-4)
     columns = [rollout.columns(slice(0, 1)), rollout.columns(slice(1, 3))]
     torch.testing.assert_close(gradient(policy, columns), full, atol=1e-4, rtol=1e-4)
-    few = replace(policy, at_once=2).rollout(PROBLEMS, seeds(0, 3))
+    few = replace(policy, forward_batch_size=2).rollout(PROBLEMS, seeds(0, 3, "test"))
     torch.testing.assert_close(few.outputs, rollout.outputs, atol=1e-4, rtol=0)
 
 
 def test_unrolled_samples_equal_the_rollout_and_both_velocities_take_the_source(kontext_folder):
-    policy, seeds_B = editor(kontext_folder), seeds(1, 3)
+    policy, seeds_B = editor(kontext_folder), seeds(1, 3, "test")
     samples = policy.rollout(PROBLEMS, seeds_B).decisions["x0_B"]
     torch.testing.assert_close(policy.unroll(PROBLEMS, seeds_B).detach(), samples, atol=1e-5, rtol=1e-5)
     other = policy.rollout(with_sources(PICTURES[1], *PICTURES[1:]), seeds_B).decisions["x0_B"]
@@ -121,7 +122,7 @@ def test_without_a_picture_it_generates_and_shares_the_encoders(kontext_folder):
         prompt=lambda p: p.inputs.text,
     )
     words = [Problem(i, text) for i, text in enumerate(WORDS)]
-    seeds_B = seeds(2, 3)
+    seeds_B = seeds(2, 3, "test")
     torch.testing.assert_close(
         generator.greedy().rollout(PROBLEMS, seeds_B).outputs,
         replace(policy, guidance=1.0).greedy().rollout(words, seeds_B).outputs,
@@ -135,9 +136,9 @@ def test_a_picture_is_encoded_once_as_the_mode_and_at_the_policys_size(kontext_f
     policy, calls = editor(kontext_folder), []
     vae, encode = policy.backbone.pipe.vae, policy.backbone.pipe.vae.encode
     vae.encode = lambda pixels: calls.append(len(pixels)) or encode(pixels)
-    policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 3)))
+    policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 3, "test")))
     twin = [Problem(0, Question("a blue ring", (PICTURES[0].copy(),)))]
-    policy.greedy().rollout(twin, seeds(0, 1))
+    policy.greedy().rollout(twin, seeds(0, 1, "test"))
     assert sum(calls) == 3, "equal pictures are one"
     source = policy.prompt_cache([p.inputs for p in PROBLEMS], 16).source
     pixels = np.stack([np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.LANCZOS)) for p in PICTURES])
@@ -149,14 +150,14 @@ def test_a_picture_is_encoded_once_as_the_mode_and_at_the_policys_size(kontext_f
 def test_prompts_that_cannot_be_edited_are_refused(kontext_folder, sd3_folder):
     policy = editor(kontext_folder)
     with pytest.raises(ValueError, match="0 and 1 pictures in one batch"):
-        policy.greedy().rollout([PROBLEMS[0], Problem(1, "a red ring")], seeds(0, 2))
+        policy.greedy().rollout([PROBLEMS[0], Problem(1, "a red ring")], seeds(0, 2, "test"))
     with pytest.raises(ValueError, match="2 pictures in one batch"):
-        policy.greedy().rollout([Problem(0, Question("both", (PICTURES[0], PICTURES[1])))], seeds(0, 1))
+        policy.greedy().rollout([Problem(0, Question("both", (PICTURES[0], PICTURES[1])))], seeds(0, 1, "test"))
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[16, 16, 3\]"):
-        policy.greedy().rollout(with_sources(PICTURES[0] / 255), seeds(0, 1))
+        policy.greedy().rollout(with_sources(PICTURES[0] / 255), seeds(0, 1, "test"))
     text_only = build_flow_policy(FlowModel(str(sd3_folder), size=16, sampling_steps=4, text_length=2), ())
     with pytest.raises(ValueError, match="a StableDiffusion3Pipeline takes text alone"):
-        text_only.greedy().rollout(PROBLEMS, seeds(0, 3))
+        text_only.greedy().rollout(PROBLEMS, seeds(0, 3, "test"))
     with pytest.raises(ValueError, match="takes text alone"):
         source_latents(text_only.backbone.pipe, PICTURES, 16)
 

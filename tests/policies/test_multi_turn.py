@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_vision import picture
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.core import Problem, Question, Rollout
 from saccade.math.advantages import group_advantage
 from saccade.math.frames import Frame
 from saccade.models.adapters import trainable
@@ -23,12 +23,14 @@ from saccade.models.language.model import load_language_model
 from saccade.policies.multi_turn import Conversation, MultiTurnRollout
 from saccade.policies.tokens import TokenPolicy
 from saccade.policies.zoom import crop_box, parse_box, view
+from saccade.random import seeds
 from saccade.rewards.rubric import judge
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
 from saccade.training.run import Run
+from saccade.training.settings import Schedule
 
 PROBLEMS = [
     Problem(0, Question("a red circle", (picture(40, 60),))),
@@ -72,7 +74,7 @@ def again(problem: Problem, conversation: Conversation, text: str):
 
 
 def sampled(sampler, group: int = 4, seed: int = 0) -> Rollout:
-    return sample_groups(sampler, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
+    return sample_groups(sampler, PROBLEMS, seeds(seed, len(PROBLEMS), "test"), group)
 
 
 def gap(one: TokenPolicy, rollout: Rollout) -> float:
@@ -87,7 +89,7 @@ def own_tokens(rollout: Rollout) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", ["qwen25", "gemma3"])
 def test_one_likelihood_replays_a_complete_conversation(kind, policy):
     one = policy(kind)
-    rollout = sampled(MultiTurnRollout(one, several, max_turns=4))
+    rollout = sampled(MultiTurnRollout(one, several, max_turns=4), seed=1)
     shown = {f.original.height for frames in rollout.extras["frames_B"].values for f in frames}
     assert set(rollout.extras["turns_B"].tolist()) >= {1, 2, 4} and len(shown) > 4
     assert gap(one, rollout) < 1e-4
@@ -214,7 +216,7 @@ def test_conversations_end_at_the_limit_of_turns_or_tokens(policy):
 
 def test_a_conversation_depends_on_its_seed_and_not_on_its_company(policy):
     one = policy()
-    rows, seeds_B = PROBLEMS * 3, seeds(0, 9)
+    rows, seeds_B = PROBLEMS * 3, seeds(0, 9, "test")
     together = MultiTurnRollout(one, several, max_turns=3)(rows, seeds_B)
     for i in (0, 4, 8):
         alone = MultiTurnRollout(one, several, max_turns=3)(rows[i : i + 1], seeds_B[i : i + 1])
@@ -256,7 +258,7 @@ def test_the_crop_tool_shows_the_original(policy):
         found = crop_box("[[4, 2, 19, 9.5]]", problem.inputs.pictures[0], conversation.frames[0])
         return [{"role": "user", "content": [view(found.pixels, frame=found.frame)]}]
 
-    rollout = MultiTurnRollout(one, zoom, max_turns=2)(PROBLEMS[:1], seeds(0, 1))
+    rollout = MultiTurnRollout(one, zoom, max_turns=2)(PROBLEMS[:1], seeds(0, 1, "test"))
     shown, cut = rollout.extras["frames_B"].values[0]
     reply = rollout.extras["conversation_B"].values[0].turns[0].reply[0]["content"][0]
     left, top, right, bottom = reply["frame"].window
@@ -314,7 +316,8 @@ def test_two_steps_equal_one_and_one(policy, tmp_path):
             else Run.start(folder, {"recipe": "conversation"}, display=False)
         )
         with place:
-            fit(OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4), place, steps, state={"policy": one})
+            feed, learner = OnPolicy(PROBLEMS, collect, 2, 0), Updates([update], micro_rows=4)
+            fit(feed, learner, place, Schedule(steps), state={"policy": one})
         return one.state_dict()
 
     whole = run(2, tmp_path / "whole")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_vision import picture
 
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.core import Problem, Question, Rollout
 from saccade.math.frames import Box, Frame
 from saccade.models.adapters import trainable
 from saccade.models.language.head import token_logprobs
@@ -25,7 +25,9 @@ from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.model import LanguageModel, load_language_model
 from saccade.models.language.prompts import PerRow
 from saccade.models.vision import encoder
+from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy, inputs_as_prompt
+from saccade.random import seeds
 from saccade.training.feeds import join
 from saccade.training.groups import sample_groups
 
@@ -61,7 +63,7 @@ def policy(
 
 
 def sampled(one: TokenPolicy, group: int = 4, seed: int = 0) -> Rollout:
-    return sample_groups(one.rollout, PROBLEMS, seeds(seed, len(PROBLEMS)), group)
+    return sample_groups(one.rollout, PROBLEMS, seeds(seed, len(PROBLEMS), "test"), group)
 
 
 def gap(one: TokenPolicy, rollout: Rollout) -> float:
@@ -85,7 +87,7 @@ def with_advantage(rollout: Rollout) -> Rollout:
 @pytest.mark.parametrize("kind", tiny_vision.KINDS)
 def test_greedy_is_what_transformers_generates(kind, language):
     one = policy(language(kind), many_ends=False, temperature=0.0, max_new_tokens=12)
-    rollout = one.rollout(PROBLEMS, seeds(0, 3))
+    rollout = one.rollout(PROBLEMS, seeds(0, 3, "test"))
     written = rollout.decisions["ids_BL"].gather(1, rollout.decisions["column_BT"])
     for problem, tokens in zip(PROBLEMS[:2], written):
         asked = one.language.processor.apply_chat_template(
@@ -100,7 +102,7 @@ def test_greedy_is_what_transformers_generates(kind, language):
 @pytest.mark.parametrize("kind", tiny_vision.KINDS)
 def test_replay_holds_in_rows_with_and_without_pictures(kind, language):
     one = policy(language(kind), temperature=0.8)
-    rollout = sampled(one)
+    rollout = sampled(one, seed=1)
     assert len(set(rollout.extras["length_B"].tolist())) > 3 and gap(one, rollout) < 1e-4
     some = torch.tensor([9, 2, 5, 4])
     picked = pickle.loads(pickle.dumps(rollout.rows(some)))
@@ -145,14 +147,44 @@ def test_micro_batches_add_up_to_the_full_gradient(kind, language):
         torch.testing.assert_close(cut, full, rtol=1e-4, atol=1e-4 * float(full.abs().max()))
 
 
+def test_pictures_are_prepared_and_seen_once_by_a_policy_and_its_copies(language):
+    one = policy(language("qwen25"), sees=False)
+    with (
+        mock.patch.object(
+            LanguageModel, "_encode_prompt", autospec=True, side_effect=LanguageModel._encode_prompt
+        ) as read,
+        mock.patch.object(VisionEncoder, "_encode", autospec=True, side_effect=VisionEncoder._encode) as seen,
+    ):
+        one.rollout(PROBLEMS, seeds(0, 3, "test"))
+        counts = read.call_count, seen.call_count
+        for again in (one, one.greedy(), replace(one, max_new_tokens=3), replace(one.greedy(), top_p=0.5)):
+            again.rollout(PROBLEMS, seeds(0, 3, "test"))
+        assert (read.call_count, seen.call_count) == counts and counts[0] == 3
+    words = list(one.trained)
+    assert not replace(one, trained=[*words, *encoder.vision_parameters(one.language.model)]).vision.frozen
+
+
+def test_prompts_that_do_not_fit_are_encoded_again(language):
+    one = language("qwen25")
+    prompts = [inputs_as_prompt(problem) for problem in PROBLEMS]
+    first = [one.encode_prompt(prompt) for prompt in prompts]
+    assert [one.encode_prompt(prompt) for prompt in prompts] == first
+    one.encoded.capacity = max(encoded.size for encoded in first)
+    again = [one.encode_prompt(prompt) for prompt in prompts + prompts]
+    assert again[0] is not again[3] and torch.equal(again[0].ids_L, again[3].ids_L)
+    assert one.encoded.used == sum(encoded.size for encoded in one.encoded.kept.values()) <= one.encoded.capacity
+
+
 def test_rollouts_that_were_joined_share_prefixes_and_replay(language):
     one = policy(language("qwen25"))
-    parts = [sample_groups(one.rollout, some, seeds(0, 2), 3) for some in (PROBLEMS[:2], [PROBLEMS[2], PROBLEMS[0]])]
+    parts = [
+        sample_groups(one.rollout, some, seeds(0, 2, "test"), 3) for some in (PROBLEMS[:2], [PROBLEMS[2], PROBLEMS[0]])
+    ]
     whole = join(parts)
     assert len(set(whole.decisions["begin_B"].tolist())) == 2 and gap(one, whole) < 1e-4
     last = whole.decisions["column_BT"].amax(1)
     rows, _ = TokenRows.for_decisions(one.language, whole.decisions, torch.arange(12), last)
-    assert len(rows.unique_prompts()[0]) == 4, "two prompts each; pictures of another rollout are others"
+    assert len(rows.unique_prompts()[0]) == 3, "a prompt of another rollout is the same, with its pictures"
     late = whole.rows(whole.mask_BT.sum(1).argmin()[None]).columns(slice(-1, None))
     assert not late.mask_BT.any() and not one.likelihood(late).logp_BT.any()
 
@@ -203,7 +235,7 @@ def test_picture_tokens_are_never_generated_even_if_the_logits_prefer_them(langu
 @pytest.mark.parametrize("kind", ["qwen25", "qwen3"])
 def test_positions_are_the_models_own(kind, language):
     one = policy(language(kind), many_ends=False)
-    rollout = one.rollout(PROBLEMS[:2], seeds(0, 2))
+    rollout = one.rollout(PROBLEMS[:2], seeds(0, 2, "test"))
     ids, attention = rollout.decisions["ids_BL"], rollout.decisions["attention_BL"]
     grids = torch.cat([images[0].inputs["image_grid_thw"] for images in rollout.decisions["images_B"].values])
     kinds = (ids == one.language.model.config.image_token_id).long()
@@ -214,11 +246,11 @@ def test_positions_are_the_models_own(kind, language):
 
 
 def test_frames_have_the_size_of_resized_pictures(language):
-    rollout = policy(language("qwen25")).rollout(PROBLEMS, seeds(0, 3))
+    rollout = policy(language("qwen25")).rollout(PROBLEMS, seeds(0, 3, "test"))
     (first,), (second, third), none = rollout.extras["frames_B"].values
     assert (first.width, first.height, first.kind) == (24, 16, "displayed") and not none
     assert (first.original.width, first.original.height) == (60, 40) and second.original != third.original
-    free = policy(language("llava")).rollout(PROBLEMS[:1], seeds(0, 1)).extras["frames_B"].values[0][0]
+    free = policy(language("llava")).rollout(PROBLEMS[:1], seeds(0, 1, "test")).extras["frames_B"].values[0][0]
     assert free == Frame.of(PROBLEMS[0].inputs.pictures[0], free.picture)
 
 
@@ -227,7 +259,7 @@ def test_a_prompt_without_room_is_refused_and_nothing_is_cut(language):
     with pytest.raises(
         ValueError, match=r"a prompt of \d+ tokens \(6 of them pictures\) and max_new_tokens 500 exceed"
     ):
-        one.rollout(PROBLEMS[:1], seeds(0, 1))
+        one.rollout(PROBLEMS[:1], seeds(0, 1, "test"))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +275,7 @@ def test_a_prompt_without_room_is_refused_and_nothing_is_cut(language):
 def test_pictures_that_cannot_be_shown_are_refused_in_one_line(shown, why, language):
     one = policy(language("qwen25"))
     with pytest.raises(ValueError, match=why) as error:
-        one.rollout([Problem(0, Question("x", (shown,)))], seeds(0, 1))
+        one.rollout([Problem(0, Question("x", (shown,)))], seeds(0, 1, "test"))
     assert "\n" not in str(error.value)
 
 
@@ -259,9 +291,9 @@ def test_names_of_special_tokens_in_a_question_are_letters(name, pictures, langu
 
 def test_words_that_pose_as_a_picture_are_refused(language):
     with pytest.raises(ValueError, match="holds '<|video_pad|>' but no picture is given"):
-        policy(language("qwen25")).rollout([Problem(0, "see <|video_pad|>")], seeds(0, 1))
+        policy(language("qwen25")).rollout([Problem(0, "see <|video_pad|>")], seeds(0, 1, "test"))
     with pytest.raises(ValueError, match="has no processor"):
-        policy(tiny_language.qwen2(), prompt=inputs_as_prompt).rollout(PROBLEMS[:1], seeds(0, 1))
+        policy(tiny_language.qwen2(), prompt=inputs_as_prompt).rollout(PROBLEMS[:1], seeds(0, 1, "test"))
 
 
 def test_boxes_of_models_that_speak_of_thousandths_are_in_thousandths(language):

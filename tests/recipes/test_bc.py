@@ -35,7 +35,7 @@ def test_cloning_raises_the_likelihood_of_actions_and_resumes_bit_for_bit(tmp_pa
 def test_a_fixed_standard_deviation_is_the_squared_error():
     policy = bc.policies(SMALL)["policy"]
     state, action = torch.randn(5, 1, policy.trunk.size), torch.randn(5, 1, 2)
-    decisions = {"seen.state_BT": state, "action_BT": action}
+    decisions = {"observation.state_BT": state, "action_BT": action}
     rows = Rollout([Problem(0, None)] * 5, decisions, None, *torch.ones(2, 5, 1), torch.arange(5))
     rows.extras["length_B"] = torch.ones(5)
     weights = bc.cloned_weights(policy, "fixed")

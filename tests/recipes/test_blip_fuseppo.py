@@ -12,9 +12,9 @@ import torch
 from gymnasium import spaces
 
 from saccade import catalog
-from saccade.core import seeds
 from saccade.envs.lane import Lane
 from saccade.envs.rollout import RolloutCollector
+from saccade.random import seeds
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import BlipSizes, build_captioner
 from saccade.recipes.driving_navigation.blip_fuseppo.captions import CaptionObservation, constant, shuffled
 from saccade.recipes.driving_navigation.blip_fuseppo.pid import PID, PIDObservation
@@ -81,14 +81,16 @@ def test_mirrored_decisions_have_the_policys_values_and_mirroring_twice_changes_
     assert torch.allclose(present.logp_BT, mirrored.logp_BT, atol=1e-5), "the first ratio is 1"
     assert not torch.allclose(mirrored.logp_BT, rollout.logp_BT, atol=1e-3)
     assert torch.equal(mirrored.decisions["action_BT"], rollout.decisions["action_BT"] * torch.tensor([-1.0, 1.0]))
-    assert torch.equal(mirrored.decisions["seen.image_BT"][:, :, :, 0], rollout.decisions["seen.image_BT"][:, :, :, -1])
+    assert torch.equal(
+        mirrored.decisions["observation.image_BT"][:, :, :, 0], rollout.decisions["observation.image_BT"][:, :, :, -1]
+    )
     goes_on = ~(rollout.extras["terminated_BT"] | rollout.extras["truncated_BT"])[:, :-1]
     value, after = mirrored.extras["value_BT"][:, 1:], mirrored.extras["next_value_BT"][:, :-1]
     assert torch.equal(value[goes_on], after[goes_on]) and torch.equal(
         mirrored.extras["next_value_BT"][:, -1], rollout.extras["next_value_BT"][:, -1]
     )
-    with pytest.raises(ValueError, match="no 'seen.smell_BT' to mirror"):
-        mirror_rollout(rollout, policy, {"seen.smell_BT": torch.neg})
+    with pytest.raises(ValueError, match="no 'observation.smell_BT' to mirror"):
+        mirror_rollout(rollout, policy, {"observation.smell_BT": torch.neg})
 
 
 def test_left_and_right_are_exchanged_in_token_ids_and_nothing_else():
@@ -113,7 +115,7 @@ def test_two_steps_equal_one_and_one_with_captions_from_a_first_stage(recipe, tm
     for name, policy in policies.items():
         policy.load_state_dict({k.removeprefix(f"{name}."): v for k, v in one.items() if k.startswith(f"{name}.")})
     assert recipe.evaluate(cfg, policies) == whole["after"]
-    (item,) = recipe.sample(cfg, policies, ["drive"], seeds(0, 1))
+    (item,) = recipe.sample(cfg, policies, ["drive"], seeds(0, 1, "test"))
     assert item["clip"].shape[1:] == (96, 96, 3) and item["image"].shape[:2] == (3, 96) and len(item["path"]) > 1
 
 

@@ -9,10 +9,11 @@ from running import brightness, metrics, run_recipe, small_flow_settings
 from saccade import catalog
 from saccade.algorithms.forward_process import draw_noise
 from saccade.algorithms.nft import NFT, nft, optimality
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.math.flow import add_noise
 from saccade.models.snapshot import Snapshot
 from saccade.policies.unrolling import empty_rollout
+from saccade.random import seeds
 
 RECIPE = catalog.load("diffusion_nft")
 
@@ -34,7 +35,9 @@ def moved(policy) -> None:
 
 def samples(policy):
     problems = [Problem(i, f"{i} red rings") for i in range(3)]
-    rollout = empty_rollout(problems, seeds(0, 3), x0_B=policy.rollout(problems, seeds(0, 3)).decisions["x0_B"])
+    rollout = empty_rollout(
+        problems, seeds(0, 3, "test"), x0_B=policy.rollout(problems, seeds(0, 3, "test")).decisions["x0_B"]
+    )
     rollout.advantage_BT = torch.tensor([[2.0], [-1.0], [0.0]])
     return rollout
 

@@ -12,12 +12,13 @@ import tiny_janus
 import torch
 
 from saccade import catalog
-from saccade.core import Problem, Rollout, seeds
+from saccade.core import Interrupted, Problem, Rollout, RunFailed
 from saccade.policies.image_tokens import ImageTokenModel
+from saccade.random import seeds
 from saccade.recipes.image_generation.dpo_vs_grpo.domains import DomainsTask, caption_words, contrastive_batches
 from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import DualEncoder, DualEncoderModel, DualEncoderReward
 from saccade.training import checkpoint
-from saccade.training.run import Interrupted, Run, RunFailed
+from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 
 RECIPE = catalog.load("dpo_vs_grpo")
@@ -165,7 +166,7 @@ def test_the_two_domains_share_no_prompt_and_no_combination():
 def test_samples_and_scores(folder, bright):
     cfg = small(folder, bright)
     policies = RECIPE.policies(cfg)
-    items = RECIPE.sample(cfg, policies, ["a red circle"], seeds(0, 1))
+    items = RECIPE.sample(cfg, policies, ["a red circle"], seeds(0, 1, "test"))
     assert items[0]["image"].shape == (3, 16, 16) and set(RECIPE.evaluate(cfg, policies)) == {
         "in domain",
         "out of domain",

@@ -19,7 +19,7 @@ SMALL = replace(
     schedule=Schedule(steps=6, evaluate_every=100, save_every=100),
     task=replace(TINY.task, settings=("steps=8",), test_episodes=4, test_rows=4, video_episodes=1),
     model=replace(TINY.model, depth=2, belief=6, latent=3, hidden=8),
-    replay=replace(TINY.replay, n_envs=2, warmup_steps=12, collect_every=2, batch_size=2, sequence_length=5),
+    replay=replace(TINY.replay, n_envs=2, random_steps=12, collect_every=2, batch_size=2, sequence_length=5),
 )
 
 
@@ -37,14 +37,14 @@ def test_six_updates_equal_three_and_three_bit_for_bit(tmp_path):
 )
 def test_the_real_preset_learns_at_a_reduced_size():
     real = dreamer.PRESETS["half-cheetah"]
-    replay = replace(real.replay, warmup_steps=20, collect_every=2, collect_steps=1, batch_size=2, sequence_length=4)
+    replay = replace(real.replay, random_steps=20, collect_every=2, collect_steps=1, batch_size=2, sequence_length=4)
     model = replace(real.model, depth=4, belief=8, latent=4, hidden=8)
     cfg = replace(real, model=model, replay=replace(replay, buffer_size=200), device="cpu")
     policy = dreamer.policies(cfg)["policy"]
     feed = SequenceFeed(cfg.replay, cfg.task.make(1), policy, 0)
     losses = Dreamer(policy, dreamer.terms(cfg), cfg.config, cfg.optim).update(feed(0))
     assert np.isfinite(list(losses.values())).all()
-    observed = feed.buffer.sequences(2, 4, 0).decisions["seen.image_BT"]
+    observed = feed.buffer.sequences(2, 4, 0).decisions["observation.image_BT"]
     assert observed.float().std() > 20, "a video stands behind the cheetah"
 
 

@@ -8,8 +8,8 @@ from golden import changed
 from running import run_recipe, small_flow_settings, weights
 
 from saccade import catalog
-from saccade.core import seeds
 from saccade.policies.flow import FlowModel, build_flow_policy
+from saccade.random import seeds
 from saccade.rewards.registry import reward
 from saccade.training.groups import sample_groups
 from saccade.worlds import shapes
@@ -66,8 +66,8 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
 def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
     task = DrawingTask(rewards=("ocr", "geneval"))
     policy = build_flow_policy(FlowModel(str(sd3_folder), size=32, sampling_steps=1, guidance=1.0), ())
-    problems = shapes.problems(1, 0, ("text",)) + shapes.problems(1, 0, ("counting",))
-    rollout = sample_groups(policy.greedy().rollout, problems, seeds(0, 2), 3)
+    problems = shapes.sample_problems(1, 0, ("text",)) + shapes.sample_problems(1, 0, ("counting",))
+    rollout = sample_groups(policy.greedy().rollout, problems, seeds(0, 2, "test"), 3)
     total = task.judge(rollout)
     assert task.assigned_rewards(rollout) == ["ocr"] * 3 + ["geneval"] * 3
     assert torch.equal(total[:3], rollout.rewards["ocr"][:3])

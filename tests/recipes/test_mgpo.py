@@ -15,12 +15,13 @@ from PIL import Image
 from settings import changed
 
 from saccade import catalog
-from saccade.core import Problem, Question, seeds
+from saccade.core import Problem, Question
 from saccade.evaluation.transcripts import transcripts
 from saccade.math.frames import Frame
 from saccade.policies import zoom
 from saccade.policies.multi_turn import Conversation, Turn
 from saccade.policies.zoom import ZoomEnvironment, crop_box, try_crop, view
+from saccade.random import seeds
 from saccade.training import checkpoint
 from saccade.training.groups import sample_groups
 from saccade.training.run import Run
@@ -30,7 +31,7 @@ from saccade.worlds.canvases.task import VisualSearchTask, accuracy_from_crops, 
 
 RECIPE = catalog.load("mgpo")
 TASK = VisualSearchTask(train_size=8, held_out_size=6)
-PROBLEMS = canvases.problems(4, 0, choices=4)
+PROBLEMS = canvases.sample_problems(4, 0, choices=4)
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +110,7 @@ def test_a_conversation_hides_the_choices_and_shows_the_crop(turns):
         whole = replace(script, full_view=True).reply(problem, conversation, text)[0]
         assert pixels(whole).shape == (32, 32, 3) and words(whole) == asked
     if turns == 3:
-        inner = conversation.memory["crops"][0].frame.displayed(48, 48)
+        inner = conversation.env_state["crops"][0].frame.displayed(48, 48)
         conversation = Conversation(turns=[Turn(""), Turn("")], frames=(frame, inner))
         (last,) = script.reply(problem, conversation, "[24, 0, 48, 24]")
         assert words(last) == problem.inputs.text and np.array_equal(
@@ -129,7 +130,7 @@ def test_invalid_conversations_are_refused():
 def test_both_turns_share_the_advantage_of_the_answer_and_replies_are_not_trained(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
-    rollout = sample_groups(RECIPE.conversation_sampler(cfg, policy), PROBLEMS, seeds(0, 4), 4)
+    rollout = sample_groups(RECIPE.conversation_sampler(cfg, policy), PROBLEMS, seeds(0, 4, "test"), 4)
     rewards = cfg.task.judge(rollout)
     assert rollout.extras["turns_B"].tolist() == [2] * 16 and rollout.extras["failures_B"].sum() == 0
     assert (policy.likelihood(rollout).logp_BT - rollout.logp_BT).abs().max() < 1e-4
@@ -148,7 +149,7 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
 
     for task in (TASK, replace(TASK, choices=0)):
         problems = task.training(0)[:2]
-        rollout = Toy.new().rollout(problems, seeds(0, 2))
+        rollout = Toy.new().rollout(problems, seeds(0, 2, "test"))
         for outputs, right in (
             ([p.answer["text"] for p in problems], 1),
             (["Z", ""], 0),
@@ -160,10 +161,12 @@ def test_a_gold_answer_scores_1_and_another_or_none_0():
 
 def test_the_control_shows_crops_of_another_question(folder, pointing):
     cfg = settings(folder, second_view="swapped")
-    rollout = sample_groups(RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4)
+    rollout = sample_groups(
+        RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4, "test"), 4
+    )
     conversations, found = rollout.extras["conversation_B"].values, zoom.last_crops(rollout)
     plain = sample_groups(
-        RECIPE.conversation_sampler(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4), 4
+        RECIPE.conversation_sampler(settings(folder), RECIPE.policies(cfg)["policy"]), PROBLEMS, seeds(0, 4, "test"), 4
     )
     assert [t.turns[0].text for t in conversations] == [t.turns[0].text for t in plain.extras["conversation_B"].values]
     for row, conversation in enumerate(conversations):
@@ -176,32 +179,32 @@ def test_the_control_shows_crops_of_another_question(folder, pointing):
             else np.array_equal(pixels(reply), zoom.view(other.pixels, cfg.view_pixels)["image"])
         )
     with pytest.raises(ValueError, match="only one"):
-        RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2))
+        RECIPE.conversation_sampler(cfg, RECIPE.policies(cfg)["policy"])(PROBLEMS[:1] * 2, seeds(0, 2, "test"))
 
 
 def test_a_frozen_base_answers_from_crops_alone(folder, pointing):
     cfg = settings(folder, answer_prompt=" Now.")
     policy = RECIPE.policies(cfg)["policy"]
     base = base_sampler(policy, cfg.answer_prompt)
-    rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(1, 4))
+    rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(1, 4, "test"))
     accuracy_from_crops(cfg.task.accuracy, base, rollout)
-    first = base(PROBLEMS, seeds(0, 4)).outputs
+    first = base(PROBLEMS, seeds(0, 4, "test")).outputs
     with torch.no_grad():
         for p in policy.trained:
             p.mul_(1.5)
-    assert base(PROBLEMS, seeds(0, 4)).outputs == first, "it learned what the policy did"
-    assert replace(policy, temperature=0.0).rollout(PROBLEMS, seeds(0, 4)).outputs != first
-    (asked, *_) = base(PROBLEMS, seeds(0, 4)).extras["prompt_B"].values
+    assert base(PROBLEMS, seeds(0, 4, "test")).outputs == first, "it learned what the policy did"
+    assert replace(policy, temperature=0.0).rollout(PROBLEMS, seeds(0, 4, "test")).outputs != first
+    (asked, *_) = base(PROBLEMS, seeds(0, 4, "test")).extras["prompt_B"].values
     assert words(asked[0]) == PROBLEMS[0].inputs.text + " Now."
     for conversation in rollout.extras["conversation_B"].values:
-        conversation.memory["crops"] = [None]
+        conversation.env_state["crops"] = [None]
     assert accuracy_from_crops(cfg.task.accuracy, base, rollout).tolist() == [0] * 4
 
 
 def test_what_is_shown_is_what_the_model_saw(folder, pointing):
     cfg = settings(folder)
     policy = RECIPE.policies(cfg)["policy"]
-    rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(0, 4))
+    rollout = RECIPE.conversation_sampler(cfg, policy)(PROBLEMS, seeds(0, 4, "test"))
     conversation = rollout.extras["conversation_B"].values[0]
     conversation.turns[0] = replace(conversation.turns[0], text='{"bbox_2d": [2, 4, 6, 8], "label": "it"}')
     item = transcripts(rollout, torch.ones(4))[0]
@@ -243,7 +246,7 @@ def test_more_turns_at_test_time_and_samples_of_ones_own(folder, pointing, tmp_p
     policies = RECIPE.policies(cfg)
     assert 0 <= RECIPE.evaluate(cfg, policies)["accuracy"] <= 1
     Image.fromarray(PROBLEMS[0].inputs.pictures[0]).save(tmp_path / "a.png")
-    (item,) = RECIPE.sample(cfg, policies, [f"{tmp_path / 'a.png'} Which digit?"], seeds(0, 1))
+    (item,) = RECIPE.sample(cfg, policies, [f"{tmp_path / 'a.png'} Which digit?"], seeds(0, 1, "test"))
     assert isinstance(item["text"], str)
 
 
@@ -326,7 +329,7 @@ def test_plain_answers_are_conversations_of_two_turns_with_their_boxes(folder):
     problem = Problem(
         0, Question("where?", (tiny_vision.picture(40, 60),)), {"text": "", "boxes": [[5.0, 5.0, 55.0, 35.0]]}
     )
-    rollout = policy.rollout([problem], seeds(0, 1))
+    rollout = policy.rollout([problem], seeds(0, 1, "test"))
     rollout.outputs = ["<answer>[0, 0, 12, 8], [90, 1, 2, 3]</answer>"]  # in the 24 x 16 pixels that were shown
     (item,) = transcripts(rollout, torch.tensor([0.5]))
     asked, texts = item["turns"]

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from saccade import catalog
 from saccade.algorithms.dmd import time_and_noise
-from saccade.core import Problem, Question, noise, seeds, spawn
+from saccade.core import Interrupted, Problem, Question
 from saccade.math.flow import add_noise, to_data
 from saccade.models.loading import MINIATURES
 from saccade.policies.flow import FlowModel, FlowPolicy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
+from saccade.random import noise, seeds, stream
 from saccade.recipes.image_editing.np_edit.unpaired import NPEdit, lengths, two_steps
 from saccade.training import checkpoint
-from saccade.training.run import Interrupted, Run
+from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 from saccade.worlds import edits
 from saccade.worlds.edits.task import EditingTask
@@ -85,11 +86,15 @@ def step(editor: FlowPolicy, x: Tensor, t_B: Tensor, problems: list[Problem]) ->
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_two_steps_are_those_of_the_sampler_with_its_noise_between(kontext_folder, fresh):
-    editor, problems, seeds_B = networks(kontext_folder, fresh_noise=fresh)[0], TASK.training(0)[:4], seeds(1, 4)
-    eps = noise(spawn(seeds_B, 0), editor.latent_shape)
+    editor, problems, seeds_B = (
+        networks(kontext_folder, fresh_noise=fresh)[0],
+        TASK.training(0)[:4],
+        seeds(1, 4, "test"),
+    )
+    eps = noise(seeds_B, editor.latent_shape, "start")
     x0 = step(editor, eps, torch.ones(4), problems)
     t_B = editor.times[refl_timesteps(seeds_B, 1, 4)]
-    x_t = add_noise(x0, noise(spawn(seeds_B, 1), editor.latent_shape) if fresh else eps, t_B)
+    x_t = add_noise(x0, noise(seeds_B, editor.latent_shape, "denoising", 0) if fresh else eps, t_B)
     made = two_steps(editor, problems, seeds_B)
     torch.testing.assert_close(made, step(editor, x_t, t_B, problems), atol=1e-5, rtol=1e-5)
     assert len(set(t_B.tolist())) > 1 and 0 < float(t_B.min()) and float(t_B.max()) < 1
@@ -103,8 +108,8 @@ def test_two_steps_are_those_of_the_sampler_with_its_noise_between(kontext_folde
 
 
 def test_the_first_step_may_be_left_out_of_the_gradient(kontext_folder):
-    editor, problems, seeds_B = networks(kontext_folder)[0], TASK.training(0)[:3], seeds(2, 3)
-    eps, t_B = noise(spawn(seeds_B, 0), editor.latent_shape), editor.times[refl_timesteps(seeds_B, 1, 4)]
+    editor, problems, seeds_B = networks(kontext_folder)[0], TASK.training(0)[:3], seeds(2, 3, "test")
+    eps, t_B = noise(seeds_B, editor.latent_shape, "start"), editor.times[refl_timesteps(seeds_B, 1, 4)]
     with torch.no_grad():
         x_t = add_noise(step(editor, eps, torch.ones(3), problems), eps, t_B)
     by_hand = gradient(step(editor, x_t, t_B, problems).square().sum(), editor)
@@ -119,12 +124,12 @@ def test_the_first_step_may_be_left_out_of_the_gradient(kontext_folder):
 
 def test_the_gradient_is_that_of_the_judge_and_of_distribution_matching(kontext_folder):
     editor, fake, real = networks(kontext_folder)
-    problems, seeds_B = TASK.training(0)[:3], seeds(3, 3)
+    problems, seeds_B = TASK.training(0)[:3], seeds(3, 3, "test")
     settings = NPEdit(judge_weight=0.3, matching_weight=2.0, reference_guidance=3.0)
     loss = settings.loss(editor, fake, real, dark)
     made = loss(empty_rollout(problems, seeds_B))
     x0 = two_steps(editor, problems, seeds_B)
-    t_B, eps = time_and_noise(seeds_B, x0, 1 << 25, 0.02, 0.98)
+    t_B, eps = time_and_noise(seeds_B, x0, "matching", 0.02, 0.98)
     x_t = add_noise(x0.detach(), eps, t_B)
     captions = [Problem(p.id, p.answer["caption_after"]) for p in problems]
     with torch.no_grad():
@@ -157,14 +162,14 @@ def test_matching_moves_a_gaussian_to_the_reference():
 
         return SimpleNamespace(velocity=velocity)
 
-    mean, log_std, seeds_B = torch.tensor(2.0), torch.tensor(0.5).log(), seeds(0, 512)
-    z = noise(spawn(seeds_B, 5), (1, 1, 1))
+    mean, log_std, seeds_B = torch.tensor(2.0), torch.tensor(0.5).log(), seeds(0, 512, "test")
+    z = noise(seeds_B, (1, 1, 1), "test")
     for k in range(150):
         stub = SimpleNamespace(steps=4)
         loss = NPEdit().loss(stub, known(float(mean), float(log_std.exp())), known(-1.0, 1.0), dark)
         x0 = mean + log_std.exp() * z
         value_B, pull = loss.matching_loss(
-            SimpleNamespace(problems=[None] * 512, extras={"seed_B": spawn(seeds_B, k)}), x0
+            SimpleNamespace(problems=[None] * 512, extras={"seed_B": stream(seeds_B, "step", k)}), x0
         )
         mean, log_std = mean - 0.2 * pull.mean(), log_std - 0.2 * (pull * log_std.exp() * z).mean()
     assert float(mean) == pytest.approx(-1, abs=0.15) and float(log_std.exp()) == pytest.approx(1, abs=0.2)
@@ -173,7 +178,7 @@ def test_matching_moves_a_gaussian_to_the_reference():
 
 def test_balanced_gradients_are_equally_long_and_a_part_of_weight_0_is_left_out(kontext_folder):
     editor, fake, real = networks(kontext_folder)
-    rollout = empty_rollout(TASK.training(0)[:4], seeds(4, 4))
+    rollout = empty_rollout(TASK.training(0)[:4], seeds(4, 4, "test"))
     metrics = lambda **weights: NPEdit(**weights).loss(editor, fake, real, dark)(rollout).metrics
     loss = NPEdit(matching_weight=1.0).loss(editor, fake, real, dark)
     found = loss.balanced(rollout, rows=3)(rollout).metrics
@@ -193,7 +198,7 @@ def test_impossible_settings_are_refused(kontext_folder):
         NPEdit(min_t=0.9, max_t=0.1).loss(editor, fake, real, dark)
     without_caption = Problem(7, TASK.training(0)[0].inputs, {"caption_after": None, "questions": ()})
     with pytest.raises(ValueError, match="problem 7 has no caption_after"):
-        NPEdit().loss(editor, fake, real, dark)(empty_rollout([without_caption], seeds(0, 1)))
+        NPEdit().loss(editor, fake, real, dark)(empty_rollout([without_caption], seeds(0, 1, "test")))
 
 
 # -- the recipe -----------------------------------------------------------------------------------------------------
@@ -206,7 +211,7 @@ def state(folder):
 def test_the_warm_up_learns_to_copy(kontext_folder):
     cfg = small(kontext_folder, batch=Batch(prompts_per_step=8, group_size=1))
     policy = RECIPE.policies(cfg)["policy"]
-    parts = RECIPE.imitation(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3))
+    parts = RECIPE.supervised(cfg, policy, lambda problem: problem.inputs.pictures[0], replace(OPTIM, lr=5e-3), 0)
     sources = policy.encode_sources([p.inputs for p in TASK.training(0)])
     first = parts.feed(0).decisions["x0_B"]
     assert all(any(torch.allclose(row, source, atol=1e-5) for source in sources) for row in first)
@@ -239,7 +244,7 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
 
     FluxKontextPipeline(**FluxPipeline.from_pretrained(flux_folder).components).save_pretrained(tmp_path / "model")
     lines = []
-    for problem in edits.problems(2, 0, ("recolor",), size=48):
+    for problem in edits.sample_problems(2, 0, ("recolor",), size=48):
         Image.fromarray(problem.inputs.pictures[0][:, :40]).save(tmp_path / f"{problem.id}.png")
         asked = [
             {"text": text, "answer": answer, "about": about} for text, answer, about in problem.answer["questions"]
@@ -268,10 +273,10 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
 def test_samples_begin_with_a_picture(kontext_folder, tmp_path):
     Image.fromarray(TASK.training(0)[0].inputs.pictures[0]).save(tmp_path / "a.png")
     cfg = small(kontext_folder)
-    items = RECIPE.sample(cfg, RECIPE.policies(cfg), [f"{tmp_path / 'a.png'} Make the ring red."], seeds(0, 1))
+    items = RECIPE.sample(cfg, RECIPE.policies(cfg), [f"{tmp_path / 'a.png'} Make the ring red."], seeds(0, 1, "test"))
     assert items[0]["image"].shape == (3, 32, 32)
     with pytest.raises(ValueError, match="must begin with one picture"):
-        RECIPE.sample(cfg, RECIPE.policies(cfg), ["Make the ring red."], seeds(0, 1))
+        RECIPE.sample(cfg, RECIPE.policies(cfg), ["Make the ring red."], seeds(0, 1, "test"))
 
 
 def test_claims_read_scores_that_arms_have_and_can_come_out_false():

@@ -8,12 +8,11 @@ import pytest
 from running_control import assert_same, run_for, saved
 
 from saccade.algorithms.ppo import PPO
-from saccade.core import EnvironmentFailed
+from saccade.core import EnvironmentFailed, RunFailed
 from saccade.envs.rollout import RolloutCollector
 from saccade.envs.task import ControlTask
 from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.recipes.baselines import ppo
-from saccade.training.run import RunFailed
 from saccade.training.settings import Schedule
 
 VECTORS = replace(
@@ -82,10 +81,10 @@ def test_half_precision_of_pictures_replays_within_its_rounding():
 def test_stable_baselines3_takes_as_many_steps_and_is_scored_alike(tmp_path):
     pytest.importorskip("stable_baselines3")
     for cfg in (VECTORS, PICTURES):
-        result = run_for(ppo, replace(with_steps(cfg, 1), method="sb3"), tmp_path / cfg.task.env)
+        result = run_for(ppo, replace(with_steps(cfg, 1), implementation="sb3"), tmp_path / cfg.task.env)
         assert result["after"].keys() == result["before"].keys() >= {"return", "length"}
-    with pytest.raises(ValueError, match="method 'sb3' has the convolutions 'nature', and normalizes neither"):
-        run_for(ppo, replace(NORMALIZED, method="sb3"), tmp_path / "normalized")
+    with pytest.raises(ValueError, match="implementation 'sb3' has the convolutions 'nature', and normalizes neither"):
+        run_for(ppo, replace(NORMALIZED, implementation="sb3"), tmp_path / "normalized")
 
 
 def test_a_failed_evaluation_is_repeated_on_resuming(tmp_path, monkeypatch):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from running import brightness, metrics, run_recipe, small_flow_settings, weights
+from stream_uses import recorded
 from toy import PROBLEMS, Toy
 
 from saccade import catalog
-from saccade.core import seeds
-from saccade.recipes.image_generation.promptrl.rewriting import format_reward
+from saccade.random import seeds
+from saccade.recipes.image_generation.promptrl.rewriting import format_reward, sample_rewrites
 
 RECIPE = catalog.load("promptrl")
 
@@ -47,19 +48,30 @@ def test_modes_switch_updates_off(sd3_folder, lm_folder, tmp_path, changes, loss
 def test_the_format_reward_of_original_prompts_is_the_mean_of_their_group():
     group_B = torch.tensor([0, 0, 0, 1, 1, 1])
     rows = torch.tensor([0, 1, 3, 4])
-    rewrites = Toy.new().rollout(PROBLEMS[:4], seeds(0, 4))
+    rewrites = Toy.new().rollout(PROBLEMS[:4], seeds(0, 4, "test"))
     rewrites.group_B = group_B[rows]
     rewrites.rewards["format"] = torch.tensor([1.0, 0.0, 1.0, 1.0])
     assert format_reward(rewrites, rows, group_B).tolist() == [1, 0, 0.5, 1, 1, 1]
     assert format_reward(None, rows[:0], group_B).tolist() == [0] * 6
 
 
+def test_words_weights_and_every_denoising_step_have_generators_of_their_own(sd3_folder, lm_folder):
+    cfg = small(sd3_folder, lm_folder, flow__sampling_steps=8, window=7, flow__lora_rank=2, rewriter__lora_rank=2)
+    problems, seeds_B = cfg.task.training(0)[:4], seeds(0, 4, "test")
+    with recorded() as uses:
+        policies = RECIPE.policies(cfg)
+        sample_rewrites(policies["rewriter"], problems, seeds_B, torch.arange(4), torch.arange(4))
+        policies["policy"].rollout(problems, seeds_B)
+    names = {use.name for found in uses.of.values() for use in found}
+    assert {"tokens", "start", "denoising/6", "LoRA"} <= names and not uses.shared()
+
+
 def test_samples_are_rewritten_unless_there_is_no_rewriter(sd3_folder, lm_folder):
     cfg = small(sd3_folder, lm_folder)
     policies = RECIPE.policies(cfg)
-    (item,) = RECIPE.sample(cfg, policies, ["a red ring"], seeds(0, 1))
+    (item,) = RECIPE.sample(cfg, policies, ["a red ring"], seeds(0, 1, "test"))
     assert item["prompt"] == "a red ring" and item["text"] and item["image"].shape == (3, 16, 16)
-    (plain,) = RECIPE.sample(cfg, {"policy": policies["policy"]}, ["a red ring"], seeds(0, 1))
+    (plain,) = RECIPE.sample(cfg, {"policy": policies["policy"]}, ["a red ring"], seeds(0, 1, "test"))
     assert "text" not in plain
 
 

@@ -12,8 +12,8 @@ from running_control import metrics, run_for
 from saccade import catalog
 from saccade.algorithms.dreamer import SequenceFeed, build_dreamer
 from saccade.algorithms.world_model import Constraint, Weighted
-from saccade.core import generator
 from saccade.envs.task import ControlTask
+from saccade.random import generator
 from saccade.recipes.visual_control.repo import recipe
 from saccade.recipes.visual_control.repo.adaptation import (
     Alignment,
@@ -29,7 +29,7 @@ TINY = recipe.PRESETS["tiny"]
 MODEL = replace(TINY.model, depth=2, belief=6, latent=3, hidden=8)
 TASK = ControlTask("reach", ("distract=0.5", "steps=8"), test_episodes=4, test_rows=4, video_episodes=1)
 NIGHT = replace(TASK, settings=(*TASK.settings, 'palette="night"'))
-REPLAY = replace(TINY.replay, n_envs=2, warmup_steps=12, collect_every=2, batch_size=2, sequence_length=5)
+REPLAY = replace(TINY.replay, n_envs=2, random_steps=12, collect_every=2, batch_size=2, sequence_length=5)
 SMALL = replace(
     TINY, schedule=Schedule(steps=2, evaluate_every=100, save_every=100), task=TASK, model=MODEL, replay=REPLAY
 )
@@ -71,9 +71,9 @@ def test_alignment_trains_the_encoder_alone_and_brings_paired_beliefs_together()
 def test_matching_raises_the_discriminators_scores_of_target_embeddings(match):
     learner = alignment_learner(match=match)
     x = torch.zeros(4, learner.policy.model.encoder.width, requires_grad=True)
-    before, _ = learner.discriminator.score(x.detach(), generator(0))
-    learner._matching_loss(x, generator(0)).backward()
-    after, _ = learner.discriminator.score((x - 0.1 * x.grad).detach(), generator(0))
+    before, _ = learner.discriminator.score(x.detach(), generator(0, "test"))
+    learner._matching_loss(x, generator(0, "test")).backward()
+    after, _ = learner.discriminator.score((x - 0.1 * x.grad).detach(), generator(0, "test"))
     assert (after > before).all()
 
 

@@ -75,7 +75,7 @@ def recorded(length: int) -> dict[str, np.ndarray]:
     """An episode with the states 0, 1, 2, ... that terminates."""
     last = np.arange(length) == length - 1
     return {
-        "seen.state": np.arange(length + 1, dtype=np.float32)[:, None],
+        "observation.state": np.arange(length + 1, dtype=np.float32)[:, None],
         "action": np.zeros((length, 1), np.float32),
         "reward": np.zeros(length, np.float32),
         "terminated": last,
@@ -87,8 +87,8 @@ def test_demonstrations_get_the_proposals_of_all_observations():
     base = ChunkProposer(tens, length=3, actions=1, count=1)
     assert propose_all(base, recorded(4)).flatten().tolist() == [0, 1, 2, 30, 31]
     buffer = demonstrations_with_proposals([recorded(4), recorded(2)], base, seed=1)
-    assert buffer.columns["seen.base_action"].flatten().tolist() == [0, 1, 2, 30, 0, 1]
-    assert buffer.columns["next.base_action"].flatten().tolist() == [1, 2, 30, 31, 1, 2]
+    assert buffer.columns["observation.base_action"].flatten().tolist() == [0, 1, 2, 30, 0, 1]
+    assert buffer.columns["next_observation.base_action"].flatten().tolist() == [1, 2, 30, 31, 1, 2]
 
 
 def test_the_last_proposal_of_an_episode_comes_from_the_present_chunk():
@@ -109,8 +109,8 @@ def test_the_range_of_actions_is_widened_and_has_a_least_width():
     assert np.allclose(action_range.low, [1 - 2.4, 0.51 - 0.06]) and np.allclose(
         action_range.high, [1 + 2.4, 0.51 + 0.06]
     )
-    assert np.allclose(action_range.to_unit(actions)[:, 0], [-1 / 1.2, 1 / 1.2])
-    assert np.allclose(action_range.from_unit(action_range.to_unit(actions)), actions, atol=1e-6)
+    assert np.allclose(action_range.scale_action(actions)[:, 0], [-1 / 1.2, 1 / 1.2])
+    assert np.allclose(action_range.unscale_action(action_range.scale_action(actions)), actions, atol=1e-6)
     world = RescaleAction(environment("push", 1), ActionRange((0.0, 0.0), (0.5, 0.5)))
     plain = environment("push", 1)
     for env in (world, plain):
@@ -153,8 +153,11 @@ def test_the_corrected_action():
 def transitions(rows: int = 6):
     """A batch as a buffer gives it, with base actions before and after."""
     rng, buffer = np.random.default_rng(1), Buffer(40, seed=9)
-    fields = {k: rng.uniform(-1, 1, (40, n)) for k, n in [("seen.state", 3), ("next.state", 3), ("action", 2)]}
-    fields |= {f"{when}.base_action": rng.uniform(-1, 1, (40, 2)) for when in ("seen", "next")}
+    fields = {
+        k: rng.uniform(-1, 1, (40, n))
+        for k, n in [("observation.state", 3), ("next_observation.state", 3), ("action", 2)]
+    }
+    fields |= {f"{when}.base_action": rng.uniform(-1, 1, (40, 2)) for when in ("observation", "next_observation")}
     ends = {"terminated": np.arange(40) % 8 == 7, "truncated": np.zeros(40, bool)}
     buffer.add(fields | ends | {"reward": rng.uniform(0, 1, 40), "episode": np.arange(40) // 8})
     return buffer.sample(rows, step=0, n_step=3, gamma=0.9)
@@ -171,7 +174,7 @@ def critic_loss(algo: OffPolicy, actor=None) -> CriticLoss:
 def test_the_target_follows_the_next_proposal():
     algo = OffPolicy(n_critics=4, target_critics=4, entropy_in_backup=False)
     batch, loss = transitions(), critic_loss(algo)
-    after = {name: batch.decisions[f"next.{name}_B"] for name in ("state", "base_action")}
+    after = {name: batch.decisions[f"next_observation.{name}_B"] for name in ("state", "base_action")}
     correction = 0.2 * loss.actor.head(torch.cat([after["state"], after["base_action"]], 1)).tanh()
     best = (after["base_action"] + correction).clamp(-1, 1)
     value = loss.target(after, best).amin(0)
@@ -180,13 +183,13 @@ def test_the_target_follows_the_next_proposal():
     noisy = replace(algo, target_policy_noise=100.0, target_noise_clip=0.3)
     near = critic_loss(noisy, loss.actor).backup(batch)
     assert not torch.allclose(near, expected), "the noise changes the next action"
-    batch.decisions["next.base_action_B"] = batch.decisions["seen.base_action_B"]
+    batch.decisions["next_observation.base_action_B"] = batch.decisions["observation.base_action_B"]
     assert not torch.allclose(loss.backup(batch), expected), "another proposal, another target"
 
 
 def test_both_errors_of_the_ensemble():
     batch, loss = transitions(), critic_loss(OffPolicy(n_critics=4, target_critics=4, entropy_in_backup=False))
-    value = loss.critics({"state": batch.decisions["seen.state_B"]}, batch.decisions["action_BT"][:, 0])
+    value = loss.critics({"state": batch.decisions["observation.state_B"]}, batch.decisions["action_BT"][:, 0])
     error = value - loss.backup(batch)
     squares, absolutes = EnsembleLoss(loss), EnsembleLoss(loss, "squared mean of absolutes")
     assert torch.allclose(squares(batch).mean(), (error**2).mean())
@@ -201,7 +204,7 @@ def test_both_errors_of_the_ensemble():
 
 def test_chunks_of_demonstrations_are_masked_after_the_episode():
     rows = bc_dataset([recorded(3), recorded(2)], length=2)
-    assert rows.decisions["seen.state_B"].flatten().tolist() == [0, 1, 2, 0, 1]
+    assert rows.decisions["observation.state_B"].flatten().tolist() == [0, 1, 2, 0, 1]
     assert rows.mask_BT.tolist() == [[1, 1], [1, 1], [1, 0], [1, 1], [1, 0]]
 
 

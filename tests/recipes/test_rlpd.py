@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+import torch
 from off_policy_runs import assert_resumes_exactly, run_off_policy
 
 from saccade import catalog
+from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.envs.demonstrations import Demonstrations
 from saccade.training.run import Run
 
@@ -15,6 +18,15 @@ FEW = Demonstrations(episodes=2)
 
 def test_a_resumed_run_equals_one_at_once(tmp_path):
     assert_resumes_exactly("rlpd", tmp_path, demonstrations=FEW)
+
+
+def test_the_temperature_has_the_gradient_of_the_release():
+    """That of alpha (H - target): the excess times alpha, where SAC's implementations leave alpha out."""
+    for preset in catalog.load("rlpd").PRESETS.values():
+        assert preset.algo.temperature_gradient == "value"
+    temperature = LagrangeMultiplier(0.02, "value")
+    temperature.loss(torch.tensor(-3.0)).backward()
+    assert temperature.log.grad.item() == pytest.approx(3.0 * 0.02)
 
 
 def test_half_of_a_batch_are_demonstrations(tmp_path):
@@ -26,8 +38,8 @@ def test_half_of_a_batch_are_demonstrations(tmp_path):
         demonstrations = recipe.load_demonstrations(cfg, agent, run)
     assert len(demonstrations) > 0 and abs(demonstrations.columns["action"]).max() <= 1
     batch = cfg.algo.feed(environment, agent, 0, demonstrations=demonstrations)(0)
-    demonstrated = {row.tobytes() for row in demonstrations.columns["seen.state"]}
-    states = batch.decisions["seen.state_B"].numpy()
+    demonstrated = {row.tobytes() for row in demonstrations.columns["observation.state"]}
+    states = batch.decisions["observation.state_B"].numpy()
     assert sum(row.tobytes() in demonstrated for row in states) >= cfg.algo.batch_size // 2
 
 

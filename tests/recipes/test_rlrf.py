@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,16 +16,17 @@ from running import run_recipe, weights
 
 from saccade import catalog
 from saccade.algorithms.sft import tokenize
-from saccade.checks.runner import read_scores
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.checks import verdicts
+from saccade.checks.scores import read_scores
+from saccade.core import Problem, Question, Rollout
 from saccade.evaluation.best_of import BestOf
-from saccade.policies.tokens import TokenModel
+from saccade.policies.tokens import TokenModel, TokenPolicy
+from saccade.random import seeds
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.rewards.render.rendering import negative_error
 from saccade.rewards.render.strip_text import remove_text_elements, strip_text
 from saccade.rewards.text.reference import LengthRatio, TokenOverlap
 from saccade.tools.render import render
-from saccade.training import claims
 from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Schedule
 from saccade.worlds import programs
@@ -132,13 +134,24 @@ def test_every_arm_runs_and_claims_read_scores_that_exist(rlrf, vl, tmp_path):
             run.finish(rlrf.train(small, run))
         found[arm] = {0: read_scores(folder)}
     for claim in rlrf.CLAIMS:
-        assert "holds" in claims.judge(claim, found), claim.text
+        assert verdicts.judge(claim, found)["verdict"], claim.text
     assert "best of 2, held out, error@0" in found["RLRF"][0]
+
+
+def test_the_best_of_several_is_scored_on_few_problems(rlrf, vl, tmp_path):
+    cfg = tiny(rlrf, vl, tmp_path, candidates=2, task=ProgramTask(held_out_size=4, larger_size=0, size=32))
+    asked = []
+    policy = rlrf.policies(cfg)["policy"]
+    rollout = TokenPolicy.rollout
+    count = lambda one, problems, seeds_B: asked.append(len(problems)) or rollout(one, problems, seeds_B)
+    with mock.patch.object(TokenPolicy, "rollout", count):
+        rlrf.held_out_scores(replace(cfg, candidates_size=1), policy)
+    assert asked == [4, 2], "one sample of each problem, then two of one"
 
 
 @pytest.mark.parametrize("canvas", ["0 0 4 4", "0 0 4.0 4"])
 def test_the_canvas_trick_pays_nothing(rlrf, canvas):
-    problems = programs.problems(6, 3, size=32)
+    problems = programs.sample_problems(6, 3, size=32)
     codes = [problem.answer["code"] for problem in problems]
     tricked = [code.replace("0 0 32 32", canvas) for code in codes]
     true, small = rollout_of(problems, codes), rollout_of(problems, tricked)
@@ -150,7 +163,7 @@ def test_the_canvas_trick_pays_nothing(rlrf, canvas):
 
 
 def test_length_counts_only_where_the_picture_is_alike_and_failing_is_worst(rlrf):
-    problem = next(p for p in programs.problems(9, 3, size=32) if "<g>" in p.answer["code"])
+    problem = next(p for p in programs.sample_problems(9, 3, size=32) if "<g>" in p.answer["code"])
     code = problem.answer["code"]
     shorter = code.replace("<g>", "").replace("</g>", "").replace(' opacity="1"', "").replace(' stroke="none"', "")
     texts = [shorter, code, '<svg><rect x="30" y="30" width="1" height="1"/></svg>', "<svg/>", "no program"]
@@ -265,7 +278,7 @@ def test_real_presets_take_a_step_at_reduced_depth_and_sample(rlrf, preset, vl, 
     if preset != "text":
         Image.fromarray(tiny_vision.picture(20, 30)).save(tmp_path / "a.png")
         prompts.append(str(tmp_path / "a.png"))
-    items = rlrf.sample(cfg, rlrf.policies(cfg), prompts, seeds(0, len(prompts)))
+    items = rlrf.sample(cfg, rlrf.policies(cfg), prompts, seeds(0, len(prompts), "test"))
     assert all(item["image"].ndim == 3 and isinstance(item["text"], str) for item in items)
 
 
@@ -296,13 +309,13 @@ def test_the_best_of_several_is_kept_and_one_without_a_score_is_not():
     problems = [Problem(i, str(i)) for i in range(2)]
     values = torch.tensor([0.1, float("nan"), 0.9, float("nan"), -0.5, float("nan")])
     best = BestOf(lambda p, s: rollout_of(p, [f"{q.id}:{i}" for i, q in enumerate(p)]), lambda r: values, 3)(
-        problems, seeds(0, 2)
+        problems, seeds(0, 2, "test")
     )
     assert best.outputs == ["0:2", "1:4"] and best.group_B.tolist() == [0, 1]
 
 
 def test_a_picture_that_changes_is_found_and_resuming_keeps_the_sample():
-    problems = programs.problems(40, 1, size=32)
+    problems = programs.sample_problems(40, 1, size=32)
     determinism = RenderDeterminism(every=4)
     determinism.record(rollout_of(problems, [p.answer["code"] for p in problems]))
     assert 3 <= len(determinism.recorded) <= 20 and determinism.match_rate() == 1

@@ -21,5 +21,5 @@ def test_presets_follow_the_papers():
 
 def test_stable_baselines3_trains_in_our_environment(tmp_path):
     pytest.importorskip("stable_baselines3")
-    result = run_off_policy("sac", tmp_path / "run", method="sb3")
+    result = run_off_policy("sac", tmp_path / "run", implementation="sb3")
     assert {"return", "success"} <= result["after"].keys()

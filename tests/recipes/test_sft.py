@@ -12,8 +12,8 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import seeds
 from saccade.policies.tokens import TokenModel
+from saccade.random import seeds
 from saccade.training import checkpoint
 from saccade.training.run import Run
 from saccade.worlds.questions.task import AnsweringTask
@@ -59,7 +59,7 @@ def test_the_likelihood_of_correct_answers_rises_and_permuted_ones_differ(folder
     assert trained[-1]["loss/words"] < 0.75 * trained[0]["loss/words"]
     assert trained[-1]["health/words_probability"] > trained[0]["health/words_probability"]
     problems = TASK.training(0)
-    permuted = SFT.permuted_answers(problems, seeds(0, 16))
+    permuted = SFT.permuted_answers(problems, seeds(0, 16, "test"))
     texts = lambda listed: [p.answer["text"] for p in listed]
     assert texts(permuted) != texts(problems) and sorted(texts(permuted)) == sorted(texts(problems))
     assert [p.inputs for p in permuted] == [p.inputs for p in problems]
@@ -89,4 +89,4 @@ def test_claims_read_scores_that_exist(folder, tmp_path):
         assert claim.margin(dict.fromkeys(SFT.ARMS, read)) == pytest.approx(0, abs=1)
     policies = SFT.policies(small(folder))
     assert SFT.evaluate(small(folder), policies) == scores["before"]
-    assert len(SFT.sample(small(folder), policies, ["What color is it?"], seeds(0, 1))) == 1
+    assert len(SFT.sample(small(folder), policies, ["What color is it?"], seeds(0, 1, "test"))) == 1

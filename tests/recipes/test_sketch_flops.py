@@ -14,7 +14,7 @@ from running import run_recipe
 
 from saccade import catalog
 from saccade.checks.runner import read_scores
-from saccade.core import seeds
+from saccade.random import seeds
 from saccade.recipes.recognition.sketch_flops.task import RetrievalTask
 from saccade.training import checkpoint
 from saccade.training.run import Run
@@ -115,7 +115,7 @@ def test_advantages_subtract_the_baseline(recipe, baseline):
     made = recipe.policies(cfg)
     torch.nn.init.normal_(made["policy"].network.head.weight)
     _, pairs = cfg.task.training(0)
-    rollout = recipe.collector(cfg, made["policy"], made["student"], pairs)(pairs.problems(), seeds(0, 8), 0)
+    rollout = recipe.collector(cfg, made["policy"], made["student"], pairs)(pairs.problems(), seeds(0, 8, "test"), 0)
     total, advantage = rollout.rewards["total"], rollout.advantage_BT[:, 0]
     named = rollout.rewards
     retrieval = named["reciprocal_rank"] + 0.1 * named["margin"]
@@ -129,7 +129,7 @@ def test_advantages_subtract_the_baseline(recipe, baseline):
             pairs = total.view(-1, 2)
             assert torch.allclose(advantage.view(-1, 2), pairs - pairs.mean(1, keepdim=True), atol=1e-5)
         case "greedy":
-            greedy = made["policy"].greedy().rollout(rollout.problems, seeds(0, 16)).outputs
+            greedy = made["policy"].greedy().rollout(rollout.problems, seeds(0, 16, "test")).outputs
             same = torch.tensor([a == b for a, b in zip(greedy, rollout.outputs)])
             assert (advantage[same].abs() < 1e-6).all() and (advantage[~same] != 0).all()
 
@@ -164,7 +164,7 @@ def test_the_real_preset_at_reduced_size(recipe, tmp_path):
     result = run_recipe("sketch_flops", cfg, tmp_path / "run")
     assert 0 <= result["after"]["acc@1"] <= 1 and all(v.isfinite().all() for v in weights(tmp_path / "run").values())
     made = recipe.policies(cfg)
-    items = recipe.sample(cfg, made, [str(tmp_path / "3.npy")], seeds(0, 1))
+    items = recipe.sample(cfg, made, [str(tmp_path / "3.npy")], seeds(0, 1, "test"))
     assert items[0]["image"].shape == (3, 32, 64) and items[0]["text"].endswith("pixels")
     assert recipe.evaluate(cfg, made)["MFLOPs"] > 0
 
@@ -174,4 +174,4 @@ def test_impossible_settings_raise_one_line(recipe, tmp_path):
         RetrievalTask(canvases=(64, 32))
     with pytest.raises(ValueError, match="set held_out"):
         cfg = tiny(recipe, task=replace(TASK, pairs=files(tmp_path)))
-        recipe.sample(cfg, recipe.policies(cfg), ["a.npy"], seeds(0, 1))
+        recipe.sample(cfg, recipe.policies(cfg), ["a.npy"], seeds(0, 1, "test"))

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from saccade.algorithms.grpo import PolicyGradient
-from saccade.core import Problem, generator, seeds
+from saccade.core import Problem
+from saccade.random import generator, seeds
 from saccade.recipes.recognition.sketch_flops import retrieval
 from saccade.recipes.recognition.sketch_flops.distillation import (
     DistillationLoss,
@@ -39,20 +40,22 @@ CORRECT = torch.tensor([0, 1, 2])
 # -- ranks ------------------------------------------------------------------------------------------------------
 
 
+def retrieval_means(rank_N):
+    return {name: float(value_N.mean()) for name, value_N in retrieval.retrieval_metrics(rank_N).items()}
+
+
 def test_a_perfect_embedding_ranks_everything_first_and_a_constant_one_nothing():
-    codes = nn.functional.normalize(torch.randn(30, 8, generator=generator(0)), dim=1)
+    codes = nn.functional.normalize(torch.randn(30, 8, generator=generator(0, "test")), dim=1)
     rank = retrieval.rank(retrieval.distances(codes, codes), torch.arange(30))
-    assert retrieval.accuracy_at(rank, 1) == 1 and retrieval.mean_reciprocal_rank(rank) == 1
+    assert retrieval_means(rank) == {"acc@1": 1, "acc@5": 1, "MRR": 1}
     same = retrieval.rank(torch.zeros(30, 30), torch.arange(30))
-    assert retrieval.accuracy_at(same, 1) == 0 and (same == 30).all()
+    assert retrieval_means(same)["acc@1"] == 0 and (same == 30).all()
 
 
 def test_ties_rank_before_the_correct_item():
     rank = retrieval.rank(D, CORRECT)
     assert rank.tolist() == [1, 3, 2]
-    assert retrieval.accuracy_at(rank, 2) == pytest.approx(2 / 3) and retrieval.mean_reciprocal_rank(
-        rank
-    ) == pytest.approx(11 / 18)
+    assert retrieval_means(rank) == pytest.approx({"acc@1": 1 / 3, "acc@5": 1, "MRR": 11 / 18})
     broken = D.clone()
     broken[0, 0] = broken[2, 1] = math.nan
     assert retrieval.rank(broken, CORRECT).tolist() == [3, 3, 1]
@@ -62,10 +65,10 @@ def test_ties_rank_before_the_correct_item():
 
 def test_ranks_in_random_galleries_depend_on_their_seeds_and_have_the_expected_mean():
     distance = torch.arange(10.0).repeat(4000, 1)
-    generators = [generator(i) for i in range(4000)]
+    generators = [generator(i, "test") for i in range(4000)]
     rank = retrieval.rank_among(distance, torch.full((4000,), 6), 3, generators)
     assert set(rank.tolist()) == {1, 2, 3, 4} and float(rank.double().mean()) == pytest.approx(1 + 3 * 6 / 9, abs=0.05)
-    first = retrieval.rank_among(distance[:5], torch.full((5,), 6), 3, [generator(i) for i in range(5)])
+    first = retrieval.rank_among(distance[:5], torch.full((5,), 6), 3, [generator(i, "test") for i in range(5)])
     assert torch.equal(first, rank[:5])
     assert torch.equal(retrieval.rank_among(D, CORRECT, 2, []), retrieval.rank(D, CORRECT))
 
@@ -120,7 +123,9 @@ def test_the_loss_is_averaged_over_canvases_and_zero_for_an_equal_teacher():
 
 
 def test_the_gradient_equals_finite_differences():
-    teacher = torch.nn.functional.normalize(torch.randn(6, 5, dtype=torch.float64, generator=generator(1)), dim=1)
+    teacher = torch.nn.functional.normalize(
+        torch.randn(6, 5, dtype=torch.float64, generator=generator(1, "test")), dim=1
+    )
     loss, problems, net = matching(triplet_weight=0.5, teacher=(teacher, teacher[:3]))
     loss(supervised_batch(problems)).mean().backward()
     weight = net[2].weight
@@ -153,7 +158,7 @@ def test_the_student_is_small_and_cheap_and_every_canvas_goes_through_it():
     for canvas in (16, 24, 64):
         out = student(torch.rand(3, 3, canvas, canvas))
         assert out.shape == (3, 64) and torch.allclose(out.norm(dim=1), torch.ones(3), atol=1e-5)
-        pictures = torch.rand(3, 3, canvas, canvas, generator=generator(1))
+        pictures = torch.rand(3, 3, canvas, canvas, generator=generator(1, "test"))
         assert torch.allclose(student(pictures)[:1], student(pictures[:1]), atol=1e-5)
 
 
@@ -220,7 +225,7 @@ PROBLEMS = [Problem(i, [i / 10, 1.0] * (1 + i % 4)) for i in range(8)]
 
 
 def test_choices_replay_exactly_and_depend_on_their_seeds_alone():
-    policy, seeds_B = selector(), seeds(3, 8)
+    policy, seeds_B = selector(), seeds(3, 8, "test")
     rollout = policy.rollout(PROBLEMS, seeds_B)
     likelihood = policy.likelihood(rollout)
     assert torch.equal(likelihood.logp_BT, rollout.logp_BT) and likelihood.logp_BT.requires_grad
@@ -236,18 +241,18 @@ def test_choices_replay_exactly_and_depend_on_their_seeds_alone():
 
 def test_choices_are_sampled_by_their_probabilities_and_greedy_takes_the_most_likely():
     share = torch.tensor([0.2, 0.0, 0.5, 0.3])
-    counts = torch.bincount(sample_categorical(share.log().expand(4000, 4), seeds(0, 4000)), minlength=4) / 4000
+    counts = torch.bincount(sample_categorical(share.log().expand(4000, 4), seeds(0, 4000, "test")), minlength=4) / 4000
     assert torch.allclose(counts, share, atol=0.025) and counts[1] == 0
     policy = selector().greedy()
-    logp = policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 8)))
+    logp = policy.likelihood(policy.rollout(PROBLEMS, seeds(0, 8, "test")))
     assert (logp.logp_BT.exp() >= 1 / 3 - 1e-6).all() and (logp.entropy_BT <= math.log(3) + 1e-6).all()
     fresh = CategoricalPolicy(SequenceClassifier(2, 8, 3), (1, 2, 3), policy.encode)
-    assert torch.allclose(fresh.rollout(PROBLEMS, seeds(0, 8)).logp_BT, torch.full((8, 1), -math.log(3)))
+    assert torch.allclose(fresh.rollout(PROBLEMS, seeds(0, 8, "test")).logp_BT, torch.full((8, 1), -math.log(3)))
 
 
 def test_reinforce_with_the_clip_off_has_the_gradient_of_its_formula_and_any_cut_the_full_one():
     policy = selector()
-    rollout = policy.rollout(PROBLEMS, seeds(1, 8))
+    rollout = policy.rollout(PROBLEMS, seeds(1, 8, "test"))
     rollout.advantage_BT = torch.linspace(-1, 2, 8)[:, None]
     loss = PolicyGradient(policy, clip=math.inf)(rollout).mean()
     whole = torch.autograd.grad(loss, policy.trained)
@@ -266,10 +271,10 @@ def test_a_bandit_learns_which_sequences_need_the_expensive_option():
         [Update("choices", PolicyGradient(policy, math.inf), policy.trained, torch.optim.Adam(policy.trained, 0.03))]
     )
     for step in range(60):
-        rollout = policy.rollout(problems, seeds(step, 32))
+        rollout = policy.rollout(problems, seeds(step, 32, "test"))
         rollout.advantage_BT = (worth(rollout) - worth(rollout).mean())[:, None]
         learner.update(rollout)
-    assert float(worth(policy.greedy().rollout(problems, seeds(0, 32))).mean()) == 1
+    assert float(worth(policy.greedy().rollout(problems, seeds(0, 32, "test"))).mean()) == 1
 
 
 # -- rewards ----------------------------------------------------------------------------------------------------
@@ -278,7 +283,7 @@ def test_a_bandit_learns_which_sequences_need_the_expensive_option():
 def chosen(options) -> tuple[RetrievalGallery, object]:
     eye = torch.eye(3)
     query_NKD = torch.stack([eye, eye[[1, 1, 1]], eye[[1, 2, 0]]], 1)
-    rollout = selector().rollout([Problem(i, [0.0, 0.0]) for i in range(3)], seeds(0, 3))
+    rollout = selector().rollout([Problem(i, [0.0, 0.0]) for i in range(3)], seeds(0, 3, "test"))
     rollout.outputs = list(options)
     return RetrievalGallery((16, 32, 64), query_NKD, eye, torch.arange(3)), rollout
 
@@ -306,11 +311,11 @@ def test_a_random_gallery_contains_the_correct_item():
 
 
 def test_the_rollouts_of_a_group_search_one_gallery():
-    correct_N, gallery_MD = torch.arange(4), torch.randn(60, 8, generator=generator(0))
+    correct_N, gallery_MD = torch.arange(4), torch.randn(60, 8, generator=generator(0, "test"))
     gallery = RetrievalGallery(
-        (16, 64), torch.randn(4, 2, 8, generator=generator(1)), gallery_MD, correct_N, distractors=9
+        (16, 64), torch.randn(4, 2, 8, generator=generator(1, "test")), gallery_MD, correct_N, distractors=9
     )
-    rollout = sample_groups(selector().rollout, [Problem(i, [0.0, 0.0]) for i in range(4)], seeds(0, 4), 6)
+    rollout = sample_groups(selector().rollout, [Problem(i, [0.0, 0.0]) for i in range(4)], seeds(0, 4, "test"), 6)
     rollout.outputs = [16] * 24
     found_GK = gallery.reciprocal_rank(rollout).view(4, 6)
     assert torch.equal(found_GK, found_GK[:, :1].expand(-1, 6)), "equal choices have equal rewards"
@@ -324,7 +329,8 @@ def test_the_shuffled_score_is_the_mean_over_all_permutations():
     from saccade.recipes.recognition.sketch_flops.task import choice_metrics
 
     rank_NK, choice_N = torch.tensor([[1, 2], [2, 1], [1, 1], [3, 1]]), torch.tensor([0, 1, 0, 1])
-    scores = choice_metrics(rank_NK, choice_N, (16, 64))
+    found = choice_metrics(rank_NK, choice_N, (16, 64))
+    scores = {name: float(torch.as_tensor(value).mean()) for name, value in found.items()}
     permuted = [
         (rank_NK.gather(1, choice_N[list(order)][:, None]) == 1).double().mean() for order in permutations(range(4))
     ]

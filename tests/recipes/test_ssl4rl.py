@@ -13,12 +13,13 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.checks.verdicts import judge as judge_claim
+from saccade.core import Problem, Question, Rollout, mean_scores
 from saccade.evaluation.templates import SUFFIXES
 from saccade.math.advantages import group_advantage, random_rewards
+from saccade.random import seeds
 from saccade.recipes.visual_reasoning.ssl4rl.transfer import TransferTask
 from saccade.training import checkpoint
-from saccade.training.claims import judge as judge_claim
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
 from saccade.training.run import Run
@@ -128,9 +129,9 @@ def test_the_model_is_shown_every_picture_and_asked_in_its_template():
 
 
 def test_random_rewards_are_fair_and_follow_from_the_rollout_seeds():
-    flips = random_rewards(seeds(0, 400), 5)
+    flips = random_rewards(seeds(0, 400, "test"), 5)
     assert flips.shape == (2000,) and set(flips.tolist()) == {0, 1} and abs(flips.mean() - 0.5) < 0.05
-    assert torch.equal(random_rewards(seeds(0, 400)[7:9], 5), flips[35:45])
+    assert torch.equal(random_rewards(seeds(0, 400, "test")[7:9], 5), flips[35:45])
 
 
 def test_a_training_puzzle_follows_from_its_number_and_kinds_come_in_equal_parts():
@@ -187,7 +188,7 @@ def test_mistakes_name_what_is_wrong(tmp_path):
 def test_photographs_train_a_step_towards_what_was_rewarded(folder, tmp_path):
     task = PuzzleTask(images="photographs", size=32, min_side=3, crop=0.6, train_size=64, held_out_size=4)
     cfg = tiny(folder, task=task, steps=1, random_rewards=True, grpo__beta=0.0, lr=1e-3)
-    policy, own = SSL.policies(cfg)["policy"], seeds(cfg.seed, 4, key=0)
+    policy, own = SSL.policies(cfg)["policy"], seeds(cfg.seed, 4, "samples", 0)
     rollout = sample_groups(
         policy.rollout, OnPolicy(task.training(cfg.seed), None, 4, cfg.seed).draw(0), own, cfg.batch.group_size
     )
@@ -217,8 +218,8 @@ def test_the_real_preset_takes_a_step_at_reduced_depth(folder, tmp_path):
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
     both = SSL.policies(cfg)
     both["policy"].load_state_dict(weights(tmp_path / "run"))
-    assert SSL.evaluate(cfg, both) == result["after"]
-    (item,) = SSL.sample(cfg, both, [f"{tmp_path / '0.png'} {tmp_path / '1.png'} Same?"], seeds(0, 1))
+    assert mean_scores(SSL.evaluate(cfg, both)) == result["after"]
+    (item,) = SSL.sample(cfg, both, [f"{tmp_path / '0.png'} {tmp_path / '1.png'} Same?"], seeds(0, 1, "test"))
     assert item["prompt"].endswith("Same?") and isinstance(item["text"], str)
 
 
@@ -227,10 +228,12 @@ def test_the_best_task_is_chosen_on_validation_and_scored_on_test_questions():
     scores = lambda chosen, judged: before | {"downstream, validation": chosen, "downstream": judged}
     arms = {name: scores(0.5, 0.5) for name in SSL.ARMS}
     arms |= {"position": scores(0.6, 0.55), "contrast": scores(0.55, 0.7), "mixed": scores(0.7, 0.555)}
-    results = [judge_claim(claim, {arm: {0: found} for arm, found in arms.items()}) for claim in SSL.CLAIMS]
-    assert [v["mean"] for v in results] == pytest.approx([0.05, 0.05, 0.005, 0.0]) and all(v["holds"] for v in results)
+    seeds = lambda: {arm: {0: found, 1: found} for arm, found in arms.items()}
+    results = [judge_claim(claim, seeds()) for claim in SSL.CLAIMS]
+    assert [v["mean"] for v in results] == pytest.approx([0.05, 0.05, 0.005, 0.0])
+    assert [v["verdict"] for v in results] == ["holds"] * 4
     arms["mixed"]["downstream"] = 0.57
-    assert not judge_claim(SSL.CLAIMS[2], {arm: {0: found} for arm, found in arms.items()})["holds"]
+    assert judge_claim(SSL.CLAIMS[2], seeds())["verdict"] == "refuted"
 
 
 def test_arms_differ_in_the_idea_alone():

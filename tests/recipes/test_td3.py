@@ -20,5 +20,5 @@ def test_the_preset_follows_the_paper():
 
 def test_stable_baselines3_trains_in_our_environment(tmp_path):
     pytest.importorskip("stable_baselines3")
-    result = run_off_policy("td3", tmp_path / "run", method="sb3")
+    result = run_off_policy("td3", tmp_path / "run", implementation="sb3")
     assert {"return", "success"} <= result["after"].keys()

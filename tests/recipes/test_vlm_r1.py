@@ -12,8 +12,10 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import Problem, Question, Rollout, seeds
+from saccade.core import Problem, Question, Rollout
+from saccade.math.advantages import per_reward
 from saccade.policies.tokens import TokenModel
+from saccade.random import seeds
 from saccade.rewards.text.answers import Answer, similar
 from saccade.training import checkpoint
 from saccade.training.run import Run
@@ -74,6 +76,16 @@ def test_a_run_logs_every_reward_and_one_that_is_not_trained_on(folder, tmp_path
     assert line["health/words_ratio"] == pytest.approx(1, abs=1e-3)
 
 
+def test_rewards_may_be_normalized_apart(folder, tmp_path, monkeypatch):
+    from saccade.algorithms import grpo
+
+    seen = []
+    monkeypatch.setattr(grpo, "per_reward", lambda *given, **more: seen.append(given) or per_reward(*given, **more))
+    ran(small(folder, steps=1, normalize_each=True, format_weight=0.5, template="plain"), tmp_path / "run")
+    ((rewards_KB, weights_K, group_B),) = seen
+    assert rewards_KB.shape == (2, 8) and weights_K.tolist() == [1.0, 0.5] and group_B.tolist() == [0] * 4 + [1] * 4
+
+
 def data(folder):
     """Expressions, lists and nothing, as conversations about one picture."""
     from PIL import Image
@@ -118,7 +130,10 @@ def test_claims_and_arms_read_scores_that_exist(folder, tmp_path):
     assert "in domain, accuracy (think)" in read["sft"] and "in domain, AP" in read["od_ap"]
     margins = [claim.margin(read) for claim in VLM_R1.CLAIMS]
     assert len(margins) == 5 and margins[0] == margins[2] == 0 and margins[3] in (0, pytest.approx(1))
-    assert VLM_R1.sample(cfg, VLM_R1.policies(cfg), ["Find the ring."], seeds(0, 1))[0]["prompt"] == "Find the ring."
+    assert (
+        VLM_R1.sample(cfg, VLM_R1.policies(cfg), ["Find the ring."], seeds(0, 1, "test"))[0]["prompt"]
+        == "Find the ring."
+    )
 
 
 def rollout_of(*texts: str, boxes=((0, 0, 10, 10), (20, 0, 30, 10)), tokens: int = 5) -> Rollout:

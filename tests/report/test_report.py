@@ -130,6 +130,18 @@ def test_stages_are_sections_in_their_order(runs, tmp_path):
     assert "15\u202f360" in words
 
 
+def test_the_comparison_comes_first_and_what_is_seldom_read_is_folded(runs, tmp_path):
+    _, html = page([runs["plain"]], tmp_path / "r.html")
+    headings = re.findall(r'<details class="fold"( open)?><summary><h2>([^<]+?) *<', html)
+    names = [name for _, name in headings]
+    assert html.index("Before and after") < html.index(f"<h2>{names[0]}")
+    assert names.index("Pictures") < names.index("Rewards and evaluations") < names.index("Settings")
+    opened = {name for is_open, name in headings if is_open}
+    assert {"Pictures", "Rewards and evaluations", "Cost"} <= opened
+    assert not opened & {"Settings", "Provenance", "Health", "Learned rewrites"}
+    assert html.count("<details") == html.count("</details>") and html.count("<section") == html.count("</section>")
+
+
 def test_hostile_words_stay_words(runs, tmp_path):
     parsed, _ = page([runs["hostile"], runs["plain"]], tmp_path / "r.html", [runs["check"]])
     assert not parsed.open and not any(a.get("src") == "x" or "onerror" in a for _, a in parsed.tags)
@@ -256,11 +268,11 @@ def test_samples_hold_conversations_in_plain_lines(runs):
         list(item) == ["prompt", "image", "text", "score", "turns"]
         and item["image"] == "samples/held out/000000-01.png"
     )
-    first, said = item["turns"][:2]
+    first, reply = item["turns"][:2]
     assert (
         first["who"] == "user"
         and first["trained"] is False
-        and said == {"who": "model", "text": said["text"], "pictures": [], "trained": True}
+        and reply == {"who": "model", "text": reply["text"], "pictures": [], "trained": True}
     )
     assert (
         first["pictures"][0]["image"] == "samples/held out/000000-01-0-0.png"

@@ -243,3 +243,11 @@ def test_any_of_several_right_answers_is_right():
     assert Answer(exact)(rollout_of(["scarlet", "red", "blue"], answer)).tolist() == [1, 1, 0]
     assert Answer(Numeric())(rollout_of(["12"], {"text": "twelve", "others": ["12"]})).tolist() == [1]
     assert math.isnan(Answer(choice)(rollout_of(["A"], {"text": "red", "others": ["blue"]})).item())
+
+
+def test_tags_that_are_never_closed_take_no_longer_than_reading():
+    start = time.monotonic()
+    for text in ("<answer>" * 100_000, "<think>" * 100_000, "<answer></think>" * 50_000):
+        assert parse_answer(text) is None
+    assert parse_answer("<answer> a <answer> b </answer> </answer>") == "a <answer> b"
+    assert time.monotonic() - start < 1

@@ -33,7 +33,7 @@ BLANK = "<svg/>"
 
 @pytest.fixture(scope="module")
 def problems():
-    return programs.problems(24, seed=5, size=48)
+    return programs.sample_problems(24, seed=5, size=48)
 
 
 def rollout(problems, outputs):
@@ -148,7 +148,7 @@ def test_a_program_is_found_in_an_answer(problems):
 
 
 def test_sizes_mix_and_what_was_not_wanted_is_not_judged(problems):
-    small = programs.problems(3, seed=6, size=32)
+    small = programs.sample_problems(3, seed=6, size=32)
     mixed = [
         problems[0],
         small[0],
@@ -176,7 +176,7 @@ def test_a_program_is_rendered_once_for_all_rewards(problems, monkeypatch):
 
 def test_statuses_are_counted(problems):
     shares = rendering.render_status_metrics(
-        rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"])
+        rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><script/></svg>"])
     )
     assert sum(shares.values()) == pytest.approx(1)
     assert {name for name, share in shares.items() if share} == {

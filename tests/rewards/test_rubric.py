@@ -71,15 +71,7 @@ def test_ctrl_c_still_ends_the_program():
         judge(rollout(), {"mine": mine})
 
 
-def test_what_a_reward_leaves_behind_is_put_right(monkeypatch):
-    def mine(rollout: Rollout) -> torch.Tensor:
-        torch.set_grad_enabled(False)
-        torch.set_default_dtype(torch.float64)
-        return torch.ones(len(rollout))
-
-    ask(mine, rollout())
-    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
-
+def test_standard_output_that_a_reward_closes_is_open_again(monkeypatch):
     class Closed:
         closed = True
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.models.loading import load_image_encoder
 from saccade.policies.unrolling import empty_rollout
+from saccade.random import seeds
 from saccade.rewards.learned.text_image import TextImage, preprocess
 
 
@@ -17,7 +18,7 @@ def test_it_scores_as_the_official_model_does_and_passes_gradients(eyes):
     torch.manual_seed(0)
     pictures = torch.rand(3, 3, 20, 28).mul(255).round() / 255
     problems = [Problem(i, f"a {color} ring") for i, color in enumerate(("red", "blue", "red"))]
-    rollout = replace(empty_rollout(problems, seeds(0, 3)), outputs=pictures)
+    rollout = replace(empty_rollout(problems, seeds(0, 3, "test")), outputs=pictures)
     processor, model = load_image_encoder(str(eyes), "cpu", texts=True)
     images = [p.permute(1, 2, 0).mul(255).round().byte().numpy() for p in pictures]
     theirs = processor(images=images, return_tensors="pt")

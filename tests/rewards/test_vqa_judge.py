@@ -73,7 +73,7 @@ def test_patches_are_those_of_the_official_processor(patch, least, most, std):
         processor=SimpleNamespace(image_processor=official), model=SimpleNamespace(name_or_path="it")
     )
     preparation = ImagePreprocessor.from_model(named)
-    photograph = edits.photographs.problems(1, 0, size=120)[0].inputs.pictures[0]
+    photograph = edits.photographs.sample_problems(1, 0, size=120)[0].inputs.pictures[0]
     for height, width in ((12, 12), (32, 32), (56, 112), (40, 57), (120, 90)):
         for picture in (photograph[:height, :width], tiny_vision.picture(height, width)):
             made = official([picture], return_tensors="pt")
@@ -163,7 +163,7 @@ def test_gradients_are_those_of_finite_differences():
 
 @needs_miniature
 def test_as_a_reward_and_as_a_gradient_of_a_rollout():
-    made = edits.problems(8, 0, kinds=("recolor", "add", "remove", "replace"))
+    made = edits.sample_problems(8, 0, kinds=("recolor", "add", "remove", "replace"))
     gold, idle = (
         torch.stack([tensor(p) for p in ps])
         for ps in ([p.answer["picture"] for p in made], [p.inputs.pictures[0] for p in made])
@@ -202,7 +202,7 @@ def test_the_source_is_shown_first_where_pictures_are_compared():
 
 @needs_miniature
 def test_it_agrees_with_the_truth_about_what_is_there():
-    asked_ = questions.problems(100, 5, ("verdict",), size=48)
+    asked_ = questions.sample_problems(100, 5, ("verdict",), size=48)
     with torch.no_grad():
         log_odds = VQAJudge(device="cpu").log_odds(
             [(tensor(p.inputs.pictures[0]),) for p in asked_], [p.inputs.text for p in asked_]

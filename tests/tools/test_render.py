@@ -21,7 +21,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.tools.render import RendererBroken, Request, declared_canvas, find_program, guard, render, render_batch
+from saccade.tools.render import (
+    RendererBroken,
+    Request,
+    declared_canvas,
+    find_program,
+    guard,
+    render,
+    render_batch,
+    sandbox,
+)
 from saccade.tools.render.cache import Cache
 from saccade.tools.render.pool import Pool
 from saccade.tools.render.results import Render
@@ -340,6 +349,19 @@ def test_what_a_worker_may_not_do(reckless, tmp_path, monkeypatch):
     assert [one.status for one in words] == ["too_large", "ok", "crash", "crash", "unsafe", "syntax", "ok"]
     assert "SECRET_KEY" not in words[5].message and "ZeroDivisionError" in words[3].message
     assert not (tmp_path / "a").exists() or not (tmp_path / "a").read_bytes()
+
+
+@pytest.mark.skipif(sandbox.offered() != sandbox.PARTS, reason="this system does not let a process give up its rights")
+def test_a_worker_has_no_network_no_programs_and_no_privileges(reckless):
+    (answer,) = reckless("call")
+    assert "Connection refused" not in answer.message and "NoNewPrivs:\t1" in answer.message, answer
+    assert answer.message.count("Operation not permitted") == 2, answer
+
+
+def test_many_spans_are_refused_before_they_are_drawn():
+    spans = "<tspan>a</tspan>" * 1100
+    one = render(svg(f'<text x="1" y="20">{spans}</text>'), "svg", 32)
+    assert (one.status, one.message) == ("too_large", "1100 <tspan>, more than 100")
 
 
 def test_a_fall_that_is_not_the_programs_fault_is_forgiven(reckless, tmp_path):

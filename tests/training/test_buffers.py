@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade import random
 from saccade.algorithms.replay import random_shift
-from saccade.core import generator
 from saccade.training.buffers import Buffer, Mixture
 
 
@@ -27,8 +25,9 @@ def episode(number: int, length: int, ends: str | None = "terminated", start: in
     }
     shown = np.stack([picture(x) for x in told])
     return {
-        "seen.state": told[:-1, None].astype(np.float32), "next.state": told[1:, None].astype(np.float32),
-        "seen.view": shown[:-1], "next.view": shown[1:],
+        "observation.state": told[:-1, None].astype(np.float32),
+        "next_observation.state": told[1:, None].astype(np.float32),
+        "observation.view": shown[:-1], "next_observation.view": shown[1:],
         "action": np.stack([told[:-1], -told[:-1]], 1).astype(np.float32), "reward": (1.0 + told[:-1]) / 100,
         "next_base": told[1:].astype(np.float32), **marks, "episode": np.full(length, number),
     }  # fmt: skip
@@ -62,15 +61,15 @@ def test_rewards_of_n_steps_stop_at_ends_and_bootstrap_from_all_but_terminations
     batch = filled().sample(200, step=7, n_step=n_step, gamma=0.9)
     kinds = {1: (6, "terminated"), 2: (4, "truncated"), 3: (5, None)}
     for i in range(200):
-        number, start = divmod(int(batch.decisions["seen.state_B"][i]), 100)
+        number, start = divmod(int(batch.decisions["observation.state_B"][i]), 100)
         reward, discount, last = by_hand(number, start, *kinds[number], n_step, 0.9)
         assert float(batch.rewards["reward"][i]) == pytest.approx(reward, rel=1e-5)
         assert float(batch.extras["discount_B"][i]) == pytest.approx(discount, rel=1e-5)
-        assert int(batch.decisions["next.state_B"][i]) == int(batch.decisions["next_base_BT"][i, 0]) == last
-        assert np.array_equal(batch.decisions["next.view_B"][i], picture(last))
-        assert np.array_equal(batch.decisions["seen.view_B"][i], picture(100 * number + start))
+        assert int(batch.decisions["next_observation.state_B"][i]) == int(batch.decisions["next_base_BT"][i, 0]) == last
+        assert np.array_equal(batch.decisions["next_observation.view_B"][i], picture(last))
+        assert np.array_equal(batch.decisions["observation.view_B"][i], picture(100 * number + start))
         assert batch.decisions["action_BT"][i, 0].tolist() == [100 * number + start, -100 * number - start]
-    assert len(batch.decisions["seen.state_B"].unique()) == 15
+    assert len(batch.decisions["observation.state_B"].unique()) == 15
 
 
 def test_a_picture_is_stored_once_but_at_ends():
@@ -84,16 +83,18 @@ def test_old_transitions_are_overwritten_and_nothing_is_left_of_them():
         buffer.add(episode(number, 3, "truncated"))
     buffer.add(episode(9, 2, None))
     batch = buffer.sample(300, 0, n_step=3)
-    seen = set(batch.decisions["seen.state_B"].int().flatten().tolist())
+    seen = set(batch.decisions["observation.state_B"].int().flatten().tolist())
     assert seen == {700, 701, 702, 800, 801, 802, 900, 901} and len(buffer) == 8
-    for state, last, view in zip(*(batch.decisions[k] for k in ("seen.state_B", "next.state_B", "next.view_B"))):
+    for state, last, view in zip(
+        *(batch.decisions[k] for k in ("observation.state_B", "next_observation.state_B", "next_observation.view_B"))
+    ):
         assert int(state) // 100 == int(last - 0.5) // 100 and np.array_equal(view, picture(int(last)))
     assert len(buffer.frames["view"].final) <= 16, "final pictures are discarded with their transitions"
 
 
 def test_sequences_hold_ends_and_mark_where_memory_must_be_forgotten():
     batch = filled().sequences(64, 12, step=2)
-    state, first = batch.decisions["seen.state_BT"][..., 0].int(), batch.extras["first_BT"].bool()
+    state, first = batch.decisions["observation.state_BT"][..., 0].int(), batch.extras["first_BT"].bool()
     assert first[:, 0].all() and torch.equal(batch.rewards["reward"] == 0, batch.mask_BT == 0)
     lengths = {1: 6, 2: 4, 3: 5}
     for row in range(64):
@@ -101,7 +102,7 @@ def test_sequences_hold_ends_and_mark_where_memory_must_be_forgotten():
             number, place = divmod(int(state[row, t]), 100)
             last = place == lengths[number]
             assert float(batch.mask_BT[row, t]) == 1 - last
-            assert np.array_equal(batch.decisions["seen.view_BT"][row, t], picture(int(state[row, t])))
+            assert np.array_equal(batch.decisions["observation.view_BT"][row, t], picture(int(state[row, t])))
             if t < 11:
                 assert bool(first[row, t + 1]) == last and (last or state[row, t + 1] == state[row, t] + 1)
             ends = batch.extras["terminated_BT"][row, t]
@@ -132,7 +133,7 @@ def test_a_resumed_buffer_gives_what_the_first_would_have_given():
 def test_sampling_follows_from_seed_and_step():
     buffer = filled()
     assert same(buffer.sample(32, 1), buffer.sample(32, 1)) and not same(buffer.sample(32, 1), buffer.sample(32, 2))
-    counts = torch.bincount(buffer.sample(30_000, 0).decisions["seen.state_B"].int().flatten())
+    counts = torch.bincount(buffer.sample(30_000, 0).decisions["observation.state_B"].int().flatten())
     assert (counts[counts > 0] / 2000 - 1).abs().max() < 0.1
 
 
@@ -141,7 +142,7 @@ def test_mixtures_hold_their_shares():
     offline.add(episode(5, 9))
     online.add(episode(1, 9))
     batch = Mixture([(offline, 0.25), (online, 0.75)]).sample(30, 0)
-    assert (batch.decisions["seen.state_B"] > 400).sum() == 8 and len(batch.extras["seed_B"].unique()) == 30
+    assert (batch.decisions["observation.state_B"] > 400).sum() == 8 and len(batch.extras["seed_B"].unique()) == 30
     with pytest.raises(ValueError, match="add up to 1"):
         Mixture([(offline, 0.25), (online, 0.5)])
     with pytest.raises(ValueError, match="different seeds"):
@@ -151,17 +152,21 @@ def test_mixtures_hold_their_shares():
 def test_pictures_are_shifted_by_the_seed_of_their_row():
     batch = filled().sample(40, 1)
     moved, again = random_shift(batch, 2), random_shift(batch.rows(torch.arange(10, 20)), 2)
-    assert torch.equal(moved.decisions["seen.view_B"][10:20], again.decisions["seen.view_B"])
+    assert torch.equal(moved.decisions["observation.view_B"][10:20], again.decisions["observation.view_B"])
     padded = torch.nn.functional.pad(
-        batch.decisions["seen.view_B"].permute(0, 3, 1, 2).float(), (2,) * 4, mode="replicate"
+        batch.decisions["observation.view_B"].permute(0, 3, 1, 2).float(), (2,) * 4, mode="replicate"
     )
     places = set()
-    for row, view in enumerate(moved.decisions["seen.view_B"]):
+    for row, view in enumerate(moved.decisions["observation.view_B"]):
         cuts = {(y, x): padded[row, :, y : y + 6, x : x + 5] for y in range(5) for x in range(5)}
         places |= {place for place, cut in cuts.items() if torch.equal(cut, view.permute(2, 0, 1).float())}
-    assert len(places) > 12 and torch.equal(moved.decisions["seen.state_B"], batch.decisions["seen.state_B"])
-    assert not torch.equal(random_shift(batch, 2).decisions["next.view_B"], batch.decisions["next.view_B"])
-    assert random_shift(filled().sequences(3, 4, 0), 1).decisions["seen.view_BT"].shape == (3, 4, 6, 5, 3)
+    assert len(places) > 12 and torch.equal(
+        moved.decisions["observation.state_B"], batch.decisions["observation.state_B"]
+    )
+    assert not torch.equal(
+        random_shift(batch, 2).decisions["next_observation.view_B"], batch.decisions["next_observation.view_B"]
+    )
+    assert random_shift(filled().sequences(3, 4, 0), 1).decisions["observation.view_BT"].shape == (3, 4, 6, 5, 3)
 
 
 def without(fields: dict, name: str) -> dict:
@@ -172,14 +177,14 @@ def without(fields: dict, name: str) -> dict:
     ("change", "why"),
     [
         (lambda f: without(f, "reward"), "transitions lack reward"),
-        (lambda f: without(f, "next.view"), "transitions lack next.view"),
+        (lambda f: without(f, "next_observation.view"), "transitions lack next_observation.view"),
         (lambda f: f | {"reward": f["reward"] * np.nan}, "reward is not finite"),
         (lambda f: f | {"action": f["action"][:2]}, "action has 2 transitions, reward has 3"),
         (
-            lambda f: f | {"seen.state": f["seen.state"].repeat(2, 1)},
-            "seen.state is float32 .2., but was float32 .1. before",
+            lambda f: f | {"observation.state": f["observation.state"].repeat(2, 1)},
+            "observation.state is float32 .2., but was float32 .1. before",
         ),
-        (lambda f: f | {"seen.view": f["seen.view"].astype(np.float32)}, "seen.view is float32"),
+        (lambda f: f | {"observation.view": f["observation.view"].astype(np.float32)}, "observation.view is float32"),
         (lambda f: f | {"extra": f["reward"]}, "other fields than before: extra"),
         (lambda f: f | {"terminated": np.array([True, False, False])}, "episode 9 continues after its end"),
         (lambda f: f | {"episode": f["episode"] + 0.5}, "episode must be an integer"),
@@ -199,12 +204,3 @@ def test_what_cannot_be_sampled_is_said():
     for asked, why in (((4, 0), "empty"), ((0, 0), "rows must be 1 or more"), ((4, 0, 0), "n_step must be 1 or more")):
         with pytest.raises(ValueError, match=why):
             Buffer(5).sample(*asked)
-
-
-def test_draws_of_a_row_depend_on_its_seed_alone():
-    seeds_B = torch.randint(1 << 62, (4000,), generator=generator(0))
-    normal, uniform = random.normal(seeds_B, (5,), 1), random.uniform(seeds_B, (2, 2), 1)
-    assert torch.equal(random.normal(seeds_B[7:9], (5,), 1), normal[7:9]) and uniform.shape == (4000, 2, 2)
-    assert not torch.equal(random.normal(seeds_B, (5,), 2), normal) and 0 <= uniform.min() and uniform.max() < 1
-    together = torch.cat([normal, random.normal(seeds_B, (5,), 2)], 1)
-    assert together.mean(0).abs().max() < 0.06 and (together.T.cov() - torch.eye(10)).abs().max() < 0.09

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
+from saccade.core import RunFailed
 from saccade.training import checkpoint, files
 from saccade.training import folder as on_disk
-from saccade.training.display import Lines, Live, Silent, open_display
+from saccade.training.display import Lines, Live, Shown, Silent, open_display
 from saccade.training.meter import Meter, duration
-from saccade.training.run import Run, RunFailed
+from saccade.training.provenance import fingerprint, versions
+from saccade.training.run import Run
 
 torch.set_num_threads(1)
 
@@ -80,9 +83,8 @@ def test_the_folder_holds_what_was_told(tmp_path):
 
 def test_config_says_where_numbers_come_from(tmp_path):
     config = json.loads((start(tmp_path / "r").folder / "config.json").read_text())
-    assert {"recipe", "preset", "settings", "seed", "command", "versions", "commit", "machine", "started"} == set(
-        config
-    )
+    told = {"command", "versions", "commit", "machine", "processes", "started"}
+    assert {"recipe", "preset", "settings", "seed", *told} == set(config)
     assert set(config["versions"]) == {"python", "torch", "diffusers", "transformers", "saccade"}
     assert (
         config["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -222,6 +224,142 @@ def test_a_full_disk_ends_the_run_with_one_line(tmp_path, monkeypatch):
     assert checkpoint.latest(tmp_path / "r" / "checkpoints").name == "step-000001"
 
 
+def test_a_line_without_room_leaves_nothing_and_is_told(tmp_path, monkeypatch):
+    """A disk that is nearly full takes a part of a line and says so only the next time."""
+    path = tmp_path / "m.jsonl"
+    files.append(path, {"step": 1})
+    room = [5]
+
+    class Nearly(io.FileIO):
+        def write(self, content):
+            if not room[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken, room[0] = content[: room[0]], 0
+            return super().write(taken)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(type(path), "open", lambda self, mode, buffering: Nearly(self, mode))
+        files.append(path, {"step": 2})
+    files.append(path, {"step": 3})
+    assert [record["step"] for record in files.records(path)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "line", ["null", "[]", '{"step": null}', '{"step": 1e999}', '{"step": NaN}', '{"step": 2, "a": "x"}', "[" * 100_000]
+)
+def test_an_odd_line_is_named(tmp_path, line):
+    (tmp_path / "m.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"m.jsonl line 2 is not a record"):
+        files.records(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"settings": None, "seed": "0"}, {"data": {"a": "../../b"}}, {"data": [1]}, {"resumed": "x"}, {"versions": 3}],
+)
+def test_an_odd_config_is_one_line(tmp_path, change):
+    start(tmp_path / "r").close()
+    path = tmp_path / "r" / "config.json"
+    for content in (json.dumps(json.loads(path.read_text()) | change), "[" * 100_000, '"settings"', "\udcff"):
+        path.write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(ValueError, match=r"^[^\n]*config.json is not the config of a run[^\n]*$"):
+            Run.resume(tmp_path / "r", display=False)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    """Whoever comes second is told in one line, while the first works and no longer; helpers do not hold the folder."""
+    with start(tmp_path / "r") as run:
+        run.save(1, {"part": Counter(1)})
+        with pytest.raises(ValueError, match=r"^another process is training in .*r: wait until it ends"):
+            Run.resume(tmp_path / "r", display=False)
+        ready, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(tell, b".")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+    try:
+        with Run.resume(tmp_path / "r", display=False):
+            script = "import sys; from saccade.training.lock import FolderLock; FolderLock(sys.argv[1])"
+            second = subprocess.run([sys.executable, "-c", script, run.folder], capture_output=True, text=True)
+            assert "ValueError: another process is training in" in second.stderr
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_kill_before_the_first_config_lets_the_run_and_its_stage_begin(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / ".config.json.new").write_text('{"reci')
+    with start(tmp_path / "r") as run:
+        (run.folder / "first").mkdir()
+        (run.folder / "first" / ".config.json.new").touch()
+        run.stage("first").log(1, {"a": 1})
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_lines_lost_below_a_checkpoint_are_noticed_and_more_are_cut(tmp_path):
+    with start(tmp_path / "r") as run:
+        for step in (1, 2):
+            run.log(step, {"a": step})
+            run.save(step, {"part": Counter(step)})
+        run.log(2, {"eval/a": 1})
+    path = tmp_path / "r" / "metrics.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    with Run.resume(tmp_path / "r", display=False) as run:
+        assert run.load({"part": Counter()}) == 2 and path.read_bytes() == b"".join(whole[:2])
+    path.write_bytes(whole[0])
+    told = pytest.warns(UserWarning, match=r"metrics.jsonl has 1 of the 2 lines .* going back to step-000001")
+    with told, Run.resume(tmp_path / "r", display=False) as run:
+        assert run.load({"part": Counter()}) == 1
+    path.unlink()
+    with pytest.raises(ValueError, match=r"metrics.jsonl has 0 of the 2 lines"):
+        Run.resume(tmp_path / "r", display=False)
+
+
+def test_lines_are_on_the_disk_before_the_checkpoint_that_counts_them(tmp_path, monkeypatch):
+    done = []
+    sync, write = files.sync, checkpoint.write
+    monkeypatch.setattr(files, "sync", lambda path: done.append(path.name) or sync(path))
+    monkeypatch.setattr(checkpoint, "write", lambda *a, **k: done.append("checkpoint") or write(*a, **k))
+    with start(tmp_path / "r") as run:
+        run.log(1, {"a": 1})
+        run.samples(1, "s", [])
+        done.clear()
+        run.save(1, {"part": Counter(1)})
+    assert done[:4] == ["metrics.jsonl", "samples.jsonl", "r", "checkpoint"]
+
+
+def test_what_has_changed_since_a_run_began_is_told(tmp_path):
+    (tmp_path / "mine.py").write_text("first")
+    code = {str(tmp_path / "mine.py"): fingerprint(tmp_path / "mine.py")}
+    with Run.start(tmp_path / "r", CONFIG | {"code": code, "versions": {"torch": "1.0"}}, display=False):
+        (tmp_path / "mine.py").write_text("second")
+    with pytest.warns(UserWarning) as told:
+        Run.resume(tmp_path / "r", display=False).close()
+    assert [str(each.message).partition(" goes on with ")[2] for each in told] == [
+        f"torch {versions()['torch']}, not 1.0",
+        f"another {tmp_path / 'mine.py'} than it began with",
+    ]
+
+
+def test_as_many_processes_resume_a_run_as_began_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    start(tmp_path / "r").close()
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(ValueError, match=r"begun by 2 at once.*must be 2$"):
+        Run.resume(tmp_path / "r", display=False)
+
+
+def test_the_line_to_resume_quotes_paths(tmp_path):
+    with Run.start(tmp_path / "a b's", CONFIG, display=False) as run:
+        assert shlex.split(run.resume_command) == ["saccade", "train", "points", "--out", str(run.folder)]
+    with Run.start(tmp_path / "c", CONFIG | {"command": "saccade train points '--out=a b'"}, display=False) as run:
+        assert run.resume_command == "saccade train points '--out=a b'"
+
+
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\n{"step\n{"step": 3}\n{"step": 4')
@@ -231,7 +369,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 
 def test_signals_stop_after_the_step_then_at_once_and_are_given_back(tmp_path):
     former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    for first in (signal.SIGINT, signal.SIGTERM):
+    for first in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         with start(tmp_path / first.name) as run:
             inner = run.stage("inner")
             assert not run.stop
@@ -243,6 +381,34 @@ def test_signals_stop_after_the_step_then_at_once_and_are_given_back(tmp_path):
             inner.finish({})
             assert signal.getsignal(signal.SIGINT) != former[0]
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == former
+
+
+def test_a_display_that_nobody_sees_is_dropped_and_the_run_goes_on(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with Run.start(tmp_path / "r", CONFIG) as run:
+        for step in range(1, 3):
+            run.log(step, {"eval/a": 0.5})
+            run.progress(step, 2)
+    assert len(lines(run.folder)) == 2
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    Run.start(tmp_path / "closed", CONFIG).finish({})
+
+
+def test_a_callback_that_exits_is_an_error_of_the_callback(tmp_path):
+    def ends(step, values, run):
+        sys.exit()
+
+    with (
+        pytest.raises(RunFailed, match="callback 'ends' at step 1: SystemExit"),
+        start(tmp_path / "r", callbacks=[ends]) as run,
+    ):
+        run.log(1, {"a": 1.0})
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
@@ -348,7 +514,7 @@ def test_the_live_display_fits_its_terminal(width):
 
 
 def test_no_terminal_means_lines_and_no_display_means_silence(capfd):
-    assert isinstance(open_display(True, bool), Lines) and isinstance(open_display(False, bool), Silent)
+    assert isinstance(open_display(True, bool), Shown) and isinstance(open_display(False, bool), Silent)
     open_display(True, bool).progress("main", 1, 2)
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("main  step 1/2")

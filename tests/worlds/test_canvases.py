@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from saccade.core import Problem
-from saccade.worlds.canvases import DIGITS, SKILLS, WORDINGS, problems, split_choices, sufficient
+from saccade.worlds.canvases import DIGITS, SKILLS, WORDINGS, sample_problems, split_choices, sufficient
 from saccade.worlds.canvases.canvas import COLOR_NAMES
 from saccade.worlds.shapes import COLORS
 from saccade.worlds.splits import QUARTERS, wordings_of
@@ -52,7 +52,7 @@ def glyph(problem: Problem) -> tuple[list[float], str]:
 
 @pytest.mark.parametrize("size, plates", [(96, 4), (48, 2), (200, 8)])
 def test_the_answer_is_in_the_picture(size: int, plates: int) -> None:
-    for problem in problems(200, 1, SKILLS, size=size, plates=plates):
+    for problem in sample_problems(200, 1, SKILLS, size=size, plates=plates):
         box, name = glyph(problem)
         x, y = plate(problem)
         assert problem.answer["boxes"] == [box] and problem.answer["labels"] == [name]
@@ -62,7 +62,7 @@ def test_the_answer_is_in_the_picture(size: int, plates: int) -> None:
 
 
 def test_choices_can_be_taken_off_and_mean_the_answer() -> None:
-    drawn = problems(400, 2, SKILLS, choices=4)
+    drawn = sample_problems(400, 2, SKILLS, choices=4)
     for problem in drawn:
         question, lines = split_choices(problem.inputs.text)
         assert "\n" not in question and not re.search(r"\b[A-D]\.|\d", question)
@@ -71,24 +71,26 @@ def test_choices_can_be_taken_off_and_mean_the_answer() -> None:
         assert len(set(listed.values())) == 4 and problem.answer["kind"] == "choice"
         truth = glyph(problem)[1] if problem.source == "digit" else listed[problem.answer["text"]]
         assert listed[problem.answer["text"]] == truth
-    assert split_choices(problems(1, 0)[0].inputs.text)[1] == ""
+    assert split_choices(sample_problems(1, 0)[0].inputs.text)[1] == ""
     assert Counter(problem.answer["text"] for problem in drawn) == dict.fromkeys("ABCD", 100)
 
 
 def test_no_answer_is_more_frequent_and_no_other_plate_shows_it() -> None:
-    drawn = problems(600, 3)
+    drawn = sample_problems(600, 3)
     assert Counter(problem.answer["text"] for problem in drawn) == dict.fromkeys(DIGITS, 100)
-    assert Counter(problem.answer["text"] for problem in problems(400, 3, ["quarter"])) == dict.fromkeys(QUARTERS, 100)
+    assert Counter(problem.answer["text"] for problem in sample_problems(400, 3, ["quarter"])) == dict.fromkeys(
+        QUARTERS, 100
+    )
     colors = Counter(word for problem in drawn for word in problem.inputs.text.split() if word in COLOR_NAMES)
     assert set(colors) == set(COLOR_NAMES[:4]) and max(colors.values()) < 1.3 * min(colors.values())
     for choice in (2, 6):
-        told = Counter(problem.answer["text"] for problem in problems(600, 4, choices=choice))
+        told = Counter(problem.answer["text"] for problem in sample_problems(600, 4, choices=choice))
         assert set(told.values()) == {600 // choice}
 
 
 def test_a_blurred_plate_does_not_name_its_digit() -> None:
     """A plate's mean darkness, which blurring keeps, cut into classes that fit it best, is hardly over chance (1/6)."""
-    drawn = problems(1200, 5)
+    drawn = sample_problems(1200, 5)
     dark = np.empty(1200)
     for i, problem in enumerate(drawn):
         x, y = plate(problem)
@@ -100,7 +102,7 @@ def test_a_blurred_plate_does_not_name_its_digit() -> None:
 
 
 def test_a_sufficient_crop_holds_the_digit_and_is_small() -> None:
-    for problem in problems(50, 6):
+    for problem in sample_problems(50, 6):
         x1, y1, x2, y2 = problem.answer["boxes"][0]
         assert sufficient((x1, y1, x2, y2), problem) and sufficient((x2 - 48, y2 - 48, x2, y2), problem)
         assert not sufficient((x2 - 49, y2 - 48, x2, y2), problem) and sufficient(
@@ -116,11 +118,11 @@ def test_splits_and_seeds() -> None:
     for wordings in WORDINGS.values():
         assert len(wordings) == 6 and not set(wordings_of(wordings, "train")) & set(wordings_of(wordings, "held_out"))
     told = lambda drawn: [(p.inputs.text, p.answer, picture(p).tobytes()) for p in drawn]
-    train, held_out = (problems(60, 7, SKILLS, split, choices=3) for split in ("train", "held_out"))
+    train, held_out = (sample_problems(60, 7, SKILLS, split, choices=3) for split in ("train", "held_out"))
     assert (
         told(train)
-        == told(problems(60, 7, SKILLS, "train", choices=3))
-        != told(problems(60, 8, SKILLS, "train", choices=3))
+        == told(sample_problems(60, 7, SKILLS, "train", choices=3))
+        != told(sample_problems(60, 8, SKILLS, "train", choices=3))
     )
     for part in (
         lambda p: picture(p).tobytes(),
@@ -130,7 +132,7 @@ def test_splits_and_seeds() -> None:
 
 
 def test_a_large_canvas_keeps_its_small_digits() -> None:
-    (problem,) = problems(1, 9, size=512, plates=8)
+    (problem,) = sample_problems(1, 9, size=512, plates=8)
     assert picture(problem).shape == (512, 512, 3) and glyph(problem)[1] == problem.answer["text"]
 
 
@@ -148,4 +150,4 @@ def test_a_large_canvas_keeps_its_small_digits() -> None:
 )
 def test_what_the_world_does_not_know_is_named(settings: dict, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
-        problems(4, 0, **settings)
+        sample_problems(4, 0, **settings)

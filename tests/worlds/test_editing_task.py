@@ -10,8 +10,9 @@ import torch
 from browser import PROGRAM, browser
 from PIL import Image
 
-from saccade.core import NothingJudged, Rollout, seeds
+from saccade.core import NothingJudged, Rollout
 from saccade.models.loading import MINIATURES
+from saccade.random import seeds
 from saccade.report.page import write_page
 from saccade.training.run import Run
 from saccade.worlds.edits.task import MONITORS, EditingTask, edited, logged_samples
@@ -91,10 +92,10 @@ def test_unknown_names_are_one_line():
 def test_a_prompt_begins_with_its_picture(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(path)
-    (made,) = edited(unchanged, [f"{path} Make the red ring blue."], seeds(0, 1))
+    (made,) = edited(unchanged, [f"{path} Make the red ring blue."], seeds(0, 1, "test"))
     assert made["prompt"].endswith("blue.") and float(made["image"].mean()) == pytest.approx(90 / 255)
     with pytest.raises(ValueError, match="must begin with one picture file"):
-        edited(unchanged, ["Make the red ring blue."], seeds(0, 1))
+        edited(unchanged, ["Make the red ring blue."], seeds(0, 1, "test"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from saccade.worlds.edits import (
     SCORES,
     load_edits,
     photographs,
-    problems,
+    sample_problems,
     score_edits,
 )
 from saccade.worlds.edits.rewards import exact_rewards
@@ -39,7 +39,7 @@ def targets(made: list[Problem]) -> np.ndarray:
 
 
 def of_kind(kind: str, count: int = 30) -> list[Problem]:
-    return problems(count, 5, (kind,), split=None)
+    return sample_problems(count, 5, (kind,), split=None)
 
 
 def true(question: str, scene: Scene) -> bool:
@@ -62,19 +62,21 @@ def true(question: str, scene: Scene) -> bool:
 
 
 def test_the_first_problems_are_the_same_whatever_the_count():
-    few, many = problems(9, 3), problems(40, 3)
+    few, many = sample_problems(9, 3), sample_problems(40, 3)
     for one, other in zip(few, many):
         assert one.inputs.text == other.inputs.text and one.answer["questions"] == other.answer["questions"]
         assert (
             np.array_equal(one.answer["picture"], other.answer["picture"])
             and one.answer["after"] == other.answer["after"]
         )
-    assert problems(9, 4)[0].answer["before"] != few[0].answer["before"] and [p.source for p in few[:7]] == list(KINDS)
+    assert sample_problems(9, 4)[0].answer["before"] != few[0].answer["before"] and [p.source for p in few[:7]] == list(
+        KINDS
+    )
 
 
 def test_what_is_held_out_is_never_trained_on():
-    train = {p.inputs.text for p in problems(1050, 0, words="train")}
-    held = {p.inputs.text for p in problems(490, 0, split="held_out", words="train")}
+    train = {p.inputs.text for p in sample_problems(1050, 0, words="train")}
+    held = {p.inputs.text for p in sample_problems(490, 0, split="held_out", words="train")}
     assert len(held) > 200 and not train & held
     wordings = [word for known in (INSTRUCTIONS, PHOTOGRAPH_INSTRUCTIONS) for word in known.values()]
     assert all(len(set(known)) >= 6 for known in wordings)
@@ -83,7 +85,7 @@ def test_what_is_held_out_is_never_trained_on():
 
 
 def test_wordings_do_not_change_the_edits():
-    one, other = (problems(28, 1, split="held_out", words=words) for words in ("train", "held_out"))
+    one, other = (sample_problems(28, 1, split="held_out", words=words) for words in ("train", "held_out"))
     assert all(
         a.answer["before"] == b.answer["before"] and a.answer["questions"] == b.answer["questions"]
         for a, b in zip(one, other)
@@ -111,7 +113,7 @@ def test_captions_describe_the_pictures_and_answers_are_true(kind):
 
 
 def test_instructions_name_what_changes():
-    for problem in problems(70, 2, split=None):
+    for problem in sample_problems(70, 2, split=None):
         before, after = problem.answer["before"], problem.answer["after"]
         gone, new = (set(a.objects) - set(b.objects) for a, b in ((before, after), (after, before)))
         if problem.source in ("recolor", "move", "remove", "replace"):
@@ -127,7 +129,7 @@ def test_instructions_fit_the_miniature_that_draws():
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(MINIATURES / "sd3-shapes" / "tokenizer")
-    texts = [p.inputs.text for p in problems(1000, 0, split=None)]
+    texts = [p.inputs.text for p in sample_problems(1000, 0, split=None)]
     assert max(len(ids) for ids in words(texts)["input_ids"]) <= words.model_max_length
 
 
@@ -143,7 +145,7 @@ def test_instructions_fit_the_miniature_that_draws():
 )
 def test_unknown_choices_are_refused(named, why):
     with pytest.raises(ValueError, match=why):
-        problems(4, 0, **named)
+        sample_problems(4, 0, **named)
 
 
 # -- scores --------------------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ def test_unknown_choices_are_refused(named, why):
 
 @pytest.mark.parametrize("size", [32, 48])
 def test_exact_results_score_1_and_sources_are_kept_without_success(size):
-    made = problems(140, 11, split=None, size=size)
+    made = sample_problems(140, 11, split=None, size=size)
     gold, idle = score_edits(targets(made), made), score_edits(sources(made), made)
     assert (gold["keep"] == 1).all() and (idle["keep"] == 1).all() and (idle["success"] == 0).all()
     assert gold["success"].mean() >= 0.99 and gold["quality"].mean() >= 0.99 and gold["overall"].mean() >= 0.99
@@ -160,7 +162,7 @@ def test_exact_results_score_1_and_sources_are_kept_without_success(size):
 
 
 def test_exact_results_at_another_size_are_judged_too():
-    made = problems(21, 1, split=None, size=32)
+    made = sample_problems(21, 1, split=None, size=32)
     larger = render([p.answer["after"] for p in made], 64)
     assert (score_edits(larger, made)["overall"] == 1).all()
 
@@ -201,7 +203,7 @@ def test_an_added_thing_may_stand_anywhere():
 
 
 def test_blur_noise_and_garbage_score_less_without_errors():
-    made, rng = problems(42, 7, split=None), np.random.default_rng(0)
+    made, rng = sample_problems(42, 7, split=None), np.random.default_rng(0)
     gold = targets(made).astype(np.float32)
     mean = lambda pictures: score_edits(np.clip(pictures, 0, 255).astype(np.uint8), made)["overall"].mean()
     soft, grainy = mean(gaussian_filter(gold, (0, 1, 1, 0))), mean(gold + rng.normal(0, 10, gold.shape))
@@ -220,7 +222,7 @@ def test_blur_noise_and_garbage_score_less_without_errors():
 
 
 def test_rewards_are_nan_where_nothing_can_be_scored():
-    made = problems(7, 0)
+    made = sample_problems(7, 0)
     pictures = torch.tensor(targets(made)).permute(0, 3, 1, 2) / 255
     pictures[2, 0, 3, 3] = float("nan")
     made[4] = Problem(4, made[4].inputs, None)
@@ -239,7 +241,7 @@ def test_rewards_are_nan_where_nothing_can_be_scored():
 
 
 def test_photographs_are_scored_by_their_distance_to_the_target():
-    made = photographs.problems(20, 1, size=48)
+    made = photographs.sample_problems(20, 1, size=48)
     gold, idle = score_edits(targets(made), made), score_edits(sources(made), made)
     assert (gold["overall"] == 1).all() and (idle["overall"] == 0).all() and np.isnan(gold["keep"]).all()
     half = np.rint((targets(made).astype(float) + sources(made)) / 2).astype(np.uint8)
@@ -248,7 +250,7 @@ def test_photographs_are_scored_by_their_distance_to_the_target():
 
 
 def test_photographs_are_changed_as_instructed():
-    for p in photographs.problems(60, 3, split=None, size=40):
+    for p in photographs.sample_problems(60, 3, split=None, size=40):
         source, target, text = p.inputs.pictures[0].astype(float), p.answer["picture"].astype(float), p.inputs.text
         if p.source == "brightness":
             percent = int(re.search(r"\d+", text)[0]) * (1 if re.search("lighter|up", text) else -1)
@@ -264,7 +266,7 @@ def test_photographs_are_changed_as_instructed():
         else:
             less = p.source == "blur" or re.search("less|down", text)
             assert (target.std() < source.std()) == bool(less)
-    few, many = photographs.problems(5, 2), photographs.problems(12, 2)
+    few, many = photographs.sample_problems(5, 2), photographs.sample_problems(12, 2)
     assert all(
         np.array_equal(a.answer["picture"], b.answer["picture"]) and a.inputs.text == b.inputs.text
         for a, b in zip(few, many)

@@ -14,7 +14,7 @@ from saccade.core import Question
 from saccade.tools.render import Request, render, render_batch
 from saccade.worlds import programs
 from saccade.worlds.programs import COLORS, KINDS, OOD, TRAIN, Scene, sample_scenes, vocabulary, write_svg
-from saccade.worlds.programs.problems import split_of
+from saccade.worlds.programs.prompts import split_of
 from saccade.worlds.programs.task import ProgramTask
 
 DOT = '<svg viewBox="0 0 9 9"><rect width="5" height="5"/></svg>'
@@ -64,7 +64,7 @@ def test_scenes_have_the_requested_number_of_shapes(scenes):
 
 
 def test_problems_follow_from_the_seed():
-    first, again, other = (programs.problems(n, seed, size=32) for n, seed in ((6, 3), (20, 3), (6, 4)))
+    first, again, other = (programs.sample_problems(n, seed, size=32) for n, seed in ((6, 3), (20, 3), (6, 4)))
     codes = lambda problems: [problem.answer["code"] for problem in problems]
     assert codes(first) == codes(again)[:6] and not set(codes(first)) & set(codes(other))
     assert [problem.id for problem in again] == list(range(20))
@@ -83,7 +83,7 @@ def test_no_meaning_is_in_both_splits(scenes):
     for scene in scenes:
         same = Scene(scene.visible[::-1])
         assert split_of(same) == split_of(scene), "neither order nor what is hidden is a meaning"
-    train, held_out = (programs.problems(60, 0, split=split, size=32) for split in ("train", "held_out"))
+    train, held_out = (programs.sample_problems(60, 0, split=split, size=32) for split in ("train", "held_out"))
     assert not {p.answer["code"] for p in train} & {p.answer["code"] for p in held_out}
 
 
@@ -91,7 +91,7 @@ def test_all_programs_can_be_cut_into_the_vocabulary():
     pieces = sorted(vocabulary(), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, pieces)))
     lengths = []
-    for problem in programs.problems(100, 0, size=32):
+    for problem in programs.sample_problems(100, 0, size=32):
         cut = pattern.findall(problem.answer["code"])
         assert "".join(cut) == problem.answer["code"]
         lengths.append(len(cut))
@@ -138,9 +138,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path, text, words):
 
 def test_what_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown split 'heldout'; nearest: held_out"):
-        programs.problems(1, 0, split="heldout")
+        programs.sample_problems(1, 0, split="heldout")
     with pytest.raises(ValueError, match=r"primitives are \(5, 9\)"):
-        programs.problems(1, 0, primitives=(5, 9))
+        programs.sample_problems(1, 0, primitives=(5, 9))
     with pytest.raises(ValueError, match=r"no \*.svg in this folder"):
         programs.load_programs(tmp_path)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -21,8 +21,11 @@ from saccade.worlds.shapes import (
     rewards,
     sample_scenes,
     score_pictures,
+    templates,
 )
 from saccade.worlds.shapes.fonts import LETTERS
+from saccade.worlds.shapes.judge import relations
+from saccade.worlds.shapes.scene import Object
 
 OTHER_RELATION = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -47,6 +50,23 @@ def test_blur_and_noise_are_survived(tag: str) -> None:
     blurred = gaussian_filter(render(scenes).astype(np.float32), (0, 0.6, 0.6, 0)) / 255
     noisy = np.clip(blurred + rng.normal(0, 0.03, blurred.shape), 0, 1).transpose(0, 3, 1, 2)
     assert score_pictures(torch.from_numpy(noisy).float(), meanings)["correct"].mean() >= 0.95
+
+
+def test_relations_are_those_of_the_published_evaluation() -> None:
+    """Boxes of .2 beside boxes of .2: the dead zone is .04, and what is left is divided by the whole offset."""
+    published = {
+        (0.3, 0.3): {"right of", "below"},
+        (0.3, 0.0): {"right of"},
+        (-0.12, 0.08): {"left of"},
+        (0.06, 0.02): set(),  # .02 / .063, near each other
+        (0.0, -0.07): set(),
+        (0.0, -0.09): {"above"},
+        (0.03, 0.03): set(),
+    }
+    for (x, y), expected in published.items():
+        assert (
+            relations(Object("star", "red", 0.5 + x, 0.5 + y, 0.1), Object("ring", "blue", 0.5, 0.5, 0.1)) == expected
+        )
 
 
 def near_miss(meaning: dict, rng: np.random.Generator) -> dict:
@@ -146,3 +166,11 @@ def test_rewards_of_a_rollout() -> None:
     assert torch.equal(scores["correct"], rewards.correct(rollout)) and scores["points"].shape == (60,)
     assert torch.equal(scores["ocr"].isnan(), ~texts)
     assert rewards.by_tag(scores["correct"], problems) == pytest.approx(dict.fromkeys(TAGS, 1.0))
+
+
+def test_the_templates_on_disk_are_those_that_are_drawn():
+    shapes, kinds, angles = templates.shape_templates()
+    glyphs, letters = templates.glyph_templates()
+    drawn = (*templates.draw_shapes(), *templates.draw_glyphs())
+    for kept, again in zip((shapes, kinds, angles, glyphs, letters), drawn):
+        np.testing.assert_allclose(kept, again, atol=1e-4)

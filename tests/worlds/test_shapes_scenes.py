@@ -20,8 +20,8 @@ from saccade.worlds.shapes import (
     interpret,
     load_prompts,
     meanings_of,
-    problems,
     render,
+    sample_problems,
     sample_scenes,
     split_of,
     style,
@@ -83,8 +83,8 @@ def test_same_seed_same_scenes_and_split_is_kept() -> None:
 
 
 def test_problems_are_reproducible_and_carry_their_meaning() -> None:
-    drawn = problems(50, 7, split="held_out", wordings=HELD_OUT_WORDINGS)
-    assert drawn == problems(50, 7, split="held_out", wordings=HELD_OUT_WORDINGS)
+    drawn = sample_problems(50, 7, split="held_out", wordings=HELD_OUT_WORDINGS)
+    assert drawn == sample_problems(50, 7, split="held_out", wordings=HELD_OUT_WORDINGS)
     for problem in drawn:
         meaning = {k: v for k, v in problem.answer.items() if k != "wording"}
         assert interpret(problem.inputs) == meaning and problem.source == f"shapes/{meaning['tag']}"
@@ -94,12 +94,12 @@ def test_problems_are_reproducible_and_carry_their_meaning() -> None:
 @pytest.mark.parametrize(
     "call, why",
     [
-        (lambda: problems(1, 0, tags=["colour"]), "unknown tag 'colour'; nearest: colors"),
-        (lambda: problems(1, 0, split="hold_out"), "unknown split 'hold_out'; nearest: held_out"),
-        (lambda: problems(1, 0, wordings=[12]), "unknown wording 12"),
-        (lambda: problems(1, 0, wordings=[]), "wordings is empty"),
-        (lambda: problems(1, 0, tags=[]), "tags is empty"),
-        (lambda: problems(1, 0, most=9), "most is 9"),
+        (lambda: sample_problems(1, 0, tags=["colour"]), "unknown tag 'colour'; nearest: colors"),
+        (lambda: sample_problems(1, 0, split="hold_out"), "unknown split 'hold_out'; nearest: held_out"),
+        (lambda: sample_problems(1, 0, wordings=[12]), "unknown wording 12"),
+        (lambda: sample_problems(1, 0, wordings=[]), "wordings is empty"),
+        (lambda: sample_problems(1, 0, tags=[]), "tags is empty"),
+        (lambda: sample_problems(1, 0, most=9), "most is 9"),
         (lambda: render([Scene((Object("sqare", "red", 0.5, 0.5, 0.1),))]), "unknown shape 'sqare'; nearest: square"),
     ],
 )

@@ -40,25 +40,39 @@ def test_problems_are_made_when_they_are_asked_for(tmp_path):
 
     def make(index: int, record: str) -> Problem:
         made.append(record)
-        text_files.need(record != "torn", "cannot be read as a picture")
+        text_files.ensure(record != "torn", "cannot be read as a picture")
         return Problem(index, record)
 
-    records = ((3, "whole"), (7, "torn"), (8, "late"))
-    problems = text_files.FileProblems(tmp_path / "p.jsonl", records, make)
-    assert len(problems) == 3 and not made
-    assert problems[0].inputs == "whole" and problems[-3].id == 0
-    with pytest.warns(UserWarning, match=r"p.jsonl:7: cannot be read as a picture; left out \(1 of 3 so far\)"):
-        assert problems[1].inputs == "late"
-    assert problems[1].id == 2 and made.count("torn") == 1, "the next one stands in its place, and it is told once"
-    assert [p.inputs for p in problems] == [p.inputs for p in problems[:]] == ["whole", "late"]
-    with pytest.raises(IndexError):
-        problems[3]
+    problems = text_files.FileProblems(tmp_path / "p.jsonl", ((3, "whole"), (7, "torn")), make)
+    assert len(problems) == 2 and not made
+    assert problems[0].inputs == "whole" and problems[-2].id == 0
+    with pytest.raises(ValueError, match="p.jsonl:7: cannot be read as a picture"):
+        problems[1]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_file_of_which_nothing_can_be_made_is_an_error(tmp_path):
-    def make(index: int, record: str) -> Problem:
-        raise ValueError("cannot be read")
+def test_lines_are_checked_once_and_read_again_on_access(tmp_path):
+    file, parsed = tmp_path / "n.txt", []
+    file.write_text("1\n\n 2 \u2028\n3")
 
-    with pytest.raises(ValueError, match="none of 1 can be read; .*p.jsonl:3: cannot be read"):
-        text_files.FileProblems(tmp_path / "p.jsonl", ((3, "torn"),), make)[0]
+    def parse(line: str) -> int:
+        parsed.append(line)
+        return int(line)
+
+    lines = text_files.Lines(file, parse, "numbers")
+    assert len(lines) == 3 and len(parsed) == 3
+    assert list(lines) == [(1, 1), (3, 2), (4, 3)] and lines[-1] == (4, 3) and lines[:2] == [(1, 1), (3, 2)]
+    assert lines.mapped(lambda number: -number)[1] == (3, -2)
+    with pytest.raises(ValueError, match=r"n.txt:1: invalid literal"):
+        text_files.Lines(tmp_path / "n.txt", lambda line: int("x"), "numbers")
+    file.write_text("1\n2\n")
+    with pytest.raises(ValueError, match=r"n.txt has changed since it was read"):
+        lines[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_lines_are_found_again_in_every_encoding(tmp_path, encoding):
+    file, texts = tmp_path / "n.txt", ["é\u2028\u0a0a", "", "\u0a0d 😀\r", "b"]
+    mark = "\ufeff" if encoding.startswith("utf-16") else ""
+    file.write_bytes((mark + "\n".join(texts)).encode(encoding))
+    lines = text_files.Lines(file, str, "texts")
+    assert [*lines] == [(1, texts[0]), (3, texts[2].strip()), (4, "b")] == [*text_files.parse_lines(file, str, "texts")]

@@ -13,9 +13,9 @@ from saccade.core import Problem, Rollout
 def bc_dataset(episodes: Sequence[Mapping[str, np.ndarray]], length: int) -> Rollout:
     """A row for each step of recorded episodes: the observation and the next ``length`` actions, mask 0 past the end.
 
-    Decisions: "seen.<name>_B" ``[B, ...]``, "action_BT" ``[B, length, A]``.
+    Decisions: "observation.<name>_B" ``[B, ...]``, "action_BT" ``[B, length, A]``.
     """
-    names = [name for name in episodes[0] if name.startswith("seen.")]
+    names = [name for name in episodes[0] if name.startswith("observation.")]
     observations = {f"{n}_B": np.concatenate([e[n][: len(e["action"])] for e in episodes]) for n in names}
     ahead = [np.arange(len(e["action"]))[:, None] + np.arange(length) for e in episodes]
     action = np.concatenate([e["action"][np.minimum(at, len(at) - 1)] for e, at in zip(episodes, ahead)])

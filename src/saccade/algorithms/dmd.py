@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.forward_process import velocity_error
-from saccade.core import Collect, Loss, Problem, Reward, Rollout, generator, noise, spawn
+from saccade.config import within
+from saccade.core import Collect, Loss, Problem, Reward, Rollout
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
 from saccade.naming import require
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import differentiable_reward, empty_rollout, refl_timesteps
+from saccade.random import generator, noise, stream
 from saccade.training.groups import repeat_for_groups
 from saccade.training.learner import Update
 from saccade.training.settings import AdamW
@@ -34,9 +36,6 @@ DIVERGENCES = ("integral_kl", "squared", "pseudo_huber")
 GUIDANCE_MODES = ("in", "out", "none")
 
 _BLANK = Problem(-1, "")
-
-_DIVERGENCE_NOISE, _SCORE_NOISE = 1 << 23, 1 << 24
-"""Keys of the noise added to samples: where the divergence is measured, and where the score is learned."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,16 @@ class Distillation:
     max_t: float = 0.98
     """Highest diffusion time at which scores are compared and learned (1 = noise)."""
     score_updates: int = 1
-    """Updates of the score network for each update of the generator; each training step has one of the former."""
+    """Updates of the score network for each update of the generator; a training step updates the score network once."""
     generator_optim: AdamW = AdamW(lr=1e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the generator; without momentum (SiD), since gradients of past score networks are outdated."""
     score_optim: AdamW = AdamW(lr=3e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the score network; without momentum (SiD), since samples of past generators are outdated."""
     ema: float = 0.95
     """Decay of the moving average of the generator's weights that is evaluated; 0 evaluates the trained weights."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "ema")
 
     def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
         """The score network and the frozen diffusion, with equal weights at first.
@@ -85,7 +87,9 @@ class Distillation:
             flow, name=self.reference or flow.name, kernel="flow_sde", sampling_steps=self.reference_steps
         )
         guided = replace(diffusion, sharded=False, guidance=self.reference_guidance)
-        return build_flow_policy(diffusion, (), seed, share_with=policy), build_frozen_policy(guided, share_with=policy)
+        return build_flow_policy(diffusion, (), stream(seed, "score network"), share_with=policy), build_frozen_policy(
+            guided, share_with=policy
+        )
 
     def loss(
         self, policy: FlowPolicy, fake: FlowPolicy, reference: FlowPolicy, reward: Reward | None = None
@@ -144,7 +148,7 @@ class GeneratorLoss:
     def _divergence(self, x0: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Divergence and mean square of fake - reference of each sample: two ``[B]``."""
         cfg = self.cfg
-        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _DIVERGENCE_NOISE, cfg.min_t, cfg.max_t)
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, "divergence", cfg.min_t, cfg.max_t)
         x_t = add_noise(x0 if cfg.grad_through_scores else x0.detach(), eps, t_B)
         predict = lambda network, guidance: to_data(x_t, network.velocity(x_t, t_B, rollout.problems, guidance), t_B)
         with torch.set_grad_enabled(torch.is_grad_enabled() and cfg.grad_through_scores):
@@ -170,7 +174,7 @@ class ScoreMatching:
 
     def __call__(self, rollout: Rollout) -> Loss:
         x0 = rollout.decisions["x0_B"]
-        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _SCORE_NOISE, self.min_t, self.max_t)
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, "score", self.min_t, self.max_t)
         v = self.fake.velocity(add_noise(x0, eps, t_B), t_B, rollout.problems)
         return Loss(velocity_error(v, x0, eps).sum(), torch.tensor(float(len(rollout))))
 
@@ -231,11 +235,11 @@ def sample_latents(policy: FlowPolicy, problems: Sequence[Problem], seeds_B: Ten
     return policy.predict_x0_at(problems, seeds_B, refl_timesteps(seeds_B, 0, policy.steps))
 
 
-def time_and_noise(seeds_B: Tensor, x0: Tensor, key: int, min_t: float, max_t: float) -> tuple[Tensor, Tensor]:
+def time_and_noise(seeds_B: Tensor, x0: Tensor, name: str, min_t: float, max_t: float) -> tuple[Tensor, Tensor]:
     """A time uniform between ``min_t`` and ``max_t`` for each row ``[B]``, and noise in the shape of ``x0``.
 
-    Both follow from the row's seed and ``key``.
+    Both follow from the row's seed and ``name``, which says what they are for.
     """
-    own = spawn(seeds_B, key)
-    share_B = torch.cat([torch.rand(1, generator=generator(s)) for s in own.tolist()])
-    return (min_t + (max_t - min_t) * share_B).to(x0.device), noise(spawn(own, 0), x0.shape[1:], x0.device)
+    share_B = torch.cat([torch.rand(1, generator=generator(s, name, "time")) for s in seeds_B.tolist()])
+    eps = noise(seeds_B, x0.shape[1:], name, "noise", device=x0.device)
+    return (min_t + (max_t - min_t) * share_B).to(x0.device), eps

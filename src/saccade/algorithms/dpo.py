@@ -4,11 +4,12 @@ With the margin m = (log pi(w) - log pi_ref(w)) - (log pi(l) - log pi_ref(l)), l
 
     DPO  2305.18290  -log sigmoid(beta m)
     cDPO             -(1 - s) log sigmoid(beta m) - s log sigmoid(-beta m), for labels that are wrong at a rate s
-    IPO  2310.12036  (m - 1 / (2 beta))^2
+    IPO  2310.12036  (m - 1 / (2 beta))^2, log-probabilities averaged over decisions
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,8 +34,10 @@ class DPO:
     """Loss of a margin: -log sigmoid (DPO) or squared distance from 1 / (2 beta) (IPO)."""
     label_smoothing: float = 0.0
     """Rate at which preferences are assumed to be wrong (cDPO); below 0.5, and 0 for IPO."""
-    average: Literal["sum", "mean"] = "sum"
-    """Log-probability of a sample: the sum over its decisions, as published, or their mean."""
+    average: Literal["published", "sum", "mean"] = "published"
+    """Log-probability of a sample: as published, the sum over its decisions for DPO and their mean for IPO; or always
+    the sum, or the mean.
+    """
     min_gap: float = 0.0
     """Difference of rewards that the best and the worst sample of a group must exceed to make a pair."""
 
@@ -122,15 +125,17 @@ class PreferenceLoss:
     beta: float = 0.1
     loss_type: str = "dpo"
     label_smoothing: float = 0.0
-    average: str = "sum"
+    average: str = "published"
 
     def __post_init__(self) -> None:
-        known = {"loss_type": ("dpo", "ipo"), "average": ("sum", "mean")}
+        known = {"loss_type": ("dpo", "ipo"), "average": ("published", "sum", "mean")}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"unknown {name} '{getattr(self, name)}': one of {', '.join(values)}")
         if self.loss_type == "ipo" and self.label_smoothing:
             raise ValueError("label_smoothing is for dpo alone; ipo has none")
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"beta {self.beta} is not a positive number")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing {self.label_smoothing} is outside [0, 0.5)")
 
@@ -141,8 +146,8 @@ class PreferenceLoss:
         mask, length_B = rollout.mask_BT > 0, rollout.extras["length_B"].to(rollout.logp_BT.device)
         logratio_BT = self.policy.likelihood(rollout).logp_BT - rollout.extras["reference_logp_BT"]
         logratio_B = torch.where(mask, logratio_BT, 0.0).sum(1)
-        if self.average == "mean":
-            logratio_B = logratio_B / length_B
+        if self.average == "mean" or (self.average == "published" and self.loss_type == "ipo"):
+            logratio_B = logratio_B / length_B.clamp(min=1)
         chosen_P, rejected_P = logratio_B.unflatten(0, (-1, 2)).unbind(1)
         margin_P = chosen_P - rejected_P
         loss_P = ipo(margin_P, self.beta) if self.loss_type == "ipo" else dpo(margin_P, self.beta, self.label_smoothing)

@@ -26,7 +26,7 @@ from saccade.algorithms.world_model import (
     multiplier_loss,
     term_values,
 )
-from saccade.core import Environment, Rollout, generator, seeded, seeds
+from saccade.core import Environment, Rollout
 from saccade.envs.collector import RANDOM_ACTION_REPEAT, Collector
 from saccade.envs.recurrent import RecurrentStateWrapper
 from saccade.envs.task import ControlTask
@@ -35,6 +35,7 @@ from saccade.math.values import lambda_return
 from saccade.models.device import device_of
 from saccade.models.world_model.rssm import RSSM, RSSMConfig, State, mlp
 from saccade.policies.dreamer import DreamerPolicy, SquashedGaussian
+from saccade.random import generator, initialized
 from saccade.training.buffers import Buffer
 from saccade.training.settings import AdamW
 
@@ -48,7 +49,7 @@ class DreamerConfig:
     gamma: float = 0.95
     """Discount factor."""
     return_lambda: float = 0.95
-    """Trade-off of imagined returns: 0 trusts the critic, 1 the imagined rewards."""
+    """Lambda of imagined returns: 0 takes the critic's value of the next step, 1 the imagined rewards."""
     entropy_coef: float = 1e-2
     """Weight of the actor's entropy."""
     predict_ends: bool = False
@@ -75,7 +76,7 @@ class ReplayConfig:
 
     n_envs: int = 8
     """Number of episodes that run side by side."""
-    warmup_steps: int = 250
+    random_steps: int = 250
     """Number of random steps of each row before the first update."""
     random_action_repeat: int = RANDOM_ACTION_REPEAT
     """Number of steps for which a random action is repeated: white noise hardly changes pictures."""
@@ -129,9 +130,7 @@ def actor_loss(imagined: Imagined, entropy_coef: float) -> Tensor:
 
 
 def critic_loss(critic: nn.Module, imagined: Imagined) -> Tensor:
-    """Half the squared distance of the values of imagined states from their returns; gradients reach only the
-    critic.
-    """
+    """Half the squared distance of imagined states' values from their returns; gradients reach the critic alone."""
     value_NH = critic(imagined.features_NHF[:, :-1].detach().contiguous()).squeeze(-1)
     return (imagined.alive_NH * 0.5 * (value_NH - imagined.return_NH.detach()) ** 2).mean()
 
@@ -156,7 +155,7 @@ class Dreamer:
 
     def update(self, batch: Rollout) -> dict[str, float]:
         """One step of every network. FloatingPointError if a gradient is not finite."""
-        noise = generator(int(seeds(self.seed, 1, key=self.updates)))
+        noise = generator(self.seed, "update", self.updates)
         forward = forward_pass(self.policy, batch, noise)
         values = term_values(self.terms, forward)
         losses = {"model": model_loss(self.terms, values)}
@@ -224,7 +223,7 @@ class Dreamer:
 def build_critic(policy: DreamerPolicy, seed: int) -> nn.Module:
     """A critic of the policy's states: features ``[..., F]`` -> values ``[..., 1]``."""
     config = policy.config
-    with seeded(seed):
+    with initialized(seed, "critic"):
         critic = mlp([config.features, config.hidden, config.hidden, 1])
     return critic.to(policy.device)
 
@@ -232,7 +231,7 @@ def build_critic(policy: DreamerPolicy, seed: int) -> nn.Module:
 def forward_pass(policy: DreamerPolicy, batch: Rollout, noise: torch.Generator) -> ForwardPass:
     """The world model's forward pass over sequences ``[B, T]``."""
     model, device = policy.model, policy.device
-    picture, action = (batch.decisions[k].to(device) for k in (f"seen.{policy.picture}_BT", "action_BT"))
+    picture, action = (batch.decisions[k].to(device) for k in (f"observation.{policy.picture}_BT", "action_BT"))
     first, terminated = (batch.extras[k].to(device) for k in ("first_BT", "terminated_BT"))
     latent_noise = torch.randn(*first.shape, model.config.latent, generator=noise).to(device)
     observed = model.observe(model.encoder(picture), action, first, latent_noise)
@@ -246,10 +245,10 @@ class SequenceFeed:
         self.cfg, self.actor = cfg, policy.recurrent(environment.count)
         self.buffer = Buffer(cfg.buffer_size, seed)
         wrapped = RecurrentStateWrapper(environment, self.actor)
-        self.collector = Collector(wrapped, self.actor, self.buffer, seed, cfg.warmup_steps, cfg.random_action_repeat)
+        self.collector = Collector(wrapped, self.actor, self.buffer, seed, cfg.random_steps, cfg.random_action_repeat)
 
     def __call__(self, step: int) -> Rollout:
-        due = self.cfg.warmup_steps + (1 + step // self.cfg.collect_every) * self.cfg.collect_steps
+        due = self.cfg.random_steps + (1 + step // self.cfg.collect_every) * self.cfg.collect_steps
         while self.collector.steps < due:
             self._collect()
         return self.buffer.sequences(self.cfg.batch_size, self.cfg.sequence_length, step)
@@ -302,7 +301,7 @@ PAPER_OPTIM = DreamerOptim(
 )
 PAPER_REPLAY = ReplayConfig(
     n_envs=1,
-    warmup_steps=2500,
+    random_steps=2500,
     random_action_repeat=1,
     collect_every=100,
     collect_steps=250,

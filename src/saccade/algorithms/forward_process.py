@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saccade.core import Rollout, generator, noise, spawn
+from saccade.core import Rollout
 from saccade.policies.flow import FlowPolicy
+from saccade.random import generator, noise, stream
 
 
 def draw_noise(policy: FlowPolicy, rollout: Rollout, copies: int = 1) -> tuple[Tensor, Tensor]:
@@ -15,10 +16,12 @@ def draw_noise(policy: FlowPolicy, rollout: Rollout, copies: int = 1) -> tuple[T
     Every ``copies`` neighbouring rows are copies of one sample and get different times, in random order.
     """
     x0, times = rollout.decisions["x0_B"], policy.times[:-1]
-    sample_seeds = spawn(rollout.extras["seed_B"][::copies], 1 << 20)
-    steps = [torch.randperm(len(times), generator=generator(seed))[:copies] for seed in sample_seeds.tolist()]
-    seeds_B = torch.stack([spawn(sample_seeds, 1 + copy) for copy in range(copies)], 1).flatten()
-    return times[torch.cat(steps)].to(x0.device), noise(seeds_B, x0.shape[1:], x0.device)
+    sample_seeds = rollout.extras["seed_B"][::copies]
+    steps = [
+        torch.randperm(len(times), generator=generator(seed, "noised times"))[:copies] for seed in sample_seeds.tolist()
+    ]
+    seeds_B = torch.stack([stream(sample_seeds, "copy", copy) for copy in range(copies)], 1).flatten()
+    return times[torch.cat(steps)].to(x0.device), noise(seeds_B, x0.shape[1:], "noising", device=x0.device)
 
 
 def velocity_error(v: Tensor, x0: Tensor, eps: Tensor) -> Tensor:

@@ -11,16 +11,17 @@ The same function trains denoising steps and tokens. GRPO 2402.03300, Flow-GRPO 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from saccade.core import Likelihood, Loss, Policy, Problem, Rollout, Sampler, generator, spawn
+from saccade.core import Likelihood, Loss, Policy, Problem, Rollout, Sampler
 from saccade.math import kl
-from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out
+from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out, per_reward
+from saccade.math.exponential import bounded_exp
 from saccade.math.surrogates import (
     Surrogate,
     cispo,
@@ -32,6 +33,7 @@ from saccade.math.surrogates import (
     ratio_logprobs,
 )
 from saccade.models.snapshot import Snapshot
+from saccade.random import generator
 from saccade.training import distributed
 
 
@@ -82,11 +84,9 @@ class GRPO:
     """How group-relative policy optimization computes advantages and what its loss is."""
 
     std: Literal["group", "batch", "none"] = "group"
-    """Standard deviation that advantages are divided by: of the group, of the whole batch (Flow-GRPO), or none
-    (Dr. GRPO).
-    """
+    """Standard deviation that advantages are divided by: of the group, of the batch (Flow-GRPO), or none (Dr. GRPO)."""
     std_eps: float = 1e-4
-    """Term added to that standard deviation."""
+    """Term added to the standard deviation that advantages are divided by."""
     unbiased_std: bool = False
     """Divide the variance by n - 1 instead of n."""
     baseline: Literal["mean", "leave_one_out"] = "mean"
@@ -107,10 +107,17 @@ class GRPO:
     """How the loss is averaged: over all decisions, over samples first, over a constant length, or summed."""
     beta: float = 0.0
     """Weight of the KL divergence from the reference model; 0 saves the reference's forward pass."""
-    kl: Literal["k1", "k2", "k3", "variance", "drift"] = "k3"
-    """Estimator of that divergence: k1, k2 or k3 on log-probabilities, or on the means of Gaussian denoising steps the
-    squared distance over 2 S^2 (variance) or over 2 S^2 / |dt| (drift, Flow-GRPO).
+    kl: Literal["k2", "k3", "variance", "drift"] = "k3"
+    """Estimator of that divergence on log-probabilities, k2 (descends KL(policy || reference)) or k3 (descends
+    KL(reference || policy)), or on the means of Gaussian denoising steps the squared distance over 2 S^2 (variance) or
+    over 2 S^2 / |dt| (drift, Flow-GRPO). It is taken of each decision alone: what a decision does to the later ones of
+    its sample is left out.
     """
+
+    def __post_init__(self) -> None:
+        for name in ("std_eps", "clip", "clip_high", "adv_clip", "beta"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
+                raise ValueError(f"{name} {value} is not 0 or more")
 
     def advantage(self, reward_B: Tensor, group_B: Tensor) -> Tensor:
         """Advantage of each sample over its group ``[B]``; 0 where the reward is NaN."""
@@ -122,9 +129,27 @@ class GRPO:
             scale=self.std,
             eps=self.std_eps,
             unbiased=self.unbiased_std,
-            clip=math.inf if self.adv_clip is None else self.adv_clip,
+            clip=self._adv_clip,
             all_sum=distributed.all_sum,
         )
+
+    def advantage_of_each(self, rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_B: Tensor) -> Tensor:
+        """Advantage ``[B]`` of the weighted rewards, each normalized in its group before they are added up (GDPO).
+
+        ``std``, ``unbiased_std`` and ``baseline`` have no part in it.
+        """
+        return per_reward(
+            torch.stack([rewards[name] for name in weights]),
+            torch.tensor(list(weights.values())),
+            group_B,
+            eps=self.std_eps,
+            clip=self._adv_clip,
+            all_sum=distributed.all_sum,
+        )
+
+    @property
+    def _adv_clip(self) -> float:
+        return math.inf if self.adv_clip is None else self.adv_clip
 
     def loss(self, policy: Policy, max_length: int | None = None) -> PolicyGradient:
         """The loss of the policy; ``max_length`` is the length that ``average="constant"`` divides by."""
@@ -150,7 +175,7 @@ class PolicyGradient:
     ``surrogate``: `clipped` to 1 - ``clip`` … 1 + ``clip_high``, `dual_clipped` or `cispo`, or any function like them.
     ``ratio``: of each "decision", of the "row", or "row_decision" (see `ratio_logprobs`); the last two need all
     decisions of a row, hence micro-batches by rows alone: ValueError where decisions were cut off.
-    ``kl``: "k1", "k2", "k3" on log-probs; "variance" or "drift" on the means of Gaussian decisions, (m - m_ref)^2 over
+    ``kl``: "k2" or "k3" on log-probs; "variance" or "drift" on the means of Gaussian decisions, (m - m_ref)^2 over
     2 S^2 or over 2 S^2 / |dt| (Flow-GRPO). ``average``: "decisions", "rows", "constant" (over
     ``max_length``) or "sum".
     """
@@ -176,7 +201,7 @@ class PolicyGradient:
         new_and_old = ratio_logprobs(logp, old, mask, length_B, self.ratio)
         term = self.surrogate(*new_and_old, advantage, self.clip, self.clip_high)
         metrics = {
-            "ratio": (new_and_old[0] - new_and_old[1]).exp(),
+            "ratio": bounded_exp(new_and_old[0] - new_and_old[1]),
             "clipped": clip_fraction(*new_and_old, advantage, self.clip, self.clip_high),
             "replay_gap": (logp - old).abs(),
         }
@@ -193,13 +218,13 @@ def reference_kl(current: Likelihood, rollout: Rollout, kind: str) -> Tensor:
 
     ValueError for ``kind`` "variance" or "drift" on decisions that are not Gaussian.
     """
-    if kind in ("k1", "k2", "k3"):
+    if kind in ("k2", "k3"):
         trained = rollout.mask_BT > 0
         reference_BT = rollout.extras["reference_logp_BT"]
         logp, reference = (torch.where(trained, x, 0.0) for x in (current.logp_BT, reference_BT))
         return getattr(kl, kind)(logp, reference)
     if kind not in ("variance", "drift"):
-        raise ValueError(f"unknown kl '{kind}': one of k1, k2, k3, variance, drift")
+        raise ValueError(f"unknown kl '{kind}': one of k2, k3, variance, drift")
     reference = rollout.extras["reference_mean_BT"]
     if current.mean_BTD is None or current.std_BT is None:
         raise ValueError(f"kl '{kind}' needs Gaussian decisions, with means and standard deviations")
@@ -228,7 +253,7 @@ def sliding_window(step: int, width: int, steps: int, every: int = 25, stride: i
 
 def random_window(seed: int, step: int, width: int, steps: int) -> tuple[int, ...]:
     """Flow-GRPO-Fast: ``width`` consecutive ones of ``steps`` steps, from a random step of the first half on."""
-    g = generator(int(spawn(torch.tensor([seed]), step)))
+    g = generator(seed, "window", step)
     last = max(min(steps // 2, steps - width), 0)
     start = int(torch.randint(last + 1, (1,), generator=g))
     return tuple(range(start, min(start + width, steps)))

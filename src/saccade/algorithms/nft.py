@@ -8,6 +8,7 @@ At states x_t = (1 - t) x0 + t eps of the old policy's samples, with the velocit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,7 @@ class NFT:
     std: Literal["group", "batch", "none"] = "batch"
     """Standard deviation that advantages are divided by: of the group, of the whole batch, or none."""
     std_eps: float = 1e-4
-    """Term added to that standard deviation."""
+    """Term added to the standard deviation that advantages are divided by."""
     adv_clip: float = 5.0
     """Advantage, of either sign, from which a sample counts as optimal, or not at all."""
     beta: float = 0.3
@@ -38,15 +39,20 @@ class NFT:
     weight: float = 5.0
     """Factor on the loss of the mirrored velocities."""
     reference_weight: float = 0.0
-    """Weight of the squared distance to the reference's velocity; 0 spares the reference's forward pass."""
+    """Weight of the squared distance to the reference's velocity; 0 saves the reference's forward pass."""
     noise_levels: int = 4
     """Random times of the sampling grid at which each sample is trained."""
     decay_after: int = 0
     """Optimizer steps in which the old policy equals the trained policy."""
     decay_slope: float = 0.001
-    """Growth of the old policy's decay in each optimizer step after these."""
+    """Growth of the old policy's decay in each optimizer step after `decay_after`."""
     decay_max: float = 0.5
     """Largest decay of the old policy."""
+
+    def __post_init__(self) -> None:
+        for name in ("adv_clip", "beta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} is not a positive number: the loss is divided by it")
 
     def advantage(self, reward_B: Tensor, group_B: Tensor) -> Tensor:
         """Advantage of each sample over its group ``[B]``; 0 where the reward is NaN."""

@@ -3,13 +3,14 @@
     y       = r + gamma^n (min_{k in subset} Q'_k(s', a') - [entropy in backup] alpha log pi(a' | s'))
     L_Q     = 1/2 sum_k (Q_k(s, a) - y)^2
     L_pi    = alpha log pi(a | s) - reduce_k Q_k(s, a)        a reparameterized; alpha and Q constant
-    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy
+    L_alpha = -log alpha (log pi(a | s) + H)                  H the target entropy; RLPD has alpha for log alpha
 
 SAC 1812.05905, TD3 1802.09477 (a' is the deterministic action with clipped noise), REDQ 2101.05982, RLPD 2302.02948.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,8 @@ from saccade import random
 from saccade.algorithms.acceleration import off_policy_learner
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
-from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Stateful, seeded, seeds
+from saccade.config import within
+from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Run, Stateful
 from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
 from saccade.envs.recordings import add_episodes
@@ -37,16 +39,10 @@ from saccade.policies.actors import Actor, DeterministicActor, ReparameterizedAc
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.learner import Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, EnvSchedule, Flat
 
 ADAM = AdamW(lr=3e-4, max_grad_norm=float("inf"), fused=True)
 """The optimizer of actors, critics and temperature."""
-
-_WEIGHTS, _EXPERIENCE = -2, -3
-"""Streams of seeds."""
-_NOISE, _MEMBERS = 1, 2
-"""Streams of a row's random numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,10 @@ class OffPolicy:
     """Entropy per dimension of the action at which the temperature holds a stochastic actor."""
     initial_temperature: float = 1.0
     """Weight of a stochastic actor's entropy at first; it changes slowly, so few steps or small returns need less."""
+    temperature_gradient: Literal["log", "value"] = "log"
+    """Gradient of the log-temperature: the excess of entropy itself (log: SAC's implementations), or the excess times
+    the temperature, that of the loss in the temperature (value: RLPD).
+    """
     target_policy_noise: float = 0.0
     """Standard deviation of the noise on the next action in the target (TD3)."""
     target_noise_clip: float = 0.5
@@ -102,6 +102,10 @@ class OffPolicy:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products in updates; bfloat16 keeps the weights in float32."""
 
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "gamma", "tau", "offline_fraction")
+        within(self, 0, math.inf, "target_policy_noise", "target_noise_clip", "action_noise")
+
     def build(self, environment: Environment, seed: int) -> Agent:
         """Networks for an environment's observations and actions, their weights from the seed.
 
@@ -111,7 +115,7 @@ class OffPolicy:
         if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not box.is_bounded():
             raise ValueError(f"{environment.name}: actions are {box}; off-policy learning needs a vector with bounds")
         actions = box.shape[0]
-        with seeded(int(seeds(seed, 1, key=_WEIGHTS))):
+        with random.initialized(seed, "actor and critics"):
             encoder = Encoder(environment.observation_space, convolutions=self.convolutions)
             critics = Critics(encoder, encoder.size, actions, self.n_critics, self.hidden, self.layer_norm)
             outputs = 2 * actions if self.stochastic else actions
@@ -119,7 +123,7 @@ class OffPolicy:
         action_range = ActionRange(tuple(box.low.tolist()), tuple(box.high.tolist()))
         target = Target(critics, self.tau)
         if self.stochastic:
-            temperature = LagrangeMultiplier(self.initial_temperature)
+            temperature = LagrangeMultiplier(self.initial_temperature, self.temperature_gradient)
             return Agent(SquashedActor(encoder, trunk, True), critics, target, action_range, temperature=temperature)
         actor = DeterministicActor(encoder, trunk, True, self.action_noise)
         return Agent(actor, critics, target, action_range, target_trunk=Target(trunk, self.tau))
@@ -158,23 +162,22 @@ class OffPolicy:
 
         ValueError for a fraction without demonstrations, or demonstrations without a fraction.
         """
-        rows, collected = environment.count, Buffer(self.buffer_size, 2 * seed)
-        warmup = -(-self.learning_starts // rows)
-        seed_of_episodes = int(seeds(seed, 1, key=_EXPERIENCE))
+        rows, collected = environment.count, Buffer(self.buffer_size, seed)
+        random_steps = -(-self.learning_starts // rows)
         rescaled = RescaleAction(environment, agent.action_range)
-        collector = Collector(rescaled, agent.actor, collected, seed_of_episodes, warmup)
-        return self.replay(CollectionSchedule(collector, warmup, rows * self.gradient_steps, log), demonstrations)
+        collector = Collector(rescaled, agent.actor, collected, seed, random_steps)
+        return self.replay(CollectionSchedule(collector, random_steps, rows * self.gradient_steps, log), demonstrations)
 
     def replay(self, collection: CollectionSchedule, demonstrations: Buffer | None, first: int = 0) -> ReplayFeed:
         """Batches from the buffer that ``collection`` fills, mixed with demonstrations; see `feed` and `ReplayFeed`."""
         if (demonstrations is None) != (self.offline_fraction == 0):
             having = "no" if demonstrations is None else "some"
             raise ValueError(f"offline_fraction {self.offline_fraction} does not go with {having} demonstrations")
-        memory = collected = collection.collector.buffer
+        buffer = collected = collection.collector.buffer
         if demonstrations is not None:
-            memory = Mixture([(demonstrations, self.offline_fraction), (collected, 1 - self.offline_fraction)])
+            buffer = Mixture([(demonstrations, self.offline_fraction), (collected, 1 - self.offline_fraction)])
         transform = partial(random_shift, pad=self.image_shift) if self.image_shift else (lambda rollout: rollout)
-        return ReplayFeed(collection, memory, self.batch_size, self.n_steps, self.gamma, transform, first)
+        return ReplayFeed(collection, buffer, self.batch_size, self.n_steps, self.gamma, transform, first)
 
     def autocast(self, loss: Objective) -> Objective:
         """The loss with its matrix products in the chosen precision."""
@@ -201,8 +204,8 @@ class OffPolicySettings:
     """Seed of episodes, actions, initial weights and batches."""
     algo: OffPolicy = OffPolicy(buffer_size=100_000)
     optim: AdamW = ADAM
-    method: Literal["own", "sb3"] = "own"
-    """Implementation that trains: this one (own) or stable-baselines3 (sb3), where it is installed."""
+    implementation: Literal["saccade", "sb3"] = "saccade"
+    """Implementation that trains: saccade, or stable-baselines3 (sb3) where it is installed."""
 
 
 def policies(cfg: OffPolicySettings) -> dict[str, RescaledActor]:
@@ -291,7 +294,7 @@ class RescaledActor:
 
     def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
         action = self.actor.act(observation, noise_BA)
-        return action._replace(action_B=torch.from_numpy(self.action_range.from_unit(action.action_B.numpy())))
+        return action._replace(action_B=torch.from_numpy(self.action_range.unscale_action(action.action_B.numpy())))
 
     def state_dict(self) -> Mapping[str, Any]:
         return self.actor.state_dict()
@@ -334,7 +337,7 @@ class CriticLoss:
     @torch.no_grad()
     def backup(self, rollout: Rollout) -> Tensor:
         """The target y ``[B]``."""
-        next_observation, noise_BA = observations(rollout, "next"), action_noise(rollout)[1]
+        next_observation, noise_BA = observations(rollout, "next_observation"), action_noise(rollout)[1]
         action_BA, logp_B = self.actor.rsample(next_observation, noise_BA)
         if self.algo.target_policy_noise:
             clip = self.algo.target_noise_clip
@@ -370,9 +373,11 @@ class ActorLoss:
         return Loss(total, count, {"entropy": -logp_B.detach().sum(), "temperature": alpha * count})
 
 
-def observations(rollout: Rollout, when: Literal["seen", "next"] = "seen") -> dict[str, Tensor]:
-    """Observations at the transitions of a batch, or after them ("next"), by name: ``[B, ...]``."""
-    start = f"{when}."
+def observations(
+    rollout: Rollout, key: Literal["observation", "next_observation"] = "observation"
+) -> dict[str, Tensor]:
+    """Observations at the transitions of a batch, or those after them, by name: ``[B, ...]``."""
+    start = f"{key}."
     return {k.removeprefix(start).removesuffix("_B"): v for k, v in rollout.decisions.items() if k.startswith(start)}
 
 
@@ -384,21 +389,21 @@ def action(rollout: Rollout) -> Tensor:
 def action_noise(rollout: Rollout) -> Tensor:
     """Standard normal noise of present actions and of next ones: ``[2, B, A]``, each row's from its seed."""
     like = action(rollout)
-    return random.normal(rollout.extras["seed_B"], (2, *like.shape[1:]), _NOISE).transpose(0, 1).to(like)
+    return random.normal(rollout.extras["seed_B"], (2, *like.shape[1:]), "actions").transpose(0, 1).to(like)
 
 
 def target_members(rollout: Rollout, algo: OffPolicy) -> Tensor | None:
     """Indices ``[M]`` of the target networks whose minimum is the target, from the first row's seed; None for all."""
     if algo.target_critics >= algo.n_critics:
         return None
-    order = random.uniform(rollout.extras["seed_B"][:1], (algo.n_critics,), _MEMBERS)[0].argsort()
+    order = random.uniform(rollout.extras["seed_B"][:1], (algo.n_critics,), "target members")[0].argsort()
     return order[: algo.target_critics]
 
 
 def demonstration_buffer(episodes: Sequence[Mapping[str, np.ndarray]], action_range: ActionRange, seed: int) -> Buffer:
     """A buffer of recorded episodes, whose actions are mapped from the range to [-1, 1]."""
-    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), 2 * seed + 1)
-    add_episodes(buffer, ({**episode, "action": action_range.to_unit(episode["action"])} for episode in episodes))
+    buffer = Buffer(sum(len(episode["action"]) for episode in episodes), random.stream(seed, "demonstration buffer"))
+    add_episodes(buffer, ({**episode, "action": action_range.scale_action(episode["action"])} for episode in episodes))
     return buffer
 
 

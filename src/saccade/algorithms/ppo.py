@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.acceleration import ppo_learner
+from saccade.config import within
 from saccade.core import Learner, Likelihood, LikelihoodPolicy, Loss, Rollout, RolloutFeed
 from saccade.math.kl import k3
 from saccade.math.surrogates import Surrogate, clip_fraction, clipped
@@ -38,11 +40,13 @@ class PPO:
     gamma: float = 0.99
     """Discount factor."""
     gae_lambda: float = 0.95
-    """Trade-off of generalized advantage estimation: 0 trusts the critic, 1 the observed rewards."""
+    """Lambda of generalized advantage estimation: 0 uses the critic's next value, 1 the observed rewards alone."""
     clip_range: float = 0.2
     """Range in which the probability ratio may move: 1 - clip_range to 1 + clip_range."""
     clip_range_vf: float | None = None
-    """Range in which a value may move from the one stored in the segment; None does not clip values."""
+    """Range to which the value in the critic's error is clipped, around the one stored in the segment: a value outside
+    it has no gradient. None does not clip.
+    """
     value_coef: float = 0.5
     """Weight of the critic's squared error in the loss."""
     entropy_coef: float = 0.0
@@ -51,6 +55,10 @@ class PPO:
     """Decay the learning rate linearly to 0 over the run."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "gamma", "gae_lambda")
+        within(self, 0, math.inf, "clip_range", "clip_range_vf")
 
     def feed(self, segments: RolloutFeed, rows: int, log: LogSegment = lambda step, rollout: None) -> GAEFeed:
         """Segments of ``rows`` rows as single decisions with advantages and returns."""
@@ -77,7 +85,7 @@ class PPO:
         return decisions // self.batch_size
 
     def lr_schedule(self, optimizer_steps: int) -> Callable[[int], float] | None:
-        """Factor on the learning rate of a run of so many optimizer steps, by the number of steps taken."""
+        """Factor on the learning rate as a function of the number of optimizer steps taken, for a run of this many."""
         return (lambda taken: 1 - taken / optimizer_steps) if self.anneal_lr else None
 
     def learner(self, policy: ActorCritic, optim: AdamW, rows: int, steps: int, seed: int) -> Learner:
@@ -99,8 +107,7 @@ class PPO:
 
 
 class GAEFeed:
-    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) a row of one
-    decision.
+    """A feed of decisions: segments of another feed with advantages and returns, each (row, step) as a row.
 
     ``log`` is called with the training step and each segment, before its rows come apart.
     """
@@ -206,8 +213,8 @@ def flatten_decisions(rollout: Rollout) -> Rollout:
 class ActorCriticLoss:
     """Mean over decisions of ``surrogate + value_coef (V - R)^2 - entropy_coef H``; reads ``extras["return_BT"]``.
 
-    ``clip_range_vf`` bounds how far a value may move from the stored ``extras["value_BT"]``: the larger error of the
-    two counts. Micro-batches may cut rows and decisions.
+    The value in the error is clipped to ``clip_range_vf`` around the stored ``extras["value_BT"]``, as in
+    stable-baselines3. Micro-batches may cut rows and decisions.
     """
 
     policy: LikelihoodPolicy
@@ -242,12 +249,10 @@ class ActorCriticLoss:
         return_BT, value_BT = rollout.extras["return_BT"], present.value_BT
         if value_BT is None:
             raise ValueError("the policy reports no values")
-        error_BT = (value_BT - return_BT) ** 2
-        if self.clip_range_vf is None:
-            return error_BT
-        old_BT = rollout.extras["value_BT"]
-        near_BT = old_BT + (value_BT - old_BT).clamp(-self.clip_range_vf, self.clip_range_vf)
-        return torch.maximum(error_BT, (near_BT - return_BT) ** 2)
+        if self.clip_range_vf is not None:
+            old_BT = rollout.extras["value_BT"]
+            value_BT = old_BT + (value_BT - old_BT).clamp(-self.clip_range_vf, self.clip_range_vf)
+        return (value_BT - return_BT) ** 2
 
 
 def normalize_advantages(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] = lambda x: x) -> Rollout:
@@ -256,7 +261,7 @@ def normalize_advantages(rollout: Rollout, all_sum: Callable[[Tensor], Tensor] =
     """
     mask_BT = rollout.mask_BT
     advantage_BT = torch.where(mask_BT > 0, advantages_of(rollout), 0.0)
-    count = all_sum(mask_BT.sum())
+    count = all_sum(mask_BT.sum()).clamp(min=1)
     centred_BT = advantage_BT - all_sum((mask_BT * advantage_BT).sum()) / count
     std = (all_sum((mask_BT * centred_BT**2).sum()) / (count - 1).clamp(min=1)).sqrt()
     return replace(rollout, advantage_BT=centred_BT / (std + 1e-8))

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saccade.core import Collect, Loss, Problem, Reward, Rollout, noise, spawn
+from saccade.core import Collect, Loss, Problem, Reward, Rollout
 from saccade.math.flow import add_noise, to_data
 from saccade.policies.flow import FlowPolicy
 from saccade.policies.unrolling import differentiable_reward, empty_rollout, refl_timesteps
+from saccade.random import noise, stream
 from saccade.training.groups import repeat_for_groups
-
-_COPY = 1 << 22
-"""Key of the noise that DRaFT-LV adds to its samples."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,6 @@ class RewardGradientLoss:
         x0 = rollout.decisions["x0_B"]
         t_B = self.policy.times[-2].expand(len(rollout)).to(x0.device)
         copy = torch.arange(len(rollout)) % self.cfg.copies
-        own = torch.cat([spawn(s, _COPY + int(k)) for s, k in zip(seeds_B.split(1), copy)])
-        x_t = add_noise(x0, noise(own, x0.shape[1:], x0.device), t_B)
+        own = torch.cat([stream(s, "last step again", int(k)) for s, k in zip(seeds_B.split(1), copy)])
+        x_t = add_noise(x0, noise(own, x0.shape[1:], "noising", device=x0.device), t_B)
         return to_data(x_t, self.policy.velocity(x_t, t_B, problems, self.policy.guidance), t_B)

@@ -6,23 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.algorithms.dmd import time_and_noise
-from saccade.core import Loss, Problem, Rollout, seeded, seeds, spawn
+from saccade.core import Loss, Problem, Rollout, Run
 from saccade.math.flow import add_noise
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.policies.flow import FlowPolicy
 from saccade.policies.unrolling import empty_rollout
+from saccade.random import initialized, numpy_generator, seeds, stream
 from saccade.rewards.learned.reward_model import LatentReward, RewardModel, RewardNetwork, with_time_channel
 from saccade.training.feeds import DatasetFeed, Feed
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.run import Run
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds import shapes
 from saccade.worlds.shapes import corruption, kinds
 from saccade.worlds.shapes.task import DrawingTask
@@ -55,7 +54,7 @@ class RewardModelConfig:
     """Number of rendered pictures in the training set."""
     label_noise: float = 0.1
     """Share of pictures with the labels of another picture, so that the reward model is imperfect."""
-    steps: int = 250
+    steps: StageSteps = 250
     """Training steps of the reward model; 0 trains no reward model."""
     batch_size: int = 64
     """Pictures in a batch."""
@@ -77,6 +76,7 @@ class RewardModelConfig:
                 "set reward_model.steps to 0 and choose another reward"
             )
         reconstruct = lambda pictures: policy.decode(policy.encode(pictures))
+        seed = stream(seed, "reward model")
         dataset = self.dataset(task, policy.size, seed, reconstruct)
         return self._fit(self.untrained(seed), DatasetFeed(dataset, self.batch_size, seed), run.stage("reward model"))
 
@@ -86,13 +86,14 @@ class RewardModelConfig:
             raise ValueError(
                 "the reward latents is trained on the embedded world: it needs its prompts and reward_model.steps"
             )
+        seed = stream(seed, "latent reward model")
         dataset = self.dataset(task, policy.size, seed, lambda pictures: pictures)
         dataset.outputs = policy.encode(dataset.outputs)
         clean = DatasetFeed(dataset, self.batch_size, seed)
 
         def noisy(step: int) -> Rollout:
             batch = clean(step)
-            t_B, eps = time_and_noise(spawn(batch.extras["seed_B"], step), batch.outputs, 0, 0.0, 0.8)
+            t_B, eps = time_and_noise(stream(batch.extras["seed_B"], "step", step), batch.outputs, "noising", 0.0, 0.8)
             return replace(batch, outputs=with_time_channel(add_noise(batch.outputs, eps, t_B), t_B))
 
         network = self._network(seed, policy.latent_shape[0] + 1)
@@ -103,12 +104,12 @@ class RewardModelConfig:
         return RewardModel(self._network(seed, 3), requested_kinds)
 
     def _network(self, seed: int, channels: int) -> RewardNetwork:
-        with seeded(seed):
+        with initialized(seed, "reward network"):
             return RewardNetwork(len(kinds.KINDS), self.width, channels)
 
     def _fit(self, model: AnyRewardModel, feed: Feed, stage: Run) -> AnyRewardModel:
         params = list(model.network.parameters())
-        schedule = rise_and_fall(self.steps, self.optim.warmup)
+        schedule = linear_schedule_with_warmup(self.steps, self.optim.warmup)
         update = self.optim.update("reward_model", RecognitionLoss(model.network), params, schedule=schedule)
         length = Schedule(steps=self.steps, save_every=self.steps)
         fit(feed, Updates([update]), stage, length, state={"reward_model": model})
@@ -117,15 +118,15 @@ class RewardModelConfig:
 
     def dataset(self, task: DrawingTask, size: int, seed: int, reconstruct: Callable[[Tensor], Tensor]) -> Rollout:
         """Reconstructed pictures ``[B, 3, size, size]``, labelled with the kinds that the exact judge detects."""
-        rng = np.random.default_rng([seed, 23])
+        rng = numpy_generator(seed, "labelled pictures")
         problems = task.training(seed)
         chosen = [problems[i] for i in rng.integers(len(problems), size=self.pictures)]
         scenes = shapes.depict([problem.answer for problem in chosen], rng)
         half = len(scenes) // 2
         pictures = shapes.render(corruption.corrupt_scenes(scenes[:half], rng) + scenes[half:], size)
         pictures[::2] = corruption.degrade_pictures(pictures[::2], rng)
-        dataset = empty_rollout(chosen, seeds(seed, len(chosen)))
-        dataset.outputs = reconstruct(to_unit(pictures))
+        dataset = empty_rollout(chosen, seeds(seed, len(chosen), "rows"))
+        dataset.outputs = reconstruct(to_float(pictures))
         present_BK = kinds.present_kinds(dataset.outputs)
         mislabelled_B = torch.from_numpy(rng.random(len(chosen)) < self.label_noise)
         other_BK = present_BK[torch.from_numpy(rng.permutation(len(chosen)))]

@@ -9,9 +9,7 @@ from saccade import catalog
 
 
 def report(runs: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the HTML page of one or several runs, with the recorded checks of their recipes, to ``out`` and return
-    that.
-    """
+    """Write the HTML page of some runs, with the recorded checks of their recipes, to ``out`` and return its path."""
     from saccade.report import page as html
     from saccade.training import folder as on_disk
 

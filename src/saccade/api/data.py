@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.models.pictures import SUFFIXES, open_picture
-from saccade.models.tables import read_csv, read_jsonl, read_parquet, read_text
+from saccade.models.tables import object_of, read_csv, read_jsonl, read_lines, read_parquet, read_text
 from saccade.naming import nearest
 
 TEXTS = {"prompts": "prompt", "questions": "question", "edits": "instruction", "programs": "Svg", "images": ""}
@@ -101,12 +101,11 @@ def _rows_of_path(path: Path, text: str) -> list[Row] | None:
 def _renamed_jsonl(path: Path, text: str) -> list[Row] | None:
     """Rows of a JSONL file whose text has another name than the world asks for; None where the world can read it."""
     try:
-        rows = read_jsonl(path)
+        row = next((object_of(line) for *_, line in read_lines(path)), {})
     except ValueError:
         return None  # the world's reader gives the line that is broken
-    row = rows[0] if rows else {}
     needs_name = text not in row and "conversations" not in row and set(row) & {*ALIASES}
-    return [_with_paths(row, path.parent) for row in rows] if text and needs_name else None
+    return [_with_paths(row, path.parent) for row in read_jsonl(path)] if text and needs_name else None
 
 
 def _captioned(folder: Path) -> list[Row]:
@@ -189,9 +188,7 @@ def _table(rows: list[Row], text: str, name: str) -> Table:
 
 
 def _plain(value: Any, place: Path, root: Path) -> Any:
-    """A value as JSON holds it; a picture is written as a PNG file to ``place`` and named by its path below
-    ``root``.
-    """
+    """A value as JSON holds it; a picture becomes a PNG file in ``place``, named by its path below ``root``."""
     if isinstance(value, Path):
         return str(value)
     if value is None or isinstance(value, (str, bool, int, float)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
@@ -12,7 +11,9 @@ from typing import Any, Literal
 
 from saccade import catalog
 from saccade.api.run import TrainedRun, is_run, open_run, repeated, with_images
+from saccade.core import mean_scores
 from saccade.naming import nearest
+from saccade.random import seeds
 
 Kind = Literal["pipeline", "image tokens", "vision-language", "language"]
 
@@ -41,7 +42,7 @@ class Model:
 
         A prompt of an editor or a vision-language model may begin with picture files.
         """
-        from saccade.core import Problem, seeds
+        from saccade.core import Problem
         from saccade.worlds.questions.task import question_of
 
         listed = repeated(prompts, count)
@@ -49,7 +50,7 @@ class Model:
         problems = [Problem(i, question_of(prompt) if shown else prompt) for i, prompt in enumerate(listed)]
         writes = self.kind in ("language", "vision-language")
         policy = self.policy if writes else self.policy.greedy()
-        made = policy.rollout(problems, seeds(seed, len(listed))).outputs
+        made = policy.rollout(problems, seeds(seed, len(listed), "samples")).outputs
         if writes:
             return [{"prompt": prompt, "text": text} for prompt, text in zip(listed, made)]
         return with_images([{"prompt": prompt, "image": image} for prompt, image in zip(listed, made)])
@@ -73,7 +74,7 @@ class Model:
         if self.kind == "vision-language":
             from saccade.worlds.questions.task import AnsweringTask
 
-            return AnsweringTask().score(self.policy.greedy().rollout)
+            return mean_scores(AnsweringTask().score(self.policy.greedy().rollout))
         return drawing_scores(self.policy)
 
 
@@ -82,9 +83,15 @@ def open_model(name: str | Path) -> Model:
     return Model(str(name))
 
 
-def open_path(path: str) -> TrainedRun | Model:
-    """The run or the model that a path names."""
-    return open_run(path) if is_run(path) else Model(path)
+def open_path(path: str, recipe: str = "", trust: bool = False) -> TrainedRun | Model:
+    """The run or the model that a path names; ``recipe`` and ``trust`` as in `open_run`. ValueError if a model is given
+    them.
+    """
+    if is_run(path):
+        return open_run(path, recipe=recipe, trust=trust)
+    if recipe or trust:
+        raise ValueError(f"{path} is no run: it names no recipe and no code")
+    return Model(path)
 
 
 def kind_of(name: str) -> Kind:
@@ -147,7 +154,7 @@ def drawing_scores(policy: Any) -> dict[str, float]:
     from saccade.worlds.shapes.task import DrawingTask
 
     sampler = policy.greedy().rollout
-    return EditingTask().score(sampler) if edits(policy) else DrawingTask().score_by_tag(sampler)
+    return mean_scores(EditingTask().score(sampler) if edits(policy) else DrawingTask().score_by_tag(sampler))
 
 
 def native(folder: Path) -> dict[str, int]:
@@ -188,7 +195,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    from saccade.training import files
+
     try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
+        return files.read(file, "a config")
+    except (OSError, ValueError):
         return {}

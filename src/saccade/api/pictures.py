@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from saccade.math.pixels import to_bytes, to_unit
+from saccade.math.pixels import to_float, to_uint8
 from saccade.models.pictures import SUFFIXES, as_rgb, open_picture
 
 _GAP = 2
@@ -28,7 +28,7 @@ def find(folder: Path) -> list[Path]:
 
 def read(file: Path) -> Tensor:
     """A picture file as ``[3, H, W]`` in [0, 1]. ValueError that names the file if it is broken."""
-    return to_unit(open_picture(file))
+    return to_float(open_picture(file))
 
 
 def is_picture(value: Any) -> bool:
@@ -52,12 +52,12 @@ def as_tensor(picture: Any) -> Tensor:
         )
     if isinstance(picture, Tensor):
         return picture.detach().float().cpu()
-    return to_unit(as_rgb(picture) if isinstance(picture, Image.Image) else picture)
+    return to_float(as_rgb(picture) if isinstance(picture, Image.Image) else picture)
 
 
 def as_image(picture: Any) -> Image.Image:
     """The same pictures as one of Pillow's images."""
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(to_bytes(as_tensor(picture)))
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(to_uint8(as_tensor(picture)))
 
 
 def write_grid(rows: Sequence[Sequence[Image.Image]], file: Path) -> None:

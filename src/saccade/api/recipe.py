@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
-from saccade.config import changed, described, flat, words
+from saccade.config import changed, code_files, described, flat, words
 
 if TYPE_CHECKING:
     from saccade.api.run import TrainedRun
@@ -82,6 +83,7 @@ class LoadedRecipe:
         stages_of: str | Path = "",
         keep_best: str = "",
         patience: int = 0,
+        trust: bool = False,
         **settings: Any,
     ) -> TrainedRun:
         """Train in the folder ``out`` (runs/<recipe>/<time> if not given) and return the finished run.
@@ -91,7 +93,9 @@ class LoadedRecipe:
         that of the only model. A group may be given as its dataclass or as a dict. Functions may stand among rewards.
         Data (``prompts``, ``questions``, …) may be lists, files, folders or data sets (see `api.data`).
 
-        The folder of an unfinished run resumes it with its settings; functions must then be given again. ``callbacks``
+        The folder of an unfinished run resumes it with its settings; functions must then be given again, and so must
+        reward files, or ``trust=True`` runs those that the folder names. A finished one goes on with more ``steps``.
+        ``callbacks``
         are called with (step, metrics, run) after each line of metrics, ``loggers`` are tensorboard, trackio or wandb,
         ``stages_of``, ``keep_best`` and ``patience`` are those of the command. ``display=False`` shows no progress.
 
@@ -100,14 +104,15 @@ class LoadedRecipe:
         """
         from saccade.api import training
 
-        plan = training.plan(self._asked, preset, str(out), self.module)
+        plan = training.plan(self._asked, preset, str(out), self.module, trust)
         tables, others = training.tables_of(type(plan.settings), settings)
         functions = any(map(_has_function, others.values()))
         given = changed(plan.settings, _functions(others))
         again = ", rewards=[…]" if functions else ""
-        resume = f'saccade.load("{self._asked}").train(out="{{out}}"{again})'
+        again += ", trust=True" if code_files(given) else ""
+        resume = f"saccade.load({json.dumps(self._asked, ensure_ascii=False)}).train(out={{out}}{again})"
         options = training.Options(
-            str(stages_of), keep_best, patience, tuple(loggers), tuple(callbacks), display, resume
+            str(stages_of), keep_best, patience, tuple(loggers), tuple(callbacks), display, tuple(settings), resume
         )
         return training.execute(plan, given, options, tables)
 

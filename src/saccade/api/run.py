@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -11,8 +12,9 @@ from typing import Any
 
 from saccade import catalog
 from saccade.api import hub
-from saccade.api.training import settings_of, with_functions
+from saccade.api.training import outside, settings_of, with_functions
 from saccade.catalog import Recipe
+from saccade.random import seeds
 
 
 class TrainedRun:
@@ -43,8 +45,9 @@ class TrainedRun:
     @property
     def result(self) -> dict[str, Any] | None:
         """Run, steps, seconds and the scores before and after training; None while the run is not finished."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        from saccade.training import folder as on_disk
+
+        return on_disk.result(self.folder)
 
     def metrics(self, stage: str = "") -> list[dict[str, Any]]:
         """Every line of metrics: step, time in seconds, and values by name (``reward/…``, ``loss/…``, ``eval/…``).
@@ -56,9 +59,7 @@ class TrainedRun:
         return files.records(self._stage(stage) / "metrics.jsonl")
 
     def samples(self, stage: str = "") -> list[dict[str, Any]]:
-        """Every logged sample: step, set, prompt and, where it has them, score, text, and pictures as absolute
-        paths.
-        """
+        """Every logged sample: step, set, prompt and, where there are, score, text, and paths of pictures."""
         from saccade.training import files
 
         folder = self._stage(stage).resolve()
@@ -94,18 +95,18 @@ class TrainedRun:
         An image is one of Pillow's. The same ``seed`` gives the same items. ``without`` names models to leave out, such
         as "rewriter". ValueError for a prompt that does not fit.
         """
-        from saccade.core import seeds
-
         listed = repeated(prompts, count)
         absent = [name for name in without if name not in self.policies]
         if absent:
             raise ValueError(f"the run in {self.folder} has no {absent[0]}; it has {', '.join(self.policies)}")
         used = {name: policy for name, policy in self.policies.items() if name not in without}
-        return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed))))
+        return with_images(self.recipe.sample(self.settings, used, listed, seeds(seed, len(listed), "samples")))
 
     def evaluate(self) -> dict[str, float]:
-        """The scores of the trained models on held-out problems."""
-        return {name: float(value) for name, value in self.recipe.evaluate(self.settings, self.policies).items()}
+        """The scores of the trained models on held-out problems, with the standard errors of means over problems."""
+        from saccade.core import mean_scores
+
+        return mean_scores(self.recipe.evaluate(self.settings, self.policies))
 
     def export(self, folder: str | Path) -> Path:
         """Write the trained models as plain diffusers and transformers folders, LoRA folded in, and return ``folder``.
@@ -176,11 +177,15 @@ class TrainedRun:
         )
 
 
-def open_run(path: str | Path, functions: Sequence[Callable] = ()) -> TrainedRun:
+def open_run(
+    path: str | Path, functions: Sequence[Callable] = (), recipe: str | Path = "", trust: bool = False
+) -> TrainedRun:
     """The run in a folder, finished or not, at its newest checkpoint; "RUN/best" is the one that ``keep_best`` kept.
 
-    ``functions`` are those among the run's rewards, which a folder cannot keep; only ``evaluate`` needs them.
-    ValueError if it is no run, or if its recipe has other settings now.
+    ``functions`` are those among the run's rewards, which a folder cannot keep; only ``evaluate`` needs them. Python
+    files that the folder names (a recipe, rewards) are not executed unless asked for: ``recipe`` is the recipe's file,
+    ``trust`` runs those that it names outside of itself. ValueError if it is no run, if its recipe has other settings
+    now, or for a recipe file that was not asked for.
     """
     from saccade.training import folder as on_disk
 
@@ -190,10 +195,23 @@ def open_run(path: str | Path, functions: Sequence[Callable] = ()) -> TrainedRun
     config = on_disk.config(folder)
     if "settings" not in config:
         raise ValueError(f"{path} is not a run")
-    recipe = catalog.load(str(config.get("file") or config["recipe"]))
-    settings = settings_of(recipe, config, folder)
+    module = catalog.load(str(recipe) or _named_recipe(config, folder, trust))
+    settings = settings_of(module, config, folder, trust)
     settings = with_functions(settings, functions) if functions else settings
-    return TrainedRun(folder, recipe, settings, "best" if best else "checkpoints")
+    return TrainedRun(folder, module, settings, "best" if best else "checkpoints")
+
+
+def _named_recipe(config: Mapping[str, Any], folder: Path, trust: bool) -> str:
+    """The recipe that a folder names. ValueError for a file, unless it is trusted and lies elsewhere."""
+    name = str(config.get("file") or config.get("recipe") or "")
+    if not name.endswith(".py"):
+        return name
+    if not trust:
+        raise ValueError(
+            f"the run in {folder} was trained by the recipe {name}, which is executed only if you ask for it: add"
+            f" --recipe {shlex.quote(name)} (in Python recipe=…)"
+        )
+    return str(outside(Path(name), folder))
 
 
 def is_run(path: str | Path) -> bool:
@@ -201,9 +219,11 @@ def is_run(path: str | Path) -> bool:
     folder = Path(path)
     file = folder / "config.json"
     file = file if file.is_file() or folder.name != "best" else folder.parent / "config.json"
+    from saccade.training import files
+
     try:
-        return "settings" in json.loads(file.read_text())
-    except (OSError, ValueError, TypeError):
+        return "settings" in files.read(file, "a config")
+    except (OSError, ValueError):
         return False
 
 

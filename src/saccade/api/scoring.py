@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saccade.core import Problem, Reward, Rollout
+
+PIXELS = 16_000_000
+"""Pixels of the pictures that are held at once (12 bytes each); a reward that ``compares`` pictures is given all."""
 
 
 def score(
@@ -25,10 +29,11 @@ def score(
     ``images`` is a folder, or a list of files, Pillow images, tensors ``[3, H, W]`` in [0, 1] or arrays uint8
     ``[H, W, 3]``. ``prompts`` is a file (GenEval's JSONL, or text with one prompt a line), a list of texts or of
     problems, one for each picture, or None for rewards that need none. ``rewards`` are names, FILE.py:FUNCTION, or
-    functions of a rollout. NaN is no score; a reward that fails on some pictures warns. ValueError for what does not
-    fit, and for a reward that scores no picture at all.
+    functions of a rollout. Pictures are read in batches, so that a folder may be larger than memory; a function with
+    the attribute ``compares = True`` is given all pictures of one size together. NaN is no score; a reward that fails
+    on some pictures warns. ValueError for what does not fit, and for a reward that scores no picture at all.
     """
-    from saccade.api.pictures import as_tensor, find
+    from saccade.api.pictures import find
 
     chosen = _rewards(rewards)
     listed = find(Path(images)) if isinstance(images, (str, Path)) else list(images)
@@ -36,8 +41,13 @@ def score(
         raise ValueError("no pictures to score")
     place = str(images) if isinstance(images, (str, Path)) else "the list"
     problems = _problems(prompts, len(listed), place)
-    pictures = [as_tensor(image) for image in listed]
-    values = {name: _ask(name, each, pictures, problems, prompts is not None) for name, each in chosen.items()}
+    scores = _Scores(chosen, problems)
+    for whole, pixels in ((False, PIXELS), (True, math.inf)):
+        if any(getattr(each, "compares", False) == whole for each in chosen.values()):
+            for rows, pictures in _batches(listed, pixels):
+                scores.add(rows, pictures, whole)
+    scores.tell_failures(prompts is not None)
+    values = scores.values
     label = lambda i, image: Path(image).name if isinstance(image, (str, Path)) else i
     prompt = lambda i: {"prompt": problems[i].inputs} if prompts is not None else {}
     items = [
@@ -77,25 +87,39 @@ def _problem(index: int, prompt: Any) -> Problem:
     return prompt if isinstance(prompt, Problem) else Problem(index, *plain_prompt(str(prompt)))
 
 
-def _ask(name: str, asked: Reward, images: Sequence[Tensor], problems: Sequence[Problem], prompted: bool) -> Tensor:
-    """One reward's values ``[N]``, NaN where it has none; pictures of one size are scored together."""
-    import torch
+class _Scores:
+    """The values ``[N]`` of each reward, filled batch by batch, and the first failure of each."""
 
-    from saccade.rewards.rubric import ask
+    def __init__(self, rewards: Mapping[str, Reward], problems: Sequence[Problem]):
+        import torch
 
-    values, failure = torch.full((len(images),), float("nan")), None
-    for rows in _by_size(images):
-        values[rows], error = ask(asked, _rollout([images[i] for i in rows], [problems[i] for i in rows]))
-        failure = failure or (error and f"{type(error).__name__}: {error}")
-    if not values.isfinite().any():
-        advice = "" if prompted else "; it may need prompts"
-        raise ValueError(
-            f"reward '{name}' scored none of {len(images)} pictures: {failure or f'it returned NaN{advice}'}"
-        )
-    if failure:
-        failed = int(values.isnan().sum())
-        warnings.warn(f"reward '{name}' failed on {failed} of {len(images)} pictures: {failure}", stacklevel=3)
-    return values
+        self.rewards, self.problems = rewards, problems
+        self.values = {name: torch.full((len(problems),), float("nan")) for name in rewards}
+        self.failures: dict[str, str] = {}
+
+    def add(self, rows: list[int], images: Sequence[Tensor], whole: bool) -> None:
+        """Ask the rewards that compare pictures (``whole``), or those that do not, about pictures of one size."""
+        from saccade.rewards.rubric import ask
+
+        asked = [name for name, reward in self.rewards.items() if getattr(reward, "compares", False) == whole]
+        rollout = _rollout(images, [self.problems[i] for i in rows])
+        for name in asked:
+            self.values[name][rows], error = ask(self.rewards[name], rollout)
+            if error:
+                self.failures.setdefault(name, f"{type(error).__name__}: {error}")
+
+    def tell_failures(self, prompted: bool) -> None:
+        """Warn of a reward that failed on some pictures. ValueError for one that scored none."""
+        for name, values in self.values.items():
+            failure = self.failures.get(name)
+            if not values.isfinite().any():
+                advice = "" if prompted else "; it may need prompts"
+                why = failure or f"it returned NaN{advice}"
+                raise ValueError(f"reward '{name}' scored none of {len(values)} pictures: {why}")
+            if failure:
+                failed = int(values.isnan().sum())
+                text = f"reward '{name}' failed on {failed} of {len(values)} pictures: {failure}"
+                warnings.warn(text, stacklevel=3)
 
 
 def _rollout(images: Sequence[Tensor], problems: Sequence[Problem]) -> Rollout:
@@ -110,9 +134,19 @@ def _rollout(images: Sequence[Tensor], problems: Sequence[Problem]) -> Rollout:
     )
 
 
-def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Places of the pictures that have the same size."""
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for i, image in enumerate(images):
-        sizes.setdefault(tuple(image.shape), []).append(i)
-    return list(sizes.values())
+def _batches(listed: Sequence[Any], pixels: float) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Places and pictures of one size, read one after another; about so many pixels are held at once."""
+    from saccade.api.pictures import as_tensor
+
+    held: dict[tuple[int, ...], tuple[list[int], list[Tensor]]] = {}
+    room = pixels
+    for i, image in enumerate(listed):
+        picture = as_tensor(image)
+        rows, pictures = held.setdefault(tuple(picture.shape), ([], []))
+        rows.append(i)
+        pictures.append(picture)
+        room -= picture.shape[1] * picture.shape[2]
+        if room <= 0:
+            yield from held.values()
+            held, room = {}, pixels
+    yield from held.values()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
 from saccade.api import data
+from saccade.api.stages import announcement, shortened
 from saccade.catalog import Recipe
-from saccade.config import changed, contradiction, flat, meant, names, option, revive, words
+from saccade.config import (
+    changed,
+    code_files,
+    contradiction,
+    flat,
+    foreign,
+    matching_names,
+    names,
+    option,
+    restore_settings,
+    words,
+)
 from saccade.naming import nearest
 
 if TYPE_CHECKING:
@@ -31,6 +46,8 @@ class Plan:
     out: str
     kept: Mapping[str, Any] | None
     """Config of the run that is resumed, None for a new one."""
+    finished: int | None = None
+    """Steps of the run that is taken up again, where it was finished."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +66,17 @@ class Options:
     """Functions called with (step, metrics, run) after each line of metrics."""
     display: bool = True
     """Whether progress is shown on standard error."""
+    given: Sequence[str] = ()
+    """Names of the settings that were given: stages among them are not shortened with the run."""
     resume: str = ""
     """What resumes the run, where that is not the command line of this process."""
 
 
-def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = None) -> Plan:
-    """The recipe called ``name``, with the settings of a preset or of the unfinished run in the folder ``out``.
+def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = None, trust: bool = False) -> Plan:
+    """The recipe called ``name``, with the settings of a preset or of the run in the folder ``out``.
 
-    ``recipe`` is its module where it was loaded before. ValueError for an unknown recipe or preset, and for a folder
-    that must not be touched.
+    ``recipe`` is its module where it was loaded before; ``trust`` as in ``settings_of``. ValueError for an unknown
+    recipe or preset, and for a folder that must not be touched.
     """
     recipe = recipe or catalog.load(name)
     kept = _resumable(Path(out), name) if out else None
@@ -69,14 +88,47 @@ def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = Non
         return Plan(name, recipe, chosen, recipe.PRESETS[chosen], out, None)
     if preset not in ("", kept.get("preset")):
         raise ValueError(f"the run in {out} began with --preset {kept.get('preset')}, not {preset}")
-    return Plan(name, recipe, chosen, settings_of(recipe, kept, out), out, kept)
+    from saccade.training import folder as on_disk
+
+    result = on_disk.result(Path(out))
+    finished = None if result is None else int(result.get("steps") or 0)
+    return Plan(name, recipe, chosen, settings_of(recipe, kept, out, trust), out, kept, finished)
 
 
-def settings_of(recipe: Recipe, config: Mapping[str, Any], folder: str | Path) -> Any:
-    """The settings with which the run in ``folder`` began. ValueError if the recipe has other ones now."""
+def settings_of(recipe: Recipe, config: Mapping[str, Any], folder: str | Path, trust: bool = False) -> Any:
+    """The settings with which the run in ``folder`` began. ValueError if the recipe has other ones now.
+
+    Code that they name is executed only with ``trust``, and never from a file in the folder: then it is a ValueError.
+    """
     template = recipe.PRESETS.get(config.get("preset") or "") or next(iter(recipe.PRESETS.values()))
-    settings = revive(template, config["settings"], f"the run in {folder}")
-    return changed(settings, {name: str(Path(folder) / "data" / file) for name, file in config.get("data", {}).items()})
+    settings = restore_settings(template, config["settings"], f"the run in {folder}")
+    placed = {name: str(Path(folder) / "data" / file) for name, file in (config.get("data") or {}).items()}
+    known = [Path(file) for file in config.get("code") or {}]
+    return changed(foreign(settings, (lambda name: _trusted(name, known, Path(folder))) if trust else _nothing), placed)
+
+
+def _nothing(name: str) -> None:
+    """No file is trusted."""
+
+
+def _trusted(name: str, known: Sequence[Path], folder: Path) -> Path | None:
+    """The file that a setting names, by the absolute path that the run knows it by."""
+    file = Path(name.rpartition(":")[0])
+    if file.suffix != ".py":
+        return Path()  # a module that Python finds by itself
+    ending = file.parts if not file.is_absolute() else ()
+    places = [place for place in known if place == file or (ending and place.parts[-len(ending) :] == ending)]
+    return outside(places[0] if len(places) == 1 else file, folder)
+
+
+def outside(file: Path, folder: Path) -> Path:
+    """A file of code that may be trusted. ValueError for one inside the run's folder and for a relative path."""
+    if not file.is_absolute() or file.resolve().is_relative_to(folder.resolve()):
+        where = "lies in the folder itself" if file.is_absolute() else "is no absolute path"
+        raise ValueError(
+            f"the run in {folder} names the code {file}, which {where}: it is not executed, --trust or not"
+        )
+    return file
 
 
 def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, data.Table] | None = None) -> TrainedRun:
@@ -86,16 +138,28 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     folder is made. RunFailed, with the line that resumes the run, if it cannot continue; Interrupted after Ctrl-C.
     """
     from saccade.api.run import TrainedRun
+    from saccade.core import Diverged, Interrupted, RunFailed
     from saccade.training import distributed
-    from saccade.training.run import Interrupted, RunFailed
 
-    # All processes must have looked at the folder before the first one writes to it.
-    new = plan.out or str(catalog.new_run(catalog.name_of(catalog.find(plan.name))))
-    folder = Path(distributed.gather([new])[0])
+    if plan.kept is None:
+        settings = shortened(plan.settings, settings, options.given)
     tables = {**_tables(settings), **(tables or {})}
+    _refuse(plan, with_data(settings, tables, Path(plan.out)), options)
+    # All processes must have looked at the folder before the first one writes to it.
+    new = not plan.out and int(os.environ.get("RANK") or 0) == 0
+    made = str(catalog.new_run(catalog.name_of(catalog.find(plan.name)))) if new else plan.out
+    folder = Path(distributed.gather([made])[0])
     settings = with_data(settings, tables, folder)
-    _refuse(plan, settings, options)
-    with _open(plan, settings, options, folder, tables) as run:
+    try:
+        opened = _open(plan, settings, options, folder, tables)
+    except BaseException:
+        if not plan.out:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+        raise
+    with opened as run:
+        if run.writes and options.display and (line := announcement(plan.name, plan.settings, settings)):
+            print(line, file=sys.stderr, flush=True)
         try:
             if run.writes:
                 for name, table in tables.items():
@@ -107,9 +171,17 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
             raise Interrupted(line) from error
         except distributed.PeerLost as error:
             raise RunFailed(f"another process of this run is gone; resume with: {_resume(run)}") from error
+        except Diverged:  # to resume would repeat it
+            raise
         except RunFailed as error:
             advice = "" if "resume with" in str(error) else f"; resume with: {_resume(run)}"
             raise RunFailed(f"{error}{advice}") from error
+        except SystemExit as error:
+            code = "" if error.code is None else repr(error.code)
+            raise RunFailed(f"code of this run called sys.exit({code}); resume with: {_resume(run)}") from error
+        except Exception as error:
+            error.add_note(f"resume with: {_resume(run)}")
+            raise
     return TrainedRun(folder, plan.recipe, settings, settled=run.settled)
 
 
@@ -145,7 +217,7 @@ def tables_of(kind: type, values: Mapping[str, Any]) -> tuple[dict[str, data.Tab
     """
     columns, tables, others = data_settings(kind), {}, {}
     for given, value in values.items():
-        found = meant(given, names(kind))
+        found = matching_names(given, names(kind))
         if len(found) == 1 and found[0] in columns and not isinstance(value, (str, Path)):
             held = data.table(value, columns[found[0]], given)
             assert held is not None  # only paths may be left to the world
@@ -169,17 +241,21 @@ def _place(folder: Path, name: str, table: data.Table) -> Path:
 
 
 def _open(plan: Plan, settings: Any, options: Options, folder: Path, tables: Mapping[str, data.Table]) -> Run:
+    from saccade.training.provenance import fingerprint
     from saccade.training.run import Run
 
     if plan.kept is not None:
-        return Run.resume(folder, options.loggers, options.display, options.callbacks)
+        longer = settings if _longer(settings, plan.settings) else None
+        return Run.resume(folder, options.loggers, options.display, options.callbacks, longer)
     config = catalog.identity(plan.name) | {"preset": plan.preset, "settings": settings, "seed": settings.seed}
+    files = [*([config["file"]] if "file" in config else []), *code_files(settings)]
+    config |= {"code": {str(Path(file).resolve()): fingerprint(Path(file)) for file in files}} if files else {}
     config |= {name: value for name in ("keep_best", "patience") if (value := getattr(options, name))}
     config |= {"data": {name: _place(folder, name, table).name for name, table in tables.items()}} if tables else {}
     functions = _functions(settings)
     config |= {"functions": functions} if functions else {}
     if options.resume:
-        config["resume"] = options.resume.replace("{out}", str(folder))
+        config["resume"] = options.resume.replace("{out}", json.dumps(str(folder), ensure_ascii=False))
     first = Path(options.stages_of) if options.stages_of else None
     return Run.start(folder, config, options.loggers, options.display, first, options.callbacks)
 
@@ -201,7 +277,13 @@ def _refuse(plan: Plan, settings: Any, options: Options) -> None:
                 f"--patience {options.patience} counts evaluations without a better score: name it by --keep-best SCORE"
             )
         return
-    if differs := contradiction(settings, plan.settings):
+    longer = _longer(settings, plan.settings)
+    if plan.finished is not None and not longer:
+        raise ValueError(
+            f"the run in {plan.out} is finished ({plan.finished} steps): give it more --steps, or name a new folder"
+        )
+    same = changed(settings, {"steps": flat(plan.settings)["steps"]}) if longer else settings
+    if differs := contradiction(same, plan.settings):
         raise ValueError(
             f"the run in {plan.out} cannot be resumed with {_in_words(*differs)}: leave it out, or name a new folder"
         )
@@ -217,34 +299,51 @@ def _refuse(plan: Plan, settings: Any, options: Options) -> None:
         )
 
 
+def _longer(given: Any, kept: Any) -> bool:
+    """Whether settings ask for more steps than a run was to take."""
+    return flat(given).get("steps", 0) > flat(kept).get("steps", 0)
+
+
 def _in_words(name: str, value: Any, kept: Any) -> str:
     """A contradiction in the words of the command line: ``--steps 8 instead of 6``."""
     return f"{option(name, value)} instead of {option(name, kept) if isinstance(kept, bool) else words(kept)}"
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, and for a count below 0."""
+    """ValueError for a device that is not here, a missing file, a count below 0 or beyond 64 bits, and for NaN."""
     usual = flat(default)
     for name, value in flat(given).items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if value != usual[name] and isinstance(each, str) and _is_missing_file(each):
+                raise ValueError(f"--{name.replace('_', '-')} {each}: cannot be read: No such file or directory")
         if name.rpartition(".")[2] == "device" and value != usual[name]:
             from saccade.models.device import device_of  # loads torch
 
             device_of(value)
         if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
             raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(f"--{name.replace('_', '-')} must be a whole number of 64 bits, not {value}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number, not nan")
+
+
+_READ = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+"""Endings of files that settings name for reading."""
+
+
+def _is_missing_file(value: str) -> bool:
+    return value.endswith(_READ) and not os.path.exists(os.path.expanduser(value))
 
 
 def _resumable(folder: Path, name: str) -> dict[str, Any] | None:
-    """The config of the unfinished run in ``folder``, None for a new folder. ValueError if it must not be touched."""
+    """The config of the run in ``folder``, None for a new folder. ValueError if it must not be touched."""
     from saccade.training import folder as on_disk
 
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if on_disk.is_new(folder):
         return None
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} exists and is no run: name a new folder")
-    if (folder / "result.json").is_file():
-        steps = json.loads((folder / "result.json").read_text()).get("steps", 0)
-        raise ValueError(f"the run in {folder} is finished ({steps} steps): name a new folder")
     config = on_disk.config(folder)
     if "settings" not in config:
         raise ValueError(f"{folder} exists and is no run: name a new folder")

@@ -1,3 +1,1 @@
-"""How the embedded miniatures are made: each file pre-trains one tiny checkpoint and writes it in the Hugging Face
-layout.
-"""
+"""How the embedded miniatures are made: each file pre-trains a tiny checkpoint, written in the Hugging Face layout."""

@@ -30,10 +30,12 @@ from saccade.builders.parts.stages import (
     with_ema,
 )
 from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, unigram_pieces
-from saccade.core import Problem, seeds
+from saccade.core import Problem, mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.models.diffusion.pipelines import Flux
 from saccade.models.loading import locate
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
+from saccade.random import numpy_generator, seeds, stream
 from saccade.worlds import edits, shapes
 from saccade.worlds.edits.task import EditingTask
 
@@ -52,9 +54,9 @@ class Settings:
     """Pipeline whose autoencoder is used."""
     width: int = 128
     """Width of the transformer and of the T5 encoder."""
-    double: int = 2
+    double_blocks: int = 2
     """Number of transformer blocks with separate weights for texts and pictures."""
-    single: int = 3
+    single_blocks: int = 3
     """Number of transformer blocks with shared weights for texts and pictures."""
     problems: int = 16_000
     """Number of edits whose pictures are rendered and encoded once."""
@@ -75,8 +77,9 @@ class Settings:
     dropout: float = 0.1
     """Share of captions that are dropped, for classifier-free guidance."""
     rates: LearningRates = LearningRates(4e-3, 2e-3)
+    """Peak learning rates of transformer and text encoders."""
     ema: float = 0.998
-    """Decay of the moving average of the weights, which is what is kept."""
+    """Decay of the moving average of the weights, which is what is saved."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ class EditDataset:
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = seed_stage(cfg.seed)
-    problems = edits.problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
-    pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double, cfg.single, TEXT_LENGTH)
+    rng = seed_stage(cfg.seed, "editor")
+    problems = edits.sample_problems(cfg.problems, cfg.seed, cfg.kinds, "train", cfg.size)
+    pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double_blocks, cfg.single_blocks, TEXT_LENGTH)
     losses = train(cfg, pipe, encode_edits(cfg, pipe.vae, problems), rng, progress)
     pipe.save_pretrained(out)
     opened(out).export(out)
@@ -115,7 +118,7 @@ def opened(folder: Path) -> FlowPolicy:
 
 def corpus(cfg: Settings) -> list[str]:
     """Texts with every word of captions and instructions, held-out ones too."""
-    problems = edits.problems(3_000, cfg.seed + 1, split=None)
+    problems = edits.sample_problems(3_000, stream(cfg.seed, "texts"), split=None)
     captions = [problem.answer[name] for problem in problems for name in ("caption_before", "caption_after")]
     return captions + [problem.inputs.text for problem in problems]
 
@@ -171,11 +174,13 @@ def _edit_batch(cfg: Settings, data: EditDataset, rng: np.random.Generator) -> t
 def evaluate(folder: Path) -> dict[str, float]:
     """Scores of held-out edits, by wording and by kind, and the points of pictures generated from captions."""
     policy, kinds = opened(folder), Settings().kinds
-    scores = EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout)
-    meanings = shapes.meanings_of(240, np.random.default_rng(1), ["colors", "color_attr", "counting", "position"])
+    scores = mean_scores(EditingTask(kinds=kinds, held_out_size=40 * len(kinds)).score(policy.greedy().rollout))
+    meanings = shapes.meanings_of(
+        240, numpy_generator(HELD_OUT_SEED, "captions"), ["colors", "color_attr", "counting", "position"]
+    )
     wordings = [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == "descriptive"]
     problems = [Problem(i, shapes.caption(meaning, wordings[i % len(wordings)])) for i, meaning in enumerate(meanings)]
-    pictures = policy.greedy().rollout(problems, seeds(1, len(problems))).outputs
+    pictures = policy.greedy().rollout(problems, seeds(HELD_OUT_SEED, len(problems), "evaluation")).outputs
     return scores | {
         "drawn from captions, points": float(np.nanmean(shapes.score_pictures(pictures, meanings)["points"]))
     }

@@ -29,9 +29,11 @@ from saccade.builders.parts.texts import (
     rows_by_kind,
     special_token_ids,
 )
-from saccade.core import Problem, seeds
+from saccade.core import Problem
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.models.language.model import load_language_model
 from saccade.policies.tokens import TokenPolicy
+from saccade.random import numpy_generator, seeds
 from saccade.rewards.text.parsing import tagged_answer
 from saccade.worlds import shapes
 from saccade.worlds.shapes import Meaning, meanings_of
@@ -50,17 +52,24 @@ class Settings:
     """How the miniature is trained; the defaults made the one that is shipped."""
 
     seed: int = 0
+    """Seed of data, batches and initial weights."""
     width: int = 128
+    """Width of the decoder."""
     layers: int = 3
+    """Number of layers of the decoder."""
     heads: int = 4
+    """Number of attention heads of the decoder."""
     meanings: int = 20_000
     """Number of training meanings, sampled once; their wordings are sampled in each batch."""
     steps: int = 2_000
+    """Number of training steps."""
     batch: int = 64
+    """Number of rows in a batch."""
     lr: float = 2e-3
-    wrong: float = 0.15
+    """Peak learning rate."""
+    wrong_share: float = 0.15
     """Share of examples whose answer has another meaning of the same kind, a near miss."""
-    untagged: float = 0.05
+    untagged_share: float = 0.05
     """Share of examples whose answer lacks the first tag, the last, or both."""
 
 
@@ -70,7 +79,7 @@ Kind = tuple[np.ndarray, np.ndarray]
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    rng = seed_stage(cfg.seed)
+    rng = seed_stage(cfg.seed, "rewriter")
     meanings = meanings_of(cfg.meanings, rng, split="train")
     tokenizer = qwen2_tokenizer(corpus(meanings, rng), 1_000, ["<|im_start|>"], TAGS, CHAT_TEMPLATE)
     model = assemble(cfg, tokenizer).train()
@@ -123,8 +132,8 @@ def _example(
     cfg: Settings, meanings: list[Meaning], kinds: dict[int, Kind], i: int, rng: np.random.Generator
 ) -> tuple[str, str]:
     one, other = (int(w) for w in rng.choice(shapes.TRAIN_WORDINGS, 2))
-    described = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong else i]
-    return shapes.caption(meanings[i], one), answer_in_tags(shapes.caption(described, other), cfg.untagged, rng)
+    described = meanings[near_miss(kinds, i, rng) if rng.random() < cfg.wrong_share else i]
+    return shapes.caption(meanings[i], one), answer_in_tags(shapes.caption(described, other), cfg.untagged_share, rng)
 
 
 def by_kind(meanings: list[Meaning]) -> dict[int, Kind]:
@@ -161,10 +170,10 @@ def as_messages(caption: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": caption}]
 
 
-def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float]:
+def evaluate(folder: Path, count: int = 1_000) -> dict[str, float]:
     """Sampled rewrites of held-out meanings: share with both tags, share that keeps the meaning, by kind of input."""
     policy = TokenPolicy(load_language_model(folder), [], prompt=lambda p: as_messages(p.inputs), max_new_tokens=40)
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(HELD_OUT_SEED, "captions")
     groups = {
         kind: [w for w in shapes.TRAIN_WORDINGS if shapes.style(w) == kind] for kind in ("terse", "descriptive")
     } | {"held-out wordings": list(shapes.HELD_OUT_WORDINGS)}
@@ -172,7 +181,10 @@ def evaluate(folder: Path, count: int = 1_000, seed: int = 0) -> dict[str, float
     for kind, wordings in groups.items():
         meanings = meanings_of(count, rng, split="held_out")
         problems = [Problem(i, shapes.caption(m, int(rng.choice(wordings))), m) for i, m in enumerate(meanings)]
-        rewrites = [tagged_answer(text) for text in policy.rollout(problems, seeds(seed, count)).outputs]
+        rewrites = [
+            tagged_answer(text)
+            for text in policy.rollout(problems, seeds(HELD_OUT_SEED, count, "evaluation", kind)).outputs
+        ]
         kept = [text is not None and shapes.interpret(text) == m for text, m in zip(rewrites, meanings)]
         scores[f"answer tags, {kind}"] = float(np.mean([text is not None for text in rewrites]))
         scores[f"meaning kept, {kind}"] = float(np.mean(kept))

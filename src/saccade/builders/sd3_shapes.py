@@ -9,6 +9,7 @@ both.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from saccade.builders.parts.stages import (
     with_ema,
 )
 from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, rows_by_kind
+from saccade.models.diffusion.pipelines import SD3
+from saccade.policies.flow_presets import FlowModel
 from saccade.worlds import shapes
 
 LATENT_SCALE = 4
@@ -78,17 +81,20 @@ class Settings:
     text_length: int = 1
     """Zero tokens in place of the absent T5 encoder, as in diffusers."""
     plain_share: float = 0.03
-    """Share of steps with 256 of these zero tokens, diffusers' default, on a quarter of the batch."""
+    """Share of steps with 256 zero tokens for the T5 encoder, diffusers' default, on a quarter of the batch."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    pipe = assemble(cfg, corpus(seed_stage(cfg.seed, 0)))
-    pixel_error = train_autoencoder(cfg, pipe.vae, seed_stage(cfg.seed, 1), progress)
-    set_scale(cfg, pipe.vae, seed_stage(cfg.seed, 2))
-    velocity_error = train_flow(cfg, pipe, seed_stage(cfg.seed, 3), progress)
+    pipe = assemble(cfg, corpus(seed_stage(cfg.seed, "texts")))
+    pixel_error = train_autoencoder(cfg, pipe.vae, seed_stage(cfg.seed, "autoencoder"), progress)
+    set_scale(cfg, pipe.vae, seed_stage(cfg.seed, "scale"))
+    velocity_error = train_flow(cfg, pipe, seed_stage(cfg.seed, "flow"), progress)
     pipe.transformer.half()
     pipe.save_pretrained(out)
+    plain, size = FlowModel(), pipe.default_sample_size * pipe.vae_scale_factor
+    arguments = SD3(pipe, cfg.text_length).pipeline_arguments(plain.sampling_steps, plain.guidance, size)
+    (out / "sampling.json").write_text(json.dumps(arguments, indent=2) + "\n")
     return {
         "transformer parameters": parameter_count(pipe.transformer),
         "pixel loss of the autoencoder": pixel_error,

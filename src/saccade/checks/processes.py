@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from saccade.core import RunFailed
 from saccade.training import files
 from saccade.training.display import Display, open_display
-from saccade.training.run import RunFailed
 
 _POLL_SECONDS = 0.3
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -45,10 +45,15 @@ class Job:
     def log(self) -> Path:
         return self.folder.with_name(self.folder.name + ".log")
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its result."""
+        return is_finished(self.folder)
+
     def start(self) -> subprocess.Popen:
         """Begin the process; what it prints goes to the log."""
         words = [sys.executable, "-m", "saccade.checks.arm", self.recipe, self.arm, str(self.seed), str(self.folder)]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | _ONE_THREAD)
 
     def show(self, display: Display) -> None:
@@ -73,6 +78,11 @@ class Job:
         return status == 0
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has written its result."""
+    return (folder / "result.json").is_file()
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -83,8 +93,8 @@ def folder_of(parent: Path, arm: str, seed: int) -> Path:
     return parent / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', arm)}-{seed}"
 
 
-def run_all(jobs: Sequence[Job], at_once: int) -> None:
-    """Run all jobs, ``at_once`` at a time. RunFailed as soon as one fails; the others are then ended too."""
+def run_all(jobs: Sequence[Job], workers: int) -> None:
+    """Run all jobs, ``workers`` at a time. RunFailed as soon as one fails; the others are then ended too."""
     waiting, done = list(jobs), set()
     running: list[tuple[Job, subprocess.Popen]] = []
     display = open_display(True, lambda: False)
@@ -92,8 +102,8 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            ready = [job for job in waiting if job.after is None or job.after in done]
-            for job in ready[: at_once - len(running)]:
+            ready = [job for job in waiting if job.after is None or job.after in done or is_finished(job.after)]
+            for job in ready[: workers - len(running)]:
                 waiting.remove(job)
                 running.append((job, job.start()))
             time.sleep(_POLL_SECONDS)
@@ -103,6 +113,7 @@ def run_all(jobs: Sequence[Job], at_once: int) -> None:
                 if ended:
                     running.remove((job, process))
                     done.add(job.folder)
+                    display.progress("runs", len(done), len(jobs))
     finally:
         for _, process in running:
             if process.poll() is None:

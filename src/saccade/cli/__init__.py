@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from saccade.cli.output import say_error
+from saccade.cli.output import HelpShown, meant, say_error
 from saccade.naming import nearest
 
 COMMANDS = {
@@ -45,7 +48,9 @@ The same on several GPUs or machines:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process if none is given) and return its exit status."""
-    words = list(sys.argv[1:] if words is None else words)
+    if words is None:
+        return _process(sys.argv[1:])
+    words = list(words)
     for library in ("HF_HUB", "TRANSFORMERS", "DIFFUSERS"):  # their warnings; this package prints its own line
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
@@ -55,9 +60,27 @@ def main(words: Sequence[str] | None = None) -> int:
         status = _run(words)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        # head or less has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _process(words: Sequence[str]) -> int:
+    """Run the command line of the process, which is all that the process does."""
+    # SIGTERM, and SIGHUP of a terminal that closes, interrupt a command as Ctrl-C does; an ignored one stays so.
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    warnings.formatwarning = _one_line
+    status = main(words)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            # No traceback from a library that is shutting down; what was interrupted ends by itself.
+            signal.signal(number, signal.SIG_IGN if status == 130 else lambda *_: os._exit(130))
+    return status
 
 
 def _run(words: list[str]) -> int:
@@ -73,13 +96,18 @@ def _run(words: list[str]) -> int:
         if words[0] not in COMMANDS:
             raise ValueError(f"unknown command '{words[0]}'; nearest: {nearest(words[0], COMMANDS)}")
         return import_module(f"saccade.cli.commands.{words[0]}").main(words[1:])
-    except SystemExit as end:  # --help has been printed
-        return int(end.code or 0)
+    except HelpShown:
+        return 0
+    except SystemExit as end:
+        say_error(f"code of this command called sys.exit({'' if end.code is None else repr(end.code)})")
+        return 1
     except KeyboardInterrupt:
         say_error("interrupted")
         return 130
     except (ValueError, OSError) as error:
-        if not _meant(error):
+        if isinstance(error, BrokenPipeError):
+            raise
+        if not meant(error):
             traceback.print_exc()
         say_error(error)
         return 2
@@ -92,16 +120,20 @@ def _run(words: list[str]) -> int:
         return 1
 
 
-def _meant(error: BaseException) -> bool:
-    """Whether an error was raised for the user, by this package or by a file of the user's.
+def _reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads: another pipe that broke is an error."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLERR)
+        return bool(poll.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return True
 
-    A ValueError from within a library is a defect and keeps its traceback; an OSError is for the user if it names a
-    file.
-    """
-    if isinstance(error, BrokenPipeError):
-        raise error
-    if isinstance(error, OSError):
-        return error.filename is not None
-    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    libraries = (sys.prefix, sys.base_prefix)
-    return last.is_relative_to(Path(__file__).parents[1]) or not any(last.is_relative_to(place) for place in libraries)
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this package as one line for people; those of libraries with their place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"saccade: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"

@@ -12,14 +12,15 @@ from typing import Any
 
 from saccade import catalog
 from saccade.catalog import System
+from saccade.cli.output import VERDICTS, interval, verdict_counts, why
 
 MARKERS = ("<!-- systems: written by `python -m saccade.cli.papers` -->", "<!-- /systems -->")
-_MARKS = {"not built": "", "built": "built", "holds": "**holds**", "does not hold": "does not hold"}
+_MARKS = {"not built": "", "built": "built", "holds": "**holds**"}
 
 
 def table() -> str:
     """All systems, in their order: number, name, family, title, state."""
-    row = lambda s: f"| {s.number} | {_link(s)} | {s.family} | {s.title} | {_MARKS[s.state]} |"
+    row = lambda s: f"| {s.number} | {_link(s)} | {s.family} | {s.title} | {_mark(s)} |"
     return "\n".join(("| | name | family | title | check |", "|--:|---|---|---|---|", *map(row, catalog.systems())))
 
 
@@ -48,9 +49,17 @@ def with_table(readme: str) -> str:
     return f"{before}{first}\n\n{table()}\n\n{last}{rest.partition(last)[2]}"
 
 
+def _mark(system: System) -> str:
+    """The state of a system, with the number of seeds and the margin of its first decisive claim."""
+    found = catalog.result(system.name)
+    if not found:
+        return _MARKS[system.state]
+    return f"{_MARKS.get(system.state, system.state)} ({verdict_counts(found['claims'])}; {len(found['seeds'])} seeds)"
+
+
 def _summary(systems: Sequence[System]) -> str:
     states = [system.state for system in systems]
-    counted = [(states.count(state), state) for state in ("holds", "does not hold", "built", "not built")]
+    counted = [(states.count(state), state) for state in (*VERDICTS, "built", "not built")]
     return ", ".join(f"{count} {state}" for count, state in counted if count)
 
 
@@ -73,23 +82,29 @@ def _entry(system: System) -> str:
 
 
 def _measured(found: Mapping[str, Any]) -> str:
-    """The claims of a check with the margins of all seeds."""
-    verdict = {True: "holds", False: "does not hold", None: "undecided"}
+    """The claims of a check with their intervals and the margins of all seeds."""
     number = lambda x: "–" if x is None else f"{x:.3f}"
     text = lambda claim: claim.replace("|", "\\|")
     cells = lambda c: (
         text(c["claim"]),
-        verdict[c["holds"]],
-        number(c["mean"]),
+        c["origin"],
+        c["verdict"] + (f": {text(reason)}" if (reason := why(c)) else ""),
+        interval(c),
         f"{c['least']:g}",
         " ".join(map(number, c["margins"])),
     )
     rows = [f"| {' | '.join(cells(claim))} |" for claim in found["claims"]]
     commit = re.sub(r"^(\w{8})\w*", r"\1", found.get("commit") or "no commit")
     cost = f"{len(found['seeds'])} seeds, {found['seconds'] / 60:.0f} min on {found['machine']['cores']} cores"
-    head = f"Checked {found['date']} at {commit} ({cost}): **{verdict[found['holds']]}**."
+    head = f"Checked {found['date']} at {commit} ({cost}): **{found['verdict']}**."
     return "\n".join(
-        [head, "", "| claim | verdict | mean margin | must reach | each seed |", "|---|---|--:|--:|---|", *rows]
+        [
+            head,
+            "",
+            "| claim | origin | verdict | margin, 95 % | must exceed | each seed |",
+            "|---|---|---|--:|--:|---|",
+            *rows,
+        ]
     )
 
 
@@ -109,8 +124,10 @@ _HEAD = """# The systems
 
 Written by `python -m saccade.cli.papers` from the recipes' head notes and `results/`; not by hand.
 
-{summary}. *holds* means that every inequality stated by the recipe came out true, in the mean over seeds and in at
-least two thirds of them; a claim that does not hold at this scale is shown as such."""
+{summary}. A claim has one of four verdicts, by the 95 % interval of its margin over seeds and held-out problems: it
+*holds* if the interval lies above what is claimed, is *refuted* if it lies below, *undecided* if it contains it, and
+*void* if nothing was tested. The state of a system is that of the claims of its paper. Results that were recorded with
+three seeds have wide intervals."""
 
 
 if __name__ == "__main__":

@@ -13,13 +13,20 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
-from saccade.config import bare, documentation, flags, is_flat, meant
+from saccade.cli.output import HelpShown
+from saccade.config import bare, documentation, flags, is_flat, matching_names
 from saccade.naming import nearest
 
 T = TypeVar("T")
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 """A switch whose help does not give its default."""
+
+RecipeFile = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+"""The recipe file that opens a run; a folder alone never has one executed."""
+
+Trust = Flag
+"""Whether files of code that a folder names are executed."""
 
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A group of settings whose options carry no prefix."""
@@ -31,7 +38,7 @@ def parse(kind: type[T], words: Sequence[str], command: str, default: T | None =
     """The ``kind`` that the words describe, with the fields of ``default`` where they leave one out.
 
     ValueError with one line for an unknown option (with the nearest one), a value that does not fit, a missing
-    argument, and a name that two fields share. ``--help`` prints and ends with SystemExit(0).
+    argument, and a name that two fields share. ``--help`` prints and ends with HelpShown.
     """
     known = flags(kind)
     if twice := sorted({name for name in known if known.count(name) > 1}):
@@ -69,17 +76,20 @@ def whole_option(word: str, known: Sequence[str]) -> str:
 
 
 def _meant(given: str, known: Sequence[str]) -> str | None:
-    found = meant(given, [flag[2:] for flag in known])
+    found = matching_names(given, [flag[2:] for flag in known])
     if len(found) > 1:
         raise ValueError(f"'--{given}' may mean {', '.join(f'--{name}' for name in found)}: give the whole name")
     return found[0] if found else None
 
 
 def _help(kind: type[T], words: Sequence[str], command: str, default: T | None) -> T:
-    """Print the help and end with SystemExit(0). Help texts stand on one line and switches have one form in it."""
+    """Print the help and end with HelpShown. Help texts stand on one line and switches have one form in it."""
     given: dict[str, Any] = {} if default is None else {"default": _on_one_line(default)}
     style = (*_STYLE, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(_with_help(kind), prog=command, args=["--help"], config=style, **given)
+    try:
+        return tyro.cli(_with_help(kind), prog=command, args=["--help"], config=style, **given)
+    except SystemExit:
+        raise HelpShown(0) from None
 
 
 @cache
@@ -148,6 +158,7 @@ def _one_line(box: str) -> str:
         options = re.findall(r"'([^']*)'", choice[3])
         near = nearest(choice[1], options)
         return f"{choice[2]} cannot be '{choice[1]}'; nearest: {near} (of {', '.join(options)})"
+    message = re.sub(r"^recipe[.:] ?", "", message)
     return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"
 
 

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from saccade.cli.output import say_error
+from saccade.cli.output import HelpShown, say_error
 
 
 def alone() -> bool:
@@ -36,8 +36,11 @@ def together(work: Callable[[], int]) -> int:
 
 def _report(error: BaseException) -> int:
     """Say why this process ends; its exit status."""
-    if isinstance(error, SystemExit):
-        return int(error.code or 0)
+    if isinstance(error, HelpShown):
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        say_error("interrupted")
+        return 130
     if isinstance(error, (ValueError, OSError)):
         say_error(error)
         return 2

@@ -9,18 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.random import numpy_generator
+
 AHEAD = 64
-"""Steps whose numbers are sampled at once: counter-based streams start anywhere, but each start costs time."""
+"""Steps whose numbers are sampled at once: each block has a stream of its own, and opening one costs time."""
 
 
 class ActionNoise:
     """``width`` numbers a step for each row: standard normal, or ``uniform`` in [0, 1).
 
-    Philox streams keyed by the episode's seed: nothing but seeds and step numbers must be saved.
+    ``name`` says what they are for. They follow from the episode's seed and the step: nothing but those must be saved.
     """
 
-    def __init__(self, seeds_B: Sequence[int] | np.ndarray | Tensor, width: int, uniform: bool = False):
-        self.width, self.uniform = width, uniform
+    def __init__(
+        self, seeds_B: Sequence[int] | np.ndarray | Tensor, width: int, uniform: bool = False, name: str = "actions"
+    ):
+        self.width, self.uniform, self.name = width, uniform, name
         self.seeds = [int(seed) for seed in seeds_B]
         self.ahead = np.zeros((len(self.seeds), AHEAD, width), np.float32)
         self.block_B = np.full(len(self.seeds), -1)
@@ -47,6 +51,6 @@ class ActionNoise:
 
     def _block(self, seed: int, block: int) -> np.ndarray:
         """The numbers of AHEAD steps ``[AHEAD, width]``."""
-        stream = np.random.Generator(np.random.Philox(key=seed % 2**64, counter=[0, block, 0, 0]))
-        sample = stream.random if self.uniform else stream.standard_normal
+        rng = numpy_generator(seed, self.name, block)
+        sample = rng.random if self.uniform else rng.standard_normal
         return sample((AHEAD, self.width), dtype=np.float32)

@@ -1,6 +1,4 @@
-"""A moving video behind MuJoCo's pictures: it is visible in black pixels, of which fast MuJoCo pictures have nothing
-but background.
-"""
+"""A moving video behind MuJoCo's pictures, visible where pixels are black: the background of fast MuJoCo pictures."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from saccade.random import numpy_generator
+
 WAVES = 6
 """Number of waves in a video."""
 
@@ -25,7 +27,7 @@ class Video:
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """Replace the videos of these rows."""
         for row, seed in zip(rows, seeds):
-            rng = np.random.default_rng([int(seed), 1])
+            rng = numpy_generator(int(seed), "backdrop")
             length, angle = rng.uniform(2.0, 12.0, WAVES), rng.uniform(0, 2 * np.pi, WAVES)
             self.wave[row] = (length * np.stack([np.cos(angle), np.sin(angle)])).T
             self.speed[row] = rng.uniform(0.05, 0.35, WAVES)

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from saccade.core import Environment, Observation, seeds
+from saccade.core import Environment, Observation
 from saccade.envs.action_noise import ActionNoise
 from saccade.envs.recordings import Act, RecordedEpisode, open_recording, record_episodes
-
-_DEMONSTRATIONS = -4
-"""Stream of the seeds of demonstrations."""
+from saccade.random import seeds
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Demonstrations:
             return list(open_recording(self.recording, successes=self.successes))
         if not hasattr(environment, "expert"):
             raise ValueError(f"{environment.name} has no scripted expert: name a recording of demonstrations")
-        episode_seeds = seeds(seed, self.episodes, key=_DEMONSTRATIONS).tolist()
+        episode_seeds = seeds(seed, self.episodes, "demonstrations").tolist()
         record_episodes(environment, noisy_expert(environment, self.expert_noise), episode_seeds, folder)
         return list(open_recording(folder))
 

@@ -26,7 +26,9 @@ class Episode:
     info: dict[str, Any]
     """Facts of the last step, by name."""
     frames: np.ndarray | None = None
-    """Rendered frames uint8 ``[length + 1, H, W, 3]``, where the episode was recorded as a video."""
+    """Rendered frames uint8 ``[T, H, W, 3]`` with the first and the last one, where it was recorded as a video: evenly
+    spaced, all of them where a video can show them.
+    """
 
 
 class RunningEpisodes:
@@ -57,9 +59,10 @@ class RunningEpisodes:
         self.step_B += 1
         self.total_B += step.reward_B
         ended = np.flatnonzero(step.terminated_B | step.truncated_B).tolist()
-        return step, {row: self._finished(row, step) for row in ended}
+        return step, {row: self.finished(row, step) for row in ended}
 
-    def _finished(self, row: int, step: Step) -> Episode:
+    def finished(self, row: int, step: Step) -> Episode:
+        """The episode in a row, which ends with this step."""
         info = {name: value[row].tolist() for name, value in step.info.items()}
         return Episode(int(self.seed_B[row]), float(self.total_B[row]), int(self.step_B[row]), info)
 

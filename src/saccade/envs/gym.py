@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import math
 import sys
 import warnings
@@ -17,9 +19,10 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from PIL import Image
 
+from saccade.config import Foreign
 from saccade.core import Observation, Step
 from saccade.envs import mujoco_fast
-from saccade.envs.checks import InvalidStep, checked_outcome, guarded
+from saccade.envs.checks import LONGEST, ActionNotFinite, InvalidStep, checked_outcome, guarded
 from saccade.envs.preprocessing import Preprocessing, Render, preprocessed
 from saccade.naming import nearest
 from saccade.tools.user_code import described, user_code
@@ -48,14 +51,20 @@ def find(name: str, others: Iterable[str] = ()) -> None:
     for start, (package, extra) in PACKAGES.items():
         if name.startswith(start):
             _import(name, package, extra)
-    module, colon, name = name.rpartition(":")
+    given, (module, colon, name) = name, name.rpartition(":")
     if colon:
+        _ask(given)
         _import_own(module)
     try:
         gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError):
         near = nearest(name, [*others, *gymnasium.registry])
         raise ValueError(f"there is no environment '{name}'; nearest: {near}") from None
+
+
+def _ask(name: str) -> None:
+    if isinstance(name, Foreign):
+        name.asked()
 
 
 def _import_own(module: str) -> None:
@@ -101,6 +110,7 @@ class Gym:
         self._shown: tuple[int, ...] | None = None
         self.seeds: list[int | None] = [None] * self.count
         self.actions: list[list[np.ndarray]] = [[] for _ in envs]
+        self.seen: list[Mapping[str, np.ndarray] | None] = [None] * self.count
         self.row = 0
 
     @staticmethod
@@ -117,7 +127,7 @@ class Gym:
         facts: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         patience: float = 60.0,
-        longest: int = 27_000,
+        longest: int = LONGEST,
     ) -> Gym:
         """``count`` environments by a name that ``gymnasium.make`` knows, which is given ``options``.
 
@@ -149,7 +159,9 @@ class Gym:
         with guarded(self._where, self.patience):
             for self.row, seed in zip(map(int, rows), seeds):
                 self.seeds[self.row], self.actions[self.row] = int(seed), []
-                observations.append(self.envs[self.row].reset(seed=int(seed) % 2**31)[0])
+                observation, _ = self.envs[self.row].reset(seed=int(seed) % 2**31)
+                self.seen[self.row] = observation
+                observations.append(observation)
         return _joined(observations)
 
     def step(self, action_B: np.ndarray) -> Step:
@@ -178,10 +190,21 @@ class Gym:
 
     def state_dict(self) -> dict[str, Any]:
         actions = [torch.from_numpy(np.stack(taken)) if taken else None for taken in self.actions]
-        return {"seeds": list(self.seeds), "actions": actions}
+        return {
+            "seeds": list(self.seeds),
+            "actions": actions,
+            "seen": list(map(_digest, self.seen)),
+            "code": self._code(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replay the episodes that were running. EnvironmentFailed where one cannot be replayed."""
+        """Replay the episodes that were running. EnvironmentFailed where one cannot be replayed.
+
+        A warning tells where the environment's file has changed, and where a replay does not end in the observation
+        that was seen: what follows is then not what an uninterrupted run would have met.
+        """
+        if state.get("code", self._code()) != self._code():
+            warnings.warn(f"environment {self.name!r} has changed since the run was saved", stacklevel=2)
         for row, (seed, actions) in enumerate(zip(state["seeds"], state["actions"])):
             self.seeds[row], self.actions[row] = None, []
             if seed is not None:
@@ -189,6 +212,12 @@ class Gym:
                 for action in [] if actions is None else actions.numpy():
                     with guarded(self._where, self.patience):
                         self._step_row(action)
+        if list(map(_digest, self.seen)) != state.get("seen", list(map(_digest, self.seen))):
+            warnings.warn(
+                f"environment {self.name!r}: an episode played again from its seed and actions ends in another"
+                " observation, so the resumed run is not the one that was interrupted",
+                stacklevel=2,
+            )
 
     def close(self) -> None:
         for env in self.envs:
@@ -200,6 +229,7 @@ class Gym:
         taken, action = action, self._valid_action(action)
         self.actions[self.row].append(np.array(taken if isinstance(self.action_space, spaces.Discrete) else action))
         observation, reward, terminated, truncated, info = self.envs[self.row].step(action)
+        self.seen[self.row] = observation
         reward, terminated, truncated = checked_outcome(reward, terminated, truncated)
         if len(self.actions[self.row]) >= self.longest and not (terminated or truncated):
             truncated = True
@@ -211,6 +241,13 @@ class Gym:
             self._limit_told = True
             warnings.warn(f"{self._where()}: the episode does not end and is truncated (longest)", stacklevel=2)
 
+    def _code(self) -> str | None:
+        """A sum of the file in which the environment's class stands, None where there is none."""
+        try:
+            return hashlib.sha256(Path(inspect.getfile(type(self.envs[0].unwrapped))).read_bytes()).hexdigest()
+        except (OSError, TypeError):
+            return None
+
     def _valid_action(self, action: np.ndarray) -> Any:
         if isinstance(self.own_actions, spaces.Discrete):
             return int(action) + int(self.own_actions.start)
@@ -218,7 +255,7 @@ class Gym:
             choice = np.unravel_index(int(action), self.own_actions.nvec.ravel())
             return np.reshape(choice, self.own_actions.shape).astype(self.own_actions.dtype) + self.own_actions.start
         if not np.isfinite(action).all():
-            raise InvalidStep("was given an action that is not finite")
+            raise ActionNotFinite(f"an action of the policy in {self._where()} is not finite")
         return np.clip(np.asarray(action, self.action_space.dtype), self.action_space.low, self.action_space.high)
 
     def _where(self) -> str:
@@ -242,8 +279,17 @@ def numbered(space: spaces.Space) -> spaces.Space:
     return space
 
 
+def _digest(observation: Mapping[str, np.ndarray] | None) -> str | None:
+    """A sum of all numbers of an observation."""
+    if observation is None:
+        return None
+    parts = [np.ascontiguousarray(observation[name]).tobytes() for name in sorted(observation)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """One environment, which renders pictures if it can; Gymnasium's checks are off, since ours are stricter."""
+    _ask(name)
     try:
         entry = gymnasium.spec(name.rpartition(":")[2]).entry_point
         maker = load_env_creator(entry) if isinstance(entry, str) else entry

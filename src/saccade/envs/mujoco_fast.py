@@ -19,9 +19,7 @@ _LIVE: list[Camera] = []
 
 
 def headless() -> None:
-    """Choose EGL, and no window for pygame, where there is no display and nothing was chosen; before either is
-    imported.
-    """
+    """Choose EGL, and no window for pygame, where there is no display and no choice; before either is imported."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, TransformObservation
 from PIL import Image
 
-from saccade.envs.checks import InvalidStep, checked_observation
+from saccade.envs.checks import InvalidStep, checked_observation, is_finite_vector
 
 Render = Callable[[gymnasium.Env], np.ndarray]
 """Renders a picture uint8 [H, W, 3] of an environment as it stands."""
@@ -44,9 +44,7 @@ class Preprocessing:
 
 
 def preprocessed(env: gymnasium.Env, cfg: Preprocessing, render: Render) -> gymnasium.Env:
-    """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space that no network
-    supports.
-    """
+    """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space without a network."""
     raw = _named(env.observation_space)
     kept = {k: v for k, v in raw.spaces.items() if k not in cfg.leave_out} if cfg.state or not cfg.pixels else {}
     plain = not isinstance(env.observation_space, (spaces.Dict, spaces.Tuple))
@@ -57,8 +55,11 @@ def preprocessed(env: gymnasium.Env, cfg: Preprocessing, render: Render) -> gymn
         out["image"] = _outgoing("image", spaces.Box(0, 255, (cfg.pixels, cfg.pixels, 3), np.uint8), cfg)
     starts = {k: v.start for k, v in kept.items() if isinstance(v, (spaces.Discrete, spaces.MultiDiscrete))}
     inner, kept_space, whole = env, spaces.Dict(kept), env.observation_space
+    vector = _vector(whole) if list(out) == ["state"] and plain else None
 
     def observe(observation: Any) -> dict[str, np.ndarray]:
+        if vector is not None and is_finite_vector(observation, vector):
+            return {"state": observation.astype(np.float32)}
         parts = {"state": observation} if plain else dict(_parts("", whole, observation)) if kept else {}
         values = checked_observation(parts, kept_space)
         if cfg.pixels:
@@ -69,6 +70,12 @@ def preprocessed(env: gymnasium.Env, cfg: Preprocessing, render: Render) -> gymn
 
     env = TransformObservation(env, observe, spaces.Dict(out))
     return _stacked(env, cfg.stack) if cfg.stack > 1 else env
+
+
+def _vector(space: spaces.Space) -> np.ndarray | None:
+    """Ones of a space of plain vectors of floats, whose usual observations need no more than a look."""
+    is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    return np.ones(space.shape, space.dtype) if is_vector else None
 
 
 def resized(picture: np.ndarray, size: int = 0, grey: bool = False) -> np.ndarray:

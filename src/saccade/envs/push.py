@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from saccade.core import Observation, Step
 from saccade.naming import require
+from saccade.random import numpy_generator
 
 SPEED = 0.08
 """Distance of one step at full action."""
@@ -150,7 +151,7 @@ def _towards(move: np.ndarray, velocity: np.ndarray) -> np.ndarray:
 
 def _start(seed: int) -> np.ndarray:
     """The initial state ``[6]``: peg in the air at rest, hole near the middle, block over it."""
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(seed, "push")
     hole = rng.uniform(-0.5, 0.5)
     return np.array([rng.uniform(-0.8, 0.8), rng.uniform(0.5, 0.9), 0.0, 0.0, hole + rng.uniform(-0.12, 0.12), hole])
 

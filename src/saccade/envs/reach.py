@@ -13,6 +13,7 @@ from gymnasium import spaces
 from saccade.core import Observation, Step
 from saccade.envs.backdrop_video import Video
 from saccade.naming import require
+from saccade.random import numpy_generator
 
 SPEED, INERTIA = 0.12, 0.4
 """Distance of one step at constant full action; share of the last velocity that remains."""
@@ -95,10 +96,8 @@ class Reach:
         return self._pictures(np.asarray(rows, np.int64), _RENDER_SIZE)
 
     def paired(self, state_N6: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-        """The same states in every palette, uint8 ``[N, pixels, pixels, 3]`` by its name; ``seed`` decides their
-        videos.
-        """
-        rng, count = np.random.default_rng(seed), len(state_N6)
+        """The same states in every palette, uint8 ``[N, pixels, pixels, 3]`` by name; ``seed`` decides their videos."""
+        rng, count = numpy_generator(seed, "paired looks"), len(state_N6)
         video = Video(rng.integers(2**62, size=count).tolist())
         background = video.frames(np.arange(count), rng.integers(1000, size=count), self.pixels, self.distract)
         return {name: draw(state_N6, self.pixels, name, background, self.soft) for name in PALETTES}
@@ -126,7 +125,7 @@ class Reach:
 
 def initial_states(seeds: Sequence[int]) -> np.ndarray:
     """Initial states ``[B, 6]``: agent and goal anywhere, the agent at rest."""
-    places = np.stack([np.random.default_rng(int(seed)).uniform(-0.85, 0.85, 4) for seed in seeds])
+    places = np.stack([numpy_generator(int(seed), "reach").uniform(-0.85, 0.85, 4) for seed in seeds])
     return np.concatenate([places[:, :2], np.zeros((len(places), 2)), places[:, 2:]], 1)
 
 
@@ -171,8 +170,7 @@ _AGENT, _GOAL = 0.14, 0.2
 def draw(
     state_B6: np.ndarray, size: int, palette: str, background: np.ndarray | None = None, soft: float = 0.0
 ) -> np.ndarray:
-    """Pictures uint8 ``[B, size, size, 3]`` of states; ``background`` (float32, 0 to 255) is added to the palette's
-    ground.
+    """Pictures uint8 ``[B, size, size, 3]`` of states; ``background`` (float32, 0 to 255) is added to the ground.
 
     Edges are antialiased, so that positions can be read more finely than a pixel. With ``soft`` there are no edges:
     agent and goal are Gaussian clouds of that standard deviation. y points up.

@@ -29,15 +29,15 @@ class ActionRange:
         half = np.maximum(high - low, least_width) / 2 * (1 + margin)
         return cls(tuple((centre - half).tolist()), tuple((centre + half).tolist()))
 
-    def to_unit(self, action: np.ndarray) -> np.ndarray:
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
         """Actions mapped to [-1, 1], float32; actions outside the range are mapped beyond."""
         low, high = np.array(self.low), np.array(self.high)
         return ((2 * action - low - high) / (high - low)).astype(np.float32)
 
-    def from_unit(self, unit: np.ndarray) -> np.ndarray:
+    def unscale_action(self, scaled: np.ndarray) -> np.ndarray:
         """Actions mapped from [-1, 1] to the range, float32."""
         low, high = np.array(self.low), np.array(self.high)
-        return ((low + high + unit * (high - low)) / 2).astype(np.float32)
+        return ((low + high + scaled * (high - low)) / 2).astype(np.float32)
 
 
 class RescaleAction(EnvironmentWrapper):
@@ -49,4 +49,4 @@ class RescaleAction(EnvironmentWrapper):
         self.action_space = spaces.Box(-1.0, 1.0, environment.action_space.shape, np.float32)
 
     def step(self, action_B: np.ndarray) -> Step:
-        return self.environment.step(self.range.from_unit(np.clip(action_B, -1.0, 1.0)))
+        return self.environment.step(self.range.unscale_action(np.clip(action_B, -1.0, 1.0)))

@@ -6,7 +6,8 @@ decides the environment and the noise of the actions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step, seeds
+from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step
+from saccade.envs.checks import LONGEST
 from saccade.envs.episodes import Episode, RunningEpisodes, tensors
+from saccade.random import stream
+from saccade.training import video
 
 
 class RolloutCollector:
     """A feed of on-policy segments: the next ``length`` steps of all rows at each call.
 
-    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "seen.<name>_BT" (observations) and
+    Rollouts have B = environment.count rows and T = length decisions: ``decisions`` "observation.<name>_BT" and
     "action_BT", the reward "reward" ``[B, T]``, ``extras`` "value_BT", "next_value_BT" (of the observation after the
     step, at an end the true last one), "terminated_BT", "truncated_BT", "length_B" (= T) and "info.<name>_BT";
     ``outputs`` are the episodes that ended, a list for each row. The i-th episode begun has the i-th seed that follows
@@ -70,7 +74,7 @@ class RolloutCollector:
         return segment.rollout(self.environment.name, self.policy.value(tensors(self.running.observation)))
 
     def _begin(self, rows: Sequence[int]) -> None:
-        episode_seeds = [int(seeds(self.seed, 1, key=self.begun + i)) for i in range(len(rows))]
+        episode_seeds = [stream(self.seed, "episode", self.begun + i) for i in range(len(rows))]
         self.running.begin(list(rows), episode_seeds)
         self.begun += len(rows)
 
@@ -100,7 +104,7 @@ class _Segment:
         """Store step ``t``; ``last_value`` is that of the last observations of the finished episodes."""
         if action.value_B is None:
             raise ValueError("segments are collected by a policy that estimates values, and this one does not")
-        self.decisions.put(t, "seen.", observation)
+        self.decisions.put(t, "observation.", observation)
         self.decisions.put(t, "", {"action": action.action_B.cpu().numpy()})
         self.extras.put(
             t,
@@ -159,11 +163,17 @@ class _Columns:
 
 @torch.no_grad()
 def run_episodes(
-    environment: Environment, policy: ActingPolicy, seeds: Sequence[int] | Tensor, greedy: bool = True, videos: int = 0
+    environment: Environment,
+    policy: ActingPolicy,
+    seeds: Sequence[int] | Tensor,
+    greedy: bool = True,
+    videos: int = 0,
+    longest: int = LONGEST,
 ) -> list[Episode]:
-    """One full episode for each seed, in that order; frames are kept of the first ``videos`` of them.
+    """One full episode for each seed, in that order; a video is kept of the first ``videos`` of them.
 
-    Episodes that already run in ``environment`` are abandoned: training has an environment of its own.
+    An episode that does not end is cut off after ``longest`` steps, which a warning says. Episodes that already run in
+    ``environment`` are abandoned: training has an environment of its own.
     """
     wanted = [int(seed) for seed in seeds]
     if not wanted:
@@ -177,8 +187,13 @@ def run_episodes(
     recorder = _VideoRecorder(environment, videos)
     recorder.record(index_of, range(rows))
     while len(episodes) < len(wanted):
-        _, finished = running.step(running.act(policy, greedy).action_B)
-        recorder.record(index_of, range(rows))
+        step, finished = running.step(running.act(policy, greedy).action_B)
+        endless = [row for row in np.flatnonzero(running.step_B >= longest).tolist() if row not in finished]
+        if any(index_of[row] is not None for row in endless):
+            what = f"an episode of {environment.name} did not end and was cut off after {longest} steps"
+            warnings.warn(what, stacklevel=2)
+        finished |= {row: running.finished(row, step) for row in endless}
+        recorder.record(index_of, range(rows), finished)
         for row, episode in finished.items():
             if (index := index_of[row]) is not None:
                 episodes[index] = replace(episode, frames=recorder.frames_of(index))
@@ -192,18 +207,38 @@ def run_episodes(
 
 
 class _VideoRecorder:
-    """Frames of the first ``videos`` episodes, by the episode's index."""
+    """Videos of the first ``videos`` episodes, by the episode's index."""
 
     def __init__(self, environment: Environment, videos: int):
         self.environment = environment
-        self.frames: dict[int | None, list[np.ndarray]] = {index: [] for index in range(videos)}
+        self.films: dict[int | None, _Film] = {index: _Film() for index in range(videos)}
 
-    def record(self, index_of: Sequence[int | None], rows: Iterable[int]) -> None:
-        """Render these rows, where they run an episode that is recorded."""
-        recorded = [row for row in rows if index_of[row] in self.frames]
-        if recorded:
-            for row, frame in zip(recorded, self.environment.render(recorded)):
-                self.frames[index_of[row]].append(frame)
+    def record(self, index_of: Sequence[int | None], rows: Iterable[int], last: Container[int] = ()) -> None:
+        """Render these rows, where they run an episode that needs the frame; it is the ``last`` one in some rows."""
+        filmed = [row for row in rows if index_of[row] in self.films]
+        needed = [row for row in filmed if self.films[index_of[row]].next(row in last)]
+        if needed:
+            for row, frame in zip(needed, self.environment.render(needed)):
+                self.films[index_of[row]].add(video.smaller(frame))
 
     def frames_of(self, index: int) -> np.ndarray | None:
-        return np.stack(self.frames[index]) if index in self.frames else None
+        return np.stack(self.films[index].frames) if index in self.films else None
+
+
+class _Film:
+    """Evenly spaced frames of an episode of unknown length, twice as many as a video shows at most, and the last."""
+
+    def __init__(self) -> None:
+        self.frames: list[np.ndarray] = []
+        self.every, self.seen = 1, 0
+
+    def next(self, last: bool) -> bool:
+        """Whether the next frame is needed."""
+        self.seen += 1
+        return last or (self.seen - 1) % self.every == 0
+
+    def add(self, frame: np.ndarray) -> None:
+        """Add a frame that is needed."""
+        if len(self.frames) == 2 * video.FRAMES:
+            self.frames, self.every = self.frames[::2], 2 * self.every
+        self.frames.append(frame)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Observation, Step, seeds
+from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step
 from saccade.envs import environment
+from saccade.envs.checks import LONGEST
 from saccade.envs.episodes import Episode
 from saccade.envs.rollout import run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
+from saccade.random import seeds
 from saccade.training import distributed
-from saccade.training.folder import ERROR
-from saccade.training.run import Run
 from saccade.training.video import thumbnails
 
 
@@ -32,10 +32,12 @@ class ControlTask:
     """Settings of the environment, each ``name=value``; the value is JSON or a word."""
     test_episodes: int = 64
     """Number of test episodes, the same ones in every evaluation."""
-    test_seed: int = 12_345
-    """Seed from which the seeds of the test episodes follow."""
+    held_out_seed: int = 12_345
+    """Seed of the test episodes; a check draws others for every training seed."""
     test_rows: int = 16
     """Number of test episodes that run side by side."""
+    max_episode_steps: int = LONGEST
+    """Steps after which a test episode that does not end is cut off."""
     video_episodes: int = 6
     """Number of test episodes that are shown as videos, the first ones."""
     position: str = "position"
@@ -55,9 +57,9 @@ class ControlTask:
 
     def seeds(self) -> list[int]:
         """The seeds of the test episodes."""
-        return seeds(self.test_seed, self.test_episodes).tolist()
+        return seeds(self.held_out_seed, self.test_episodes, "test episodes").tolist()
 
-    def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
+    def score(self, policy: ActingPolicy, show: LogSamples | None = None) -> ProblemScores:
         """Scores of the test episodes, acted greedily, as `episode_scores`; ``show`` is given the first ones."""
         return episode_scores(self.run_episodes(self.make_test(), policy, show))
 
@@ -65,7 +67,9 @@ class ControlTask:
         self, environment: Environment, policy: ActingPolicy, show: LogSamples | None = None
     ) -> list[Episode]:
         """The test episodes, acted greedily in ``environment``, which may be the task's own in a wrapper."""
-        return evaluate_episodes(environment, policy, self.seeds(), self.position, self.video_episodes, show)
+        return evaluate_episodes(
+            environment, policy, self.seeds(), self.position, self.video_episodes, show, self.max_episode_steps
+        )
 
     def record_video(self, policy: ActingPolicy, seeds: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """One full episode for each seed, acted greedily, as `record_video`."""
@@ -84,10 +88,13 @@ def evaluate_episodes(
     position: str,
     video_episodes: int,
     show: LogSamples | None = None,
+    longest: int = LONGEST,
 ) -> list[Episode]:
-    """One full episode for each seed, acted greedily; ``show`` is given the first ``video_episodes`` as samples."""
+    """One full episode for each seed, of at most ``longest`` steps, acted greedily; ``show`` is given the first
+    ``video_episodes`` as samples.
+    """
     recorder = PathRecorder(environment, position)
-    episodes = run_episodes(recorder, policy, seeds, videos=video_episodes if show else 0)
+    episodes = run_episodes(recorder, policy, seeds, videos=video_episodes if show else 0, longest=longest)
     if show:
         show("episodes", logged_samples(episodes[:video_episodes], recorder.paths))
     return episodes
@@ -109,7 +116,7 @@ class ControlSettings(Protocol):
     def task(self) -> ControlTask: ...
 
 
-def evaluate(cfg: ControlSettings, policies: Mapping[str, ActingPolicy]) -> dict[str, float]:
+def evaluate(cfg: ControlSettings, policies: Mapping[str, ActingPolicy]) -> ProblemScores:
     """A recipe's `evaluate`: scores of the test episodes, acted greedily by "policy"."""
     return cfg.task.score(policies["policy"])
 
@@ -132,15 +139,13 @@ def log_returns(run: Run) -> Callable[[int, Sequence[Episode]], None]:
     return log
 
 
-def episode_scores(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Means over episodes: "return" with its standard error, "length", and every fact at the end that is one number."""
-    total = np.array([episode.total for episode in episodes], np.float64)
-    scores = {"return": float(total.mean()), "length": float(np.mean([episode.length for episode in episodes]))}
-    if len(total) > 1:
-        scores[f"return{ERROR}"] = float(total.std(ddof=1) / math.sqrt(len(total)))
+def episode_scores(episodes: Sequence[Episode]) -> ProblemScores:
+    """Of each episode "return", "length", and every fact at its end that is one number."""
+    of_all = lambda value: torch.tensor([value(episode) for episode in episodes], dtype=torch.float64)
+    scores = {"return": of_all(lambda episode: episode.total), "length": of_all(lambda episode: episode.length)}
     facts = {name: [np.asarray(episode.info[name], np.float64) for episode in episodes] for name in episodes[0].info}
-    numbers = {name: np.array(values) for name, values in facts.items() if all(value.size == 1 for value in values)}
-    return scores | {name: float(np.nanmean(values)) for name, values in numbers.items() if not np.isnan(values).all()}
+    numbers = {name: np.array(values).ravel() for name, values in facts.items() if all(v.size == 1 for v in values)}
+    return {**scores, **{name: torch.from_numpy(v) for name, v in numbers.items() if not np.isnan(v).all()}}
 
 
 def logged_samples(episodes: Sequence[Episode], paths: Mapping[int, Sequence[np.ndarray]]) -> list[dict[str, Any]]:

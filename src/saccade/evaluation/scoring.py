@@ -8,19 +8,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler, seeds
+from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
+from saccade.random import seeds
 
 HELD_OUT_SEED = 12_345
 """Seed of the held-out problems of embedded worlds: the same ones in every run."""
-
-EVAL_SEED = 54_321
-"""Seed from which the sampling seeds of all evaluations follow."""
 
 
 class ScoredTask(Protocol):
     """A task that scores samplers on its held-out problems."""
 
-    def score(self, sampler: Sampler, log_samples: LogSamples | None = None, /) -> dict[str, float]: ...
+    def score(self, sampler: Sampler, log_samples: LogSamples | None = None, /) -> ProblemScores: ...
 
 
 def score(
@@ -34,7 +32,7 @@ def score(
     for name, problems in sets.items():
         if not len(problems):
             continue
-        seeds_P = seeds(EVAL_SEED, len(problems))
+        seeds_P = seeds(HELD_OUT_SEED, len(problems), "evaluation")
         chunks = torch.arange(len(problems)).split(rows)  # problems on disk are loaded when their chunk comes
         parts = [sampler([problems[i] for i in chunk.tolist()], seeds_P[chunk]) for chunk in chunks]
         found[name] = parts, torch.cat([judge(part) for part in parts])
@@ -52,8 +50,8 @@ def logged_samples(rollout: Rollout, reward_B: Tensor, count: int = 16) -> list[
 @torch.no_grad()
 def score_with_reward(
     task: ScoredTask, sampler: Sampler, reward: Reward, log_samples: LogSamples | None = None
-) -> dict[str, float]:
-    """The task's scores of held-out prompts, and the mean of the trained reward, "training reward"."""
+) -> ProblemScores:
+    """The task's scores of held-out prompts, and the trained reward of all of them, "training reward"."""
     rollouts: list[Rollout] = []
 
     def recorded(problems: Sequence[Problem], seeds_B: Tensor) -> Rollout:
@@ -62,5 +60,5 @@ def score_with_reward(
 
     scores = task.score(recorded, log_samples)
     if rollouts:
-        scores["training reward"] = float(torch.cat([reward(rollout) for rollout in rollouts]).nanmean())
+        scores["training reward"] = torch.cat([reward(rollout) for rollout in rollouts])
     return scores

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.core import Problem, Rollout
 from saccade.math.frames import Box, Frame
-from saccade.math.pixels import picture_digest, to_unit
+from saccade.math.pixels import picture_digest, to_float
 from saccade.models.language.model import Message, Prompt
 from saccade.policies.multi_turn import Conversation
 from saccade.rewards.text.parsing import parse_boxes
@@ -101,4 +101,4 @@ def _resized(pixels: np.ndarray, frame: Frame) -> Tensor:
     image = Image.fromarray(pixels)
     if image.size != (frame.width, frame.height):
         image = image.resize((frame.width, frame.height), Image.Resampling.BICUBIC)
-    return to_unit(image)
+    return to_float(image)

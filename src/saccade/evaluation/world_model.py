@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from saccade.core import LogSamples, seeds
+from saccade.core import LogSamples, ProblemScores
 from saccade.envs import task as control
 from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.episodes import tensors
@@ -17,12 +17,13 @@ from saccade.envs.recurrent import RecurrentStateWrapper
 from saccade.envs.task import ControlTask, episode_scores
 from saccade.models.world_model.rssm import as_input, as_picture
 from saccade.policies.dreamer import DreamerPolicy
+from saccade.random import numpy_generator, seeds
 
 WALKS, STEPS = 192, 16
 """Number of random walks and of their steps: probing what is constant in an episode, such as a goal, takes many."""
 
 
-def score(task: ControlTask, policy: DreamerPolicy, show: LogSamples | None = None) -> dict[str, float]:
+def score(task: ControlTask, policy: DreamerPolicy, show: LogSamples | None = None) -> ProblemScores:
     """Scores of the test episodes, acted greedily, as `ControlTask.score`, and those of `linear_probes`."""
     environment = task.make_test()
     actor = policy.recurrent(environment.count)
@@ -30,7 +31,7 @@ def score(task: ControlTask, policy: DreamerPolicy, show: LogSamples | None = No
     walks = random_walks(task, policy)
     if show:
         show("reconstructions", reconstructions(policy, walks, task.video_episodes))
-    return episode_scores(episodes) | linear_probes(walks)
+    return {**episode_scores(episodes), **linear_probes(walks)}
 
 
 def record_video(task: ControlTask, policy: DreamerPolicy, seeds_B: Tensor) -> list[dict[str, Any]]:
@@ -71,8 +72,8 @@ def random_walks(task: ControlTask, policy: DreamerPolicy, rows: int = WALKS) ->
     """The model follows random walks, the same ones for every policy, for STEPS steps or until the first one ends."""
     actor = policy.recurrent(rows)
     environment = RecurrentStateWrapper(task.make(rows), actor)
-    rng = np.random.default_rng(task.test_seed)
-    actor.observe(tensors(environment.begin(range(rows), seeds(task.test_seed, rows, key=1).tolist())))
+    rng = numpy_generator(task.held_out_seed, "random actions")
+    actor.observe(tensors(environment.begin(range(rows), seeds(task.held_out_seed, rows, "random walks").tolist())))
     features, pictures, facts, ended = [], [], [], False
     action_B = np.zeros((rows, policy.actions), np.float32)
     while not ended and len(features) < STEPS:
@@ -109,9 +110,7 @@ def linear_probes(walks: Walks) -> dict[str, float]:
 
 @torch.no_grad()
 def reconstructions(policy: DreamerPolicy, walks: Walks, count: int, columns: int = 8) -> list[dict[str, Any]]:
-    """Logged samples of random walks: observed pictures of ``columns`` time steps above, their reconstructions
-    below.
-    """
+    """Logged samples of random walks: ``columns`` observed pictures above, their reconstructions below."""
     steps = torch.linspace(0, walks.features_BTF.shape[1] - 1, columns).long()
     observed = as_picture(as_input(walks.picture_BT[:count, steps]))
     decoded = as_picture(policy.model.decoder(walks.features_BTF[:count, steps].to(policy.device))).cpu()

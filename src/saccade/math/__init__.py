@@ -1,1 +1,1 @@
-"""Pure functions on tensors: paths, kernels, credit, surrogates, divergences, boxes, coordinate frames."""
+"""Pure functions on tensors: paths, kernels, advantages, surrogates, divergences, boxes, coordinate frames."""

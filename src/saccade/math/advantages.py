@@ -1,27 +1,25 @@
 """Advantages from the rewards of samples.
 
-GRPO 2402.03300, Dr. GRPO 2503.20783, RLOO 2402.14740, DDPO's rolling statistics 2305.13301, GDPO (per-reward
-normalization, as in TRL). Rows whose reward is NaN get advantage 0 and stay out of every mean and deviation.
+GRPO 2402.03300, Dr. GRPO 2503.20783, RLOO 2402.14740, GDPO (per-reward normalization, as in TRL). Rows whose reward is
+NaN get advantage 0 and stay out of every mean and deviation. Rows of a group with equal rewards get exactly 0, of
+whatever size these are: a mean of large numbers is rounded by more than the term added to the deviation.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from saccade.core import generator, noise, spawn
+from saccade.random import generator, noise
 
 AllSum = Callable[[Tensor], Tensor]
 """Adds a tensor over all processes; the identity where there is one."""
 
 ADV_CLIP = 5.0
 """Largest absolute advantage: in standard deviations or, where there is none, in units of the reward."""
-
-_RANDOM_REWARDS_KEY = 1 << 20
-"""A key from which no sample's seed is derived."""
 
 _SAME_REWARD = 1e-8
 """Difference up to which rewards count as equal."""
@@ -43,21 +41,16 @@ def group_advantage(
     global std) or "none" (no division; Dr. GRPO). ``unbiased`` divides the variance by n - 1. ValueError for another
     ``scale``.
     """
-    valid = reward_B.isfinite()
-    r = torch.where(valid, reward_B, torch.zeros_like(reward_B)).double()
-    count, total = _per_group(valid.double(), group_B), _per_group(r, group_B)
-    centered = (r - total / count.clamp(min=1)) * valid
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f"unknown scale '{scale}': one of group, batch, none")
+    centered, valid, count = _centered(reward_B, group_B)
+    if scale == "none":
+        return centered.clamp(-clip, clip).to(reward_B.dtype)
     if scale == "group":
         std = _std(_per_group(centered**2, group_B), count, unbiased)
-    elif scale == "batch":
-        n = all_sum(valid.double().sum())
-        mean = all_sum(r.sum()) / n.clamp(min=1)
-        std = _std(all_sum((((r - mean) * valid) ** 2).sum()), n, unbiased)
-    elif scale == "none":
-        return centered.to(reward_B.dtype).clamp(-clip, clip)
     else:
-        raise ValueError(f"unknown scale '{scale}': one of group, batch, none")
-    return (centered / (std + eps)).clamp(-clip, clip).to(reward_B.dtype)
+        std = _batch_moments(reward_B.double(), valid, unbiased, all_sum)[1]
+    return _divided(centered, std, eps).clamp(-clip, clip).to(reward_B.dtype)
 
 
 def leave_one_out(reward_B: Tensor, group_B: Tensor) -> Tensor:
@@ -66,51 +59,29 @@ def leave_one_out(reward_B: Tensor, group_B: Tensor) -> Tensor:
     r = torch.where(valid, reward_B, torch.zeros_like(reward_B))
     count, total = _per_group(valid.to(r.dtype), group_B), _per_group(r, group_B)
     others = (total - r) / (count - 1).clamp(min=1)
-    return torch.where(valid & (count > 1), r - others, torch.zeros_like(r))
+    return torch.where(valid & has_reward_variance(reward_B, group_B), r - others, torch.zeros_like(r))
 
 
-def per_reward(rewards_KB: Tensor, weights_K: Tensor, group_B: Tensor, eps: float = 1e-4) -> Tensor:
-    """Several rewards, each normalized in its group before the weighted sum (GDPO, MixGRPO): ``[B]``."""
-    each = torch.stack([group_advantage(r, group_B, eps=eps) for r in rewards_KB])
-    return (weights_K[:, None] * each).sum(0)
+def per_reward(
+    rewards_KB: Tensor,
+    weights_K: Tensor,
+    group_B: Tensor,
+    *,
+    eps: float = 1e-4,
+    clip: float = ADV_CLIP,
+    all_sum: AllSum = lambda x: x,
+) -> Tensor:
+    """Several rewards, each normalized in its group, then their weighted sum over the batch: ``[B]``.
 
-
-class RollingBaseline:
-    """DDPO: mean and std of the last ``size`` rewards of each prompt; of the batch below ``min_count`` rewards."""
-
-    def __init__(self, size: int = 32, min_count: int = 16, eps: float = 1e-6):
-        self.size, self.min_count, self.eps = size, min_count, eps
-        self.history: dict[str, deque[float]] = {}
-
-    def __call__(self, reward_B: Tensor, keys: Sequence[Hashable]) -> Tensor:
-        """Advantage ``[B]`` of rewards whose prompts are ``keys``; keeps the rewards."""
-        valid = reward_B.isfinite()
-        batch = reward_B[valid]
-        for key, r in zip(keys, reward_B.tolist()):
-            if r == r:
-                self.history.setdefault(str(key), deque(maxlen=self.size)).append(r)
-        out = torch.zeros_like(reward_B)
-        for i, key in enumerate(keys):
-            past = self.history.get(str(key), ())
-            base = torch.tensor(list(past)) if len(past) >= self.min_count else batch
-            if valid[i]:
-                out[i] = (reward_B[i] - base.mean()) / (base.std(unbiased=False) + self.eps)
-        return out
-
-    def state_dict(self) -> dict:
-        return {key: list(values) for key, values in self.history.items()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.history = {key: deque(values, maxlen=self.size) for key, values in state.items()}
-
-
-def whitened(values_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8, all_sum: AllSum = lambda x: x) -> Tensor:
-    """(A - mean) / (std + eps) over the batch's unmasked decisions, else 0: ``[B, T]`` (REINFORCE++ 2501.03262)."""
-    unmasked = mask_BT > 0
-    values = torch.where(unmasked, values_BT, 0.0).double()
-    count = all_sum(unmasked.double().sum()).clamp(min=1)
-    centered = (values - all_sum(values.sum()) / count) * unmasked
-    return (centered / (_std(all_sum((centered**2).sum()), count, False) + eps)).to(values_BT.dtype)
+    GDPO, TRL's "normalize_then_sum", with deviations over n - 1: z_k = (r_k - group mean) / (std + ``eps``),
+    s = sum w_k z_k, A = (s - batch mean) / (std + ``eps``), clipped to ``+-clip``. A reward that is NaN on a row counts
+    as its group's mean there; rows that no reward judges get 0 and stay out of the batch's mean and deviation.
+    """
+    each_KB = torch.stack([group_advantage(r, group_B, eps=eps, unbiased=True, clip=math.inf) for r in rewards_KB])
+    sum_B = (weights_K.to(each_KB)[:, None] * each_KB).sum(0).double()
+    judged = rewards_KB.isfinite().any(0)
+    mean, std = _batch_moments(sum_B, judged, True, all_sum)
+    return _divided((sum_B - mean) * judged, std, eps).clamp(-clip, clip).to(rewards_KB.dtype)
 
 
 def has_reward_variance(reward_B: Tensor, group_B: Tensor) -> Tensor:
@@ -139,15 +110,39 @@ def _per_group(values_B: Tensor, group_B: Tensor) -> Tensor:
     return sums.index_add(0, inverse, values_B)[inverse]
 
 
+def _centered(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards minus the mean of their group, 0 where they are NaN or the group's are equal; which rewards are finite;
+    and how many of each row's group are: ``[B]`` each, float64 but for the mark.
+    """
+    valid = reward_B.isfinite()
+    r = torch.where(valid, reward_B, torch.zeros_like(reward_B)).double()
+    count, total = _per_group(valid.double(), group_B), _per_group(r, group_B)
+    return (r - total / count.clamp(min=1)) * (valid & has_reward_variance(reward_B, group_B)), valid, count
+
+
+def _batch_moments(values_B: Tensor, valid_B: Tensor, unbiased: bool, all_sum: AllSum) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the valid values of all processes."""
+    values_B = torch.where(valid_B, values_B, 0.0)
+    n = all_sum(valid_B.double().sum())
+    mean = all_sum(values_B.sum()) / n.clamp(min=1)
+    return mean, _std(all_sum((((values_B - mean) * valid_B) ** 2).sum()), n, unbiased)
+
+
+def _divided(centered_B: Tensor, std: Tensor, eps: float) -> Tensor:
+    """centered / (std + eps); 0 where nothing deviates, also without ``eps``."""
+    scale = std + eps
+    return torch.where(scale > 0, centered_B / torch.where(scale > 0, scale, 1.0), 0.0)
+
+
 def _std(squares: Tensor, count: Tensor, unbiased: bool) -> Tensor:
     return (squares / (count - float(unbiased)).clamp(min=1)).clamp(min=0).sqrt()
 
 
 def shuffle_rewards(reward_B: Tensor, seed: int) -> Tensor:
     """The same rewards permuted at random ``[B]``: the control experiment in which nothing can be learned."""
-    return reward_B[torch.randperm(len(reward_B), generator=generator(seed))]
+    return reward_B[torch.randperm(len(reward_B), generator=generator(seed, "shuffled rewards"))]
 
 
 def random_rewards(seeds_P: Tensor, group_size: int) -> Tensor:
     """0 or 1 at random for each of ``group_size`` samples of each problem: ``[P * group_size]``."""
-    return (noise(spawn(seeds_P, _RANDOM_REWARDS_KEY), (group_size,)) > 0).float().flatten()
+    return (noise(seeds_P, (group_size,), "random rewards") > 0).float().flatten()

@@ -12,6 +12,9 @@ from saccade.core import Kernel
 
 LOG_2PI = math.log(2 * math.pi)
 
+NEAR_NOISE = 1e-4
+"""Distance from t = 1 below which a time counts as pure noise: schedulers reach 1 within rounding."""
+
 
 def ode(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
     """Euler step of the probability-flow ODE, x + v dt: deterministic, standard deviation 0."""
@@ -22,11 +25,11 @@ def ode(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor
 def flow_sde(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float, guard: float) -> tuple[Tensor, Tensor]:
     """Flow-GRPO 2505.05470: drift corrected for the noise g = a sqrt(t / (1 - t)), standard deviation g sqrt(-dt).
 
-    ``guard`` replaces t in 1 - t where t = 1 (most implementations take the second time of the grid).
+    ``guard`` replaces t in 1 - t where t is 1 or nearly so (most implementations take the second time of the grid).
     """
     t, t_next = _like_float(t, x), _like_float(t_next, x)
     dt = t_next - t
-    one_minus_t = 1 - torch.where(t >= 1, torch.full_like(t, guard), t)
+    one_minus_t = (1 - torch.where(t > 1 - NEAR_NOISE, torch.full_like(t, guard), t)).clamp(min=NEAR_NOISE)
     g2 = a * a * t / one_minus_t
     mean = x * (1 + g2 * dt / (2 * t)) + v * (1 + g2 * (1 - t) / (2 * t)) * dt
     return mean, (g2 * -dt).sqrt()
@@ -51,14 +54,6 @@ def cps(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, *, a: float) -> tuple[T
     return (1 - t_next) * (x - t * v) + (t_next**2 - std**2).clamp(min=0).sqrt() * (x + (1 - t) * v), std
 
 
-def ddim(x: Tensor, eps: Tensor, alpha: Tensor, alpha_next: Tensor, *, eta: float) -> tuple[Tensor, Tensor]:
-    """DDIM on a variance-preserving path: ``alpha`` are the cumulative alpha-bar, ``eps`` the predicted noise."""
-    alpha, alpha_next = _like_float(alpha, x), _like_float(alpha_next, x)
-    std = eta * ((1 - alpha_next) / (1 - alpha)).sqrt() * (1 - alpha / alpha_next).sqrt()
-    x0 = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
-    return alpha_next.sqrt() * x0 + (1 - alpha_next - std**2).clamp(min=0).sqrt() * eps, std
-
-
 def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
     """The kernel flow_sde, dance_sde, cps, renoise or ode for a grid of ``times``; ValueError for another name."""
     match name:
@@ -75,15 +70,27 @@ def flow_kernel(name: str, noise: float, times: Tensor) -> Kernel:
     raise ValueError(f"unknown kernel '{name}': one of flow_sde, dance_sde, cps, renoise, ode")
 
 
+def kernel_logp(
+    name: str, x_next: Tensor, mean: Tensor, std: Tensor, dims: int, reduce: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of a sampled next state under the kernel ``name``, and the deviation that it has ``[...]``.
+
+    That of a Gaussian, except for cps and renoise: the published log-probability of Flow-CPS is -(x' - m)^2, without
+    the deviation of the step and without constants. It is finite also in the last step, whose deviation is 0, and is
+    that of a Gaussian of variance 1/2 up to a constant, which is the deviation returned.
+    """
+    if name in ("cps", "renoise"):
+        return _reduced(-((x_next - mean) ** 2), dims, reduce), torch.full_like(std, math.sqrt(0.5))
+    return gaussian_logp(x_next, mean, std, dims, reduce), std
+
+
 def gaussian_logp(x_next: Tensor, mean: Tensor, std: Tensor, dims: int, reduce: str = "mean") -> Tensor:
     """Log-density of a sampled next state under N(mean, std^2), over the last ``dims`` dimensions.
 
     ``reduce="mean"`` divides the log-density by the number of elements, as the Flow-GRPO family does (its small clip
     ranges follow from that); ``"sum"`` is the log-density itself.
     """
-    over = tuple(range(-dims, 0))
-    term = -((x_next - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * LOG_2PI
-    return term.mean(over) if reduce == "mean" else term.sum(over)
+    return _reduced(-((x_next - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * LOG_2PI, dims, reduce)
 
 
 def flow_times(steps: int, shift: float = 1.0) -> Tensor:
@@ -113,6 +120,11 @@ def to_noise(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
 def guided(cond: Tensor, uncond: Tensor | None, guidance: float) -> Tensor:
     """uncond + guidance (cond - uncond), for velocities or logits of one shape; ``cond`` where ``uncond`` is None."""
     return cond if uncond is None else uncond + guidance * (cond - uncond)
+
+
+def _reduced(term: Tensor, dims: int, reduce: str) -> Tensor:
+    over = tuple(range(-dims, 0))
+    return term.mean(over) if reduce == "mean" else term.sum(over)
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:

@@ -12,13 +12,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from saccade.math.exponential import bounded_exp
+
 Surrogate = Callable[[Tensor, Tensor, Tensor, float, float | None], Tensor]
 """logp, old, advantage (one shape), low, high -> a loss of that shape; ``high`` None is ``low``."""
 
 
 def clipped(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float | None = None) -> Tensor:
     """max(-A rho, -A clip(rho, 1 - low, 1 + high)), rho = exp(logp - old): a loss of the same shape."""
-    ratio = (logp - old).exp()
+    ratio = bounded_exp(logp - old)
     return torch.maximum(-advantage * ratio, -advantage * _bounded(ratio, low, high))
 
 
@@ -35,7 +37,7 @@ def cispo(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high: float 
 
     ``low`` 1 leaves the weight unbounded from below; a cap of 5 is ``high`` 4.
     """
-    weight = _bounded((logp - old).exp(), low, high).detach()
+    weight = _bounded(bounded_exp(logp - old), low, high).detach()
     return -weight * advantage * logp
 
 
@@ -44,7 +46,7 @@ def clip_fraction(logp: Tensor, old: Tensor, advantage: Tensor, low: float, high
 
     There `clipped` and `dual_clipped` have no gradient and `cispo` bounds its weight.
     """
-    ratio = (logp - old).exp()
+    ratio = bounded_exp(logp - old)
     above = (ratio > 1 + (low if high is None else high)) & (advantage > 0)
     return (above | ((ratio < 1 - low) & (advantage < 0))).to(logp.dtype)
 

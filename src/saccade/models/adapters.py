@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from saccade.core import seeded
 from saccade.models.sharding import shard_like
 from saccade.naming import nearest
+from saccade.random import initialized
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -80,6 +80,20 @@ def weights(parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def fingerprint(parameters: Sequence[nn.Parameter]) -> int:
+    """A number that stays the same while no bit of these weights changes; of sharded ones, of those that are here."""
+    local = [getattr(p, "to_local", lambda p=p: p)().detach() for p in parameters]
+    sums = [x.view(_BITS[x.element_size()]).sum(dtype=torch.int64) for x in local]
+    if not sums:
+        return 0
+    place = torch.arange(1, len(sums) + 1, device=sums[0].device)
+    return int((torch.stack(sums) * place).sum())
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@torch.no_grad()
 def load_weights(parameters: Sequence[nn.Parameter], state: Mapping[str, Tensor]) -> None:
     """Copy the result of `weights` into ``parameters``. ValueError if number or shapes differ."""
     if len(state) != len(parameters):
@@ -100,7 +114,7 @@ def _inject(module: nn.Module, rank: int, alpha: float, targets: Sequence[str] |
                 f"{type(module).__name__} has no known attention projections; name the layers in `targets`"
             )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_matches(module, targets), lora_dropout=0.0)
-    with seeded(seed):  # peft initializes A from the global generator
+    with initialized(seed, "LoRA"):  # peft initializes A from the global generator
         inject_adapter_in_model(config, module)
     for p in module.parameters():
         if p.requires_grad:

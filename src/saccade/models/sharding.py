@@ -45,9 +45,7 @@ def _call(network: nn.Module, function: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def gathered(network: nn.Module) -> Iterator[None]:
-    """Within it every process holds all weights of the network, so that processes may call it a different number of
-    times.
-    """
+    """Within it every process holds all weights, so that processes may call the network different numbers of times."""
     from torch.distributed.fsdp import FSDPModule
 
     parts = [m for m in network.modules() if isinstance(m, FSDPModule)]

@@ -26,14 +26,22 @@ class Snapshot:
         for value, parameter in zip(self.values, self.parameters):
             value.lerp_(parameter.detach(), 1 - decay)
 
-    def ema_update(self, decay: float) -> Callable[[int], None]:
+    def ema_update(self, decay: float, every: int = 1) -> Callable[[int], None]:
         """The function to call after each optimizer step, with the number of steps taken, for a moving average.
 
-        The decay is `warm_decay`; with 0 the snapshot equals the parameters. ValueError for a decay outside [0, 1].
+        The average is updated after every ``every``-th step. The decay is `warm_decay`; with 0 the snapshot equals the
+        parameters, at those steps. ValueError for a decay outside [0, 1] and for an interval below 1.
         """
         if not 0 <= decay <= 1:
             raise ValueError(f"the decay of a moving average is between 0 and 1, not {decay}")
-        return lambda taken: self.update(warm_decay(decay, taken))
+        if every < 1:
+            raise ValueError(f"a moving average is updated every 1 optimizer step or more, not {every}")
+
+        def update(taken: int) -> None:
+            if taken % every == 0:
+                self.update(warm_decay(decay, taken))
+
+        return update
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

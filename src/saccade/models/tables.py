@@ -9,27 +9,31 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LARGEST = 1 << 32
 """Bytes of the largest file, and of the largest table unfolded, that is read into memory."""
 
 _LONGEST_FIELD = 1 << 26
 """Characters of a field of a CSV file."""
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
-def read_text(path: Path) -> str:
-    """A file of text in UTF-8, or in UTF-16 with its byte-order mark. ValueError "FILE: cannot be read: why"."""
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """A file that is read. ValueError "FILE: cannot be read: why", also for what reading raises within."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no regular file")
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has more than {LARGEST >> 30} GiB")
-        content = path.read_bytes()
-        encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
-        return content.decode(encoding)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise ValueError(f"it has more than {LARGEST >> 30} GiB")
+            yield file
     except UnicodeDecodeError:
         raise ValueError(f"{path}: cannot be read: it is not text in UTF-8") from None
     except (OSError, ValueError) as error:
@@ -37,10 +41,40 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: cannot be read: {why}") from None
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text that are not blank, without surrounding spaces, with their numbers from 1 on."""
-    # Not splitlines, because a text in JSON may contain other line separators.
-    return [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+def _decoded(file: BinaryIO, offset: int = 0) -> TextIOWrapper:
+    """The text behind the byte-order mark, or from an offset in bytes on. Only line feeds end its lines, because a
+    text in JSON may contain other line separators.
+    """
+    start = file.read(3)
+    mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+    file.seek(max(offset, len(mark)))
+    return TextIOWrapper(file, _MARKS.get(mark, "utf-8"), newline="\n")
+
+
+def read_text(path: Path) -> str:
+    """A file of text in UTF-8, or in UTF-16 with its byte-order mark. ValueError "FILE: cannot be read: why"."""
+    with _reading(path) as file:
+        return _decoded(file).read()
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Number from 1 on, place in bytes and text, without surrounding spaces, of each line that is not blank.
+
+    One line at a time is in memory. ValueError as in `read_text`.
+    """
+    with _reading(path) as file:
+        text = _decoded(file)
+        offset = file.tell()
+        for number, line in enumerate(text, 1):
+            if line.strip():
+                yield number, offset, line.strip()
+            offset += len(line.encode(text.encoding))
+
+
+def line_at(path: Path, offset: int) -> str:
+    """The line of a text that begins at a place in bytes, as `read_lines` returns it."""
+    with _reading(path) as file:
+        return _decoded(file, offset).readline().strip()
 
 
 def object_of(line: str) -> dict[str, Any]:
@@ -57,7 +91,7 @@ def object_of(line: str) -> dict[str, Any]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The object of each line. ValueError "FILE:LINE: why" for a line that is none."""
     rows = []
-    for number, line in read_lines(path):
+    for number, _, line in read_lines(path):
         try:
             rows.append(object_of(line))
         except ValueError as error:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from saccade.algorithms.off_policy import OffPolicy, OffPolicySettings
 from saccade.algorithms.ppo import PPO
-from saccade.core import Action, Environment, seeds
+from saccade.core import Action, Environment, Run, mean_scores
 from saccade.envs.task import ControlTask
 from saccade.models.control.networks import ACTIVATIONS
 from saccade.policies.actor_critic import ActorCriticModel
-from saccade.training.run import Run
+from saccade.random import stream
 from saccade.training.settings import AdamW
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def train_off_policy(name: Literal["SAC", "TD3"], cfg: OffPolicySettings, run: R
     """Train its SAC or TD3. Returns the scores of our test episodes before and after."""
     task, schedule, algo = cfg.task, cfg.schedule, cfg.algo
     model = build_off_policy(name, algo, cfg.optim, task.make(schedule.n_envs), cfg.seed)
-    before = after = task.score(SB3Policy(model))
+    before = after = mean_scores(task.score(SB3Policy(model)))
     run.log(0, {f"eval/{k}": v for k, v in before.items()})
     done = 0
     while done < schedule.steps:
@@ -37,7 +37,7 @@ def train_off_policy(name: Literal["SAC", "TD3"], cfg: OffPolicySettings, run: R
         steps = min(due, schedule.steps - done)
         model.learn(steps, reset_num_timesteps=not done)
         done += steps
-        after = task.score(SB3Policy(model))
+        after = mean_scores(task.score(SB3Policy(model)))
         run.log((done - algo.learning_starts) * algo.gradient_steps, {f"eval/{k}": v for k, v in after.items()})
     return {"before": before, "after": after}
 
@@ -46,9 +46,11 @@ def build_off_policy(name: str, algo: OffPolicy, optim: AdamW, environment: Envi
     """Its learner with the same networks and settings. ValueError for settings that it does not have."""
     sb3 = import_package()
     if algo.n_critics != 2 or algo.layer_norm or algo.n_steps != 1 or algo.offline_fraction:
-        raise ValueError("method 'sb3' has two Q networks without LayerNorm, one-step returns and no demonstrations")
+        raise ValueError(
+            "implementation 'sb3' has two Q networks without LayerNorm, one-step returns and no demonstrations"
+        )
     if algo.precision != "float32":
-        raise ValueError("method 'sb3' computes in float32")
+        raise ValueError("implementation 'sb3' computes in float32")
     width = environment.action_space.shape[0]
     if name == "TD3":
         from stable_baselines3.common.noise import NormalActionNoise
@@ -84,10 +86,10 @@ def train_ppo(
 ) -> dict[str, dict[str, float]]:
     """Train its PPO on ``steps`` segments of ``n_envs`` rows. Returns the scores of our test episodes before, after."""
     oracle = build_ppo(task.make(n_envs), model, ppo, optim, seed)
-    before = task.score(SB3Policy(oracle))
+    before = mean_scores(task.score(SB3Policy(oracle)))
     run.log(0, {f"eval/{name}": value for name, value in before.items()})
     oracle.learn(n_envs * ppo.n_steps * steps)
-    after = task.score(SB3Policy(oracle), run.show(steps))
+    after = mean_scores(task.score(SB3Policy(oracle), run.show(steps)))
     run.log(steps, {f"eval/{name}": value for name, value in after.items()})
     return {"before": before, "after": after}
 
@@ -96,7 +98,9 @@ def build_ppo(environment: Environment, model: ActorCriticModel, ppo: PPO, optim
     """Its PPO with the same networks and settings. ValueError for settings that it does not have."""
     sb3 = import_package()
     if model.normalize_observations or ppo.normalize_rewards or model.convolutions != "nature":
-        raise ValueError("method 'sb3' has the convolutions 'nature', and normalizes neither observations nor rewards")
+        raise ValueError(
+            "implementation 'sb3' has the convolutions 'nature', and normalizes neither observations nor rewards"
+        )
     picture = len(next(iter(environment.observation_space.values())).shape) == 3
     network: dict[str, Any] = {
         "net_arch": list(model.hidden),
@@ -130,7 +134,7 @@ def import_package() -> Any:
     try:
         import stable_baselines3
     except ImportError:
-        raise ValueError("method 'sb3' needs a development package: pip install stable-baselines3") from None
+        raise ValueError("implementation 'sb3' needs a development package: pip install stable-baselines3") from None
     return stable_baselines3
 
 
@@ -155,7 +159,9 @@ def vector_environment(environment: Environment, seed: int) -> VecEnv:
 
     (name, space), *more = environment.observation_space.items()
     if more:
-        raise ValueError(f"{environment.name} has {1 + len(more)} observations; method 'sb3' needs a single one")
+        raise ValueError(
+            f"{environment.name} has {1 + len(more)} observations; implementation 'sb3' needs a single one"
+        )
 
     class Rows(VecEnv):
         """The methods of a VecEnv that PPO, SAC and TD3 call."""
@@ -166,7 +172,7 @@ def vector_environment(environment: Environment, seed: int) -> VecEnv:
             return self._begin(list(range(self.num_envs)))
 
         def _begin(self, rows: list[int]) -> np.ndarray:
-            episode_seeds = [int(seeds(seed, 1, key=self.begun + i)) for i in range(len(rows))]
+            episode_seeds = [stream(seed, "episode", self.begun + i) for i in range(len(rows))]
             self.begun += len(rows)
             return environment.begin(rows, episode_seeds)[name]
 

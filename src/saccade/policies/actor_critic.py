@@ -12,18 +12,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.core import Action, Likelihood, Rollout, seeded
+from saccade.core import Action, Likelihood, Rollout
 from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
+from saccade.random import initialized
 
-OBSERVATION = "seen."
+OBSERVATION = "observation."
 """Prefix of the names of observations in the decisions of a rollout."""
 
 
@@ -45,7 +46,7 @@ class ActorCriticModel:
     """Normalize observed vectors by their running mean and standard deviation."""
     log_std: float = 0.0
     """Logarithm of the standard deviation of Gaussian actions at the start."""
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the update's matrix products: float32, or bfloat16 with float32 weights, which is twice as fast for
     pictures where the CPU supports it.
     """
@@ -173,7 +174,7 @@ def build_actor_critic(
     if model.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{model.precision}': one of float32, bfloat16")
     place = device_of(device)
-    with seeded(seed):
+    with initialized(seed, "actor and critic"):
         trunk = Encoder(
             observation,
             model.vector_features,
@@ -240,9 +241,7 @@ class Gaussian(nn.Module):
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def act(self, mean_NA: np.ndarray, normal_NA: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Actions ``[N, A]`` from standard normal numbers, without numbers the means, and their log-densities
-        ``[N]``.
-        """
+        """Actions ``[N, A]`` from standard normal numbers (None: the means), and their log-densities ``[N]``."""
         normal_NA = np.zeros_like(mean_NA) if normal_NA is None else normal_NA
         log_std = self.log_std.detach().cpu().numpy()
         normalizer = np.asarray(log_std.sum() + 0.5 * math.log(2 * math.pi) * self.outputs, np.float32)

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from saccade.core import Action, seeded
+from saccade.core import Action
 from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.world_model.rssm import RSSM, RSSMConfig, State, mlp
+from saccade.random import initialized
 
 MEAN_BOUND = 5.0
 """Bound of an action's mean before tanh, so that tanh does not saturate for good (as in Dreamer)."""
@@ -45,7 +46,7 @@ class DreamerPolicy:
     """A world model and the actor that is trained inside it; ``picture`` is the name of the observation it acts on."""
 
     def __init__(self, config: RSSMConfig, actions: int, picture: str = "image", init_std: float = 1.0, seed: int = 0):
-        with seeded(seed):
+        with initialized(seed, "world model and actor"):
             self.model = RSSM(config, actions)
             self.actor = SquashedGaussian(config.features, actions, config.hidden, init_std)
         self.config, self.actions, self.picture = config, actions, picture

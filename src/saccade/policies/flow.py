@@ -9,21 +9,25 @@ repeats its sampling with gradients.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Question, Rollout, noise, spawn
-from saccade.math.flow import flow_kernel, gaussian_logp, guided, ode, to_data
-from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.core import Likelihood, Problem, Question, Rollout
+from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
+from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
+from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone, own_size
 from saccade.models.sharding import shard
 from saccade.policies.flow_network import Network
 from saccade.policies.flow_presets import FlowModel
+from saccade.random import noise, stream
 
 LATENT_DIMS = 3
 
@@ -67,11 +71,11 @@ class FlowPolicy:
     fold_trained: bool = False
     """Fold LoRA into the weights where gradients are needed, too."""
     reuse_uncond: bool = False
-    """Take unconditional velocities from sampling in `likelihood`: exact until the first optimizer step on a rollout,
-    then outdated by the optimizer steps taken.
+    """Take unconditional velocities from sampling in `likelihood` even after the weights have changed, when they are
+    outdated by the optimizer steps taken. While the weights are those of sampling they are taken anyway.
     """
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed."""
+    forward_batch_size: int = 64
+    """Largest number of rows in a call of the network without gradients."""
     precision: torch.dtype = torch.float32
     prompt: Callable[[Problem], Prompt] = inputs_as_prompt
     prompt_cache: PromptCache | None = field(default=None, repr=False)
@@ -89,6 +93,14 @@ class FlowPolicy:
             raise ValueError(
                 f"stochastic step {outside[0]} is not one of the {self.steps} steps (0 to {self.steps - 1})"
             )
+        limit = 1.0 if self.kernel == "cps" else math.inf
+        if not 0 < self.noise <= limit or math.isinf(self.noise):
+            raise ValueError(
+                f"noise {self.noise} of kernel {self.kernel} is not above 0{' and at most 1' if limit == 1 else ''}: "
+                "without noise a step has no log-probability"
+            )
+        if not (self.times.diff() < 0).all():
+            raise ValueError(f"the scheduler's times do not fall in each of {self.steps} steps: take fewer")
         if self.grad_through_uncond and self.reuse_uncond:
             raise ValueError("reuse_uncond has no gradient, but grad_through_uncond asks for one")
         self.prompt_cache = self.prompt_cache or PromptCache(self.backbone)
@@ -100,7 +112,7 @@ class FlowPolicy:
             self.one_call,
             self.merge,
             self.fold_trained,
-            self.at_once,
+            self.forward_batch_size,
         )
 
     # -- sampling -------------------------------------------------------------------------------------------
@@ -110,7 +122,7 @@ class FlowPolicy:
         """One picture of each problem; ``stochastic`` replaces the policy's choice of stochastic steps."""
         chosen = sorted(self.stochastic if stochastic is None else stochastic)
         stored: list[dict[str, Tensor]] = []
-        x0 = self._denoise(self._noise(seeds_B, 0), range(self.steps), problems, seeds_B, chosen, stored)
+        x0 = self._denoise(self.latent_noise(seeds_B, "start"), range(self.steps), problems, seeds_B, chosen, stored)
         return self._rollout(problems, seeds_B, chosen, stored, x0)
 
     def greedy(self) -> FlowPolicy:
@@ -134,7 +146,7 @@ class FlowPolicy:
             raise ValueError(f"gradients cannot go through {grad_steps} of {self.steps} steps")
         first = self.steps - grad_steps
         with torch.no_grad():
-            x = self._denoise(self._noise(seeds_B, 0), range(first), problems, seeds_B, self.stochastic)
+            x = self._denoise(self.latent_noise(seeds_B, "start"), range(first), problems, seeds_B, self.stochastic)
         return self._denoise(x, range(first, self.steps), problems, seeds_B, self.stochastic)
 
     def predict_x0_at(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
@@ -145,7 +157,12 @@ class FlowPolicy:
         visited: list[Tensor] = []
         with torch.no_grad():
             last = self._denoise(
-                self._noise(seeds_B, 0), range(self.steps - 1), problems, seeds_B, self.stochastic, visited=visited
+                self.latent_noise(seeds_B, "start"),
+                range(self.steps - 1),
+                problems,
+                seeds_B,
+                self.stochastic,
+                visited=visited,
             )
             x = torch.stack([*visited, last])[step_B, torch.arange(len(step_B))]
         t_B = self.times[step_B].to(x.device)
@@ -170,30 +187,34 @@ class FlowPolicy:
         times = self.times.to(x.device)
         kernel = flow_kernel(self.kernel, self.noise, times)
         cond, uncond = self._conditioning(problems, self.guidance)
-        with self.network.optimized():
-            for i in steps:
-                if visited is not None:
-                    visited.append(x)
-                t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                v_cond, v_uncond = self.network.cond_uncond_velocity(
-                    x, t, cond, uncond, self.guidance, grad_through_uncond=True
-                )
-                v = guided(v_cond, v_uncond, self.guidance)
-                if i not in stochastic:
-                    x = ode(x, v, t, t_next)[0]
-                    continue
-                mean, std = kernel(x, v, t, t_next)
-                x_next = mean + std * self._noise(seeds_B, i + 1)
-                if stored is not None:
-                    logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
-                    stored.append({"x": x, "next": x_next, "logp": logp})
-                    if self.reuse_uncond and v_uncond is not None:
-                        stored[-1]["uncond"] = v_uncond
-                x = x_next
+        # Stored steps are evaluated as the update will; the steps around them take the fastest form of the network.
+        is_stored = lambda i: self.network.rounds and stored is not None and i in stochastic
+        for as_trained, part in groupby(steps, is_stored):
+            with self.network.optimized(as_trained):
+                for i in part:
+                    if visited is not None:
+                        visited.append(x)
+                    t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
+                    v_cond, v_uncond = self.network.cond_uncond_velocity(
+                        x, t, cond, uncond, self.guidance, grad_through_uncond=True
+                    )
+                    v = guided(v_cond, v_uncond, self.guidance)
+                    if i not in stochastic:
+                        x = ode(x, v, t, t_next)[0]
+                        continue
+                    mean, std = kernel(x, v, t, t_next)
+                    x_next = mean + std * self.latent_noise(seeds_B, "denoising", i)
+                    if stored is not None:
+                        logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
+                        stored.append({"x": x, "next_x": x_next, "logp": logp})
+                        if v_uncond is not None and not self.grad_through_uncond:
+                            stored[-1]["uncond"] = v_uncond
+                    x = x_next
         return x
 
-    def _noise(self, seeds_B: Tensor, key: int) -> Tensor:
-        return noise(spawn(seeds_B, key), self.latent_shape, self.device)
+    def latent_noise(self, seeds_B: Tensor, *name: str | int) -> Tensor:
+        """Standard normal noise ``[B, C, h, w]``: "start" is where a sample begins, ("denoising", i) that of step i."""
+        return noise(seeds_B, self.latent_shape, *name, device=self.device)
 
     def _rollout(
         self,
@@ -203,7 +224,7 @@ class FlowPolicy:
         stored: Sequence[dict[str, Tensor]],
         x0: Tensor,
     ) -> Rollout:
-        decisions = {"x0_B": x0}
+        decisions = {"x0_B": x0, "weights_B": torch.full((len(x0),), fingerprint(self.trained), device=x0.device)}
         step = torch.tensor(stochastic, dtype=torch.long, device=x0.device).expand(len(x0), -1)
         times = self.times.to(x0.device)
         logp_BT = torch.zeros(len(x0), len(stochastic), device=x0.device)
@@ -263,24 +284,34 @@ class FlowPolicy:
         rows, decisions = rollout.logp_BT.shape
         if "x_BT" not in rollout.decisions:
             raise ValueError("these samples have no stochastic denoising step, so they have no likelihood")
-        x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_BT"))
+        x, x_next = (rollout.decisions[k].flatten(0, 1) for k in ("x_BT", "next_x_BT"))
         step = rollout.decisions["step_BT"].flatten()
         times = self.times.to(x.device)
         cond, uncond = self._conditioning(rollout.problems, self.guidance, repeat=decisions)
-        # Passes without gradients are of other weights (the reference), which the stored velocities do not belong to.
-        cached = rollout.decisions.get("uncond_BT") if torch.is_grad_enabled() else None
-        cached = None if cached is None else cached.flatten(0, 1)
-        with self.network.optimized():
+        cached = self._stored_uncond(rollout)
+        with self.network.optimized(as_trained=self.network.rounds):
             velocities = self.network.cond_uncond_velocity(
                 x, times[step], cond, uncond, self.guidance, cached, self.grad_through_uncond
             )
         v = guided(*velocities, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
-        logp = gaussian_logp(x_next, mean, std, LATENT_DIMS, self.reduce)
+        logp, std = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
         shape = (rows, decisions)
         return Likelihood(
             logp_BT=logp.reshape(shape), mean_BTD=mean.reshape(*shape, *mean.shape[1:]), std_BT=std.reshape(shape)
         )
+
+    def _stored_uncond(self, rollout: Rollout) -> Tensor | None:
+        """The unconditional velocities ``[B T, C, h, w]`` of sampling, where they may stand for those of these weights.
+
+        Passes without gradients are often of other weights (the reference), which they would never belong to.
+        """
+        stored = None if self.grad_through_uncond else rollout.decisions.get("uncond_BT")
+        if stored is None:
+            return None
+        outdated = self.reuse_uncond and torch.is_grad_enabled()
+        same = outdated or bool((rollout.decisions["weights_B"] == fingerprint(self.trained)).all())
+        return stored.flatten(0, 1) if same else None
 
     def velocity(
         self,
@@ -362,13 +393,13 @@ def build_flow_policy(
     The text encoders and the autoencoder of ``share_with`` are used instead of loading them again. ValueError with one
     line if the checkpoint cannot be loaded, or if settings contradict one another.
     """
-    if cfg.lora_folded and cfg.checkpointing:
-        raise ValueError("lora_folded cannot be recomputed in the backward pass; leave checkpointing off")
     if cfg.lora_folded and cfg.sharded:
         raise ValueError("lora_folded needs unsharded matrices; choose lora_folded or sharded")
     # Frozen weights may be stored in the lower precision; weights that are trained stay in float32.
     backbone = _backbone(cfg, getattr(torch, cfg.precision) if cfg.lora_rank else torch.float32, share_with)
-    trained = trainable(backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=seed)
+    trained = trainable(
+        backbone.transformer, cfg.lora_rank, cfg.lora_alpha if cfg.lora_rank else None, seed=stream(seed, "flow")
+    )
     if cfg.sharded:
         trained = shard(backbone.transformer)
     return _policy(cfg, backbone, trained, stochastic, share_with)
@@ -388,7 +419,7 @@ def _backbone(cfg: FlowModel, dtype: torch.dtype, share_with: FlowPolicy | None)
     shared = share_with.backbone if share_with else None
     backbone = load_backbone(cfg.name, text_length=cfg.text_length, dtype=dtype, device=device, share_with=shared)
     if cfg.checkpointing:
-        backbone.transformer.enable_gradient_checkpointing()
+        backbone.transformer.enable_gradient_checkpointing(checkpointed_block)
         backbone.pipe.vae.enable_gradient_checkpointing()
     if cfg.kernel == "renoise":
         backbone.pipe.scheduler.register_to_config(stochastic_sampling=True)
@@ -405,7 +436,7 @@ def _policy(
     return FlowPolicy(
         backbone,
         trained,
-        size=cfg.size,
+        size=own_size(backbone, cfg.name) if cfg.size is None else cfg.size,
         steps=cfg.sampling_steps,
         guidance=cfg.guidance,
         kernel=cfg.kernel,
@@ -414,7 +445,7 @@ def _policy(
         merge=not cfg.sharded,
         fold_trained=cfg.lora_folded,
         reuse_uncond=cfg.reuse_uncond,
-        at_once=cfg.at_once,
+        forward_batch_size=cfg.forward_batch_size,
         precision=getattr(torch, cfg.precision),
         prompt_cache=share_with.prompt_cache if share_with else None,
     )

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +13,22 @@ from torch import Tensor, nn
 from saccade.models.adapters import merged
 from saccade.models.device import autocast
 from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, without_text
+from saccade.models.linear import can_use_onednn, linear_gelu, onednn_linears, replaced_forwards
 
 
 @contextlib.contextmanager
 def fused(network: nn.Module) -> Iterator[nn.Module]:
-    """Within it, the feed-forward layers of a diffusers transformer run fused, without gradients.
+    """Within it, the linear layers of a diffusers transformer on a CPU run by oneDNN, in float32.
 
-    Outputs are equal within rounding. Only layers on a CPU are fused, and only where torch was built with oneDNN. It
+    Without gradients those of a feed-forward layer are joined with their GELU. Outputs are equal within rounding. It
     must not be used under autocast.
     """
     from diffusers.models.activations import GELU
 
-    layers = [m for m in network.modules() if isinstance(m, GELU) and m.approximate == "tanh"]
-    usable = torch.backends.mkldnn.is_available()
-    chosen = [m for m in layers if usable and type(m.proj) is nn.Linear and m.proj.weight.device.type == "cpu"]
-    for layer in chosen:
-        layer.forward = partial(_linear_gelu, layer.proj)
-    try:
+    layers = () if torch.is_grad_enabled() else network.modules()
+    gelus = [m for m in layers if isinstance(m, GELU) and m.approximate == "tanh" and can_use_onednn(m.proj)]
+    with onednn_linears(network), replaced_forwards({gelu: partial(linear_gelu, gelu.proj) for gelu in gelus}):
         yield network
-    finally:
-        for layer in chosen:
-            del layer.forward
-
-
-def _linear_gelu(linear: Any, x: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], "tanh")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +42,12 @@ class Network:
     one_call: bool
     merge: bool
     fold_trained: bool
-    at_once: int
+    forward_batch_size: int
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the network's fastest form is rounded differently from the one that is trained."""
+        return self.precision != torch.float32
 
     def conditioning(self, prompts: Sequence[Prompt], guidance: float) -> tuple[Conditioning, Conditioning | None]:
         """Conditioning of the prompts and, where guidance needs it, of empty texts with the same source pictures."""
@@ -85,26 +80,27 @@ class Network:
         if same_gradients:
             v_uncond = self._rows(x, t_B, uncond, guidance)
         else:
-            with torch.no_grad(), self.optimized():
+            with torch.no_grad(), self.optimized(as_trained=self.rounds):
                 v_uncond = self._rows(x, t_B, uncond, guidance)
         return self._rows(x, t_B, cond, guidance), v_uncond
 
     @contextlib.contextmanager
-    def optimized(self) -> Iterator[None]:
-        """Within it the network has its fastest form for the present gradient mode."""
+    def optimized(self, as_trained: bool = False) -> Iterator[None]:
+        """Within it the network has its fastest form for the present gradient mode.
+
+        ``as_trained`` keeps the form that it has with gradients: in a precision below float32 a folded LoRA is rounded
+        with the weights, and likelihoods would differ from those of the update by more than ratios are clipped to.
+        """
         network, unchanged = self.backbone.transformer, contextlib.nullcontext()
-        if torch.is_grad_enabled():
-            with merged(network) if self.fold_trained else unchanged:
-                yield
-        else:
-            # In bfloat16 a fused layer would round differently from the layers that replay it with gradients.
-            fuse = self.merge and self.precision == torch.float32
-            with merged(network) if self.merge else unchanged, fused(network) if fuse else unchanged:
-                yield
+        fold = self.fold_trained if torch.is_grad_enabled() or as_trained else self.merge
+        # In bfloat16 a fused layer would round differently from the layers that replay it with gradients.
+        fuse = self.merge and self.precision == torch.float32
+        with merged(network) if fold else unchanged, fused(network) if fuse else unchanged:
+            yield
 
     def _rows(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
-        if not torch.is_grad_enabled() and len(x) > self.at_once:
-            cuts = zip(*(y.split(self.at_once) for y in (x, t_B, *cond.parts)))
+        if not torch.is_grad_enabled() and len(x) > self.forward_batch_size:
+            cuts = zip(*(y.split(self.forward_batch_size) for y in (x, t_B, *cond.parts)))
             return torch.cat([self._call(x, t, Conditioning(*parts), guidance) for x, t, *parts in cuts])
         return self._call(x, t_B, cond, guidance)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from saccade.config import within
+
 
 @dataclass(frozen=True)
 class FlowModel:
@@ -12,8 +14,8 @@ class FlowModel:
 
     name: str = "sd3-shapes"
     """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
-    size: int = 32
-    """Edge of a picture in pixels."""
+    size: int | None = None
+    """Edge of a picture in pixels; None takes the checkpoint's own."""
     sampling_steps: int = 8
     """Denoising steps of a picture."""
     guidance: float = 1.0
@@ -22,8 +24,10 @@ class FlowModel:
     """Transition of stochastic steps; renoise adds noise to the predicted x0, as few-step generators sample."""
     noise: float = 0.7
     """Noise scale of the stochastic steps."""
-    text_length: int = 1
-    """T5 tokens of a prompt; pipelines without a T5 encoder take zeros in their place."""
+    text_length: int | None = None
+    """T5 tokens of a prompt; pipelines without a T5 encoder take zeros in their place. None takes the checkpoint's own:
+    that of its ``sampling.json``, or of its pipeline.
+    """
     lora_rank: int = 0
     """Rank of LoRA on the attention projections; 0 trains all weights of the transformer."""
     lora_alpha: float = 64.0
@@ -39,9 +43,15 @@ class FlowModel:
     lora_folded: bool = False
     """Train through W + LoRA as one matrix; faster where 6 x rank is near the width of the layers or above it."""
     reuse_uncond: bool = False
-    """Reuse the unconditional velocities of sampling in an update; exact for the first optimizer step of a batch."""
-    at_once: int = 64
-    """Rows in one call of the network where no gradients are needed; guidance takes two rows a picture."""
+    """Reuse the unconditional velocities of sampling in all of an update; they are reused anyway while the weights are
+    those of sampling, when this is exact.
+    """
+    forward_batch_size: int = 64
+    """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""
+
+    def __post_init__(self) -> None:
+        within(self, 1e-3, 1e4, "noise")  # without noise a step has no density
+        within(self, -1e6, 1e6, "guidance", "lora_alpha")
 
 
 SD35_MEDIUM = FlowModel(

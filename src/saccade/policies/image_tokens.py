@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from saccade.core import Likelihood, Problem, Rollout, generator
+from saccade.core import Likelihood, Problem, Rollout
 from saccade.math.flow import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
+from saccade.models.checkpointing import checkpointed
 from saccade.models.device import autocast, device_of
 from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
@@ -29,6 +29,7 @@ from saccade.models.language.prompts import PerRow, pad_left
 from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.tokens import unique_prompts
+from saccade.random import generator, stream
 
 
 def inputs_as_message(problem: Problem) -> Prompt:
@@ -108,7 +109,7 @@ class ImageTokenPolicy:
     def _generate(self, prompts: Sequence[Tensor], index_B: Tensor, seeds_B: Tensor) -> tuple[Tensor, ...]:
         """Codes and log-probs ``[B, M]``, mean entropies ``[B]`` with the prompt alone and under guidance."""
         count = self.image_generator.codes_per_picture
-        uniform_BM = torch.stack([torch.rand(count, generator=generator(s)) for s in seeds_B.tolist()])
+        uniform_BM = torch.stack([torch.rand(count, generator=generator(s, "codes")) for s in seeds_B.tolist()])
         codes_BM, logp_2BM, entropy_2BM = generate_codes(
             self.image_generator,
             [x.to(self.device) for x in prompts],
@@ -214,7 +215,7 @@ def activation_checkpointing(decoder: Any, enabled: bool) -> Iterator[None]:
     # transformers reads these flags of the layers; the modules inside stay in evaluation mode, without dropout.
     for layer in decoder.layers:
         layer.training = layer.gradient_checkpointing = enabled
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(checkpointed, layer)
     try:
         yield
     finally:
@@ -255,7 +256,9 @@ def build_image_token_policy(
     device = device_of(cfg.device)
     precision = getattr(torch, cfg.precision)
     image_generator = load_image_token_generator(cfg.name, precision if cfg.lora_rank else torch.float32, device)
-    trained = trainable(nn.ModuleList(image_generator.generation_modules), cfg.lora_rank, seed=seed)
+    trained = trainable(
+        nn.ModuleList(image_generator.generation_modules), cfg.lora_rank, seed=stream(seed, "image tokens")
+    )
     return ImageTokenPolicy(
         image_generator,
         shard(image_generator.network) if cfg.sharded else trained,

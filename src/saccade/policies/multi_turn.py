@@ -41,14 +41,14 @@ class Conversation:
     """A conversation as its environment reads it, and as the rollout keeps it.
 
     ``frames`` are those of all pictures so far as the model was shown them. A picture in a reply may bring its frame
-    (``{"type": "image", "image": pixels, "frame": Frame}``), else it is an original. ``memory`` belongs to the
+    (``{"type": "image", "image": pixels, "frame": Frame}``), else it is an original. ``env_state`` belongs to the
     environment. ``end_reason`` is "answer" where the environment ended it, else the limit that was reached: "turns" or
     "tokens".
     """
 
     turns: list[Turn] = field(default_factory=list)
     frames: tuple[Frame, ...] = ()
-    memory: dict[str, Any] = field(default_factory=dict)
+    env_state: dict[str, Any] = field(default_factory=dict)
     end_reason: str = ""
 
 
@@ -127,7 +127,7 @@ class MultiTurnRollout:
         try:
             messages = self.reply(problem, conversation, text)
             encoded = None if messages is None else encode(messages)
-        except Exception as error:  # a tool's input is whatever a model wrote: its errors are answers
+        except (Exception, SystemExit) as error:  # a tool's input is whatever a model wrote: its errors are answers
             failure = f"{type(error).__name__}: {first_line(error)}"
             notice = self.policy.language.without_special_tokens(f"That did not work: {first_line(error)}")
             messages = [{"role": "user", "content": notice}]

@@ -36,32 +36,3 @@ class TokenModel:
 
 QWEN25_VL_3B = TokenModel("Qwen/Qwen2.5-VL-3B-Instruct", precision="bfloat16")
 """Qwen2.5-VL 3B; recipes set the length of turns and which weights are trained."""
-
-
-@dataclass(frozen=True)
-class WriterModel:
-    """A `TokenModel` that rewrites prompts for a model that draws; its options stand beside those of the other."""
-
-    rewriter: str = "qwen2-rewriter"
-    """Hub id, folder or miniature of a language model, or of a vision-language model used for its words."""
-    max_new_tokens: int = 32
-    """Longest completion."""
-    temperature: float = 1.0
-    """Temperature of training samples; evaluation is greedy."""
-    top_p: float = 1.0
-    """Share of probability that training samples are drawn from."""
-    rewriter_lora_rank: int = 0
-    """Rank of LoRA on the attention projections; 0 trains all weights."""
-    rewriter_precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the language model."""
-    rewriter_device: str = "auto"
-    """cpu, cuda or auto."""
-    rewriter_sharded: bool = False
-    """Cut the model over all processes (FSDP2) instead of keeping a copy in each."""
-
-    def plain(self) -> TokenModel:
-        """The same model under the common names."""
-        return TokenModel(
-            self.rewriter, self.max_new_tokens, self.temperature, self.top_p, self.rewriter_lora_rank,
-            self.rewriter_precision, self.rewriter_device, self.rewriter_sharded,
-        )  # fmt: skip

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Question, Rollout
+from saccade.core import BadProblem, Likelihood, Problem, Question, Rollout
 from saccade.models.adapters import load_weights, merged, trainable, weights
 from saccade.models.device import autocast, device_of
-from saccade.models.language.generation import GenerationState, SamplingParams
+from saccade.models.language.generation import BadPrompt, GenerationState, SamplingParams
 from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.messages import Prompt
@@ -27,6 +27,7 @@ from saccade.models.language.prompts import DigestCache, PerRow, content_key
 from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
 from saccade.policies.token_presets import TokenModel
+from saccade.random import stream
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
@@ -61,7 +62,8 @@ class TokenPolicy:
     precision: torch.dtype = torch.float32
     merge: bool = True
     rescore: bool = False
-    vision: VisionEncoder = field(init=False, repr=False)
+    vision_encoder: VisionEncoder | None = field(default=None, repr=False)
+    """Keeps features of pictures; one of another model or other trained weights is replaced."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -72,7 +74,15 @@ class TokenPolicy:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} is less than 1")
         if "" in self.stop:
             raise ValueError("an empty stop string would end every text at once")
-        self.vision = VisionEncoder(self.language.model, self.trained)
+        known = self.vision_encoder
+        if known is None or not known.serves(self.language.model, self.trained):
+            self.vision_encoder = VisionEncoder(self.language.model, self.trained)
+
+    @property
+    def vision(self) -> VisionEncoder:
+        """The encoder of pictures, which a copy of the policy shares."""
+        assert self.vision_encoder is not None
+        return self.vision_encoder
 
     # -- sampling -------------------------------------------------------------------------------------------
 
@@ -100,10 +110,14 @@ class TokenPolicy:
             yield
 
     def start_generation(self, problems: Sequence[Problem], seeds_B: Tensor) -> GenerationState:
-        """Rows with prefilled prompts, ready to generate, to be used inside `generating`."""
+        """Rows with prefilled prompts, ready to generate, to be used inside `generating`. BadProblem if it has one."""
         unique, index = unique_prompts(self.prompts(problems).values)
         sampling = SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self._is_finished)
-        return GenerationState(self.language, self.vision, unique, torch.tensor(index), seeds_B, sampling)
+        try:
+            return GenerationState(self.language, self.vision, unique, torch.tensor(index), seeds_B, sampling)
+        except BadPrompt as error:
+            ids = [problem.id for problem, number in zip(problems, index) if number in error.numbers]
+            raise BadProblem(str(error), ids) from error
 
     def finish_rollout(self, state: GenerationState, problems: Sequence[Problem], texts: Sequence[str]) -> Rollout:
         """Generated rows as a rollout.
@@ -209,7 +223,7 @@ def build_token_policy(
     language = load_language_model(cfg.name, dtype, device, cfg.min_pixels, cfg.max_pixels)
     model = language.model
     text_modules = nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
-    trained = trainable(model if cfg.train_vision else text_modules, cfg.lora_rank, seed=seed)
+    trained = trainable(model if cfg.train_vision else text_modules, cfg.lora_rank, seed=stream(seed, "language model"))
     policy = TokenPolicy(
         language,
         shard(model) if cfg.sharded else trained,

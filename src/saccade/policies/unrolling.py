@@ -8,11 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Reward, Rollout, generator, spawn
+from saccade.core import Problem, Reward, Rollout
 from saccade.policies.flow import FlowPolicy
-
-_STEP = 1 << 21
-"""Key of the seeds that timesteps are sampled from."""
+from saccade.random import generator
 
 
 def empty_rollout(problems: Sequence[Problem], seeds_B: Tensor, **decisions: Tensor) -> Rollout:
@@ -24,8 +22,8 @@ def empty_rollout(problems: Sequence[Problem], seeds_B: Tensor, **decisions: Ten
 
 def refl_timesteps(seeds_B: Tensor, first: int, steps: int) -> Tensor:
     """A random step from ``first`` to ``steps`` - 1 for each row, from the row's seed: ``[B]`` (ReFL, 2304.05977)."""
-    step = lambda seed: torch.randint(first, steps, (), generator=generator(seed))
-    return torch.stack([step(seed) for seed in spawn(seeds_B, _STEP).tolist()])
+    step = lambda seed: torch.randint(first, steps, (), generator=generator(seed, "prediction step"))
+    return torch.stack([step(seed) for seed in seeds_B.tolist()])
 
 
 def differentiable_reward(policy: FlowPolicy, reward: Reward, rollout: Rollout, x0: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class ZoomEnvironment:
     """The messages before each of ``turns`` turns; a box that cannot be used is answered with the full view.
 
     All turns but the last ask for a box, without the question's choices; the last one asks for the answer. The crop of
-    each box is kept in the conversation's memory as "crops".
+    each box is kept in the conversation's ``env_state`` as "crops".
     """
 
     split_choices: Callable[[str], tuple[str, str]]
@@ -59,7 +59,7 @@ class ZoomEnvironment:
     def reply(self, problem: Problem, conversation: Conversation, text: str) -> list[Message]:
         """The message after a turn with this text, as `MultiTurnRollout` asks for it."""
         crop = try_crop(text, problem.inputs.pictures[0], conversation.frames[-1])
-        conversation.memory.setdefault("crops", []).append(crop)
+        conversation.env_state.setdefault("crops", []).append(crop)
         shown = self.shown_crops.get(id(problem), crop)
         question = self._text(problem, last=len(conversation.turns) == self.turns - 1)
         if shown is not None and not self.full_view:
@@ -185,7 +185,7 @@ def try_crop(text: str, original: np.ndarray, shown: Frame) -> Crop | None:
 def last_crops(rollout: Rollout) -> list[Crop | None]:
     """The crop of the last box of each conversation ``[B]``, None where there is none."""
     return [
-        (conversation.memory.get("crops") or [None])[-1] for conversation in rollout.extras["conversation_B"].values
+        (conversation.env_state.get("crops") or [None])[-1] for conversation in rollout.extras["conversation_B"].values
     ]
 
 

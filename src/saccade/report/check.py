@@ -1,6 +1,4 @@
-"""The result of a check as the report shows it: verdict, claims, and a row for each arm with mean and deviation over
-seeds.
-"""
+"""The result of a check in the report: whether claims hold, and each arm's mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -10,14 +8,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from saccade.core import STANDARD_ERROR
 from saccade.report.tables import Row, text
 from saccade.training.claims import final
-from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
 def read_check(path: Path) -> dict[str, Any]:
-    """A result of ``saccade check``: {"name", "holds", "facts", "claims", "scores", "arms"}.
+    """A result of ``saccade check``: {"name", "verdict", "facts", "claims", "scores", "arms"}.
 
     ``scores`` are the names of final scores and costs; ``arms`` are rows of an arm and, for each score, the values of
     all seeds. A file that is something else is a ValueError.
@@ -33,7 +31,7 @@ def read_check(path: Path) -> dict[str, Any]:
     scores = list(dict.fromkeys(score for found in arms.values() for score in found))
     facts |= {name: result[name] for name in ("date", "machine") if result.get(name)}
     rows = [Row(arm, [found.get(score, []) for score in scores]) for arm, found in arms.items()]
-    known = {"name": result.get("name", path.stem), "holds": result.get("holds")}
+    known = {"name": result.get("name", path.stem), "verdict": result.get("verdict") or "undecided"}
     return known | {"facts": facts, "claims": claims, "scores": scores, "arms": rows}
 
 
@@ -45,12 +43,10 @@ def mean_std(values: Sequence[float]) -> str:
 
 
 def _by_score(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Values of an arm's seeds under each score; evaluations on the way ("<score>@<step>") and standard errors are
-    left out.
-    """
+    """Values of an arm's seeds under each score, without earlier evaluations ("<score>@<step>") and standard errors."""
     found: dict[str, list[float]] = {}
     for row in seeds.values():
         for score in final(row):
-            if not score.endswith(ERROR) and isinstance(row[score], (int, float)):
+            if not score.endswith(STANDARD_ERROR) and isinstance(row[score], (int, float)):
                 found.setdefault(score, []).append(row[score])
     return found

@@ -1,6 +1,4 @@
-"""Sample sets to conversations: what a model was given and wrote turn by turn, before and after, with boxes drawn into
-its pictures.
-"""
+"""Sample sets to conversations: what a model was given and wrote in each turn, before and after, with its boxes."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation: number of its run, caption, score, and whether the score fell or rose since before (-1, 0,
-    1).
-    """
+    """One conversation: number of its run, caption, score, and whether the score fell (-1), stayed (0) or rose (1)."""
 
     run: int
     caption: str
@@ -39,9 +35,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ConversationSet:
-    """One sample set: where it comes from in words, the conversations about each prompt, and how many prompts there
-    are.
-    """
+    """One sample set: its origin in words, the conversations about each prompt, and the number of prompts."""
 
     name: str
     origin: str

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+from saccade.core import STANDARD_ERROR
 from saccade.report.intervals import half_width
 from saccade.report.record import Record, Section
-from saccade.training.folder import ERROR
 
 POINTS = 400
 _SMOOTHED_FROM = 40
@@ -33,7 +33,7 @@ def charts(
         family = name.partition("/")[0] if "/" in name else ""
         if (
             name not in ("step", "time")
-            and not name.endswith(ERROR)
+            and not name.endswith(STANDARD_ERROR)
             and (family in families or (others and family not in _KNOWN))
         ):
             traces = [trace | {"run": i} for i, part in parts if (trace := _trace(part, name))]

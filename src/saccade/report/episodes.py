@@ -1,6 +1,4 @@
-"""Sample sets to episodes: clips before and after with their returns, strips where nothing may move, paths from
-above.
-"""
+"""Sample sets to episodes: clips before and after with their returns, strips of frames, paths from above."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
 from typing import Any
 
+from saccade.core import STANDARD_ERROR
+from saccade.math.intervals import student
 from saccade.report.record import Record
-from saccade.training.folder import ERROR
 
 WIDTH = 1.96
 """Standard errors from a mean to the ends of its 95 % interval."""
@@ -33,14 +33,12 @@ class Seeds:
 
 def half_width(scores: Mapping[str, Any], name: str) -> float | None:
     """The half width of a score's 95 % interval, if the scores hold its standard error."""
-    error = scores.get(f"{name}{ERROR}")
+    error = scores.get(f"{name}{STANDARD_ERROR}")
     return WIDTH * error if isinstance(error, (int, float)) else None
 
 
 def over_seeds(records: Sequence[Record]) -> list[Seeds]:
-    """Groups of two or more runs that differ in their seed alone, one for each seed, with Student's intervals over
-    the runs.
-    """
+    """Groups of two or more runs that differ in their seed alone, with Student's intervals over the runs."""
     groups: dict[str, dict[Any, int]] = {}
     for number, record in enumerate(records):
         groups.setdefault(_but_seed(record.config), {}).setdefault(record.config.get("seed"), number)
@@ -51,14 +49,16 @@ def interval(values: Sequence[float]) -> Interval | None:
     """Mean and Student's 95 % interval of independent values; None if there are none."""
     if len(values) < 2:
         return Interval(values[0]) if values else None
-    from scipy.special import stdtrit
-
-    return Interval(mean(values), float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / len(values) ** 0.5)
+    return Interval(*student(values))
 
 
 def _group(records: Sequence[Record], runs: list[int]) -> Seeds:
     pairs = [records[number].scores() for number in runs]
-    names = [name for name in dict.fromkeys(name for _, after in pairs for name in after) if not name.endswith(ERROR)]
+    names = [
+        name
+        for name in dict.fromkeys(name for _, after in pairs for name in after)
+        if not name.endswith(STANDARD_ERROR)
+    ]
     known = lambda side, name: [pair[side][name] for pair in pairs if isinstance(pair[side].get(name), (int, float))]
     rows = [(name, interval(known(0, name)), interval(known(1, name))) for name in names]
     return Seeds(runs, [row for row in rows if row[1] or row[2]])

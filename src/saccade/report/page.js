@@ -69,6 +69,10 @@
   const draw = () => figures.forEach((f) =>
     Plotly.react(f.plot, traces(f.chart), layout(f), { displayModeBar: false, responsive: true }));
 
+  // What is folded has no width that a chart could take.
+  document.querySelectorAll(".fold").forEach((fold) => fold.addEventListener("toggle", () =>
+    figures.filter((f) => fold.open && fold.contains(f.plot)).forEach((f) => Plotly.Plots.resize(f.plot))));
+
   const hasImages = figures.some((f) => f.chart.traces.some((t) => t.images[t.images.length - 1] > 0));
   document.querySelectorAll(".switch button").forEach((button) => {
     button.hidden = button.dataset.axis === "images" && !hasImages;

@@ -20,8 +20,7 @@ _HERE = Path(__file__).parent
 
 
 def write_page(runs: Sequence[Path], out: Path, checks: Sequence[Path] = ()) -> Path:
-    """Write the report of ``runs`` (folders) to the file ``out`` and return it; ``checks`` are results of saccade
-    check.
+    """Write the report of ``runs`` (folders) to ``out`` and return its path; ``checks`` are results of checks.
 
     Parts that a run lacks are left out; a folder that is empty, broken or not a run is a ValueError with one line.
     """

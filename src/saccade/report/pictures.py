@@ -1,6 +1,4 @@
-"""Sample sets to cards: pictures before and after with their scores, programs beside what they draw, rewritten
-prompts.
-"""
+"""Sample sets to cards: pictures before and after with scores, programs beside their renders, rewritten prompts."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -90,30 +89,9 @@ def _section(name: str, folder: Path) -> Section:
         folder=folder,
         metrics=files.records(folder / "metrics.jsonl"),
         samples=[_whole_sample(folder, sample) for sample in files.records(folder / "samples.jsonl")],
-        tables=_whole_tables(folder / "tables.json"),
-        result=_mapping(folder / "result.json"),
+        tables=on_disk.tables(folder),
+        result=on_disk.result(folder) or {},
     )
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} is broken: not a JSON object") from None
-
-
-def _whole_tables(path: Path) -> dict[str, dict[str, Any]]:
-    tables = _mapping(path)
-    for title, table in tables.items():
-        if (
-            not isinstance(table, dict)
-            or not isinstance(table.get("columns"), list)
-            or not isinstance(table.get("rows"), list)
-        ):
-            raise ValueError(f"{path} is broken: table {title!r} lacks columns or rows")
-    return tables
 
 
 def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
@@ -132,9 +110,7 @@ def _whole_sample(folder: Path, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, sample: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """The files of all pictures of an item, its source's, target's, clip's and turns' too. ValueError for parts of
-    another form.
-    """
+    """The files of all pictures of an item and its parts. ValueError for parts of another form."""
     try:
         turns = item.get("turns", [])
         words = [word for turn in turns for word in (turn["who"], turn["text"])]

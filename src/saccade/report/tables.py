@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saccade.core import STANDARD_ERROR
 from saccade.report.curves import totals
 from saccade.report.intervals import half_width
 from saccade.report.record import Record
-from saccade.training.folder import ERROR
 from saccade.training.meter import duration
 
 
@@ -52,7 +52,9 @@ class Change:
 def headline(records: Sequence[Record]) -> list[Row]:
     """A row a score; a value a run: its change, or None where the run lacks the score."""
     pairs = [record.scores() for record in records]
-    names = dict.fromkeys(name for before, after in pairs for name in (*after, *before) if not name.endswith(ERROR))
+    names = dict.fromkeys(
+        name for before, after in pairs for name in (*after, *before) if not name.endswith(STANDARD_ERROR)
+    )
     rows = [Row(name, [_change(name, before, after) for before, after in pairs]) for name in names]
     return [row for row in rows if any(row.values)]
 

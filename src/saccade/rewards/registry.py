@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from saccade.config import Foreign
 from saccade.core import Reward, Rollout
 from saccade.naming import nearest
 from saccade.rewards import boxes
@@ -90,11 +91,11 @@ class Function(str):
 
 
 def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
-    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, for any
-    other.
-    """
+    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, otherwise."""
     if isinstance(name, Function):
         return name.function
+    if isinstance(name, Foreign) and ".py:" in name:
+        return _reward_from_file(name.asked() or Path(), name.rpartition(":")[2])
     if name in known:
         return known[name]
     file, _, function = name.rpartition(":")

@@ -29,7 +29,11 @@ def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence
     """Fill ``rollout.rewards`` and return the rollout.
 
     Rewards in ``may_abstain`` may score no row at all (the tag of no prompt here); any other raises NothingJudged.
+    FloatingPointError where no picture is finite: no reward is to blame for that.
     """
+    pictures = rollout.outputs
+    if isinstance(pictures, Tensor) and len(pictures) and not pictures.flatten(1).isfinite().all(1).any():
+        raise FloatingPointError(f"none of {len(pictures)} pictures is finite")
     for name, reward in rewards.items():
         scores, error = _scores(reward, rollout, timeout(reward))
         score_B = scores.pop(_MEAN)
@@ -72,7 +76,7 @@ def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str,
         if not isinstance(returned, Mapping) or not returned:
             return {_MEAN: _checked(returned, rollout)}, None
         named = {_name(name): _checked(value, rollout) for name, value in returned.items()}
-        return {_MEAN: torch.stack([*named.values()]).nanmean(0)} | named, None
+        return {_MEAN: _mean(named, rollout.group_B)} | named, None
     except Exception as error:
         if len(rollout) <= 1 or isinstance(error, _UnfitScores):
             return {_MEAN: torch.full((len(rollout),), float("nan"))}, error
@@ -104,12 +108,30 @@ def _checked(returned: object, rollout: Rollout) -> Tensor:
     return score.masked_fill(score.isinf(), float("nan"))
 
 
-def weighted(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The weighted sum ``[B]``; a reward that is NaN on a row is left out there, NaN where all of them are."""
-    stacked = torch.stack([rewards[name] * w for name, w in weights.items()])
-    missing = stacked.isnan()
-    total = torch.where(missing, 0.0, stacked).sum(0)
-    return total.masked_fill(missing.all(0), float("nan"))
+def weighted(rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_B: Tensor | None = None) -> Tensor:
+    """The weighted sum ``[B]`` of rewards that are compared within the groups ``group_B``; None is one group.
+
+    A reward that judges nobody in a group is left out there. Where it judges others of the group, a row that it could
+    not judge has no sum, NaN: a missing score is not the score 0. NaN also where no reward judges.
+    """
+    stacked_KB = torch.stack([rewards[name] * w for name, w in weights.items()])
+    return torch.where(stacked_KB.isnan(), 0.0, stacked_KB).sum(0) + _unjudged(stacked_KB, group_B)
+
+
+def _mean(named: Mapping[str, Tensor], group_B: Tensor) -> Tensor:
+    """The mean ``[B]`` of a reward's several scores, left out and missing as in `weighted`."""
+    stacked_KB = torch.stack([*named.values()])
+    return stacked_KB.nanmean(0) + _unjudged(stacked_KB, group_B)
+
+
+def _unjudged(scores_KB: Tensor, group_B: Tensor | None) -> Tensor:
+    """NaN for rows without a score that others of their group have, and for rows without any score, else 0: ``[B]``."""
+    missing_KB = scores_KB.isnan()
+    group_B = torch.zeros(scores_KB.shape[1], dtype=torch.long) if group_B is None else group_B
+    ids, number_B = group_B.to(scores_KB.device).unique(return_inverse=True)
+    judged_KG = scores_KB.new_zeros(len(scores_KB), len(ids)).index_add(1, number_B, (~missing_KB).to(scores_KB.dtype))
+    lost_B = (missing_KB & (judged_KG[:, number_B] > 0)).any(0) | missing_KB.all(0)
+    return torch.zeros_like(scores_KB[0]).masked_fill(lost_B, float("nan"))
 
 
 def gated(reward: Tensor, gate: Tensor, below: float = 0.0) -> Tensor:

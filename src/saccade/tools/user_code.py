@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
-import torch
-
 from saccade.tools.timeout import Overdue
 
 _PACKAGE = Path(__file__).parents[1]
@@ -34,22 +32,20 @@ class UserCodeLeft(Exception):
 def user_code() -> Iterator[None]:
     """A block that calls code of the user's.
 
-    It cannot end the program (UserCodeLeft instead; Ctrl-C still does), and gradient mode, default type and standard
-    output are afterwards as they were. ValueError where it closed standard output.
+    It cannot end the program (UserCodeLeft instead; Ctrl-C still does), and standard output is open afterwards.
+    ValueError where it closed standard output.
     """
-    grad, dtype, out = torch.is_grad_enabled(), torch.get_default_dtype(), sys.stdout
+    out = sys.stdout
     try:
         yield
     except (Exception, KeyboardInterrupt, Overdue):
         raise
     except BaseException as error:
-        said = f": {error}" if str(error) else ""
-        raise UserCodeLeft(f"it tried to end the program by {type(error).__name__}{said}").with_traceback(
+        text = f": {error}" if str(error) else ""
+        raise UserCodeLeft(f"it tried to end the program by {type(error).__name__}{text}").with_traceback(
             error.__traceback__
         ) from None
     finally:
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
         if getattr(out, "closed", False):
             sys.stdout = _reopened()
             raise ValueError("it closed standard output")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from saccade.core import Problem, Rollout
+from saccade.random import numpy_generator
 from saccade.training.feeds import join
 from saccade.training.frame_store import FrameStore
 
@@ -21,16 +22,18 @@ REQUIRED = ("action", "reward", "terminated", "truncated", "episode")
 """Fields of a transition beside its observations."""
 _BOOKKEEPING = ("reward", "terminated", "truncated", "episode")
 """Fields that are no decisions of a sampled rollout."""
+_OBSERVATIONS = ("observation", "next_observation")
+"""First parts of the names of observations: at a transition, and after it."""
 _NO_PROBLEM = Problem(0, None)
 
 
 class Buffer:
     """The last ``capacity`` transitions; ValueError for a capacity of none.
 
-    Fields of a transition: "seen.<name>" (an observation), "next.<name>" (the true observation after it, also at the
+    Fields of a transition: "observation.<name>", "next_observation.<name>" (the true observation after it, also at the
     end of an episode), "action", "reward", "terminated", "truncated", "episode" (an integer that all transitions of an
-    episode have, and those of no other running episode), and any others. Fields whose names begin with "next_" belong,
-    like "next.<name>", to the time after the transition.
+    episode have, and those of no other running episode), and any others. Fields whose names begin with "next_" belong
+    to the time after the transition.
     """
 
     def __init__(self, capacity: int, seed: int = 0):
@@ -64,8 +67,8 @@ class Buffer:
         for name, column in self.columns.items():
             column[slots] = rows[name]
         for name, frames in self.frames.items():
-            frames.put(slots, rows[f"seen.{name}"])
-            frames.put_final(slots, rows[f"next.{name}"])
+            frames.put(slots, rows[f"observation.{name}"])
+            frames.put_final(slots, rows[f"next_observation.{name}"])
         self.successor[slots] = -1
         self.added += len(number)
         self._link(rows["episode"], number, links)
@@ -73,17 +76,17 @@ class Buffer:
     def sample(self, rows: int, step: int, n_step: int = 1, gamma: float = 0.99) -> Rollout:
         """``rows`` transitions drawn uniformly, each with the rewards of up to ``n_step`` steps of its episode.
 
-        Decisions: "seen.<name>_B", "action_BT" and all other fields as ``_BT`` with T = 1; "next.<name>_B" and
-        "next_…_BT" are those of the last step. Reward: the discounted sum ``[B]``. Extras: ``discount_B``, which is
-        gamma^n (1 - terminated), the factor of the next state's value (a truncated episode still has one); ``seed_B``,
-        a seed for each row. ValueError for an empty buffer and for counts below 1.
+        Decisions: "observation.<name>_B", "action_BT" and all other fields as ``_BT`` with T = 1;
+        "next_observation.<name>_B" and "next_…_BT" are those of the last step. Reward: the discounted sum ``[B]``.
+        Extras: ``discount_B``, which is gamma^n (1 - terminated), the factor of the next state's value (a truncated
+        episode still has one); ``seed_B``, a seed for each row. ValueError for an empty buffer and for counts below 1.
         """
         self._require(rows=rows, n_step=n_step)
-        rng = self._rng(step, 0)
+        rng = numpy_generator(self.seed, "transitions", step)
         first = rng.integers(len(self), size=rows)
         last, reward, discount = self._rewards(first, n_step, gamma)
-        decisions = {f"seen.{name}_B": self._observation(name, first) for name in self._names()}
-        decisions |= {f"next.{name}_B": self._next_observation(name, last) for name in self._names()}
+        decisions = {f"observation.{name}_B": self._observation(name, first) for name in self._names()}
+        decisions |= {f"next_observation.{name}_B": self._next_observation(name, last) for name in self._names()}
         for name in self._decisions():
             decisions[f"{name}_BT"] = self.columns[name][last if name.startswith("next_") else first, None]
         extras = {"discount_B": discount, "seed_B": _seeds(rng, rows), "length_B": np.ones(rows, np.float32)}
@@ -98,11 +101,11 @@ class Buffer:
         ValueError for an empty buffer and for counts below 1.
         """
         self._require(rows=rows, length=length)
-        rng = self._rng(step, 1)
+        rng = numpy_generator(self.seed, "sequences", step)
         slots, final, first = _walk(self.successor, rng.integers(len(self), size=(rows, length)))
         decisions = {}
         for name in self._names():
-            decisions[f"seen.{name}_BT"] = observation = self._observation(name, slots)
+            decisions[f"observation.{name}_BT"] = observation = self._observation(name, slots)
             observation[final] = self._next_observation(name, slots[final])
         values = {name: self.columns[name][slots] for name in (*self._decisions(), *_BOOKKEEPING)}
         for value in values.values():
@@ -138,12 +141,12 @@ class Buffer:
 
     def _examples(self) -> dict[str, np.ndarray]:
         """An array of the shape and type of each field that is stored so far."""
-        pictures = {f"{when}.{name}": frames.ring for name, frames in self.frames.items() for when in ("seen", "next")}
+        pictures = {f"{key}.{name}": frames.ring for name, frames in self.frames.items() for key in _OBSERVATIONS}
         return self.columns | pictures
 
     def _allocate(self, rows: Mapping[str, np.ndarray]) -> None:
         """Make room for all transitions. ValueError where this machine has not as much memory."""
-        stored = [v for name, v in rows.items() if not (name.startswith("next.") and _is_picture(v))]
+        stored = [v for name, v in rows.items() if not (name.startswith("next_observation.") and _is_picture(v))]
         needed = self.capacity * sum(value[:1].nbytes for value in stored)
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > there:
@@ -152,10 +155,10 @@ class Buffer:
                 f" {there / 2**30:.1f} GiB: lower its capacity or the size of observations"
             )
         for name, value in rows.items():
-            if name.split(".")[0] not in ("seen", "next") or not _is_picture(value):
+            if name.split(".")[0] not in _OBSERVATIONS or not _is_picture(value):
                 self.columns[name] = _ring(self.capacity, value[:0])
-            elif name.startswith("seen."):
-                self.frames[name.removeprefix("seen.")] = FrameStore(self.capacity, value)
+            elif name.startswith("observation."):
+                self.frames[name.removeprefix("observation.")] = FrameStore(self.capacity, value)
 
     def _link(self, episode: np.ndarray, number: np.ndarray, links: Links) -> None:
         """Store the successor of each new transition, and of the newest one of each running episode."""
@@ -187,23 +190,21 @@ class Buffer:
 
     def _names(self) -> list[str]:
         """Names of the observations."""
-        return [name[5:] for name in self.columns if name.startswith("seen.")] + list(self.frames)
+        return [k.removeprefix("observation.") for k in self.columns if k.startswith("observation.")] + list(
+            self.frames
+        )
 
     def _decisions(self) -> list[str]:
         """Names of all other fields that a sampled rollout has as decisions."""
-        return [name for name in self.columns if name.split(".")[0] not in ("seen", "next", *_BOOKKEEPING)]
+        return [name for name in self.columns if name.split(".")[0] not in (*_OBSERVATIONS, *_BOOKKEEPING)]
 
     def _observation(self, name: str, slots: np.ndarray) -> np.ndarray:
-        return self.frames[name].ring[slots] if name in self.frames else self.columns[f"seen.{name}"][slots]
+        return self.frames[name].ring[slots] if name in self.frames else self.columns[f"observation.{name}"][slots]
 
     def _next_observation(self, name: str, slots: np.ndarray) -> np.ndarray:
         if name in self.frames:
             return self.frames[name].after(slots, self.successor[slots])
-        return self.columns[f"next.{name}"][slots]
-
-    def _rng(self, step: int, use: int) -> np.random.Generator:
-        key, counter = np.array([self.seed, use], np.uint64), np.array([0, 0, 0, step], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+        return self.columns[f"next_observation.{name}"][slots]
 
     def _require(self, **counts: int) -> None:
         for name, count in counts.items():
@@ -344,9 +345,9 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 def _require_complete(rows: Mapping[str, np.ndarray], most: int) -> None:
     """ValueError unless all fields are there and have one length, between 1 and ``most``."""
-    observed = {name.removeprefix("seen.") for name in rows if name.startswith("seen.")}
-    required = {*REQUIRED, *(f"next.{name}" for name in observed)}
-    missing = sorted(required - rows.keys()) or ([] if observed else ["seen.<name>"])
+    observed = {name.removeprefix("observation.") for name in rows if name.startswith("observation.")}
+    required = {*REQUIRED, *(f"next_observation.{name}" for name in observed)}
+    missing = sorted(required - rows.keys()) or ([] if observed else ["observation.<name>"])
     if missing:
         raise ValueError(f"transitions lack {', '.join(missing)}")
     lengths = {name: len(value) if value.ndim else 0 for name, value in rows.items()}

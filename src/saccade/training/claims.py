@@ -1,34 +1,49 @@
-"""What a recipe claims of its arms, as something that can come out false.
+"""What a recipe claims of its arms, as something that can come out true, false, or undecided.
 
-Results of a check: arm -> seed -> score -> value. A margin above its threshold in the mean over seeds and in at least
-two thirds of them makes a claim hold.
+Results of a check: arm -> seed -> score -> value. `checks.verdicts` judges a claim by the interval of its margin.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
 
 Scores = Mapping[str, float]
 
 Arms = Mapping[str, Scores]
 """One seed's scores of all arms."""
 
-Results = Mapping[str, Mapping[int, Scores]]
+Margin = Callable[[Arms], float]
+"""One number from one seed's scores of all arms."""
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """What must be true for a claim to be tested at all: ``margin`` is 0 or more in the mean over seeds."""
+
+    text: str
+    margin: Margin
 
 
 @dataclass(frozen=True)
 class Claim:
-    """``margin`` reads one seed's scores of all arms; the claim says that it is at least ``least``."""
+    """``margin`` reads one seed's scores of all arms; the claim says that its mean over seeds is above ``least``."""
 
     text: str
-    margin: Callable[[Arms], float]
+    margin: Margin
     least: float = 0.0
-    every_seed: bool = False
-    """The margin must reach ``least`` in every seed, not only in the mean and in two thirds."""
+    origin: Literal["paper", "design", "sanity"] = "paper"
+    """Where it comes from: the paper, our own design, or a test of the check itself (shuffled rewards, cost)."""
+    tolerance: str = ""
+    """Why the margin allows to be worse by what it does; such a claim, of not being worse, may be true untrained."""
+    effect: float | None = None
+    """Smallest true margin above ``least`` that a check must be able to see; None asks for no power."""
+    requires: tuple[Precondition, ...] = ()
+    nulls: Mapping[str, Margin] = field(default_factory=dict)
+    """The same margin with a part that cannot have learned (an untrained rewriter, a constant answer), by its name."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,7 @@ class BaselineArm:
 
 @dataclass(frozen=True)
 class WarmStartedArm:
-    """An arm that begins with the finished stages of another arm with the same seed, which nothing in it would
-    change.
-    """
+    """An arm that begins with the finished stages of another arm with the same seed, where both have equal stages."""
 
     arm: str
     settings: Any
@@ -62,30 +75,40 @@ def gain(scores: Scores, name: str) -> float:
 
 
 def level(own: Scores, other: Scores, score: str, within: float) -> float:
-    """How far ``own`` score is above the other's less ``within`` of what that gained in training.
+    """How far ``own`` score is above the other's less ``within`` of what that gained in training, if it gained at all.
 
     For two that begin with random weights of their own: what each gained does not compare, where each ended does.
     """
-    return own[score] - other[score] + within * (other[score] - other[f"{score}@0"])
+    return own[score] - other[score] + within * max(gain(other, score), 0.0)
 
 
-def judge(claim: Claim, results: Results) -> dict:
-    """Margins of every seed, their mean, and whether the claim holds (None if a margin is missing)."""
-    seeds = sorted(set.intersection(*(set(per_seed) for per_seed in results.values())))
-    margins = [claim.margin({arm: results[arm][seed] for arm in results}) for seed in seeds]
-    return {
-        "claim": claim.text,
-        "least": claim.least,
-        "margins": margins,
-        "mean": sum(margins) / len(margins) if margins else math.nan,
-        "holds": _holds(claim, margins),
-    }
+def curve(scores: Scores, name: str) -> list[tuple[int, float]]:
+    """Steps and values of a score in all evaluations, in order."""
+    steps = (key.removeprefix(f"{name}@") for key in scores if key.startswith(f"{name}@"))
+    return [(step, scores[f"{name}@{step}"]) for step in sorted(int(step) for step in steps if step.isdigit())]
 
 
-def _holds(claim: Claim, margins: list[float]) -> bool | None:
-    if not margins or any(math.isnan(m) for m in margins):
-        return None
-    reached = sum(m >= claim.least for m in margins)
-    if claim.every_seed:
-        return reached == len(margins)
-    return sum(margins) / len(margins) >= claim.least and 3 * reached >= 2 * len(margins)
+def area(scores: Scores, name: str) -> float:
+    """Mean of a score over training: the area under its curve of evaluations, divided by the steps they span.
+
+    ValueError for a score that was evaluated only once.
+    """
+    points = curve(scores, name)
+    if len(points) < 2:
+        raise ValueError(f"the score '{name}' has no curve: it was evaluated {len(points)} times")
+    trapezoids = ((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(points))
+    return sum(trapezoids) / (points[-1][0] - points[0][0])
+
+
+def steps_to(scores: Scores, name: str, target: float) -> float:
+    """Steps until a score first reaches ``target``, linear between evaluations; twice the last step if it never does.
+
+    So two arms can be compared where one never arrives.
+    """
+    points = curve(scores, name)
+    if points and points[0][1] >= target:
+        return float(points[0][0])
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y1 >= target:
+            return x0 + (target - y0) / (y1 - y0) * (x1 - x0)
+    return 2.0 * points[-1][0] if points else float("nan")

@@ -121,7 +121,29 @@ class Silent:
     def close(self) -> None: ...
 
 
-Display = Live | Lines | Silent
+class Shown:
+    """A display, until whoever looks at it has gone: one that cannot write is dropped, the run goes on."""
+
+    def __init__(self, display: Live | Lines):
+        self.display: Live | Lines | Silent = display
+
+    def log(self, label: str, step: int, values: Mapping[str, float | None]) -> None:
+        self._do(lambda: self.display.log(label, step, values))
+
+    def progress(self, label: str, step: int, steps: int | None) -> None:
+        self._do(lambda: self.display.progress(label, step, steps))
+
+    def close(self) -> None:
+        self._do(lambda: self.display.close())
+
+    def _do(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except (OSError, ValueError):  # a closed pipe or terminal; a closed file is a ValueError
+            self.display = Silent()
+
+
+Display = Shown | Silent
 
 
 def open_display(shown: bool, stopping: Callable[[], bool]) -> Display:
@@ -131,10 +153,12 @@ def open_display(shown: bool, stopping: Callable[[], bool]) -> Display:
     """
     if not shown:
         return Silent()
+    if sys.stderr is None or sys.stderr.closed:
+        return Silent()
     if sys.stderr.isatty():
         from rich.console import Console
 
         console = Console(stderr=True)
         if console.is_terminal and not console.is_dumb_terminal:
-            return Live(stopping, console)
-    return Lines(stopping)
+            return Shown(Live(stopping, console))
+    return Shown(Lines(stopping))

@@ -24,10 +24,17 @@ T = TypeVar("T")
 def start(timeout_seconds: float = 600) -> None:
     """Join the process group if torchrun started several processes, else do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        dist.init_process_group(_backend(), timeout=timedelta(seconds=timeout_seconds))
+
+
+def _backend() -> str:
+    """A backend for each device whose tensors are summed: gradients lie on the GPU, counts and metrics on the CPU.
+
+    NCCL alone refuses tensors on the CPU.
+    """
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def stop() -> None:
@@ -43,6 +50,11 @@ class PeerLost(Exception):
 def world() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def require_one(what: str) -> None:

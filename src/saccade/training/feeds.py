@@ -6,6 +6,7 @@ run receives the same batches.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Batch, Collect, Problem, Rollout, generator, seeds
+from saccade.core import BadProblem, Batch, Collect, Problem, Rollout
+from saccade.random import generator, seeds, stream
 from saccade.training import checkpoint, distributed
+
+_TRIES = 100
+"""Problems that are tried one after another where none can be loaded: more are no accident."""
 
 Feed = Callable[[int], Batch]
 """Training step -> batch."""
@@ -23,8 +28,10 @@ Feed = Callable[[int], Batch]
 class OnPolicy:
     """Draws ``per_step`` problems a step, each once per pass over the set, and collects fresh samples of them.
 
-    ``problems`` may be a sequence that loads them from disk on access. ValueError without problems or for less than one
-    a step.
+    ``problems`` may be a sequence that loads them from disk on access. One that cannot be loaded (ValueError, OSError)
+    is skipped, and so is one that cannot be tried (`BadProblem`); one that comes later takes its place, ``skipped``
+    counts them and a warning says why. ValueError without problems or for less than one a step, and where a hundred in
+    a row, or all, are of that kind.
     """
 
     def __init__(self, problems: Sequence[Problem], collect: Collect, per_step: int, seed: int):
@@ -34,22 +41,49 @@ class OnPolicy:
             raise ValueError(f"a step takes 1 problem or more, not {per_step}")
         self.problems, self.collect, self.per_step, self.seed = problems, collect, per_step, seed
         self._permutation: tuple[int, Tensor] | None = None
+        self.skipped = 0
+        """Problems that had to be replaced in the last step."""
 
     def __call__(self, step: int) -> Batch:
-        batch, seeds_P = self.draw(step), seeds(self.seed, self.per_step, key=step)
-        of_process = list(distributed.shard(range(len(batch))))
-        return self.collect([batch[i] for i in of_process], seeds_P[of_process], step)
+        self.skipped = 0
+        places = list(distributed.shard(range(self.per_step)))
+        seeds_P, drawn = seeds(self.seed, self.per_step, "samples", step), self.draw(step)
+        batch, following = [drawn[place] for place in places], (step + 1) * self.per_step
+        while True:
+            try:
+                return self.collect(batch, seeds_P[places], step)
+            except BadProblem as error:
+                bad = [i for i, problem in enumerate(batch) if problem.id in error.ids]
+                if not bad or self.skipped >= min(_TRIES, len(self.problems)):
+                    raise
+                self._skip(len(bad), error)
+                for i in bad:
+                    batch[i], following = self._load(following), following + 1
 
     def draw(self, step: int) -> list[Problem]:
         """The problems of a step, the same in every process; each pass over the set has its own random order."""
-        size, first = len(self.problems), step * self.per_step
-        positions = range(first, first + self.per_step)
-        return [self.problems[int(self._order(position // size)[position % size])] for position in positions]
+        first = step * self.per_step
+        return [self._load(position) for position in range(first, first + self.per_step)]
+
+    def _load(self, position: int) -> Problem:
+        """The problem at a position of the passes, or the next one of that pass that can be loaded."""
+        size = len(self.problems)
+        order = self._order(position // size)
+        for place in range(min(size, _TRIES) - 1):
+            try:
+                return self.problems[int(order[(position + place) % size])]
+            except (ValueError, OSError) as error:
+                self._skip(1, error)
+        return self.problems[int(order[(position + min(size, _TRIES) - 1) % size])]
+
+    def _skip(self, count: int, error: Exception) -> None:
+        self.skipped += count
+        warnings.warn(f"skipped: {error}", stacklevel=2)
 
     def _order(self, epoch: int) -> Tensor:
         if self._permutation is None or self._permutation[0] != epoch:
-            start = int(seeds(self.seed, 1, key=-1 - epoch))
-            self._permutation = epoch, torch.randperm(len(self.problems), generator=generator(start))
+            order = torch.randperm(len(self.problems), generator=generator(self.seed, "order of problems", epoch))
+            self._permutation = epoch, order
         return self._permutation[1]
 
 
@@ -70,7 +104,7 @@ class DatasetFeed:
     def __call__(self, step: int) -> Rollout:
         blocks, per_step = len(self.data) // self.pair_size, self.rows // self.pair_size
         steps_per_pass = blocks // per_step
-        order = torch.randperm(blocks, generator=generator(int(seeds(self.seed, 1, key=step // steps_per_pass))))
+        order = torch.randperm(blocks, generator=generator(self.seed, "order of rows", step // steps_per_pass))
         start = step % steps_per_pass * per_step
         first = order[start : start + per_step] * self.pair_size
         return self.data.rows((first[:, None] + torch.arange(self.pair_size)).flatten())
@@ -92,7 +126,7 @@ class RegeneratedFeed:
         number = step // self.steps
         if self._generated is None or self._generated[0] != number:
             data = self.make(number)
-            seed = int(seeds(self.seed, 1, key=number))
+            seed = stream(self.seed, "dataset", number)
             self._generated = number, DatasetFeed(data, min(self.rows, len(data)), seed, self.pair_size)
         return self._generated[1](step % self.steps)
 

@@ -6,11 +6,15 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+_SCRAP = ".new"
+"""How the name of a file ends that is not yet in its place."""
 
 
 def plain(value: Any) -> Any:
@@ -49,7 +53,7 @@ def replace(path: Path, value: Any) -> None:
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file beside its place, sync it, rename it; on failure the former one stays and no scrap is left."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}{_SCRAP}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -61,22 +65,62 @@ def replace_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a kill has left of a file that was being replaced."""
+    return all(path.name.startswith(".") and path.name.endswith(_SCRAP) for path in folder.iterdir())
+
+
+def read(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file; any other content is a ValueError that says that the file is not ``what``."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not {what}: no whole JSON object")
+    return found
+
+
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line of JSON in one write, so that a kill between lines tears nothing."""
-    line = json.dumps(plain(record), ensure_ascii=False) + "\n"
+    """Add one line of JSON. A disk without room for all of it is an OSError, and nothing of it is left."""
+    line = (json.dumps(plain(record), ensure_ascii=False) + "\n").encode(errors="replace")
     with path.open("ab", buffering=0) as file:
-        file.write(line.encode(errors="replace"))
+        end = file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):  # a disk that is nearly full takes a part and says so only the next time
+                written += file.write(line[written:])
+        except OSError:
+            file.truncate(end)
+            raise
 
 
-def cut(path: Path, step: float) -> None:
-    """Keep the records up to ``step`` (``math.inf``: all) and drop a last line that a kill has torn."""
+def cut(path: Path, step: float, count: int | None = None) -> None:
+    """Keep the records up to ``step`` (``math.inf``: all), at most the first ``count``, and no torn last line."""
     if path.exists():
-        kept = [record for record in records(path) if record["step"] <= step]
+        kept = [record for record in records(path) if record["step"] <= step][:count]
         replace_bytes(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept).encode(errors="replace"))
 
 
+NESTED = ("set", "items", "scores")
+"""Names in records of samples and of the scores of single problems whose values are no single number."""
+
+
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, without a torn last line; any other broken line is a ValueError that names it."""
+    """The records of a file, without a torn last line; any other broken line is a ValueError that names it.
+
+    A record is an object with a finite number ``step``; its other values are finite numbers or null, except those in
+    NESTED.
+    """
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")
@@ -86,7 +130,13 @@ def records(path: Path) -> list[dict[str, Any]]:
 def _record(path: Path, place: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        record["step"] + 0
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} line {place} is not a record: {line[:40].decode(errors='replace')!r}") from None
-    return record
+        if _finite([record["step"], *(v for k, v in record.items() if k not in NESTED and v is not None)]):
+            return record
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{path} line {place} is not a record: {line[:40].decode(errors='replace')!r}")
+
+
+def _finite(values: Iterable[Any]) -> bool:
+    bound = sys.float_info.max
+    return all(isinstance(x, (int, float)) and not isinstance(x, bool) and -bound <= x <= bound for x in values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,24 +12,47 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.math.pixels import to_bytes
+from saccade.math.pixels import to_uint8
 from saccade.naming import nearest
 from saccade.training import files, video
 
 RESERVED = ("checkpoints", "best", "samples", "tensorboard", "wandb")
+PROBLEM_SCORES = "problem_scores.jsonl"
 BOXES = ("predicted", "true")
 """Kinds of boxes in a sample's picture: the model's, and the right ones."""
-ERROR = ", standard error"
-"""What follows a score's name in the name of its standard error."""
+_CONFIG: dict[str, type] = {
+    "recipe": str, "file": str, "preset": str, "settings": dict, "seed": int, "command": str, "resume": str,
+    "started": str, "stage": str, "data": dict, "code": dict, "functions": list, "resumed": list, "stages_of": str,
+    "keep_best": str, "patience": int, "versions": dict, "processes": int,
+}  # fmt: skip
+"""Of which kind the entries of config.json are, where they are there."""
+_LOGS = ("metrics.jsonl", "samples.jsonl", PROBLEM_SCORES)
 _NAME = re.compile(r"\w[\w .,+=()-]*(?<! )")
 
 
 def begin(folder: Path, config: Mapping[str, Any]) -> None:
     """Make the folder of a new run and write its config.json; a folder that holds anything is a ValueError."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty: resume the run in it, or name a new folder")
+    refuse_taken(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, config)
+
+
+def refuse_taken(folder: Path) -> None:
+    """ValueError for a folder in which no run can begin."""
+    if not is_new(folder):
+        raise ValueError(f"{folder} exists and is not empty: resume the run in it, or name a new folder")
+
+
+def is_new(folder: Path) -> bool:
+    """Whether a run can begin in ``folder``: it does not exist, or holds nothing but what a kill left half-written."""
+    return not folder.exists() or (folder.is_dir() and files.is_empty(folder))
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json in one step, and wait until its name is on the disk."""
     files.replace(folder / "config.json", config)
+    files.sync(folder)
+    files.sync(folder.parent)
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -40,16 +62,18 @@ def config(folder: Path) -> dict[str, Any]:
         beside = [p.parent.name for p in folder.parent.glob("*/config.json")]
         near = f"; nearest: {folder.parent / nearest(folder.name, beside)}" if beside else ""
         raise ValueError(f"there is no run in {folder}{near}")
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} is not the config of a run") from None
+    found = files.read(path, "the config of a run")
+    for name, kind in _CONFIG.items():
+        if not isinstance(found.get(name), kind | None):
+            raise ValueError(f"{path} is not the config of a run: its {name!r} is no {kind.__name__}")
+    for place in (found.get("data") or {}).values():
+        if not isinstance(place, str) or Path(place).name != place:
+            raise ValueError(f"{path} is not the config of a run: it names data outside the run, {str(place)[:60]!r}")
+    return found
 
 
 def with_stages(folder: Path, new: Mapping[str, Any]) -> Path:
-    """The run in ``folder``, if its stages can be those of a run with the config ``new``. ValueError if not, or if
-    it has none.
-    """
+    """The run in ``folder``, whose stages a run with the config ``new`` can take. ValueError if it cannot."""
     kept = config(folder)
     for name in ("recipe", "seed"):
         if kept.get(name) != new.get(name):
@@ -76,6 +100,12 @@ def metrics(folder: Path, record: Mapping[str, Any]) -> None:
     files.append(folder / "metrics.jsonl", record)
 
 
+def problem_scores(folder: Path, step: int, scores: Mapping[str, Tensor]) -> None:
+    """Add one line to problem_scores.jsonl: the scores of single held-out problems, in six digits."""
+    rounded = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in scores.items()}
+    files.append(folder / PROBLEM_SCORES, {"step": step, "scores": rounded})
+
+
 def samples(folder: Path, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Write the pictures of one sample set and one line of samples.jsonl that describes them."""
     pictures: dict[str, bytes] = {}
@@ -92,14 +122,60 @@ def table(folder: Path, title: str, columns: Sequence[str], rows: Sequence[Seque
     if uneven is not None:
         raise ValueError(f"table {title!r} has {len(columns)} columns, but one row has {len(uneven)}")
     path = folder / "tables.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = tables(folder)
     files.replace(path, known | {title: {"columns": list(columns), "rows": [list(row) for row in rows]}})
 
 
-def cut(folder: Path, step: float) -> float:
-    """Take metrics and samples back to ``step``; the seconds that the last line kept had reached."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        files.cut(folder / name, step)
+def tables(folder: Path) -> dict[str, Any]:
+    """The tables by title. ValueError for a file that holds none."""
+    path = folder / "tables.json"
+    found = files.read(path, "a file of tables") if path.exists() else {}
+    for title, kept in found.items():
+        if not isinstance(kept, dict) or not all(isinstance(kept.get(part), list) for part in ("columns", "rows")):
+            raise ValueError(f"{path} is broken: table {title!r} lacks columns or rows")
+    return found
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    """What result.json holds, None while the run is not finished. ValueError for a broken file."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    found = files.read(path, "the result of a run")
+    for name in ("before", "after"):
+        if not isinstance(found.get(name), dict | None):
+            raise ValueError(f"{path} is not the result of a run: its {name!r} is no object")
+    return found
+
+
+def sync_lines(folder: Path, step: int) -> dict[str, int]:
+    """Wait until all lines of metrics and samples are on the disk; how many there are up to ``step``, by file."""
+    found = [name for name in _LOGS if (folder / name).exists()]
+    for name in found:
+        files.sync(folder / name)
+    files.sync(folder)
+    return {name: _count(folder / name, step) for name in found}
+
+
+def lost(folder: Path, step: int, lines: Mapping[str, int]) -> str | None:
+    """What is missing of the ``lines`` that had been logged when the checkpoint of a step was written, if anything."""
+    for name, count in lines.items():
+        if (left := _count(folder / name, step)) < count:
+            return f"{folder / name} has {left} of the {count} lines that were there at the checkpoint of step {step}"
+    return None
+
+
+def _count(path: Path, step: int) -> int:
+    return sum(record["step"] <= step for record in files.records(path))
+
+
+def cut(folder: Path, step: float, lines: Mapping[str, int] | None = None) -> float:
+    """Take metrics, samples and scores back to ``step``, and to as many ``lines`` as there were then.
+
+    Returns the seconds that the last line of metrics kept had reached.
+    """
+    for name in _LOGS:
+        files.cut(folder / name, step, (lines or {}).get(name))
     return max((record.get("time", 0.0) for record in files.records(folder / "metrics.jsonl")), default=0.0)
 
 
@@ -118,14 +194,12 @@ def png(image: Tensor) -> bytes:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a sample's image must be [3, H, W], not {list(image.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(to_bytes(image)).save(buffer, "PNG")
+    Image.fromarray(to_uint8(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _described(item: Mapping[str, Any], place: str, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """An item as samples.jsonl holds it; its pictures are added to ``pictures`` as files whose names begin with
-    ``place``.
-    """
+    """An item as samples.jsonl holds it; its pictures are added to ``pictures``, under names from ``place``."""
     found = {"prompt": str(item["prompt"])} | (_picture(item, place, pictures) if "image" in item else {})
     if item.get("clip") is not None:
         found |= _clip(item, place, pictures)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saccade.core import Problem, Rollout, Sampler, spawn
+from saccade.core import Problem, Rollout, Sampler
+from saccade.random import stream
 
 
 def sample_groups(sampler: Sampler, problems: Sequence[Problem], seeds_P: Tensor, group_size: int) -> Rollout:
@@ -27,6 +28,6 @@ def repeat_for_groups(
     """
     if group_size < 1:
         raise ValueError(f"a group has 1 sample or more, not {group_size}")
-    seeds_B = torch.stack([spawn(seeds_P, k) for k in range(group_size)], 1).flatten()
+    seeds_B = torch.stack([stream(seeds_P, "sample", k) for k in range(group_size)], 1).flatten()
     rows = [problem for problem in problems for _ in range(group_size)]
     return rows, seeds_B, torch.arange(len(problems)).repeat_interleave(group_size)

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Listens to SIGINT and SIGTERM between ``install`` and ``restore``; ``requested`` tells that one came.
+    """Listens to SIGINT, SIGTERM and SIGHUP between ``install`` and ``restore``; ``requested`` tells that one came.
 
     Only the main thread may listen. A signal that the process was told to ignore stays ignored.
     """
@@ -24,7 +24,7 @@ class Interrupts:
         """Begin to listen."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             former = signal.getsignal(number)
             if former not in (None, signal.SIG_IGN):
                 self._former[number] = former

@@ -8,6 +8,7 @@ weight, so any split, by rows, by decisions or over processes, gives the gradien
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Batch, Loss, Objective, Rollout, generator, seeds
+from saccade.core import Batch, Loss, Objective, Rollout
 from saccade.models.sharding import shard_like
+from saccade.random import generator
 from saccade.training import distributed
 
 
@@ -82,6 +84,7 @@ class Updates:
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Train on a batch; metrics are means over all decisions of all processes."""
+        batch = _on_one_device(batch)
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         rows = self.micro_rows
@@ -123,7 +126,13 @@ class Updates:
             sums[key] = sums.get(key, 0) + value
             counts[key] = counts.get(key, 0) + count
         if count > 0:
-            self._descend(update, base_lr, count, sums, counts)
+            norm = self._descend(update, base_lr, count, sums, counts)
+            if norm == 0 and _has_advantage(mini):
+                warnings.warn(
+                    f"the gradient of update '{update.name}' is exactly zero, though its batch has advantages: no"
+                    " gradient leads from its loss to its weights",
+                    stacklevel=2,
+                )
 
     def _losses(self, update: Update, mini: Any) -> list[Loss]:
         while True:
@@ -151,7 +160,8 @@ class Updates:
         count: Tensor,
         sums: dict[str, Tensor],
         counts: dict[str, Tensor],
-    ) -> None:
+    ) -> float:
+        """One optimizer step; the norm of the gradient before it is clipped."""
         scale = 1.0 / float(count)
         for p in update.params:
             if p.grad is not None:
@@ -170,6 +180,7 @@ class Updates:
         counts[key] = counts.get(key, 0) + torch.ones((), dtype=torch.float64)
         if update.after:
             update.after(update.steps)
+        return float(norm)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -183,6 +194,13 @@ class Updates:
         for u in self.updates:
             u.steps = state["updates"][u.name]["steps"]
             u.optimizer.load_state_dict(_shard_state(u.params, state["updates"][u.name]["optimizer"]))
+
+
+def _has_advantage(batch: Any) -> bool:
+    """Whether a decision that is trained has an advantage other than zero."""
+    if not isinstance(batch, Rollout) or batch.advantage_BT is None:
+        return False
+    return bool((batch.advantage_BT.cpu() * batch.mask_BT.cpu()).any())
 
 
 def minibatch(batch: Any, part: int, parts: int) -> Any:
@@ -201,7 +219,7 @@ def minibatch(batch: Any, part: int, parts: int) -> Any:
 
 def permutation(rows: int, seed: int, key: int) -> Tensor:
     """A random permutation of ``rows`` row indices, determined by seed and key: int64 ``[rows]``."""
-    return torch.randperm(rows, generator=generator(int(seeds(seed, 1, key=key))))
+    return torch.randperm(rows, generator=generator(seed, "order of decisions", key))
 
 
 def index_in_group(group_B: Tensor) -> Tensor:
@@ -246,16 +264,23 @@ def warmup(steps: int) -> Callable[[int], float]:
     return lambda taken: min((taken + 1) / max(steps, 1), 1.0)
 
 
-def rise_and_fall(steps: int, rise: int, least: float = 0.0) -> Callable[[int], float]:
-    """A learning-rate factor: linear warmup over ``rise`` of ``steps`` optimizer steps, linear decay to ``least``."""
-    up = warmup(rise)
-    return lambda taken: min(up(taken), max(1 - taken / steps, least))
+def linear_schedule_with_warmup(steps: int, warmup_steps: int, final: float = 0.0) -> Callable[[int], float]:
+    """A learning-rate factor: linear warmup over ``warmup_steps``, then linear decay to ``final`` at ``steps``."""
+    rising = warmup(warmup_steps)
+    return lambda taken: min(rising(taken), max(1 - taken / steps, final))
 
 
 def _shard_state(params: Sequence[nn.Parameter], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The saved state of an optimizer, its moments sharded over the processes like their weights."""
     moments = {i: {k: shard_like(params[i], v) for k, v in kept.items()} for i, kept in saved["state"].items()}
     return {**saved, "state": moments}
+
+
+def _on_one_device(batch: Any) -> Any:
+    """The batch, or each rollout of a batch of several, as losses need it; see `Rollout.on_one_device`."""
+    if isinstance(batch, Rollout):
+        return batch.on_one_device()
+    return {name: _on_one_device(part) for name, part in batch.items()} if isinstance(batch, Mapping) else batch
 
 
 def _select(batch: Batch, name: str) -> Batch:

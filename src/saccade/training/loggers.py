@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Protocol
 
-from saccade.math.pixels import to_bytes
+from saccade.math.pixels import to_uint8
 from saccade.naming import nearest
 from saccade.training import video
 
@@ -107,7 +107,7 @@ class Trackio:
     def _media(self, item: Mapping[str, Any]) -> Any:
         """A picture, or a clip as a GIF file, since trackio cannot encode videos without ffmpeg."""
         if item.get("clip") is None:
-            return self._trackio.Image(to_bytes(item["image"]), caption=_caption(item))
+            return self._trackio.Image(to_uint8(item["image"]), caption=_caption(item))
         self._videos = self._videos or TemporaryDirectory()
         path = Path(self._videos.name) / f"{self._video_count:06d}.gif"
         path.write_bytes(video.gif(item["clip"]))
@@ -151,7 +151,7 @@ class Wandb:
 
     def _media(self, item: Mapping[str, Any]) -> Any:
         if item.get("clip") is None:
-            return self._wandb.Image(to_bytes(item["image"]), caption=_caption(item))
+            return self._wandb.Image(to_uint8(item["image"]), caption=_caption(item))
         return self._wandb.Video(io.BytesIO(video.gif(item["clip"])), caption=_caption(item), format="gif")
 
     def stage(self, name: str, folder: Path, step: int) -> Logger:

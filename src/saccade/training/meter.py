@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from saccade.training.folder import ERROR
+from saccade.core import STANDARD_ERROR
 
 _WINDOW = 20
 
@@ -41,7 +41,7 @@ class Meter:
         scores = {
             name.removeprefix("eval/"): known[name]
             for name in known
-            if name.startswith("eval/") and not name.endswith(ERROR)
+            if name.startswith("eval/") and not name.endswith(STANDARD_ERROR)
         }
         self.evaluation = (step, scores) if scores else self.evaluation
         self.images += known.get("cost/images", 0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,8 +26,34 @@ def provenance() -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "machine": machine(),
+        "processes": processes(),
         "started": now(),
     }
+
+
+def processes() -> int:
+    """How many processes work at the run (environment WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def fingerprint(file: Path) -> str | None:
+    """The SHA-256 sum of a file, None where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def differences(config: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What has changed since a run with this config began or was last resumed, in words: libraries, code, files."""
+    last = [config, *(config.get("resumed") or [])][-1]
+    found = []
+    for name, version in (last.get("versions") or {}).items():
+        if (present := here["versions"].get(name)) != version:
+            found.append(f"{name} {present}, not {version}")
+    if last.get("commit") != here["commit"]:
+        found.append(f"another commit of saccade ({here['commit']}, not {last.get('commit')})")
+    for file, known in (config.get("code") or {}).items():
+        if (present := fingerprint(Path(file))) != known:
+            found.append(f"another {file} than it began with" if present else f"{file} gone")
+    return found
 
 
 def now() -> str:

@@ -8,39 +8,34 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saccade.core import Stateful
+from torch import Tensor
+
+from saccade.core import STANDARD_ERROR, RunFailed, Stateful
 from saccade.models.sharding import full_tensors
 from saccade.naming import nearest
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
 from saccade.training.display import open_display
 from saccade.training.interrupts import Interrupts
+from saccade.training.lock import FolderLock
 from saccade.training.loggers import Logger, check, open_loggers
-from saccade.training.provenance import now, provenance
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and stopped after saving; the command ends with status 130."""
-
-
-class RunFailed(Exception):
-    """The run cannot continue; one line gives the reason and how to resume it."""
-
+from saccade.training.provenance import differences, now, processes, provenance
 
 Callback = Callable[[int, Mapping[str, Any], "Run"], Any]
 """A function that is called with the step, the metrics and the run after each line of metrics."""
 
 
 class Run:
-    """One run's folder, display, loggers and signals: made by ``start`` or ``resume``, ended by ``finish`` or
-    ``close``.
+    """A run's folder, display, loggers and signals, from ``start`` or ``resume`` to ``finish`` or ``close``.
 
     Of several processes only the first (environment RANK) writes and shows anything; the others offer the same methods,
     so that callers need not ask for a rank. As a context manager a run closes itself in every case.
@@ -55,15 +50,17 @@ class Run:
         display: bool,
         outer: Run | None,
         callbacks: Sequence[Callback] = (),
+        lock: FolderLock | None = None,
     ):
         """Open a folder that exists; callers use ``start``, ``resume`` and ``stage``."""
         self.folder, self.config = folder, config
-        self._writes, self._outer = _writes(), outer
+        self._writes, self._outer, self._lock = _writes(), outer, lock
         self._stages: dict[str, Run] = {}
         self._callbacks: Sequence[Callback] = outer._callbacks if outer else callbacks
         self._begun, self._steps = time.monotonic(), 0
+        self._due: Callable[[int], bool] = lambda step: True
         self.settled = False  # whether training ended early because no better score is expected
-        last = checkpoint.latest(folder / "checkpoints") if resumed else None
+        last = self._latest() if resumed else None
         if resumed:
             self._cut(math.inf if last else -1)
         reached = checkpoint.step_of(last) if last else 0
@@ -92,28 +89,54 @@ class Run:
         ``config`` holds recipe, preset, settings and seed; command, versions, commit, machine and time are added to it.
         ``callbacks`` are called with (step, metrics, run) after each line of metrics, those of stages included.
         ``stages_of`` is a run of the same recipe and seed (else ValueError) whose stages this one takes as they are.
+        ValueError where another process works in the folder.
         """
         check(loggers)
         taken = {} if stages_of is None else {"stages_of": str(on_disk.with_stages(stages_of, config))}
         complete = files.plain({**provenance(), **config, **taken})
-        if _writes():
+        if not _writes():
+            return cls(folder, complete, False, loggers, display, None, callbacks)
+        on_disk.refuse_taken(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder) as lock:
             on_disk.begin(folder, complete)
-        return cls(folder, complete, False, loggers, display, None, callbacks)
+            return cls(folder, complete, False, loggers, display, None, callbacks, lock)
 
     @classmethod
     def resume(
-        cls, folder: Path, loggers: Sequence[str] = (), display: bool = True, callbacks: Sequence[Callback] = ()
+        cls,
+        folder: Path,
+        loggers: Sequence[str] = (),
+        display: bool = True,
+        callbacks: Sequence[Callback] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> Run:
         """Continue the run in ``folder`` (ValueError if there is none); ``load`` then restores the last checkpoint.
 
-        Time and machine of the resumption are added to its config.json.
+        ``settings`` take the place of its own: those of a run that goes on for longer, whose result, if it was
+        finished, is removed. Time and machine of the resumption are added to its config.json, and what has changed
+        since the run began is told in a warning. ValueError where another process works in the folder, and where more
+        or fewer processes than now began the run.
         """
         check(loggers)
         config = on_disk.config(folder)
-        if _writes():
-            config["resumed"] = [*config.get("resumed", []), provenance()]
-            files.replace(folder / "config.json", config)
-        return cls(folder, config, True, loggers, display, None, callbacks)
+        if (began := config.get("processes") or 1) != processes():
+            raise ValueError(
+                f"the run in {folder} was begun by {began} at once, and its figures would be others with {processes()}:"
+                f" processes that resume it must be {began}"
+            )
+        if not _writes():
+            return cls(folder, config, True, loggers, display, None, callbacks)
+        with _locked(folder) as lock:
+            if settings is not None:
+                (folder / "result.json").unlink(missing_ok=True)
+                config["settings"] = files.plain(settings)
+            here = provenance()
+            for line in differences(config, here):
+                warnings.warn(f"the run in {folder} goes on with {line}", stacklevel=2)
+            config["resumed"] = [*(config.get("resumed") or []), here]
+            on_disk.write_config(folder, config)
+            return cls(folder, config, True, loggers, display, None, callbacks, lock)
 
     def stage(self, name: str) -> Run:
         """A run inside this one, in ``<run>/<name>``, with the same signals, display and loggers.
@@ -140,9 +163,7 @@ class Run:
 
     @property
     def stop(self) -> bool:
-        """Whether a first Ctrl-C or a SIGTERM came: the loop then ends after its step, saves, raises
-        ``Interrupted``.
-        """
+        """Whether Ctrl-C, SIGTERM or SIGHUP came: the loop ends after its step, saves, and raises ``Interrupted``."""
         return self._interrupts.requested
 
     @property
@@ -162,9 +183,9 @@ class Run:
             return self._outer.resume_command
         if "resume" in self.config:
             return str(self.config["resume"])
-        words = str(self.config["command"]).split()
-        named = any(word == "--out" or word.startswith("--out=") for word in words)
-        return self.config["command"] if named else f"{self.config['command']} --out {self.folder}"
+        command = str([self.config, *(self.config.get("resumed") or [])][-1]["command"])
+        named = any(word == "--out" or word.startswith("--out=") for word in shlex.split(command))
+        return command if named else f"{command} --out {shlex.quote(str(self.folder))}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, for loggers, display and callbacks too.
@@ -184,9 +205,17 @@ class Run:
         for callback in self._callbacks if self._writes else ():
             try:
                 callback(step, numbers, self)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit in a callback is an error of the callback
                 name = getattr(callback, "__name__", type(callback).__name__)
                 raise RunFailed(f"callback '{name}' at step {step}: {type(error).__name__}: {error}") from error
+
+    def problem_scores(self, step: int, scores: Mapping[str, Tensor]) -> None:
+        """Keep the scores of single held-out problems, each ``[P]``, in problem_scores.jsonl."""
+        if self._writes:
+            with self._saying_how_to_resume():
+                on_disk.problem_scores(self.folder, step, scores)
 
     def samples(self, step: int, name: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Log samples of the set ``name``: items with a prompt and an image [3, H, W] in [0, 1], a clip or turns.
@@ -228,7 +257,7 @@ class Run:
         if not name or (self._outer and name not in scores):
             return False
         if name not in scores or least not in ("", "min"):
-            known = [score for score in scores if not score.endswith(on_disk.ERROR)]
+            known = [score for score in scores if not score.endswith(STANDARD_ERROR)]
             advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
             raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
         sign = -1 if least else 1
@@ -243,15 +272,25 @@ class Run:
         self.settled = distributed.any_true(self._writes and bool(patience) and since >= patience)
         return self.settled
 
+    def keep_checkpoints(self, due: Callable[[int], bool]) -> None:
+        """Say after how many steps a checkpoint is due; any other one, which an interruption or an error asked for,
+        makes way for the next, so that a resumed run comes to keep the checkpoints of one never interrupted.
+        """
+        self._due = due
+
     def save(self, step: int, state: Mapping[str, Stateful], folder: str = "checkpoints") -> Path:
-        """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all."""
+        """Write a checkpoint after ``step`` steps; every process must call it, since gathering a state may need all.
+
+        What was logged before is on the disk by then.
+        """
         gathered = {name: full_tensors(part.state_dict()) for name, part in state.items()}
         self._steps = max(self._steps, step)
         place = self.folder / folder
         if not self._writes:
             return checkpoint.path_of(place, step)
         with self._saying_how_to_resume():
-            return checkpoint.write(place, step, gathered)
+            lines = on_disk.sync_lines(self.folder, step)
+            return checkpoint.write(place, step, gathered, lines, passing=not self._due(step))
 
     def load(self, state: Mapping[str, Stateful]) -> int:
         """Restore the newest whole checkpoint and return its step, 0 if there is none; records past it are cut.
@@ -259,7 +298,7 @@ class Run:
         A checkpoint of other parts than ``state`` names is a ValueError: a part that kept its first weights in silence
         would make a different run.
         """
-        path = checkpoint.latest(self.folder / "checkpoints")
+        path = self._latest()
         if path is None:
             return 0
         step, saved = checkpoint.read(path)
@@ -267,7 +306,7 @@ class Run:
             raise ValueError(f"{path} holds {', '.join(sorted(saved))}, but this run has {', '.join(sorted(state))}")
         for name, part in state.items():
             part.load_state_dict(saved[name])
-        self._cut(step)
+        self._cut(step, checkpoint.lines_of(path))
         self._steps = step
         return step
 
@@ -288,9 +327,7 @@ class Run:
         return written
 
     def close(self) -> None:
-        """Close the loggers; the outermost run also closes the display and gives the signals back. Twice does
-        nothing.
-        """
+        """Close the loggers; the outermost run also closes the display and restores signals. May be called twice."""
         for stage in self._stages.values():
             stage.close()
         for logger in self._loggers:
@@ -299,6 +336,8 @@ class Run:
         if self._outer is None:
             self._display.close()
             self._interrupts.restore()
+            if self._lock:
+                self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -306,10 +345,14 @@ class Run:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _cut(self, step: float) -> None:
-        """Take the records back to ``step``, and the clock to the last of them."""
+    def _latest(self) -> Path | None:
+        """The newest whole checkpoint below which no line is missing."""
+        return checkpoint.latest(self.folder / "checkpoints", partial(on_disk.lost, self.folder))
+
+    def _cut(self, step: float, lines: Mapping[str, int] | None = None) -> None:
+        """Take the records back to ``step`` and their number then, and the clock to the last of them."""
         if self._writes:
-            self._begun = time.monotonic() - on_disk.cut(self.folder, step)
+            self._begun = time.monotonic() - on_disk.cut(self.folder, step, lines)
 
     @contextmanager
     def _saying_how_to_resume(self) -> Iterator[None]:
@@ -319,6 +362,17 @@ class Run:
         except OSError as error:
             line = f"cannot write in {self.folder}: {error.strerror}" if error.strerror else error
             raise RunFailed(f"{line}; resume with: {self.resume_command}") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[FolderLock]:
+    """The lock of a folder, which is given back if the run cannot be opened."""
+    lock = FolderLock(folder)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
 
 
 def _writes() -> bool:

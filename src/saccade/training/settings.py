@@ -6,6 +6,7 @@ other group carry the name of their field (``--optim.lr``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -14,14 +15,20 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from saccade.config import STAGE, within
 from saccade.core import Collect, Objective, Problem, Rollout, Sampler
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
 from saccade.training.learner import Update, Updates, warmup
 
 T = TypeVar("T")
+
+MAX_LR = 1e18
+"""Adam moves a weight by about its learning rate, and float32 must hold the square of that."""
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A group of settings whose options carry no prefix."""
+StageSteps = Annotated[int, STAGE]
+"""Training steps of a stage before the run's own, which a run of fewer --steps than its preset shortens as much."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,12 @@ class AdamW:
     """Norm to which the gradient of this optimizer's weights is clipped; inf does not clip."""
     fused: bool = False
     """Use torch's fused kernel, which is faster on small networks."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, MAX_LR, "lr", "weight_decay", "eps")
+        within(self, 0, math.inf, "max_grad_norm", "warmup")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be numbers from 0 to below 1, not {' '.join(map(str, self.betas))}")
 
     def optimizer(self, params: Sequence[nn.Parameter]) -> torch.optim.AdamW:
         """The optimizer of these weights at the peak learning rate."""

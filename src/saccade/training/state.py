@@ -42,6 +42,16 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tree
 
 
+def all_finite(state: Any) -> bool:
+    """Whether no tensor of a nested state holds NaN or infinity; of a sharded one this process's part is looked at."""
+    if isinstance(state, Tensor):
+        local = state.to_local() if hasattr(state, "to_local") else state
+        return not local.is_floating_point() or bool(local.isfinite().all())
+    if isinstance(state, Mapping):
+        return all(all_finite(value) for value in state.values())
+    return not isinstance(state, (list, tuple)) or all(all_finite(value) for value in state)
+
+
 @dataclass
 class _Shelf:
     """Tensors by name; ``places`` knows the memory that already has a name, ``storages`` keeps saved memory apart."""

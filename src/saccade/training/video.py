@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 
 FRAMES = 96
 """Largest number of frames of a clip; longer episodes are subsampled, with their first and last frame."""
@@ -32,24 +32,32 @@ def shrink(clip: Any, count: int = FRAMES) -> np.ndarray:
 
     ValueError for other arrays.
     """
-    from PIL import Image
-
     frames = np.asarray(clip)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise ValueError(f"a sample's clip must be uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
     kept = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    height, width = kept.shape[1:3]
+    return kept if max(kept.shape[1:3]) <= SIDE else np.stack([smaller(frame) for frame in kept])
+
+
+def smaller(frame: np.ndarray) -> np.ndarray:
+    """A frame uint8 ``[H, W, 3]`` with at most SIDE pixels a side."""
+    from PIL import Image
+
+    height, width = frame.shape[:2]
     scale = SIDE / max(height, width)
     if scale >= 1:
-        return kept
+        return frame
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in kept])
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
 
 
 def webp(clip: Any) -> bytes:
     """A clip uint8 ``[T, H, W, 3]`` as a looping WebP animation, lossless where its frames are small."""
     frames = shrink(clip)
-    return _encode(frames, "WEBP", lossless=max(frames.shape[1:3]) <= _LOSSLESS_SIDE, quality=75, method=3)
+    # Without loss `quality` is effort: the most would take ten times as long for a tenth of the bytes.
+    if max(frames.shape[1:3]) <= _LOSSLESS_SIDE:
+        return _encode(frames, "WEBP", lossless=True, quality=0, method=0)
+    return _encode(frames, "WEBP", quality=75, method=1)
 
 
 def gif(clip: Any) -> bytes:
@@ -62,7 +70,7 @@ def thumbnails(clip: Any) -> Tensor:
     frames = shrink(clip, THUMBNAILS)
     gap = np.full((frames.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for frame in frames for part in (gap, frame)][1:]
-    return to_unit(np.concatenate(parts, 1))
+    return to_float(np.concatenate(parts, 1))
 
 
 def _encode(frames: np.ndarray, kind: str, **options: Any) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, overload
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from saccade.models.pictures import SUFFIXES, open_picture
 from saccade.naming import require
-from saccade.worlds.readable import ReadableItems
 
 Item = TypeVar("Item")
 ItemOut = TypeVar("ItemOut", covariant=True)
@@ -26,17 +25,9 @@ PHOTOGRAPHS = (*UPRIGHT, *_ANY_SIDE_UP.split())
 
 @dataclass(frozen=True)
 class ImageFolder(Sequence[np.ndarray]):
-    """The pictures of a folder and its subfolders in the order of their paths; each is read on access.
-
-    In place of one that cannot be read stands the next, and a slice leaves it out.
-    """
+    """The pictures of a folder and its subfolders in the order of their paths; each is read on access."""
 
     paths: tuple[Path, ...]
-    _items: ReadableItems[np.ndarray] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        read = lambda number: open_picture(self.paths[number])
-        object.__setattr__(self, "_items", ReadableItems(len(self.paths), read))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,8 +40,8 @@ class ImageFolder(Sequence[np.ndarray]):
 
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         if isinstance(index, slice):
-            return list(self._items.among(range(*index.indices(len(self)))))
-        return self._items.nearest(range(len(self))[index])
+            return [open_picture(path) for path in self.paths[index]]
+        return open_picture(self.paths[index])
 
 
 def load_folder(path: str | Path) -> ImageFolder:

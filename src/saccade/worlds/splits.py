@@ -25,8 +25,11 @@ _HELD_OUT = 2
 """Wordings at the end of every list that are not used in training."""
 
 
-def stream(seed: int, split: str | None) -> np.random.Generator:
-    """Random numbers of a split, independent of those of other splits. ValueError for an unknown split."""
+def split_rng(seed: int, split: str | None) -> np.random.Generator:
+    """The generator of a split's problems, independent of those of other splits. ValueError for an unknown split.
+
+    Problems are data: the same seed stands for the same problems in every version, so recorded scores stay comparable.
+    """
     if split is not None:
         require("split", split, SPLITS)
     return np.random.default_rng([seed, 0 if split is None else 1 + SPLITS.index(split)])
@@ -43,7 +46,7 @@ def wordings_of(wordings: Sequence[str], split: str | None) -> Sequence[str]:
     return {None: wordings, "train": wordings[:-_HELD_OUT], "held_out": wordings[-_HELD_OUT:]}[split]
 
 
-def worded(
+def sample_wordings(
     wordings: Sequence[str], split: str | None, slots: Sequence[dict[str, str]], rng: np.random.Generator
 ) -> list[str]:
     """A random wording of the split for each row of ``slots``, with its slots filled in."""

@@ -90,7 +90,7 @@ class AnalyticOffPolicyLearner:
         FloatingPointError if a loss is not finite.
         """
         acts, alpha, rows = self.batches % self.algo.policy_delay == 0, math.exp(float(self.log)), len(batch)
-        now, after = self.encoder(observations(batch)), self.encoder(observations(batch, "next"))
+        now, after = self.encoder(observations(batch)), self.encoder(observations(batch, "next_observation"))
         # The actor does not change before its own step, so one forward pass samples present and next actions.
         noise_NA = (action_noise(batch) if acts else action_noise(batch)[1:]).flatten(0, 1)
         sample = self._sample(torch.cat([now, after]) if acts else after, noise_NA)

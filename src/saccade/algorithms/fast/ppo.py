@@ -13,6 +13,7 @@ from saccade.algorithms.fast.analytic import AnalyticUpdates
 from saccade.algorithms.fast.fused_actor_critic import FusedActorCritic
 from saccade.algorithms.ppo import PPO, ActorCriticLoss, advantages_of
 from saccade.core import Learner, Rollout
+from saccade.math.exponential import LARGEST_EXPONENT
 from saccade.math.surrogates import clipped
 from saccade.policies.actor_critic import ActorCritic, Categorical
 from saccade.training.settings import AdamW
@@ -92,7 +93,8 @@ class AnalyticPPOGradient:
     def _surrogate(self, logp: np.ndarray, rows: Columns, weight: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
         """Derivative of the weighted surrogate in each log-probability ``[N]``, and its metrics."""
         advantage, gap = _normalized(rows["advantage"], rows["mask"]), logp - rows["old"]
-        ratio = np.exp(gap)
+        slope = np.exp(np.minimum(gap, LARGEST_EXPONENT))  # of `bounded_exp`, written out
+        ratio = np.where(gap > LARGEST_EXPONENT, slope * (1 + gap - LARGEST_EXPONENT), slope)
         high_range = self.loss.clip_range if self.loss.clip_range_high is None else self.loss.clip_range_high
         low, high = 1 - self.loss.clip_range, 1 + high_range
         outside = np.where(advantage > 0, ratio > high, (ratio < low) & (advantage < 0))
@@ -102,7 +104,7 @@ class AnalyticPPOGradient:
             "clipped": float(weight @ outside),
             "kl": float(weight @ (ratio - 1 - gap)),
         }
-        return -weight * advantage * ratio * ~outside, metrics
+        return -weight * advantage * slope * ~outside, metrics
 
     def _categorical(self, logits: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
         logp = logits - logits.max(1, keepdims=True)
@@ -142,6 +144,6 @@ def _zeroed(part: np.ndarray, masked: np.ndarray) -> np.ndarray:
 
 
 def _normalized(advantage: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    count = float(mask.sum())
+    count = max(float(mask.sum()), 1.0)
     centred = advantage - float(mask @ advantage) / count
     return centred / (math.sqrt(float(mask @ (centred * centred)) / max(count - 1, 1)) + 1e-8)

@@ -1,5 +1,4 @@
-"""`janus-shapes`: a JanusForConditionalGeneration in miniature that draws the world of shapes code by code, and looks
-at it.
+"""`janus-shapes`: a miniature JanusForConditionalGeneration that draws the world of shapes and answers questions on it.
 
 The classes are the real ones (a Llama decoder, JanusVQVAE, the vision tower, JanusProcessor); only their sizes are
 small. A picture of 32 px is 64 codes. It begins with single objects, then learns all scenes in one wording, then in
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.builders.janus_shapes.codes import codes_of, fidelity, train_codes
-from saccade.builders.janus_shapes.course import Course, answer_loss, code_loss
+from saccade.builders.janus_shapes.curriculum import Curriculum, answer_loss, code_loss
 from saccade.builders.janus_shapes.parts import assemble, make_processor
 from saccade.builders.parts.stages import (
     LearningRates,
@@ -33,12 +32,14 @@ from saccade.builders.parts.stages import (
     run_steps,
     seed_stage,
 )
-from saccade.core import seeds
+from saccade.core import mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.models.language.janus import CodeModel, ImageTokenGenerator, load_image_token_generator
 from saccade.policies.image_tokens import ImageTokenPolicy
 from saccade.policies.tokens import TokenPolicy
+from saccade.random import seeds
 from saccade.worlds import questions, shapes
-from saccade.worlds.questions.task import mean_by_source
+from saccade.worlds.questions.task import by_source
 from saccade.worlds.shapes.task import DrawingTask
 
 SKILLS = ("color", "shape", "count", "verdict", "caption")
@@ -52,48 +53,58 @@ class Settings:
     """How the miniature is trained; the defaults made the one that is shipped."""
 
     seed: int = 0
+    """Seed of data, batches and initial weights."""
     size: int = 32
     """Edge of a picture in pixels."""
     scenes: int = 40_000
     """Scenes that are rendered and encoded once; their captions are sampled in each batch."""
     codes: int = 256
-    """Codes that a place in a picture can have."""
+    """Number of entries of the codebook: codes that a place in a picture can have."""
     codebook: str = ""
     """Folder of an earlier build whose codes are taken, to spare their training."""
     vq_steps: int = 900
+    """Number of training steps of the autoencoder, which makes codes of pictures."""
     vq_batch: int = 32
+    """Number of pictures in a batch of the autoencoder."""
     vq_lr: float = 4e-3
+    """Peak learning rate of the autoencoder."""
     width: int = 128
+    """Width of the decoder."""
     layers: int = 4
+    """Number of layers of the decoder."""
     heads: int = 4
-    sight_width: int = 64
+    """Number of attention heads of the decoder."""
+    vision_width: int = 64
     """Width of the vision tower, which has two layers."""
     steps: int = 5_200
+    """Number of training steps."""
     batch: int = 64
+    """Number of rows in a batch."""
     rates: LearningRates = LearningRates(4e-3, 2e-3)
-    single: float = 0.1
+    """Peak learning rates of the decoder and its heads."""
+    single_object_share: float = 0.1
     """Share of the steps, the first ones, that show scenes of one object."""
-    plain: float = 0.4
+    single_wording_share: float = 0.4
     """Share of the steps, the first ones, with true captions of one wording and no questions."""
-    wrong: float = 0.25
+    wrong_caption_share: float = 0.25
     """Share of the later captions that describe another scene of the same kind."""
     dropout: float = 0.1
     """Share of captions without text, for classifier-free guidance."""
     questions: int = 12_000
     """Number of questions with pictures, sampled once."""
-    ask_every: int = 4
-    """Every so many of the later steps a batch of questions is learned instead of one of captions; 0 never."""
+    questions_every: int = 4
+    """Number of later steps of which one trains on a batch of questions instead of captions; 0 trains on none."""
     tags: tuple[str, ...] = tuple(tag for tag in shapes.TAGS if tag != "text")
     """Kinds of scenes, sampled uniformly; text is left out, since the model is too small for letters."""
 
 
 def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     """Train the miniature and write it to ``out``. Returns facts for its card."""
-    processor = make_processor(cfg.size, texts(cfg, seed_stage(cfg.seed, 0)))
+    processor = make_processor(cfg.size, texts(cfg, seed_stage(cfg.seed, "texts")))
     model = assemble(cfg, processor.tokenizer)
     vq = model.model.vqmodel
-    made = learn_codes(cfg, vq, seed_stage(cfg.seed, 1), progress)
-    rng = seed_stage(cfg.seed, 2)
+    made = learn_codes(cfg, vq, seed_stage(cfg.seed, "codes"), progress)
+    rng = seed_stage(cfg.seed, "language model")
     means = train(cfg, model, processor, rng, progress)
     scenes, meanings = shapes.sample_scenes(500, rng, cfg.tags)
     model.half().save_pretrained(out)
@@ -136,22 +147,22 @@ def train(
     beside = [inner.aligner, inner.generation_embeddings, inner.generation_aligner, inner.generation_head]
     network = nn.ModuleList([inner.language_model, inner.vision_model])
     descent = muon_and_adamw(network, beside, cfg.rates, cfg.steps, warmup=60)
-    return run_steps(batches(cfg, model, processor, codes, Course(cfg, meanings), rng), descent, progress)
+    return run_steps(batches(cfg, model, processor, codes, Curriculum(cfg, meanings), rng), descent, progress)
 
 
 def batches(
-    cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, course: Course, rng: np.random.Generator
+    cfg: Settings, model: nn.Module, processor: Any, codes: Tensor, curriculum: Curriculum, rng: np.random.Generator
 ) -> Iterator[Step]:
-    """Captions and, where the course says so, questions."""
-    pool = questions.problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **QUESTION_SCENES)
+    """Captions and, where the curriculum says so, questions."""
+    pool = questions.sample_problems(cfg.questions, cfg.seed, SKILLS, "train", cfg.size, **QUESTION_SCENES)
     code_model = CodeModel(model)
     for step in range(cfg.steps):
         with torch.autocast("cpu", torch.bfloat16):
-            if course.asks(step):
+            if curriculum.asks(step):
                 some = [pool[i] for i in rng.integers(len(pool), size=cfg.batch)]
                 batch = Step("answers", answer_loss(model, processor, some))
             else:
-                index, prompts = course.captions(step, rng)
+                index, prompts = curriculum.captions(step, rng)
                 dropped = torch.from_numpy(rng.random(cfg.batch) < cfg.dropout)
                 batch = Step(
                     "codes of captions", code_loss(code_model, processor, prompts, dropped, codes[index].long())
@@ -173,7 +184,7 @@ def drawing_scores(
     """The judge's points with and without guidance."""
     task = DrawingTask(wordings="all", held_out_size=count)
     found = {
-        scale: task.score_by_tag(ImageTokenPolicy(image_generator, [], guidance=scale).greedy().rollout)
+        scale: mean_scores(task.score_by_tag(ImageTokenPolicy(image_generator, [], guidance=scale).greedy().rollout))
         for scale in guidances
     }
     return {f"guidance {scale:g}, {name}": value for scale, scores in found.items() for name, value in scores.items()}
@@ -182,8 +193,8 @@ def drawing_scores(
 def answer_scores(image_generator: ImageTokenGenerator, count: int = 500) -> dict[str, float]:
     """Share of exact answers of the likeliest words."""
     policy = TokenPolicy(image_generator.language, [], max_new_tokens=24, temperature=0.0)
-    problems = questions.problems(count, 12_345, SKILLS, "held_out", 32, **QUESTION_SCENES)
-    texts = policy.rollout(problems, seeds(0, count)).outputs
+    problems = questions.sample_problems(count, HELD_OUT_SEED, SKILLS, "held_out", 32, **QUESTION_SCENES)
+    texts = policy.rollout(problems, seeds(HELD_OUT_SEED, count, "evaluation")).outputs
     correct = torch.tensor([text.strip() == problem.answer["text"] for text, problem in zip(texts, problems)]).double()
-    found = mean_by_source(problems, correct)
+    found = mean_scores(by_source(problems, correct))
     return {f"answers, {name}": found[name] for name in SKILLS}

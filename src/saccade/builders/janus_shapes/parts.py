@@ -61,7 +61,7 @@ def assemble(cfg: Any, tokenizer: Any) -> nn.Module:
     )
 
     vision = JanusVisionConfig(
-        hidden_size=cfg.sight_width, num_hidden_layers=2, num_attention_heads=2, image_size=cfg.size, patch_size=PATCH,
+        hidden_size=cfg.vision_width, num_hidden_layers=2, num_attention_heads=2, image_size=cfg.size, patch_size=PATCH,
         mlp_ratio=3.0, projection_dim=cfg.width, num_image_tokens=(cfg.size // PATCH) ** 2,
     )  # fmt: skip
     vq = JanusVQVAEConfig(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from saccade.models.snapshot import Snapshot, warm_decay
+from saccade.random import numpy_generator, stream
 
 Progress = Callable[[str, int, int, float], None]
 """Called with the part of the build, its step, its number of steps, and the running mean of its loss."""
@@ -36,12 +37,12 @@ class Step:
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Peak learning rates."""
+    """Peak learning rates of the two optimizers."""
 
-    matrices: float
-    """Of the matrices in blocks, which Muon trains."""
-    rest: float
-    """Of all other weights, which AdamW trains."""
+    muon: float
+    """Peak learning rate of the matrices in blocks, which Muon trains."""
+    adamw: float
+    """Peak learning rate of all other weights, which AdamW trains."""
 
 
 class ScheduledOptimizers:
@@ -70,18 +71,15 @@ def muon_and_adamw(
     named = dict(network.named_parameters())
     matrices = {name: p for name, p in named.items() if p.ndim == 2 and "embed" not in name}
     rest = [p for name, p in named.items() if name not in matrices] + [p for m in others for p in m.parameters()]
-    muon = torch.optim.Muon(matrices.values(), lr=rates.matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(rest, lr=rates.rest, betas=(0.9, 0.98), weight_decay=0.05)
+    muon = torch.optim.Muon(matrices.values(), lr=rates.muon, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, lr=rates.adamw, betas=(0.9, 0.98), weight_decay=0.05)
     return ScheduledOptimizers([muon, adam], steps, warmup, least=0.03)
 
 
-def seed_stage(seed: int, number: int | None = None) -> np.random.Generator:
-    """Seeds torch for one stage of a build and returns its numpy generator, so that a stage can be repeated alone.
-
-    Without a number both are for the whole build.
-    """
-    torch.manual_seed(seed if number is None else 1_000 * seed + number)
-    return np.random.default_rng(seed if number is None else [seed, number])
+def seed_stage(seed: int, name: str) -> np.random.Generator:
+    """Seeds torch for one stage of a build and returns its numpy generator, so that a stage can be repeated alone."""
+    torch.manual_seed(stream(seed, name, "weights"))
+    return numpy_generator(seed, name, "data")
 
 
 def run_steps(steps: Iterable[Step], optimizers: ScheduledOptimizers, progress: Progress) -> dict[str, float]:

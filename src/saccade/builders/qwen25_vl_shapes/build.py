@@ -73,7 +73,7 @@ class Settings:
     curriculum_share: float = 0.5
     """Share of the steps over which the number of objects and of wordings grows to its maximum."""
     noisy_share: float = 0.15
-    """Share of the steps, the last ones, in which answers have the following noise."""
+    """Share of the steps, the last ones, in which answers are noisy: wrong, with boxes too large or without tags."""
     wrong_rate: float = 0.15
     """Share of answers that are wrong."""
     max_offset: int = 5
@@ -92,8 +92,8 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     if not cfg.start:
         init_neighbor_attention(tower)
     rates = LearningRates(cfg.vision_matrix_lr, cfg.vision_lr)
-    metrics = pretrain_vision(tower, heads, cfg.vision_steps, 64, rates, seed_stage(cfg.seed, 1), progress)
-    loss = train(cfg, model, heads, tokenizer, seed_stage(cfg.seed, 2), progress)
+    metrics = pretrain_vision(tower, heads, cfg.vision_steps, 64, rates, seed_stage(cfg.seed, "tower"), progress)
+    loss = train(cfg, model, heads, tokenizer, seed_stage(cfg.seed, "language model"), progress)
     save_miniature(model, tokenizer, out)
     return {
         "parameters": parameter_count(model),
@@ -105,7 +105,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
 
 def untrained(cfg: Settings) -> tuple[Any, nn.Module]:
     """A tokenizer trained on the worlds' texts, and the untrained model."""
-    tokenizer = learn_tokenizer(corpus(seed_stage(cfg.seed, 0)), SVG)
+    tokenizer = learn_tokenizer(corpus(seed_stage(cfg.seed, "texts")), SVG)
     return tokenizer, build_model(cfg, tokenizer)
 
 

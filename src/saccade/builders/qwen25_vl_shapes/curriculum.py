@@ -24,13 +24,13 @@ from saccade.builders.qwen25_vl_shapes.vision_data import CANVAS, legible_plates
 from saccade.core import Problem
 from saccade.evaluation.templates import SUFFIXES, Template
 from saccade.worlds import canvases, programs, puzzles, questions
-from saccade.worlds.programs.problems import TEXT
+from saccade.worlds.programs.prompts import TEXT
 from saccade.worlds.questions import HELD_OUT_SKILLS, SKILLS
 from saccade.worlds.questions.layouts import COLOR_NAMES, RADIUS, SceneBatch, place_objects
 from saccade.worlds.questions.skills import MIN_OBJECTS
 from saccade.worlds.questions.styles import render_scenes
 from saccade.worlds.shapes import SHAPES
-from saccade.worlds.splits import worded
+from saccade.worlds.splits import sample_wordings
 
 SIZES = (48, 64)
 """Sides of scenes in pixels."""
@@ -144,14 +144,16 @@ def _formatted(question: SceneQuestion, sampler: QuestionSampler) -> tuple[str, 
 def legible_plate_batch(cfg: Any, rng: np.random.Generator) -> TrainingBatch:
     """Crops of canvases in which a digit is legible, and the question about it."""
     annotated, colors, digits = legible_plates(cfg.batch * 2, int(rng.choice(VIEW_SIDES)), rng)
-    texts = worded(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
+    texts = sample_wordings(canvases.WORDINGS["digit"], None, [{"color": color} for color in colors], rng)
     rows = [turn([picture], text, digit) for picture, text, digit in zip(annotated.pictures, texts, digits)]
     return TrainingBatch(rows, annotated)
 
 
 def _canvas_problems(count: int, rng: np.random.Generator) -> list[Problem]:
     choices = int(rng.choice([0, 0, 4]))
-    return canvases.problems(count, int(rng.integers(2**31)), canvases.SKILLS, None, size=CANVAS, choices=choices)
+    return canvases.sample_problems(
+        count, int(rng.integers(2**31)), canvases.SKILLS, None, size=CANVAS, choices=choices
+    )
 
 
 def zoom_conversation(noise: AnswerNoise, problem: Problem, rng: np.random.Generator) -> list[Segment]:
@@ -197,7 +199,7 @@ def program_batch(count: int, rng: np.random.Generator) -> TrainingBatch:
 
 def puzzle_conversations(pool: np.ndarray, count: int, rng: np.random.Generator) -> list[list[Segment]]:
     """Puzzles with the answers of random puzzles of their type: they teach the form of an answer, not the answer."""
-    problems = puzzles.problems(pool, count, int(rng.integers(2**31)), (*puzzles.PUZZLES, puzzles.Jigsaw(3)))
+    problems = puzzles.sample_problems(pool, count, int(rng.integers(2**31)), (*puzzles.PUZZLES, puzzles.Jigsaw(3)))
     form = lambda problem: (problem.source, len(problem.inputs.pictures))
     same_form = rows_by_kind(map(form, problems))
     rows = []
@@ -209,10 +211,10 @@ def puzzle_conversations(pool: np.ndarray, count: int, rng: np.random.Generator)
 
 def corpus(rng: np.random.Generator) -> list[str]:
     """Questions and answers of all worlds, each word often enough to become a token."""
-    problems = questions.problems(1_300, int(rng.integers(2**31)), split=None, size=32)
+    problems = questions.sample_problems(1_300, int(rng.integers(2**31)), split=None, size=32)
     pool = questions.pictures(40, 0)
-    problems += puzzles.problems(pool, 80, 0, split=None)
-    problems += canvases.problems(120, 0, canvases.SKILLS, split=None, size=48, plates=2)
+    problems += puzzles.sample_problems(pool, 80, 0, split=None)
+    problems += canvases.sample_problems(120, 0, canvases.SKILLS, split=None, size=48, plates=2)
     texts = [problem.inputs.text for problem in problems]
     answers = [p.answer["text"] for p in problems if p.source not in ("text", "grounding", "detection")]
     words = " ".join(questions.vocabulary())

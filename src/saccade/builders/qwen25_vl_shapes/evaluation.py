@@ -17,8 +17,10 @@ from saccade.builders.qwen25_vl_shapes.packing import PackedRows, Segment, pack,
 from saccade.builders.qwen25_vl_shapes.preprocessing import displayed, patches, resized
 from saccade.builders.qwen25_vl_shapes.vision_data import CANVAS
 from saccade.core import Problem
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.templates import SUFFIXES
 from saccade.math.boxes import iou, match
+from saccade.random import numpy_generator, stream
 from saccade.rewards.text.parsing import parse_boxes, tagged_answer
 from saccade.tools.render import Request, find_program, render_batch
 from saccade.worlds import canvases, programs, questions
@@ -30,13 +32,13 @@ Generate = Callable[..., list[str]]
 """`generate_texts` with a model: conversations to the texts of their next turns."""
 
 
-def held_out_scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, float]:
+def held_out_scores(folder: Path, count: int = 64) -> dict[str, float]:
     """Scores of each skill on held-out pictures in held-out wordings, greedy unless their name says "sampled"."""
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     generate = partial(generate_texts, model, AutoTokenizer.from_pretrained(folder))
-    sample = lambda *skills: questions.problems(count, seed, skills, "held_out")
+    sample = lambda *skills: questions.sample_problems(count, HELD_OUT_SEED, skills, "held_out")
     found: dict[str, float] = {}
     for skill in (*questions.SKILLS, *questions.HELD_OUT_SKILLS):
         if skill.startswith("detection"):
@@ -50,9 +52,11 @@ def held_out_scores(folder: Path, count: int = 64, seed: int = 7) -> dict[str, f
             found["grounding, mean overlap"] = _mean(_overlap, problems, replies)
     found |= _detection(generate, sample("detection")) | _tags(generate, sample("color", "relation", "verdict"))
     found |= _canvases(
-        generate, canvases.problems(2 * count, seed, ("digit",), "held_out", CANVAS), np.random.default_rng(seed)
+        generate,
+        canvases.sample_problems(2 * count, HELD_OUT_SEED, ("digit",), "held_out", CANVAS),
+        numpy_generator(HELD_OUT_SEED, "canvases"),
     )
-    return found | _programs(generate, programs.problems(count, seed, split="held_out", size=32))
+    return found | _programs(generate, programs.sample_problems(count, HELD_OUT_SEED, split="held_out", size=32))
 
 
 @torch.no_grad()
@@ -67,7 +71,7 @@ def generate_texts(
     texts: list[str] = []
     for start in range(0, len(conversations), 32):
         packed = pack(tokenizer, conversations[start : start + 32])
-        torch.manual_seed(start)
+        torch.manual_seed(stream(HELD_OUT_SEED, "evaluation", start))
         given = {"do_sample": True, "top_k": 0} if sampled else {"do_sample": False}
         out = model.generate(**_flushed(packed, tokenizer.pad_token_id), max_new_tokens=max_new_tokens, **given)
         texts += tokenizer.batch_decode(out[:, packed.ids_BL.shape[1] :], skip_special_tokens=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from saccade.api.comparing import compare
-from saccade.cli.output import figure, known, show_json, show_table, sure
+from saccade.cli.output import figure, known, show_json, show_table, with_interval
 from saccade.cli.parsing import Flag, parse
 
 
@@ -42,6 +42,6 @@ def main(words: Sequence[str]) -> int:
 def _show(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """A row for each score, a column for each run: before → after."""
     names = dict.fromkeys(name for run in scores.values() for side in ("after", "before") for name in known(run[side]))
-    cell = lambda run, name: f"{figure(run['before'].get(name))} → {sure(run['after'], name)}"
+    cell = lambda run, name: f"{figure(run['before'].get(name))} → {with_interval(run['after'], name)}"
     rows = [(name, *(cell(run, name) for run in scores.values())) for name in names]
     show_table(("held out, before → after", *scores), rows, right=range(1, len(scores) + 1))

@@ -92,12 +92,16 @@ def _fonts() -> list[Row]:
 def _machine() -> list[Row]:
     import torch
 
+    from saccade.tools.render import sandbox
     from saccade.training.provenance import machine
 
+    offered = sandbox.offered()
+    missing = [part for part in sandbox.PARTS if part not in offered]
     about = machine()
     disk = shutil.disk_usage(os.getcwd()).free / 1e9
     return [
         ("processor", "", f"{about['cpu']}, {about['cores']} cores, {torch.get_num_threads()} threads"),
         ("cuda", "", f"{torch.version.cuda}, {about['gpu']}" if about["gpu"] else "none"),
         ("free disk", "", f"{disk:.0f} GB in this folder"),
+        ("renderers", "", "; ".join([*offered, *(f"this system does not offer: {part}" for part in missing)])),
     ]

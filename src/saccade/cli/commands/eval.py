@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from saccade.cli.output import show_json, show_scores
-from saccade.cli.parsing import Flag, parse
+from saccade.cli.parsing import Flag, RecipeFile, Trust, parse
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Options:
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A run's folder, a miniature's name, or a model folder."""
+    recipe: RecipeFile = ""
+    """File of the run's recipe, where it is one of your own."""
+    trust: Trust = False
+    """Execute the Python files outside the folder that the run's settings name (recipe, rewards)."""
     json: Flag = False
     """Print one JSON object: {"scores": {score: value}}."""
 
@@ -32,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     options = parse(Options, words, "saccade eval")
     from saccade.api.models import open_path
 
-    scores = open_path(options.path).evaluate()
+    scores = open_path(options.path, options.recipe, options.trust).evaluate()
     if options.json:
         show_json({"scores": scores})
     else:

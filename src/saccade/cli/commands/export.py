@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from saccade.cli.parsing import parse
+from saccade.cli.parsing import RecipeFile, Trust, parse
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class Options:
     """A run's folder."""
     dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that is new or empty."""
+    recipe: RecipeFile = ""
+    """File of the run's recipe, where it is one of your own."""
+    trust: Trust = False
+    """Execute the Python files outside the folder that the run's settings name (recipe, rewards)."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -29,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     options = parse(Options, words, "saccade export")
     from saccade.api.run import open_run
 
-    run = open_run(options.run)
+    run = open_run(options.run, recipe=options.recipe, trust=options.trust)
     target = run.export(options.dir)
     for name, folder in run.exported(target).items():
         print(f"{name}: {folder}")

@@ -10,7 +10,7 @@ import tyro
 
 from saccade import catalog
 from saccade.catalog import System
-from saccade.cli.output import show_json, show_table
+from saccade.cli.output import show_json, show_table, verdict_counts
 from saccade.cli.parsing import Flag, parse
 from saccade.naming import nearest
 
@@ -19,7 +19,7 @@ from saccade.naming import nearest
 class Options:
     """The 63 systems and the baselines: number, name, family, state, result of the check.
 
-    States: not built, built (not checked yet, or undecided), holds, does not hold.
+    States: not built, built (never checked), and the verdicts of a check: holds, refuted, undecided, void.
     """
 
     family: Annotated[str, tyro.conf.arg(metavar="F", help_behavior_hint="")] = ""
@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
 def described(system: System) -> dict[str, Any]:
     """A system as an object of the JSON array; ``result`` is its check without the figures of single seeds."""
     found = catalog.result(system.name)
-    kept = ("holds", "claims", "seeds", "seconds", "date", "commit")
+    kept = ("verdict", "holds", "claims", "seeds", "seconds", "date", "commit")
     return {
         "number": system.number,
         "name": system.name,
@@ -60,10 +60,9 @@ def described(system: System) -> dict[str, Any]:
 
 
 def measured(system: System) -> str:
-    """How many of its claims hold, "" before a check; `saccade show` has the figures."""
-    claims = (catalog.result(system.name) or {}).get("claims", [])
-    held = sum(claim["holds"] is True for claim in claims)
-    return f"{held} of {len(claims)} claims hold" if claims else ""
+    """How many of its claims got each verdict, and from how many seeds; "" before a check."""
+    found = catalog.result(system.name)
+    return f"{verdict_counts(found['claims'])}, {len(found['seeds'])} seeds" if found else ""
 
 
 def _show(systems: Sequence[System], title: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from saccade.api.data import SUFFIXES
-from saccade.cli.parsing import parse
+from saccade.cli.parsing import RecipeFile, Trust, parse
 from saccade.naming import nearest
 
 
@@ -36,6 +36,10 @@ class Options:
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")
     ] = ()
     """A model of the run to leave out, such as rewriter; may be repeated."""
+    recipe: RecipeFile = ""
+    """File of the run's recipe, where it is one of your own."""
+    trust: Trust = False
+    """Execute the Python files outside the folder that the run's settings name (recipe, rewards)."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -76,7 +80,7 @@ def _sampled(options: Options) -> list[dict[str, Any]]:
     """Items with prompt, image or text, or both."""
     from saccade.api.models import Model, open_path
 
-    subject = open_path(options.path)
+    subject = open_path(options.path, options.recipe, options.trust)
     if not isinstance(subject, Model):
         return subject.sample(options.prompts, options.seed, options.count, options.without)
     if options.without:

@@ -10,7 +10,7 @@ import tyro
 
 from saccade import catalog
 from saccade.catalog import System
-from saccade.cli.output import VERDICTS, console, show_claims, show_table
+from saccade.cli.output import console, show_claims, show_table
 from saccade.cli.parsing import parse
 
 
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     _show_notes(notes)
     _show_presets(name)
     if found := catalog.result(name):
-        show_claims(found["claims"], f"Check of {found['date']}: {VERDICTS[found['holds']]}")
+        show_claims(found["claims"], f"Check of {found['date']}: {found['verdict']}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import tyro
 from saccade import catalog
 from saccade.api import training
 from saccade.catalog import Recipe
-from saccade.cli.output import figure, first, known, say_error, show_json, show_table, sure
+from saccade.cli.output import figure, first, known, meant, say_error, show_json, show_table, with_interval
 from saccade.cli.parsing import Flag, Flat, parse
 from saccade.cli.together import together
 
@@ -39,7 +40,9 @@ class Options:
     preset: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
     """A named set of defaults for all settings."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = ""
-    """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings."""
+    """Folder of the run, runs/<recipe>/<time> if not given. That of an unfinished run resumes it, with its settings;
+    a finished one goes on with more --steps.
+    """
     stages_of: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
     """A run with the same recipe and seed whose stages are taken as they are; what follows them is trained here."""
     keep_best: Annotated[str, tyro.conf.arg(metavar="SCORE", help_behavior_hint="")] = ""
@@ -52,6 +55,8 @@ class Options:
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="L", help_behavior_hint="")
     ] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
+    trust: Flag = False
+    """Execute the reward files outside the folder that the settings of a resumed run name."""
     json: Flag = False
     """Print one JSON object as the last line: run, steps, seconds, before, after."""
 
@@ -63,28 +68,41 @@ def main(words: Sequence[str]) -> int:
             raise ValueError(f"name the recipe before its options: saccade train NAME {words[0]} …")
         print(_USAGE.format(names=", ".join(catalog.recipes()) or "none"), end="")
         return 0 if words else 2
+    if words[1:] and not words[1].startswith("-"):
+        raise ValueError(f"one recipe a run: '{words[1]}' after {words[0]} is no option; options begin with --")
     return together(lambda: _train(words[0], words[1:]))
 
 
 def _train(name: str, words: Sequence[str]) -> int:
     """Start or resume the run, train, and print the result."""
-    plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"))
+    plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"), trust="--trust" in words)
     kind = _command_line(plan.recipe)
     given = parse(kind, words, f"saccade train {name}", kind(plan.settings, Options()))
     options: Options = given.run
-    from saccade.training.run import Interrupted, RunFailed
+    from saccade.core import Interrupted, RunFailed
 
     try:
         run = training.execute(
             plan,
             given.recipe,
-            training.Options(options.stages_of, options.keep_best, options.patience, options.logger),
+            training.Options(
+                options.stages_of,
+                options.keep_best,
+                options.patience,
+                options.logger,
+                given=[word[2:].partition("=")[0] for word in words if word.startswith("--")],
+            ),
         )
     except Interrupted as error:
         if first():
             say_error(error)
         return 130
     except RunFailed as error:
+        cause = error.__cause__
+        while isinstance(cause, RunFailed):
+            cause = cause.__cause__
+        if cause is not None and not meant(cause):
+            traceback.print_exception(cause)
         say_error(error)
         return 1
     if first():
@@ -121,7 +139,10 @@ def _show(run: TrainedRun, as_json: bool) -> None:
     change = lambda name: (
         f"{after[name] - before[name]:+.3f}" if None not in (before.get(name), after.get(name)) else ""
     )
-    rows = [(name, figure(before.get(name)), sure(after, name), change(name)) for name in known({**before, **after})]
+    rows = [
+        (name, figure(before.get(name)), with_interval(after, name), change(name))
+        for name in known({**before, **after})
+    ]
     show_table(("held out", "before", "after", "change"), rows, right=(1, 2, 3))
     print(f"run     {run.folder}")
     if page:

@@ -1,6 +1,4 @@
-"""Lane keeping by camera and LiDAR (BLIP-FusePPO, 2510.22370): the world, true captions of the road ahead, and their
-mirror images.
-"""
+"""Lane keeping by camera and LiDAR (BLIP-FusePPO, 2510.22370): the world, and true captions of the road ahead."""
 
 from __future__ import annotations
 

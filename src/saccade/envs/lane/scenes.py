@@ -7,6 +7,7 @@ import numpy as np
 from saccade.envs.lane import roads
 from saccade.envs.lane.driving import Cars
 from saccade.envs.lane.world import Lane
+from saccade.random import numpy_generator
 
 
 def scenes(lane: Lane, seed: int, held_out: bool = False, places: int = 1) -> tuple[np.ndarray, list[str]]:
@@ -14,7 +15,7 @@ def scenes(lane: Lane, seed: int, held_out: bool = False, places: int = 1) -> tu
 
     ``held_out`` takes the roads and weathers of test episodes.
     """
-    rng = np.random.default_rng([seed, int(held_out)])
+    rng = numpy_generator(seed, "held-out scenes" if held_out else "scenes")
     rows, road_seeds = range(lane.count), roads.HELD_OUT if held_out else range(roads.HELD_OUT.start)
     lane.begin(rows, rng.integers(road_seeds.start, road_seeds.stop, lane.count).tolist())
     pictures, texts = [], []

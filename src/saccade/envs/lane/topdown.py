@@ -24,9 +24,7 @@ TINTS = {"clear": (1.0, 1.0, 1.0), "rain": (0.75, 0.82, 0.95), "fog": (0.95, 0.9
 
 
 def view(roads: Roads, cars: Cars, path: np.ndarray, row: int) -> np.ndarray:
-    """One episode's picture uint8 ``[SIZE, SIZE, 3]``, north up, the car in the centre; ``path`` is ``[n, 2]`` in
-    metres.
-    """
+    """One episode's picture uint8 ``[SIZE, SIZE, 3]``, north up, the car central; ``path`` ``[n, 2]`` in metres."""
     x, y, heading = (float(v[row]) for v in cars.pose(roads))
     axis = (np.arange(SIZE) + 0.5) / SIZE - 0.5
     px, py = np.meshgrid(x + SPAN * axis, y - SPAN * axis)

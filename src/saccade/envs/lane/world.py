@@ -1,6 +1,4 @@
-"""Lane keeping: a car on a winding road in changing weather, with a front camera of the near road and a short-range
-LiDAR.
-"""
+"""Lane keeping: a car on a winding road in changing weather, with a front camera and a short-range LiDAR."""
 
 from __future__ import annotations
 
@@ -16,6 +14,7 @@ from saccade.core import Observation, Step
 from saccade.envs.lane import captions, lidar, rewards, roads, topdown, vision
 from saccade.envs.lane.camera import HEIGHT, Camera
 from saccade.envs.lane.driving import TIME_STEP, Cars, drive
+from saccade.random import numpy_generator
 
 SKY, NEAR = 0.1, 1 - 110 / 300
 """Shares of the frame's height: the captioner's picture lies between them, the policy's below NEAR, 110 of 300 lines as
@@ -56,8 +55,7 @@ class Progress:
 
 
 class Lane:
-    """``count`` episodes of keeping the lane, side by side. Actions ``[B, 2]`` in [-1, 1]: steering (left positive),
-    speed.
+    """``count`` episodes of lane keeping. Actions ``[B, 2]`` in [-1, 1]: steering (left positive), speed.
 
     Observations: "image" uint8 ``[B, h, w, 3]`` of the near road, "lidar" float32 ``[B, rays]`` as shares of its range.
     An episode is terminated when the lane is left, an object is hit or was too close for long; it is truncated at the
@@ -102,7 +100,9 @@ class Lane:
             self.roads.put(row, self._road(int(seed)))
         _put(self.progress, index, Progress.start(len(rows), self.steps))
         low, high = (-0.5, -0.06, 1.5), (0.5, 0.06, 3.0)
-        d, psi, speed = np.array([np.random.default_rng([int(seed), 1]).uniform(low, high) for seed in seeds]).T
+        d, psi, speed = np.array(
+            [numpy_generator(int(seed), "start on the road").uniform(low, high) for seed in seeds]
+        ).T
         _put(self.cars, index, Cars(np.full(len(rows), roads.START), d, psi, speed, np.zeros(len(rows))))
         return self._observe(index)
 

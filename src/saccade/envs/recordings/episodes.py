@@ -12,10 +12,10 @@ from saccade.training.buffers import Buffer
 RecordedEpisode = dict[str, np.ndarray]
 """An episode of T steps.
 
-"seen.<name>" ``[T + 1, ...]`` are observations (the last one follows the last action), "action" ``[T, ...]``, "reward"
-``[T]`` float32, "terminated" and "truncated" ``[T]`` bool, of which exactly one is true at the last step and none
-before. Further arrays of T rows belong to the steps ("info.<name>" are facts that no policy observes), arrays without
-axes to the episode ("seed", "task").
+"observation.<name>" ``[T + 1, ...]`` are observations (the last one follows the last action), "action" ``[T, ...]``,
+"reward" ``[T]`` float32, "terminated" and "truncated" ``[T]`` bool, of which exactly one is true at the last step and
+none before. Further arrays of T rows belong to the steps ("info.<name>" are facts that no policy observes), arrays
+without axes to the episode ("seed", "task").
 """
 
 REQUIRED = ("action", "reward", "terminated", "truncated")
@@ -29,8 +29,8 @@ def to_transitions(episode: RecordedEpisode, number: int) -> dict[str, np.ndarra
     length = len(episode["reward"])
     fields = {"episode": np.full(length, number, np.int64)}
     for name, value in episode.items():
-        if name.startswith("seen."):
-            fields |= {name: value[:-1], f"next.{name.removeprefix('seen.')}": value[1:]}
+        if name.startswith("observation."):
+            fields |= {name: value[:-1], f"next_observation.{name.removeprefix('observation.')}": value[1:]}
         elif value.ndim and not name.startswith("info."):
             fields[name] = value
     return fields
@@ -48,8 +48,8 @@ def add_episodes(buffer: Buffer, episodes: Iterable[RecordedEpisode], first: int
 def validated(arrays: Mapping[str, Any], where: str) -> RecordedEpisode:
     """The arrays as an episode with the types above. ValueError "WHERE: reason", in one line, for other arrays."""
     episode = {name: _converted(name, value, where) for name, value in arrays.items()}
-    observed = any(name.startswith("seen.") and value.ndim for name, value in episode.items())
-    missing = [name for name in REQUIRED if name not in episode] or ([] if observed else ["seen.<name>"])
+    observed = any(name.startswith("observation.") and value.ndim for name, value in episode.items())
+    missing = [name for name in REQUIRED if name not in episode] or ([] if observed else ["observation.<name>"])
     if missing:
         raise ValueError(f"{where}: an episode without {', '.join(missing)}")
     episode["reward"] = episode["reward"].astype(np.float32).reshape(-1)
@@ -59,7 +59,7 @@ def validated(arrays: Mapping[str, Any], where: str) -> RecordedEpisode:
     if not length:
         raise ValueError(f"{where}: an episode without steps")
     for name, value in episode.items():
-        rows = length + name.startswith("seen.")
+        rows = length + name.startswith("observation.")
         if value.ndim and len(value) != rows:
             raise ValueError(f"{where}: {name} has {len(value)} rows, but {length} rewards need {rows}")
         if value.dtype == np.float32 and not np.isfinite(value).all():

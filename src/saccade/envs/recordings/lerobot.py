@@ -20,7 +20,7 @@ _TEXTS = ("string", "language")
 
 
 class LeRobot:
-    """Episodes of a LeRobot folder: "observation.state" is "seen.state", "observation.images.top" is "seen.top".
+    """Episodes of a LeRobot folder, with its names of observations: "observation.images.top" is "observation.top".
 
     The format has no observation after the last action. So an episode that terminates ("next.done" without
     "next.truncated", or "next.success") repeats its last observation, whose value is never used; the last step of any
@@ -119,7 +119,7 @@ def _location(row: dict[str, Any], videos: list[str]) -> dict[str, Any]:
 def _short(name: str) -> str:
     if not name.startswith(_PREFIX):
         return name
-    return "seen." + name.removeprefix(_PREFIX).removeprefix("images.").replace(".", "_")
+    return _PREFIX + name.removeprefix(_PREFIX).removeprefix("images.").replace(".", "_")
 
 
 def _with_end(arrays: dict[str, np.ndarray], successes: bool) -> dict[str, np.ndarray]:
@@ -134,7 +134,7 @@ def _with_end(arrays: dict[str, np.ndarray], successes: bool) -> dict[str, np.nd
     reward = np.append(reward[:-1], 1.0) if successes else reward
     last = np.arange(kept) == kept - 1
     index = [*range(kept), min(kept, length - 1)]
-    observations = {name: value[index] for name, value in arrays.items() if name.startswith("seen.")}
+    observations = {name: value[index] for name, value in arrays.items() if name.startswith(_PREFIX)}
     success = {"info.success": flag("next.success")[:kept]} if "next.success" in arrays else {}
     ends = {"terminated": last & terminated, "truncated": last & (not terminated)}
     return observations | success | ends | {"action": arrays["action"][:kept], "reward": reward[:kept]}

@@ -60,7 +60,7 @@ def _arrays(episode: Any, where: str) -> dict[str, np.ndarray]:
         for name, value in _flatten(episode.infos, "", where).items()
         if _numeric(value, length)
     }
-    observations = {f"seen.{name}": value for name, value in _flatten(episode.observations, "", where).items()}
+    observations = {f"observation.{name}": value for name, value in _flatten(episode.observations, "", where).items()}
     action = _flatten(episode.actions, "", where)
     if list(action) != ["state"]:
         raise ValueError(f"{where}: actions of several parts ({', '.join(action)}) are not supported")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,11 @@ from saccade.core import Environment, Observation, Step
 from saccade.envs.recordings.episodes import RecordedEpisode, validated
 
 INDEX = "index.jsonl"
+_OLD_PREFIX = re.compile(r"^seen\.")
+"""Prefix of observations in recordings of version 0.1, which are still read."""
+
+EPISODE_BYTES = 4 << 30
+"""Largest size of an episode in memory; a small file may unfold to any size."""
 
 Act = Callable[[Observation, np.ndarray, np.ndarray], np.ndarray]
 """Observations of B rows, the seeds of their episodes and their steps, both ``[B]`` int64 -> actions ``[B, ...]``."""
@@ -123,7 +129,9 @@ class _RunningEpisode:
 
     def __init__(self, observation: Observation, row: int, seed: np.int64):
         self._seed = seed
-        self._steps: dict[str, list[Any]] = {f"seen.{name}": [value[row].copy()] for name, value in observation.items()}
+        self._steps: dict[str, list[Any]] = {
+            f"observation.{name}": [value[row].copy()] for name, value in observation.items()
+        }
 
     def add(self, step: Step, action_B: np.ndarray, row: int, truncated: bool) -> None:
         """Add a step; ``truncated`` ends the episode unless it terminated."""
@@ -132,7 +140,7 @@ class _RunningEpisode:
             "truncated": step.truncated_B[row] or (truncated and not step.terminated_B[row]),
         }
         facts = {f"info.{name}": value[row] for name, value in step.info.items()}
-        observations = {f"seen.{name}": value[row] for name, value in step.observation.items()}
+        observations = {f"observation.{name}": value[row] for name, value in step.observation.items()}
         fields = {"action": action_B[row], "reward": step.reward_B[row]} | ends | facts | observations
         for name, value in fields.items():
             self._steps.setdefault(name, []).append(np.array(value))
@@ -175,9 +183,13 @@ def _line(file: str, episode: RecordedEpisode) -> dict[str, Any]:
 
 def _load_episode(path: Path) -> RecordedEpisode:
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > EPISODE_BYTES:
+            raise ValueError(f"it unfolds to {size / 1e9:.1f} GB, more than {EPISODE_BYTES / 1e9:.1f} GB")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            arrays = {_OLD_PREFIX.sub("observation.", name): file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: cannot be read as an episode: {reason}") from None
     return validated(arrays, str(path))

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
 
@@ -22,9 +22,7 @@ CONVOLUTIONS = {
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     "small": ((16, 4, 2), (32, 4, 2), (32, 3, 1)),
 }
-"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels a side, "small" for 20 to
-64.
-"""
+"""Channels, kernel and stride of each convolution; "nature" is for pictures of 84 pixels, "small" for 20 to 64."""
 
 EMBEDDING = 32
 """Features of a Discrete observation where vectors have none of their own."""
@@ -84,7 +82,7 @@ class Pixels(nn.Module):
         self.features = nn.Sequential(nn.Flatten(), orthogonal(nn.Linear(height * width * below, features)), nn.ReLU())
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.features(self.convolutions(to_unit(picture_N)))
+        return self.features(self.convolutions(to_float(picture_N)))
 
 
 class RunningMeanStd(nn.Module):
@@ -133,8 +131,7 @@ class FeatureExtractor(nn.Module):
 
 
 class Encoder(FeatureExtractor):
-    """Observations by name to one row of ``size`` features: pictures, vectors and integer ids, joined in the order of
-    names.
+    """Observations by name to one row of ``size`` features: pictures, vectors and ids, in the order of names.
 
     Pictures (uint8, channels last) go through `Pixels` with ``picture_features``, ids through an embedding of
     ``vector_features`` numbers, vectors through a linear layer of ``vector_features`` or, where that is 0, unchanged.

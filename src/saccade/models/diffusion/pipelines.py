@@ -6,9 +6,14 @@ packs them. The time grid is that of the checkpoint's scheduler, so that samples
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -94,7 +99,12 @@ class SD3:
 
     def encode(self, prompts: list[str]) -> Conditioning:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=self.text_length
+            prompts,
+            None,
+            None,
+            device=_device(self),
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.text_length,
         )
         return Conditioning(tokens, pooled)
 
@@ -128,7 +138,9 @@ class Flux:
         return bool(self.transformer.config.guidance_embeds)
 
     def encode(self, prompts: list[str]) -> Conditioning:
-        tokens, pooled, _ = self.pipe.encode_prompt(prompts, None, max_sequence_length=self.text_length)
+        tokens, pooled, _ = self.pipe.encode_prompt(
+            prompts, None, device=_device(self), max_sequence_length=self.text_length
+        )
         return Conditioning(tokens, pooled)
 
     def velocity(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
@@ -178,9 +190,9 @@ def load_backbone(
 ) -> Backbone:
     """Load a pipeline by hub id, folder or miniature's name.
 
-    ``text_length`` is the number of T5 tokens; None takes the pipeline's default. All parts but the transformer and the
-    scheduler are those of the backbone ``share_with``, which must be of the same class, instead of being loaded again.
-    ValueError with one line if the pipeline cannot be loaded.
+    ``text_length`` is the number of T5 tokens; None takes that of the folder's ``sampling.json`` or the pipeline's. All
+    parts but the transformer and the scheduler are those of the backbone ``share_with``, which must be of the same
+    class, instead of being loaded again. ValueError with one line if the pipeline cannot be loaded.
     """
     place = locate(name)
     index = read_config(name, place, "model_index.json")
@@ -193,25 +205,66 @@ def load_backbone(
     import transformers
 
     silence(diffusers, transformers)
+    with imported_when_used("scipy.stats"):  # by schedulers for spacings of times that no checkpoint here has
+        kind = getattr(diffusers, found)
     shared = {} if share_with is None else dict(share_with.pipe.components)
     shared = {part: module for part, module in shared.items() if part not in ("transformer", "scheduler")}
     with loading_errors(name, place):
         # A part that the pipeline was saved without (SD3 without its T5) must be passed as None.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
-        pipe = getattr(diffusers, found).from_pretrained(place, dtype=dtype, **absent | shared)
+        pipe = kind.from_pretrained(place, dtype=dtype, **absent | shared)
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.to(device=device).eval().requires_grad_(False)
     backbone, default_length = BACKBONES[found]
-    return backbone(pipe, default_length if text_length is None else text_length)
+    own_length = _sampling(name, place).get("max_sequence_length", default_length)
+    return backbone(pipe, own_length if text_length is None else text_length)
+
+
+def own_size(backbone: Backbone, name: str) -> int:
+    """Edge in pixels of the pictures that a checkpoint makes: that of its ``sampling.json``, or of its pipeline."""
+    default = backbone.pipe.default_sample_size * backbone.pipe.vae_scale_factor
+    return int(_sampling(name, locate(name)).get("height", default))
+
+
+def _sampling(name: str, place: str) -> dict[str, Any]:
+    """The arguments that a folder's ``sampling.json`` has for its pipeline; none for a hub id or without the file."""
+    return read_config(name, place, "sampling.json") if (Path(place) / "sampling.json").is_file() else {}
+
+
+TEXTS_AT_ONCE = 16
+"""Texts in every call of the text encoders: a call of fewer is filled up."""
+
+
+@contextlib.contextmanager
+def imported_when_used(name: str) -> Iterator[None]:
+    """Within it, a module that is imported is loaded only when something of it is used, then or later."""
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__") and attribute != "__path__":
+            raise AttributeError(attribute)  # who looks through all modules does not use this one
+        sys.modules.pop(name, None)
+        return getattr(importlib.import_module(name), attribute)
+
+    if name in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(name)
+    vars(stand_in)["__getattr__"] = load
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
 
 
 class PromptCache:
     """Conditioning of prompts, computed once a text and once a picture, each kept within ``capacity`` bytes.
 
-    Texts and pictures are encoded one at a time: in a batch they would be rounded differently, and a resumed run, whose
-    cache is empty, would differ.
+    Texts are encoded in calls of one size and pictures one at a time: what is rounded depends on the size of a call,
+    and a resumed run, whose cache is empty, would differ.
     """
 
     def __init__(self, backbone: Backbone, capacity: int = 1 << 30):
@@ -225,8 +278,7 @@ class PromptCache:
         """
         questions = [prompt if isinstance(prompt, Question) else Question(prompt) for prompt in prompts]
         one_by_one = lambda encode, items: [torch.cat(parts) for parts in zip(*map(encode, items))]
-        encode_text = lambda text: (_tell_cut(self.backbone, text), self.backbone.encode([text]).parts)[1]
-        text_parts = self.texts([q.text for q in questions], lambda texts: one_by_one(encode_text, texts))
+        text_parts = self.texts([q.text for q in questions], self._encode_texts)
         counts = sorted({len(question.pictures) for question in questions})
         if counts == [0]:
             return Conditioning(*text_parts)
@@ -243,6 +295,13 @@ class PromptCache:
             lambda missing: one_by_one(encode_picture, missing),
         )
         return Conditioning(*text_parts, *sources)
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Tensor]:
+        for text in texts:
+            _tell_cut(self.backbone, text)
+        chunks = [list(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        filled = [[*chunk, *chunk[-1:] * (TEXTS_AT_ONCE - len(chunk))] for chunk in chunks]
+        return [torch.cat(parts)[: len(texts)] for parts in zip(*(self.backbone.encode(each).parts for each in filled))]
 
 
 def _tell_cut(backbone: Backbone, text: str) -> None:
@@ -262,6 +321,11 @@ def _tell_cut(backbone: Backbone, text: str) -> None:
 def without_text(prompt: Prompt) -> Prompt:
     """The prompt with an empty text; a picture stays."""
     return Question("", prompt.pictures) if isinstance(prompt, Question) else ""
+
+
+def _device(backbone: Backbone) -> torch.device:
+    """The device of the text encoders; the pipeline would walk over all modules to find it, for each call anew."""
+    return next(backbone.transformer.parameters()).device
 
 
 def _shared_arguments(backbone: Backbone, steps: int, size: int) -> dict[str, Any]:

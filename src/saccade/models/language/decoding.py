@@ -8,6 +8,7 @@ Suffixes here: P prompts, B all rows, N active rows, C cache columns, E new toke
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from saccade.models.language.head import tempered_logprobs
 from saccade.models.language.layers import TokenDecoder, token_decoder
 from saccade.models.language.prompts import EncodedPrompt, ImageInputs, pad_left, position_ids
+from saccade.models.linear import onednn_linears
 
 EncodeImages = Callable[[Sequence[ImageInputs | None], Tensor], Mapping[str, Any]]
 """Pictures and the token ids ``[B, L]`` that they are among -> further arguments of the model."""
@@ -190,15 +192,17 @@ def _forward(
     model: Any, ids: Tensor, attention: Tensor, position: Tensor, cache: Any, images: Mapping[str, Any]
 ) -> tuple[Any, Tensor]:
     """The cache and the logits after the last token."""
-    out = model(
-        input_ids=ids,
-        attention_mask=attention,
-        position_ids=position_ids(position),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        **images,
-    )
+    # With a single token a row the products are too small to gain by it.
+    with onednn_linears(model.get_decoder()) if ids.shape[1] > 1 else contextlib.nullcontext():
+        out = model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=position_ids(position),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **images,
+        )
     return out.past_key_values, out.logits[:, -1]
 
 
@@ -218,11 +222,18 @@ def sample_token(
         cumulative = (p if top_p == 1 else nucleus(p, top_p)).cumsum(-1)
         # A float32 uniform is at most 1 - 2^-24, so the product stays below the total and the index inside.
         token_B1 = torch.searchsorted(cumulative, uniform_B[:, None] * cumulative[:, -1:], right=True)
+        token_B1 = token_B1.clamp(max=p.shape[-1] - 1)  # outside only where logits are NaN, and then so is the log-prob
     return token_B1[:, 0], logp_BV.gather(1, token_B1)[:, 0]
+
+
+LIKELIEST = 256
+"""Tokens among which the most likely ones are sought first; all are sorted only where these hold too little."""
 
 
 def nucleus(p_BV: Tensor, top_p: float) -> Tensor:
     """Probabilities of the most likely tokens that together hold ``top_p``, 0 for all others (not renormalized)."""
-    ordered, index = p_BV.sort(-1, descending=True)
+    ordered, index = p_BV.topk(min(LIKELIEST, p_BV.shape[-1]))
+    if (ordered.sum(-1) < top_p).any():
+        ordered, index = p_BV.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(p_BV).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.core import generator
 from saccade.math.frames import Frame
 from saccade.models.language.decoding import DecodeState, append, generate, prefill
 from saccade.models.language.messages import Message, Prompt
 from saccade.models.language.model import LanguageModel
 from saccade.models.language.prompts import DigestCache, EncodedPrompt, ImageInputs, PerRow, content_key, pad_left
 from saccade.models.vision.encoder import VisionEncoder
+from saccade.random import generator
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,19 @@ class TokenSequence:
         return torch.cat(generated).nonzero()[:, 0]
 
 
+class BadPrompt(ValueError):
+    """Prompts that cannot be encoded or leave no room to generate, by their ``numbers``."""
+
+    def __init__(self, message: str, numbers: Iterable[int]):
+        super().__init__(message)
+        self.numbers = frozenset(numbers)
+
+
 class GenerationState:
     """B rows that begin with prompt ``index_B[b]`` and sample their tokens from ``seeds_B``.
 
     All rows generate until `append` is called: then the rows that were given something go on, and the others stay
-    inactive for good. ValueError with one line for a prompt that cannot be encoded or leaves no room to generate.
+    inactive for good. BadPrompt with one line for a prompt that cannot be encoded or leaves no room to generate.
     """
 
     def __init__(
@@ -102,11 +110,9 @@ class GenerationState:
         self.prompts, self.index_B = prompts, index_B
         self.replies: dict[str, EncodedPrompt] = {}
         self.digests: DigestCache = {}
-        self.encoded = [language.encode_prompt(prompt) for prompt in prompts]
-        for prompt in self.encoded:
-            self._check_length(prompt)
+        self.encoded = self._encode_prompts()
         rows = zip(index_B.tolist(), seeds_B.tolist())
-        self.sequences = [TokenSequence(self.encoded[i], generator(seed)) for i, seed in rows]
+        self.sequences = [TokenSequence(self.encoded[i], generator(seed, "tokens")) for i, seed in rows]
         self.width = max(map(len, self.encoded))
         device = language.model.device
         ids_PL, attention_PL, position_PAL = (x.to(device) for x in pad_left(self.encoded, language.pad_id))
@@ -115,6 +121,19 @@ class GenerationState:
         self.decode_state = prefill(
             language.model, ids_PL, attention_PL, position_PAL, index_B.to(device), capacity, images
         )
+
+    def _encode_prompts(self) -> list[EncodedPrompt]:
+        """All prompts, encoded. BadPrompt, with the first reason, if that is not possible for some of them."""
+        encoded, flaws = [], {}
+        for number, prompt in enumerate(self.prompts):
+            try:
+                encoded.append(self.language.encode_prompt(prompt))
+                self._check_length(encoded[-1])
+            except ValueError as error:
+                flaws[number] = str(error)
+        if flaws:
+            raise BadPrompt(next(iter(flaws.values())), flaws)
+        return encoded
 
     def encode_reply(self, row: int, messages: Sequence[Message]) -> EncodedPrompt:
         """Messages to a row, encoded; rows with equal messages share them. ValueError if they cannot be encoded."""

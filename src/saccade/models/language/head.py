@@ -5,12 +5,15 @@ l = log softmax(z / temperature)[token], H = -sum p log p, with dl/dz = 1[token]
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from saccade.models.linear import onednn_linears
 
 MAX_ELEMENTS = 2**27
 """Elements of a matrix of log-probs (512 MiB); a larger one is computed in parts, and again in the backward pass."""
@@ -31,7 +34,12 @@ def token_logprobs(
 
     Temperature 0 counts as 1. The entropy's gradient is computed only where a loss uses it.
     """
-    part = lambda hidden, token: _LogProbAndEntropy.apply(head(hidden), token, temperature or 1.0, list(banned_ids))
+
+    def part(hidden_ND: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        with onednn_linears(head) if isinstance(head, nn.Module) else contextlib.nullcontext():
+            logits_NV = head(hidden_ND)
+        return _LogProbAndEntropy.apply(logits_NV, token_N, temperature or 1.0, list(banned_ids))
+
     vocabulary = head(hidden_ND[:0]).shape[-1]
     rows = max(max_elements // vocabulary, 1)
     if len(hidden_ND) <= rows:

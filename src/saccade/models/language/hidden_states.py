@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saccade.models.language.prompts import ImageInputsList, position_ids
+from saccade.models.linear import onednn_linears
 from saccade.models.vision.encoder import VisionEncoder
 
 
@@ -102,6 +103,11 @@ def hidden_states(language: TeacherForced, vision: VisionEncoder, rows: TokenRow
 
     Where the model's head is not plain these are its logits. With ``sharing`` equal prompts are read once.
     """
+    with onednn_linears(language.model.get_decoder()):
+        return _hidden_states(language, vision, rows, sharing)
+
+
+def _hidden_states(language: TeacherForced, vision: VisionEncoder, rows: TokenRows, sharing: bool) -> Tensor:
     from saccade.models.language.cache import has_full_attention
 
     width = rows.ids_BL.shape[1]

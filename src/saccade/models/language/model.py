@@ -25,7 +25,7 @@ from saccade.models.language.messages import (
     with_texts,
 )
 from saccade.models.language.processor import load_processor, save_processor, set_pixel_bounds
-from saccade.models.language.prompts import EncodedPrompt, ImageInputs
+from saccade.models.language.prompts import EncodedPrompt, EncodedPrompts, ImageInputs
 from saccade.models.loading import first_line, loading_errors, locate, read_config, silence
 from saccade.naming import nearest
 
@@ -51,6 +51,8 @@ class LanguageModel:
     processor: Any = None
     plain_head: bool = field(init=False)
     """Whether logits are the head's output on the last hidden states and nothing else (no caps, no scales)."""
+    encoded: EncodedPrompts = field(init=False, repr=False, default_factory=EncodedPrompts)
+    """The prompts that were encoded last."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plain_head", _has_plain_head(self.model, self.pad_id))
@@ -133,7 +135,10 @@ class LanguageModel:
     # -- encoding -------------------------------------------------------------------------------------------
 
     def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
-        """A prompt with its pictures. ValueError with one line if it cannot be encoded."""
+        """A prompt with its pictures, encoded once. ValueError with one line if it cannot be encoded."""
+        return self.encoded(prompt, self._encode_prompt)
+
+    def _encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
         text = self.apply_template(prompt)
         has_bos = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         special = isinstance(prompt, str) or (self.processor is not None and not has_bos)

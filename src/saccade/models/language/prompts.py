@@ -5,7 +5,8 @@ Suffixes here: P prompts, B rows, L tokens, A position axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,34 @@ class EncodedPrompt:
     def without_first(self) -> EncodedPrompt:
         """The same without its first token, which must not belong to a picture."""
         return EncodedPrompt(self.ids_L[1:], self.position_AL[:, 1:] - 1, self.images, self.frames)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        tensors = [self.ids_L, self.position_AL, *(self.images.inputs.values() if self.images else ())]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
+
+class EncodedPrompts:
+    """Encoded prompts by what they hold, within ``capacity`` bytes; those used least recently are dropped first.
+
+    While one is kept its pictures are the same object, so that a frozen vision encoder keeps their features.
+    """
+
+    def __init__(self, capacity: int = 1 << 28):
+        self.capacity, self.used = capacity, 0
+        self.kept: OrderedDict[str, EncodedPrompt] = OrderedDict()
+
+    def __call__(self, prompt: Any, encode: Callable[[Any], EncodedPrompt]) -> EncodedPrompt:
+        """The encoded prompt; ``encode`` gives one that is not kept."""
+        key = content_key(prompt, {})
+        if key not in self.kept:
+            self.kept[key] = encode(prompt)
+            self.used += self.kept[key].size
+        self.kept.move_to_end(key)
+        while self.used > self.capacity and len(self.kept) > 1:
+            self.used -= self.kept.popitem(last=False)[1].size
+        return self.kept[key]
 
 
 def pad_left(prompts: Sequence[EncodedPrompt], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.models.language.model import LanguageModel
 from saccade.models.language.processor import has_pixel_bounds
-
-_FILTERS = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of the filters that exist with antialiasing in both libraries."""
+from saccade.models.vision.resize import RESAMPLING, resize
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class ImagePreprocessor:
             raise ValueError(
                 f"model '{name}': {type(images).__name__} is not of the Qwen2-VL kind, gradients do not pass it"
             )
-        if images.resample not in _FILTERS or not (images.do_resize and images.do_rescale and images.do_normalize):
+        if images.resample not in RESAMPLING or not (images.do_resize and images.do_rescale and images.do_normalize):
             raise ValueError(
                 f"model '{name}': its pictures are not resized (bicubic or bilinear), rescaled and normalised"
             )
@@ -51,7 +48,7 @@ class ImagePreprocessor:
             frames=images.temporal_patch_size,
             min_pixels=images.size["shortest_edge"],
             max_pixels=images.size["longest_edge"],
-            mode=_FILTERS[images.resample],
+            mode=RESAMPLING[images.resample],
             mean=tuple(images.image_mean),
             std=tuple(images.image_std),
         )
@@ -68,9 +65,7 @@ class ImagePreprocessor:
         Patches are in the order of the vision encoder.
         """
         height, width = self.resized(*pictures.shape[2:])
-        for size in ((pictures.shape[2], width), (height, width)):  # one axis, then the other, as Pillow does
-            if pictures.shape[2:] != size:
-                pictures = F.interpolate(pictures, size, mode=self.mode, antialias=True).clamp(0, 1)
+        pictures = resize(pictures, height, width, self.mode)
         channels = lambda values: torch.tensor(values, device=pictures.device)[:, None, None]
         normal = (pictures - channels(self.mean)) / channels(self.std)
         h, w, m, p = height // self.patch, width // self.patch, self.merge, self.patch

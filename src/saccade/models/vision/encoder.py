@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from saccade.models.language.prompts import ImageInputs
+from saccade.models.linear import onednn_linears
 
 MAX_ELEMENTS = 2**24
 """Elements of input that go through the encoder in one call: many small pictures, or a few large ones."""
+
+MAX_ELEMENTS_CPU = 2**18
+"""The same on a CPU, where more would not stay in its cache."""
 
 Features = tuple[Tensor, ...]
 """Features of the tokens of some image inputs ``[tokens, D]``: those that replace the placeholders, then those that are
@@ -29,13 +33,16 @@ class VisionEncoder:
     """
 
     def __init__(self, model: Any, trained: Sequence[nn.Parameter] = ()):
-        trained_ids = {id(p) for p in trained}
-        self.model = model
-        self.frozen = not any(id(p) in trained_ids for p in vision_parameters(model))
+        self.model, self.trained = model, {id(p) for p in trained}
+        self.frozen = not any(id(p) in self.trained for p in vision_parameters(model))
         self.cache: WeakKeyDictionary[ImageInputs, Features] = WeakKeyDictionary()
         self.one_tensor = False
         accepted = inspect.signature(model.forward).parameters
         self.type_ids = [name for name in ("token_type_ids", "mm_token_type_ids") if name in accepted]
+
+    def serves(self, model: Any, trained: Sequence[nn.Parameter]) -> bool:
+        """Whether it is an encoder of this model with these trained weights."""
+        return self.model is model and self.trained == {id(p) for p in trained}
 
     def model_inputs(self, images: Sequence[ImageInputs | None], ids_BL: Tensor) -> dict[str, Any]:
         """Arguments for a forward pass over rows ``ids_BL`` whose placeholders stand for ``images``, in order."""
@@ -54,7 +61,8 @@ class VisionEncoder:
     def _features(self, images: list[ImageInputs]) -> dict[ImageInputs, Features]:
         known = {one: self.cache[one] for one in images if one in self.cache}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            for batch in _batches([one for one in images if one not in known]):
+            most = MAX_ELEMENTS_CPU if self.model.device.type == "cpu" else MAX_ELEMENTS
+            for batch in _batches([one for one in images if one not in known], most):
                 known.update(zip(batch, self._encode(batch)))
         if self.frozen:
             self.cache.update(known)
@@ -63,7 +71,8 @@ class VisionEncoder:
     def _encode(self, images: list[ImageInputs]) -> list[Features]:
         inner = self.model.base_model
         inputs = {k: torch.cat([one.inputs[k] for one in images]).to(self.model.device) for k in images[0].inputs}
-        out = inner.get_image_features(**inputs, return_dict=True)
+        with onednn_linears(inner):
+            out = inner.get_image_features(**inputs, return_dict=True)
         self.one_tensor = isinstance(out.pooler_output, Tensor)
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
         counts = [one.tokens for one in images]
@@ -76,14 +85,14 @@ def vision_parameters(model: Any) -> Iterator[nn.Parameter]:
     return (p for p in model.parameters() if id(p) not in text)
 
 
-def _batches(images: list[ImageInputs]) -> Iterator[list[ImageInputs]]:
+def _batches(images: list[ImageInputs], most: int) -> Iterator[list[ImageInputs]]:
     """Image inputs that can go through the encoder together: they differ in the size of the first axis alone."""
     groups: dict[Any, list[ImageInputs]] = {}
     for one in images:
         groups.setdefault(tuple((k, v.shape[1:], v.dtype) for k, v in one.inputs.items()), []).append(one)
     for group in groups.values():
         largest = max(sum(v.numel() for v in one.inputs.values()) for one in group)
-        count = max(MAX_ELEMENTS // largest, 1)
+        count = max(most // largest, 1)
         yield from (group[i : i + count] for i in range(0, len(group), count))
 
 

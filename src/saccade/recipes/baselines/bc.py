@@ -23,17 +23,17 @@ from torch import nn
 from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.sft import SupervisedLoss
-from saccade.core import Rollout, generator
+from saccade.core import Rollout, Run
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
 from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.task import HALF_CHEETAH, ControlTask
 from saccade.policies.actor_critic import OBSERVATION, ActorCritic, ActorCriticModel, build_actor_critic
+from saccade.random import generator
 from saccade.training.claims import Claim
 from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Flat, Schedule
 
 ADAM = AdamW(lr=1e-3, max_grad_norm=10.0, fused=True)
@@ -102,7 +102,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 
 def single_decisions(episodes: Sequence[RecordedEpisode]) -> Rollout:
     """Every step of the episodes as a row of one decision."""
-    rows = bc_dataset(episodes, 1)  # by row, "seen.image_B", where a decision has "seen.image_BT"
+    rows = bc_dataset(episodes, 1)  # by row, "observation.image_B", where a decision has "observation.image_BT"
     observations = {f"{name}T": x[:, None] for name, x in rows.decisions.items() if name.startswith(OBSERVATION)}
     decisions = observations | {"action_BT": rows.decisions["action_BT"]}
     return replace(rows, decisions=decisions, extras={"length_B": torch.ones(len(rows))})
@@ -110,7 +110,7 @@ def single_decisions(episodes: Sequence[RecordedEpisode]) -> Rollout:
 
 def shuffle_actions(data: Rollout, seed: int) -> None:
     """Give each step the action of another one."""
-    order = torch.randperm(len(data), generator=generator(seed))
+    order = torch.randperm(len(data), generator=generator(seed, "shuffled actions"))
     data.decisions["action_BT"] = data.decisions["action_BT"][order]
 
 
@@ -134,10 +134,12 @@ CLAIMS = (
         "learned by likelihood, the embedded task succeeds in nine tenths of test episodes",
         lambda arm: arm["learned spread"]["success"],
         least=0.9,
+        origin="design",
     ),
-    Claim("and so it does by squared error", lambda arm: arm["squared error"]["success"], least=0.9),
+    Claim("and so it does by squared error", lambda arm: arm["squared error"]["success"], least=0.9, origin="design"),
     Claim(
         "from actions permuted at random it succeeds in less than a tenth",
         lambda arm: 0.1 - arm["shuffled actions"]["success"],
+        origin="sanity",
     ),
 )

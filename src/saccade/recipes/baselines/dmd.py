@@ -19,12 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from saccade.algorithms.dmd import Distillation, sample_generator
+from saccade.core import ProblemScores, Run
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.policies.flow_presets import SD35_MEDIUM
 from saccade.training.claims import Claim, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 from saccade.worlds.shapes.task import DrawingTask
@@ -49,7 +49,7 @@ _SLOW = AdamW(lr=5e-7, betas=(0.0, 0.999), warmup=500)
 _REAL = Settings(
     schedule=Schedule(steps=100_000, evaluate_every=1000, save_every=500),
     batch=Batch(prompts_per_step=64, group_size=1, micro_rows=1),
-    flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, at_once=4),
+    flow=replace(SD35_MEDIUM, size=1024, sampling_steps=1, sharded=True, forward_batch_size=4),
     task=DrawingTask(prompts="prompts.txt", held_out="coco.txt", rewards=("sharpness",)),
     distillation=Distillation(
         reference_guidance=4.5,
@@ -81,7 +81,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     fake, reference = cfg.distillation.networks(cfg.flow, policy, cfg.seed)
     loss, ema = cfg.distillation.loss(policy, fake, reference), Snapshot(policy.trained)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> ProblemScores:
         with ema:
             scores = cfg.task.score(policy.greedy().rollout, run.show(step))
         limits = cfg.task.score(reference.greedy().rollout) if step == 0 else {}
@@ -104,17 +104,19 @@ ARMS = {"dmd": _TINY, "diff-instruct": PRESETS["diff-instruct"], "four steps": _
 SCORE = "train wording"
 CLAIMS = (
     Claim(
-        "one step of the generator earns 0.05 more points than one step of the diffusion",
+        "one step of the generator earns more points than one step of the diffusion",
         lambda arm: gain(arm["dmd"], SCORE),
-        least=0.05,
     ),
     Claim(
         "and at least 0.8 of those of the guided diffusion in many steps",
         lambda arm: arm["dmd"][SCORE] / arm["dmd"][f"reference, {SCORE}@0"] - 0.8,
+        tolerance="the paper's generator of one step is close to its teacher, not equal to it",
     ),
     Claim(
         "so does Diff-Instruct",
         lambda arm: arm["diff-instruct"][SCORE] / arm["diff-instruct"][f"reference, {SCORE}@0"] - 0.8,
+        origin="design",
+        tolerance="as for DMD",
     ),
     Claim("four steps earn no less than one", lambda arm: arm["four steps"][SCORE] - arm["dmd"][SCORE]),
 )

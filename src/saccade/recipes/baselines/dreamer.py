@@ -33,13 +33,13 @@ from saccade.algorithms.dreamer import (
     build_dreamer,
 )
 from saccade.algorithms.world_model import Terms, Weighted, kl, reconstruction, reward, termination
+from saccade.core import ProblemScores, Run
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import RSSMConfig
 from saccade.policies.dreamer import DreamerPolicy
 from saccade.training.claims import Claim
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import Flat, Schedule
 
 RANDOM, EXPERT = 10.7, 46.0
@@ -58,14 +58,14 @@ class Settings:
     """Seed of initial weights, episodes, sequences and noise."""
     model: RSSMConfig = RSSMConfig()
     config: DreamerConfig = DreamerConfig()
-    replay: ReplayConfig = ReplayConfig(warmup_steps=500)
+    replay: ReplayConfig = ReplayConfig(random_steps=500)
     optim: DreamerOptim = OPTIM
     reward_weight: float = 1.0
     """Weight of the reward's negative log-likelihood in the world model's loss."""
     kl_weight: float = 0.3
     """Weight of KL(posterior || prior) in the world model's loss."""
     free_nats: float = 0.0
-    """Nats of that divergence at each time step that are not penalized."""
+    """Divergence of the posterior from the prior at each time step that is not penalized, in nats."""
     init_std: float = 1.0
     """Standard deviation of the actor's actions at the start, before tanh."""
     device: str = "cpu"
@@ -117,7 +117,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> ProblemScores:
     """Scores of the test episodes, acted greedily."""
     return score(cfg.task, policies["policy"])
 

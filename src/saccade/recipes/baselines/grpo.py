@@ -21,17 +21,17 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, dynamic_sampling
-from saccade.core import Problem, Rollout, spawn
+from saccade.core import Problem, Rollout, Run
 from saccade.evaluation.templates import Template, prompt_template
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.random import stream
 from saccade.rewards.text.length import Overlong
 from saccade.training.claims import Claim, gain
 from saccade.training.feeds import join
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.questions import task
 from saccade.worlds.questions.task import AnsweringTask
@@ -116,15 +116,15 @@ def sampled(
     step: int,
 ) -> Rollout:
     """Groups of answers to the questions of a step, judged; with dynamic sampling only groups whose rewards differ."""
-    attempt = lambda asked, seeds: cfg.batch.groups(policy.rollout, asked, seeds)
+    sample = lambda asked, seeds: cfg.batch.groups(policy.rollout, asked, seeds)
     judge = lambda rollout: rollout.rewards.setdefault("right", cfg.task.judge(rollout))
     if cfg.sampling_rounds == 1:
-        rollout = attempt(problems, seeds_P)
+        rollout = sample(problems, seeds_P)
         judge(rollout)
         return rollout
     if cfg.model.sharded:
         raise ValueError(f"sampling_rounds {cfg.sampling_rounds}: sharded networks must be called in step, so 1 round")
-    drawn = dynamic_sampling(attempt, judge, rounds(cfg, questions, problems, seeds_P), len(problems))
+    drawn = dynamic_sampling(sample, judge, rounds(cfg, questions, problems, seeds_P), len(problems))
     run.log(step + 1, {"cost/generated": drawn.generated})
     return join(drawn.parts)
 
@@ -135,8 +135,8 @@ def rounds(
     """The questions of the step, then fresh ones for each further round of dynamic sampling."""
     yield problems, seeds_P
     for again in range(1, cfg.sampling_rounds):
-        fresh_P = spawn(seeds_P, again)
-        yield [questions[seed % len(questions)] for seed in fresh_P.tolist()], fresh_P
+        drawn_P = stream(seeds_P, "question", again).tolist()
+        yield [questions[number % len(questions)] for number in drawn_P], stream(seeds_P, "round", again)
 
 
 def total_reward(cfg: Settings, rollout: Rollout, seeds_P: Tensor) -> Tensor:
@@ -160,15 +160,13 @@ ARMS = {"grpo": _TINY, "shuffled rewards": replace(_TINY, shuffle_rewards=True)}
 RIGHT = "held out, exact"
 CLAIMS = (
     Claim(
-        "held-out answers are right 3 points more often than the untrained model's",
+        "held-out answers are right more often than the untrained model's",
         lambda arm: gain(arm["grpo"], RIGHT),
-        least=0.03,
     ),
     Claim(
         "with shuffled rewards they gain less than half of that",
         lambda arm: gain(arm["grpo"], RIGHT) / 2 - gain(arm["shuffled rewards"], RIGHT),
+        origin="sanity",
     ),
-    Claim(
-        "each of its kin gains at least 1 point", lambda arm: min(gain(arm[name], RIGHT) for name in KIN), least=0.01
-    ),
+    Claim("each of its variants gains too", lambda arm: min(gain(arm[name], RIGHT) for name in KIN), origin="design"),
 )

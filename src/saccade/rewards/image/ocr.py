@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Rollout
-from saccade.math.pixels import to_bytes
+from saccade.math.pixels import to_uint8
 from saccade.rewards.text.parsing import edit_distance
 
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
@@ -56,7 +56,7 @@ def text_similarity(text: str, target: str) -> float:
 
 def read_text(picture: Tensor) -> str:
     """All words that rapidocr reads in a picture ``[3, H, W]`` in [0, 1], joined without spaces."""
-    bgr = to_bytes(picture)[..., ::-1].copy()
+    bgr = to_uint8(picture)[..., ::-1].copy()
     return "".join(_engine()(bgr).txts or ())
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import final
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,13 +19,23 @@ def sharpness(rollout: Rollout) -> Tensor:
     return F.conv2d(grey, kernel).abs().flatten(1).mean(1)
 
 
-def diversity(rollout: Rollout) -> Tensor:
+@final
+@dataclass(frozen=True)
+class Diversity:
     """Mean absolute pixel difference of a picture from the others of its group ``[B]``; NaN in a group of one."""
-    flat = rollout.outputs.flatten(1)
-    out = torch.full((len(flat),), float("nan"))
-    for group in rollout.group_B.unique():
-        rows = torch.nonzero(rollout.group_B == group).flatten()
-        if len(rows) > 1:
-            distance = torch.cdist(flat[rows], flat[rows], p=1) / flat.shape[1]
-            out[rows] = distance.sum(1) / (len(rows) - 1)
-    return out
+
+    compares: bool = True
+    """Its groups must be complete (`api.scoring`)."""
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        flat = rollout.outputs.flatten(1)
+        out = torch.full((len(flat),), float("nan"))
+        for group in rollout.group_B.unique():
+            rows = torch.nonzero(rollout.group_B == group).flatten()
+            if len(rows) > 1:
+                distance = torch.cdist(flat[rows], flat[rows], p=1) / flat.shape[1]
+                out[rows] = distance.sum(1) / (len(rows) - 1)
+        return out
+
+
+diversity = Diversity()

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.core import Problem, Rollout, noise, spawn
+from saccade.core import Problem, Rollout
 from saccade.math.flow import add_noise
+from saccade.random import noise
 
 RequestedKinds = Callable[[Problem], Tensor]
 """The kinds that answer each thing a problem asks for, 0 or 1 ``[things, K]``; NaN where the problem has no score."""
@@ -108,10 +109,6 @@ def soft_points(logit_BK: Tensor, requested_BTK: Tensor) -> Tensor:
     return found_B / things_B * found_B / (found_B + other_B).clamp(min=1e-6)
 
 
-_LATENT_NOISE = 1 << 26
-"""Key of the noise under which latents are judged."""
-
-
 @dataclass(frozen=True, eq=False)
 class LatentReward:
     """`reward_of_logits` of ``rollout.decisions["x0_B"]`` under noise, a mean over ``times``: in [0, 1] ``[B]``.
@@ -127,12 +124,12 @@ class LatentReward:
     """Marks a reward of latents: no picture is decoded for it."""
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        return torch.stack([self.at(rollout, t, _LATENT_NOISE + i) for i, t in enumerate(self.times)]).mean(0)
+        return torch.stack([self.at(rollout, t, i) for i, t in enumerate(self.times)]).mean(0)
 
-    def at(self, rollout: Rollout, time: float, key: int) -> Tensor:
-        """Reward of the latents noised to one time ``[B]``."""
+    def at(self, rollout: Rollout, time: float, number: int) -> Tensor:
+        """Reward of the latents noised to one time ``[B]``; each number of a time has noise of its own."""
         x0 = rollout.decisions["x0_B"]
-        eps = noise(spawn(rollout.extras["seed_B"], key), x0.shape[1:], x0.device)
+        eps = noise(rollout.extras["seed_B"], x0.shape[1:], "latent reward", number, device=x0.device)
         t_B = torch.full((len(x0),), time, device=x0.device)
         logit_BK = self.network(with_time_channel(add_noise(x0, eps, t_B), t_B))
         return reward_of_logits(logit_BK, self.requested, rollout.problems)

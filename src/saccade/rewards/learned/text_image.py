@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.core import Rollout
 from saccade.models.loading import load_image_encoder, locate
-
-_FILTERS = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of the resampling filters that torch has too, with antialiasing."""
+from saccade.models.vision.resize import RESAMPLING, resize
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,12 @@ def preprocess(pictures: Tensor, images: Any) -> Tensor:
     """
     if images.do_resize:
         height, width = _target_size(images.size, pictures.shape[2], pictures.shape[3])
-        mode = _FILTERS.get(int(images.resample))
+        mode = RESAMPLING.get(int(images.resample))
         if mode is None:
             raise ValueError(
                 f"{type(images).__name__} resizes by filter {images.resample}; bilinear and bicubic are known"
             )
-        # One axis after the other, as in Pillow, with values clamped to [0, 1] in between.
-        for size in ((pictures.shape[2], width), (height, width)):
-            pictures = F.interpolate(pictures, size, mode=mode, antialias=True).clamp(0, 1)
+        pictures = resize(pictures, height, width, mode)
     if getattr(images, "do_center_crop", False):
         height, width = images.crop_size["height"], images.crop_size["width"]
         top, left = (pictures.shape[2] - height) // 2, (pictures.shape[3] - width) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from saccade.core import Rollout
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.device import device_of
 from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.model import LanguageModel, load_language_model
@@ -157,8 +157,8 @@ class VQAJudge:
     """Least number of pixels that pictures are resized to; None is the model's own bound."""
     max_pixels: int | None = None
     """Largest number of pixels that pictures are resized to; None is the model's own bound."""
-    precision: str = "float32"
-    """Arithmetic of the network, the name of a torch type."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network. float16 is not offered: activations of these models exceed its range."""
     device: str = "auto"
     """Device of the model: cpu, cuda or auto."""
 
@@ -206,7 +206,7 @@ class VQAJudge:
 
     def _pictures(self, rollout: Rollout, row: int) -> Pictures:
         sources = rollout.problems[row].inputs.pictures if self.compare else ()
-        return (*(to_unit(source).to(rollout.outputs) for source in sources), rollout.outputs[row])
+        return (*(to_float(source).to(rollout.outputs) for source in sources), rollout.outputs[row])
 
 
 def _questions(answer: Any) -> Sequence[tuple[str, str, str]]:

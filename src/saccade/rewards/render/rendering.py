@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Rollout
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.rewards.render import similarity
 from saccade.rewards.text.parsing import parse_answer
 from saccade.tools.render import (
@@ -41,9 +41,7 @@ _DEFAULT_SIZE = 64
 
 
 def extract_program(text: str, lang: str = "svg") -> str:
-    """The program in the answer of a model's text (see `parsing.parse_answer`), without the text around it; "" for
-    none.
-    """
+    """The program in the answer of a model's text (see `parsing.parse_answer`); "" for none."""
     return find_program(parse_answer(text) or "", lang)
 
 
@@ -115,7 +113,7 @@ def compare_renders(rollout: Rollout, similarity: ImageSimilarity, failed: float
         rows = [i for i, picture in enumerate(references) if picture is not None and picture.shape == shape]
         blank = np.full(shape, 255, np.uint8)
         rendered = [blank if pictures[i] is None else pictures[i] for i in rows]
-        scores = similarity(to_unit(rendered), to_unit([references[i] for i in rows])).float()
+        scores = similarity(to_float(rendered), to_float([references[i] for i in rows])).float()
         missing = torch.tensor([pictures[i] is None for i in rows])
         score_B[rows] = scores if failed is None else scores.masked_fill(missing, failed)
     return score_B

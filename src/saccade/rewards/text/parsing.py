@@ -20,7 +20,6 @@ from saccade.core import Rollout
 
 T = TypeVar("T")
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _SPACE = r"\s*+"
 _NUMBER = r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?"
 _ENTRY = rf"""["']?{_SPACE}({_NUMBER}){_SPACE}["']?"""
@@ -51,8 +50,9 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 def tagged_answer(text: str) -> str | None:
     """The text between the first ``<answer>`` and ``</answer>``, stripped; None if it is empty or missing."""
-    found = _ANSWER.search(text)
-    return found.group(1).strip() or None if found else None
+    # A regular expression would take quadratic time on tags that are never closed.
+    inside, closed, _ = text.partition("<answer>")[2].partition("</answer>")
+    return inside.strip() or None if closed else None
 
 
 def has_answer(rollout: Rollout) -> Tensor:

@@ -19,6 +19,7 @@ import time
 from importlib import import_module
 from typing import Any, cast
 
+from saccade.tools.render import sandbox
 from saccade.tools.render.results import BackEnd, Limits, Refused
 
 REQUEST = struct.Struct("!I")
@@ -30,6 +31,7 @@ _IDLE_SECONDS = 2.0
 
 def main() -> None:
     """Answer requests until there are no more, or the parent has ended."""
+    sandbox.enter()  # before anything else, while there is one thread
     back_end = cast(BackEnd, import_module(sys.argv[1]))
     parent = int(sys.argv[2])
     answers = _private_output()

@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade.tools.render.results import Box, Refused
 
-CHARACTERS, ELEMENTS, DEPTH, NUMBER = 20_000, 2_000, 32, 1e5
+CHARACTERS, ELEMENTS, SPANS, DEPTH, NUMBER = 20_000, 2_000, 100, 32, 1e5
 SVG = "http://www.w3.org/2000/svg"
 ALLOWED = frozenset(
     "svg g defs use title rect circle ellipse line polyline polygon path text tspan linearGradient radialGradient stop "
@@ -39,6 +39,9 @@ def sanitize(code: str, size: int, box: Box) -> bytes:
     elements = list(root.iter())
     if len(elements) > ELEMENTS:
         raise Refused("too_large", f"{len(elements)} elements, more than {ELEMENTS}")
+    spans = sum(_local(element) == "tspan" for element in elements)
+    if spans > SPANS:  # resvg takes time with their square
+        raise Refused("too_large", f"{spans} <tspan>, more than {SPANS}")
     names: dict[str, Any] = {}
     for element in elements:
         _check(element, names)

@@ -13,7 +13,7 @@ from pathlib import Path
 from saccade.tools.render import guard
 from saccade.tools.render.results import Box, Limits, Refused
 
-LIMITS = Limits(characters=guard.CHARACTERS, seconds=5.0, cpu_seconds=1.0, memory_mb=1024)
+LIMITS = Limits(characters=guard.CHARACTERS, seconds=5.0, cpu_seconds=0.2, memory_mb=1024)
 BOX: Box = (0.0, 0.0, 32.0, 32.0)
 """The canvas of the world of programs."""
 PROBE = '<svg xmlns="http://www.w3.org/2000/svg"><rect x="8" y="8" width="16" height="16" fill="red"/></svg>'

@@ -10,7 +10,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.worlds.canvases.canvas import CELL, COLOR_NAMES, Plates, digit_boxes, place_plates, render_canvases
 from saccade.worlds.canvases.glyphs import DIGITS
-from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, stream, worded
+from saccade.worlds.splits import QUARTERS, balanced, balanced_indices, sample_wordings, split_rng
 
 SKILLS = ("digit", "quarter")
 LETTERS = "ABCDEF"
@@ -35,7 +35,7 @@ WORDINGS = {
 _OPTIONS = {"digit": DIGITS, "quarter": QUARTERS}
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     skills: Sequence[str] = ("digit",),
@@ -55,7 +55,7 @@ def problems(
     unknown skill or split, and for numbers out of range.
     """
     side = _cells(size, plates)
-    rng = stream(seed, split)
+    rng = split_rng(seed, split)
     skill_P = balanced_indices(count, skills, SKILLS, "skill", rng)
     _check_choices(choices, skills)
     names = [skills[k] for k in skill_P]
@@ -65,7 +65,7 @@ def problems(
     texts = np.empty(count, object)
     for skill in skills:
         rows = [i for i, name in enumerate(names) if name == skill]
-        texts[rows] = worded(WORDINGS[skill], split, [slots[i] for i in rows], rng)
+        texts[rows] = sample_wordings(WORDINGS[skill], split, [slots[i] for i in rows], rng)
     answers = _answers(names, value, choices, rng)
     label = lambda i: [DIGITS[batch.digit[i, 0]]]
     return [

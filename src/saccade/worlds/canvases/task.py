@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler, seeds
-from saccade.evaluation.scoring import EVAL_SEED, HELD_OUT_SEED
+from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.templates import prompt_template
 from saccade.evaluation.transcripts import transcripts
 from saccade.models.snapshot import Snapshot
 from saccade.policies.tokens import TokenPolicy
 from saccade.policies.zoom import box_areas, last_crops
+from saccade.random import seeds
 from saccade.rewards.registry import TEXTS
 from saccade.worlds import canvases, questions
-from saccade.worlds.questions.task import mean_by_source
+from saccade.worlds.questions.task import by_source
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class VisualSearchTask:
     """Number of training questions in the embedded world."""
     held_out_size: int = 400
     """Number of held-out questions in the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
@@ -49,7 +52,7 @@ class VisualSearchTask:
     def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on, as the set "held out"."""
         if self.questions == "canvases":
-            return {"held out": self._sampled(self.held_out_size, HELD_OUT_SEED, "held_out")}
+            return {"held out": self._sampled(self.held_out_size, self.held_out_seed, "held_out")}
         return {"held out": _load_choice_questions(self.held_out)} if self.held_out else {}
 
     @property
@@ -76,7 +79,7 @@ class VisualSearchTask:
         base: Sampler,
         log_samples: LogSamples | None = None,
         rows: int = 128,
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of held-out questions in conversations of ``sampled``: accuracy, box metrics, accuracy from crops.
 
         "accuracy, greedy" is that of the conversations of ``greedy``, "answer from the crop alone" that of ``base``
@@ -85,7 +88,7 @@ class VisualSearchTask:
         values: dict[str, list[Tensor]] = {}
         sources: list[Problem] = []
         for name, problems in self.held_out_problems().items():
-            seeds_P = seeds(EVAL_SEED, len(problems))
+            seeds_P = seeds(HELD_OUT_SEED, len(problems), "evaluation")
             for index in torch.arange(len(problems)).split(rows):
                 batch = [problems[i] for i in index.tolist()]  # large pictures are loaded batch by batch
                 rollout = sampled(batch, seeds_P[index])
@@ -98,11 +101,10 @@ class VisualSearchTask:
                 if log_samples and index[0] == 0:
                     log_samples(name, transcripts(rollout, found["accuracy"]))
         joined = {key: torch.cat(parts) for key, parts in values.items()}
-        means = mean_by_source(sources, joined["accuracy"]) if joined else {}
-        return {key: float(value_P.nanmean()) for key, value_P in joined.items()} | means
+        return {**joined, **(by_source(sources, joined["accuracy"]) if joined else {})}
 
     def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
-        return canvases.problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
+        return canvases.sample_problems(count, seed, ("digit",), split, self.size, self.plates, self.choices)
 
 
 def _load_choice_questions(file: str) -> Sequence[Problem]:

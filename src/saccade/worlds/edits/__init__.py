@@ -4,7 +4,7 @@ from saccade.worlds.edits import photographs
 from saccade.worlds.edits.files import load_edits
 from saccade.worlds.edits.judge import SCORES, score_edits
 from saccade.worlds.edits.kinds import KINDS, split_of
-from saccade.worlds.edits.prompts import problems
+from saccade.worlds.edits.prompts import sample_problems
 from saccade.worlds.edits.wordings import INSTRUCTIONS, PHOTOGRAPH_INSTRUCTIONS
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "SCORES",
     "load_edits",
     "photographs",
-    "problems",
+    "sample_problems",
     "score_edits",
     "split_of",
 ]

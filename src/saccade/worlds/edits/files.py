@@ -16,7 +16,7 @@ from saccade.core import Problem, Question
 from saccade.models.pictures import open_picture
 from saccade.models.tables import object_of
 from saccade.worlds.edits.vqa import VQAQuestion
-from saccade.worlds.text_files import FileProblems, file_of, need, parse_lines, text_of
+from saccade.worlds.text_files import FileProblems, Lines, ensure, file_of, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 
@@ -40,9 +40,7 @@ def load_edits(path: str | Path, images: str | Path | None = None) -> FileProble
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    return FileProblems(
-        path, parse_lines(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem)
-    )
+    return FileProblems(path, Lines(path, lambda line: _record(line, root), "edits"), partial(_problem, path.stem))
 
 
 def _record(line: str, root: Path) -> EditRecord:
@@ -64,7 +62,7 @@ def _problem(stem: str, index: int, record: EditRecord) -> Problem:
 
 
 def _questions(listed: Any) -> tuple[VQAQuestion, ...]:
-    need(
+    ensure(
         isinstance(listed, list) and all(isinstance(q, dict) for q in listed),
         f"questions {listed!r} must be a list of objects",
     )
@@ -74,6 +72,6 @@ def _questions(listed: Any) -> tuple[VQAQuestion, ...]:
 def _question(entry: dict[str, Any]) -> VQAQuestion:
     answer, about = entry.get("answer"), entry.get("about", "edit")
     expected = str(answer).strip().lower()
-    need(expected in ("yes", "no"), f"answer {answer!r} of a question must be yes or no")
-    need(about in ("edit", "keep"), f"about {about!r} of a question must be edit or keep")
+    ensure(expected in ("yes", "no"), f"answer {answer!r} of a question must be yes or no")
+    ensure(about in ("edit", "keep"), f"about {about!r} of a question must be edit or keep")
     return text_of(entry, "text"), expected, str(about)

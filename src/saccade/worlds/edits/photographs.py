@@ -17,7 +17,7 @@ from saccade.naming import require
 from saccade.worlds.edits.scenes import choose
 from saccade.worlds.edits.wordings import PHOTOGRAPH_INSTRUCTIONS, QUESTIONS
 from saccade.worlds.images import photographs
-from saccade.worlds.splits import QUARTERS, stream, wordings_of
+from saccade.worlds.splits import QUARTERS, split_rng, wordings_of
 
 TRAINED = ("astronaut", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry", "stereo_motorcycle")
 HELD_OUT = ("coffee", "retina")
@@ -78,7 +78,7 @@ KINDS: dict[str, Change] = {
 """The function of each kind of edit."""
 
 
-def problems(
+def sample_problems(
     count: int, seed: int, kinds: Sequence[str] = tuple(KINDS), split: str | None = "train", size: int = 64
 ) -> list[Problem]:
     """``count`` problems, kinds in turn, each with a square part of a photograph, uint8 [size, size, 3].
@@ -91,7 +91,7 @@ def problems(
         require("kind of edit", kind, tuple(KINDS))
     if not kinds:
         raise ValueError(f"no kind of edit is chosen; known: {', '.join(KINDS)}")
-    rng = stream(seed, split)
+    rng = split_rng(seed, split)
     names = {"train": TRAINED, "held_out": HELD_OUT, None: TRAINED + HELD_OUT}[split]
     return [_problem(i, kinds[i % len(kinds)], names, split, size, rng) for i in range(count)]
 

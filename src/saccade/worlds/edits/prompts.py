@@ -14,7 +14,7 @@ from saccade.worlds.edits.scenes import choose
 from saccade.worlds.edits.vqa import VQAQuestion, vqa_questions
 from saccade.worlds.edits.wordings import INSTRUCTIONS
 from saccade.worlds.shapes import SIZES, TRAIN_WORDINGS, caption, render, style
-from saccade.worlds.splits import stream, wordings_of
+from saccade.worlds.splits import split_rng, wordings_of
 
 Words = Literal["split", "train", "held_out"]
 _CAPTIONS = [wording for wording in TRAIN_WORDINGS if style(wording) == "descriptive"]
@@ -22,7 +22,7 @@ _LEAST_PIXELS = 3
 """Least radius of an object in pixels, below which shapes cannot be distinguished."""
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     kinds: Sequence[str] = tuple(KINDS),
@@ -48,7 +48,7 @@ def problems(
         raise ValueError(
             f"size is {size}; objects of radius {SIZES['tiny']} need {np.ceil(_LEAST_PIXELS / SIZES['tiny']):.0f}"
         )
-    rng = stream(seed, split)
+    rng = split_rng(seed, split)
     rows = [_row(kinds[i % len(kinds)], split, split if words == "split" else words, rng) for i in range(count)]
     sources, targets = (render([getattr(edit, when) for edit, *_ in rows], size) for when in ("before", "after"))
     return [Problem(i, *_problem_parts(*row, *pair)) for i, (row, *pair) in enumerate(zip(rows, sources, targets))]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler
-from saccade.evaluation.scoring import score
-from saccade.math.pixels import to_unit
+from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED, score
+from saccade.math.pixels import to_float
 from saccade.rewards.image.pictures import diversity, sharpness
 from saccade.rewards.learned.vqa_judge import VQAJudge
 from saccade.rewards.registry import reward
@@ -19,7 +19,7 @@ from saccade.rewards.rubric import judge, weighted
 from saccade.worlds import edits
 from saccade.worlds.edits.prompts import Words
 from saccade.worlds.edits.rewards import exact_rewards
-from saccade.worlds.questions.task import mean_by_source, question_of
+from saccade.worlds.questions.task import by_source, question_of
 
 MONITORS = (*edits.SCORES, "sharpness")
 """Rewards that are always measured, and trained on only where the settings name them."""
@@ -46,8 +46,8 @@ class EditingTask:
     """Number of training edits of an embedded world."""
     held_out_size: int = 140
     """Number of held-out edits in each set."""
-    eval_seed: int = 12_345
-    """Seed of the held-out edits of an embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The training edits."""
@@ -63,7 +63,8 @@ class EditingTask:
         if self.edits == "shapes":
             sets = {"train wording": "train", "paraphrase": "held_out"}
         return {
-            name: self._problems(self.held_out_size, self.eval_seed, "held_out", words) for name, words in sets.items()
+            name: self._problems(self.held_out_size, self.held_out_seed, "held_out", words)
+            for name, words in sets.items()
         }
 
     def vqa_judge(self, about: Sequence[str] = ("edit", "keep")) -> VQAJudge:
@@ -80,30 +81,30 @@ class EditingTask:
         names = dict.fromkeys((*self.rewards, *MONITORS))
         may_abstain = names if len(self.rewards) > 1 else names.keys() - set(self.rewards)
         judge(rollout, {name: reward(name, known) for name in names}, tuple(may_abstain))
-        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
+        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0), rollout.group_B)
 
-    def score(self, edit: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean of each reward and monitor over each set of held-out edits, and the exact success of each kind of edit.
+    def score(self, edit: Sampler, show: LogSamples | None = None, rows: int = 128) -> ProblemScores:
+        """Each reward and monitor of the edits of each held-out set, and the exact success of each kind of edit.
 
         ``edit`` gives one result for each edit, ``rows`` at a time; ``show`` takes some results of each set with their
         sources.
         """
         found = score(self.held_out_problems(), edit, self.judge, rows)
-        scores: dict[str, float] = {}
+        scores: ProblemScores = {}
         for name, (parts, rewards_B) in found.items():
-            means = {each: torch.cat([part.rewards[each] for part in parts]).nanmean() for each in parts[0].rewards}
-            scores |= {f"{name}, {each}": float(mean) for each, mean in means.items() if mean.isfinite()}
+            values = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
+            scores |= {f"{name}, {each}": value_B for each, value_B in values.items() if value_B.isfinite().any()}
             if show:
                 show(name, logged_samples(parts[0], rewards_B))
         every = [part for parts, _ in found.values() for part in parts]
         success = torch.cat([part.rewards["success"] for part in every]) if every else torch.zeros(0)
-        return scores | mean_by_source([p for part in every for p in part.problems], success)
+        return scores | by_source([p for part in every for p in part.problems], success)
 
     def _problems(self, count: int, seed: int, split: str, words: Words) -> list[Problem]:
         if self.edits == "photographs":
             kinds = self.kinds or tuple(edits.PHOTOGRAPH_INSTRUCTIONS)
-            return edits.photographs.problems(count, seed, kinds, split, self.side)
-        return edits.problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
+            return edits.photographs.sample_problems(count, seed, kinds, split, self.side)
+        return edits.sample_problems(count, seed, self.kinds or tuple(edits.KINDS), split, self.side, words)
 
     def _rewards(self, rollout: Rollout) -> dict[str, Reward]:
         """All rewards by name; the exact ones are computed once for all of them."""
@@ -116,8 +117,8 @@ def logged_samples(rollout: Rollout, rewards_B: Tensor, count: int = 16) -> list
     items = []
     for problem, picture, value in zip(rollout.problems[:count], rollout.outputs, rewards_B.tolist()):
         target = problem.answer.get("picture") if isinstance(problem.answer, dict) else None
-        item = {"prompt": problem.inputs.text, "source": to_unit(problem.inputs.pictures[0]), "image": picture}
-        items.append(item | {"score": value} | ({} if target is None else {"target": to_unit(target)}))
+        item = {"prompt": problem.inputs.text, "source": to_float(problem.inputs.pictures[0]), "image": picture}
+        items.append(item | {"score": value} | ({} if target is None else {"target": to_float(target)}))
     return items
 
 

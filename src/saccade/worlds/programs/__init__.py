@@ -1,7 +1,7 @@
 """The world of programs: pictures of a few primitives, and redundant SVG programs that draw them."""
 
 from saccade.worlds.programs.primitives import COLORS, KINDS, Primitive
-from saccade.worlds.programs.problems import OOD, TRAIN, load_programs, problems, split_of
+from saccade.worlds.programs.prompts import OOD, TRAIN, load_programs, sample_problems, split_of
 from saccade.worlds.programs.scenes import Scene, sample_scenes
 from saccade.worlds.programs.writing import vocabulary, write_svg
 
@@ -13,7 +13,7 @@ __all__ = [
     "Primitive",
     "Scene",
     "load_programs",
-    "problems",
+    "sample_problems",
     "sample_scenes",
     "split_of",
     "vocabulary",

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Question, Reward, Rollout, Sampler
-from saccade.evaluation.scoring import score
-from saccade.math.pixels import to_unit
+from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED, score
+from saccade.math.pixels import to_float
 from saccade.rewards.registry import PROGRAMS, reward
 from saccade.rewards.render.rendering import extract_program, render_rollout
 from saccade.rewards.render.strip_text import strip_text
 from saccade.rewards.rubric import gated, judge, weighted
 from saccade.worlds import programs
-from saccade.worlds.programs.problems import TEXT
+from saccade.worlds.programs.prompts import TEXT
 from saccade.worlds.questions.task import question_of
 
 MONITORS = ("error", "foreground_iou", "ssim", "validity", "length_ratio")
@@ -53,6 +53,8 @@ class ProgramTask:
     """Number of training programs sampled from the embedded world."""
     held_out_size: int = 256
     """Number of held-out programs of the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
     larger_size: int = 128
     """Number of held-out programs with more shapes than training programs, in the embedded world; 0 for none."""
 
@@ -76,7 +78,9 @@ class ProgramTask:
             return {"held out": self._load_file(self.held_out)} if self.held_out else {}
         counts = {"held out": (self.held_out_size, programs.TRAIN), "more shapes": (self.larger_size, programs.OOD)}
         return {
-            name: cached_problems(n, 12_345, shapes, "held_out", self.size) for name, (n, shapes) in counts.items() if n
+            name: cached_problems(n, self.held_out_seed, shapes, "held_out", self.size)
+            for name, (n, shapes) in counts.items()
+            if n
         }
 
     def judge(self, rollout: Rollout, known: Mapping[str, Reward] = PROGRAMS) -> Tensor:
@@ -92,19 +96,21 @@ class ProgramTask:
         values = judge(rollout, on_text, abstain).rewards
         counted = {name: values[name] for name in self.rewards}
         if "length" in counted and self.rewards[0] != "length":
-            counted["length"] = gated(values["length"], (values[self.rewards[0]] >= self.length_gate).float())
-        return weighted(counted, dict(zip(self.rewards, self.weights)))
+            first_B = values[self.rewards[0]]
+            gate_B = (first_B >= self.length_gate).float().masked_fill(first_B.isnan(), float("nan"))
+            counted["length"] = gated(values["length"], gate_B)
+        return weighted(counted, dict(zip(self.rewards, self.weights)), rollout.group_B)
 
     def score(
         self, sampler: Sampler, known: Mapping[str, Reward], show: LogSamples | None = None, rows: int = 96
-    ) -> dict[str, float]:
-        """Means over each held-out set: "<set>, <name>" of every reward and monitor, "<set>, total" of the sum."""
-        scores: dict[str, float] = {}
+    ) -> ProblemScores:
+        """Scores of each held-out problem: "<set>, <name>" of every reward and monitor, "<set>, total" of the sum."""
+        scores: ProblemScores = {}
         scored = score(self.held_out_problems(), sampler, lambda rollout: self.judge(rollout, known), rows)
         for name, (parts, total_B) in scored.items():
             values = {each: torch.cat([part.rewards[each] for part in parts]) for each in parts[0].rewards}
             values["total"] = total_B
-            scores |= {f"{name}, {each}": float(value_B.nanmean()) for each, value_B in values.items()}
+            scores |= {f"{name}, {each}": value_B for each, value_B in values.items()}
             if show:
                 show(name, logged_renders(parts[0], total_B))
         return scores
@@ -137,7 +143,7 @@ def sample_programs(
 @lru_cache(maxsize=8)
 def cached_problems(count: int, seed: int, shapes: tuple[int, int], split: str, size: int) -> Sequence[Problem]:
     """Problems of the embedded world, sampled once a process."""
-    return programs.problems(count, seed, shapes, split, size)
+    return programs.sample_problems(count, seed, shapes, split, size)
 
 
 def with_captions(problems: Sequence[Problem]) -> list[Problem]:
@@ -156,7 +162,7 @@ def logged_renders(rollout: Rollout, total_B: Tensor, count: int = 16) -> list[d
     return [
         {
             "prompt": p.inputs.text,
-            "target": to_unit(p.answer["picture"]),
+            "target": to_float(p.answer["picture"]),
             "image": picture,
             "text": text,
             "score": total,
@@ -170,7 +176,7 @@ def rendered_pictures(rollout: Rollout) -> list[Tensor]:
     pictures = [render.picture for render in render_rollout(strip_text(rollout))]
     size = next((len(picture) for picture in pictures if picture is not None), 64)
     sides = [len(p.answer["picture"]) if "picture" in p.answer else size for p in rollout.problems]
-    return [torch.ones(3, s, s) if picture is None else to_unit(picture) for s, picture in zip(sides, pictures)]
+    return [torch.ones(3, s, s) if picture is None else to_float(picture) for s, picture in zip(sides, pictures)]
 
 
 def pad_to_square(picture: Any, size: int) -> Any:

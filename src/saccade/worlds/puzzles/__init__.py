@@ -4,7 +4,7 @@ from saccade.worlds.images import PHOTOGRAPHS, UPRIGHT, load_folder, photographs
 from saccade.worlds.puzzles.contrast import Contrast
 from saccade.worlds.puzzles.jigsaw import Jigsaw
 from saccade.worlds.puzzles.position import Position
-from saccade.worlds.puzzles.prompts import PUZZLES, problems
+from saccade.worlds.puzzles.prompts import PUZZLES, sample_problems
 from saccade.worlds.puzzles.puzzle import Puzzle
 from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.questions import pictures as scenes
@@ -20,6 +20,6 @@ __all__ = [
     "Rotation",
     "load_folder",
     "photographs",
-    "problems",
+    "sample_problems",
     "scenes",
 ]

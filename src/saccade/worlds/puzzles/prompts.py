@@ -15,7 +15,7 @@ from saccade.worlds.puzzles.position import Position
 from saccade.worlds.puzzles.puzzle import Pictures, Puzzle
 from saccade.worlds.puzzles.rotation import Rotation
 from saccade.worlds.puzzles.views import resized, square
-from saccade.worlds.splits import balanced, stream, worded
+from saccade.worlds.splits import balanced, sample_wordings, split_rng
 
 PUZZLES: tuple[Puzzle, ...] = (Rotation(), Position(), Jigsaw(), Contrast())
 
@@ -24,7 +24,7 @@ PictureSource = Indexed[np.ndarray]
 """Pictures uint8 ``[H, W, 3]``, each of its own size: a list, an array ``[N, H, W, 3]``, or a folder."""
 
 
-def problems(
+def sample_problems(
     pictures: PictureSource,
     count: int,
     seed: int,
@@ -45,13 +45,13 @@ def problems(
     shown with less than ``min_side`` pixels, or for settings out of range.
     """
     _check(pictures, puzzles, size, crop)
-    rng = stream(seed, split)
+    rng = split_rng(seed, split)
     puzzle_P = balanced(count, len(puzzles), rng)
     rows: list[Any] = [None] * count
     for k, puzzle in enumerate(puzzles):
         indices = np.flatnonzero(puzzle_P == k).tolist()
         source = _Squares(pictures, size, crop, rng)
-        texts = worded(puzzle.wordings, split, [puzzle.slots()] * len(indices), rng)
+        texts = sample_wordings(puzzle.wordings, split, [puzzle.slots()] * len(indices), rng)
         for i, text, answer in zip(indices, texts, puzzle.sample_answers(len(indices), rng)):
             shown = _pictures(puzzle, answer, source, min_side, rng)
             rows[i] = Question(text, shown), {"text": puzzle.text(answer), "kind": puzzle.kind}, puzzle.name

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
-from saccade.core import Problem, seeds
+from saccade.core import Problem
 from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.naming import require
+from saccade.random import stream
 from saccade.worlds import puzzles
 from saccade.worlds.images import UPRIGHT, Subset, load_folder, photographs
 from saccade.worlds.puzzles.prompts import PictureSource
@@ -53,6 +54,8 @@ class PuzzleTask:
     """Number of puzzles in a pass over the training set."""
     held_out_size: int = 96
     """Number of held-out puzzles, of all types together."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> LazyPuzzles:
         """The puzzles to train on, each made on access."""
@@ -61,8 +64,8 @@ class PuzzleTask:
     def held_out_problems(self) -> list[Problem]:
         """Puzzles about held-out pictures in held-out wordings."""
         pictures, chosen = self.sources(0)[1], self.chosen_puzzles()
-        count, seed = self.held_out_size, HELD_OUT_SEED
-        return puzzles.problems(pictures, count, seed, chosen, "held_out", self.size, self.crop, self.min_side)
+        count, seed = self.held_out_size, self.held_out_seed
+        return puzzles.sample_problems(pictures, count, seed, chosen, "held_out", self.size, self.crop, self.min_side)
 
     def chosen_puzzles(self) -> list[Puzzle]:
         """The puzzles with their settings. ValueError for an unknown type."""
@@ -81,7 +84,7 @@ class PuzzleTask:
         if self.images == "scenes":
             side, held_out = self.size or 48, max(self.held_out_size, 2)
             training = puzzles.scenes(self.pool, seed, "train", side)
-            return training, puzzles.scenes(held_out, HELD_OUT_SEED, "held_out", side)
+            return training, puzzles.scenes(held_out, self.held_out_seed, "held_out", side)
         pictures = photographs(UPRIGHT) if self.images == "photographs" else load_folder(self.images)
         if self.held_out_images:
             return pictures, load_folder(self.held_out_images)
@@ -110,9 +113,9 @@ class LazyPuzzles(Sequence[Problem]):
             return [self[i] for i in range(len(self))[index]]
         index = range(len(self))[index]
         chosen = self.task.chosen_puzzles()
-        puzzle, seed = chosen[index % len(chosen)], int(seeds(self.seed, 1, key=index))
+        puzzle, seed = chosen[index % len(chosen)], stream(self.seed, "puzzle", index)
         size, crop, min_side = self.task.size, self.task.crop, self.task.min_side
-        (problem,) = puzzles.problems(self.pictures, 1, seed, (puzzle,), "train", size, crop, min_side)
+        (problem,) = puzzles.sample_problems(self.pictures, 1, seed, (puzzle,), "train", size, crop, min_side)
         return replace(problem, id=index)
 
 

@@ -3,7 +3,7 @@
 from saccade.worlds.questions.answers import NO_BOXES, box_text, detection_text
 from saccade.worlds.questions.files import load_questions
 from saccade.worlds.questions.layouts import RADIUS
-from saccade.worlds.questions.prompts import pictures, problems, vocabulary
+from saccade.worlds.questions.prompts import pictures, sample_problems, vocabulary
 from saccade.worlds.questions.skills import HELD_OUT_SKILLS, SKILLS
 from saccade.worlds.questions.styles import STYLES
 from saccade.worlds.questions.wordings import WORDINGS
@@ -19,6 +19,6 @@ __all__ = [
     "detection_text",
     "load_questions",
     "pictures",
-    "problems",
+    "sample_problems",
     "vocabulary",
 ]

@@ -11,7 +11,7 @@ import re
 from string import ascii_uppercase as LETTERS
 from typing import Any
 
-from saccade.worlds.text_files import need
+from saccade.worlds.text_files import ensure
 
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.:)])\s+")
 """The letter before a choice: "(A) ", "A. ", "A) " or "A: "."""
@@ -39,7 +39,7 @@ def parse_choice_question(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _question_and_choices(entry: dict[str, Any]) -> tuple[str, list[str]]:
     """The question in one line, and its choices without their letters."""
     text = entry.get("question", entry.get("text"))
-    need(isinstance(text, str) and text.strip() != "", f"question {text!r} must be a text")
+    ensure(isinstance(text, str) and text.strip() != "", f"question {text!r} must be a text")
     lines = [line for line in text.replace("<image>", "").splitlines() if line.strip()]
     listed = entry.get("choices")
     if listed is None:
@@ -48,8 +48,8 @@ def _question_and_choices(entry: dict[str, Any]) -> tuple[str, list[str]]:
     listed = list(listed.values()) if isinstance(listed, dict) else listed
     valid = isinstance(listed, list) and 2 <= len(listed) <= len(LETTERS)
     valid = valid and all(isinstance(choice, str) and choice.strip() for choice in listed)
-    need(valid, f"choices {json.dumps(listed)[:60]} must be 2 to {len(LETTERS)} texts")
-    need(lines != [], "there is no question before the choices")
+    ensure(valid, f"choices {json.dumps(listed)[:60]} must be 2 to {len(LETTERS)} texts")
+    ensure(lines != [], "there is no question before the choices")
     return " ".join(line.strip() for line in lines), [_LABEL.sub("", choice, count=1).strip() for choice in listed]
 
 
@@ -57,5 +57,5 @@ def _letter(entry: dict[str, Any], count: int) -> str:
     answer = entry.get("answer", entry.get("label"))
     letter = answer.strip().strip("().").upper() if isinstance(answer, str) else ""
     valid = len(letter) == 1 and letter in LETTERS[:count]
-    need(valid, f"answer {answer!r} must be a letter from A to {LETTERS[count - 1]}")
+    ensure(valid, f"answer {answer!r} must be a letter from A to {LETTERS[count - 1]}")
     return letter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from saccade.models.tables import object_of
 from saccade.worlds.questions.answers import NO_BOXES, detection_text
 from saccade.worlds.questions.choices import has_choices, parse_choice_question
 from saccade.worlds.questions.lines import parse_question, picture_paths
-from saccade.worlds.text_files import FileProblems, need, parse_lines
+from saccade.worlds.text_files import FileProblems, Lines, ensure
 
 _SLACK = 1.0
 """Pixels by which annotated boxes may extend beyond the picture."""
@@ -40,16 +40,22 @@ def load_questions(path: str | Path, images: str | Path | None = None) -> FilePr
     """
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
-    records = parse_lines(path, lambda line: _record(line, root, path.stem), "questions")
-    _convert_empty_lists([record for _, record in records])
-    return FileProblems(path, records, _problem)
+    kinds: set[str] = set()
+
+    def read(line: str) -> Record:
+        record = _record(line, root, path.stem)
+        kinds.add(record.answer["kind"])
+        return record
+
+    lines = Lines(path, read, "questions")
+    return FileProblems(path, lines.mapped(_with_empty_list) if "boxes" in kinds else lines, _problem)
 
 
 def _record(line: str, root: Path, stem: str) -> Record:
     entry = object_of(line)
     text, answer = parse_choice_question(entry) if has_choices(entry) else parse_question(entry)
     source = entry.get("source", entry.get("category", stem))
-    need(isinstance(source, str), f"source {source!r} must be a text")
+    ensure(isinstance(source, str), f"source {source!r} must be a text")
     return Record(text, picture_paths(entry, root), answer, source)
 
 
@@ -59,16 +65,17 @@ def _problem(index: int, record: Record) -> Problem:
     return Problem(index, Question(record.text, pictures), record.answer, record.source)
 
 
-def _convert_empty_lists(records: list[Record]) -> None:
-    """Turn the answer "None" into an empty list of boxes where other answers of the file are boxes."""
-    if any(record.answer["kind"] == "boxes" for record in records):
-        for record in records:
-            if record.answer["text"] == NO_BOXES:
-                record.answer.update({"text": detection_text([], []), "kind": "boxes", "boxes": [], "labels": []})
+def _with_empty_list(record: Record) -> Record:
+    """A record of a file whose answers are boxes: its answer "None" is an empty list of boxes."""
+    if record.answer["text"] != NO_BOXES:
+        return record
+    return replace(
+        record, answer=record.answer | {"text": detection_text([], []), "kind": "boxes", "boxes": [], "labels": []}
+    )
 
 
 def _check_inside(boxes: list[list[float]], picture: np.ndarray) -> None:
     height, width = picture.shape[:2]
     for box in boxes:
         inside = -_SLACK <= min(box[:2]) and box[2] <= width + _SLACK and box[3] <= height + _SLACK
-        need(inside, f"box {box} lies outside its picture of {width} x {height} pixels")
+        ensure(inside, f"box {box} lies outside its picture of {width} x {height} pixels")

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Reward, Rollout, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.evaluation.templates import Template, follows_template, has_answer_tags
 from saccade.evaluation.transcripts import transcripts
@@ -47,6 +47,8 @@ class GroundingTask:
     """Number of training questions in the embedded world."""
     held_out_size: int = 320
     """Number of held-out questions in the embedded world, in domain and out of domain each."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
@@ -60,7 +62,7 @@ class GroundingTask:
             files = {"in domain": self.held_out, "out of domain": self.out_of_domain}
             return {name: self._load(file) for name, file in files.items() if file}
         sets = zip(("in domain", "out of domain"), SKILLS[self.kind])
-        return {name: self._sampled(skill, self.held_out_size, HELD_OUT_SEED, "held_out") for name, skill in sets}
+        return {name: self._sampled(skill, self.held_out_size, self.held_out_seed, "held_out") for name, skill in sets}
 
     def score(
         self,
@@ -69,21 +71,22 @@ class GroundingTask:
         rewards: Mapping[str, Reward] | None = None,
         require_tags: bool = False,
         rows: int = 128,
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of each held-out set, "<set>, <score>": those of `box_scores`, and the means of ``rewards``.
 
         With ``require_tags`` only boxes between answer tags count.
         """
         expression = self.kind == "expression"
         judge = BoxOverlap(require_tags) if expression else DetectionPrecision(require_tags=require_tags)
-        scores: dict[str, float] = {}
+        scores: ProblemScores = {}
         for name, (parts, score_P) in score(self.held_out_problems(), sampler, judge, rows).items():
-            found = box_scores(torch.cat([count_boxes(part, require_tags) for part in parts]))
+            counts_B3 = torch.cat([count_boxes(part, require_tags) for part in parts])
+            found: ProblemScores = {**box_scores(counts_B3)}
             if expression:
-                found["accuracy"] = float((score_P >= CORRECT_OVERLAP).float().mean())
-            found["overlap" if expression else "AP"] = float(score_P.nanmean())
+                found["accuracy"] = (score_P >= CORRECT_OVERLAP).float()
+            found["overlap" if expression else "AP"] = score_P
             for each, reward in (rewards or {}).items():
-                found[each] = float(torch.cat([reward(part) for part in parts]).nanmean())
+                found[each] = torch.cat([reward(part) for part in parts])
             scores |= {f"{name}, {each}": value for each, value in found.items()}
             if log_samples:
                 log_samples(name, transcripts(parts[0], score_P))
@@ -94,12 +97,12 @@ class GroundingTask:
         sampler: Callable[[Template], Sampler],
         templates: Sequence[Template],
         log_samples: LogSamples | None = None,
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of each held-out set under the first template, and with "(template)" appended under the others.
 
         Beside them the share of answers that follow the template, "format", and their mean length, "tokens".
         """
-        found: dict[str, float] = {}
+        found: ProblemScores = {}
         for template in dict.fromkeys(templates):
             first, tags = template == templates[0], has_answer_tags(template)
             rewards = {"format": self.format_reward(template), "tokens": length}
@@ -120,7 +123,7 @@ class GroundingTask:
         return loaded
 
     def _sampled(self, skill: str, count: int, seed: int, split: str) -> list[Problem]:
-        return questions.problems(count, seed, (skill,), split, self.size, self.objects)
+        return questions.sample_problems(count, seed, (skill,), split, self.size, self.objects)
 
 
 def count_boxes(rollout: Rollout, require_tags: bool = False) -> Tensor:

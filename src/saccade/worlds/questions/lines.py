@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.worlds.questions.answers import NO_BOXES
-from saccade.worlds.text_files import need
+from saccade.worlds.text_files import ensure
 
 _MARK = "<image>"
 _WRAPPING = re.compile(r"</?answer>|^```(json)?|```$", re.MULTILINE)
@@ -33,17 +33,17 @@ def question_and_reply(entry: dict[str, Any]) -> tuple[str, Any]:
         turns = entry["conversations"]
         valid = isinstance(turns, list) and all(isinstance(turn, dict) and "value" in turn for turn in turns)
         valid = valid and [turn.get("from") for turn in turns] == ["human", "gpt"]
-        need(valid, "conversations must be a turn from human and a turn from gpt, each with its value")
+        ensure(valid, "conversations must be a turn from human and a turn from gpt, each with its value")
         question, reply = (turn["value"] for turn in turns)
     else:
         missing = [name for name in ("question", "answer") if name not in entry]
-        need(not missing, f"{' and '.join(missing)} missing; a line has question and answer, or conversations")
+        ensure(not missing, f"{' and '.join(missing)} missing; a line has question and answer, or conversations")
         question, reply = entry["question"], entry["answer"]
-    need(isinstance(question, str), f"question {question!r} must be a text")
+    ensure(isinstance(question, str), f"question {question!r} must be a text")
     text = question.replace(_MARK, "").strip()
-    need(text != "", f"question {question!r} is empty")
+    ensure(text != "", f"question {question!r} is empty")
     marks, pictures = question.count(_MARK), len(_picture_names(entry))
-    need(marks in (0, pictures), f"the question has {marks} marks {_MARK} for {pictures} pictures")
+    ensure(marks in (0, pictures), f"the question has {marks} marks {_MARK} for {pictures} pictures")
     return text, reply
 
 
@@ -51,7 +51,7 @@ def picture_paths(entry: dict[str, Any], root: Path) -> tuple[Path, ...]:
     """The files of the pictures. ValueError for a file that does not exist."""
     paths = tuple(root / name for name in _picture_names(entry))
     for path in paths:
-        need(path.is_file(), f"picture '{path}' does not exist")
+        ensure(path.is_file(), f"picture '{path}' does not exist")
     return paths
 
 
@@ -61,13 +61,13 @@ def parse_reply(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
     A list of texts is several right answers: the first one, and "others".
     """
     kind = entry.get("kind")
-    need(kind is None or isinstance(kind, str), f"kind {kind!r} must be a text")
+    ensure(kind is None or isinstance(kind, str), f"kind {kind!r} must be a text")
     if isinstance(reply, list) and len(reply) > 1 and all(isinstance(each, str) and each.strip() for each in reply):
         return parse_reply(entry, reply[0]) | {"others": [each.strip() for each in reply[1:]]}
     valid = isinstance(reply, (str, list, dict)) or _is_number(reply)
-    need(valid, f"answer {reply!r} must be a text, a number or boxes")
+    ensure(valid, f"answer {reply!r} must be a text, a number or boxes")
     text = _WRAPPING.sub("", reply).strip() if isinstance(reply, str) else json.dumps(reply)
-    need(text != "", f"answer {reply!r} is empty")
+    ensure(text != "", f"answer {reply!r} is empty")
     if "boxes" in entry:
         boxes = entry["boxes"]
         found = _checked(boxes, entry.get("labels", [""] * len(boxes) if isinstance(boxes, list) else None))
@@ -77,7 +77,7 @@ def parse_reply(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
         found = [], []
     elif kind in (None, "boxes"):
         found = _parse_boxes(text)
-    need(kind != "boxes" or found is not None, f"answer {text[:40]!r} holds no boxes")
+    ensure(kind != "boxes" or found is not None, f"answer {text[:40]!r} holds no boxes")
     if found is None:
         return {"text": text, "kind": kind or _kind(text)}
     return {"text": text, "kind": "boxes", "boxes": found[0], "labels": found[1]}
@@ -87,7 +87,7 @@ def _picture_names(entry: dict[str, Any]) -> list[str]:
     value = entry.get("images", entry.get("image"))
     names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     valid = names and all(isinstance(name, str) and name for name in names)
-    need(bool(valid), f"image {value!r} must be a path, or images a list of paths")
+    ensure(bool(valid), f"image {value!r} must be a path, or images a list of paths")
     return names
 
 
@@ -107,13 +107,15 @@ def _parse_boxes(text: str) -> Boxes | None:
 
 def _checked(boxes: Any, labels: Any) -> Boxes:
     """Boxes and labels. ValueError for boxes that are malformed, empty or not in pixels."""
-    need(isinstance(boxes, list) and isinstance(labels, list), f"boxes {boxes!r} and labels {labels!r} must be lists")
-    need(len(boxes) == len(labels), f"there are {len(boxes)} boxes but {len(labels)} labels")
-    need(all(isinstance(label, str) for label in labels), f"labels {labels!r} must be texts")
+    ensure(isinstance(boxes, list) and isinstance(labels, list), f"boxes {boxes!r} and labels {labels!r} must be lists")
+    ensure(len(boxes) == len(labels), f"there are {len(boxes)} boxes but {len(labels)} labels")
+    ensure(all(isinstance(label, str) for label in labels), f"labels {labels!r} must be texts")
     for box in boxes:
-        need(isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)), f"box {box!r} must be four numbers")
-        need(box[0] < box[2] and box[1] < box[3], f"box {box} is empty; x1 < x2 and y1 < y2 are needed")
-        need(max(box) > 1, f"box {box} must be in pixels of its picture, not in shares of its sides")
+        ensure(
+            isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)), f"box {box!r} must be four numbers"
+        )
+        ensure(box[0] < box[2] and box[1] < box[3], f"box {box} is empty; x1 < x2 and y1 < y2 are needed")
+        ensure(max(box) > 1, f"box {box} must be in pixels of its picture, not in shares of its sides")
     return [[float(number) for number in box] for box in boxes], labels
 
 

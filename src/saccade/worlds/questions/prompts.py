@@ -17,7 +17,7 @@ from saccade.worlds.questions.styles import render_scenes
 from saccade.worlds.questions.wordings import WORDINGS
 from saccade.worlds.shapes import RELATIONS, SHAPES
 from saccade.worlds.shapes.captions import plural
-from saccade.worlds.splits import CELLS, balanced_indices, stream, worded
+from saccade.worlds.splits import CELLS, balanced_indices, sample_wordings, split_rng
 
 _ALL = {**SKILLS, **HELD_OUT_SKILLS}
 _MIN_PIXELS = 3
@@ -48,7 +48,7 @@ class SceneStyle:
             raise ValueError(f"displayed is {self.displayed}; boxes of such objects need {np.ceil(1 / small):.0f}")
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     skills: Sequence[str] = tuple(SKILLS),
@@ -72,7 +72,7 @@ def problems(
     """
     scene_style, rng = (
         SceneStyle(size, style, objects, radius, size if displayed is None else displayed),
-        stream(seed, split),
+        split_rng(seed, split),
     )
     skill_P = balanced_indices(count, skills, tuple(_ALL), "skill", rng)
     rows: list[Any] = [None] * count
@@ -97,7 +97,7 @@ def pictures(
     radius: tuple[float, float] = RADIUS,
 ) -> np.ndarray:
     """Scenes without a question, uint8 ``[count, size, size, 3]``: unlabelled pictures of the same world."""
-    scene_style, rng = SceneStyle(size, style, objects, radius, size), stream(seed, split)
+    scene_style, rng = SceneStyle(size, style, objects, radius, size), split_rng(seed, split)
     scenes = sample_scenes(count, scene_style.objects, rng)
     places, _ = place_objects(scenes, scene_style.radius, rng)
     return render_scenes(scenes, places, [None] * count, size, style)
@@ -116,7 +116,7 @@ def _rows(
 ) -> list[tuple[Question, dict[str, Any], str]]:
     """Question, answer and skill of ``count`` problems of one skill."""
     batch = _ALL[skill](count, style.objects, rng)
-    texts = worded(WORDINGS[skill], split, batch.slots, rng)
+    texts = sample_wordings(WORDINGS[skill], split, batch.slots, rng)
     places, unit_boxes = place_objects(batch.scenes, style.radius, rng)
     rendered = render_scenes(batch.scenes, places, batch.lines or [None] * count, style.size, style.style)
     if batch.target is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Question, Rollout, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Question, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.evaluation.transcripts import transcripts
 from saccade.models.pictures import open_picture
@@ -39,6 +39,8 @@ class AnsweringTask:
     """Number of training questions in the embedded world."""
     held_out_size: int = 512
     """Number of held-out questions in the embedded world, of all skills together."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> Sequence[Problem]:
         """The questions to train on."""
@@ -49,29 +51,29 @@ class AnsweringTask:
     def held_out_problems(self) -> dict[str, Sequence[Problem]]:
         """Questions that are never trained on, as the set "held out"."""
         if self.questions == "shapes":
-            return {"held out": self._sampled(self.held_out_size, HELD_OUT_SEED, "held_out")}
+            return {"held out": self._sampled(self.held_out_size, self.held_out_seed, "held_out")}
         return {"held out": questions.load_questions(self.held_out)} if self.held_out else {}
 
     def judge(self, rollout: Rollout) -> Tensor:
         """Fill ``rollout.rewards`` with the rewards; returns their sum ``[B]``."""
         may_abstain = self.rewards if len(self.rewards) > 1 else ()
         judge(rollout, {name: reward(name, TEXTS) for name in self.rewards}, may_abstain)
-        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0))
+        return weighted(rollout.rewards, dict.fromkeys(self.rewards, 1.0), rollout.group_B)
 
-    def score(self, sampler: Sampler, log_samples: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean of each reward over the held-out questions, and of the first reward for each skill."""
-        scores: dict[str, float] = {}
+    def score(self, sampler: Sampler, log_samples: LogSamples | None = None, rows: int = 128) -> ProblemScores:
+        """Each reward of the held-out questions, and the first reward of those of each skill."""
+        scores: ProblemScores = {}
         for name, (parts, _) in score(self.held_out_problems(), sampler, self.judge, rows).items():
             rewards = {each: torch.cat([part.rewards[each] for part in parts]) for each in self.rewards}
             first_P = rewards[self.rewards[0]]
-            scores |= {f"{name}, {each}": float(value_P.nanmean()) for each, value_P in rewards.items()}
-            scores |= mean_by_source([problem for part in parts for problem in part.problems], first_P)
+            scores |= {f"{name}, {each}": value_P for each, value_P in rewards.items()}
+            scores |= by_source([problem for part in parts for problem in part.problems], first_P)
             if log_samples:
                 log_samples(name, transcripts(parts[0], first_P))
         return scores
 
     def _sampled(self, count: int, seed: int, split: str) -> list[Problem]:
-        return questions.problems(count, seed, self.skills, split, self.size, self.objects)
+        return questions.sample_problems(count, seed, self.skills, split, self.size, self.objects)
 
 
 def answers_to(sampler: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> list[dict[str, Any]]:
@@ -80,7 +82,7 @@ def answers_to(sampler: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> lis
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, sampler(problems, seeds_B).outputs)]
 
 
-def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
+def evaluate(cfg: Any, policies: Mapping[str, Any]) -> ProblemScores:
     """A recipe's ``evaluate``: scores of held-out questions, answered greedily."""
     return cfg.task.score(policies["policy"].greedy().rollout)
 
@@ -101,8 +103,8 @@ def question_of(prompt: str) -> Question:
     return Question(prompt.split(maxsplit=len(pictures))[-1] if pictures else prompt, tuple(pictures))
 
 
-def mean_by_source(problems: Sequence[Problem], reward_B: Tensor) -> dict[str, float]:
-    """The mean reward of the problems of each source, empty if there is only one source."""
+def by_source(problems: Sequence[Problem], reward_B: Tensor) -> ProblemScores:
+    """The rewards of the problems of each source, empty if there is only one source."""
     sources = [problem.source for problem in problems]
     rows = {name: [i for i, source in enumerate(sources) if source == name] for name in sorted(set(sources))}
-    return {name: float(reward_B[index].nanmean()) for name, index in rows.items()} if len(rows) > 1 else {}
+    return {name: reward_B[index] for name, index in rows.items()} if len(rows) > 1 else {}

@@ -4,7 +4,7 @@ from saccade.worlds.shapes.captions import HELD_OUT_WORDINGS, TRAIN_WORDINGS, WO
 from saccade.worlds.shapes.judge import parse, score_pictures
 from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning, meanings_of, split_of
 from saccade.worlds.shapes.ocr import read_text
-from saccade.worlds.shapes.prompts import load_prompts, problems
+from saccade.worlds.shapes.prompts import load_prompts, sample_problems
 from saccade.worlds.shapes.render import render
 from saccade.worlds.shapes.scene import SIZES, Object, Scene, Text, depict, sample_scenes
 
@@ -27,9 +27,9 @@ __all__ = [
     "load_prompts",
     "meanings_of",
     "parse",
-    "problems",
     "read_text",
     "render",
+    "sample_problems",
     "sample_scenes",
     "score_pictures",
     "split_of",

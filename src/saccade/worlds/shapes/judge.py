@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +11,10 @@ from saccade.rewards.image.ocr import text_match, text_similarity
 from saccade.worlds.shapes.fonts import LETTERS
 from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Meaning
 from saccade.worlds.shapes.ocr import read_segments
-from saccade.worlds.shapes.render import coverage, render
-from saccade.worlds.shapes.scene import Object, Scene
+from saccade.worlds.shapes.render import coverage
+from saccade.worlds.shapes.scene import Object
 from saccade.worlds.shapes.segments import PAINTS, Segments, pixels, segment
+from saccade.worlds.shapes.templates import shape_templates
 
 UNKNOWN = "unknown"
 """Shape of a segment that matches no template: never requested, so always in excess."""
@@ -27,8 +27,6 @@ _HALF = np.array([0.5])
 _AREA = {shape: float(coverage(shape, _HALF, _HALF, _HALF * 0.8, _HALF * 0, 128).mean() / 0.16) for shape in SHAPES}
 """Area of each shape of radius 1."""
 _AREA[UNKNOWN] = float(np.pi)
-_SYMMETRY = {"circle": 1.0, "square": 0.25, "triangle": 1 / 3, "ring": 1.0, "star": 0.2, "cross": 0.25}
-"""Share of a full turn after which a shape is unchanged; for round shapes any share will do."""
 
 
 def parse(images: np.ndarray | Tensor) -> list[list[Object]]:
@@ -78,14 +76,16 @@ def judgeable(meaning: Meaning | None) -> bool:
 
 
 def relations(one: Object, other: Object) -> set[str]:
-    """Relations of ``one`` to ``other``: up to two of RELATIONS, none where their centres are too close."""
+    """Relations of ``one`` to ``other``: up to two of RELATIONS, none where their centres are too close.
+
+    As published, the offset less the dead zone is divided by the length of the whole offset.
+    """
     offset = np.array([one.x - other.x, one.y - other.y])
     dead_zone = _DEAD_ZONE * 2 * (one.radius + other.radius)
-    offset = np.sign(offset) * np.maximum(np.abs(offset) - dead_zone, 0)
-    length = float(np.hypot(*offset))
-    if length == 0:
+    left = np.sign(offset) * np.maximum(np.abs(offset) - dead_zone, 0)
+    if not left.any():
         return set()
-    x, y = offset / length
+    x, y = left / float(np.hypot(*offset))
     holds = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
     return {name for name, true in holds.items() if true}
 
@@ -131,7 +131,7 @@ def _match(include: list[dict], objects: list[Object]) -> tuple[list[list[Object
 
 
 def _objects(segments: Segments, rows: int) -> list[list[Object]]:
-    patches, kind, angle = _templates()
+    patches, kind, angle = shape_templates()
     correlation = segments.patch @ patches.T if len(segments.row) else np.zeros((0, len(kind)), np.float32)
     best = correlation.argmax(1)
     matched = correlation.max(1, initial=0) >= _MIN_CORRELATION
@@ -142,26 +142,3 @@ def _objects(segments: Segments, rows: int) -> list[list[Object]]:
         place = (float(segments.x[i]), float(segments.y[i]), radius, float(angle[best[i]]))
         objects[row].append(Object(shape, PAINTS[segments.paint[i]], *place))
     return objects
-
-
-@cache
-def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Patches ``[N, PATCH * PATCH]`` of all shapes at many angles, radii and blurs; their shapes and angles ``[N]``."""
-    from scipy.ndimage import gaussian_filter
-
-    rng = np.random.default_rng(0)
-    patches, kinds, angles = [], [], []
-    for radius in (3.6, 4.2, 4.8, 5.5, 6.3, 8, 11, 15):
-        size = round(2.5 * radius) + 6
-        for shape in SHAPES:
-            steps = 4 if shape in ("circle", "ring") else 16
-            turned = np.repeat(np.arange(steps) / steps * 2 * np.pi * _SYMMETRY[shape], 2)
-            places = 0.5 + rng.uniform(-0.5, 0.5, (len(turned), 2)) / size
-            scenes = [Scene((Object(shape, "black", x, y, radius / size, a),)) for (x, y), a in zip(places, turned)]
-            sharp = render(scenes, size).astype(np.float32)
-            for sigma in (0, 0.7):
-                soft = gaussian_filter(sharp, (0, sigma, sigma, 0)) if sigma else sharp
-                patches.append(segment(soft).patch)
-                kinds.append(np.full(len(turned), SHAPES.index(shape)))
-                angles.append(turned)
-    return np.concatenate(patches), np.concatenate(kinds), np.concatenate(angles)

@@ -13,10 +13,10 @@ from saccade.core import Problem
 from saccade.models.tables import object_of
 from saccade.worlds.shapes.captions import TRAIN_WORDINGS, caption, interpret
 from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
-from saccade.worlds.text_files import need, parse_lines, text_of
+from saccade.worlds.text_files import ensure, parse_lines, text_of
 
 
-def problems(
+def sample_problems(
     count: int,
     seed: int,
     tags: Sequence[str] = TAGS,
@@ -76,12 +76,12 @@ def _metadata(line: str) -> tuple[str, Meaning | None]:
     meaning = {"tag": entry["tag"], "include": [], **given}
     if meaning["tag"] == "text":
         word = meaning.get("text")
-        need(isinstance(word, str) and word.strip() != "", f"text {word!r} must be the word to write")
+        ensure(isinstance(word, str) and word.strip() != "", f"text {word!r} must be the word to write")
     else:
-        need(bool(meaning["include"]), "include must name at least one thing")
+        ensure(bool(meaning["include"]), "include must name at least one thing")
     for name in ("include", "exclude"):
         things = meaning.get(name, [])
-        need(isinstance(things, list), f"{name} {things!r} must be a list")
+        ensure(isinstance(things, list), f"{name} {things!r} must be a list")
         for at, thing in enumerate(things):
             _check(thing, f"{name}[{at}]", at)
     return entry["prompt"], meaning
@@ -89,13 +89,13 @@ def _metadata(line: str) -> tuple[str, Meaning | None]:
 
 def _check(thing: Any, where: str, at: int) -> None:
     """Check one thing of include or exclude; a relation may refer only to a thing named before it."""
-    need(isinstance(thing, dict), f"{where} {thing!r} must be an object with class and count")
-    need(isinstance(thing.get("class"), str), f"{where} has class {thing.get('class')!r}, a text is needed")
+    ensure(isinstance(thing, dict), f"{where} {thing!r} must be an object with class and count")
+    ensure(isinstance(thing.get("class"), str), f"{where} has class {thing.get('class')!r}, a text is needed")
     count = thing.get("count")
-    need(type(count) is int and count > 0, f"{where} has count {count!r}, a positive whole number is needed")
-    need(isinstance(thing.get("color", ""), str), f"{where} has color {thing.get('color')!r}, a text is needed")
+    ensure(type(count) is int and count > 0, f"{where} has count {count!r}, a positive whole number is needed")
+    ensure(isinstance(thing.get("color", ""), str), f"{where} has color {thing.get('color')!r}, a text is needed")
     if "position" in thing:
         relation = thing["position"]
         valid = isinstance(relation, list) and len(relation) == 2 and isinstance(relation[0], str)
         valid = valid and type(relation[1]) is int and 0 <= relation[1] < at
-        need(valid, f"{where} has position {relation!r}, a relation and the number of an earlier thing are needed")
+        ensure(valid, f"{where} has position {relation!r}, a relation and the number of an earlier thing are needed")

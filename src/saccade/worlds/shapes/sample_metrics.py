@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import Sampler, seeds
-from saccade.math.pixels import to_unit
+from saccade.core import Sampler
+from saccade.math.pixels import to_float
+from saccade.random import numpy_generator, seeds
 from saccade.rewards.learned.reward_model import RewardModel
 from saccade.training.groups import repeat_for_groups
 from saccade.worlds import shapes
@@ -65,7 +65,9 @@ class SampleMetrics:
     def __call__(self, sampler: Sampler, group_size: int = 16) -> dict[str, float]:
         """The metrics of ``group_size`` pictures of each prompt."""
         prompts = replace(self.task, held_out_size=self.prompts).held_out_problems()["train wording"]
-        problems, seeds_B, group_B = repeat_for_groups(prompts, seeds(self.eval_seed, len(prompts)), group_size)
+        problems, seeds_B, group_B = repeat_for_groups(
+            prompts, seeds(self.eval_seed, len(prompts), "sample metrics"), group_size
+        )
         cuts = torch.arange(len(problems)).split(self.rows)
         parts = [sampler([problems[i] for i in cut.tolist()], seeds_B[cut]) for cut in cuts]
         pictures = torch.cat([part.outputs for part in parts])
@@ -79,6 +81,6 @@ class SampleMetrics:
     def _rendered(self) -> Tensor:
         """Pictures ``[scenes, 3, size, size]`` of held-out scenes."""
         scenes, _ = shapes.sample_scenes(
-            self.scenes, np.random.default_rng(self.scenes_seed), self.task.tags, "held_out"
+            self.scenes, numpy_generator(self.scenes_seed, "real scenes"), self.task.tags, "held_out"
         )
-        return to_unit(shapes.render(scenes, self.size))
+        return to_float(shapes.render(scenes, self.size))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Rollout, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
 from saccade.rewards.registry import reward
 from saccade.rewards.rubric import judge, per_tag
@@ -41,12 +41,14 @@ class DrawingTask:
     """Number of training prompts sampled from the embedded world."""
     held_out_size: int = 96
     """Number of held-out prompts of the embedded world, in each wording."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> list[Problem]:
         """The prompts to train on."""
         if self.prompts != "shapes":
             return shapes.load_prompts(self.prompts)
-        return shapes.problems(self.train_size, seed, self.tags, self._wordings(shapes.TRAIN_WORDINGS), "train")
+        return shapes.sample_problems(self.train_size, seed, self.tags, self._wordings(shapes.TRAIN_WORDINGS), "train")
 
     def held_out_problems(self) -> dict[str, list[Problem]]:
         """Prompts that are never trained on, by name of the set; sets of the embedded world share their meanings."""
@@ -54,7 +56,7 @@ class DrawingTask:
             return {"held out": shapes.load_prompts(self.held_out)} if self.held_out else {}
         sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
         return {
-            name: shapes.problems(self.held_out_size, HELD_OUT_SEED, self.tags, wordings, "held_out")
+            name: shapes.sample_problems(self.held_out_size, self.held_out_seed, self.tags, wordings, "held_out")
             for name, wordings in sets.items()
         }
 
@@ -64,26 +66,26 @@ class DrawingTask:
         judge(rollout, {name: reward(name) for name in names}, may_abstain=names if len(self.rewards) > 1 else MONITORS)
         return per_tag(rollout.rewards, self.assigned_rewards(rollout))
 
-    def score(self, sampler: Sampler, log: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean reward of each set of held-out prompts, and the mean sharpness; prompts and seeds are always the same.
+    def score(self, sampler: Sampler, log: LogSamples | None = None, rows: int = 128) -> ProblemScores:
+        """Reward of each held-out prompt by set, and the sharpness; prompts and seeds are always the same.
 
-        ``sampler`` makes one picture of each prompt, ``rows`` at a time. ``log`` is given some
-        pictures of each set with their scores.
+        ``sampler`` makes one picture of each prompt, ``rows`` at a time. ``log`` is given some pictures of each set
+        with their scores.
         """
         sets = score(self.held_out_problems(), sampler, self.judge, rows)
         if log:
             for name, (parts, reward_B) in sets.items():
                 log(name, logged_samples(parts[0], reward_B))
-        means = {name: float(reward_B.nanmean()) for name, (_, reward_B) in sets.items()}
+        scores: ProblemScores = {name: reward_B for name, (_, reward_B) in sets.items()}
         if strict := STRICT.get(self.rewards[0]):
             strict_B = {name: torch.cat([reward(strict)(part) for part in parts]) for name, (parts, _) in sets.items()}
-            means |= {f"{name}, strict": float(reward_B.nanmean()) for name, reward_B in strict_B.items()}
+            scores |= {f"{name}, strict": reward_B for name, reward_B in strict_B.items()}
         if sets:
-            sharpness_B = torch.cat([part.rewards["sharpness"] for parts, _ in sets.values() for part in parts])
-            means["sharpness"] = float(sharpness_B.nanmean())
-        return means
+            parts = [part for found, _ in sets.values() for part in found]
+            scores["sharpness"] = torch.cat([part.rewards["sharpness"] for part in parts])
+        return scores
 
-    def score_by_tag(self, sampler: Sampler) -> dict[str, float]:
+    def score_by_tag(self, sampler: Sampler) -> ProblemScores:
         """The scores of `score`, and the mean of the first reward for each tag over all sets."""
         rollouts: list[Rollout] = []
 
@@ -120,7 +122,7 @@ def pictures_of(sampler: Sampler, prompts: Sequence[str], seeds_B: Tensor) -> li
     return [{"prompt": prompt, "image": picture} for prompt, picture in zip(prompts, rollout.outputs)]
 
 
-def evaluate(cfg: Any, policies: Mapping[str, Any]) -> dict[str, float]:
+def evaluate(cfg: Any, policies: Mapping[str, Any]) -> ProblemScores:
     """Evaluation of a recipe: scores of held-out prompts by greedy sampling; prompts and seeds are always the same."""
     return cfg.task.score(policies["policy"].greedy().rollout)
 

@@ -20,7 +20,7 @@ from saccade.models.tables import object_of, read_text
 from saccade.worlds.sketches.pairs import SketchPairs
 from saccade.worlds.sketches.strokes import Sketch, fit_to_canvas, from_stroke5
 from saccade.worlds.sketches.svg import sketch_from_svg
-from saccade.worlds.text_files import error_at, file_of, need, parse_lines
+from saccade.worlds.text_files import ensure, error_at, file_of, parse_lines
 
 COORDINATES = ("offsets", "absolute")
 
@@ -65,7 +65,7 @@ def _entry(text: str, file: Path) -> tuple[Sketch, Path, str]:
     entry = object_of(text)
     sketch, photo = (file_of(entry, name, file.parent) for name in ("sketch", "photo"))
     coordinates = entry.get("coordinates", COORDINATES[0])
-    need(coordinates in COORDINATES, f"coordinates {coordinates!r} are none of {', '.join(COORDINATES)}")
+    ensure(coordinates in COORDINATES, f"coordinates {coordinates!r} are none of {', '.join(COORDINATES)}")
     return load_sketch(sketch, coordinates == "absolute"), photo, str(entry.get("source", file.stem))
 
 
@@ -75,7 +75,7 @@ def load_sketch(path: Path, absolute: bool = False) -> Sketch:
         if path.suffix.lower() == ".svg":
             return fit_to_canvas(sketch_from_svg(read_text(path)))
         return fit_to_canvas(from_stroke5(_stroke5(np.load(path, allow_pickle=False), absolute)))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, MemoryError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 

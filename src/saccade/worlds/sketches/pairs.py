@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from saccade.core import Problem
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.worlds.sketches.drawing import draw_objects
 from saccade.worlds.sketches.objects import random_objects
 from saccade.worlds.sketches.photos import render_photos
 from saccade.worlds.sketches.strokes import Sketch
-from saccade.worlds.splits import stream
+from saccade.worlds.splits import split_rng
 
 
 class Indexed(Protocol):
@@ -45,7 +45,7 @@ class SketchPairs:
 
     def pixels(self, photo_B: Tensor) -> Tensor:
         """Photos by their indices, in [0, 1] ``[B, 3, size, size]``."""
-        return to_unit(np.stack([self.photos[i] for i in photo_B.tolist()]))
+        return to_float(np.stack([self.photos[i] for i in photo_B.tolist()]))
 
     def split(self, count: int) -> tuple[SketchPairs, SketchPairs]:
         """The pairs of all but the last ``count`` photos, and those of the last ones.
@@ -83,7 +83,7 @@ def generate_pairs(count: int, sketches_each: int, seed: int, split: str, size: 
 
     Splits ("train", "held_out") share no random numbers.
     """
-    rng = stream(seed, split)
+    rng = split_rng(seed, split)
     objects = random_objects(count, rng)
     photos = render_photos(objects, size, rng)
     sketches = [sketch for _ in range(sketches_each) for sketch in draw_objects(objects, rng)]

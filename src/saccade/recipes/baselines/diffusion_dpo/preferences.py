@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.pictures import open_picture
 from saccade.models.tables import object_of
-from saccade.worlds.text_files import need, parse_lines
+from saccade.worlds.text_files import ensure, parse_lines
 
 FIELDS = ("prompt", "chosen", "rejected")
 
@@ -40,7 +40,7 @@ def open_pairs(problems: Sequence[Problem], size: int) -> Tensor:
 def _entry(line: str) -> dict[str, Any]:
     entry = object_of(line)
     for name in FIELDS:
-        need(isinstance(entry.get(name), str), f"no text '{name}'; a line holds {', '.join(FIELDS)}")
+        ensure(isinstance(entry.get(name), str), f"no text '{name}'; a line holds {', '.join(FIELDS)}")
     return entry
 
 
@@ -48,5 +48,5 @@ def _center_crop(picture: np.ndarray, size: int) -> Tensor:
     """The central square of a picture uint8 ``[H, W, 3]``, resized: ``[3, size, size]``."""
     edge = min(picture.shape[:2])
     top, left = ((side - edge) // 2 for side in picture.shape[:2])
-    square = to_unit(picture[top : top + edge, left : left + edge])[None]
+    square = to_float(picture[top : top + edge, left : left + edge])[None]
     return torch.nn.functional.interpolate(square, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)

@@ -28,19 +28,19 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
-from saccade.core import LogSamples, Problem, Rollout, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
+from saccade.random import stream
 from saccade.recipes.drawing_code.rlrf.determinism import RenderDeterminism
 from saccade.recipes.drawing_code.rlrf.encoders import program_rewards
 from saccade.rewards.render import rendering
 from saccade.rewards.render.strip_text import strip_text
 from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.run import Run
-from saccade.training.settings import AdamW, Batch, Flat, Schedule
+from saccade.training.settings import AdamW, Batch, Flat, Schedule, StageSteps
 from saccade.worlds.programs.task import ProgramTask, sample_programs
 
 
@@ -48,11 +48,11 @@ from saccade.worlds.programs.task import ProgramTask, sample_programs
 class SupervisedStage:
     """Supervised fine-tuning on reference programs."""
 
-    steps: int = 120
+    steps: StageSteps = 120
     """Training steps of the first stage; 0 skips it, for a model that can write programs already."""
     batch: int = 32
     """Number of reference programs in a batch, over all processes."""
-    rise: float = 0.05
+    warmup_ratio: float = 0.05
     """Fraction of the steps over which the learning rate rises; it then falls linearly (`optim.warmup` is unused)."""
     final_lr: float = 0.1
     """Learning rate at the end, as a fraction of its peak."""
@@ -86,6 +86,8 @@ class Settings:
     """Tokens by which a sampled program may exceed the longest reference of its batch."""
     candidates: int = 8
     """Sampled programs of which the best is scored, before and after; 1 scores the greedy program alone."""
+    candidates_size: int = 64
+    """Held-out problems of the embedded world of which the best sampled program is scored."""
     rerender_every: int = 100
     """One in this number of different programs is rendered again at the end, to measure determinism."""
 
@@ -140,15 +142,15 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     policy = policies(cfg)["policy"]
     problems = cfg.task.training(cfg.seed)
     if cfg.sft.steps:
-        feed, learner = supervised(cfg, policy, problems, cfg.sft.steps)
+        feed, learner = supervised(cfg, policy, problems, cfg.sft.steps, stream(cfg.seed, "sft"))
         fit(feed, learner, run.stage("sft"), replace(cfg.schedule, steps=cfg.sft.steps), state={"policy": policy})
     determinism = RenderDeterminism(cfg.rerender_every)
     if cfg.method == "sft":
-        feed, learner = supervised(cfg, policy, problems, cfg.schedule.steps)
+        feed, learner = supervised(cfg, policy, problems, cfg.schedule.steps, cfg.seed)
     else:
         feed, learner = reinforcement(cfg, policy, problems, determinism, run)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> ProblemScores:
         scores = held_out_scores(cfg, policy, run.show(step), step in (0, cfg.schedule.steps))
         rerendered = determinism.recorded and step == cfg.schedule.steps
         return scores | ({"identical re-renders": determinism.match_rate()} if rerendered else {})
@@ -157,7 +159,9 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     return fit(feed, learner, run, cfg.schedule, state=state, evaluate=evaluate)
 
 
-def supervised(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], steps: int) -> tuple[OnPolicy, Updates]:
+def supervised(
+    cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], steps: int, seed: int
+) -> tuple[OnPolicy, Updates]:
     """Supervised fine-tuning on reference programs for ``steps`` steps: feed and learner."""
     untempered = replace(policy, temperature=1.0)
 
@@ -165,9 +169,9 @@ def supervised(cfg: Settings, policy: TokenPolicy, problems: Sequence[Problem], 
         return teacher_forced(untempered, problems, [problem.answer["code"] for problem in problems])
 
     batch = Batch(prompts_per_step=cfg.sft.batch, micro_rows=cfg.batch.micro_rows)
-    lr = rise_and_fall(steps, int(steps * cfg.sft.rise), cfg.sft.final_lr)
+    lr = linear_schedule_with_warmup(steps, int(steps * cfg.sft.warmup_ratio), cfg.sft.final_lr)
     update = cfg.sft.optim.update("references", SupervisedLoss(untempered), policy.trained, schedule=lr)
-    return batch.feed(problems, collect, cfg.seed), batch.learner(update)
+    return batch.feed(problems, collect, seed), batch.learner(update)
 
 
 def reinforcement(
@@ -196,13 +200,15 @@ def reinforcement(
 
 def held_out_scores(
     cfg: Settings, policy: TokenPolicy, show: LogSamples | None = None, best: bool = True
-) -> dict[str, float]:
+) -> ProblemScores:
     """Rewards and monitors of held-out programs: greedy ones and, with ``best``, the best of several samples."""
     rewards = program_rewards(policy, cfg.encoder)
     scores = cfg.task.score(policy.greedy().rollout, rewards, show)
     if not best or cfg.candidates == 1:
         return scores
-    best_of = replace(cfg.task, larger_size=0).score(best_candidate(cfg, policy), rewards)
+    count = min(cfg.candidates_size, cfg.task.held_out_size)
+    few = replace(cfg.task, larger_size=0, held_out_size=count)
+    best_of = few.score(best_candidate(cfg, policy), rewards)
     return scores | {f"best of {cfg.candidates}, {name}": value for name, value in best_of.items()}
 
 
@@ -213,7 +219,7 @@ def best_candidate(cfg: Settings, policy: TokenPolicy) -> Sampler:
     return BestOf(replace(policy, temperature=0.5, top_p=0.9).rollout, reward, cfg.candidates)
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> ProblemScores:
     """Rewards and monitors of held-out programs."""
     return held_out_scores(cfg, policies["policy"])
 
@@ -244,6 +250,7 @@ CLAIMS = (
     Claim(
         "pixels are at most 0.75 times as wrong as after supervised training",
         lambda arm: 0.75 * arm["RLRF"]["held out, error@0"] - arm["RLRF"]["held out, error"],
+        origin="design",
     ),
     Claim(
         "and at most 0.85 times as wrong as after more of it",
@@ -252,10 +259,12 @@ CLAIMS = (
     Claim(
         "which had at least 0.9 of the time",
         lambda arm: second_stage_seconds(arm["more SFT"]) / second_stage_seconds(arm["RLRF"]) - 0.9,
+        origin="sanity",
     ),
     Claim(
         "programs have at most 0.9 of the reference's length",
         lambda arm: 0.9 - arm["RLRF"]["held out, length_ratio"],
+        origin="design",
     ),
     Claim(
         "and are shorter than without the reward for length",
@@ -264,6 +273,7 @@ CLAIMS = (
     Claim(
         "98 of 100 programs draw something",
         lambda arm: arm["RLRF"]["held out, validity"] - 0.98,
+        origin="sanity",
     ),
     Claim(
         "pictures of more shapes than were trained on are at most 0.9 times as wrong as after more supervised training",

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.core import seeded
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.device import device_of
 from saccade.models.loading import loading_errors, locate, read_config, silence
+from saccade.random import initialized
 
 INIT_STD = 0.06
 """Standard deviation of initial weights; at these widths the usual 0.02 learns slowly."""
@@ -94,7 +94,7 @@ class Captioner:
     def pixels(self, pictures: np.ndarray) -> Tensor:
         """Pictures in the size and normalization of the model's processor: ``[n, 3, size, size]``."""
         images = self.processor.image_processor
-        x = to_unit(torch.as_tensor(pictures).to(self.model.device))
+        x = to_float(torch.as_tensor(pictures).to(self.model.device))
         size = (images.size["height"], images.size["width"])
         if tuple(x.shape[2:]) != size:
             x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
@@ -166,7 +166,7 @@ class BlipSizes:
     """Sizes of a small captioner with random weights."""
 
     picture: int = 48
-    """Side of its pictures in pixels."""
+    """Side of the pictures in pixels."""
     patch: int = 16
     """Side of a patch in pixels."""
     width: int = 128
@@ -205,7 +205,7 @@ def build_captioner(words: Sequence[str], length: int, sizes: BlipSizes = BlipSi
     vision = BlipVisionConfig(
         image_size=sizes.picture, patch_size=sizes.patch, num_hidden_layers=sizes.vision_layers, **shared
     )
-    with seeded(seed):
+    with initialized(seed, "captioner"):
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
     processor = _processor(tokenizer, size={"height": sizes.picture, "width": sizes.picture})
     return Captioner(model.eval(), processor, length)

@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from saccade.core import Environment, Observation, Step
 from saccade.envs.wrapper import EnvironmentWrapper
+from saccade.random import numpy_generator
 
 CaptionModel = Callable[[np.ndarray], np.ndarray]
 """Pictures uint8 ``[n, H, W, 3]`` -> captions as token ids int64 or features float32 ``[n, L]``."""
@@ -103,7 +104,7 @@ def shuffled(bank: Callable[[], np.ndarray]) -> CaptionControl:
 
     def sample(seed_n: np.ndarray, refresh_n: np.ndarray) -> np.ndarray:
         size, pairs = len(bank()), zip(seed_n, refresh_n)
-        index = [np.random.default_rng([int(seed), int(k), 3]).integers(size) for seed, k in pairs]
+        index = [numpy_generator(int(seed), "caption of another time", int(k)).integers(size) for seed, k in pairs]
         return bank()[index]
 
     return sample

@@ -14,10 +14,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.core import seeded
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 from saccade.models.control.networks import MLP, FeatureExtractor, orthogonal
 from saccade.policies.actor_critic import ActorCritic, Gaussian
+from saccade.random import initialized
 
 TOKEN_FEATURES = 32
 """Numbers in the embedding of a token."""
@@ -27,8 +27,7 @@ SCALAR_FEATURES = 16
 
 
 class Fusion(FeatureExtractor):
-    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, MultiDiscrete token
-    ids.
+    """Observations by name ``[N, ...]`` to features ``[N, size]``: uint8 pictures, float vectors, token ids.
 
     ``width`` is the number of features of each vector and of each caption. ValueError for any other space, and for
     pictures that are too small.
@@ -65,7 +64,7 @@ class PictureEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, picture_N: Tensor) -> Tensor:
-        return self.layers(to_unit(picture_N)).flatten(1)
+        return self.layers(to_float(picture_N)).flatten(1)
 
 
 def _part(name: str, space: spaces.Space, width: int, channels: Sequence[int]) -> tuple[nn.Module, int]:
@@ -92,7 +91,7 @@ def build_fusion_policy(
     observation: spaces.Dict, action: spaces.Box, channels: tuple[int, ...], log_std: float, seed: int
 ) -> ActorCritic:
     """An actor-critic of one layer each on the fusion of all observations, its weights initialized from ``seed``."""
-    with seeded(seed):
+    with initialized(seed, "actor and critic"):
         trunk, head = Fusion(observation, channels=channels), Gaussian(action.shape[0], log_std)
         actor, critic = MLP((trunk.size, head.outputs), gain=0.01), MLP((trunk.size, 1))
     return ActorCritic(trunk, actor, critic, head)

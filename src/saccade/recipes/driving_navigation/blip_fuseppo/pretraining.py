@@ -1,16 +1,16 @@
-"""The captioner and its pre-training: a model from elsewhere, or a small one that is trained on pictures of training
-roads.
-"""
+"""The captioner and its pre-training: a given BLIP, or a small one trained on pictures of training roads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from saccade.core import Loss, Problem, Rollout, seeds
+from saccade.core import Loss, Problem, Rollout, Run
 from saccade.envs.lane import LENGTH, WORDS
 from saccade.envs.lane.scenes import scenes
+from saccade.random import stream
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
     BlipSizes,
     Captioner,
@@ -18,10 +18,9 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
     load_captioner,
 )
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, caption_accuracy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.run import Run
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 
 PLACES = 4
 """Pictures of one road in a batch: generating a road takes longer than a picture."""
@@ -32,7 +31,7 @@ class CaptionerConfig:
     """The model that writes captions of the road ahead."""
 
     model: str = ""
-    """A BLIP by hub id or folder; empty for a small one that is pre-trained in the first stage."""
+    """Hub id or folder of a BLIP; empty pre-trains a small BLIP in the first stage."""
     prompt: str = ""
     """Text that begins every caption."""
     length: int = LENGTH + 1
@@ -41,11 +40,11 @@ class CaptionerConfig:
     """Number of beams in beam search; 1 decodes greedily."""
     no_repeat_ngram_size: int = 0
     """Length of token sequences that may not be repeated in a caption; 0 allows all."""
-    precision: str = "float32"
-    """Precision of the weights of a model from elsewhere: float32, float16 or bfloat16."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the weights of a model from elsewhere, which is not trained; float16 is for a GPU."""
     device: str = "cpu"
-    """Device of a model from elsewhere: cpu, cuda or auto."""
-    steps: int = 600
+    """Device of a BLIP from a hub id or a folder: cpu, cuda or auto."""
+    steps: StageSteps = 600
     """Number of training steps of the first stage."""
     batch_size: int = 128
     """Number of pictures with captions in a batch of the first stage, four of each road."""
@@ -69,7 +68,7 @@ def pretrain(cfg: CaptionerConfig, captioner: Captioner, task: LaneTask, seed: i
     lane, test_lane = task.world(cfg.batch_size // PLACES), task.world(cfg.test_pictures)
 
     def feed(step: int) -> Rollout:
-        pictures, captions = scenes(lane, int(seeds(seed, 1, key=step)), places=PLACES)
+        pictures, captions = scenes(lane, stream(seed, "captioned scenes", step), places=PLACES)
         return Rollout(
             problems=[Problem(i, "caption of the road ahead", caption) for i, caption in enumerate(captions)],
             decisions={"picture_B": torch.from_numpy(pictures)},
@@ -83,7 +82,7 @@ def pretrain(cfg: CaptionerConfig, captioner: Captioner, task: LaneTask, seed: i
         total, count = captioner.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
         return Loss(total, count.float())
 
-    schedule = rise_and_fall(cfg.steps, cfg.steps // 15, 0.05)
+    schedule = linear_schedule_with_warmup(cfg.steps, cfg.steps // 15, 0.05)
     fit(
         feed,
         Updates([cfg.optim.update("captions", loss, captioner.parameters(), schedule=schedule)]),

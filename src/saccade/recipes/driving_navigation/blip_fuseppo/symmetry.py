@@ -17,7 +17,7 @@ from saccade.core import LikelihoodPolicy, Rollout, RolloutFeed
 from saccade.training.feeds import join
 
 SymmetryMap = Mapping[str, Callable[[Tensor], Tensor]]
-"""Names of decisions ("seen.image_BT", "action_BT") -> the function that mirrors them; all others do not change."""
+"""Names of decisions ("observation.image_BT", "action_BT") -> the function that mirrors them; others do not change."""
 
 
 @torch.no_grad()

@@ -12,11 +12,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from saccade.core import ActingPolicy, Environment, LogSamples, Rollout
+from saccade.core import ActingPolicy, Environment, LogSamples, ProblemScores, Rollout, Run
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
 from saccade.envs.lane.scenes import scenes
 from saccade.envs.task import episode_scores, evaluate_episodes, record_video
+from saccade.evaluation.scoring import HELD_OUT_SEED
+from saccade.random import numpy_generator, stream
 from saccade.recipes.driving_navigation.blip_fuseppo.captioner import Captioner
 from saccade.recipes.driving_navigation.blip_fuseppo.captions import (
     CaptionControl,
@@ -27,7 +29,6 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captions import (
 from saccade.recipes.driving_navigation.blip_fuseppo.pid import PIDObservation
 from saccade.recipes.driving_navigation.blip_fuseppo.symmetry import SymmetryMap
 from saccade.training import distributed
-from saccade.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class LaneTask:
     pid_hint: bool = True
     """Let the policy observe the advice of a PID controller."""
     captions: Literal["none", "captioner", "shuffled", "constant"] = "captioner"
-    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random
-    ones.
-    """
+    """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random."""
     caption_every: int = 10
     """Environment steps between captions."""
     test_episodes: int = 100
     """Number of test episodes, on roads and in weathers that training never has."""
+    held_out_seed: int = 0
+    """Number of the first test road among the held-out ones; a check takes others for every training seed."""
     test_rows: int = 25
     """Number of test episodes that run side by side."""
     video_episodes: int = 4
@@ -78,10 +79,11 @@ class LaneTask:
 
     def score(
         self, policy: ActingPolicy, captioner: Captioner | None, seed: int, show: LogSamples | None = None
-    ) -> dict[str, float]:
+    ) -> ProblemScores:
         """Scores of the test episodes, acted greedily; ``show`` is given the first ones as videos from above."""
         environment = self.make(min(self.test_rows, self.test_episodes), captioner, seed)
-        roads = list(HELD_OUT[: self.test_episodes])
+        first = self.held_out_seed % (len(HELD_OUT) - self.test_episodes)
+        roads = list(HELD_OUT[first : first + self.test_episodes])
         return lane_scores(evaluate_episodes(environment, policy, roads, "position", self.video_episodes, show))
 
     def record_video(
@@ -93,28 +95,28 @@ class LaneTask:
     def symmetry(self, captioner: Captioner | None) -> SymmetryMap:
         """The functions that mirror observations and actions."""
         functions: dict[str, Callable[[Tensor], Tensor]] = {
-            "seen.image_BT": lambda x: x.flip(-2),
-            "seen.lidar_BT": lambda x: x.flip(-1),
+            "observation.image_BT": lambda x: x.flip(-2),
+            "observation.lidar_BT": lambda x: x.flip(-1),
             "action_BT": lambda x: x * torch.tensor([-1.0, 1.0]),
         }
         if self.pid_hint:
-            functions["seen.hint_BT"] = torch.neg
+            functions["observation.hint_BT"] = torch.neg
         if self.captions != "none":
             mirrored = mirror_ids(_required(captioner))
-            functions["seen.caption_BT"] = lambda ids: mirrored[ids]
+            functions["observation.caption_BT"] = lambda ids: mirrored[ids]
         return functions
 
     def _control(self, captioner: Captioner, seed: int) -> CaptionControl | None:
         if self.captions == "captioner":
             return None
-        rng = np.random.default_rng([seed, 5])
+        rng = numpy_generator(seed, "constant caption")
         if self.captions == "shuffled":
             return shuffled(lambda: caption_bank(captioner, self, seed))
         symmetric = np.flatnonzero(mirror_ids(captioner).numpy() == np.arange(captioner.vocab_size))
         return constant(rng.choice(symmetric, captioner.length))
 
 
-def lane_scores(episodes: Sequence[Episode]) -> dict[str, float]:
+def lane_scores(episodes: Sequence[Episode]) -> ProblemScores:
     """Scores of episodes, with equal weights: of the lateral error in metres "rmse", "std" of its absolute value and
     "nrmse" in lane widths; share of episodes that reached the end, returns, captions per step, "rmse" in each weather.
     """
@@ -145,7 +147,7 @@ def caption_bank(captioner: Captioner, task: LaneTask, seed: int, size: int = 10
     """Captions that the captioner writes of places anywhere on training roads: ids ``[size, L]``."""
     lane = replace(task, lane_error="exact").world(rows)
     parts = range(-(-size // rows))
-    return np.concatenate([captioner(scenes(lane, seed + 7919 * (part + 1))[0]) for part in parts])[:size]
+    return np.concatenate([captioner(scenes(lane, stream(seed, "caption bank", part))[0]) for part in parts])[:size]
 
 
 def mirror_ids(captioner: Captioner) -> Tensor:
@@ -157,11 +159,9 @@ def mirror_ids(captioner: Captioner) -> Tensor:
     return mirrored
 
 
-def caption_accuracy(captioner: Captioner, lane: Lane, seed: int = 0) -> dict[str, float]:
-    """Share of correct captions, and of correct words by what they describe, on held-out roads and in their
-    weathers.
-    """
-    pictures, targets = scenes(lane, seed, held_out=True)
+def caption_accuracy(captioner: Captioner, lane: Lane) -> dict[str, float]:
+    """Share of correct captions, and of correct words by topic, on held-out roads and in their weathers."""
+    pictures, targets = scenes(lane, HELD_OUT_SEED, held_out=True)
     written, wanted = ([text.split() for text in texts] for texts in (captioner.decode(captioner(pictures)), targets))
     parts = {"weather": (0,), "soon": (2, 3), "later": (5,), "object": (6, 7)}
     share = lambda places: float(

@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.dmd import dmd_weight, time_and_noise
-from saccade.core import Collect, Loss, Problem, Question, Reward, Rollout, noise, spawn
+from saccade.core import Collect, Loss, Problem, Question, Reward, Rollout
 from saccade.math.flow import add_noise, to_data
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
+from saccade.random import stream
 from saccade.training.settings import AdamW
-
-_MATCHING_NOISE = 1 << 25
-"""Key of the noise under which distributions are compared."""
 
 LossAndGradient = tuple[Tensor, Tensor]
 """A loss of each row ``[B]`` and its gradient with respect to the latents ``[B, C, h, w]``."""
@@ -37,8 +35,7 @@ class NPEdit:
     """How an editor is trained without pairs, and how the score of its results is learned beside it."""
 
     judge_weight: float = 1.0
-    """Weight of the judge's loss, in units in which the gradients of judge and matching are equally long at the start.
-    """
+    """Weight of the judge's loss; at 1 its gradient and that of distribution matching have one norm at the start."""
     matching_weight: float = 3.0
     """Weight of distribution matching."""
     identity: bool = True
@@ -52,13 +49,13 @@ class NPEdit:
     max_t: float = 0.98
     """Highest diffusion time at which distributions are compared (1 = noise)."""
     score_updates: int = 1
-    """Updates of the score network for each update of the editor; each training step has one of the former."""
+    """Updates of the score network for each update of the editor; a training step updates the score network once."""
     score_optim: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup=5)
 
     def networks(self, flow: FlowModel, editor: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
         """The score network and the frozen text-to-image model, which take captions of the result and no picture."""
         plain = replace(flow, guidance=1.0)
-        fake = build_flow_policy(plain, (), seed, share_with=editor)
+        fake = build_flow_policy(plain, (), stream(seed, "score network"), share_with=editor)
         real = build_frozen_policy(replace(plain, guidance=self.reference_guidance), share_with=editor)
         return replace(fake, prompt=result_caption), replace(real, prompt=result_caption)
 
@@ -117,7 +114,7 @@ class UnpairedLoss:
     @torch.no_grad()
     def matching_loss(self, rollout: Rollout, x0: Tensor) -> LossAndGradient:
         """1/2 mean g^2 with g = (fake - real) / mean |x0 - real|; its gradient is g / N with g as a constant."""
-        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, _MATCHING_NOISE, self.cfg.min_t, self.cfg.max_t)
+        t_B, eps = time_and_noise(rollout.extras["seed_B"], x0, "matching", self.cfg.min_t, self.cfg.max_t)
         x_t = add_noise(x0, eps, t_B)
         predict = lambda policy, guidance: to_data(x_t, policy.velocity(x_t, t_B, rollout.problems, guidance), t_B)
         fake, real = predict(self.fake, None), predict(self.real, self.cfg.reference_guidance)
@@ -140,11 +137,11 @@ def two_steps(editor: FlowPolicy, problems: Sequence[Problem], seeds_B: Tensor, 
 
     The later time is random for each row.
     """
-    eps = noise(spawn(seeds_B, 0), editor.latent_shape, editor.device)
+    eps = editor.latent_noise(seeds_B, "start")
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_first):
         x0 = _step(editor, eps, torch.ones(len(eps), device=eps.device), problems)
     t_B = editor.times[refl_timesteps(seeds_B, 1, editor.steps)].to(eps.device)
-    second = noise(spawn(seeds_B, 1), editor.latent_shape, editor.device) if editor.renoises else eps
+    second = editor.latent_noise(seeds_B, "denoising", 0) if editor.renoises else eps
     return _step(editor, add_noise(x0, second, t_B), t_B, problems)
 
 

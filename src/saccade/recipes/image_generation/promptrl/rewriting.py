@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saccade.core import LogSamples, Problem, Rollout, Sampler, spawn
+from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler
 from saccade.policies.tokens import TokenPolicy
 from saccade.rewards.rubric import judge
 from saccade.rewards.text.parsing import has_answer, tagged_answer
@@ -27,7 +27,7 @@ def sample_rewrites(
     """Rewrites of the problems at ``rows``, with the reward "format" (an answer between tags); None for no rows."""
     if not len(rows):
         return None
-    rewrites = rewriter.rollout([problems[i] for i in rows.tolist()], spawn(seeds_B[rows], 7))
+    rewrites = rewriter.rollout([problems[i] for i in rows.tolist()], seeds_B[rows])
     rewrites.group_B = group_B[rows]
     return judge(rewrites, {"format": has_answer})
 
@@ -70,7 +70,7 @@ def generate_rewritten(
 
 def score_rewritten(
     task: DrawingTask, rewriter: TokenPolicy, generate: Sampler, show: LogSamples | None = None
-) -> dict[str, float]:
+) -> ProblemScores:
     """The task's scores of held-out prompts that are rewritten before pictures are generated."""
     texts: dict[str, str] = {}
 
@@ -79,8 +79,8 @@ def score_rewritten(
         texts.update(zip((p.inputs for p in problems), rewrites))
         return rollout
 
-    def log_samples(name: str, items: list[dict[str, Any]]) -> None:
+    def log_samples(name: str, items: Sequence[Mapping[str, Any]]) -> None:
         if show:
-            show(f"{name}, rewritten", [item | {"text": texts[item["prompt"]]} for item in items])
+            show(f"{name}, rewritten", [{**item, "text": texts[item["prompt"]]} for item in items])
 
     return task.score(sampler, log_samples if show else None)

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.core import Loss, Problem, Rollout
+from saccade.core import Loss, Problem, Rollout, Run
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, build_embedder
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
 from saccade.recipes.recognition.sketch_flops.task import Embed, RetrievalTask, canvas_metrics
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, rise_and_fall
+from saccade.training.learner import Updates, linear_schedule_with_warmup
 from saccade.training.loop import fit
-from saccade.training.run import Run
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds.sketches import SketchPairs
 
 Draw = Callable[[Sequence[Problem], int], Tensor]
@@ -30,7 +29,7 @@ class EmbedderTraining:
 
     network: str = "large"
     """Network: large, small, torchvision:NAME or timm:NAME."""
-    steps: int = 300
+    steps: StageSteps = 300
     """Number of training steps."""
     batch_size: int = 48
     """Sketches in a batch, each with its photo; the photos of the other sketches are the negatives."""
@@ -47,7 +46,7 @@ class EmbedderTraining:
     ) -> None:
         """Train the network on the pairs; its retrieval on the loss's canvases is evaluated before and after."""
         held_out = task.held_out_problems()
-        schedule = rise_and_fall(self.steps, self.optim.warmup, self.final_lr)
+        schedule = linear_schedule_with_warmup(self.steps, self.optim.warmup, self.final_lr)
         update = self.optim.update("embedding", loss, list(network.parameters()), schedule=schedule)
         fit(
             OnPolicy(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.core import seeded
 from saccade.models.device import device_of
+from saccade.random import initialized
 
 _GRID = 2
 """Cells a side over which features are averaged, at any canvas, so that a coarse layout is kept."""
@@ -70,7 +70,7 @@ def build_embedder(name: str, size: int, seed: int = 0, device: str = "cpu") -> 
     New weights follow from ``seed``; ``device`` "auto" is the GPU where there is one. ValueError for an unknown name,
     and for a library that is not installed.
     """
-    with seeded(seed):
+    with initialized(seed, "embedder"):
         if name in _NETWORKS:
             features, channels = _NETWORKS[name]()
             network = Embedder(features.to(**_CHANNELS_LAST), channels, size)

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.core import Rollout, generator, spawn
-
-_GALLERY = 1 << 21
-"""Key of the seeds of random galleries."""
+from saccade.core import Rollout
+from saccade.random import generator
 
 
 def distances(query_ND: Tensor, gallery_MD: Tensor) -> Tensor:
@@ -49,20 +47,9 @@ def rank_among(distance_NM: Tensor, correct_N: Tensor, distractors: int, generat
     return rank(distance_NM.gather(1, chosen_NK), torch.zeros_like(correct_N))
 
 
-def accuracy_at(rank_N: Tensor, k: int) -> Tensor:
-    """acc@k: the fraction of queries whose rank is at most ``k``."""
-    return (rank_N <= k).double().mean()
-
-
-def mean_reciprocal_rank(rank_N: Tensor) -> Tensor:
-    """MRR: the mean of 1 / rank."""
-    return (1 / rank_N.double()).mean()
-
-
-def retrieval_metrics(rank_N: Tensor) -> dict[str, float]:
-    """acc@1, acc@5 and MRR of ranks."""
-    accuracies = {f"acc@{k}": float(accuracy_at(rank_N, k)) for k in (1, 5)}
-    return accuracies | {"MRR": float(mean_reciprocal_rank(rank_N))}
+def retrieval_metrics(rank_N: Tensor) -> dict[str, Tensor]:
+    """acc@1, acc@5 and MRR of each query ``[N]``, whose mean is the metric."""
+    return {**{f"acc@{k}": (rank_N <= k).double() for k in (1, 5)}, "MRR": 1 / rank_N.double()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +74,7 @@ class RetrievalGallery:
             return 1 / rank(distance_BM, correct_B).float()
         groups = rollout.group_B.tolist()
         first_B = torch.tensor([groups.index(group) for group in groups])
-        generators = [generator(seed) for seed in spawn(rollout.extras["seed_B"][first_B], _GALLERY).tolist()]
+        generators = [generator(seed, "gallery") for seed in rollout.extras["seed_B"][first_B].tolist()]
         return 1 / rank_among(distance_BM, correct_B, self.distractors, generators).float()
 
     def margin_reward(self, rollout: Rollout) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.core import Likelihood, Problem, Reward, Rollout, generator, seeded
+from saccade.core import Likelihood, Problem, Reward, Rollout
+from saccade.random import generator, initialized
 from saccade.recipes.recognition.sketch_flops.retrieval import RetrievalGallery
 from saccade.rewards.rubric import judge, weighted
 
@@ -109,14 +110,14 @@ class Selector:
         self, options: tuple[Any, ...], encode: Callable[[Any], Tensor], features: int, seed: int
     ) -> CategoricalPolicy:
         """A policy for sequences of ``features`` numbers that chooses uniformly; its weights follow from ``seed``."""
-        with seeded(seed):
+        with initialized(seed, "selector"):
             network = SequenceClassifier(features, self.width, len(options))
         return CategoricalPolicy(network, options, encode)
 
 
 def sample_categorical(logp_BK: Tensor, seeds_B: Tensor) -> Tensor:
     """The index of an option for each row ``[B]`` int64, by one uniform number of the row's seed."""
-    uniforms = [torch.rand((), generator=generator(seed), dtype=torch.float64) for seed in seeds_B.tolist()]
+    uniforms = [torch.rand((), generator=generator(seed, "choice"), dtype=torch.float64) for seed in seeds_B.tolist()]
     below_BK = logp_BK.double().exp().cumsum(1) < torch.stack(uniforms).to(logp_BK.device)[:, None]
     return below_BK.sum(1).clamp(max=logp_BK.shape[1] - 1)
 
@@ -177,4 +178,4 @@ class SelectorReward:
             "compute": self.compute,
             "entropy": self.entropy,
         }
-        return lambda rollout: weighted(judge(rollout, rewards).rewards, weights)
+        return lambda rollout: weighted(judge(rollout, rewards).rewards, weights, rollout.group_B)

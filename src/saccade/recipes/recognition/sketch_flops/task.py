@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.core import Problem, Rollout, seeds
+from saccade.core import Problem, ProblemScores, Rollout, Run, mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
+from saccade.random import seeds
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, FlopMeter, blank
 from saccade.recipes.recognition.sketch_flops.retrieval import RetrievalGallery, retrieval_metrics
 from saccade.recipes.recognition.sketch_flops.selector import CategoricalPolicy
-from saccade.training.run import Run
 from saccade.worlds import sketches
 from saccade.worlds.sketches import Sketch, SketchPairs
 
@@ -24,8 +25,6 @@ Embed = Callable[[Tensor], Tensor]
 
 _ROWS = 50
 """Pictures that are embedded at once."""
-_HELD_OUT_SEED = 12_345
-"""Seed of the held-out objects of the embedded world."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class RetrievalTask:
     """Number of other objects (of a file: its last photos) from which the selector learns."""
     held_out_size: int = 150
     """Number of held-out objects of the embedded world."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
     sketches_each: int = 6
     """Sketches of each training object of the embedded world; held-out objects have four."""
 
@@ -73,7 +74,7 @@ class RetrievalTask:
         """Pairs that are not trained on; None for a file without a held-out one."""
         if self.pairs != "sketches":
             return sketches.load_pairs(self.held_out, self.size) if self.held_out else None
-        return sketches.generate_pairs(self.held_out_size, 4, _HELD_OUT_SEED, "held_out", self.size)
+        return sketches.generate_pairs(self.held_out_size, 4, self.held_out_seed, "held_out", self.size)
 
     def draw(self, problems: Sequence[Problem], canvas: int) -> Tensor:
         """The sketches of problems as pictures ``[B, 3, canvas, canvas]``."""
@@ -130,16 +131,16 @@ class SelectorEvaluation:
         read = lambda sequence: policy.network(sequence, torch.tensor([sequence.shape[1]]))
         self.reading_flops = FlopMeter(read, lambda points: torch.zeros(1, points, 5))
 
-    def scores(self, run: Run | None = None, step: int = 0) -> dict[str, float]:
+    def scores(self, run: Run | None = None, step: int = 0) -> ProblemScores:
         """Scores of the greedy choices; to a run, some sketches and a table of the canvases are logged."""
         problems = self.pairs.problems()
-        rollout = self.policy.greedy().rollout(problems, seeds(0, len(problems)))
+        rollout = self.policy.greedy().rollout(problems, seeds(HELD_OUT_SEED, len(problems), "evaluation"))
         scores = choice_metrics(self.rank_NK, rollout.decisions["choice_BT"][:, 0], self.task.canvases)
         scores |= self._flops(rollout)
         if run:
             run.samples(step, "sketches", self._logged_samples(rollout))
             columns = ("pixels", "MFLOPs of the student", "acc@1 with it alone", "share of the choices")
-            rows = [_canvas_row(scores, canvas) for canvas in self.task.canvases]
+            rows = [_canvas_row(mean_scores(scores), canvas) for canvas in self.task.canvases]
             run.table("Canvases", columns, rows)
         return scores
 
@@ -170,26 +171,26 @@ def _canvas_row(scores: Mapping[str, float], canvas: int) -> list[float]:
     return [canvas, *(round(scores[f"{name}, {canvas} px"], 4) for name in ("MFLOPs", "acc@1", "share"))]
 
 
-def canvas_metrics(search: RetrievalGallery) -> dict[str, float]:
+def canvas_metrics(search: RetrievalGallery) -> ProblemScores:
     """acc@1 on every canvas, and all metrics on the last one."""
     rank_NK = search.ranks()
     each = {f"acc@1, {c} px": retrieval_metrics(rank_NK[:, k])["acc@1"] for k, c in enumerate(search.options)}
-    return each | retrieval_metrics(rank_NK[:, -1])
+    return {**each, **retrieval_metrics(rank_NK[:, -1])}
 
 
-def choice_metrics(rank_NK: Tensor, choice_N: Tensor, canvases: Sequence[int]) -> dict[str, float]:
+def choice_metrics(rank_NK: Tensor, choice_N: Tensor, canvases: Sequence[int]) -> ProblemScores:
     """Metrics of a choice of canvas for each query, of choices that ignore the query, and the choices' histogram.
 
     "shuffled choice" is the expected acc@1 when the same choices are permuted at random over the queries: that of the
     fixed canvases weighted by the histogram. "random canvas" is the one of a uniform choice. Neither needs sampling.
     """
-    accuracy_K = (rank_NK == 1).double().mean(0)
+    right_NK = (rank_NK == 1).double()
     share_K = torch.bincount(choice_N, minlength=len(canvases)).double() / len(choice_N)
-    scores = retrieval_metrics(rank_NK.gather(1, choice_N[:, None])[:, 0])
-    scores |= {"acc@1, shuffled choice": float(share_K @ accuracy_K), "acc@1, random canvas": float(accuracy_K.mean())}
-    scores["acc@1, if any canvas will do"] = float((rank_NK == 1).any(1).double().mean())
-    for canvas, accuracy, share in zip(canvases, accuracy_K.tolist(), share_K.tolist()):
-        scores |= {f"acc@1, {canvas} px": accuracy, f"share, {canvas} px": share}
+    scores: ProblemScores = {**retrieval_metrics(rank_NK.gather(1, choice_N[:, None])[:, 0])}
+    scores |= {"acc@1, shuffled choice": right_NK @ share_K, "acc@1, random canvas": right_NK.mean(1)}
+    scores["acc@1, if any canvas will do"] = right_NK.amax(1)
+    for canvas, right_N, share in zip(canvases, right_NK.T, share_K.tolist()):
+        scores |= {f"acc@1, {canvas} px": right_N, f"share, {canvas} px": share}
     return scores | {"entropy of choices": float(torch.special.entr(share_K).sum())}
 
 

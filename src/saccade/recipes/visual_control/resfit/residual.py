@@ -18,6 +18,7 @@ from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.models.control.networks import MLP
 from saccade.policies.actors import save_weights
 from saccade.recipes.visual_control.resfit.base_policy import Proposer
+from saccade.training.settings import StageSteps
 
 BASE_ACTION = "base_action"
 """Name of the observation that is the base policy's proposal."""
@@ -30,19 +31,19 @@ class Residual:
     """The residual actor, and how its critics start to learn."""
 
     scale: float = 0.2
-    """Largest correction of an action, with the range of demonstrated actions, which it widens, mapped to [-1, 1]."""
+    """Largest correction of an action, as a fraction of the half range of demonstrated actions, which it widens."""
     least_range: float = 0.1
     """Smallest width of the range of an action before it is widened."""
     noise_clip: float = 0.3
     """Largest absolute value of the exploration noise."""
     base_noise: float = 0.2
     """Largest absolute value of the uniform noise on the base policy's actions before learning starts."""
-    critic_steps: int = 2000
+    critic_steps: StageSteps = 2000
     """Gradient steps of the critics alone before the actor is trained."""
     encoder: Literal["plain", "vit"] = "plain"
     """Encoder of critics and actor: convolutions and unchanged vectors, or a small transformer for each camera."""
     error: EnsembleError = "mean of squares"
-    """Error of the Q networks; the paper's code has the squared mean of absolutes."""
+    """Error of the Q networks; the paper's code squares the mean absolute error."""
     target_bounds: tuple[float, float] | None = (0.0, 1.0)
     """Bounds to which targets are clipped, since success is worth at most 1; None does not clip."""
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.replay import CollectionSchedule
-from saccade.core import ActingPolicy, LogSamples, Rollout
+from saccade.core import ActingPolicy, LogSamples, ProblemScores, Rollout
 from saccade.envs.recordings import RecordedEpisode, add_episodes
 from saccade.envs.rescale import RescaleAction
 from saccade.envs.task import ControlTask, episode_scores, record_video
+from saccade.random import stream
 from saccade.recipes.visual_control.resfit.base_policy import BCPolicy, Proposer, ZeroProposer, propose_all
 from saccade.recipes.visual_control.resfit.residual import BASE_ACTION, BaseActionWrapper
 from saccade.training.buffers import Buffer
@@ -41,7 +42,7 @@ class ResidualTask:
         rescaled = RescaleAction(self.task.make(count), self.base.action_range)
         return BaseActionWrapper(rescaled, self.proposer(count))
 
-    def score(self, actor: ActingPolicy, show: LogSamples | None = None) -> dict[str, float]:
+    def score(self, actor: ActingPolicy, show: LogSamples | None = None) -> ProblemScores:
         """Scores of the test episodes, acted greedily: "success", "return", "length"."""
         environment = self.make(min(self.task.test_rows, self.task.test_episodes))
         return episode_scores(self.task.run_episodes(environment, actor, show))
@@ -54,7 +55,9 @@ class ResidualTask:
 def demonstrations_with_proposals(episodes: Sequence[RecordedEpisode], base: Proposer, seed: int) -> Buffer:
     """A buffer of demonstrations, whose observations include what ``base``, of one row, would have proposed."""
     buffer = Buffer(sum(len(episode["action"]) for episode in episodes), seed)
-    add_episodes(buffer, ({**episode, f"seen.{BASE_ACTION}": propose_all(base, episode)} for episode in episodes))
+    add_episodes(
+        buffer, ({**episode, f"observation.{BASE_ACTION}": propose_all(base, episode)} for episode in episodes)
+    )
     return buffer
 
 
@@ -91,7 +94,7 @@ class FilteredBCFeed:
         """Demonstrations, and the successes among the first ``until`` transitions."""
         successes = successful_episodes(self.collection.collector.buffer, until) if until else []
         data = bc_dataset([*self.episodes, *successes], self.base.length)
-        return DatasetFeed(data, min(self.batch_size, len(data)), self.seed)
+        return DatasetFeed(data, min(self.batch_size, len(data)), stream(self.seed, "successes until", until))
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.collection.state_dict(), "until": self.until}
@@ -110,10 +113,10 @@ def successful_episodes(buffer: Buffer, until: int) -> list[dict[str, np.ndarray
         lost = buffer.added - buffer.capacity
         raise ValueError(f"a buffer of {buffer.capacity} transitions is too small: {lost} were overwritten")
     columns = {name: column[:until] for name, column in buffer.columns.items()}
-    proposal = f"seen.{BASE_ACTION}"
-    names = [name for name in columns if name.startswith("seen.") and name != proposal]
+    proposal = f"observation.{BASE_ACTION}"
+    names = [name for name in columns if name.startswith("observation.") and name != proposal]
     arrays = {name: columns[name] for name in names}
-    arrays |= {f"seen.{name}": frames.ring[:until] for name, frames in buffer.frames.items()}
+    arrays |= {f"observation.{name}": frames.ring[:until] for name, frames in buffer.frames.items()}
     arrays["action"] = columns["action"]
     numbers = np.unique(columns["episode"][columns["reward"] > 0])
     return [{name: array[columns["episode"] == number] for name, array in arrays.items()} for number in numbers]

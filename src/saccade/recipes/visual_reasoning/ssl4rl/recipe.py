@@ -27,7 +27,7 @@ from functools import partial
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
-from saccade.core import Problem, Rollout
+from saccade.core import Problem, ProblemScores, Rollout, Run
 from saccade.evaluation.templates import Template, has_answer_tags, prompt_template
 from saccade.math.advantages import random_rewards
 from saccade.models.snapshot import Snapshot
@@ -38,7 +38,6 @@ from saccade.rewards.rubric import judge
 from saccade.rewards.text.answers import DispatchByType
 from saccade.training.claims import Arms, Claim, Scores
 from saccade.training.loop import fit
-from saccade.training.run import Run
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.puzzles.task import PUZZLE_NAMES, PuzzleTask
 from saccade.worlds.questions import task
@@ -123,7 +122,7 @@ def held_out_problems(cfg: Settings) -> dict[str, Sequence[Problem]]:
     return {"puzzles": cfg.task.held_out_problems()} | cfg.transfer.splits()
 
 
-def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> dict[str, float]:
+def evaluate(cfg: Settings, policies: Mapping[str, TokenPolicy]) -> ProblemScores:
     """The scores of held-out puzzles and questions, answered greedily."""
     return score(held_out_problems(cfg), policies["policy"].greedy().rollout, partial(correctness, cfg))
 
@@ -154,22 +153,21 @@ def best(arm: Arms) -> Scores:
 
 CLAIMS = (
     Claim(
-        "the best single task, chosen on validation questions, answers 2 points more of the test questions than"
-        " untrained",
+        "the best single task, chosen on validation questions, answers more of the test questions than untrained",
         lambda arm: best(arm)["downstream"] - best(arm)["downstream@0"],
-        least=0.02,
     ),
     Claim(
-        "and 2 points more than GRPO on random rewards",
+        "and more than GRPO on random rewards",
         lambda arm: best(arm)["downstream"] - arm["random rewards"]["downstream"],
-        least=0.02,
     ),
     Claim(
         "all tasks mixed gain no more than 1 point over it",
         lambda arm: best(arm)["downstream"] + 0.01 - arm["mixed"]["downstream"],
+        tolerance="the paper finds no gain from mixing: a point is the spread of seeds",
     ),
     Claim(
         "a jigsaw of 2 x 2 pieces helps at least as much as one of 3 x 3",
         lambda arm: arm["jigsaw2"]["downstream"] - arm["jigsaw3"]["downstream"],
+        tolerance="the paper finds the easier puzzle at least as good",
     ),
 )

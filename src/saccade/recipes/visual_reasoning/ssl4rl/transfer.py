@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
-from saccade.core import LogSamples, Problem, Reward, Sampler
+from saccade.core import LogSamples, Problem, ProblemScores, Reward, Sampler, mean_scores
+from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.scoring import score as score_sets
 from saccade.evaluation.transcripts import transcripts
+from saccade.random import stream
 from saccade.worlds import questions
 from saccade.worlds.images import Subset
-from saccade.worlds.questions.task import mean_by_source
+from saccade.worlds.questions.task import by_source
 
-SPLITS = {"validation": 11, "test": 12}
-"""The splits of the transfer questions, each with the seed of its scenes."""
+SPLITS = ("validation", "test")
+"""The splits of the transfer questions."""
 
 _SHARES = {"relation": 2, "shape_at": 1, "color_at": 1, "count": 1}
 """Skills of the embedded world's questions and their proportions."""
@@ -32,11 +35,13 @@ class TransferTask:
     """The embedded world's questions, or a JSONL file whose lines are for validation and for test in turn."""
     size: int = 1000
     """Number of questions of the embedded world in each split, about relations, shapes and colors at places, counts."""
+    held_out_seed: int = HELD_OUT_SEED
+    """Seed of the questions of the embedded world; a check draws others for every training seed."""
 
     def splits(self) -> dict[str, Sequence[Problem]]:
         """The questions of "validation" and "test". ValueError for a file with fewer than two questions."""
         if self.questions == "shapes":
-            return {split: self._sampled(seed) for split, seed in SPLITS.items()}
+            return {split: self._sampled(stream(self.held_out_seed, "transfer", split)) for split in SPLITS}
         loaded = questions.load_questions(self.questions)
         if len(loaded) < 2:
             raise ValueError(f"{self.questions}: has 1 question; validation and test need one each, so 2 are needed")
@@ -46,7 +51,7 @@ class TransferTask:
         unit = self.size // sum(_SHARES.values())
         problems: list[Problem] = []
         for skill, share in _SHARES.items():
-            problems += questions.problems(unit * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
+            problems += questions.sample_problems(unit * share, seed, (skill,), "held_out", 48, (2, 6), "gravity")
         return [replace(problem, source=_score_name(problem)) for problem in problems]
 
 
@@ -59,26 +64,26 @@ def _score_name(problem: Problem) -> str:
 
 def score(
     sets: Mapping[str, Sequence[Problem]], sampler: Sampler, judge: Reward, log_samples: LogSamples | None = None
-) -> dict[str, float]:
+) -> ProblemScores:
     """Scores of the sets "puzzles", "validation" and "test".
 
     For puzzles the mean score by type, "puzzle <name>", and the share "solved" in full; for test questions the mean by
     what they ask, and the mean of these means, "downstream"; "downstream, validation" is that of the validation
     questions.
     """
-    scores: dict[str, float] = {}
+    scores: ProblemScores = {}
     for name, (parts, score_P) in score_sets(sets, sampler, judge).items():
         problems = [problem for part in parts for problem in part.problems]
-        means = mean_by_source(problems, score_P) or {problems[0].source: float(score_P.nanmean())}
-        mean = sum(means.values()) / len(means)
+        sources = by_source(problems, score_P) or {problems[0].source: score_P}
+        mean = fmean(mean_scores(sources)[source] for source in sources)
         match name:
             case "puzzles":
-                scores |= {f"puzzle {puzzle}": value for puzzle, value in means.items()}
-                scores["solved"] = float((score_P == 1).float().mean())
+                scores |= {f"puzzle {puzzle}": value for puzzle, value in sources.items()}
+                scores["solved"] = (score_P == 1).float()
             case "validation":
                 scores["downstream, validation"] = mean
             case "test":
-                scores |= {"downstream": mean, **means}
+                scores |= {"downstream": mean, **sources}
         if log_samples and name != "validation":
             log_samples(name, transcripts(parts[0], score_P))
     return scores

@@ -23,7 +23,7 @@ from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, declared_canvas, find_program, render_batch
 from saccade.worlds.programs.scenes import Scene, sample_scenes
 from saccade.worlds.programs.writing import write_svg
-from saccade.worlds.text_files import need, parse_lines
+from saccade.worlds.text_files import ensure, parse_lines
 
 TRAIN = (2, 5)
 """Smallest and largest number of visible primitives of training scenes."""
@@ -34,7 +34,7 @@ _CHUNK = 64
 _SALT = 1
 
 
-def problems(
+def sample_problems(
     count: int, seed: int, primitives: tuple[int, int] = TRAIN, split: str | None = None, size: int = 64
 ) -> list[Problem]:
     """``count`` problems; the first ones do not depend on the count.
@@ -93,8 +93,8 @@ def load_programs(path: str | Path, size: int = 64, captions: bool = False) -> l
     flaws: list[str] = []
     for entry, code, box, render in zip(entries, codes, boxes, renders):
         try:
-            need(render.status == "ok", render.message)
-            need(box is not None, "it declares no canvas")
+            ensure(render.status == "ok", render.message)
+            ensure(box is not None, "it declares no canvas")
             picture = _input_picture(path, entry.image, render.picture)
         except ValueError as error:
             flaws.append(f"{entry.name}: {error}")
@@ -141,9 +141,9 @@ def _lines(path: Path, captions: bool) -> Iterable[_Entry]:
 
 def _fields(line: str, captions: bool) -> dict[str, Any]:
     fields = object_of(line)
-    need(isinstance(fields.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
-    need(isinstance(fields.get("image", ""), str), f"image {fields.get('image')!r} must be a path")
-    need(not captions or isinstance(fields.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
+    ensure(isinstance(fields.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
+    ensure(isinstance(fields.get("image", ""), str), f"image {fields.get('image')!r} must be a path")
+    ensure(not captions or isinstance(fields.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
     return fields
 
 

@@ -1,6 +1,4 @@
-"""What `janus-shapes` learns at each step, and what it loses by: codes of pictures given captions, answers given
-pictures.
-"""
+"""The curriculum of `janus-shapes` and its losses: of codes of pictures given captions, of answers given pictures."""
 
 from __future__ import annotations
 
@@ -20,35 +18,36 @@ from saccade.models.language.janus import CodeModel
 from saccade.worlds import shapes
 
 
-class Course:
-    """What is learned at a step: which scenes, in which wordings, with which share of captions of another scene; or
-    questions.
-    """
+class Curriculum:
+    """What is trained at a step: questions, or captions of which scenes in which wordings, how many of them wrong."""
 
     def __init__(self, cfg: Any, meanings: list[shapes.Meaning]):
         self.cfg, self.meanings = cfg, meanings
-        self.single = np.array(
+        self.single_objects = np.array(
             [i for i, meaning in enumerate(meanings) if meaning["tag"] in ("single_object", "colors")]
         )
         self.same_tag = rows_by_kind(meaning["tag"] for meaning in meanings)
 
     def asks(self, step: int) -> bool:
-        """Whether this step is one of questions."""
-        return not self._plain(step) and self.cfg.ask_every > 0 and step % self.cfg.ask_every == self.cfg.ask_every - 1
+        """Whether this step trains on questions."""
+        every = self.cfg.questions_every
+        return not self._has_one_wording(step) and every > 0 and step % every == every - 1
 
     def captions(self, step: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         """Indices of scenes ``[batch]``, and a caption of each."""
-        scenes = self.single if step < self.cfg.single * self.cfg.steps else np.arange(len(self.meanings))
+        only_single = step < self.cfg.single_object_share * self.cfg.steps
+        scenes = self.single_objects if only_single else np.arange(len(self.meanings))
         index = rng.choice(scenes, self.cfg.batch)
-        if self._plain(step):
+        if self._has_one_wording(step):
             return index, [shapes.caption(self.meanings[i], shapes.TRAIN_WORDINGS[0]) for i in index]
         described = [
-            rng.choice(self.same_tag[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong else i for i in index
+            rng.choice(self.same_tag[self.meanings[i]["tag"]]) if rng.random() < self.cfg.wrong_caption_share else i
+            for i in index
         ]
         return index, [shapes.caption(self.meanings[i], int(rng.choice(shapes.TRAIN_WORDINGS))) for i in described]
 
-    def _plain(self, step: int) -> bool:
-        return step < self.cfg.plain * self.cfg.steps
+    def _has_one_wording(self, step: int) -> bool:
+        return step < self.cfg.single_wording_share * self.cfg.steps
 
 
 def code_loss(model: CodeModel, processor: Any, captions: Sequence[str], dropped_B: Tensor, codes_BM: Tensor) -> Tensor:
