@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from saccade.core import STANDARD_ERROR
 from saccade.math.intervals import student
+from saccade.naming import STANDARD_ERROR
 from saccade.report.tables import Row, text
 from saccade.training.claims import curve, final
 from saccade.training.meter import duration
