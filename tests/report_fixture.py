@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from saccade.core import STANDARD_ERROR
+from saccade.naming import STANDARD_ERROR
 from saccade.training.run import Run
 from saccade.worlds import canvases
 

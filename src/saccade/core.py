@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from saccade.naming import STANDARD_ERROR
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -186,9 +188,6 @@ class Learner(Stateful, Protocol):
 
 ProblemScores = dict[str, float | Tensor]
 """Scores by name: a number, or one number for each held-out problem ``[P]`` (NaN: not judged) whose mean it is."""
-
-STANDARD_ERROR = ", standard error"
-"""What follows a score's name in the name of its standard error."""
 
 
 def mean_scores(scores: Mapping[str, float | Tensor]) -> dict[str, float]:

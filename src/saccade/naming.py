@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+STANDARD_ERROR = ", standard error"
+"""What follows a score's name in the name of its standard error."""
+
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """The most similar of the known names; "none" where there are none."""

@@ -91,7 +91,7 @@ def test_the_image_token_generator_draws_its_prompts():
     folder = MINIATURES / "janus-shapes"
     assert sum(p.numel() for p in JanusForConditionalGeneration.from_pretrained(folder).parameters()) < 3_000_000
     scores = drawing_scores(load_image_token_generator(folder), guidances=(3.0,), count=96)
-    assert 0.35 < scores["guidance 3, train wording"] < 0.6, scores
+    assert 0.28 < scores["guidance 3, train wording"] < 0.6, scores  # relations are judged as strictly as published
 
 
 def test_the_image_token_generator_is_built_in_stages(tmp_path):

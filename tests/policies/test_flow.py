@@ -83,7 +83,7 @@ def test_the_last_step_has_finite_log_probs_and_gradients(sd3_folder, kernel):
 @pytest.mark.parametrize("changes", [{"noise": 0.0}, {"noise": -1.0}, {"noise": float("nan")}, {"noise": float("inf")}])
 @pytest.mark.parametrize("kernel", ["flow_sde", "cps"])
 def test_noise_without_a_density_is_refused(sd3_folder, kernel, changes):
-    with pytest.raises(ValueError, match="of kernel .* is not above 0"):
+    with pytest.raises(ValueError, match="noise"):
         sd3(sd3_folder, kernel=kernel, **changes)
     with pytest.raises(ValueError, match="at most 1"):
         sd3(sd3_folder, kernel="cps", noise=1.5)

@@ -7,6 +7,7 @@ import torch
 from running import brightness, metrics, run_recipe, small_flow_settings, weights
 
 from saccade import catalog
+from saccade.core import mean_scores
 from saccade.rewards.registry import reward
 
 RECIPE = catalog.load("flow_grpo")
@@ -42,7 +43,7 @@ def test_without_a_moving_average_the_trained_weights_are_evaluated(sd3_folder, 
     result = run_recipe("flow_grpo", cfg, tmp_path / "run")
     policy = RECIPE.policies(cfg)["policy"]
     policy.load_state_dict({k.removeprefix("policy."): v for k, v in weights(tmp_path / "run").items()})
-    assert RECIPE.evaluate(cfg, {"policy": policy}) == result["after"]
+    assert mean_scores(RECIPE.evaluate(cfg, {"policy": policy})) == result["after"]
 
 
 def test_a_users_reward_comes_from_a_file(tmp_path, sd3_folder):
@@ -66,7 +67,7 @@ def test_claims_can_come_out_both_ways():
         }
         for arm in RECIPE.ARMS
     }
-    assert not RECIPE.CLAIMS[0].margin(scores) >= RECIPE.CLAIMS[0].least
+    assert not RECIPE.CLAIMS[0].margin(scores) > RECIPE.CLAIMS[0].least
     assert not RECIPE.CLAIMS[3].margin(scores) >= RECIPE.CLAIMS[3].least
     scores["grpo"] |= {"train wording": 0.5, "train wording@60": 0.4, "cost/training_seconds": 5.0}
     assert all(claim.margin(scores) >= claim.least for claim in RECIPE.CLAIMS)

@@ -11,6 +11,7 @@ import torch
 from settings import changed
 
 from saccade import catalog
+from saccade.core import mean_scores
 from saccade.math.advantages import shuffle_rewards
 from saccade.policies.tokens import TokenModel
 from saccade.random import seeds
@@ -86,7 +87,7 @@ def test_shuffled_rewards_are_the_same_in_another_order_each_step():
 def test_claims_read_scores_that_exist_and_can_fail(folder):
     cfg = small(folder, task=replace(TASK, rewards=("exact",)))
     policies = GRPO.policies(cfg)
-    found = GRPO.evaluate(cfg, policies)
+    found = mean_scores(GRPO.evaluate(cfg, policies))
     read = {**found, **{f"{k}@0": v for k, v in found.items()}}
     for claim in GRPO.CLAIMS:
         assert claim.margin(dict.fromkeys(GRPO.ARMS, read)) == pytest.approx(0)

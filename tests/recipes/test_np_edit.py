@@ -17,6 +17,7 @@ from saccade.algorithms.dmd import time_and_noise
 from saccade.core import Interrupted, Problem, Question
 from saccade.math.flow import add_noise, to_data
 from saccade.models.loading import MINIATURES
+from saccade.naming import STANDARD_ERROR
 from saccade.policies.flow import FlowModel, FlowPolicy
 from saccade.policies.unrolling import empty_rollout, refl_timesteps
 from saccade.random import noise, seeds, stream
@@ -45,7 +46,7 @@ def small(folder, **changes):
     settings = RECIPE.Settings(
         schedule=SMALL,
         batch=Batch(prompts_per_step=4, group_size=1),
-        flow=FlowModel(str(folder), sampling_steps=4, text_length=6),
+        flow=FlowModel(str(folder), size=32, sampling_steps=4, text_length=6),
         task=TASK,
         copy=RECIPE.CopyStage(steps=1, optim=replace(OPTIM, lr=2e-4)),
         optim=OPTIM,
@@ -264,7 +265,8 @@ def test_the_real_preset_takes_a_step_on_files_with_lora_and_a_judge_in_bfloat16
                 copy=replace(preset.copy, steps=min(preset.copy.steps, 1)),
                 np_edit=replace(preset.np_edit, score_updates=1),
             )
-            assert set(run_recipe("np_edit", cfg, tmp_path / name)["after"]) == {
+            after = run_recipe("np_edit", cfg, tmp_path / name)["after"]
+            assert {score for score in after if not score.endswith(STANDARD_ERROR)} == {
                 "held out, sharpness",
                 "training reward",
             }, name

@@ -12,6 +12,7 @@ import torch
 from settings import changed
 
 from saccade import catalog
+from saccade.core import mean_scores
 from saccade.policies.tokens import TokenModel
 from saccade.random import seeds
 from saccade.training import checkpoint
@@ -88,5 +89,5 @@ def test_claims_read_scores_that_exist(folder, tmp_path):
     for claim in SFT.CLAIMS:
         assert claim.margin(dict.fromkeys(SFT.ARMS, read)) == pytest.approx(0, abs=1)
     policies = SFT.policies(small(folder))
-    assert SFT.evaluate(small(folder), policies) == scores["before"]
+    assert mean_scores(SFT.evaluate(small(folder), policies)) == scores["before"]
     assert len(SFT.sample(small(folder), policies, ["What color is it?"], seeds(0, 1, "test"))) == 1

@@ -12,7 +12,7 @@ import torch
 from settings import changed
 
 from saccade import catalog
-from saccade.core import Problem, Question, Rollout
+from saccade.core import Problem, Question, Rollout, mean_scores
 from saccade.math.advantages import per_reward
 from saccade.policies.tokens import TokenModel
 from saccade.random import seeds
@@ -115,7 +115,7 @@ def test_real_presets_take_a_step_at_reduced_depth(preset, folder, tmp_path):
 def test_questions_from_files_are_scored_in_and_out_of_domain(folder, tmp_path):
     file = str(data(tmp_path) / "detection.jsonl")
     cfg = small(folder, task=GroundingTask("detection", file, file, file), instruction="")
-    found = VLM_R1.evaluate(cfg, VLM_R1.policies(cfg))
+    found = mean_scores(VLM_R1.evaluate(cfg, VLM_R1.policies(cfg)))
     assert {"in domain, F1", "out of domain, boxes per target"} <= found.keys() and found["in domain, AP"] == 0
 
 
@@ -124,7 +124,7 @@ def test_claims_and_arms_read_scores_that_exist(folder, tmp_path):
     for arm, settings in VLM_R1.ARMS.items():
         task = replace(TASK, kind=settings.task.kind)
         cfg = replace(settings, model=TokenModel(str(folder), max_new_tokens=6), task=task)
-        scores = VLM_R1.evaluate(cfg, VLM_R1.policies(cfg))
+        scores = mean_scores(VLM_R1.evaluate(cfg, VLM_R1.policies(cfg)))
         read[arm] = {**scores, **{f"{name}@0": value for name, value in scores.items()}}
     assert {"in domain, accuracy (answer)", "in domain, format", "out of domain, tokens"} <= read["grpo"].keys()
     assert "in domain, accuracy (think)" in read["sft"] and "in domain, AP" in read["od_ap"]

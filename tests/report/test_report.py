@@ -65,7 +65,7 @@ def runs(tmp_path_factory):
         "seeing more": fixture.seeing(home / "more", lift=0.6),
         "acting": fixture.acting(home / "acting"),
         "acting again": fixture.acting(home / "again", seed=1),
-        "check": fixture.check(home / "check.json", holds=False),
+        "check": fixture.check(home / "check.json", "refuted"),
     }
 
 
@@ -83,7 +83,7 @@ def test_one_run(runs, tmp_path):
         "Before and after",
         "0.760",
         "+0.450",
-        "does not hold",
+        "refuted",
         "0.320 ± 0.02",
         "seeds 3 · time 7 min · date 2026-01-02 · machine cpu a fast one, cores 2",
         "three green circles",
@@ -319,7 +319,7 @@ def test_an_unfinished_run_shows_its_evaluations(tmp_path):
         ("config.json", "[1", "config.json is not the config of a run"),
         ("metrics.jsonl", '{"step": 1}\nnot\n', "metrics.jsonl line 2 is not a record: 'not'"),
         ("tables.json", '{"t": 3}', "table 't' lacks columns or rows"),
-        ("result.json", "7", "result.json is broken"),
+        ("result.json", "7", "result.json is not the result of a run"),
         ("samples.jsonl", '{"step": 1, "set": "s", "items": [{"prompt": "p"}]}\n', "lacks prompt or image"),
         (
             "samples.jsonl",
@@ -504,3 +504,15 @@ def test_in_a_browser_clips_move_only_where_they_may(runs, tmp_path):
             )
             assert tab.evaluate("document.documentElement.scrollWidth") == 390 and tab.evaluate(wide)
             tab.evaluate("document.querySelector('.motion').click()")
+
+
+def test_a_check_has_curves_of_its_arms_with_the_interval_over_seeds(tmp_path):
+    row = lambda last: {"acc@0": 0.1, "acc@10": 0.3, "acc@20": last, "acc": last, "once": 1.0}
+    scores = {"grpo": {"0": row(0.5), "1": row(0.7)}, "base": {"0": row(0.2)}}
+    result = {"scores": scores, "claims": [], "seeds": [0, 1], "seconds": 3.0}
+    (tmp_path / "found.json").write_text(json.dumps(result))
+    (chart,) = check.read_check(tmp_path / "found.json")["curves"]
+    grpo, base = chart["traces"]
+    assert chart["name"] == "acc" and grpo["steps"] == [0, 10, 20] and grpo["y"] == pytest.approx([0.1, 0.3, 0.6])
+    assert grpo["high"][2] - grpo["low"][2] == pytest.approx(2 * 12.706 * 0.1, rel=1e-3) and grpo["low"][0] == 0.1
+    assert base["arm"] == "base" and "low" not in base, "one seed has no interval"

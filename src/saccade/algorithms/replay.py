@@ -28,7 +28,7 @@ def random_shift(rollout: Rollout, pad: int = 4) -> Rollout:
 
 
 def _is_picture(name: str, value: Tensor) -> bool:
-    return name.split(".")[0] in ("seen", "next") and value.dtype == torch.uint8 and value.dim() >= 4
+    return name.split(".")[0] in ("observation", "next_observation") and value.dtype == torch.uint8 and value.dim() >= 4
 
 
 def _shift(pictures: Tensor, seeds_B: Tensor, pad: int, when: str) -> Tensor:

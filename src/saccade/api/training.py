@@ -144,6 +144,7 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     if plan.kept is None:
         settings = shortened(plan.settings, settings, options.given)
     tables = {**_tables(settings), **(tables or {})}
+    _refuse_impossible(settings, plan.settings)
     _refuse(plan, with_data(settings, tables, Path(plan.out)), options)
     # All processes must have looked at the folder before the first one writes to it.
     new = not plan.out and int(os.environ.get("RANK") or 0) == 0
@@ -269,8 +270,7 @@ def _functions(settings: Any) -> list[str]:
 
 
 def _refuse(plan: Plan, settings: Any, options: Options) -> None:
-    """ValueError for settings and options that cannot be, or that contradict those of the run to be resumed."""
-    _refuse_impossible(settings, plan.settings)
+    """ValueError for options that cannot be, and for settings that contradict those of the run to be resumed."""
     if plan.kept is None:
         if options.patience < 0 or (options.patience and not options.keep_best):
             raise ValueError(

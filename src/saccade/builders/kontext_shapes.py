@@ -102,7 +102,7 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     pipe = assemble(corpus(cfg), cfg.autoencoder, cfg.width, cfg.double_blocks, cfg.single_blocks, TEXT_LENGTH)
     losses = train(cfg, pipe, encode_edits(cfg, pipe.vae, problems), rng, progress)
     pipe.save_pretrained(out)
-    opened(out).export(out)
+    opened(out, cfg.size).export(out)
     pipe.transformer.half().save_pretrained(out / "transformer")
     return {
         "transformer parameters": parameter_count(pipe.transformer),
@@ -111,9 +111,12 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
-def opened(folder: Path) -> FlowPolicy:
-    """The miniature as a policy that edits, or generates from prompts without a picture."""
-    return build_flow_policy(FlowModel(str(folder), text_length=TEXT_LENGTH), stochastic=())
+def opened(folder: Path, size: int | None = None) -> FlowPolicy:
+    """The miniature as a policy that edits, or generates from prompts without a picture.
+
+    ``size`` is the side of its pictures; None takes that of the folder's sampling.json.
+    """
+    return build_flow_policy(FlowModel(str(folder), size=size, text_length=TEXT_LENGTH), stochastic=())
 
 
 def corpus(cfg: Settings) -> list[str]:

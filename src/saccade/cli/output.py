@@ -52,7 +52,7 @@ def show_scores(scores: Mapping[str, float], title: str = "") -> None:
 
 def known(scores: Mapping[str, float]) -> list[str]:
     """The names of scores; those of standard errors are left out."""
-    from saccade.core import STANDARD_ERROR
+    from saccade.naming import STANDARD_ERROR
 
     return [name for name in scores if not name.endswith(STANDARD_ERROR)]
 

@@ -187,29 +187,32 @@ class FlowPolicy:
         times = self.times.to(x.device)
         kernel = flow_kernel(self.kernel, self.noise, times)
         cond, uncond = self._conditioning(problems, self.guidance)
+
+        def denoised(x: Tensor, i: int) -> Tensor:
+            t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
+            v_cond, v_uncond = self.network.cond_uncond_velocity(
+                x, t, cond, uncond, self.guidance, grad_through_uncond=True
+            )
+            v = guided(v_cond, v_uncond, self.guidance)
+            if i not in stochastic:
+                return ode(x, v, t, t_next)[0]
+            mean, std = kernel(x, v, t, t_next)
+            x_next = mean + std * self.latent_noise(seeds_B, "denoising", i)
+            if stored is not None:
+                logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
+                stored.append({"x": x, "next_x": x_next, "logp": logp})
+                if v_uncond is not None and not self.grad_through_uncond:
+                    stored[-1]["uncond"] = v_uncond
+            return x_next
+
         # Stored steps are evaluated as the update will; the steps around them take the fastest form of the network.
         is_stored = lambda i: self.network.rounds and stored is not None and i in stochastic
-        for as_trained, part in groupby(steps, is_stored):
+        for as_trained, stretch in groupby(steps, is_stored):
             with self.network.optimized(as_trained):
-                for i in part:
+                for i in stretch:
                     if visited is not None:
                         visited.append(x)
-                    t, t_next = times[i].expand(len(x)), times[i + 1].expand(len(x))
-                    v_cond, v_uncond = self.network.cond_uncond_velocity(
-                        x, t, cond, uncond, self.guidance, grad_through_uncond=True
-                    )
-                    v = guided(v_cond, v_uncond, self.guidance)
-                    if i not in stochastic:
-                        x = ode(x, v, t, t_next)[0]
-                        continue
-                    mean, std = kernel(x, v, t, t_next)
-                    x_next = mean + std * self.latent_noise(seeds_B, "denoising", i)
-                    if stored is not None:
-                        logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
-                        stored.append({"x": x, "next_x": x_next, "logp": logp})
-                        if v_uncond is not None and not self.grad_through_uncond:
-                            stored[-1]["uncond"] = v_uncond
-                    x = x_next
+                    x = denoised(x, i)
         return x
 
     def latent_noise(self, seeds_B: Tensor, *name: str | int) -> Tensor:

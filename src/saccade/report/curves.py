@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from saccade.core import STANDARD_ERROR
+from saccade.naming import STANDARD_ERROR
 from saccade.report.intervals import half_width
 from saccade.report.record import Record, Section
 

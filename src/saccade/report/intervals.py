@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saccade.core import STANDARD_ERROR
 from saccade.math.intervals import student
+from saccade.naming import STANDARD_ERROR
 from saccade.report.record import Record
 
 WIDTH = 1.96

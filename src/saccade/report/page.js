@@ -13,16 +13,19 @@
   let axis = "steps";
 
   // One unit for all charts, so that they can be compared at a glance.
-  const longest = Math.max(1, ...figures.flatMap((f) => f.chart.traces.map((t) => t.seconds[t.seconds.length - 1])));
+  const ofRuns = figures.flatMap((f) => f.chart.traces).filter((t) => !t.arm);
+  const longest = Math.max(1, ...ofRuns.map((t) => t.seconds[t.seconds.length - 1]));
   const [divisor, unit] = units.filter(([size]) => longest >= 3 * size).pop() || units[0];
-  const along = (trace) => (axis === "seconds" ? trace.seconds.map((s) => s / divisor) : trace[axis]);
+  // Curves of a check are those of arms over seeds, which have steps alone.
+  const along = (trace) => (trace.arm ? trace.steps : axis === "seconds" ? trace.seconds.map((s) => s / divisor) : trace[axis]);
+  const named = (trace) => trace.arm || (RUNS.length > 1 ? RUNS[trace.run] : "");
 
   function line(trace, values, faint) {
     const points = trace.y.length <= 12;
     return {
       x: along(trace), y: values, type: "scatter", mode: points ? "lines+markers" : "lines",
       line: { color: color(`--run${trace.run % 8}`), width: faint ? 1 : 2 }, marker: { size: 5 }, opacity: faint ? 0.28 : 1,
-      hoverinfo: faint ? "skip" : "all", hovertemplate: `%{y:.4g}<extra>${RUNS.length > 1 ? escape(RUNS[trace.run]) : ""}</extra>`,
+      hoverinfo: faint ? "skip" : "all", hovertemplate: `%{y:.4g}<extra>${escape(named(trace))}</extra>`,
     };
   }
 
@@ -73,7 +76,7 @@
   document.querySelectorAll(".fold").forEach((fold) => fold.addEventListener("toggle", () =>
     figures.filter((f) => fold.open && fold.contains(f.plot)).forEach((f) => Plotly.Plots.resize(f.plot))));
 
-  const hasImages = figures.some((f) => f.chart.traces.some((t) => t.images[t.images.length - 1] > 0));
+  const hasImages = ofRuns.some((t) => t.images[t.images.length - 1] > 0);
   document.querySelectorAll(".switch button").forEach((button) => {
     button.hidden = button.dataset.axis === "images" && !hasImages;
     button.addEventListener("click", () => {

@@ -47,7 +47,8 @@ def _context(records: list[Record], checks: list[dict[str, Any]]) -> dict[str, A
         "settings": tables.settings(records),
         "provenance": tables.provenance(records),
         "has_episodes": any(section["episodes"] for section in sections),
-        "has_charts": any(section["curves"] or section["health"] for section in sections),
+        "has_charts": any(section["curves"] or section["health"] for section in sections)
+        or any(found["curves"] for found in checks),
     }
 
 

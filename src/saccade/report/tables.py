@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saccade.core import STANDARD_ERROR
+from saccade.naming import STANDARD_ERROR
 from saccade.report.curves import totals
 from saccade.report.intervals import half_width
 from saccade.report.record import Record

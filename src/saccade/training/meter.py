@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from saccade.core import STANDARD_ERROR
+from saccade.naming import STANDARD_ERROR
 
 _WINDOW = 20
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor
 
-from saccade.core import STANDARD_ERROR, RunFailed, Stateful
+from saccade.core import RunFailed, Stateful
 from saccade.models.sharding import full_tensors
-from saccade.naming import nearest
+from saccade.naming import STANDARD_ERROR, nearest
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
 from saccade.training.display import open_display
