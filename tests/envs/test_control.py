@@ -511,6 +511,17 @@ def test_an_environment_that_exits_is_an_error_that_names_its_line():
         world.step(np.array([0]))
 
 
+@pytest.mark.parametrize("place", ["sys.exit(3)", "class World:\n    def __init__(self, **options): sys.exit(3)"])
+def test_an_environment_that_exits_before_it_is_made_is_one_line(tmp_path, monkeypatch, place):
+    (tmp_path / "leaving_world.py").write_text(f"import sys\n{place}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "leaving_world", raising=False)
+    gymnasium.register("Leaving-v0", entry_point="leaving_world:World")
+    with pytest.raises(ValueError, match=r"'Leaving-v0' cannot be made: .*SystemExit: 3 \(.*leaving_world.py, line"):
+        environment("Leaving-v0", 1)
+    gymnasium.registry.pop("Leaving-v0")
+
+
 class Unsteady(gymnasium.Env):
     """An environment whose numbers do not follow from its seed and actions."""
 

@@ -291,12 +291,12 @@ def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """One environment, which renders pictures if it can; Gymnasium's checks are off, since ours are stricter."""
     _ask(name)
     try:
-        entry = gymnasium.spec(name.rpartition(":")[2]).entry_point
-        maker = load_env_creator(entry) if isinstance(entry, str) else entry
-        mujoco_fast.log_warnings()
-        renders = "rgb_array" in getattr(maker, "metadata", {}).get("render_modes", ())
-        rendering = {"render_mode": "rgb_array"} if renders else {}
         with user_code():
+            entry = gymnasium.spec(name.rpartition(":")[2]).entry_point
+            maker = load_env_creator(entry) if isinstance(entry, str) else entry
+            mujoco_fast.log_warnings()
+            renders = "rgb_array" in getattr(maker, "metadata", {}).get("render_modes", ())
+            rendering = {"render_mode": "rgb_array"} if renders else {}
             return gymnasium.make(name, disable_env_checker=True, **(rendering | dict(options)))
     except Exception as error:
         raise ValueError(f"environment {name!r} cannot be made: {described(error)}") from error
