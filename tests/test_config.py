@@ -158,6 +158,7 @@ class Rewarded:
 
 
 def test_code_that_a_folder_names_is_not_executed_by_whoever_meets_its_name(tmp_path, monkeypatch):
+    from saccade.envs import environment
     from saccade.envs.gym import Gym
     from saccade.rewards.registry import PICTURES, reward
 
@@ -167,7 +168,7 @@ def test_code_that_a_folder_names_is_not_executed_by_whoever_meets_its_name(tmp_
         (tmp_path / f"{name}.py").write_text("open('ran', 'w')\nbright = abs\n")
     kept = foreign(restore_settings(Rewarded(), plain(Rewarded()), "r"))
     assert kept == Rewarded() and changed(kept, {"seed": 1}).rewards[0].file is None
-    for act in (lambda: reward(kept.rewards[0]), lambda: Gym.of(kept.env, 1)):
+    for act in (lambda: reward(kept.rewards[0]), lambda: Gym.of(kept.env, 1), lambda: environment(kept.env, 1)):
         with pytest.raises(ValueError, match="is code that the run's folder names, which is executed only if you ask"):
             act()
     assert reward(kept.rewards[1]) is PICTURES["ocr"] and not (tmp_path / "ran").exists()

@@ -9,10 +9,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
-import importlib.util
 import itertools
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -130,8 +128,10 @@ def find(name: str) -> Path:
 
 def load(name: str) -> Recipe:
     """The module of a recipe. ValueError if there is none, if it cannot be read, or if a part is missing or wrong."""
+    from saccade.tools.user_code import load_module
+
     file = find(name)
-    module = _packaged(file) if file.is_relative_to(PACKAGE) else _of_user(file)
+    module = _packaged(file) if file.is_relative_to(PACKAGE) else load_module(file, "recipe")
     if flaw := _flaw(module):
         raise ValueError(f"recipe {file} has {flaw}; a recipe offers {', '.join(OFFERS)}")
     return cast(Recipe, module)
@@ -157,25 +157,6 @@ def _flaw(module: ModuleType) -> str | None:
 
 def _packaged(file: Path) -> ModuleType:
     return importlib.import_module(".".join(("saccade", *file.relative_to(PACKAGE).with_suffix("").parts)))
-
-
-def _of_user(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"recipe {file}", file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"recipe {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[spec.name]
-        place = (
-            f"line {error.lineno}: {error.msg}"
-            if isinstance(error, SyntaxError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise ValueError(f"recipe {file} cannot be read: {place}") from error
-    return module
 
 
 def identity(name: str) -> dict[str, str]:

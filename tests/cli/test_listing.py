@@ -129,7 +129,7 @@ def test_recipe_files_that_are_no_recipes(saccade, tmp_path):
     (tmp_path / "torn.py").write_text("def train(:\n")
     assert "line 1: " in saccade("train", "./torn.py").refused()
     (tmp_path / "raises.py").write_text("import json\n\njson.loads('{')\n")
-    assert "cannot be read: JSONDecodeError" in saccade("train", "./raises.py").refused()
+    assert "cannot be run: JSONDecodeError" in saccade("train", "./raises.py").refused()
     (tmp_path / "empty.py").write_text('"""Nothing."""\n')
     assert "has no Settings; a recipe offers" in saccade("train", "./empty.py").refused()
     (tmp_path / "json.py").write_text((tmp_path / "grey.py").read_text().replace("CLAIMS = (", "CLAIMS_LATER = ("))

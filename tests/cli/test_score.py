@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
         ("torn.png", (gold / "0.png").read_bytes()[:90]),
     ]:
         (gold / name).write_bytes(content)
-        assert f"{name} is not a readable picture" in score("sharpness", "--images", gold)
+        assert f"{name}: cannot be read as a picture" in score("sharpness", "--images", gold)
         (gold / name).unlink()
 
 

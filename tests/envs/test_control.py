@@ -296,7 +296,8 @@ def test_an_action_that_is_not_finite_is_refused():
         ("CartPole-v1", {"stak": 2}, "nearest: stack"),
         ("CartPole-v1", {"stack": 0}, "stack 0"),
         ("Hostile-v0", {"patience": -1.0}, "patience -1"),
-        ("Blackjack-v1", {}, "'state' is a Tuple"),
+        ("Hostile-v0", {"longest": 0}, "longest 0"),
+        ("no_such_module:World-v0", {}, "the module 'no_such_module' cannot be imported: ModuleNotFoundError"),
         ("CartPole-v1", {"options": {"gravity": 1}}, "'CartPole-v1' cannot be made: TypeError"),
     ],
 )
@@ -398,6 +399,127 @@ def test_worlds_through_gymnasium_have_the_same_episodes():
         assert np.array_equal(one.observation["image"], two.observation["state"]) and np.array_equal(
             one.reward_B, two.reward_B
         )
+
+
+# -- spaces and episodes of others ----------------------------------------------------------------------------
+
+
+class Own(gymnasium.Env):
+    """Ends never; remembers the actions that it was given."""
+
+    render_mode = "rgb_array"
+
+    def __init__(self, seen: spaces.Space, acts: spaces.Space):
+        self.observation_space, self.action_space, self.taken = seen, acts, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.taken.append(action)
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+    def render(self):
+        return np.zeros((8 + len(self.taken), 8, 3), np.uint8)
+
+
+def own(seen: spaces.Space, acts: spaces.Space, **settings) -> Gym:
+    gymnasium.registry.pop("Own-v0", None)
+    gymnasium.register("Own-v0", entry_point=lambda **options: Own(seen, acts))
+    return Gym.of("Own-v0", 1, **settings)
+
+
+VECTOR = spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    "acts", [spaces.Discrete(3, start=5), spaces.Discrete(2, start=-1), spaces.MultiDiscrete([2, 3], start=[1, 4])]
+)
+def test_choices_are_numbered_from_0_and_played_as_the_space_has_them(acts):
+    world = own(VECTOR, acts)
+    world.begin([0], [0])
+    for number in range(world.action_space.n):
+        world.step(np.array([number]))
+    taken = world.envs[0].unwrapped.taken
+    assert world.action_space.start == 0 and all(acts.contains(action) for action in taken)
+    assert len({str(action) for action in taken}) == world.action_space.n
+    again = own(VECTOR, acts)
+    again.load_state_dict(saved(world))
+    assert str(again.envs[0].unwrapped.taken) == str(taken)
+
+
+def test_too_many_combinations_of_choices_are_refused():
+    with pytest.raises(ValueError, match="combinations of choices"):
+        own(VECTOR, spaces.MultiDiscrete([100, 100]))
+
+
+@pytest.mark.parametrize(
+    "seen, names",
+    [
+        (spaces.Discrete(4, start=-2), {"state": (1,)}),
+        (spaces.MultiDiscrete([2, 3]), {"state": (1, 2)}),
+        (spaces.Tuple((VECTOR, spaces.Discrete(2, start=1))), {"0": (1, 2), "1": (1,)}),
+        (
+            spaces.Dict({"robot": spaces.Dict({"arm": VECTOR, "eyes": spaces.Tuple((VECTOR, VECTOR))})}),
+            {"robot_arm": (1, 2), "robot_eyes_0": (1, 2), "robot_eyes_1": (1, 2)},
+        ),
+    ],
+)
+def test_parts_of_nested_spaces_have_names_and_numbers_from_0(seen, names):
+    world = own(seen, spaces.Discrete(2))
+    world.begin([0], [3])
+    for _ in range(9):
+        observation = world.step(np.array([0])).observation
+        assert {name: value.shape for name, value in observation.items()} == names
+        assert all(space.contains(observation[name][0]) for name, space in world.observation_space.spaces.items()), (
+            observation
+        )
+
+
+def test_an_episode_that_does_not_end_is_truncated_and_told():
+    world = own(VECTOR, spaces.Discrete(2), longest=5)
+    world.begin([0], [0])
+    ends = [bool(world.step(np.array([0])).truncated_B[0]) for _ in range(4)]
+    with pytest.warns(UserWarning, match="step 5.*does not end and is truncated"):
+        assert world.step(np.array([0])).truncated_B[0] and not any(ends)
+
+
+def test_pictures_of_changing_size_are_shown_in_that_of_the_first():
+    world = own(VECTOR, spaces.Discrete(2))
+    world.begin([0], [0])
+    shapes = [world.render([0]).shape]
+    world.step(np.array([0]))
+    assert [*shapes, world.render([0]).shape] == [(1, 8, 8, 3)] * 2
+
+
+def test_an_environment_of_a_module_is_found_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "own_world_of_a_module.py").write_text(
+        "import gymnasium\ngymnasium.register('Pole-v7', entry_point='gymnasium.envs.classic_control:CartPoleEnv')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert environment("own_world_of_a_module:Pole-v7", 1).begin([0], [0])["state"].shape == (1, 4)
+
+
+def test_an_environment_that_exits_is_an_error_that_names_its_line():
+    world = own(VECTOR, spaces.Discrete(2))
+    world.begin([0], [0])
+    world.envs[0].unwrapped.step = lambda action: sys.exit(0)
+    with pytest.raises(EnvironmentFailed, match=r"SystemExit: 0 \(.*test_control.py, line \d+\)"):
+        world.step(np.array([0]))
+
+
+@pytest.mark.parametrize("place", ["sys.exit(3)", "class World:\n    def __init__(self, **options): sys.exit(3)"])
+def test_an_environment_that_exits_before_it_is_made_is_one_line(tmp_path, monkeypatch, place):
+    (tmp_path / "leaving_world.py").write_text(f"import sys\n{place}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "leaving_world", raising=False)
+    gymnasium.register("Leaving-v0", entry_point="leaving_world:World")
+    with pytest.raises(ValueError, match=r"'Leaving-v0' cannot be made: .*SystemExit: 3 \(.*leaving_world.py, line"):
+        environment("Leaving-v0", 1)
+    gymnasium.registry.pop("Leaving-v0")
 
 
 class Unsteady(gymnasium.Env):

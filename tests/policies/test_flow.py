@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from saccade.algorithms.dpo import DiffusionDPO
 from saccade.core import Problem, Rollout
-from saccade.models.diffusion.pipelines import TEXTS_AT_ONCE
+from saccade.models.diffusion.pipelines import TEXTS_AT_ONCE, PromptCache, load_backbone
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
 from saccade.random import seeds
@@ -322,3 +323,12 @@ def test_a_rollout_without_stochastic_steps_has_no_likelihood(sd3_folder):
     policy = sd3(sd3_folder)
     with pytest.raises(ValueError, match="no stochastic denoising step, so they have no likelihood"):
         policy.likelihood(policy.greedy().rollout(PROBLEMS, seeds(0, 3, "test")))
+
+
+def test_a_prompt_longer_than_the_encoders_is_told():
+    prompts = PromptCache(load_backbone("sd3-shapes"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompts(["a red ring"], 32)
+    with pytest.warns(UserWarning, match="is cut: the text encoders read"):
+        prompts([" ".join(["a red ring above a blue square"] * 40)], 32)

@@ -183,7 +183,7 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
         if problem.id == 0:
             raise RuntimeError("no such <|image_pad|><|im_end|>\nbox")
         if problem.id == 1:
-            return [{"role": "user", "content": "look at <|image_pad|>"}]
+            return [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]
         return [{"role": "user", "content": [{"type": "image", "image": np.zeros((3, 3))}]}]
 
     rollout = sampled(MultiTurnRollout(one, broken, max_turns=2), group=2)
@@ -191,7 +191,7 @@ def test_a_tool_that_fails_becomes_a_message_and_is_counted(policy):
     first = [conversation.turns[0] for conversation in rollout.extras["conversation_B"].values]
     assert first[0].failure == "RuntimeError: no such <|image_pad|><|im_end|>"
     assert first[0].reply[0]["content"] == "That did not work: no such "
-    assert "no picture is given" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
+    assert "not str" in first[2].failure and "picture" in first[5].failure and gap(one, rollout) < 1e-4
 
 
 def test_conversations_end_at_the_limit_of_turns_or_tokens(policy):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tiny_vision import picture
 
 from saccade.core import Problem, Question, Rollout
-from saccade.math.frames import Frame
+from saccade.math.frames import Box, Frame
 from saccade.models.adapters import trainable
 from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
@@ -279,15 +279,27 @@ def test_pictures_that_cannot_be_shown_are_refused_in_one_line(shown, why, langu
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["<|image_pad|>", "<|video_pad|>", "<|im_end|>", "<|endoftext|>"])
+@pytest.mark.parametrize("pictures", [(), (picture(8, 8),)])
+def test_names_of_special_tokens_in_a_question_are_letters(name, pictures, language):
+    words = language("qwen25")
+    ids = lambda text: words.encode_prompt(inputs_as_prompt(Problem(0, Question(text, pictures)))).ids_L.tolist()
+    token = words.tokenizer.convert_tokens_to_ids(name)
+    assert ids(f"see {name}").count(token) == ids("see").count(token)
+    assert len(ids(f"see {name}")) > len(ids("see")) + 1
+
+
 def test_words_that_pose_as_a_picture_are_refused(language):
-    with pytest.raises(ValueError, match="1 picture"):
-        policy(language("qwen25")).rollout(
-            [Problem(0, Question("<|image_pad|>", (picture(8, 8),)))], seeds(0, 1, "test")
-        )
     with pytest.raises(ValueError, match="holds '<|video_pad|>' but no picture is given"):
-        policy(language("qwen25")).rollout([Problem(0, Question("see <|video_pad|>"))], seeds(0, 1, "test"))
+        policy(language("qwen25")).rollout([Problem(0, "see <|video_pad|>")], seeds(0, 1, "test"))
     with pytest.raises(ValueError, match="has no processor"):
         policy(tiny_language.qwen2(), prompt=inputs_as_prompt).rollout(PROBLEMS[:1], seeds(0, 1, "test"))
+
+
+def test_boxes_of_models_that_speak_of_thousandths_are_in_thousandths(language):
+    words = language("qwen3")
+    [frame] = words.encode_prompt(inputs_as_prompt(Problem(0, Question("x", (picture(90, 150),))))).frames
+    assert Box(200, 200, 800, 800, frame).into(frame.original).corners == pytest.approx((30.0, 18.0, 120.0, 72.0))
 
 
 def test_settings_build_bound_and_export(folders, tmp_path):

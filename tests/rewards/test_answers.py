@@ -14,7 +14,14 @@ from saccade.core import Problem, Question, Rollout
 from saccade.rewards.rubric import NothingJudged, ask, judge
 from saccade.rewards.text.answers import Answer, Numeric, choice, exact, positions, similar, think_answer, yes_no
 from saccade.rewards.text.length import CosineLength, Overlong, Repetition
-from saccade.rewards.text.parsing import follows_think_format, parse_answer, parse_boxes
+from saccade.rewards.text.parsing import (
+    edit_distance,
+    follows_think_format,
+    parse_answer,
+    parse_boxes,
+    parse_letter,
+    parse_number,
+)
 from saccade.rewards.text.reference import RelativeLength
 
 COMPARISONS = {
@@ -46,18 +53,35 @@ GOLD = [
     (
         "numeric",
         "7",
-        ["7", "7.0", "+7", "there are 7 apples", "7.", "7e0", "07"],
-        ["8", "-7", "7 or 8", "seven", "x7", "7/1"],
+        ["7", "7.0", "+7", "there are 7 apples", "7.", "7e0", "07", "\uff17", "\u0667", "\u096d", "$\\boxed{7}$"],
+        ["8", "-7", "7 or 8", "seven", "x7", "7/1", "\u22127", "\u20137", "- 7", "$-\\,7$", "7\u00b2", "77\u00bd"],
     ),
+    ("numeric", "-7", ["\u22127", "\uff0d7", "- 7", "= - 7", "$-\\,7$", "it is -7"], ["7", "Answer - 7", "3-7"]),
+    ("numeric", "1000", ["1,000", "1\u202f000", "1{,}000", "1\u00a0000", "1\\,000"], ["1 000", "1, 000"]),
     ("numeric", "-1,234.5", ["-1234.5", "-1,234.5 $"], ["1234.5", "1,234", "-1,2345"]),
     (
         "choice",
         "B",
-        ["B", "b", "(B)", "B.", "B) red", "**B**", "The answer is B.", "(b) a red ring", "B: A or C"],
-        ["A", "A and B"],
+        ["B", "b", "(B)", "B.", "B) red", "**B**", "The answer is B.", "(b) a red ring", "I think B"],
+        ["A", "A and B", "B: A or C"],
     ),
-    ("choice", "D", ["d"], ["A B C D", "Dad", "red", "I say D", "(A) red (D) blue", "(A)(B)(C)(D)"]),
+    ("choice", "D", ["d", "I say D"], ["A B C D", "Dad", "red", "(A) red (D) blue", "(A)(B)(C)(D)"]),
     ("choice", "(c)", ["C"], ["D"]),
+    (
+        "choice",
+        "A",
+        ["A because I see it", "The answer is A.", "answer: (a)", "$\\boxed{A}$", "\uff21", "**A** or so", "A. A dog"],
+        [
+            "A dog",
+            "A cat sits on a mat.",
+            "A. B. C. D.",
+            "(A) or (B)",
+            "A)B)",
+            "A: wrong, so B",
+            "answer is A or B",
+            "I",
+        ],
+    ),
     ("yes_no", "Yes", ["yes", "Yes, it is.", "YES"], ["no", "yes and no", "maybe", "yesterday"]),
     ("yes_no", "no", ["No."], ["yes", "nothing", "not"]),
     ("similar", "kitten", ["kitten"], ["sitting", "", "kitte"]),
@@ -104,7 +128,7 @@ def test_a_true_answer_of_another_form_gives_nan_and_is_reported(name):
     others += [{"text": "?"}] * (name not in ("exact", "similar")) + [{"text": "1,x"}] * (name == "positions")
     for answer in others:
         assert Answer(COMPARISONS[name])(rollout_of(["red", "7", "B"], answer)).isnan().all(), answer
-    with pytest.raises(NothingJudged, match="returned NaN for every sample"):
+    with pytest.raises(NothingJudged, match="returned NaN or infinity for every sample"):
         judge(rollout_of(["7"], {"boxes": []}), {name: Answer(COMPARISONS[name])})
 
 
@@ -188,6 +212,37 @@ def test_golden_values_of_the_length_against_a_reference():
     words = RelativeLength(str.split)
     torch.testing.assert_close(words(rollout_of(["a b c"], {"code": "a bb"})), torch.tensor([0.0]))
     assert RelativeLength()(rollout_of(["x"], {"text": "red"})).isnan().all()
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_the_edit_distance_is_that_of_the_table(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    assert edit_distance(a, b) == row[-1]
+    assert edit_distance(a[:3], a[:3]) == 0
+
+
+@pytest.mark.parametrize("part", ["1,", "-", "A ", "answer is ", "(", "\\", "9", "1\u202f000", "- ", "answer is A or "])
+def test_numbers_and_letters_are_read_in_time_linear_in_the_text(part):
+    text, began = part * (200_000 // len(part)), time.perf_counter()
+    parse_number(text), parse_letter(text)
+    assert time.perf_counter() - began < 5
+
+
+def test_long_texts_are_compared_in_a_fraction_of_a_second():
+    began = time.perf_counter()
+    assert edit_distance("abc <>/=" * 500, "=/>< cba" * 500) > 0
+    assert time.perf_counter() - began < 1
+
+
+def test_any_of_several_right_answers_is_right():
+    answer = {"text": "red", "others": ["crimson", "scarlet"]}
+    assert Answer(exact)(rollout_of(["scarlet", "red", "blue"], answer)).tolist() == [1, 1, 0]
+    assert Answer(Numeric())(rollout_of(["12"], {"text": "twelve", "others": ["12"]})).tolist() == [1]
+    assert math.isnan(Answer(choice)(rollout_of(["A"], {"text": "red", "others": ["blue"]})).item())
 
 
 def test_tags_that_are_never_closed_take_no_longer_than_reading():

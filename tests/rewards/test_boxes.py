@@ -172,7 +172,24 @@ ONE, TWO = ParsedBox((1.0, 2.0, 3.0, 4.0), "red"), ParsedBox((-5.0, 0.5, 600.0, 
         ('[{"bbox_2d": [1, 2, 3, 4], "label": "red"}, {"bbox_2d": [7, 7, 9', [ONE]),
         ('[{"bbox_2d": [1, 2, 3, 4], "label": "red"}, {"bbox_2d": [-5, 0.5, 600, 80], "lab', [ONE, TWO]),
         ('[{"bbox_2d": [1, 2, 3], "label": "red"}, [1, 2, 3, 4, 5], {"point": [1, 2, 3, 4]}]', None),
-        ('{"bbox_2d": ["1", 2, 3, 4]} [true, 1, 2, 3] [NaN, 1, 2, 3] [1e999, 1, 2, 3]', None),
+        *(
+            (text, [ParsedBox(ONE.corners)])
+            for text in (
+                '{"bbox_2d": ["1", 2, 3, 4]}',
+                '{"bbox": [1, 2, 3, 4]}',
+                '{"box_2d": "[1, 2, 3, 4]"}',
+                "{'Position': [1, 2, 3, 4], 'Confidence': 0.9}",
+                "<|box_start|>(1,2),(3,4)<|box_end|>",
+                '{"bbox_2d": [[1, 2], [3, 4]]}',
+                '{"old_bbox_2d": [9, 9, 10, 10], "bbox_2d": [1, 2, 3, 4]}',
+                "\uff3b\uff11\uff0c\uff12\uff0c\uff13\uff0c\uff14\uff3d",
+                "[\u0661, \u0662, \u0663, \u0664]",
+            )
+        ),
+        ('{"bbox_2d": [[1, 2, 3, 4], [-5, 0.5, 600, 80]]}', [ParsedBox(ONE.corners), TWO]),
+        ('{"bbox_2d": [1, 2, 3, 4], "sub_label": "x", "label": "red"}', [ONE]),
+        ('{"bbox_2d": [1, 2, 3, 4], "attributes": {"label": "big"}, "label": "red"}', [ONE]),
+        ("[true, 1, 2, 3] [NaN, 1, 2, 3] [1e999, 1, 2, 3]", None),
         *((nothing, []) for nothing in ("None", "none.", " null", '"None"', "[]", "[ ]", "```json\n[]\n```")),
         ("<think>0</think><answer>None</answer>", []),
         *((garbage, None) for garbage in ("", "  ", "no idea", "[[", "{}", "<answer>", "<answer></answer>")),
@@ -321,3 +338,16 @@ def test_labels_that_do_not_fit_the_targets_are_an_error():
         DetectionPrecision(), rollout_of(["[1, 2, 3, 4]"], {"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]})
     )
     assert values.isnan().all() and str(error) == "1 target boxes have 2 labels"
+
+
+@pytest.mark.parametrize("part", ['{"', '"\\', "[1,", "(1,2),", "{", '{"a":', "9" * 9, "[" + " " * 9, "'a"])
+def test_boxes_are_read_in_time_linear_in_the_text(part):
+    began = time.perf_counter()
+    parse_boxes(part * (50_000 // len(part)))
+    assert time.perf_counter() - began < 5
+
+
+@given(st.text("{}[]()\"':,.-1 2bbox_label\\", max_size=60))
+def test_any_text_is_read_as_boxes_or_not(text):
+    found = parse_boxes(text)
+    assert found is None or all(len(box.corners) == 4 and isinstance(box.label, str) for box in found)

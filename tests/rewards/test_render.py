@@ -176,7 +176,7 @@ def test_a_program_is_rendered_once_for_all_rewards(problems, monkeypatch):
 
 def test_statuses_are_counted(problems):
     shares = rendering.render_status_metrics(
-        rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><a/></svg>"])
+        rollout(problems[:4], [codes(problems)[0], BLANK, "<svg><g>", "<svg><script/></svg>"])
     )
     assert sum(shares.values()) == pytest.approx(1)
     assert {name for name, share in shares.items() if share} == {

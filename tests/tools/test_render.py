@@ -92,9 +92,13 @@ ATTACKS = {
     "script": (svg("<script>alert(1)</script>" + RECT), "unsafe"),
     "style sheet": (svg("<style>@import url(http://127.0.0.1/)</style>" + RECT), "unsafe"),
     "foreign object": (svg("<foreignObject><p/></foreignObject>"), "unsafe"),
-    "other vocabulary": (svg('<x:rect xmlns:x="urn:x"/>'), "unsafe"),
-    "huge blur": (svg('<filter id="f"><feGaussianBlur stdDeviation="9999"/></filter>'), "unsafe"),
-    "tiny pattern": (svg('<pattern id="p" width=".0001" height=".0001"/>'), "unsafe"),
+    "other vocabulary": (svg('<x:rect xmlns:x="urn:x"/>'), "empty"),
+    "imported style": (svg("<style>@import url(http://x/a.css);</style>" + RECT), "unsafe"),
+    "escaped style": (svg("<style>rect{fill:\\75rl(http://x)}</style>" + RECT), "unsafe"),
+    "style from outside": (svg("<style>rect{fill:url(http://x#a)}</style>" + RECT), "unsafe"),
+    "picture in a filter": (svg('<filter id="f"><feImage href="file:///etc/passwd"/></filter>' + RECT), "unsafe"),
+    "huge blur": (svg('<filter id="f"><feGaussianBlur stdDeviation="9999"/></filter>'), "empty"),
+    "tiny pattern": (svg('<pattern id="p" width=".0001" height=".0001"/>'), "empty"),
     "event handler": (svg(RECT.replace("/>", ' onload="fetch(1)"/>')), "ok"),
     "endless dashes": (svg(RECT + '<path d="M0 0L32 32" stroke="red" stroke-dasharray="0.00001"/>'), "ok"),
     "nested scales": (svg('<g transform="scale(99999)">' * 28 + RECT + "</g>" * 28 + RECT), "ok"),
@@ -484,3 +488,25 @@ def test_finding_takes_no_longer_than_reading():
 def test_the_canvas_of_a_program():
     assert declared_canvas('<svg viewBox="0,0 24 , 12"/>', "svg") == (0, 0, 24, 12)
     assert declared_canvas('<svg width="24px" height="12"/>', "svg") == (0, 0, 24, 12)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<style>.a{fill:red}</style><rect class="a" width="9" height="9"/>',
+        "<desc>d</desc><metadata/>" + RECT,
+        f'<symbol id="s">{RECT}</symbol><use href="#s"/>',
+        f'<mask id="m"><rect width="32" height="32" fill="#fff"/></mask><g mask="url(#m)">{RECT}</g>',
+        f'<pattern id="p" width=".5" height=".5">{RECT}</pattern><rect width="32" height="32" fill="url(#p)"/>',
+        f'<filter id="f"><feGaussianBlur stdDeviation="1"/></filter><g filter="url(#f)">{RECT}</g>',
+        f'<a href="#x">{RECT}</a>',
+        f'<n:namedview xmlns:n="urn:n"/>{RECT}',
+    ],
+)
+def test_what_drawing_programs_write_is_drawn(body):
+    assert render(svg(body), "svg", 32).status == "ok"
+
+
+@pytest.mark.parametrize("words", ["{}\nThe <svg> element ends with </svg>.", "Here is the `<svg>`:\n```svg\n{}\n```"])
+def test_words_that_speak_of_svg_are_no_program(words):
+    assert find_program(words.format(svg(RECT)), "svg") == svg(RECT)

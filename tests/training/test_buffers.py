@@ -4,6 +4,8 @@ resume.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -204,3 +206,14 @@ def test_what_cannot_be_sampled_is_said():
     for asked, why in (((4, 0), "empty"), ((0, 0), "rows must be 1 or more"), ((4, 0, 0), "n_step must be 1 or more")):
         with pytest.raises(ValueError, match=why):
             Buffer(5).sample(*asked)
+
+
+def test_a_buffer_beyond_the_memory_of_the_machine_is_refused(monkeypatch):
+    rows = episode(1, 3)
+    with pytest.raises(ValueError, match=r"takes \d+\.\d GiB, and this machine has .*: lower its capacity"):
+        Buffer(1 << 20).add(
+            rows | dict.fromkeys(("observation.state", "next_observation.state"), np.zeros((3, 1 << 20)))
+        )
+    once = sum(value[:1].nbytes for name, value in rows.items() if name != "next_observation.view")
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 100, "SC_PHYS_PAGES": once}.get)
+    Buffer(100).add(rows)

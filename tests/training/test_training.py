@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -304,14 +303,6 @@ def test_whatever_ends_a_step_the_steps_before_it_are_saved(tmp_path, error):
     assert [x["step"] for x in _metrics(tmp_path / "run") if "reward/height" in x] == list(range(1, 10))
 
 
-def test_a_reward_that_exits_is_an_error_of_the_reward():
-    def exits(rollout: Rollout) -> torch.Tensor:
-        sys.exit("no key")
-
-    with pytest.raises(NothingJudged, match="reward 'mine' judged none of 2 samples: SystemExit: no key"):
-        judge(Toy.new().rollout(PROBLEMS[:2], seeds(0, 2, "test")), {"mine": exits})
-
-
 def test_a_switch_that_a_reward_leaves_behind_is_undone_and_told(tmp_path):
     def careless(rollout: Rollout) -> torch.Tensor:
         torch.set_grad_enabled(False)
@@ -426,7 +417,7 @@ def test_infinite_and_misshapen_verdicts_are_none():
     assert ask(lambda r: torch.tensor([math.inf, 1.0]), rollout)[0].isnan().tolist() == [True, False]
     with pytest.raises(NothingJudged, match="one score a row"):
         judge(rollout, {"r": lambda r: torch.ones(5)})
-    with pytest.raises(NothingJudged, match="a reward must return a tensor with one score a row, not list"):
+    with pytest.raises(NothingJudged, match="a reward must return a tensor with one score a row, \\[2\\], not list"):
         judge(rollout, {"r": lambda r: [1.0, 1.0]})
 
 
@@ -440,7 +431,7 @@ def test_a_reward_may_name_several_verdicts():
     rollout = judge(Toy.new().rollout(PROBLEMS[:3], seeds(0, 3, "test")), {"both": two})
     assert set(rollout.rewards) == {"both", "both.first", "both.second"}
     assert rollout.rewards["both"].tolist() == [0.5, 0.0, 0.5] and rollout.rewards["both.first"].tolist() == [0, 0, 0]
-    with pytest.raises(NothingJudged, match="none of 3 samples: ValueError: a reward must return one score a row"):
+    with pytest.raises(NothingJudged, match="none of 3 samples: a reward must return a tensor with one score a row"):
         judge(rollout, {"both": lambda r: {"a": torch.ones(7)}})
 
 

@@ -15,6 +15,7 @@ from saccade.tools.render import Request, render, render_batch
 from saccade.worlds import programs
 from saccade.worlds.programs import COLORS, KINDS, OOD, TRAIN, Scene, sample_scenes, vocabulary, write_svg
 from saccade.worlds.programs.prompts import split_of
+from saccade.worlds.programs.task import ProgramTask
 
 DOT = '<svg viewBox="0 0 9 9"><rect width="5" height="5"/></svg>'
 
@@ -126,7 +127,7 @@ def test_files_are_read(tmp_path):
         ('{"svg": ""}', "is not an object with a text 'Svg'"),
         ('{"Svg": "<svg/>", "image": 3}', "image 3 must be a path"),
         ('{"Svg": "<svg/>"}', "no program can be drawn"),
-        (json.dumps({"Svg": DOT, "image": "none.png"}), "image 'none.png' cannot be read"),
+        (json.dumps({"Svg": DOT, "image": "none.png"}), "none.png: cannot be read"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, text, words):
@@ -144,3 +145,12 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         programs.load_programs(tmp_path)
     with pytest.raises(ValueError, match="cannot be read"):
         programs.load_programs(tmp_path / "none.jsonl")
+
+
+def test_a_program_with_two_captions_is_two_problems(tmp_path):
+    code = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="9" height="9"/></svg>'
+    captions = ["a small black square", "a box in the corner"]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps({"Svg": code, "caption": c}) + "\n" for c in captions))
+    problems = ProgramTask(programs=str(tmp_path / "s.jsonl"), condition="text").training(0)
+    assert [p.answer["caption"] for p in problems] == captions
+    assert [p.inputs.text.endswith(caption) for p, caption in zip(problems, captions)] == [True, True]

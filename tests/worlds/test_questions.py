@@ -362,3 +362,12 @@ def test_damaged_pictures_and_files_are_named(tmp_path: Path) -> None:
     for name in ("empty.jsonl", "binary.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=name):
             load_questions(tmp_path / name)
+
+
+def test_a_list_of_texts_is_several_right_answers(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"image": "a.png", "question": "Color?", "answer": ["red", "crimson"]})
+    )
+    answer = load_questions(tmp_path / "q.jsonl")[0].answer
+    assert answer["text"] == "red" and answer["others"] == ["crimson"]

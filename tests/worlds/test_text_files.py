@@ -3,13 +3,14 @@
 import pytest
 
 from saccade.core import Problem
+from saccade.models.tables import object_of
 from saccade.worlds import text_files
 
 
 def test_lines_keep_their_numbers_and_blank_ones_are_passed_over(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('\n{"text": " one\u2028two "}\n   \n{"text": "three"}\r\n', encoding="utf-8")
-    found = text_files.parse_lines(file, lambda line: text_files.text_of(text_files.entry_of(line), "text"), "texts")
+    found = text_files.parse_lines(file, lambda line: text_files.text_of(object_of(line), "text"), "texts")
     assert found == ((2, "one\u2028two"), (4, "three"))
 
 
@@ -29,7 +30,7 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, content, why):
     with pytest.raises(ValueError, match=why):
         text_files.parse_lines(
             tmp_path / "a.jsonl",
-            lambda line: (e := text_files.entry_of(line)) and text_files.text_of(e, "text"),
+            lambda line: (e := object_of(line)) and text_files.text_of(e, "text"),
             "texts",
         )
 
@@ -66,3 +67,12 @@ def test_lines_are_checked_once_and_read_again_on_access(tmp_path):
     file.write_text("1\n2\n")
     with pytest.raises(ValueError, match=r"n.txt has changed since it was read"):
         lines[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_lines_are_found_again_in_every_encoding(tmp_path, encoding):
+    file, texts = tmp_path / "n.txt", ["é\u2028\u0a0a", "", "\u0a0d 😀\r", "b"]
+    mark = "\ufeff" if encoding.startswith("utf-16") else ""
+    file.write_bytes((mark + "\n".join(texts)).encode(encoding))
+    lines = text_files.Lines(file, str, "texts")
+    assert [*lines] == [(1, texts[0]), (3, texts[2].strip()), (4, "b")] == [*text_files.parse_lines(file, str, "texts")]

@@ -7,13 +7,14 @@ format that the setting's world reads. So a run keeps the data that it was train
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saccade.models.pictures import SUFFIXES, open_picture
+from saccade.models.tables import object_of, read_csv, read_jsonl, read_lines, read_parquet, read_text
 from saccade.naming import nearest
 
 TEXTS = {"prompts": "prompt", "questions": "question", "edits": "instruction", "programs": "Svg", "images": ""}
@@ -23,8 +24,6 @@ HELD_OUT = ("held_out", "held_out_images", "in_domain", "out_of_domain")
 ALIASES = ("prompt", "text", "caption", "question", "instruction", "svg", "Svg", "program")
 """Columns that are read as the text where the one that the setting asks for is missing."""
 PICTURE_COLUMNS = ("image", "picture", "source", "file_name")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Ends of the names of picture files."""
 
 Row = dict[str, Any]
 
@@ -91,11 +90,9 @@ def _rows_of_path(path: Path, text: str) -> list[Row] | None:
         return _captioned(path) if captioned else None
     match path.suffix.lower() if path.is_file() else "":
         case ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [dict(row) for row in csv.DictReader(file)]
-            return [_with_paths(row, path.parent) for row in rows]
+            return [_with_paths(row, path.parent) for row in read_csv(path)]
         case ".parquet":
-            return [_with_paths(row, path.parent) for row in _parquet(path)]
+            return [_with_paths(row, path.parent) for row in read_parquet(path).to_pylist()]
         case ".jsonl":
             return _renamed_jsonl(path, text)
     return None
@@ -103,24 +100,12 @@ def _rows_of_path(path: Path, text: str) -> list[Row] | None:
 
 def _renamed_jsonl(path: Path, text: str) -> list[Row] | None:
     """Rows of a JSONL file whose text has another name than the world asks for; None where the world can read it."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    first = next((line for line in lines if line.strip()), "")
     try:
-        row = json.loads(first)
-        needs_name = isinstance(row, dict) and text not in row and "conversations" not in row and set(row) & {*ALIASES}
-        if not text or not needs_name:
-            return None
-        return [_with_paths(dict(json.loads(line)), path.parent) for line in lines if line.strip()]
-    except (ValueError, TypeError):
+        row = next((object_of(line) for *_, line in read_lines(path)), {})
+    except ValueError:
         return None  # the world's reader gives the line that is broken
-
-
-def _parquet(path: Path) -> list[Row]:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError(f"{path} needs a package to be read: pip install pyarrow") from None
-    return parquet.read_table(path).to_pylist()
+    needs_name = text not in row and "conversations" not in row and set(row) & {*ALIASES}
+    return [_with_paths(row, path.parent) for row in read_jsonl(path)] if text and needs_name else None
 
 
 def _captioned(folder: Path) -> list[Row]:
@@ -128,7 +113,7 @@ def _captioned(folder: Path) -> list[Row]:
 
     ValueError for a picture without a caption.
     """
-    for name, read in (("metadata.jsonl", _json_lines), ("metadata.csv", _csv_lines)):
+    for name, read in (("metadata.jsonl", read_jsonl), ("metadata.csv", read_csv)):
         if (folder / name).is_file():
             rows = [_with_paths(row, folder) for row in read(folder / name)]
             return [{"image": row.pop("file_name"), **row} if "file_name" in row else row for row in rows]
@@ -138,22 +123,7 @@ def _captioned(folder: Path) -> list[Row]:
         raise ValueError(
             f"{folder} has no caption for {bare.name}: put it into {bare.stem}.txt, or all of them into metadata.jsonl"
         )
-    return [
-        {"image": file.resolve(), "caption": file.with_suffix(".txt").read_text(encoding="utf-8").strip()}
-        for file in files
-    ]
-
-
-def _json_lines(path: Path) -> list[Row]:
-    try:
-        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not JSON lines: {error}") from None
-
-
-def _csv_lines(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [dict(row) for row in csv.DictReader(file)]
+    return [{"image": file.resolve(), "caption": read_text(file.with_suffix(".txt")).strip()} for file in files]
 
 
 def _with_paths(row: Row, root: Path) -> Row:
@@ -223,6 +193,8 @@ def _plain(value: Any, place: Path, root: Path) -> Any:
         return str(value)
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):  # a picture of a data set, as stored
+        value = open_picture(value["bytes"])
     if isinstance(value, Mapping):
         return {str(key): _plain(inner, place.with_name(f"{place.name}-{key}"), root) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

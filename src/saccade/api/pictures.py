@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from saccade.api.data import SUFFIXES
 from saccade.math.pixels import to_float, to_uint8
+from saccade.models.pictures import SUFFIXES, as_rgb, open_picture
 
 _GAP = 2
 
@@ -28,12 +28,7 @@ def find(folder: Path) -> list[Path]:
 
 def read(file: Path) -> Tensor:
     """A picture file as ``[3, H, W]`` in [0, 1]. ValueError that names the file if it is broken."""
-    try:
-        with Image.open(file) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except Exception as error:  # damaged files make every kind of error in the decoders
-        raise ValueError(f"{file} is not a readable picture: {error}") from None
-    return to_float(pixels)
+    return to_float(open_picture(file))
 
 
 def is_picture(value: Any) -> bool:
@@ -57,7 +52,7 @@ def as_tensor(picture: Any) -> Tensor:
         )
     if isinstance(picture, Tensor):
         return picture.detach().float().cpu()
-    return to_float(np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture)
+    return to_float(as_rgb(picture) if isinstance(picture, Image.Image) else picture)
 
 
 def as_image(picture: Any) -> Image.Image:

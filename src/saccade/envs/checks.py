@@ -11,8 +11,11 @@ import numpy as np
 from gymnasium import spaces
 
 from saccade.core import EnvironmentFailed
-from saccade.models.loading import first_line
 from saccade.tools.timeout import TimedOut, time_limit
+from saccade.tools.user_code import described
+
+LONGEST = 30_000
+"""Steps after which an episode is taken to be endless, above those of any usual one (Atari's have 27,000)."""
 
 
 class InvalidStep(Exception):
@@ -47,7 +50,7 @@ class guarded:
         if isinstance(error, (InvalidStep, TimedOut)):
             raise EnvironmentFailed(f"{self.where()}: {error}") from error
         if error is not None and not isinstance(error, (KeyboardInterrupt, ActionNotFinite)):
-            raise EnvironmentFailed(f"{self.where()}: {type(error).__name__}: {first_line(error)}") from error
+            raise EnvironmentFailed(f"{self.where()}: {described(error)}") from error
 
 
 def checked_observation(observation: Any, space: spaces.Dict) -> dict[str, np.ndarray]:

@@ -20,6 +20,8 @@ class Demonstrations:
 
     recording: str = ""
     """Recording of demonstrations (ours, LeRobot's or Minari's); without one the scripted expert demonstrates."""
+    successes: bool = False
+    """Whether each episode of a recording without rewards (LeRobot's) counts as a success."""
     episodes: int = 30
     """Number of episodes of the scripted expert."""
     expert_noise: float = 0.3
@@ -31,7 +33,7 @@ class Demonstrations:
         ValueError with neither a recording nor a scripted expert.
         """
         if self.recording:
-            return list(open_recording(self.recording))
+            return list(open_recording(self.recording, successes=self.successes))
         if not hasattr(environment, "expert"):
             raise ValueError(f"{environment.name} has no scripted expert: name a recording of demonstrations")
         episode_seeds = seeds(seed, self.episodes, "demonstrations").tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +17,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
+from PIL import Image
 
 from saccade.config import Foreign
 from saccade.core import Observation, Step
 from saccade.envs import mujoco_fast
-from saccade.envs.checks import ActionNotFinite, InvalidStep, checked_outcome, guarded
+from saccade.envs.checks import LONGEST, ActionNotFinite, InvalidStep, checked_outcome, guarded
 from saccade.envs.preprocessing import Preprocessing, Render, preprocessed
-from saccade.models.loading import first_line
 from saccade.naming import nearest
+from saccade.tools.user_code import described, user_code
 
 PACKAGES = {
     "ALE/": ("ale_py", "atari"),
@@ -32,6 +35,9 @@ PACKAGES = {
     "gym_pusht/": ("gym_pusht", "pusht"),
 }
 """Beginnings of names, the package that registers them, and the extra of this one that installs it."""
+
+CHOICES = 4096
+"""Largest number of combinations of a MultiDiscrete's choices."""
 
 _RENDER_SIZE = 128
 """Side in pixels of a rendered MuJoCo frame where the policy observes no picture."""
@@ -45,11 +51,31 @@ def find(name: str, others: Iterable[str] = ()) -> None:
     for start, (package, extra) in PACKAGES.items():
         if name.startswith(start):
             _import(name, package, extra)
+    given, (module, colon, name) = name, name.rpartition(":")
+    if colon:
+        _ask(given)
+        _import_own(module)
     try:
         gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError):
         near = nearest(name, [*others, *gymnasium.registry])
         raise ValueError(f"there is no environment '{name}'; nearest: {near}") from None
+
+
+def _ask(name: str) -> None:
+    if isinstance(name, Foreign):
+        name.asked()
+
+
+def _import_own(module: str) -> None:
+    """Import the module of the user's that registers an environment, also from the current folder."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        with user_code():
+            importlib.import_module(module)
+    except Exception as error:
+        raise ValueError(f"the module {module!r} cannot be imported: {described(error)}") from None
 
 
 def _import(name: str, package: str, extra: str) -> None:
@@ -67,10 +93,21 @@ class Gym:
     ``facts`` names the entries of ``info`` that are kept: float32, NaN where one is missing.
     """
 
-    def __init__(self, name: str, envs: Sequence[gymnasium.Env], render: Render, facts: Sequence[str], patience: float):
+    def __init__(
+        self,
+        name: str,
+        envs: Sequence[gymnasium.Env],
+        render: Render,
+        facts: Sequence[str],
+        patience: float,
+        longest: int,
+    ):
         self.name, self.count, self.envs = name, len(envs), list(envs)
         self.render_one, self.facts, self.patience = render, tuple(facts), patience
-        self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
+        self.observation_space, self.own_actions = envs[0].observation_space, envs[0].action_space
+        self.action_space = numbered(self.own_actions)
+        self.longest, self._limit_told = longest, False
+        self._shown: tuple[int, ...] | None = None
         self.seeds: list[int | None] = [None] * self.count
         self.actions: list[list[np.ndarray]] = [[] for _ in envs]
         self.seen: list[Mapping[str, np.ndarray] | None] = [None] * self.count
@@ -90,25 +127,31 @@ class Gym:
         facts: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         patience: float = 60.0,
+        longest: int = LONGEST,
     ) -> Gym:
         """``count`` environments by a name that ``gymnasium.make`` knows, which is given ``options``.
 
         Observations are those of `Preprocessing`. One step of all environments, or their reset, may take ``patience``
-        seconds. ValueError if they cannot be made, and for action and observation spaces that no policy here supports.
+        seconds, and an episode is truncated after ``longest`` steps, with a warning. ValueError if they cannot be made,
+        and for action and observation spaces that no policy here supports.
         """
         if not patience > 0:
             raise ValueError(f"{name}: patience {patience:g} is not above 0 seconds")
+        if longest < 1:
+            raise ValueError(f"{name}: longest {longest} is less than 1 step")
         preprocessing = Preprocessing(pixels, state, size, grey, stack, repeat, leave_out)
         bare = [_made(name, options or {}) for _ in range(count)]
-        if not isinstance(bare[0].action_space, (spaces.Box, spaces.Discrete)):
-            raise ValueError(f"{name}: actions are a {type(bare[0].action_space).__name__}, neither Box nor Discrete")
+        if not isinstance(bare[0].action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
+            kind = type(bare[0].action_space).__name__
+            raise ValueError(f"{name}: actions are a {kind}, none of Box, Discrete and MultiDiscrete")
         mujoco = mujoco_fast.is_mujoco(bare[0])
         render = mujoco_fast.Camera(bare[0], pixels or _RENDER_SIZE) if mujoco else _rendered
         try:
+            numbered(bare[0].action_space)
             envs = [preprocessed(env, preprocessing, render) for env in bare]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        return Gym(name, envs, render, facts, patience)
+        return Gym(name, envs, render, facts, patience, longest)
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int]) -> Observation:
         """Begin episodes in these rows, reset with the seeds modulo 2^31; observations in the order of ``rows``."""
@@ -134,9 +177,16 @@ class Gym:
         return Step(_joined(observations), np.array(reward, np.float32), *ends, facts)
 
     def render(self, rows: Sequence[int]) -> np.ndarray:
-        """Pictures uint8 ``[len(rows), H, W, 3]``."""
+        """Pictures uint8 ``[len(rows), H, W, 3]``, all of the size of the first one that was rendered."""
         with guarded(self._where, self.patience):
-            return np.stack([self.render_one(self.envs[row]) for row in rows])
+            return np.stack([self._of_one_size(self.render_one(self.envs[row])) for row in rows])
+
+    def _of_one_size(self, picture: np.ndarray) -> np.ndarray:
+        self._shown = self._shown or picture.shape
+        if picture.shape == self._shown:
+            return picture
+        high, wide = self._shown[:2]
+        return np.asarray(Image.fromarray(picture).resize((wide, high), Image.Resampling.BOX))
 
     def state_dict(self) -> dict[str, Any]:
         actions = [torch.from_numpy(np.stack(taken)) if taken else None for taken in self.actions]
@@ -176,11 +226,20 @@ class Gym:
             self.render_one.close()
 
     def _step_row(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        action = self._valid_action(action)
-        self.actions[self.row].append(np.array(action))
+        taken, action = action, self._valid_action(action)
+        self.actions[self.row].append(np.array(taken if isinstance(self.action_space, spaces.Discrete) else action))
         observation, reward, terminated, truncated, info = self.envs[self.row].step(action)
         self.seen[self.row] = observation
-        return observation, *checked_outcome(reward, terminated, truncated), info
+        reward, terminated, truncated = checked_outcome(reward, terminated, truncated)
+        if len(self.actions[self.row]) >= self.longest and not (terminated or truncated):
+            truncated = True
+            self._tell_limit()
+        return observation, reward, terminated, truncated, info
+
+    def _tell_limit(self) -> None:
+        if not self._limit_told:
+            self._limit_told = True
+            warnings.warn(f"{self._where()}: the episode does not end and is truncated (longest)", stacklevel=2)
 
     def _code(self) -> str | None:
         """A sum of the file in which the environment's class stands, None where there is none."""
@@ -190,8 +249,11 @@ class Gym:
             return None
 
     def _valid_action(self, action: np.ndarray) -> Any:
-        if isinstance(self.action_space, spaces.Discrete):
-            return int(action)
+        if isinstance(self.own_actions, spaces.Discrete):
+            return int(action) + int(self.own_actions.start)
+        if isinstance(self.own_actions, spaces.MultiDiscrete):
+            choice = np.unravel_index(int(action), self.own_actions.nvec.ravel())
+            return np.reshape(choice, self.own_actions.shape).astype(self.own_actions.dtype) + self.own_actions.start
         if not np.isfinite(action).all():
             raise ActionNotFinite(f"an action of the policy in {self._where()} is not finite")
         return np.clip(np.asarray(action, self.action_space.dtype), self.action_space.low, self.action_space.high)
@@ -199,6 +261,22 @@ class Gym:
     def _where(self) -> str:
         steps = len(self.actions[self.row])
         return f"environment {self.name!r} (row {self.row}, seed {self.seeds[self.row]}, step {steps})"
+
+
+def numbered(space: spaces.Space) -> spaces.Space:
+    """A space of actions as policies see it: choices are numbered from 0; several at once are one choice.
+
+    ValueError for more than `CHOICES` of them.
+    """
+    match space:
+        case spaces.Discrete():
+            return spaces.Discrete(int(space.n))
+        case spaces.MultiDiscrete():
+            choices = math.prod(map(int, space.nvec.ravel()))
+            if choices > CHOICES:
+                raise ValueError(f"actions are {choices} combinations of choices, more than {CHOICES}")
+            return spaces.Discrete(choices)
+    return space
 
 
 def _digest(observation: Mapping[str, np.ndarray] | None) -> str | None:
@@ -211,22 +289,22 @@ def _digest(observation: Mapping[str, np.ndarray] | None) -> str | None:
 
 def _made(name: str, options: Mapping[str, Any]) -> gymnasium.Env:
     """One environment, which renders pictures if it can; Gymnasium's checks are off, since ours are stricter."""
-    if isinstance(name, Foreign):
-        name.asked()
+    _ask(name)
     try:
-        entry = gymnasium.spec(name).entry_point
-        maker = load_env_creator(entry) if isinstance(entry, str) else entry
-        mujoco_fast.log_warnings()
-        renders = "rgb_array" in getattr(maker, "metadata", {}).get("render_modes", ())
-        rendering = {"render_mode": "rgb_array"} if renders else {}
-        return gymnasium.make(name, disable_env_checker=True, **(rendering | dict(options)))
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"environment {name!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
+        with user_code():
+            entry = gymnasium.spec(name.rpartition(":")[2]).entry_point
+            maker = load_env_creator(entry) if isinstance(entry, str) else entry
+            mujoco_fast.log_warnings()
+            renders = "rgb_array" in getattr(maker, "metadata", {}).get("render_modes", ())
+            rendering = {"render_mode": "rgb_array"} if renders else {}
+            return gymnasium.make(name, disable_env_checker=True, **(rendering | dict(options)))
+    except Exception as error:
+        raise ValueError(f"environment {name!r} cannot be made: {described(error)}") from error
 
 
 def _rendered(env: gymnasium.Env) -> np.ndarray:
     picture = env.render()
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size:
         raise InvalidStep("renders no picture uint8 [H, W, 3]")
     return picture
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, TransformObservation
 from PIL import Image
 
-from saccade.envs.checks import checked_observation, is_finite_vector
+from saccade.envs.checks import InvalidStep, checked_observation, is_finite_vector
 
 Render = Callable[[gymnasium.Env], np.ndarray]
 """Renders a picture uint8 [H, W, 3] of an environment as it stands."""
@@ -47,21 +47,25 @@ def preprocessed(env: gymnasium.Env, cfg: Preprocessing, render: Render) -> gymn
     """``env`` with a Dict of float32, uint8 and integer observations. ValueError for a space without a network."""
     raw = _named(env.observation_space)
     kept = {k: v for k, v in raw.spaces.items() if k not in cfg.leave_out} if cfg.state or not cfg.pixels else {}
-    plain = not isinstance(env.observation_space, spaces.Dict)
+    plain = not isinstance(env.observation_space, (spaces.Dict, spaces.Tuple))
     if cfg.repeat > 1:
         env = _ActionRepeat(env, cfg.repeat, brighter=plain and not cfg.pixels and _is_picture(raw["state"]))
     out = {name: _outgoing(name, space, cfg) for name, space in kept.items()}
     if cfg.pixels:
         out["image"] = _outgoing("image", spaces.Box(0, 255, (cfg.pixels, cfg.pixels, 3), np.uint8), cfg)
-    inner, kept_space = env, spaces.Dict(kept)
-    vector = _vector(env.observation_space) if list(out) == ["state"] and plain else None
+    starts = {k: v.start for k, v in kept.items() if isinstance(v, (spaces.Discrete, spaces.MultiDiscrete))}
+    inner, kept_space, whole = env, spaces.Dict(kept), env.observation_space
+    vector = _vector(whole) if list(out) == ["state"] and plain else None
 
     def observe(observation: Any) -> dict[str, np.ndarray]:
         if vector is not None and is_finite_vector(observation, vector):
             return {"state": observation.astype(np.float32)}
-        values = checked_observation({"state": observation} if plain else observation, kept_space)
+        parts = {"state": observation} if plain else dict(_parts("", whole, observation)) if kept else {}
+        values = checked_observation(parts, kept_space)
         if cfg.pixels:
             values["image"] = resized(render(inner), cfg.pixels)
+        for name, start in starts.items():
+            values[name] = values[name] - start
         return {name: _converted(value, out[name], cfg) for name, value in values.items()}
 
     env = TransformObservation(env, observe, spaces.Dict(out))
@@ -87,7 +91,42 @@ def resized(picture: np.ndarray, size: int = 0, grey: bool = False) -> np.ndarra
 
 
 def _named(space: spaces.Space) -> spaces.Dict:
-    return space if isinstance(space, spaces.Dict) else spaces.Dict({"state": space})
+    """Parts of a space by name; those of nested ones by the names on the way to them, as "robot_0"."""
+    return spaces.Dict(dict(_leaves("", space)))
+
+
+def _leaves(name: str, space: spaces.Space) -> Iterator[tuple[str, spaces.Space]]:
+    match space:
+        case spaces.Dict():
+            inner = list(space.spaces.items())
+        case spaces.Tuple():
+            inner = list(enumerate(space.spaces))
+        case _:
+            yield name or "state", space
+            return
+    for key, part in inner:
+        yield from _leaves(f"{name}_{key}" if name else str(key), part)
+
+
+def _parts(name: str, space: spaces.Space, observation: Any) -> Iterator[tuple[str, Any]]:
+    """An observation's parts by the names of `_named`. InvalidStep where it is not built as its space."""
+    match space:
+        case spaces.Dict():
+            keys: list[Any] = list(space.spaces)
+            built = isinstance(observation, Mapping)
+        case spaces.Tuple():
+            keys = list(range(len(space.spaces)))
+            built = isinstance(observation, (tuple, list)) and len(observation) == len(keys)
+        case _:
+            yield name or "state", observation
+            return
+    if not built:
+        kind = type(space).__name__.lower()
+        raise InvalidStep(f"returns a {type(observation).__name__} as observation where a {kind} was declared")
+    for key in keys:
+        if isinstance(observation, Mapping) and key not in observation:
+            raise InvalidStep(f"observation {key!r} is missing")
+        yield from _parts(f"{name}_{key}" if name else str(key), space[key], observation[key])
 
 
 def _is_picture(space: spaces.Space) -> bool:
@@ -103,7 +142,9 @@ def _outgoing(name: str, space: spaces.Space, cfg: Preprocessing) -> spaces.Spac
         case spaces.Box():
             return spaces.Box(np.float32(space.low), np.float32(space.high), space.shape, np.float32)
         case spaces.Discrete():
-            return space
+            return spaces.Discrete(int(space.n))
+        case spaces.MultiDiscrete():
+            return spaces.Box(0, np.float32(space.nvec - 1), space.shape, np.float32)
         case spaces.MultiBinary():
             return spaces.Box(0, 1, space.shape, np.float32)
     kind = type(space).__name__

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from saccade.core import ActingPolicy, Action, ActorCriticPolicy, Environment, Problem, Rollout, Step
+from saccade.envs.checks import LONGEST
 from saccade.envs.episodes import Episode, RunningEpisodes, tensors
 from saccade.random import stream
 from saccade.training import video
-
-LONGEST = 30_000
-"""Steps after which a test episode is cut off, above those of any usual one (Atari's have 27,000)."""
 
 
 class RolloutCollector:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step
 from saccade.envs import environment
+from saccade.envs.checks import LONGEST
 from saccade.envs.episodes import Episode
-from saccade.envs.rollout import LONGEST, run_episodes
+from saccade.envs.rollout import run_episodes
 from saccade.envs.wrapper import EnvironmentWrapper
 from saccade.random import seeds
 from saccade.training import distributed

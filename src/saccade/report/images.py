@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
+
+from saccade.models.pictures import as_rgb, opened
+
 _LARGEST = 512
 _PIXELATED_TO = 128
 _TAG = 12
@@ -55,32 +59,28 @@ class Clip:
 
 def load_clip(path: Path) -> Clip | None:
     """An animated WebP as it is; None if the file is gone. ValueError if it is none."""
-    from PIL import Image as files
-
     if not path.exists():
         return None
     try:
-        with files.open(path, formats=["WEBP"]) as clip:
+        with opened(path, ["WEBP"]) as clip:
             clip.load()
             return Clip(_uri("webp", path.read_bytes()), max(clip.size) <= _PIXELATED_TO, clip.size[0] / clip.size[1])
-    except (OSError, ValueError):
+    except ValueError:
         raise ValueError(f"{path} is not a clip") from None
 
 
 def load_picture(path: Path, boxes: Sequence[dict[str, Any]] = ()) -> Image | None:
     """A picture with ``boxes`` in its pixels; None if the file is gone. ValueError if it is no picture."""
-    from PIL import Image as files
-
     if not path.exists():
         return None
     try:
-        with files.open(path) as image:
+        with opened(path) as image:
             image.load()
             size, drawn = image.size, _outlines(boxes, *image.size)
             if max(size) <= _LARGEST and image.format == "PNG":
                 return Image(_uri("png", path.read_bytes()), max(size) <= _PIXELATED_TO, size[0] / size[1], drawn)
-            small = image.convert("RGB")
-    except (OSError, ValueError):
+            small = PIL.Image.fromarray(as_rgb(image))
+    except ValueError:
         raise ValueError(f"{path} is not a picture") from None
     small.thumbnail((_LARGEST, _LARGEST))
     buffer = io.BytesIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from saccade.rewards.image import ocr, pictures
 from saccade.rewards.learned.reward_model import RewardModel
 from saccade.rewards.learned.text_image import TextImage
 from saccade.rewards.render import rendering
+from saccade.rewards.rubric import timeout
 from saccade.rewards.text import answers, reference
+from saccade.tools.user_code import load_module
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,12 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
 def _reward_from_file(file: Path, function: str) -> Reward:
     if not file.is_file():
         raise ValueError(f"reward file '{file}' does not exist")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"reward file '{file}' is no Python module")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"reward file '{file}' cannot be run: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, function, None)):
+    module = load_module(file, "reward file")
+    found = getattr(module, function, None)
+    if not callable(found):
         raise ValueError(f"reward file '{file}' has no function '{function}'")
-    return getattr(module, function)
+    timeout(found)
+    return found
 
 
 def learned_reward(name: str, reward_model: RewardModel | None, encoders: str = "", device: str = "cpu") -> Reward:

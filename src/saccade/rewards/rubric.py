@@ -8,6 +8,7 @@ returns several scores by name counts as their mean, and each of them is kept be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from saccade.core import NothingJudged, Reward, Rollout
 from saccade.tools.timeout import time_limit
+from saccade.tools.user_code import described, user_code
 
 TIMEOUT = 600.0
 """Seconds that a call of a reward may take, unless its attribute ``timeout`` has another value."""
@@ -36,36 +38,47 @@ def judge(rollout: Rollout, rewards: Mapping[str, Reward], may_abstain: Sequence
         scores, error = _scores(reward, rollout, timeout(reward))
         score_B = scores.pop(_MEAN)
         if len(rollout) and not score_B.isfinite().any() and name not in may_abstain:
-            why = f"{type(error).__name__}: {error}" if error else "it returned NaN for every sample"
+            why = (
+                str(error)
+                if isinstance(error, _UnfitScores)
+                else described(error)
+                if error
+                else "it returned NaN or infinity for every sample"
+            )
             raise NothingJudged(f"reward '{name}' judged none of {len(rollout)} samples: {why}") from error
         rollout.rewards |= {name: score_B} | {f"{name}.{part}": value for part, value in scores.items()}
     return rollout
 
 
-def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, BaseException | None]:
+def ask(reward: Reward, rollout: Rollout) -> tuple[Tensor, Exception | None]:
     """A reward's scores ``[B]``, NaN for rows on which it raised, and the last error."""
     scores, error = _scores(reward, rollout, timeout(reward))
     return scores[_MEAN], error
 
 
 def timeout(reward: Reward) -> float:
-    """Seconds that a call of the reward may take."""
-    return getattr(reward, "timeout", TIMEOUT)
+    """Seconds that a call of the reward may take. ValueError where its attribute is no number of seconds above 0."""
+    seconds = getattr(reward, "timeout", TIMEOUT)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ValueError(f"the timeout of a reward is a number of seconds above 0, not {seconds!r}")
+    return float(seconds)
 
 
-def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], BaseException | None]:
+class _UnfitScores(ValueError):
+    """A reward returned something else than scores, which it would do for single rows too."""
+
+
+def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str, Tensor], Exception | None]:
     """A reward's own score and those that it names, each ``[B]``, and the last error."""
     try:
-        with time_limit(seconds):
+        with time_limit(seconds), user_code():
             returned = reward(rollout)
         if not isinstance(returned, Mapping) or not returned:
             return {_MEAN: _checked(returned, rollout)}, None
-        named = {str(name): _checked(value, rollout) for name, value in returned.items()}
+        named = {_name(name): _checked(value, rollout) for name, value in returned.items()}
         return {_MEAN: _mean(named, rollout.group_B)} | named, None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # sys.exit in a reward is an error of the reward
-        if len(rollout) <= 1:
+    except Exception as error:
+        if len(rollout) <= 1 or isinstance(error, _UnfitScores):
             return {_MEAN: torch.full((len(rollout),), float("nan"))}, error
         each = seconds / len(rollout)
         rows = [_scores(reward, rollout.rows(torch.tensor([i])), each)[0] for i in range(len(rollout))]
@@ -74,12 +87,24 @@ def _scores(reward: Reward, rollout: Rollout, seconds: float) -> tuple[dict[str,
         return {name: torch.cat([row.get(name, missing) for row in rows]) for name in names}, error
 
 
-def _checked(returned: Tensor, rollout: Rollout) -> Tensor:
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise _UnfitScores(f"a reward must name its scores by words, not by {name!r}")
+    return name
+
+
+def _checked(returned: object, rollout: Rollout) -> Tensor:
+    """Scores as float32 ``[B]``, NaN for infinite ones."""
+    want = f"a reward must return a tensor with one score a row, [{len(rollout)}]"
     if not isinstance(returned, Tensor):
-        raise ValueError(f"a reward must return a tensor with one score a row, not {type(returned).__name__}")
+        shape = f" of shape {list(returned.shape)}" if hasattr(returned, "shape") else ""
+        raise _UnfitScores(f"{want}, not {type(returned).__name__}{shape}")
+    if returned.shape != (len(rollout),):
+        raise _UnfitScores(f"{want}, not one of shape {list(returned.shape)}")
+    kind = "meta" if returned.is_meta else returned.dtype if returned.is_complex() else returned.layout
+    if kind != torch.strided:
+        raise _UnfitScores(f"{want}, not of kind {kind}")
     score = returned.float()
-    if score.shape[:1] != (len(rollout),):
-        raise ValueError(f"a reward must return one score a row, not shape {tuple(score.shape)}")
     return score.masked_fill(score.isinf(), float("nan"))
 
 

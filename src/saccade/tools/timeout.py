@@ -12,9 +12,16 @@ import threading
 import time
 from typing import Any
 
+_AGAIN_SECONDS = 1.0
+"""Time after which a block that swallowed the alarm is interrupted again."""
+
 
 class TimedOut(Exception):
     """A block took longer than its limit, which the message names in seconds."""
+
+
+class Overdue(BaseException):
+    """Raised by the alarm within a block; no `Exception`, so that a block that retries on every error ends too."""
 
 
 class time_limit:
@@ -28,7 +35,7 @@ class time_limit:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         _ALARM.end()
-        if isinstance(error, TimedOut):
+        if isinstance(error, Overdue):
             raise TimedOut(f"took longer than its patience of {self.seconds:.3g} s") from None
 
 
@@ -64,10 +71,11 @@ class _Alarm:
     def _handle(self, *_: Any) -> None:
         if time.monotonic() < self.deadline:
             return self._set(self.deadline)
+        if self.deadline:
+            self._set(time.monotonic() + _AGAIN_SECONDS)  # a block may swallow it
+            raise Overdue
         signal.signal(signal.SIGALRM, self.former)
         self.due, self.former = math.inf, None
-        if self.deadline:
-            raise TimedOut
 
 
 _ALARM = _Alarm()

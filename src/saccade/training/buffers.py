@@ -5,6 +5,7 @@ Samples follow from the buffer's seed and the training step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -144,6 +145,15 @@ class Buffer:
         return self.columns | pictures
 
     def _allocate(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Make room for all transitions. ValueError where this machine has not as much memory."""
+        stored = [v for name, v in rows.items() if not (name.startswith("next_observation.") and _is_picture(v))]
+        needed = self.capacity * sum(value[:1].nbytes for value in stored)
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > there:
+            raise ValueError(
+                f"a buffer of {self.capacity} transitions takes {needed / 2**30:.1f} GiB, and this machine has"
+                f" {there / 2**30:.1f} GiB: lower its capacity or the size of observations"
+            )
         for name, value in rows.items():
             if name.split(".")[0] not in _OBSERVATIONS or not _is_picture(value):
                 self.columns[name] = _ring(self.capacity, value[:0])

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar, overload
 
 import numpy as np
 
+from saccade.models.pictures import SUFFIXES, open_picture
 from saccade.naming import require
 
 Item = TypeVar("Item")
@@ -20,19 +21,6 @@ UPRIGHT = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcy
 _ANY_SIDE_UP = "brick clock coins grass gravel hubble_deep_field immunohistochemistry moon retina"
 PHOTOGRAPHS = (*UPRIGHT, *_ANY_SIDE_UP.split())
 """Names of all photographs in scikit-image's wheel, which need no download."""
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def open_picture(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 ``[H, W, 3]``, rotated by its EXIF tag. ValueError "PATH: why" if it cannot be read."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -61,9 +49,9 @@ def load_folder(path: str | Path) -> ImageFolder:
     path = Path(path).expanduser()
     if not path.is_dir():
         raise ValueError(f"picture folder '{path}' does not exist")
-    found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()))
+    found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()))
     if not found:
-        raise ValueError(f"picture folder '{path}' has no pictures ({' '.join(_SUFFIXES)})")
+        raise ValueError(f"picture folder '{path}' has no pictures ({' '.join(SUFFIXES)})")
     return ImageFolder(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 
 from saccade.core import Problem
+from saccade.models.tables import line_at, read_lines
 
 Record = TypeVar("Record")
 
@@ -28,7 +28,7 @@ def parse_lines(path: Path, parse: Callable[[str], Record], noun: str) -> tuple[
 
 
 class Lines(Sequence[tuple[int, Record]]):
-    """What `parse_lines` returns, of a file of any length: all lines are checked on reading, and each is read and
+    """What `parse_lines` returns, of a long file: all lines are checked on reading, and each is read and
     parsed again on access, so that a million of them take the memory of their places.
 
     ValueErrors as there, and on access where the file has changed since.
@@ -59,10 +59,8 @@ class Lines(Sequence[tuple[int, Record]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         number = int(self.numbers[index])
-        with self.path.open("rb") as file:
-            ensure(_version(os.fstat(file.fileno())) == self.version, f"{self.path} has changed since it was read")
-            file.seek(int(self.offsets[index]))
-            return number, self.parse(file.readline().decode().strip())
+        ensure(_version(os.stat(self.path)) == self.version, f"{self.path} has changed since it was read")
+        return number, self.parse(line_at(self.path, int(self.offsets[index])))
 
 
 def _version(stat: os.stat_result) -> tuple[int, int]:
@@ -71,19 +69,12 @@ def _version(stat: os.stat_result) -> tuple[int, int]:
 
 def _parsed(path: Path, parse: Callable[[str], Record], noun: str) -> Iterator[tuple[int, int, Record]]:
     """Number, offset in bytes and record of each line that is not blank."""
-    empty, offset = True, 0
-    try:
-        # Only line feeds end a line, because a text in JSON may contain other line separators.
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if text := line.decode().strip():
-                    empty = False
-                    with error_at(path, number):
-                        yield number, offset, parse(text)
-                offset += len(line)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise ValueError(f"{path}: cannot be read: {why}") from None
+    empty = True
+    for number, offset, line in read_lines(path):
+        empty = False
+        with error_at(path, number):
+            record = parse(line)
+        yield number, offset, record
     if empty:
         raise ValueError(f"{path}: no {noun} in this file")
 
@@ -122,16 +113,6 @@ class FileProblems(Sequence[Problem], Generic[Record]):
         line, record = self.records[index]
         with error_at(self.path, line):
             return self.make(index % len(self), record)
-
-
-def entry_of(line: str) -> dict[str, Any]:
-    """The object on a line of JSON. ValueError for anything else."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    ensure(isinstance(entry, dict), f"{line[:40]!r} is not an object")
-    return entry
 
 
 def text_of(entry: dict[str, Any], name: str) -> str:

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-
-def load_table(path: Path) -> Any:
-    """A parquet file as a pyarrow table. ValueError for another file."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError(f"{path} needs a package: pip install 'saccade[recordings]' ({error})") from None
-    try:
-        return parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+from saccade.models.pictures import open_picture
+from saccade.models.tables import read_parquet
 
 
 def load_episode_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a parquet file about episodes, without its statistics."""
-    table = load_table(path)
+    table = read_parquet(path)
     return table.select([name for name in table.column_names if not name.startswith("stats/")]).to_pylist()
-
-
-def load_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, none if it does not exist. ValueError for another file."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    except ValueError:
-        raise ValueError(f"{path} is damaged: not one JSON object per line") from None
 
 
 def load_tasks(path: Path) -> dict[int, str]:
     """The text of each task; v3 stores it as the index of a table, whose name is not fixed."""
-    table = load_table(path)
+    table = read_parquet(path)
     text = next((name for name in table.column_names if name != "task_index"), None)
     if text is None or "task_index" not in table.column_names:
         raise ValueError(f"{path} names no tasks")
@@ -83,10 +63,9 @@ def to_pictures(column: Any, folder: Path, path: Path, size: tuple[int, int] | N
         if content is None and not file.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path}: names a picture outside of its data set")
         try:
-            with Image.open(io.BytesIO(content) if content is not None else file) as image:
-                frames.append(_resize(image.convert("RGB"), size))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise ValueError(f"{path}: picture {len(frames)} cannot be read") from None
+            frames.append(_resize(Image.fromarray(open_picture(file if content is None else content)), size))
+        except ValueError as error:
+            raise ValueError(f"{path}: picture {len(frames)} cannot be read: {error}") from None
     return _stack(frames, path)
 
 

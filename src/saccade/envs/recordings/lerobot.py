@@ -12,8 +12,11 @@ import numpy as np
 
 from saccade.envs.recordings import columns
 from saccade.envs.recordings.episodes import RecordedEpisode, validated
+from saccade.models.tables import read_jsonl, read_parquet, read_text
 
 _PREFIX = "observation."
+_TEXTS = ("string", "language")
+"""Kinds of features that are no numbers; they are left out."""
 
 
 class LeRobot:
@@ -24,14 +27,15 @@ class LeRobot:
     other episode is left out, and it ends as truncated. Rows after the first "next.done" are not read.
 
     ``successes`` is for demonstrations without rewards: each counts as a success, with reward 1 at its end and 0
-    before. ``size`` (height, width) resizes pictures. ValueError for folders that are damaged or of another kind.
+    before. Features that are texts are left out, and a task without a text is "". ``size`` (height, width) resizes
+    pictures. ValueError for folders that are damaged or of another kind.
     """
 
     def __init__(self, folder: Path, size: tuple[int, int] | None = None, successes: bool = False):
         self.folder, self._size, self._successes = Path(folder), size, successes
         path = self.folder / "meta" / "info.json"
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text())
+            self.info: dict[str, Any] = json.loads(read_text(path))
             self._version = int(str(self.info["codebase_version"]).lstrip("v").split(".")[0])
             self._features: dict[str, str] = {name: feature["dtype"] for name, feature in self.info["features"].items()}
             self._layout = {"data": str(self.info["data_path"]), "video": str(self.info.get("video_path") or "")}
@@ -41,8 +45,8 @@ class LeRobot:
         if self._version not in (2, 3):
             raise ValueError(f"{path}: layout {self.info['codebase_version']} is not supported, only v2 and v3")
         if not successes and "next.reward" not in self._features:
-            raise ValueError(f"{path} has no next.reward: set successes if every episode is a success")
-        self._table = lru_cache(1)(columns.load_table)  # v3 has many episodes in one file
+            raise ValueError(f"{path} has no next.reward: give --successes if every episode is a success")
+        self._table = lru_cache(1)(read_parquet)  # v3 has many episodes in one file
         self._tasks, self._locations = self._meta()
 
     def __len__(self) -> int:
@@ -60,13 +64,14 @@ class LeRobot:
         location = self._locations[number]
         path = self._file("data", **location["data"])
         rows = columns.episode_rows(self._table(path), number, path)
-        names = [name for name in self._features if name.startswith(_PREFIX) or name in ("action", *_ENDS)]
+        numeric = [name for name, kind in self._features.items() if kind not in _TEXTS]
+        names = [name for name in numeric if name.startswith(_PREFIX) or name in ("action", *_ENDS)]
         arrays = {_short(name): self._column(rows, name, location, path) for name in names}
         if len(arrays) < len(names):
             raise ValueError(f"{path}: two observations would have the same name: {', '.join(names)}")
         episode = _with_end(arrays, self._successes)
         if "task_index" in rows.column_names:
-            episode["task"] = np.array(self._tasks[int(rows["task_index"][0].as_py())])
+            episode["task"] = np.array(self._tasks.get(int(rows["task_index"][0].as_py()), ""))
         return episode
 
     def _column(self, rows: Any, name: str, location: dict[str, Any], path: Path) -> np.ndarray:
@@ -92,7 +97,8 @@ class LeRobot:
         if self._version == 2:
             size = int(self.info.get("chunks_size", 1000))
             files = [{"episode_chunk": e // size, "episode_index": e} for e in range(self._count)]
-            tasks = {line["task_index"]: line["task"] for line in columns.load_jsonl(meta / "tasks.jsonl")}
+            listed = read_jsonl(meta / "tasks.jsonl") if (meta / "tasks.jsonl").exists() else []
+            tasks = {int(line["task_index"]): str(line["task"]) for line in listed}
             return tasks, [{"data": file, "videos": dict.fromkeys(videos, (file, 0.0))} for file in files]
         rows = [row for path in sorted(meta.glob("episodes/*/*.parquet")) for row in columns.load_episode_rows(path)]
         rows = sorted(rows, key=lambda row: row["episode_index"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,9 +297,25 @@ class PromptCache:
         return Conditioning(*text_parts, *sources)
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Tensor]:
+        for text in texts:
+            _tell_cut(self.backbone, text)
         chunks = [list(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
         filled = [[*chunk, *chunk[-1:] * (TEXTS_AT_ONCE - len(chunk))] for chunk in chunks]
         return [torch.cat(parts)[: len(texts)] for parts in zip(*(self.backbone.encode(each).parts for each in filled))]
+
+
+def _tell_cut(backbone: Backbone, text: str) -> None:
+    """Warn where a text is longer than every text encoder reads, so that its end is not drawn."""
+    names = [name for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if getattr(backbone.pipe, name, None)]
+    room = 0
+    for tokenizer in (getattr(backbone.pipe, name) for name in names):
+        limit = backbone.text_length if "T5" in type(tokenizer).__name__ else tokenizer.model_max_length
+        count = len(tokenizer(text, verbose=False).input_ids)
+        if count <= limit:
+            return
+        room = max(room, limit)
+    if names:
+        warnings.warn(f"the prompt {text[:60]!r}… is cut: the text encoders read {room} tokens", stacklevel=2)
 
 
 def without_text(prompt: Prompt) -> Prompt:

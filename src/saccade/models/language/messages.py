@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -26,6 +26,14 @@ def as_text_only(message: Message) -> dict[str, Any]:
     if isinstance(content, str):
         return dict(message)
     return {**message, "content": "".join(part["text"] for part in content if part["type"] == "text")}
+
+
+def with_texts(message: Message, change: Callable[[str], str]) -> dict[str, Any]:
+    """A message whose texts are changed."""
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": change(content)}
+    return {**message, "content": [p | {"text": change(p["text"])} if p["type"] == "text" else p for p in content]}
 
 
 def image_parts(prompt: Prompt) -> list[Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from saccade.models.language.messages import (
     image_parts,
     to_pil,
     with_image_placeholders,
+    with_texts,
 )
 from saccade.models.language.processor import load_processor, save_processor, set_pixel_bounds
 from saccade.models.language.prompts import EncodedPrompt, EncodedPrompts, ImageInputs
@@ -32,6 +34,9 @@ _TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type
 _TOKEN_FIELDS = ("_token_id", "_token_ids", "_token_index")
 
 _MEDIA = ("image", "video", "vision", "audio", "boi", "eoi")
+
+_THOUSANDTHS = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "internvl")
+"""Types of models that write coordinates in thousandths of a picture's sides, as their model cards say."""
 
 _TURN = "\ue000\ue001"
 """Stands for a turn of the model where a chat template is asked how it continues; no text has these characters."""
@@ -93,7 +98,10 @@ class LanguageModel:
     # -- text -----------------------------------------------------------------------------------------------
 
     def apply_template(self, prompt: Prompt) -> str:
-        """The prompt as text: chat messages in the chat template, up to where the answer begins."""
+        """The prompt as text: chat messages in the chat template, up to where the answer begins.
+
+        Names of special tokens in messages are letters, not tokens; in plain text they are tokens.
+        """
         if isinstance(prompt, str):
             return prompt
         templated = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
@@ -102,15 +110,27 @@ class LanguageModel:
                 f"the tokenizer of {self.model.name_or_path} has no chat template; give prompts as plain text"
             )
         prepare = with_image_placeholders if templated is self.processor else as_text_only
-        return templated.apply_chat_template([prepare(m) for m in prompt], tokenize=False, add_generation_prompt=True)
+        messages = [prepare(with_texts(message, self.spelled)) for message in prompt]
+        return templated.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, without special tokens."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
+    def spelled(self, text: str) -> str:
+        """A text in which names of special tokens are broken by an invisible space, so that they stay letters."""
+        return self._special_names.sub(lambda name: f"{name[0][0]}\u200b{name[0][1:]}", text)
+
+    @cached_property
+    def _special_names(self) -> re.Pattern[str]:
+        media = self.tokenizer.convert_ids_to_tokens(self.banned_ids)
+        names: set[str] = {*self.tokenizer.all_special_tokens, *filter(None, media)}
+        longest_first = sorted(names, key=len, reverse=True)
+        return re.compile("|".join([re.escape(name) for name in longest_first]) or r"(?!)")
+
     def without_special_tokens(self, text: str) -> str:
         """A text without the names of special tokens, so that it can be quoted in a message."""
-        return re.sub("|".join(map(re.escape, self.tokenizer.all_special_tokens)), "", text)
+        return self._special_names.sub("", text)
 
     # -- encoding -------------------------------------------------------------------------------------------
 
@@ -172,8 +192,13 @@ class LanguageModel:
         return rope(input_ids=ids_1L, mm_token_type_ids=is_image_L[None], image_grid_thw=grid)[0][:, 0]
 
     def _frames(self, images: Sequence[Message], inputs: Mapping[str, Tensor]) -> tuple[Frame, ...]:
-        """The frames of pictures as resized. Without grids the size is unknown, and boxes are in original pixels."""
+        """The frames in whose coordinates the model writes: of pictures as resized, or thousandths of their sides.
+
+        Without grids the size is unknown, and boxes are in original pixels.
+        """
         frames = [part.get("frame") or Frame.of(part["image"], picture_digest(part["image"])) for part in images]
+        if self.model.config.model_type in _THOUSANDTHS:
+            return tuple(frame.displayed(1000, 1000) for frame in frames)
         if "image_grid_thw" not in inputs:
             return tuple(frames)
         size, grids = self.processor.image_processor.patch_size, inputs["image_grid_thw"].tolist()

@@ -1,12 +1,14 @@
 """OCR reward: rapidocr (extra `ocr`) reads a picture, and the text is compared with the requested text.
 
 score = 1 if the text contains the requested text, else 1 - min(edit distance, n) / n with n letters requested; both in
-lower case and without spaces (the rule of Flow-GRPO, arXiv 2505.05470).
+lower case and without spaces (the rule of Flow-GRPO, arXiv 2505.05470). Other white space and other ways to write the
+same letters count as little.
 """
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch import Tensor
 from saccade.core import Rollout
 from saccade.math.pixels import to_uint8
 from saccade.rewards.text.parsing import edit_distance
+
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 
 
 def similarity(rollout: Rollout) -> Tensor:
@@ -62,7 +66,9 @@ def _requested(answer: Any) -> str:
 
 
 def _normalized(text: str) -> str:
-    return text.replace(" ", "").lower()
+    """Letters without white space, case and variants of one letter (composed, full-width, curly quotes)."""
+    plain = unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold()
+    return "".join(unicodedata.normalize("NFKC", plain).split())
 
 
 @cache

@@ -10,22 +10,24 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor
 
 from saccade.core import Problem, Rollout
-from saccade.rewards.text.parsing import edit_distance, follows_think_format, parse_answer, score_rows
+from saccade.rewards.text.parsing import (
+    ascii_digits,
+    edit_distance,
+    follows_think_format,
+    only,
+    parse_answer,
+    parse_letter,
+    parse_number,
+    score_rows,
+)
 
-T = TypeVar("T")
 Comparison = Callable[[str, str], float]
 """Answer and true answer -> how well they agree, in [0, 1]; NaN where the true answer has another form."""
 
-_NUMBER = re.compile(
-    r"(?<![\w.])[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-)
-_LEADING_LETTER = re.compile(r"\W*([A-Za-z])(?:[).:\]*]|\W*\Z)")
-_LONE_CAPITAL = re.compile(r"(?<![\w'])[A-Z](?![\w'])")
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 _INDEX = re.compile(r"\s*([0-9]{1,9})\s*")
 
@@ -34,7 +36,8 @@ _INDEX = re.compile(r"\s*([0-9]{1,9})\s*")
 class Answer:
     """How well the answer of a text compares with the true one; a text without an answer scores as an empty one.
 
-    An answer stands between its tags, or is all that follows the thoughts; with ``require_tags`` it needs its tags.
+    Where there are several true answers ("others" besides "text"), the one that agrees best counts. An answer stands
+    between its tags, or is all that follows the thoughts; with ``require_tags`` it needs its tags.
     """
 
     compare: Comparison
@@ -42,13 +45,16 @@ class Answer:
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """In [0, 1] ``[B]``; NaN where the problem has no text to compare with, or one of another form."""
-        return score_rows(rollout, self._score)
+        return score_rows(rollout, self.score)
 
-    def _score(self, problem: Problem, text: str) -> float:
+    def score(self, problem: Problem, text: str) -> float:
+        """The comparison of one text."""
         true = problem.answer.get("text") if isinstance(problem.answer, dict) else None
         if not isinstance(true, str) or not true.strip():
             return math.nan
-        return float(self.compare(parse_answer(text, self.require_tags) or "", true.strip()))
+        answer = parse_answer(text, self.require_tags) or ""
+        scores = [float(self.compare(answer, right.strip())) for right in (true, *problem.answer.get("others", ()))]
+        return max((score for score in scores if not math.isnan(score)), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class DispatchByType:
 
     def _score(self, problem: Problem, text: str) -> float:
         compare = {"list": positions, "choice": choice}.get(problem.answer["kind"], exact)
-        return compare(parse_answer(text, self.require_tags) or "", problem.answer["text"])
+        return Answer(compare, self.require_tags).score(problem, text)
 
 
 def exact(answer: str, true: str) -> float:
@@ -72,27 +78,27 @@ def exact(answer: str, true: str) -> float:
 
 
 def choice(answer: str, true: str) -> float:
-    """1 for the correct letter: the first one of an answer ("B", "(b) red", "B. red"), or its only lone capital."""
-    return _same(_letter(answer), _letter(true))
+    """1 for the correct letter, as `parse_letter` finds it; an answer with several letters is wrong."""
+    return _same(parse_letter(answer), parse_letter(true))
 
 
 def yes_no(answer: str, true: str) -> float:
     """1 for the correct one of yes and no; an answer with both is wrong."""
-    return _same(_only(_YES_NO.findall(answer.lower())), _only(_YES_NO.findall(true.lower())))
+    return _same(only(_YES_NO.findall(answer.lower())), only(_YES_NO.findall(true.lower())))
 
 
 @dataclass(frozen=True)
 class Numeric:
     """1 for a number within ``absolute``, or within ``relative`` times the true number, of it.
 
-    An answer with two different numbers is wrong.
+    Numbers are those of `parse_number`; an answer with two different ones is wrong.
     """
 
     absolute: float = 1e-9
     relative: float = 0.0
 
     def __call__(self, answer: str, true: str) -> float:
-        number, target = _number(answer), _number(true)
+        number, target = parse_number(answer), parse_number(true)
         if target is None:
             return math.nan
         return float(number is not None and abs(number - target) <= max(self.absolute, self.relative * abs(target)))
@@ -121,21 +127,8 @@ def _same(answer: str | None, true: str | None) -> float:
     return math.nan if true is None else float(answer == true)
 
 
-def _letter(text: str) -> str | None:
-    leading = _LEADING_LETTER.match(text)
-    return leading.group(1).upper() if leading else _only(_LONE_CAPITAL.findall(text))
-
-
-def _number(text: str) -> float | None:
-    number = _only([float(word.replace(",", "")) for word in _NUMBER.findall(text)])
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _only(values: list[T]) -> T | None:
-    """The value that all of them have; None if they differ or there is none."""
-    return values[0] if len(set(values)) == 1 else None
-
-
 def _indices(text: str) -> list[int | None]:
     """The numbers of a comma-separated list; None for an entry that is no number."""
-    return [int(found.group(1)) if (found := _INDEX.fullmatch(part)) else None for part in text.split(",")]
+    return [
+        int(found.group(1)) if (found := _INDEX.fullmatch(part)) else None for part in ascii_digits(text).split(",")
+    ]

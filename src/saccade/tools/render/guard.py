@@ -14,8 +14,11 @@ CHARACTERS, ELEMENTS, SPANS, DEPTH, NUMBER = 20_000, 2_000, 100, 32, 1e5
 SVG = "http://www.w3.org/2000/svg"
 ALLOWED = frozenset(
     "svg g defs use title rect circle ellipse line polyline polygon path text tspan linearGradient radialGradient stop "
-    "clipPath".split()
+    "clipPath style symbol mask pattern a filter feBlend feColorMatrix feComponentTransfer feComposite feDropShadow "
+    "feFlood feFuncA feFuncB feFuncG feFuncR feGaussianBlur feMerge feMergeNode feOffset".split()
 )
+_SILENT = frozenset(("desc", "metadata"))
+"""Elements that draw nothing; they are left out, and so are those of other namespaces, which editors write."""
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _CANVAS = ("viewBox", "width", "height", "preserveAspectRatio", "x", "y")
 _NOT_NUMERIC = frozenset(("id", "class", "href", "font-family"))
@@ -30,6 +33,9 @@ _REFERENCE = re.compile(r"url\s*\(\s*['\"]?\s*([^'\")\s]*)", re.IGNORECASE)
 def sanitize(code: str, size: int, box: Box) -> bytes:
     """The program as XML that shows ``box`` on ``size`` x ``size`` pixels. `Refused` if it is not allowed."""
     root = parse_svg(code)
+    for element in list(root.iter()):
+        if element is not root and element.getparent() is not None and _is_silent(element):
+            _remove(element)
     elements = list(root.iter())
     if len(elements) > ELEMENTS:
         raise Refused("too_large", f"{len(elements)} elements, more than {ELEMENTS}")
@@ -75,10 +81,26 @@ def _local(element: Any) -> str:
     return element.tag.removeprefix(f"{{{SVG}}}")
 
 
+def _is_silent(element: Any) -> bool:
+    return _local(element) in _SILENT or (element.tag.startswith("{") and not element.tag.startswith(f"{{{SVG}}}"))
+
+
+def _remove(element: Any) -> None:
+    """Take an element out; the text behind it stays."""
+    parent, before = element.getparent(), element.getprevious()
+    if element.tail and before is not None:
+        before.tail = (before.tail or "") + element.tail
+    elif element.tail:
+        parent.text = (parent.text or "") + element.tail
+    parent.remove(element)
+
+
 def _check(element: Any, names: dict[str, Any]) -> None:
     """Refuse or repair one element; ``names`` collects elements by id, the first of equal ids."""
     if _local(element) not in ALLOWED:
         raise Refused("unsafe", f"element {_local(element)[:60]!r} is not allowed")
+    if _local(element) == "style":
+        _check_style(element.text or "")
     for name, value in element.items():
         if name == "href" or name == _XLINK:
             if not value.startswith("#"):
@@ -87,6 +109,14 @@ def _check(element: Any, names: dict[str, Any]) -> None:
             del element.attrib[name]
         elif name not in _NOT_NUMERIC:
             _check_value(name, value)
+
+
+def _check_style(text: str) -> None:
+    """Refuse a style sheet that imports another, or hides a reference behind an escape."""
+    for mark in ("@", "\\"):
+        if mark in text:
+            raise Refused("unsafe", f"a style sheet with {mark!r} is not allowed")
+    _check_value("style", text)
 
 
 def _check_value(name: str, value: str) -> None:

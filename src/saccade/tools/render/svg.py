@@ -19,6 +19,8 @@ BOX: Box = (0.0, 0.0, 32.0, 32.0)
 PROBE = '<svg xmlns="http://www.w3.org/2000/svg"><rect x="8" y="8" width="16" height="16" fill="red"/></svg>'
 
 _TAG = re.compile(r"<svg\b|</svg\s*>")
+_DRAWING = re.compile(r"<svg\b(?=[^<>]*+>\s*+<)(?![^<>]*/>)|</svg\s*>")
+"""The beginning of a drawing with content, not a word that speaks of <svg>; or the end of one."""
 _FONT = ("font_roboto", "Roboto-Regular.ttf", "Roboto")
 _FAMILIES = ("font", "serif", "sans_serif", "cursive", "fantasy", "monospace")
 
@@ -39,14 +41,22 @@ def find_program(text: str) -> str:
     Comments are left out: they draw nothing, and the guard would refuse them.
     """
     plain = _without_comments(text)
+    complete, begun = _outermost(plain, _DRAWING)
+    if complete is None and begun is None:
+        complete, begun = _outermost(plain, _TAG)
+    return complete or plain[begun or 0 :].strip()
+
+
+def _outermost(text: str, tags: re.Pattern[str]) -> tuple[str | None, int | None]:
+    """The last complete outermost <svg>…</svg> by these tags, and where one begins that does not end."""
     start, depth, last = None, 0, None
-    for tag in _TAG.finditer(plain):
+    for tag in tags.finditer(text):
         opens = tag[0] == "<svg"
         start = tag.start() if opens and depth == 0 else start
         depth = max(depth + (1 if opens else -1), 0)
         if not opens and depth == 0 and start is not None:
-            last, start = plain[start : tag.end()], None
-    return last or (plain[start:] if start is not None else plain).strip()
+            last, start = text[start : tag.end()], None
+    return last, start
 
 
 def _without_comments(text: str) -> str:

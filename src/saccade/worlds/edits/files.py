@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core import Problem, Question
+from saccade.models.pictures import open_picture
+from saccade.models.tables import object_of
 from saccade.worlds.edits.vqa import VQAQuestion
-from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import FileProblems, Lines, ensure, entry_of, file_of, text_of
+from saccade.worlds.text_files import FileProblems, Lines, ensure, file_of, text_of
 
 _CAPTIONS = ("caption_before", "caption_after")
 
@@ -43,7 +44,7 @@ def load_edits(path: str | Path, images: str | Path | None = None) -> FileProble
 
 
 def _record(line: str, root: Path) -> EditRecord:
-    entry = entry_of(line)
+    entry = object_of(line)
     optional = lambda name, parse, *root: None if entry.get(name) is None else parse(entry, name, *root)
     captions = {name: optional(name, text_of) for name in _CAPTIONS}
     fixed = {"kind": optional("edit_type", text_of) or "", "before": None, "after": None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
+from saccade.models.pictures import open_picture
+from saccade.models.tables import object_of, read_text
 from saccade.naming import nearest
 from saccade.tools.render import Box, Refused, Request, declared_canvas, find_program, render_batch
 from saccade.worlds.programs.scenes import Scene, sample_scenes
 from saccade.worlds.programs.writing import write_svg
-from saccade.worlds.text_files import ensure, entry_of, parse_lines
+from saccade.worlds.text_files import ensure, parse_lines
 
 TRAIN = (2, 5)
 """Smallest and largest number of visible primitives of training scenes."""
@@ -63,32 +66,48 @@ def split_of(scene: Scene) -> str:
     return "held_out" if int.from_bytes(blake2b(key, digest_size=4).digest(), "big") % 5 == 0 else "train"
 
 
-def load_programs(path: str | Path, size: int = 64) -> list[Problem]:
+@dataclass(frozen=True)
+class _Entry:
+    """One program of a file or a folder; ``name`` says where it is."""
+
+    code: str
+    name: str
+    image: str | None = None
+    caption: str | None = None
+
+
+def load_programs(path: str | Path, size: int = 64, captions: bool = False) -> list[Problem]:
     """Problems from a folder of ``*.svg``, or from JSON lines with the columns of SVG-Stack: "Svg", "Filename".
 
     A line may name an "image" (a path, relative to the file), which is then the model's input, in its original size;
     the reference is always rendered here, on the canvas that the program declares. Programs that cannot be rendered are
-    left out with one warning. ValueError "FILE:LINE: why" for an invalid line, or if no program can be rendered.
+    left out with one warning, and so are lines whose picture cannot be read. With ``captions`` each line needs a
+    "caption", which is kept in the answer. ValueError "FILE:LINE: why" for an invalid line, or if no program is left.
     """
     path = Path(path)
-    entries = list(_folder(path) if path.is_dir() else _lines(path))
-    codes = [find_program(code, "svg") for code, _, _ in entries]
+    entries = list(_folder(path) if path.is_dir() else _lines(path, captions))
+    codes = [find_program(entry.code, "svg") for entry in entries]
     boxes = [_canvas(code) for code in codes]
     renders = render_batch([Request(code, size=size, box=box) for code, box in zip(codes, boxes)])
-    bad = [i for i, (one, box) in enumerate(zip(renders, boxes)) if one.status != "ok" or box is None]
-    if bad:
-        first = f"{entries[bad[0]][1]}: {renders[bad[0]].message or 'it declares no canvas'}"
-        if len(bad) == len(entries):
-            raise ValueError(f"{path}: no program can be drawn; {first}")
-        warnings.warn(
-            f"{path}: {len(bad)} of {len(entries)} programs cannot be drawn and are left out; {first}", stacklevel=2
-        )
-    good = [i for i in range(len(entries)) if i not in set(bad)]
-    inputs = [_input_picture(path, entries[i][2], renders[i].picture) for i in good]
-    return [
-        _problem(number, codes[i], picture, renders[i].picture, boxes[i], path.stem)
-        for number, (i, picture) in enumerate(zip(good, inputs))
-    ]
+    found: list[Problem] = []
+    flaws: list[str] = []
+    for entry, code, box, render in zip(entries, codes, boxes, renders):
+        try:
+            ensure(render.status == "ok", render.message)
+            ensure(box is not None, "it declares no canvas")
+            picture = _input_picture(path, entry.image, render.picture)
+        except ValueError as error:
+            flaws.append(f"{entry.name}: {error}")
+            continue
+        problem = _problem(len(found), code, picture, render.picture, box, path.stem)
+        answer = problem.answer if entry.caption is None else problem.answer | {"caption": entry.caption}
+        found.append(replace(problem, answer=answer))
+    if not found:
+        raise ValueError(f"{path}: no program can be drawn; {flaws[0]}")
+    if flaws:
+        why = f"{path}: {len(flaws)} of {len(entries)} programs cannot be drawn and are left out; {flaws[0]}"
+        warnings.warn(why, stacklevel=2)
+    return found
 
 
 def _problem(number: int, code: str, picture: Any, reference: Any, box: Box | None, source: str) -> Problem:
@@ -105,24 +124,27 @@ def _chunks(seed: int, primitives: tuple[int, int]) -> Iterator[list[tuple[Scene
         number += 1
 
 
-def _folder(path: Path) -> Iterable[tuple[str, str, str | None]]:
-    """Code, name, picture of every ``*.svg``."""
+def _folder(path: Path) -> Iterable[_Entry]:
+    """Every ``*.svg``."""
     files = sorted(path.glob("*.svg"))
     if not files:
         raise ValueError(f"{path}: no *.svg in this folder")
-    return [(file.read_text(encoding="utf-8", errors="replace"), file.name, None) for file in files]
+    return [_Entry(read_text(file), file.name) for file in files]
 
 
-def _lines(path: Path) -> Iterable[tuple[str, str, str | None]]:
-    name = lambda number, entry: str(entry.get("Filename", f"{path}:{number}"))
-    return [(e["Svg"], name(number, e), e.get("image")) for number, e in parse_lines(path, _entry, "programs")]
+def _lines(path: Path, captions: bool) -> Iterable[_Entry]:
+    parse = lambda line: _fields(line, captions)
+    for number, fields in parse_lines(path, parse, "captions" if captions else "programs"):
+        name = str(fields.get("Filename", f"{path}:{number}"))
+        yield _Entry(fields["Svg"], name, fields.get("image"), fields["caption"] if captions else None)
 
 
-def _entry(line: str) -> dict[str, Any]:
-    entry = entry_of(line)
-    ensure(isinstance(entry.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
-    ensure(isinstance(entry.get("image", ""), str), f"image {entry.get('image')!r} must be a path")
-    return entry
+def _fields(line: str, captions: bool) -> dict[str, Any]:
+    fields = object_of(line)
+    ensure(isinstance(fields.get("Svg"), str), f"{line[:40]!r} is not an object with a text 'Svg'")
+    ensure(isinstance(fields.get("image", ""), str), f"image {fields.get('image')!r} must be a path")
+    ensure(not captions or isinstance(fields.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
+    return fields
 
 
 def _canvas(code: str) -> Box | None:
@@ -133,14 +155,7 @@ def _canvas(code: str) -> Box | None:
 
 
 def _input_picture(path: Path, image: str | None, rendered: Any) -> Any:
-    """The picture that a line names, on white; the rendered one if it names none."""
-    from PIL import Image
-
+    """The picture that a line names; the rendered one if it names none."""
     if image is None:
         return rendered
-    try:
-        picture = Image.open(path.parent / image).convert("RGBA")
-    except OSError as error:
-        raise ValueError(f"{path}: image {image!r} cannot be read: {error}") from None
-    background = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(background, picture).convert("RGB"))
+    return open_picture(path.parent / image)

@@ -18,8 +18,7 @@ from saccade.rewards.registry import PROGRAMS, reward
 from saccade.rewards.render.rendering import extract_program, render_rollout
 from saccade.rewards.render.strip_text import strip_text
 from saccade.rewards.rubric import gated, judge, weighted
-from saccade.tools.render import find_program
-from saccade.worlds import programs, text_files
+from saccade.worlds import programs
 from saccade.worlds.programs.prompts import TEXT
 from saccade.worlds.questions.task import question_of
 
@@ -125,8 +124,11 @@ class ProgramTask:
         return Problem(number, question, {"picture": pad_to_square(pictures[0], self.size), "box": "own"})
 
     def _load_file(self, path: str) -> Sequence[Problem]:
-        problems = programs.load_programs(path, self.size)
-        return problems if self.condition == "picture" else with_captions(problems, load_captions(path))
+        if self.condition == "picture":
+            return programs.load_programs(path, self.size)
+        if Path(path).is_dir():
+            raise ValueError(f"{path}: is a folder; captions need JSON lines with the columns 'Svg' and 'caption'")
+        return with_captions(programs.load_programs(path, self.size, captions=True))
 
 
 def sample_programs(
@@ -144,23 +146,9 @@ def cached_problems(count: int, seed: int, shapes: tuple[int, int], split: str, 
     return programs.sample_problems(count, seed, shapes, split, size)
 
 
-def load_captions(path: str) -> dict[str, str]:
-    """The column "caption" of JSON lines, by program. ValueError for a folder, or a line without a caption."""
-    if Path(path).is_dir():
-        raise ValueError(f"{path}: is a folder; captions need JSON lines with the columns 'Svg' and 'caption'")
-    return dict(pair for _, pair in text_files.parse_lines(Path(path), _code_and_caption, "captions"))
-
-
-def _code_and_caption(line: str) -> tuple[str, str]:
-    entry = text_files.entry_of(line)
-    text_files.ensure(isinstance(entry.get("caption"), str), f"{line[:40]!r} has no text 'caption'")
-    return find_program(entry["Svg"], "svg"), entry["caption"]
-
-
-def with_captions(problems: Sequence[Problem], caption_of: Mapping[str, str]) -> list[Problem]:
-    """The same problems with captions as inputs, so that pictures are seen by rewards alone."""
-    rows = [(problem, caption_of[problem.answer["code"]]) for problem in problems]
-    return [replace(p, inputs=caption_question(text), answer=p.answer | {"caption": text}) for p, text in rows]
+def with_captions(problems: Sequence[Problem]) -> list[Problem]:
+    """The same problems with their captions as inputs, so that pictures are seen by rewards alone."""
+    return [replace(problem, inputs=caption_question(problem.answer["caption"])) for problem in problems]
 
 
 def caption_question(caption: str) -> Question:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem, Question
-from saccade.worlds.images import open_picture
+from saccade.models.pictures import open_picture
+from saccade.models.tables import object_of
 from saccade.worlds.questions.answers import NO_BOXES, detection_text
 from saccade.worlds.questions.choices import has_choices, parse_choice_question
 from saccade.worlds.questions.lines import parse_question, picture_paths
-from saccade.worlds.text_files import FileProblems, Lines, ensure, entry_of
+from saccade.worlds.text_files import FileProblems, Lines, ensure
 
 _SLACK = 1.0
 """Pixels by which annotated boxes may extend beyond the picture."""
@@ -51,7 +52,7 @@ def load_questions(path: str | Path, images: str | Path | None = None) -> FilePr
 
 
 def _record(line: str, root: Path, stem: str) -> Record:
-    entry = entry_of(line)
+    entry = object_of(line)
     text, answer = parse_choice_question(entry) if has_choices(entry) else parse_question(entry)
     source = entry.get("source", entry.get("category", stem))
     ensure(isinstance(source, str), f"source {source!r} must be a text")

@@ -56,9 +56,14 @@ def picture_paths(entry: dict[str, Any], root: Path) -> tuple[Path, ...]:
 
 
 def parse_reply(entry: dict[str, Any], reply: Any) -> dict[str, Any]:
-    """The text and kind of an answer, and the boxes that it consists of or that the entry has."""
+    """The text and kind of an answer, and the boxes that it consists of or that the entry has.
+
+    A list of texts is several right answers: the first one, and "others".
+    """
     kind = entry.get("kind")
     ensure(kind is None or isinstance(kind, str), f"kind {kind!r} must be a text")
+    if isinstance(reply, list) and len(reply) > 1 and all(isinstance(each, str) and each.strip() for each in reply):
+        return parse_reply(entry, reply[0]) | {"others": [each.strip() for each in reply[1:]]}
     valid = isinstance(reply, (str, list, dict)) or _is_number(reply)
     ensure(valid, f"answer {reply!r} must be a text, a number or boxes")
     text = _WRAPPING.sub("", reply).strip() if isinstance(reply, str) else json.dumps(reply)

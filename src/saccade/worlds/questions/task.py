@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saccade.core import LogSamples, Problem, ProblemScores, Question, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.evaluation.transcripts import transcripts
+from saccade.models.pictures import open_picture
 from saccade.rewards.registry import TEXTS, reward
 from saccade.rewards.rubric import judge, weighted
 from saccade.worlds import questions
@@ -97,14 +97,9 @@ def question_of(prompt: str) -> Question:
 
     ValueError for a file that is not a readable picture.
     """
-    from PIL import Image, UnidentifiedImageError
-
     words, pictures = prompt.split(), []
     while len(words) > 1 and Path(words[0]).is_file():
-        try:
-            pictures.append(np.asarray(Image.open(words.pop(0)).convert("RGB")))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{prompt.split()[len(pictures)]} is not a readable picture: {error}") from error
+        pictures.append(open_picture(words.pop(0)))
     return Question(prompt.split(maxsplit=len(pictures))[-1] if pictures else prompt, tuple(pictures))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from saccade.core import Problem
+from saccade.models.tables import object_of
 from saccade.worlds.shapes.captions import TRAIN_WORDINGS, caption, interpret
 from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
-from saccade.worlds.text_files import ensure, entry_of, parse_lines, text_of
+from saccade.worlds.text_files import ensure, parse_lines, text_of
 
 
 def sample_problems(
@@ -64,7 +65,7 @@ def plain_prompt(line: str) -> tuple[str, Meaning | None]:
 
 
 def _metadata(line: str) -> tuple[str, Meaning | None]:
-    entry = entry_of(line)
+    entry = object_of(line)
     if not {"tag", "include"} & set(entry):
         prompt, meaning = plain_prompt(text_of(entry, "prompt"))
         others = {name: value for name, value in entry.items() if name != "prompt"}

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from saccade.worlds.images import open_picture
+from saccade.models.pictures import open_picture
+from saccade.models.tables import object_of, read_text
 from saccade.worlds.sketches.pairs import SketchPairs
 from saccade.worlds.sketches.strokes import Sketch, fit_to_canvas, from_stroke5
 from saccade.worlds.sketches.svg import sketch_from_svg
-from saccade.worlds.text_files import ensure, entry_of, error_at, file_of, parse_lines
+from saccade.worlds.text_files import ensure, error_at, file_of, parse_lines
 
 COORDINATES = ("offsets", "absolute")
 
@@ -61,7 +62,7 @@ def load_pairs(file: str | Path, size: int) -> SketchPairs:
 
 
 def _entry(text: str, file: Path) -> tuple[Sketch, Path, str]:
-    entry = entry_of(text)
+    entry = object_of(text)
     sketch, photo = (file_of(entry, name, file.parent) for name in ("sketch", "photo"))
     coordinates = entry.get("coordinates", COORDINATES[0])
     ensure(coordinates in COORDINATES, f"coordinates {coordinates!r} are none of {', '.join(COORDINATES)}")
@@ -72,9 +73,9 @@ def load_sketch(path: Path, absolute: bool = False) -> Sketch:
     """A sketch file, ``*.svg`` or an array ``*.npy``, scaled to the canvas. ValueError if it cannot be loaded."""
     try:
         if path.suffix.lower() == ".svg":
-            return fit_to_canvas(sketch_from_svg(path.read_text(encoding="utf-8")))
+            return fit_to_canvas(sketch_from_svg(read_text(path)))
         return fit_to_canvas(from_stroke5(_stroke5(np.load(path, allow_pickle=False), absolute)))
-    except (OSError, EOFError, MemoryError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, MemoryError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 

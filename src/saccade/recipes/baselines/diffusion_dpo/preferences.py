@@ -12,8 +12,9 @@ from torch import Tensor
 
 from saccade.core import Problem
 from saccade.math.pixels import to_float
-from saccade.worlds.images import open_picture
-from saccade.worlds.text_files import ensure, entry_of, parse_lines
+from saccade.models.pictures import open_picture
+from saccade.models.tables import object_of
+from saccade.worlds.text_files import ensure, parse_lines
 
 FIELDS = ("prompt", "chosen", "rejected")
 
@@ -37,7 +38,7 @@ def open_pairs(problems: Sequence[Problem], size: int) -> Tensor:
 
 
 def _entry(line: str) -> dict[str, Any]:
-    entry = entry_of(line)
+    entry = object_of(line)
     for name in FIELDS:
         ensure(isinstance(entry.get(name), str), f"no text '{name}'; a line holds {', '.join(FIELDS)}")
     return entry
