@@ -31,7 +31,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
-ALLOWED_ASIDE = {("config", "naming"), ("checks", "catalog"), ("report", "catalog")}
+ALLOWED_ASIDE = {("config", "naming"), ("core", "naming"), ("checks", "catalog"), ("report", "catalog")}
 
 PUBLIC = {
     "algorithms.nft": "a learning rule is whole in one file, for people's own recipes too",

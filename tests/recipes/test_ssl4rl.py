@@ -224,7 +224,7 @@ def test_the_real_preset_takes_a_step_at_reduced_depth(folder, tmp_path):
 
 
 def test_the_best_task_is_chosen_on_validation_and_scored_on_test_questions():
-    before = {"downstream@0": 0.50}
+    before = {"downstream@0": 0.50, "solved@0": 0.3, "solved": 0.5}
     scores = lambda chosen, judged: before | {"downstream, validation": chosen, "downstream": judged}
     arms = {name: scores(0.5, 0.5) for name in SSL.ARMS}
     arms |= {"position": scores(0.6, 0.55), "contrast": scores(0.55, 0.7), "mixed": scores(0.7, 0.555)}
@@ -234,6 +234,8 @@ def test_the_best_task_is_chosen_on_validation_and_scored_on_test_questions():
     assert [v["verdict"] for v in results] == ["holds"] * 4
     arms["mixed"]["downstream"] = 0.57
     assert judge_claim(SSL.CLAIMS[2], seeds())["verdict"] == "refuted"
+    arms["position"]["solved"] = 0.35
+    assert {judge_claim(claim, seeds())["verdict"] for claim in SSL.CLAIMS} == {"void"}, "no puzzle was learned"
 
 
 def test_arms_differ_in_the_idea_alone():

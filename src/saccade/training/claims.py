@@ -74,6 +74,11 @@ def gain(scores: Scores, name: str) -> float:
     return scores[name] - scores[f"{name}@0"]
 
 
+def extra_gain(own: Scores, other: Scores, name: str) -> float:
+    """How much more a score gained in training than another arm's: what differed before training is not counted."""
+    return gain(own, name) - gain(other, name)
+
+
 def level(own: Scores, other: Scores, score: str, within: float) -> float:
     """How far ``own`` score is above the other's less ``within`` of what that gained in training, if it gained at all.
 

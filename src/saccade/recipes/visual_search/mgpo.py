@@ -29,7 +29,7 @@ from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.policies.zoom import ZoomEnvironment
-from saccade.training.claims import Arms, Claim, gain
+from saccade.training.claims import Arms, Claim, extra_gain, gain
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
 from saccade.worlds.canvases import split_choices
@@ -160,13 +160,13 @@ ARMS = {
 
 
 def gain_over_grpo(arm: Arms, view: str = "") -> float:
-    """Accuracy that crops add to the full view."""
-    return arm[f"mgpo{view}"]["accuracy"] - arm[f"grpo{view}"]["accuracy"]
+    """How much more accuracy is gained with crops than with the full view again."""
+    return extra_gain(arm[f"mgpo{view}"], arm[f"grpo{view}"], "accuracy")
 
 
 BOXES = "sufficient box"
 CLAIMS = (
-    Claim("crops answer more questions than GRPO that gets the full view again", gain_over_grpo),
+    Claim("with crops accuracy gains more than by GRPO that gets the full view again", gain_over_grpo),
     Claim("more boxes than at first hold what is asked for", lambda arm: gain(arm["mgpo"], BOXES)),
     Claim(
         "those of GRPO change by 7 points at most",
@@ -175,8 +175,8 @@ CLAIMS = (
         tolerance="boxes that nothing rewards drift at random",
     ),
     Claim(
-        "it answers more than with another row's crop",
-        lambda arm: arm["mgpo"]["accuracy"] - arm["swapped"]["accuracy"],
+        "and more than with another row's crop",
+        lambda arm: extra_gain(arm["mgpo"], arm["swapped"], "accuracy"),
     ),
     Claim(
         "the gain shrinks when the first view has more pixels",
