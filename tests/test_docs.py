@@ -50,7 +50,7 @@ def test_the_page_of_python_runs(tmp_path, monkeypatch):
     for i, block in enumerate(code_blocks("docs/python.md")):
         exec(compile(block, f"docs/python.md, block {i + 1}", "exec"), names)
     assert (tmp_path / "ring.png").is_file() and (tmp_path / "weights" / "model_index.json").is_file()
-    assert len(names["seen"]) == 2 and names["scores"]["mean"]["geneval"] >= 0
+    assert len(names["seen"]) == 2 and names["scores"]["mean"]["shapes"] >= 0
 
 
 def test_the_recipe_in_the_readme_names_real_parts():

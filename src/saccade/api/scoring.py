@@ -22,7 +22,7 @@ PIXELS = 16_000_000
 def score(
     images: str | Path | Sequence[Any],
     prompts: str | Path | Sequence[Any] | None = None,
-    rewards: str | Callable | Sequence[str | Callable] = ("geneval",),
+    rewards: str | Callable | Sequence[str | Callable] = ("shapes",),
 ) -> dict[str, Any]:
     """The rewards of pictures: {"mean": {reward: value}, "items": [{image, prompt?, reward: value, …}, …]}.
 

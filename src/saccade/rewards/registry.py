@@ -34,8 +34,8 @@ class WorldReward:
 
 _SHAPES = "saccade.worlds.shapes.rewards"
 PICTURES: dict[str, Reward] = {
-    "geneval": WorldReward(_SHAPES, "points"),
-    "geneval_strict": WorldReward(_SHAPES, "correct"),
+    "shapes": WorldReward(_SHAPES, "points"),
+    "shapes_strict": WorldReward(_SHAPES, "correct"),
     "ocr": WorldReward(_SHAPES, "ocr"),
     "rapidocr": ocr.similarity,
     "sharpness": pictures.sharpness,

@@ -19,7 +19,7 @@ from saccade.worlds.shapes.rewards import by_tag
 MONITORS = ("sharpness", "diversity")
 """Rewards that are always measured, and trained on only if they are named."""
 
-STRICT = {"geneval": "geneval_strict"}
+STRICT = {"shapes": "shapes_strict"}
 """Rewards with partial credit, and the all-or-nothing reward that is measured beside each, to show reward hacking."""
 
 
@@ -31,7 +31,7 @@ class DrawingTask:
     """Training prompts: shapes (the embedded world), or a file: GenEval's JSONL, or text with one prompt a line."""
     held_out: str = ""
     """File of held-out prompts; the embedded world has held-out meanings and wordings instead."""
-    rewards: tuple[str, ...] = ("geneval",)
+    rewards: tuple[str, ...] = ("shapes",)
     """Names of the rewards; with several, each prompt is judged by the first reward that can judge it."""
     wordings: str = "terse"
     """Wordings of training prompts in the embedded world: terse, descriptive or all."""
