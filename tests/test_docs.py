@@ -34,7 +34,7 @@ def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_pa
 
     flags = ["--steps", "1", "--prompts-per-step", "2", "--held-out-size", "4"]
     result = json.loads(saccade("train", "./my_paper.py", *flags, "--json").splitlines()[-1])
-    assert result["steps"] == 1 and {"train wording", "paraphrase"} <= result["after"].keys()
+    assert result["steps"] == 1 and {"held out", "paraphrase"} <= result["after"].keys()
     assert (tmp_path / result["run"] / "report.html").is_file()
     assert "RAFT" in saccade("show", "./my_paper.py")
     saccade("sample", str(tmp_path / result["run"]), "a red circle", "-o", "out.png", "--recipe", "my_paper.py")

@@ -30,7 +30,7 @@ def test_two_steps_equal_one_and_one(name, preset, changes, sd3_folder, lm_folde
     resumed = run_recipe(name, cfg(2), tmp_path / "resumed")
     one, two = weights(tmp_path / "once"), weights(tmp_path / "resumed")
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    assert once == resumed and {"train wording", "train wording, strict", "paraphrase"} <= once["after"].keys()
+    assert once == resumed and {"held out", "held out, strict", "paraphrase"} <= once["after"].keys()
     assert (tmp_path / "once" / "samples.jsonl").is_file()
 
 

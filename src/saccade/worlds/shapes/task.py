@@ -54,7 +54,7 @@ class DrawingTask:
         """Prompts that are never trained on, by name of the set; sets of the embedded world share their meanings."""
         if self.prompts != "shapes":
             return {"held out": shapes.load_prompts(self.held_out)} if self.held_out else {}
-        sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
+        sets = {"held out": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
         return {
             name: shapes.sample_problems(self.held_out_size, self.held_out_seed, self.tags, wordings, "held_out")
             for name, wordings in sets.items()
