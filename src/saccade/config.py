@@ -180,6 +180,14 @@ def code_files(settings: Any) -> list[str]:
     return sorted({file for file in found if file.endswith(".py")})
 
 
+def groups(settings: Any) -> Iterator[Any]:
+    """The settings and every group of settings within them."""
+    yield settings
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(value := getattr(settings, field.name)):
+            yield from groups(value)
+
+
 def documentation(kind: type) -> dict[str, str]:
     """The help text of each field that stands in the class itself, on one line."""
     found: dict[str, str] = {}

@@ -72,6 +72,11 @@ def test_what_does_not_fit_is_one_line(saccade, gold):
     assert "there is no folder 'nowhere'" in score("sharpness", "--images", "nowhere")
     assert "no pictures in ." in score("sharpness", "--images", ".")
     assert "it may need prompts" in score("shapes", "--images", gold)
+    Path("dogs.txt").write_text("a dog\n" * 6)
+    reason = "reward 'shapes' scored none of 6 pictures: it does not understand the prompt 'a dog'"
+    assert reason in score("shapes", "--images", gold, "--prompts", "dogs.txt")
+    other = saccade("score", "--reward", "shapes,sharpness", "--images", gold, "--prompts", "dogs.txt", "--json")
+    assert other.status == 0 and reason in other.err and json.loads(other.out)["mean"]["sharpness"] > 0
     assert "none.txt: cannot be read" in score("shapes", "--images", gold, "--prompts", "none.txt")
     Path("two.txt").write_text("a red circle\n\na blue ring\n")
     assert "6 pictures in" in score("shapes", "--images", gold, "--prompts", "two.txt")

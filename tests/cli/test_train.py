@@ -141,6 +141,7 @@ def test_numbers_that_cannot_be_are_one_line_in_every_recipe(saccade, tmp_path, 
 
 
 def test_what_is_wrong_is_told_before_models_are_loaded(tmp_path):
+    (tmp_path / "dogs.txt").write_text("a dog\na red cube\n")
     code = """
 import sys
 from saccade.cli import main
@@ -151,12 +152,15 @@ assert status == 2 and not [name for name in heavy if name in sys.modules], stat
     for words, told in (
         (["extra"], "'extra' after promptrl is no option"),
         (["--prompts", "none.txt", "--steps", "1"], "--task.prompts none.txt: cannot be read"),
+        (["--rewards", "shaeps"], "unknown reward 'shaeps'; nearest: shapes"),
+        (["--rewards", "./mine.py:f"], "reward file 'mine.py' does not exist"),
+        (["--prompts", "dogs.txt"], "reward 'shapes' can judge none of 2 prompts of --prompts: it does not understand"),
     ):
         completed = subprocess.run(
             [sys.executable, "-c", code, "promptrl", *words], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert told in completed.stderr and len(completed.stderr.splitlines()) == 1
-    assert not any(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["dogs.txt"]
 
 
 def test_a_device_that_is_not_here_is_told():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
-from saccade.rewards.registry import reward
+from saccade.rewards.registry import reward, why_none
 from saccade.rewards.rubric import judge, per_tag
 from saccade.worlds import shapes
 from saccade.worlds.shapes.rewards import by_tag
@@ -43,6 +44,26 @@ class DrawingTask:
     """Number of held-out prompts of the embedded world, in each wording."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
+
+    def examine(self) -> None:
+        """ValueError for rewards that are unknown, lack a package or can judge no prompt, before models are loaded.
+
+        Warns where nothing will be evaluated.
+        """
+        rewards = {name: reward(name) for name in self.rewards}
+        for each in rewards.values():
+            getattr(each, "ready", lambda: None)()
+        if self.prompts == "shapes":
+            return
+        sets = {"prompts": self.training(0), **self.held_out_problems()}
+        for place, problems in sets.items():
+            reasons = {name: why_none(each, problems) for name, each in rewards.items()}
+            if all(reasons.values()):
+                name, reason = next(iter(reasons.items()))
+                many = f"none of {len(problems)} prompts" if len(problems) > 1 else "the prompt"
+                raise ValueError(f"reward '{name}' can judge {many} of --{place.replace(' ', '-')}: {reason}")
+        if not self.held_out:
+            warnings.warn("no --held-out prompts are given: nothing is evaluated", stacklevel=2)
 
     def training(self, seed: int) -> list[Problem]:
         """The prompts to train on."""
