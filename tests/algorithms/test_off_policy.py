@@ -210,7 +210,8 @@ def test_each_update_changes_its_own_weights_alone(algo):
 
 
 @pytest.mark.parametrize(
-    "algo", [SAC, replace(REDQ, n_critics=4, policy_delay=3), replace(SAC, entropy_in_backup=False)]
+    "algo",
+    [SAC, replace(REDQ, n_critics=4, policy_delay=3), replace(SAC, entropy_in_backup=False, target_update_interval=2)],
 )
 def test_hand_written_gradients_make_the_updates_of_autograd(algo, monkeypatch):
     optim = replace(ADAM, lr=1e-2)

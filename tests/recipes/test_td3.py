@@ -15,6 +15,7 @@ def test_a_resumed_run_equals_one_at_once(tmp_path):
 def test_the_preset_follows_the_paper():
     algo = catalog.load("td3").PRESETS["half-cheetah"].algo
     assert not algo.stochastic and algo.policy_delay == 2
+    assert algo.target_update_interval == 2, "target networks move with the delayed actor, as published"
     assert (algo.target_policy_noise, algo.target_noise_clip, algo.action_noise) == (0.2, 0.5, 0.1)
 
 

@@ -89,6 +89,8 @@ class OffPolicy:
     """Updates of the Q networks for each environment step."""
     policy_delay: int = 1
     """Updates of the Q networks for each update of the actor."""
+    target_update_interval: int = 1
+    """Updates of the Q networks for each update of their target networks; TD3's are those of its delayed actor."""
     buffer_size: int = 1_000_000
     """Number of transitions in the replay buffer."""
     learning_starts: int = 100
@@ -104,6 +106,7 @@ class OffPolicy:
 
     def __post_init__(self) -> None:
         within(self, 0, 1, "gamma", "tau", "offline_fraction")
+        within(self, 1, math.inf, "policy_delay", "target_update_interval")
         within(self, 0, math.inf, "target_policy_noise", "target_noise_clip", "action_noise")
 
     def build(self, environment: Environment, seed: int) -> Agent:
@@ -139,7 +142,7 @@ class OffPolicy:
             "critic",
             self.autocast(CriticLoss(agent.target_actor, agent.critics, agent.target.net, self, agent.temperature)),
             list(agent.critics.parameters()),
-            after=_soft_update(agent.target),
+            after=_soft_update(agent.target, self.target_update_interval),
         )
         actor = optim.update(
             "actor",
@@ -411,5 +414,6 @@ def _count(rollout: Rollout, like_B: Tensor) -> Tensor:
     return like_B.new_tensor(float(len(rollout)))
 
 
-def _soft_update(target: Target) -> Callable[[int], None]:
-    return lambda steps: target.soft_update()
+def _soft_update(target: Target, interval: int = 1) -> Callable[[int], None]:
+    """What moves a target network after every ``interval``-th step of an optimizer."""
+    return lambda steps: target.soft_update() if steps % interval == 0 else None

@@ -98,8 +98,9 @@ class AnalyticOffPolicyLearner:
         metrics = self._critic_step(torch.cat([now, action(batch)], 1), target_B)
         if acts:
             metrics |= self._actor_step(now, _Sample(*(x[:rows] for x in sample)), noise_NA[:rows], alpha)
-        self.target.weights_P.lerp_(self.critics.weights_P, self.algo.tau)
         self.batches += 1
+        if self.batches % self.algo.target_update_interval == 0:
+            self.target.weights_P.lerp_(self.critics.weights_P, self.algo.tau)
         return metrics
 
     def _sample(self, state_NF: Tensor, noise_NA: Tensor) -> _Sample:

@@ -5,9 +5,9 @@ idea: An actor that follows its Q network exploits the network's errors. The sma
     next action with clipped noise, overestimates less; and the actor is updated at every second step only, when the
     errors have become smaller.
 claims: At equal steps the return of test episodes is that of stable-baselines3's TD3.
-differs: The target Q networks are updated at each update of the Q networks and the target actor at each of the actor's;
-    the learning rate is that of SAC's defaults, for both sides. ``implementation sb3`` trains with stable-baselines3
-    instead.
+differs: The learning rate is that of SAC's defaults, for both sides. ``implementation sb3`` trains with
+    stable-baselines3 instead. Target Q networks move with the delayed actor's, as published; moving them at each
+    update of the Q networks (``--algo.target-update-interval 1``), the default before, learns faster on the pendulum.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ TD3 = OffPolicy(
     action_noise=0.1,
     actor_value="first",
     policy_delay=2,
+    target_update_interval=2,
     entropy_in_backup=False,
     target_policy_noise=0.2,
     target_noise_clip=0.5,
@@ -56,7 +57,8 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 policies, evaluate, sample = off_policy.policies, task.evaluate, task.sample
 
 
-ARMS = {"td3": Settings(), "td3, sb3": Settings(implementation="sb3")}
+_EVERY = replace(Settings(), algo=replace(Settings().algo, target_update_interval=1))
+ARMS = {"td3": Settings(), "td3, sb3": Settings(implementation="sb3"), "targets at every step": _EVERY}
 
 CLAIMS = (
     Claim(
@@ -64,5 +66,10 @@ CLAIMS = (
         lambda arm: level(arm["td3"], arm["td3, sb3"], "return", 0.05),
         origin="design",
         tolerance="an oracle of the same algorithm: a twentieth of its gain",
+    ),
+    Claim(
+        "target Q networks that move at every update of the Q networks end with a higher return",
+        lambda arm: arm["targets at every step"]["return"] - arm["td3"]["return"],
+        origin="design",
     ),
 )
