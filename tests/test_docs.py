@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from saccade.models.loading import MINIATURES
+from saccade.naming import SYNONYMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,3 +86,13 @@ def test_every_package_has_its_page_of_reference_and_every_page_its_package():
     assert {f"reference/{name}.md" for name in named} <= set(
         re.findall(r"reference/\w+\.md", (ROOT / "docs/index.md").read_text())
     )
+
+
+def test_the_glossary_has_the_names_of_settings_elsewhere():
+    """The table of docs/glossary.md is the one by which the command answers unknown options."""
+    page = (ROOT / "docs" / "glossary.md").read_text().partition("## Settings of other libraries")[2]
+    table = {}
+    for theirs, ours in re.findall(r"^\| (`.*) \| (`.*) \|$", page, re.MULTILINE):
+        names = tuple(name.replace("-", "_") for name in re.findall(r"`--([\w-]+)`", ours))
+        table |= dict.fromkeys(re.findall(r"`(\w+)`", theirs), names)
+    assert table == SYNONYMS

@@ -129,7 +129,7 @@ def test_a_folder_of_pictures_with_captions(tmp_path):
     [
         ([], "prompts holds no rows"),
         (3, "prompts must be a list, a file, a folder or a data set, not a int"),
-        ([{"level": 1}], r"prompts has no column 'prompt'; nearest: level \(of level\)"),
+        ([{"level": 1}], r"prompts has no column 'prompt' \(of level\)"),
         ([{"prompt": "a"}, {"prompt": ""}], "prompts row 2: prompt '' must be a text"),
     ],
 )

@@ -30,7 +30,7 @@ from saccade.config import (
     restore_settings,
     words,
 )
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 if TYPE_CHECKING:
     from saccade.api.run import TrainedRun
@@ -84,8 +84,8 @@ def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = Non
     kept = _resumable(Path(out), name) if out else None
     chosen = preset or (kept or {}).get("preset") or next(iter(recipe.PRESETS))
     if chosen not in recipe.PRESETS:
-        near = nearest(chosen, recipe.PRESETS)
-        raise ValueError(f"unknown preset '{chosen}'; nearest: {near} (of {', '.join(recipe.PRESETS)})")
+        near = suggestion(chosen, recipe.PRESETS)
+        raise ValueError(f"unknown preset '{chosen}'{near} (of {', '.join(recipe.PRESETS)})")
     if kept is None:
         return Plan(name, recipe, chosen, recipe.PRESETS[chosen], out, None)
     if preset not in ("", kept.get("preset")):

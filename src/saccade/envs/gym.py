@@ -22,7 +22,7 @@ from saccade.envs import mujoco_fast
 from saccade.envs.checks import ActionNotFinite, InvalidStep, checked_outcome, guarded
 from saccade.envs.preprocessing import Preprocessing, Render, preprocessed
 from saccade.models.loading import first_line
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 PACKAGES = {
     "ALE/": ("ale_py", "atari"),
@@ -48,8 +48,8 @@ def find(name: str, others: Iterable[str] = ()) -> None:
     try:
         gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError):
-        near = nearest(name, [*others, *gymnasium.registry])
-        raise ValueError(f"there is no environment '{name}'; nearest: {near}") from None
+        near = suggestion(name, [*others, *gymnasium.registry])
+        raise ValueError(f"there is no environment '{name}'{near}") from None
 
 
 def _import(name: str, package: str, extra: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saccade.config import Foreign
 from saccade.core import Problem, Reward, Rollout
-from saccade.naming import nearest
+from saccade.naming import suggestion
 from saccade.rewards import boxes
 from saccade.rewards.image import ocr, pictures
 from saccade.rewards.learned.reward_model import RewardModel
@@ -112,7 +112,9 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
         raise ValueError(
             f"reward '{name}' is a function of the program that trained the run: give it again from Python"
         )
-    raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
+    raise ValueError(
+        f"unknown reward '{name}'{suggestion(name, known)} (of {', '.join(known)}); any other is FILE.py:FUNCTION"
+    )
 
 
 def why_none(reward: Reward, problems: Sequence[Problem]) -> str:

@@ -44,9 +44,9 @@ def load_prompts(path: str | Path) -> list[Problem]:
     """Problems from a file; ``source`` is the file's stem, with the tag of the problem where there is one.
 
     ``*.jsonl`` holds GenEval's metadata, one object a line: tag, include, exclude, prompt. Anything else is plain text:
-    a target in double quotes makes a text problem, a caption in one of our wordings or in plain English (`plain.described`) has its meaning, others None. A
-    JSON line with a prompt but neither tag nor include is read as its prompt alone would be, and its other entries are
-    added to the answer, for rewards of the user's own.
+    a target in double quotes makes a text problem, a caption in one of our wordings or in plain English
+    (`plain.described`) has its meaning, others None. A JSON line with a prompt but neither tag nor include is read as
+    its prompt alone would be, and its other entries are added to the answer, for rewards of the user's own.
     ValueError "FILE:LINE: why" for a line that does not fit, or when the file holds no prompt or is no text.
     """
     path = Path(path).expanduser()
