@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from saccade.models.loading import MINIATURES
+from saccade.naming import SYNONYMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +35,7 @@ def test_the_worked_example_trains_shows_and_samples_from_an_empty_folder(tmp_pa
 
     flags = ["--steps", "1", "--prompts-per-step", "2", "--held-out-size", "4"]
     result = json.loads(saccade("train", "./my_paper.py", *flags, "--json").splitlines()[-1])
-    assert result["steps"] == 1 and {"train wording", "paraphrase"} <= result["after"].keys()
+    assert result["steps"] == 1 and {"held out", "paraphrase"} <= result["after"].keys()
     assert (tmp_path / result["run"] / "report.html").is_file()
     assert "RAFT" in saccade("show", "./my_paper.py")
     saccade("sample", str(tmp_path / result["run"]), "a red circle", "-o", "out.png", "--recipe", "my_paper.py")
@@ -50,7 +51,7 @@ def test_the_page_of_python_runs(tmp_path, monkeypatch):
     for i, block in enumerate(code_blocks("docs/python.md")):
         exec(compile(block, f"docs/python.md, block {i + 1}", "exec"), names)
     assert (tmp_path / "ring.png").is_file() and (tmp_path / "weights" / "model_index.json").is_file()
-    assert len(names["seen"]) == 2 and names["scores"]["mean"]["geneval"] >= 0
+    assert len(names["seen"]) == 2 and names["scores"]["mean"]["shapes"] >= 0
 
 
 def test_the_recipe_in_the_readme_names_real_parts():
@@ -85,3 +86,13 @@ def test_every_package_has_its_page_of_reference_and_every_page_its_package():
     assert {f"reference/{name}.md" for name in named} <= set(
         re.findall(r"reference/\w+\.md", (ROOT / "docs/index.md").read_text())
     )
+
+
+def test_the_glossary_has_the_names_of_settings_elsewhere():
+    """The table of docs/glossary.md is the one by which the command answers unknown options."""
+    page = (ROOT / "docs" / "glossary.md").read_text().partition("## Settings of other libraries")[2]
+    table = {}
+    for theirs, ours in re.findall(r"^\| (`.*) \| (`.*) \|$", page, re.MULTILINE):
+        names = tuple(name.replace("-", "_") for name in re.findall(r"`--([\w-]+)`", ours))
+        table |= dict.fromkeys(re.findall(r"`(\w+)`", theirs), names)
+    assert table == SYNONYMS

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from saccade.config import changed
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,7 @@ def find(name: str) -> Path:
     planned = [system.name for system in systems()]
     if name in planned:
         raise ValueError(f"'{name}' is not built yet; built are {', '.join(built) or 'none'}")
-    raise ValueError(f"unknown recipe '{name}'; nearest: {nearest(name, [*built, *planned])}")
+    raise ValueError(f"unknown recipe '{name}'{suggestion(name, built) or '; saccade list shows them'}")
 
 
 def load(name: str) -> Recipe:

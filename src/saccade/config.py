@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from saccade.naming import nearest
+from saccade.naming import suggested_setting, suggestion
 
 T = TypeVar("T")
 STAGE = "steps of a stage before the run's own"
@@ -106,9 +106,7 @@ def restore_settings(template: T, saved: Mapping[str, Any], place: str) -> T:
     known = list(hints)
     for name in saved:
         if name not in known:
-            raise ValueError(
-                f"{place} has the setting '{name}', which the recipe does not; nearest: {nearest(name, known)}"
-            )
+            raise ValueError(f"{place} has the setting '{name}', which the recipe does not{suggestion(name, known)}")
     values = {}
     for name in known:
         if name not in saved:
@@ -178,6 +176,14 @@ def code_files(settings: Any) -> list[str]:
     values = [value if isinstance(value, tuple) else (value,) for value in flat(settings).values()]
     found = (each.rpartition(":")[0] for value in values for each in value if isinstance(each, str))
     return sorted({file for file in found if file.endswith(".py")})
+
+
+def groups(settings: Any) -> Iterator[Any]:
+    """The settings and every group of settings within them."""
+    yield settings
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(value := getattr(settings, field.name)):
+            yield from groups(value)
 
 
 def documentation(kind: type) -> dict[str, str]:
@@ -264,16 +270,10 @@ def _put(settings: Any, given: str, value: Any) -> Any:
     if len(found) > 1:
         raise ValueError(f"'{given}' may mean {', '.join(found)}: give the whole name")
     if not found:
-        near = nearest(given, [*names(type(settings)), *_last_parts(type(settings))])
-        raise ValueError(f"unknown setting '{given}'; nearest: {near}")
+        raise ValueError(f"unknown setting '{given}'{suggested_setting(given, names(type(settings)))}")
     (name,) = found
     hint = dict(_fields(type(settings)))[name]
     return _at(settings, _path(settings, name), lambda _: fitted(name, value, hint))
-
-
-def _last_parts(kind: type) -> list[str]:
-    parts = [name.rpartition(".")[2] for name in names(kind)]
-    return [part for part in parts if parts.count(part) == 1]
 
 
 def _path(settings: Any, name: str) -> list[str]:

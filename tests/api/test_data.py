@@ -127,7 +127,7 @@ def test_a_folder_of_pictures_with_captions(tmp_path):
     [
         ([], "prompts holds no rows"),
         (3, "prompts must be a list, a file, a folder or a data set, not a int"),
-        ([{"level": 1}], r"prompts has no column 'prompt'; nearest: level \(of level\)"),
+        ([{"level": 1}], r"prompts has no column 'prompt' \(of level\)"),
         ([{"prompt": "a"}, {"prompt": ""}], "prompts row 2: prompt '' must be a text"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_run_keeps_its_data_and_names_its_functions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = saccade.load("flow_grpo")
     small = dict(
-        prompts=["a red circle", "a blue ring"], held_out=["a red ring"], rewards=["geneval", red], steps=2,
+        prompts=["a red circle", "a blue ring"], held_out=["a red ring"], rewards=["shapes", red], steps=2,
         prompts_per_step=2, group_size=2, save_every=1, window=1, sampling_steps=2, display=False, out="r",
     )  # fmt: skip
 
@@ -170,16 +170,16 @@ def test_a_run_keeps_its_data_and_names_its_functions(tmp_path, monkeypatch):
         recipe.train(**small, callbacks=[stop])
     config = json.loads(Path("r/config.json").read_text())
     name = f"{__name__}:red"
-    assert config["functions"] == [name] and config["settings"]["task"]["rewards"] == ["geneval", name]
+    assert config["functions"] == [name] and config["settings"]["task"]["rewards"] == ["shapes", name]
     assert config["data"] == {"task.prompts": "task-prompts.txt", "task.held_out": "task-held_out.txt"}
     with pytest.raises(
         ValueError, match="was trained with the function .*:red, which a folder cannot keep: give it again"
     ):
         recipe.train(out="r", display=False)
     with pytest.raises(ValueError, match=r"holds other data than those given now"):
-        recipe.train(out="r", display=False, rewards=["geneval", red], prompts=["a green circle"])
+        recipe.train(out="r", display=False, rewards=["shapes", red], prompts=["a green circle"])
     Path("r").rename("moved")
-    run = recipe.train(out="moved", display=False, rewards=["geneval", red])
+    run = recipe.train(out="moved", display=False, rewards=["shapes", red])
     assert run.result["steps"] == 2 and "held out" in run.result["after"]
     assert run.settings.task.prompts == "moved/data/task-prompts.txt" and f"reward/{name}" in run.metrics()[-2]
     assert run.samples()[0]["prompt"] == "a red ring" and run.samples()[0]["image"].is_file()

@@ -18,7 +18,7 @@ from saccade.worlds.questions import task
 def test_the_kind_of_a_model_follows_from_its_files(sd3_folder, lm_folder, vlm_folder, tmp_path):
     kinds = [models.kind_of(str(folder)) for folder in (sd3_folder, lm_folder, vlm_folder)]
     assert kinds == ["pipeline", "language", "vision-language"] and models.kind_of("owner/name") == "pipeline"
-    with pytest.raises(ValueError, match="'nowhere' is no run, model folder or miniature; nearest: "):
+    with pytest.raises(ValueError, match="'nowhere' is no run, model folder or miniature"):
         models.kind_of("nowhere")
     with pytest.raises(ValueError, match="is neither a run nor a model"):
         models.kind_of(str(tmp_path))

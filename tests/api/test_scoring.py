@@ -23,9 +23,9 @@ def test_pictures_of_all_kinds_score_the_same(tmp_path):
     tensor = torch.from_numpy(pixels).movedim(-1, 0) / 255
     caption = shapes.caption(meanings[0], 0)
     listed = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), pixels, tensor]
-    found = saccade.score(listed, [caption] * 4 + [saccade.Problem(0, caption, meanings[0])], ["geneval", half])
+    found = saccade.score(listed, [caption] * 4 + [saccade.Problem(0, caption, meanings[0])], ["shapes", half])
     name = f"{__name__}:half"
-    assert found["mean"]["geneval"] == 1.0 and [item["image"] for item in found["items"]] == ["a.png", "a.png", 2, 3, 4]
+    assert found["mean"]["shapes"] == 1.0 and [item["image"] for item in found["items"]] == ["a.png", "a.png", 2, 3, 4]
     assert all(item[name] == pytest.approx(float(tensor.mean()) / 2, abs=1e-4) for item in found["items"])
     assert saccade.score(tmp_path, rewards="sharpness")["items"][0].keys() == {"image", "sharpness"}
 
@@ -35,10 +35,10 @@ def test_what_does_not_fit_is_one_line():
     for images, prompts, rewards, line in [
         ([], None, "sharpness", "no pictures to score"),
         ([black], None, [], "no reward is named"),
-        ([black], ["a", "b"], "geneval", "1 pictures in the list, but 2 prompts in the list"),
-        ([black], None, "genval", "unknown reward 'genval'; nearest: geneval"),
+        ([black], ["a", "b"], "shapes", "1 pictures in the list, but 2 prompts in the list"),
+        ([black], None, "shaeps", "unknown reward 'shaeps'; nearest: shapes"),
         ([np.zeros((8, 8))], None, "sharpness", r"a picture is a file, .* not ndarray \[8, 8\]"),
-        ([black], None, "geneval", "reward 'geneval' scored none of 1 pictures: .*it may need prompts"),
+        ([black], None, "shapes", "reward 'shapes' scored none of 1 pictures: .*it may need prompts"),
     ]:
         with pytest.raises(ValueError, match=line):
             saccade.score(images, prompts, rewards)

@@ -58,7 +58,7 @@ def test_the_base_has_room_above_it_and_ground_below():
     policy, scores = build_flow_policy(FlowModel(guidance=2.0), ()), {}
     for wordings in ("terse", "descriptive"):
         task = DrawingTask(wordings=wordings, held_out_size=96)
-        problems = task.held_out_problems()["train wording"]
+        problems = task.held_out_problems()["held out"]
         scores[wordings] = float(task.judge(policy.greedy().rollout(problems, seeds(0, len(problems), "test"))).mean())
     assert 0.4 <= sum(scores.values()) / 2 <= 0.7, scores
     assert scores["descriptive"] > scores["terse"] + 0.03, scores
@@ -91,7 +91,7 @@ def test_the_image_token_generator_draws_its_prompts():
     folder = MINIATURES / "janus-shapes"
     assert sum(p.numel() for p in JanusForConditionalGeneration.from_pretrained(folder).parameters()) < 3_000_000
     scores = drawing_scores(load_image_token_generator(folder), guidances=(3.0,), count=96)
-    assert 0.28 < scores["guidance 3, train wording"] < 0.6, scores  # relations are judged as strictly as published
+    assert 0.28 < scores["guidance 3, held out"] < 0.6, scores  # relations are judged as strictly as published
 
 
 def test_the_image_token_generator_is_built_in_stages(tmp_path):

@@ -20,7 +20,7 @@ def test_held_out_problems_follow_from_the_training_seed(name):
 
 
 def test_other_held_out_prompts_are_still_held_out():
-    prompts = lambda seed: DrawingTask(held_out_size=64, held_out_seed=seed).held_out_problems()["train wording"]
+    prompts = lambda seed: DrawingTask(held_out_size=64, held_out_seed=seed).held_out_problems()["held out"]
     one, other = ([problem.inputs for problem in prompts(seed)] for seed in (1, 2))
     trained = {problem.inputs for problem in DrawingTask(train_size=2048).training(0)}
     assert one != other and not trained & {*one, *other}

@@ -36,7 +36,7 @@ def test_a_language_model_writes_and_makes_no_picture(saccade, lm_folder):
 def test_eval_judges_a_pipeline_by_wording_and_tag(saccade, sd3_folder, monkeypatch):
     monkeypatch.setattr(task, "DrawingTask", partial(DrawingTask, held_out_size=14))
     scores = json.loads(saccade("eval", sd3_folder, "--json").out.splitlines()[-1])["scores"]
-    assert {"train wording", "paraphrase", "sharpness", "tag counting"} <= set(scores)
+    assert {"held out", "paraphrase", "sharpness", "tag counting"} <= set(scores)
     assert all(0 <= value <= 1 for value in scores.values())
     assert library.open_model(sd3_folder).evaluate() == scores
 
@@ -68,4 +68,4 @@ def test_an_editor_is_shown_a_picture_file_and_judged_by_edits(saccade, kontext_
     assert edited.shape == (32, 32, 3) and not (edited == drawn).all()
     monkeypatch.setattr(task, "EditingTask", partial(task.EditingTask, held_out_size=7))
     scores = json.loads(saccade("eval", "./editor", "--json").out.splitlines()[-1])["scores"]
-    assert {"train wording, overall", "paraphrase, keep", "recolor"} <= set(scores)
+    assert {"held out, overall", "paraphrase, keep", "recolor"} <= set(scores)

@@ -31,13 +31,13 @@ def gold(tmp_path: Path) -> Path:
 
 
 def test_gold_pictures_score_one(saccade, gold):
-    completed = saccade("score", "--reward", "geneval,geneval_strict", "--images", gold, "--prompts", "p.txt", "--json")
+    completed = saccade("score", "--reward", "shapes,shapes_strict", "--images", gold, "--prompts", "p.txt", "--json")
     result = json.loads(completed.out.splitlines()[-1])
-    assert completed.status == 0 and result["mean"] == {"geneval": 1.0, "geneval_strict": 1.0}
-    assert [set(item) for item in result["items"]] == [{"image", "prompt", "geneval", "geneval_strict"}] * 6
+    assert completed.status == 0 and result["mean"] == {"shapes": 1.0, "shapes_strict": 1.0}
+    assert [set(item) for item in result["items"]] == [{"image", "prompt", "shapes", "shapes_strict"}] * 6
     lines = Path("p.txt").read_text().splitlines()
     Path("p.txt").write_text("\n".join([*lines[1:], lines[0]]))
-    shifted = saccade("score", "--reward", "geneval_strict", "--images", gold, "--prompts", "p.txt")
+    shifted = saccade("score", "--reward", "shapes_strict", "--images", gold, "--prompts", "p.txt")
     assert shifted.status == 0 and "mean" in shifted.out and "1.000\n" not in shifted.out.splitlines()[-1]
 
 
@@ -66,19 +66,24 @@ def test_a_reward_that_fails_on_some_pictures_gives_them_no_verdict(saccade, gol
 
 def test_what_does_not_fit_is_one_line(saccade, gold):
     score = lambda reward, *rest: saccade("score", "--reward", reward, *rest).refused()
-    assert "unknown reward 'genval'; nearest: geneval" in score("genval", "--images", gold)
+    assert "unknown reward 'shaeps'; nearest: shapes" in score("shaeps", "--images", gold)
     assert "no reward is named" in score(" , ", "--images", gold)
-    assert "missing --images" in score("geneval")
+    assert "missing --images" in score("shapes")
     assert "there is no folder 'nowhere'" in score("sharpness", "--images", "nowhere")
     assert "no pictures in ." in score("sharpness", "--images", ".")
-    assert "it may need prompts" in score("geneval", "--images", gold)
-    assert "none.txt: cannot be read" in score("geneval", "--images", gold, "--prompts", "none.txt")
+    assert "it may need prompts" in score("shapes", "--images", gold)
+    Path("dogs.txt").write_text("a dog\n" * 6)
+    reason = "reward 'shapes' scored none of 6 pictures: it does not understand the prompt 'a dog'"
+    assert reason in score("shapes", "--images", gold, "--prompts", "dogs.txt")
+    other = saccade("score", "--reward", "shapes,sharpness", "--images", gold, "--prompts", "dogs.txt", "--json")
+    assert other.status == 0 and reason in other.err and json.loads(other.out)["mean"]["sharpness"] > 0
+    assert "none.txt: cannot be read" in score("shapes", "--images", gold, "--prompts", "none.txt")
     Path("two.txt").write_text("a red circle\n\na blue ring\n")
-    assert "6 pictures in" in score("geneval", "--images", gold, "--prompts", "two.txt")
+    assert "6 pictures in" in score("shapes", "--images", gold, "--prompts", "two.txt")
     Path("bad.jsonl").write_text(
         '{"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": "a circle"}\n{"tag"\n'
     )
-    assert "bad.jsonl:2: not JSON" in score("geneval", "--images", gold, "--prompts", "bad.jsonl")
+    assert "bad.jsonl:2: not JSON" in score("shapes", "--images", gold, "--prompts", "bad.jsonl")
     for name, content in [
         ("broken.png", b"\x89PNG\r\n\x1a\nrubbish"),
         ("torn.png", (gold / "0.png").read_bytes()[:90]),

@@ -39,7 +39,7 @@ def test_a_miniature_comes_before_a_folder_of_its_name(tmp_path, monkeypatch):
     assert miniatures() == ["sd3-shapes"]
     assert locate("sd3-shapes") == str(tmp_path / "inside/sd3-shapes")
     assert locate("./sd3-shapes") == "sd3-shapes"
-    assert "nearest miniature: sd3-shapes" in one_line(locate, "/sd3-shape")
+    assert "nearest: sd3-shapes (miniatures are " in one_line(locate, "/sd3-shape")
 
 
 def test_folders_and_hub_ids_are_themselves(tmp_path):

@@ -96,5 +96,5 @@ def test_a_reward_on_the_pixels_is_learned(sd3_folder, tmp_path):
         task__rewards=(brightness(tmp_path),), optim__lr=2e-3, nft__reference_weight=1e-3,
     )  # fmt: skip
     result = run_recipe("diffusion_nft", cfg, tmp_path / "run")
-    assert result["after"]["train wording"] > result["before"]["train wording"] + 0.005
+    assert result["after"]["held out"] > result["before"]["held out"] + 0.005
     assert {"loss/flow", "health/flow_kl", "reward/total"} <= metrics(tmp_path / "run")[1].keys()

@@ -31,7 +31,7 @@ def small(preset: str, sd3_folder: Path, steps: int = 2, group_size: int = 1, **
 
 def test_two_steps_equal_one_and_one(sd3_folder, tmp_path):
     result = assert_resume_is_exact("dmd", small("four-steps", sd3_folder), tmp_path, "policy", "score", "ema")
-    assert {"reference, train wording", "reference, sharpness"} <= result["before"].keys()
+    assert {"reference, held out", "reference, sharpness"} <= result["before"].keys()
 
 
 def test_the_score_network_is_updated_more_often_than_the_generator(sd3_folder, tmp_path):

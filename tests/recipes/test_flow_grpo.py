@@ -50,7 +50,7 @@ def test_a_users_reward_comes_from_a_file(tmp_path, sd3_folder):
     name = brightness(tmp_path)
     cfg = small(sd3_folder, schedule__steps=1, task__rewards=(name,))
     result = run_recipe("flow_grpo", cfg, tmp_path / "run")
-    assert 0 < result["after"]["train wording"] < 1
+    assert 0 < result["after"]["held out"] < 1
     for bad, why in ((f"{tmp_path / 'no.py'}:f", "does not exist"), (name + "er", "has no function 'brighter'")):
         with pytest.raises(ValueError, match=why):
             reward(bad)
@@ -59,9 +59,9 @@ def test_a_users_reward_comes_from_a_file(tmp_path, sd3_folder):
 def test_claims_can_come_out_both_ways():
     scores = {
         arm: {
-            "train wording": 0.3,
-            "train wording@0": 0.3,
-            "train wording@60": 0.3,
+            "held out": 0.3,
+            "held out@0": 0.3,
+            "held out@60": 0.3,
             "cost/training_seconds": 10.0,
             "cost/images": 10.0,
         }
@@ -69,5 +69,5 @@ def test_claims_can_come_out_both_ways():
     }
     assert not RECIPE.CLAIMS[0].margin(scores) > RECIPE.CLAIMS[0].least
     assert not RECIPE.CLAIMS[3].margin(scores) >= RECIPE.CLAIMS[3].least
-    scores["grpo"] |= {"train wording": 0.5, "train wording@60": 0.4, "cost/training_seconds": 5.0}
+    scores["grpo"] |= {"held out": 0.5, "held out@60": 0.4, "cost/training_seconds": 5.0}
     assert all(claim.margin(scores) >= claim.least for claim in RECIPE.CLAIMS)

@@ -30,7 +30,7 @@ def test_two_steps_equal_one_and_one(name, preset, changes, sd3_folder, lm_folde
     resumed = run_recipe(name, cfg(2), tmp_path / "resumed")
     one, two = weights(tmp_path / "once"), weights(tmp_path / "resumed")
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    assert once == resumed and {"train wording", "train wording, strict", "paraphrase"} <= once["after"].keys()
+    assert once == resumed and {"held out", "held out, strict", "paraphrase"} <= once["after"].keys()
     assert (tmp_path / "once" / "samples.jsonl").is_file()
 
 
@@ -64,18 +64,18 @@ def test_real_presets_take_a_step_at_reduced_depth(name, preset, sd3_folder, flu
 
 
 def test_reward_tagging_gives_every_group_one_reward(sd3_folder):
-    task = DrawingTask(rewards=("ocr", "geneval"))
+    task = DrawingTask(rewards=("ocr", "shapes"))
     policy = build_flow_policy(FlowModel(str(sd3_folder), size=32, sampling_steps=1, guidance=1.0), ())
     problems = shapes.sample_problems(1, 0, ("text",)) + shapes.sample_problems(1, 0, ("counting",))
     rollout = sample_groups(policy.greedy().rollout, problems, seeds(0, 2, "test"), 3)
     total = task.judge(rollout)
-    assert task.assigned_rewards(rollout) == ["ocr"] * 3 + ["geneval"] * 3
+    assert task.assigned_rewards(rollout) == ["ocr"] * 3 + ["shapes"] * 3
     assert torch.equal(total[:3], rollout.rewards["ocr"][:3])
-    assert torch.equal(total[3:], rollout.rewards["geneval"][3:])
+    assert torch.equal(total[3:], rollout.rewards["shapes"][3:])
 
 
 def test_unknown_choices_name_the_known_ones():
-    with pytest.raises(ValueError, match="unknown reward 'genevla'; nearest: geneval"):
-        reward("genevla")
+    with pytest.raises(ValueError, match="unknown reward 'shpaes'; nearest: shapes"):
+        reward("shpaes")
     with pytest.raises(ValueError, match="unknown wordings 'short'"):
         DrawingTask(wordings="short").training(0)

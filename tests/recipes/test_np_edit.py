@@ -232,7 +232,7 @@ def test_two_steps_equal_one_and_one(kontext_folder, tmp_path, changes):
     with pytest.raises(Interrupted), Stopped.start(tmp_path / "resumed", {"recipe": "np_edit"}, display=False) as run:
         RECIPE.train(cfg, run)
     assert run_recipe("np_edit", cfg, tmp_path / "resumed") == once
-    assert {"train wording, overall", "paraphrase, keep", "training reward", "recolor"} <= set(once["after"])
+    assert {"held out, overall", "paraphrase, keep", "training reward", "recolor"} <= set(once["after"])
     one, two = state(tmp_path / "once"), state(tmp_path / "resumed")
     for part in {"policy", "score", "ema"} & one.keys():
         assert all(torch.equal(one[part][k], two[part][k]) for k in one[part]), part
@@ -282,8 +282,8 @@ def test_samples_begin_with_a_picture(kontext_folder, tmp_path):
 
 
 def test_claims_read_scores_that_arms_have_and_can_come_out_false():
-    scores = {arm: {"train wording, overall": 0.3, "train wording, keep": 0.8} for arm in RECIPE.ARMS}
+    scores = {arm: {"held out, overall": 0.3, "held out, keep": 0.8} for arm in RECIPE.ARMS}
     assert all(claim.margin(scores) < max(claim.least, 1e-9) for claim in RECIPE.CLAIMS)
-    scores["NP-Edit"] = {"train wording, overall": 0.4, "train wording, keep": 0.9}
+    scores["NP-Edit"] = {"held out, overall": 0.4, "held out, keep": 0.9}
     assert all(claim.margin(scores) >= claim.least for claim in RECIPE.CLAIMS)
     assert isinstance(TASK.training(0)[0].inputs, Question)

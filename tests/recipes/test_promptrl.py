@@ -42,7 +42,7 @@ def test_modes_switch_updates_off(sd3_folder, lm_folder, tmp_path, changes, loss
     result = run_recipe("promptrl", small(sd3_folder, lm_folder, schedule__steps=1, **changes), tmp_path / "run")
     line = metrics(tmp_path / "run")[1]
     assert {name.removeprefix("loss/") for name in line if name.startswith("loss/")} == losses
-    assert ("train wording, rewritten" in result["after"]) == ("words" in losses)
+    assert ("held out, rewritten" in result["after"]) == ("words" in losses)
 
 
 def test_the_format_reward_of_original_prompts_is_the_mean_of_their_group():
@@ -76,8 +76,8 @@ def test_samples_are_rewritten_unless_there_is_no_rewriter(sd3_folder, lm_folder
 
 
 def test_claims_can_come_out_both_ways():
-    names = ("train wording", "train wording@60", "train wording, rewritten@30", "paraphrase")
+    names = ("held out", "held out@60", "held out, rewritten@30", "paraphrase")
     scores = {arm: dict.fromkeys(names, 0.3) for arm in RECIPE.ARMS}
     assert not any(claim.margin(scores) > claim.least for claim in RECIPE.CLAIMS)
-    scores["promptrl"] |= {"train wording": 0.4, "paraphrase": 0.45, "train wording, rewritten@30": 0.4}
+    scores["promptrl"] |= {"held out": 0.4, "paraphrase": 0.45, "held out, rewritten@30": 0.4}
     assert all(claim.margin(scores) >= claim.least for claim in RECIPE.CLAIMS)

@@ -50,14 +50,14 @@ def test_exact_results_are_rewarded_and_monitors_always_measured():
 def test_scores_and_logged_samples_of_held_out_edits():
     shown = {}
     scores = mean_scores(SMALL.score(perfect, lambda name, items: shown.update({name: items}), rows=5))
-    assert {"train wording, overall", "paraphrase, success", "paraphrase, sharpness", "recolor", "text"} <= set(scores)
+    assert {"held out, overall", "paraphrase, success", "paraphrase, sharpness", "recolor", "text"} <= set(scores)
     assert all(value == 1 for name, value in scores.items() if "sharpness" not in name and STANDARD_ERROR not in name)
     untouched = mean_scores(SMALL.score(unchanged))
-    assert untouched["train wording, keep"] == 1 and untouched["move"] == 0
+    assert untouched["held out, keep"] == 1 and untouched["move"] == 0
     item = shown["paraphrase"][0]
     assert list(item) == ["prompt", "source", "image", "score", "target"] and torch.equal(item["image"], item["target"])
-    assert shown["train wording"][0]["prompt"] != item["prompt"] and torch.equal(
-        shown["train wording"][0]["source"], item["source"]
+    assert shown["held out"][0]["prompt"] != item["prompt"] and torch.equal(
+        shown["held out"][0]["source"], item["source"]
     )
 
 
@@ -117,10 +117,10 @@ def test_the_page_shows_source_target_before_and_after(run, tmp_path):
     assert captions == ["source", "target", "before", "after"] * 28
     line = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
     assert (
-        line["items"][0]["source"] == "samples/train wording/000000-00-source.png"
+        line["items"][0]["source"] == "samples/held out/000000-00-source.png"
         and (run / line["items"][0]["source"]).is_file()
     )
-    broken = (run / "samples.jsonl").read_text().replace("samples/train wording/000000-00-source.png", "../../x.png")
+    broken = (run / "samples.jsonl").read_text().replace("samples/held out/000000-00-source.png", "../../x.png")
     (tmp_path / "b").mkdir()
     for name, text in (("config.json", (run / "config.json").read_text()), ("samples.jsonl", broken)):
         (tmp_path / "b" / name).write_text(text)

@@ -249,7 +249,7 @@ def test_boxes_can_be_written_in_a_displayed_picture() -> None:
     [
         ({"skills": ["colour"]}, "unknown skill 'colour'; nearest: color"),
         ({"skills": []}, "no skill is chosen; known: count"),
-        ({"split": "test"}, "unknown split 'test'; nearest: "),
+        ({"split": "test"}, "unknown split 'test' "),
         ({"style": "plan"}, "unknown style 'plan'; nearest: plain"),
         ({"size": 16}, "size is 16; objects of radius 0.095 need 32"),
         ({"objects": (0, 3)}, "objects are (0, 3)"),

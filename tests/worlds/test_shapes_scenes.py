@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saccade.core import Problem
 from saccade.worlds.shapes import (
     HELD_OUT_WORDINGS,
     TAGS,
@@ -17,18 +18,22 @@ from saccade.worlds.shapes import (
     Object,
     Scene,
     caption,
+    depict,
     interpret,
     load_prompts,
     meanings_of,
     render,
+    rewards,
     sample_problems,
     sample_scenes,
+    score_pictures,
     split_of,
     style,
 )  # fmt: skip
 from saccade.worlds.shapes.captions import vocabulary
 from saccade.worlds.shapes.judge import relations
 from saccade.worlds.shapes.layout import GAP, REACH
+from saccade.worlds.shapes.prompts import plain_prompt
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(TAGS), st.sampled_from(WORDINGS))
@@ -155,3 +160,26 @@ def test_files_that_are_no_prompts(tmp_path: Path) -> None:
     for name in ("empty.txt", "binary.txt", "missing.txt"):
         with pytest.raises(ValueError, match=name):
             load_prompts(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "include"),
+    [
+        ("a red ring above a blue square", [("blue", "square", 1, None), ("red", "ring", 1, "above")]),
+        ("A photo of a red circle.", [("red", "circle", 1, None)]),
+        ("two stars on the left of a cross", [(None, "cross", 1, None), (None, "star", 2, "left of")]),
+        ("a red circle and a blue circle", [("red", "circle", 1, None), ("blue", "circle", 1, None)]),
+        ("a red cube", None),
+        ("a circle and a circle", None),
+    ],
+)
+def test_plain_english_is_understood_and_what_is_not_has_a_reason(text: str, include: list | None) -> None:
+    prompt, meaning = plain_prompt(text)
+    reason = rewards.why_not(Problem(0, prompt, meaning))
+    if include is None:
+        assert meaning is None and f"does not understand the prompt '{text}'" in reason and "circle, square" in reason
+        return
+    things = [(t.get("color"), t["class"], t["count"], t.get("position", [None])[0]) for t in meaning["include"]]
+    assert things == include and reason == ""
+    gold = render(depict([meaning], np.random.default_rng(0)), 64)
+    assert score_pictures(gold, [meaning])["correct"] == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from saccade.models.pictures import SUFFIXES, open_picture
 from saccade.models.tables import object_of, read_csv, read_jsonl, read_lines, read_parquet, read_text
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 TEXTS = {"prompts": "prompt", "questions": "question", "edits": "instruction", "programs": "Svg", "images": ""}
 """Settings that name data, and the column that holds the text there; "images" is a folder of pictures alone."""
@@ -176,7 +176,7 @@ def _table(rows: list[Row], text: str, name: str) -> Table:
     column = next((one for one in (text, *ALIASES) if one in rows[0]), None)
     if column is None:
         known = ", ".join(map(str, rows[0])) or "none"
-        raise ValueError(f"{name} has no column '{text}'; nearest: {nearest(text, map(str, rows[0]))} (of {known})")
+        raise ValueError(f"{name} has no column '{text}'{suggestion(text, map(str, rows[0]))} (of {known})")
     renamed = []
     for number, row in enumerate(rows, 1):
         value = row.get(column)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from saccade import catalog
 from saccade.api.run import TrainedRun, is_run, open_run, repeated, with_images
 from saccade.core import mean_scores
-from saccade.naming import nearest
+from saccade.naming import suggestion
 from saccade.random import seeds
 
 Kind = Literal["pipeline", "image tokens", "vision-language", "language"]
@@ -104,7 +104,7 @@ def kind_of(name: str) -> Kind:
     place = _place(name)
     if not place.is_dir():
         if "/" not in name:
-            raise ValueError(f"'{name}' is no run, model folder or miniature; nearest: {nearest(name, miniatures())}")
+            raise ValueError(f"'{name}' is no run, model folder or miniature{suggestion(name, miniatures())}")
         return "pipeline"
     if (place / "model_index.json").is_file():
         return "pipeline"

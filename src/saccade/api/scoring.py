@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saccade.rewards.registry import PICTURES, Function, reward
+from saccade.rewards.registry import PICTURES, Function, reward, why_none
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ PIXELS = 16_000_000
 def score(
     images: str | Path | Sequence[Any],
     prompts: str | Path | Sequence[Any] | None = None,
-    rewards: str | Callable | Sequence[str | Callable] = ("geneval",),
+    rewards: str | Callable | Sequence[str | Callable] = ("shapes",),
 ) -> dict[str, Any]:
     """The rewards of pictures: {"mean": {reward: value}, "items": [{image, prompt?, reward: value, …}, …]}.
 
@@ -31,7 +31,7 @@ def score(
     problems, one for each picture, or None for rewards that need none. ``rewards`` are names, FILE.py:FUNCTION, or
     functions of a rollout. Pictures are read in batches, so that a folder may be larger than memory; a function with
     the attribute ``compares = True`` is given all pictures of one size together. NaN is no score; a reward that fails
-    on some pictures warns. ValueError for what does not fit, and for a reward that scores no picture at all.
+    on some pictures, or scores none, warns. ValueError for what does not fit, and where no reward scores a picture.
     """
     from saccade.api.pictures import find
 
@@ -109,14 +109,19 @@ class _Scores:
                 self.failures.setdefault(name, f"{type(error).__name__}: {error}")
 
     def tell_failures(self, prompted: bool) -> None:
-        """Warn of a reward that failed on some pictures. ValueError for one that scored none."""
+        """Warn of a reward that failed on some pictures, or scored none. ValueError where no reward scored any."""
+        silent = {name for name, values in self.values.items() if not values.isfinite().any()}
         for name, values in self.values.items():
             failure = self.failures.get(name)
-            if not values.isfinite().any():
+            if name in silent:
                 advice = "" if prompted else "; it may need prompts"
-                why = failure or f"it returned NaN{advice}"
-                raise ValueError(f"reward '{name}' scored none of {len(values)} pictures: {why}")
-            if failure:
+                reason = why_none(self.rewards[name], self.problems) if prompted else ""
+                text = f"reward '{name}' scored none of {len(values)} pictures: "
+                text += failure or reason or f"it returned NaN{advice}"
+                if len(silent) == len(self.values):
+                    raise ValueError(text)
+                warnings.warn(text, stacklevel=3)
+            elif failure:
                 failed = int(values.isnan().sum())
                 text = f"reward '{name}' failed on {failed} of {len(values)} pictures: {failure}"
                 warnings.warn(text, stacklevel=3)

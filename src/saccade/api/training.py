@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,14 @@ from saccade.config import (
     contradiction,
     flat,
     foreign,
+    groups,
     matching_names,
     names,
     option,
     restore_settings,
     words,
 )
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 if TYPE_CHECKING:
     from saccade.api.run import TrainedRun
@@ -82,8 +84,8 @@ def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = Non
     kept = _resumable(Path(out), name) if out else None
     chosen = preset or (kept or {}).get("preset") or next(iter(recipe.PRESETS))
     if chosen not in recipe.PRESETS:
-        near = nearest(chosen, recipe.PRESETS)
-        raise ValueError(f"unknown preset '{chosen}'; nearest: {near} (of {', '.join(recipe.PRESETS)})")
+        near = suggestion(chosen, recipe.PRESETS)
+        raise ValueError(f"unknown preset '{chosen}'{near} (of {', '.join(recipe.PRESETS)})")
     if kept is None:
         return Plan(name, recipe, chosen, recipe.PRESETS[chosen], out, None)
     if preset not in ("", kept.get("preset")):
@@ -146,6 +148,8 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
     tables = {**_tables(settings), **(tables or {})}
     _refuse_impossible(settings, plan.settings)
     _refuse(plan, with_data(settings, tables, Path(plan.out)), options)
+    if plan.kept is None:
+        _examine(settings, tables)
     # All processes must have looked at the folder before the first one writes to it.
     new = not plan.out and int(os.environ.get("RANK") or 0) == 0
     made = str(catalog.new_run(catalog.name_of(catalog.find(plan.name)))) if new else plan.out
@@ -184,6 +188,18 @@ def execute(plan: Plan, settings: Any, options: Options, tables: Mapping[str, da
             error.add_note(f"resume with: {_resume(run)}")
             raise
     return TrainedRun(folder, plan.recipe, settings, settled=run.settled)
+
+
+def _examine(settings: Any, tables: Mapping[str, data.Table]) -> None:
+    """Let groups of settings say what cannot be, by their method ``examine``, with the data that they will have."""
+    if not any(hasattr(group, "examine") for group in groups(settings)):
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for name, table in tables.items():
+            table.write(_place(Path(place), name, table))
+        for group in groups(with_data(settings, tables, Path(place))):
+            if hasattr(group, "examine"):
+                group.examine()
 
 
 def with_data(settings: Any, tables: Mapping[str, data.Table], folder: Path) -> Any:

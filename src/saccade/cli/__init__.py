@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from saccade.cli.output import HelpShown, meant, say_error
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 COMMANDS = {
     "list": "the systems: number, name, family, result of the check",
@@ -94,7 +94,9 @@ def _run(words: list[str]) -> int:
             print(f"saccade {__version__}")
             return 0
         if words[0] not in COMMANDS:
-            raise ValueError(f"unknown command '{words[0]}'; nearest: {nearest(words[0], COMMANDS)}")
+            raise ValueError(
+                f"unknown command '{words[0]}'{suggestion(words[0], COMMANDS) or '; saccade --help lists them'}"
+            )
         return import_module(f"saccade.cli.commands.{words[0]}").main(words[1:])
     except HelpShown:
         return 0

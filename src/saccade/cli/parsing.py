@@ -15,7 +15,7 @@ import tyro
 
 from saccade.cli.output import HelpShown
 from saccade.config import bare, documentation, flags, is_flat, matching_names
-from saccade.naming import nearest
+from saccade.naming import suggested_setting, suggestion
 
 T = TypeVar("T")
 
@@ -126,14 +126,7 @@ def _unknown(left: Sequence[str], known: Sequence[str]) -> str:
     word = next((w for w in left if w.startswith("-")), left[0]).partition("=")[0]
     if not word.startswith("-"):
         return f"unexpected argument '{word}'"
-    near = nearest(word, [*known, *_last_parts(known), "--help"])
-    return f"unknown option '{word}'; nearest: {near}"
-
-
-def _last_parts(known: Sequence[str]) -> list[str]:
-    """The short forms of options that no other option shares."""
-    parts = [f"--{flag.rpartition('.')[2]}" for flag in known if "." in flag]
-    return [part for part in parts if parts.count(part) == 1]
+    return f"unknown option '{word}'{suggested_setting(word, [*known, '--help']) or '; --help lists them'}"
 
 
 def _one_line(box: str) -> str:
@@ -156,8 +149,8 @@ def _one_line(box: str) -> str:
         return f"{empty[1]} needs a value"
     if choice:
         options = re.findall(r"'([^']*)'", choice[3])
-        near = nearest(choice[1], options)
-        return f"{choice[2]} cannot be '{choice[1]}'; nearest: {near} (of {', '.join(options)})"
+        near = suggestion(choice[1], options)
+        return f"{choice[2]} cannot be '{choice[1]}'{near} (of {', '.join(options)})"
     message = re.sub(r"^recipe[.:] ?", "", message)
     return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"
 

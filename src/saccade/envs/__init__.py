@@ -13,7 +13,7 @@ from saccade.envs.backdrop import backdrop
 from saccade.envs.lane import Lane
 from saccade.envs.push import Push
 from saccade.envs.reach import Reach
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 WORLDS: dict[str, Callable[..., Environment]] = {
     "backdrop": backdrop,
@@ -38,7 +38,7 @@ def environment(name: str, count: int, **settings: Any) -> Environment:
     known = list(parameters)[1:]
     for setting, value in settings.items():
         if setting not in known:
-            raise ValueError(f"{name} has no setting '{setting}'; nearest: {nearest(setting, known)}")
+            raise ValueError(f"{name} has no setting '{setting}'{suggestion(setting, known)}")
         if isinstance(parameters[setting].default, int | float) and not isinstance(value, int | float):
             raise ValueError(f"{name}: {setting} is a number such as {parameters[setting].default}, not {value!r}")
     return make(count, **settings)

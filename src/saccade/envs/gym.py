@@ -24,7 +24,7 @@ from saccade.core import Observation, Step
 from saccade.envs import mujoco_fast
 from saccade.envs.checks import LONGEST, ActionNotFinite, InvalidStep, checked_outcome, guarded
 from saccade.envs.preprocessing import Preprocessing, Render, preprocessed
-from saccade.naming import nearest
+from saccade.naming import suggestion
 from saccade.tools.user_code import described, user_code
 
 PACKAGES = {
@@ -58,8 +58,8 @@ def find(name: str, others: Iterable[str] = ()) -> None:
     try:
         gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError):
-        near = nearest(name, [*others, *gymnasium.registry])
-        raise ValueError(f"there is no environment '{name}'; nearest: {near}") from None
+        near = suggestion(name, [*others, *gymnasium.registry])
+        raise ValueError(f"there is no environment '{name}'{near}") from None
 
 
 def _ask(name: str) -> None:

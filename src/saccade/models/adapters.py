@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.models.sharding import shard_like
-from saccade.naming import nearest
+from saccade.naming import suggestion
 from saccade.random import initialized
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _matches(module: nn.Module, targets: Sequence[str]) -> list[str]:
     for target in targets:
         if not any(_ends(name, target) for name in names):
             suffixes = sorted({".".join(name.split(".")[-1 - target.count(".") :]) for name in names if name})
-            raise ValueError(f"{type(module).__name__} has no module '{target}'; nearest: {nearest(target, suffixes)}")
+            raise ValueError(f"{type(module).__name__} has no module '{target}'{suggestion(target, suffixes)}")
     return [name for name in names if any(_ends(name, target) for target in targets)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 
 def device_of(name: str) -> str:
@@ -18,7 +18,7 @@ def device_of(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not _available(name):
         found = ["auto", *filter(_available, ("cpu", "cuda", "mps"))]
-        raise ValueError(f"device '{name}' is not available; nearest: {nearest(name, found)} (of {', '.join(found)})")
+        raise ValueError(f"device '{name}' is not available{suggestion(name, found)} (of {', '.join(found)})")
     return name
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 MINIATURES = Path(__file__).parent.parent / "miniatures"
 
@@ -37,7 +37,7 @@ def locate(name: str | Path) -> str:
     if path.is_file():
         raise ValueError(f"model {text!r}: is a file; a model is a folder, a hub id or one of {_known()}")
     if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
-        raise ValueError(f"model {text!r}: no such folder, and not a hub id (owner/name); {_nearest(text)}")
+        raise ValueError(f"model {text!r}: no such folder, and not a hub id (owner/name){_nearest(text)}")
     return text
 
 
@@ -111,12 +111,12 @@ def _download(name: str, place: str, file: str) -> Path:
     except Exception as error:  # failures of network, login and cache get the same advice
         raise ValueError(
             f"model '{name}': no such folder or miniature, and the Hugging Face hub did not give {file}"
-            f" ({type(error).__name__}: {first_line(error)}); {_nearest(name)}"
+            f" ({type(error).__name__}: {first_line(error)}){_nearest(name)}"
         ) from error
 
 
 def _nearest(name: str) -> str:
-    return f"nearest miniature: {nearest(name, miniatures())} (of {_known()})"
+    return f"{suggestion(name, miniatures())} (miniatures are {_known()})"
 
 
 def _known() -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from saccade.config import Foreign
-from saccade.core import Reward, Rollout
-from saccade.naming import nearest
+from saccade.core import Problem, Reward, Rollout
+from saccade.naming import suggestion
 from saccade.rewards import boxes
 from saccade.rewards.image import ocr, pictures
 from saccade.rewards.learned.reward_model import RewardModel
@@ -28,6 +29,12 @@ class WorldReward:
 
     module: str
     name: str
+    reason: str = ""
+    """Name of the function that says why a problem cannot be judged."""
+
+    def why_not(self, problem: Problem) -> str:
+        """Why the reward cannot judge pictures of a problem, in words; "" where it can or where nothing is known."""
+        return getattr(importlib.import_module(self.module), self.reason)(problem) if self.reason else ""
 
     def __call__(self, rollout: Rollout) -> Tensor:
         return getattr(importlib.import_module(self.module), self.name)(rollout)
@@ -35,10 +42,10 @@ class WorldReward:
 
 _SHAPES = "saccade.worlds.shapes.rewards"
 PICTURES: dict[str, Reward] = {
-    "geneval": WorldReward(_SHAPES, "points"),
-    "geneval_strict": WorldReward(_SHAPES, "correct"),
-    "ocr": WorldReward(_SHAPES, "ocr"),
-    "rapidocr": ocr.similarity,
+    "shapes": WorldReward(_SHAPES, "points", "why_not"),
+    "shapes_strict": WorldReward(_SHAPES, "correct", "why_not"),
+    "ocr": WorldReward(_SHAPES, "ocr", "why_not_read"),
+    "rapidocr": ocr.ReadWords(),
     "sharpness": pictures.sharpness,
     "diversity": pictures.diversity,
 }
@@ -107,7 +114,19 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
         raise ValueError(
             f"reward '{name}' is a function of the program that trained the run: give it again from Python"
         )
-    raise ValueError(f"unknown reward '{name}'; nearest: {nearest(name, known)}; any other is FILE.py:FUNCTION")
+    raise ValueError(
+        f"unknown reward '{name}'{suggestion(name, known)} (of {', '.join(known)}); any other is FILE.py:FUNCTION"
+    )
+
+
+def why_none(reward: Reward, problems: Sequence[Problem]) -> str:
+    """Why a reward can judge none of the problems: its reason for the first; "" where it can judge one, or may."""
+    reasons = [getattr(reward, "why_not", _unknown)(problem) for problem in problems]
+    return reasons[0] if reasons and all(reasons) else ""
+
+
+def _unknown(problem: Problem) -> str:
+    return ""
 
 
 def _reward_from_file(file: Path, function: str) -> Reward:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from saccade.math.pixels import to_uint8
-from saccade.naming import nearest
+from saccade.naming import suggestion
 from saccade.training import video
 
 NAMES = ("tensorboard", "trackio", "wandb")
@@ -54,8 +54,8 @@ def check(names: Sequence[str]) -> None:
     """ValueError for an unknown name, and for a package that is not installed; nothing is opened."""
     for name in names:
         if name not in NAMES:
-            near = nearest(name.lower(), NAMES)
-            raise ValueError(f"there is no logger '{name}'; nearest: {near} (of {', '.join(NAMES)})")
+            near = suggestion(name.lower(), NAMES)
+            raise ValueError(f"there is no logger '{name}'{near} (of {', '.join(NAMES)})")
         _package(name)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from saccade.core import RunFailed, Stateful
 from saccade.models.sharding import full_tensors
-from saccade.naming import STANDARD_ERROR, nearest
+from saccade.naming import STANDARD_ERROR, suggestion
 from saccade.training import checkpoint, distributed, files, video
 from saccade.training import folder as on_disk
 from saccade.training.display import open_display
@@ -258,8 +258,8 @@ class Run:
             return False
         if name not in scores or least not in ("", "min"):
             known = [score for score in scores if not score.endswith(STANDARD_ERROR)]
-            advice = f"nearest: {nearest(name, known)} (of {', '.join(known)}, each with :min where less is better)"
-            raise ValueError(f"--keep-best {self.config['keep_best']}: no such score; {advice}")
+            advice = f"{suggestion(name, known)} (of {', '.join(known)}, each with :min where less is better)"
+            raise ValueError(f"--keep-best {self.config['keep_best']}: no such score{advice}")
         sign = -1 if least else 1
         lines = files.records(self.folder / "metrics.jsonl") if self._writes else []
         key = f"eval/{name}"

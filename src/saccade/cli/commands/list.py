@@ -12,7 +12,7 @@ from saccade import catalog
 from saccade.catalog import System
 from saccade.cli.output import show_json, show_table, verdict_counts
 from saccade.cli.parsing import Flag, parse
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def main(words: Sequence[str]) -> int:
     systems, baselines = catalog.systems(), catalog.baselines()
     families = dict.fromkeys(s.family for s in (*systems, *baselines))
     if options.family and options.family not in families:
-        near = nearest(options.family, families)
-        raise ValueError(f"unknown family '{options.family}'; nearest: {near} (of {', '.join(families)})")
+        near = suggestion(options.family, families)
+        raise ValueError(f"unknown family '{options.family}'{near} (of {', '.join(families)})")
     chosen = lambda group: [s for s in group if options.family in ("", s.family)]
     if options.json:
         show_json([described(system) for system in chosen(systems)])

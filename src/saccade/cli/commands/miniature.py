@@ -20,7 +20,7 @@ from saccade import catalog
 from saccade.api.models import MINIATURE, builders, drawing_policy, drawing_scores
 from saccade.cli.output import figure, show_scores, show_table
 from saccade.cli.parsing import Flat, parse
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 _USAGE = """usage: saccade miniature list
        saccade miniature build NAME [--out DIR] [--SETTING VALUE …]
@@ -57,8 +57,8 @@ def main(words: Sequence[str]) -> int:
         _list()
         return 0
     if words[0] != "build":
-        near = nearest(words[0], ("list", "build"))
-        raise ValueError(f"unknown command 'miniature {words[0]}'; nearest: miniature {near}")
+        near = suggestion(words[0], ("list", "build"))
+        raise ValueError(f"unknown command 'miniature {words[0]}'{near} (of list, build)")
     if len(words) == 1 or (words[1].startswith("-") and words[1] not in ("-h", "--help")):
         raise ValueError(f"missing NAME: saccade miniature build NAME, one of {', '.join(builders())}")
     return _build(words[1], words[2:])
@@ -84,7 +84,7 @@ def _build(name: str, words: Sequence[str]) -> int:
         print(_USAGE.format(names=", ".join(builders())), end="")
         return 0
     if name not in builders():
-        raise ValueError(f"unknown miniature '{name}'; nearest: {nearest(name, list(builders()))}")
+        raise ValueError(f"unknown miniature '{name}'{suggestion(name, list(builders()))}")
     builder = importlib.import_module(f"saccade.builders.{builders()[name]}")
     made = dataclasses.make_dataclass(
         "CommandLine", [("recipe", Flat[builder.Settings]), ("place", Flat[Options])], frozen=True

@@ -11,7 +11,7 @@ import tyro
 
 from saccade.api.data import SUFFIXES
 from saccade.cli.parsing import RecipeFile, Trust, parse
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _refuse(options: Options) -> None:
     suffix = Path(options.out).suffix
     if suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"'{options.out}' is no kind of picture; nearest: {nearest(suffix, SUFFIXES)} (of {', '.join(SUFFIXES)})"
+            f"'{options.out}' is no kind of picture{suggestion(suffix, SUFFIXES)} (of {', '.join(SUFFIXES)})"
         )
 
 

@@ -17,8 +17,8 @@ from saccade.cli.parsing import Flag, parse
 class Options:
     """Rewards of the pictures in a folder.
 
-    Pictures are taken in the order of their names, one for each line of the prompt file. Rewards: geneval,
-    geneval_strict, ocr (the world of shapes), rapidocr (any words), sharpness, diversity, or FILE.py:FUNCTION.
+    Pictures are taken in the order of their names, one for each line of the prompt file. Rewards: shapes,
+    shapes_strict, ocr (the world of shapes), rapidocr (any words), sharpness, diversity, or FILE.py:FUNCTION.
     """
 
     reward: Annotated[str, tyro.conf.arg(metavar="A,B")]

@@ -27,7 +27,7 @@ from saccade.models.language.messages import (
 from saccade.models.language.processor import load_processor, save_processor, set_pixel_bounds
 from saccade.models.language.prompts import EncodedPrompt, EncodedPrompts, ImageInputs
 from saccade.models.loading import first_line, loading_errors, locate, read_config, silence
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 _TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -255,8 +255,8 @@ def _auto_class(name: str, config: dict[str, Any]) -> Any:
     causal_classes, vision_classes = _class_names("CAUSAL_LM"), _class_names("IMAGE_TEXT_TO_TEXT")
     causal, vision = causal_classes.get(kind), vision_classes.get(kind)
     if causal is None and vision is None:
-        close = nearest(kind, [*causal_classes, *vision_classes])
-        raise ValueError(f"model '{name}': its model_type {kind!r} is not a language model's; nearest: {close}")
+        close = suggestion(kind, [*causal_classes, *vision_classes])
+        raise ValueError(f"model '{name}': its model_type {kind!r} is not a language model's{close}")
     if architecture not in (None, causal, vision):
         raise ValueError(f"model '{name}': its config.json names the class {architecture}, not {causal or vision}")
     has_vision = causal is None or (architecture == vision and architecture != causal)

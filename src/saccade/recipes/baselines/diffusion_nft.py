@@ -108,15 +108,15 @@ ARMS = {
 CLAIMS = (
     Claim(
         "rewards of held-out prompts rise over the untrained model",
-        lambda arm: gain(arm["nft"], "train wording"),
+        lambda arm: gain(arm["nft"], "held out"),
     ),
     Claim(
         "with shuffled rewards they change by less than 0.03",
-        lambda arm: 0.03 - abs(gain(arm["shuffled rewards"], "train wording")),
+        lambda arm: 0.03 - abs(gain(arm["shuffled rewards"], "held out")),
         origin="sanity",
     ),
     Claim(
         "with half the network evaluations (and 30 % of the pictures) it reaches Flow-GRPO's reward",
-        lambda arm: arm["nft"]["train wording@18"] - arm["grpo"]["train wording@60"],
+        lambda arm: arm["nft"]["held out@18"] - arm["grpo"]["held out@60"],
     ),
 )

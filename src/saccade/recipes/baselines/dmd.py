@@ -101,7 +101,7 @@ evaluate, sample = task.evaluate, task.sample
 
 
 ARMS = {"dmd": _TINY, "diff-instruct": PRESETS["diff-instruct"], "four steps": _FOUR_STEPS}
-SCORE = "train wording"
+SCORE = "held out"
 CLAIMS = (
     Claim(
         "one step of the generator earns more points than one step of the diffusion",

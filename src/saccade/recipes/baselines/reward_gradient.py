@@ -140,7 +140,7 @@ CLAIMS = (
         "each form raises the reward model's reward, which it is trained on",
         lambda arm: min(gain(arm[name], "reward model") for name in ("ReFL", "DRaFT-1", "DRaFT-3", "DRaFT-LV")),
     ),
-    Claim("with it the exact judge's points rise", lambda arm: gain(arm["ReFL"], "train wording")),
+    Claim("with it the exact judge's points rise", lambda arm: gain(arm["ReFL"], "held out")),
     Claim(
         "gradients through three steps raise the reward more than through one",
         lambda arm: arm["DRaFT-3"]["reward model"] - arm["DRaFT-1"]["reward model"],

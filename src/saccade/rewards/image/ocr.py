@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saccade.core import Rollout
+from saccade.core import Problem, Rollout
 from saccade.math.pixels import to_uint8
 from saccade.rewards.text.parsing import edit_distance
 
@@ -35,6 +36,22 @@ def similarity(rollout: Rollout) -> Tensor:
         for picture, target, can in zip(rollout.outputs, targets, judgeable)
     ]
     return torch.tensor(scores, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class ReadWords:
+    """`similarity` as a reward that says beforehand what it lacks."""
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        return similarity(rollout)
+
+    def ready(self) -> None:
+        """ValueError with the install command if rapidocr is absent."""
+        _engine()
+
+    def why_not(self, problem: Problem) -> str:
+        """Why pictures of a problem cannot be judged, in words; "" where they can."""
+        return "" if _requested(problem.answer) else f"the prompt '{problem.inputs}' has no words in quotes to be drawn"
 
 
 def text_match(text: str, target: str) -> float:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.lang not in LANGUAGES:
-            raise ValueError(f"unknown language '{self.lang}'; nearest: {nearest(self.lang, LANGUAGES)}")
+            raise ValueError(f"unknown language '{self.lang}'{suggestion(self.lang, LANGUAGES)}")
         if not isinstance(self.code, str):
             raise ValueError(f"a program must be a text, not {type(self.code).__name__}")
         if type(self.size) is not int or not 1 <= self.size <= MAX_SIZE:

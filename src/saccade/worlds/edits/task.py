@@ -61,7 +61,7 @@ class EditingTask:
             return {"held out": edits.load_edits(self.held_out)} if self.held_out else {}
         sets: dict[str, Words] = {"held out": "split"}
         if self.edits == "shapes":
-            sets = {"train wording": "train", "paraphrase": "held_out"}
+            sets = {"held out": "train", "paraphrase": "held_out"}
         return {
             name: self._problems(self.held_out_size, self.held_out_seed, "held_out", words)
             for name, words in sets.items()

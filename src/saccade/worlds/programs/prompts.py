@@ -19,7 +19,7 @@ import numpy as np
 from saccade.core import Problem, Question
 from saccade.models.pictures import open_picture
 from saccade.models.tables import object_of, read_text
-from saccade.naming import nearest
+from saccade.naming import suggestion
 from saccade.tools.render import Box, Refused, Request, declared_canvas, find_program, render_batch
 from saccade.worlds.programs.scenes import Scene, sample_scenes
 from saccade.worlds.programs.writing import write_svg
@@ -43,7 +43,7 @@ def sample_problems(
     ones (up to 8), ``size`` the side of pictures in pixels. ValueError for an unknown split or impossible numbers.
     """
     if split not in (None, "train", "held_out"):
-        raise ValueError(f"unknown split '{split}'; nearest: {nearest(split, ('train', 'held_out'))}")
+        raise ValueError(f"unknown split '{split}'{suggestion(split, ('train', 'held_out'))}")
     codes: list[str] = []
     for chunk in _chunks(seed, primitives):
         if len(codes) >= count:

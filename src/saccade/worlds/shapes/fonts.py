@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade.naming import nearest
+from saccade.naming import suggestion
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CELL = 96
@@ -65,7 +65,7 @@ def indices(string: str) -> np.ndarray:
 def font_index(font: str) -> int:
     """Index of a font in FONTS; ValueError for an unknown one."""
     if font not in FONTS:
-        raise ValueError(f"unknown font '{font}'; nearest: {nearest(font, FONTS)}")
+        raise ValueError(f"unknown font '{font}'{suggestion(font, FONTS)}")
     return FONTS.index(font)
 
 

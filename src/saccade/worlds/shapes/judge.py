@@ -75,6 +75,15 @@ def judgeable(meaning: Meaning | None) -> bool:
     )
 
 
+def unjudged(meaning: Meaning | None) -> str:
+    """Why a meaning cannot be judged, in words; "" for one that can."""
+    if judgeable(meaning):
+        return ""
+    if meaning is not None and meaning["tag"] == "text":
+        return f"the words to draw must consist of the letters {LETTERS}"
+    return f"it reads counts, colors and places of these alone: {', '.join(SHAPES)}; in {', '.join(COLORS)}"
+
+
 def relations(one: Object, other: Object) -> set[str]:
     """Relations of ``one`` to ``other``: up to two of RELATIONS, none where their centres are too close.
 

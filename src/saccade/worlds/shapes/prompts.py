@@ -13,6 +13,7 @@ from saccade.core import Problem
 from saccade.models.tables import object_of
 from saccade.worlds.shapes.captions import TRAIN_WORDINGS, caption, interpret
 from saccade.worlds.shapes.meanings import TAGS, Meaning, meanings_of
+from saccade.worlds.shapes.plain import described
 from saccade.worlds.text_files import ensure, parse_lines, text_of
 
 
@@ -44,9 +45,9 @@ def load_prompts(path: str | Path) -> list[Problem]:
     """Problems from a file; ``source`` is the file's stem, with the tag of the problem where there is one.
 
     ``*.jsonl`` holds GenEval's metadata, one object a line: tag, include, exclude, prompt. Anything else is plain text:
-    a target in double quotes makes a text problem, a caption in one of our wordings has its meaning, others None. A
-    JSON line with a prompt but neither tag nor include is read as its prompt alone would be, and its other entries are
-    added to the answer, for rewards of the user's own.
+    a target in double quotes makes a text problem, a caption in one of our wordings or in plain English
+    (`plain.described`) has its meaning, others None. A JSON line with a prompt but neither tag nor include is read as
+    its prompt alone would be, and its other entries are added to the answer, for rewards of the user's own.
     ValueError "FILE:LINE: why" for a line that does not fit, or when the file holds no prompt or is no text.
     """
     path = Path(path).expanduser()
@@ -57,7 +58,7 @@ def load_prompts(path: str | Path) -> list[Problem]:
 
 def plain_prompt(line: str) -> tuple[str, Meaning | None]:
     """A prompt and its meaning: a caption's, a text to write where one is quoted, None for any other prompt."""
-    meaning = interpret(line)
+    meaning = interpret(line) or described(line)
     quoted = re.search(r'["“]([^"”]*[^"”\s][^"”]*)["”]', line)
     if meaning is None and quoted:
         meaning = {"tag": "text", "include": [], "text": quoted[1].strip()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade.core import Problem, Rollout
-from saccade.worlds.shapes.judge import score_pictures
+from saccade.worlds.shapes.judge import score_pictures, unjudged
 
 
 def judge(rollout: Rollout) -> dict[str, Tensor]:
@@ -32,6 +32,21 @@ def points(rollout: Rollout) -> Tensor:
 def ocr(rollout: Rollout) -> Tensor:
     """Similarity of the text in the picture to the requested text, in [0, 1]: ``[B]``; NaN where none is requested."""
     return judge(rollout)["ocr"]
+
+
+def why_not(problem: Problem) -> str:
+    """Why this world's judge cannot judge pictures of a problem, in words; "" where it can."""
+    answer = problem.answer
+    if answer is None:
+        return f"it does not understand the prompt '{problem.inputs}': {unjudged(None)}"
+    reason = unjudged(answer) if isinstance(answer, dict) and "tag" in answer else unjudged(None)
+    return reason and f"the prompt '{problem.inputs}': {reason}"
+
+
+def why_not_read(problem: Problem) -> str:
+    """Why a problem asks for no text that could be read; "" where it does."""
+    asks = isinstance(problem.answer, dict) and problem.answer.get("text")
+    return why_not(problem) if asks else f"the prompt '{problem.inputs}' has no words in quotes to be drawn"
 
 
 def by_tag(scores_B: Tensor, problems: Sequence[Problem]) -> dict[str, float]:

@@ -64,7 +64,7 @@ class SampleMetrics:
     @torch.no_grad()
     def __call__(self, sampler: Sampler, group_size: int = 16) -> dict[str, float]:
         """The metrics of ``group_size`` pictures of each prompt."""
-        prompts = replace(self.task, held_out_size=self.prompts).held_out_problems()["train wording"]
+        prompts = replace(self.task, held_out_size=self.prompts).held_out_problems()["held out"]
         problems, seeds_B, group_B = repeat_for_groups(
             prompts, seeds(self.eval_seed, len(prompts), "sample metrics"), group_size
         )

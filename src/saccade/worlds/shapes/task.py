@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
-from saccade.rewards.registry import reward
+from saccade.rewards.registry import reward, why_none
 from saccade.rewards.rubric import judge, per_tag
 from saccade.worlds import shapes
 from saccade.worlds.shapes.rewards import by_tag
@@ -19,7 +20,7 @@ from saccade.worlds.shapes.rewards import by_tag
 MONITORS = ("sharpness", "diversity")
 """Rewards that are always measured, and trained on only if they are named."""
 
-STRICT = {"geneval": "geneval_strict"}
+STRICT = {"shapes": "shapes_strict"}
 """Rewards with partial credit, and the all-or-nothing reward that is measured beside each, to show reward hacking."""
 
 
@@ -31,7 +32,7 @@ class DrawingTask:
     """Training prompts: shapes (the embedded world), or a file: GenEval's JSONL, or text with one prompt a line."""
     held_out: str = ""
     """File of held-out prompts; the embedded world has held-out meanings and wordings instead."""
-    rewards: tuple[str, ...] = ("geneval",)
+    rewards: tuple[str, ...] = ("shapes",)
     """Names of the rewards; with several, each prompt is judged by the first reward that can judge it."""
     wordings: str = "terse"
     """Wordings of training prompts in the embedded world: terse, descriptive or all."""
@@ -44,6 +45,26 @@ class DrawingTask:
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
 
+    def examine(self) -> None:
+        """ValueError for rewards that are unknown, lack a package or can judge no prompt, before models are loaded.
+
+        Warns where nothing will be evaluated.
+        """
+        rewards = {name: reward(name) for name in self.rewards}
+        for each in rewards.values():
+            getattr(each, "ready", lambda: None)()
+        if self.prompts == "shapes":
+            return
+        sets = {"prompts": self.training(0), **self.held_out_problems()}
+        for place, problems in sets.items():
+            reasons = {name: why_none(each, problems) for name, each in rewards.items()}
+            if all(reasons.values()):
+                name, reason = next(iter(reasons.items()))
+                many = f"none of {len(problems)} prompts" if len(problems) > 1 else "the prompt"
+                raise ValueError(f"reward '{name}' can judge {many} of --{place.replace(' ', '-')}: {reason}")
+        if not self.held_out:
+            warnings.warn("no --held-out prompts are given: nothing is evaluated", stacklevel=2)
+
     def training(self, seed: int) -> list[Problem]:
         """The prompts to train on."""
         if self.prompts != "shapes":
@@ -54,7 +75,7 @@ class DrawingTask:
         """Prompts that are never trained on, by name of the set; sets of the embedded world share their meanings."""
         if self.prompts != "shapes":
             return {"held out": shapes.load_prompts(self.held_out)} if self.held_out else {}
-        sets = {"train wording": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
+        sets = {"held out": self._wordings(shapes.TRAIN_WORDINGS), "paraphrase": shapes.HELD_OUT_WORDINGS}
         return {
             name: shapes.sample_problems(self.held_out_size, self.held_out_seed, self.tags, wordings, "held_out")
             for name, wordings in sets.items()

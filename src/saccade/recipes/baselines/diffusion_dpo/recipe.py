@@ -161,7 +161,7 @@ ARMS = {
     "random preferences": replace(_TINY, shuffle_rewards=True),
 }
 
-POINTS = "train wording"
+POINTS = "held out"
 
 CLAIMS = (
     Claim("pairs drawn anew in training raise the points", lambda arm: gain(arm["online"], POINTS)),

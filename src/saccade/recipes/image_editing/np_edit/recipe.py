@@ -250,7 +250,7 @@ ARMS = {
 
 def overall_gap(arm: Arms, other: str) -> float:
     """By how much NP-Edit's overall score is above another arm's."""
-    return arm["NP-Edit"]["train wording, overall"] - arm[other]["train wording, overall"]
+    return arm["NP-Edit"]["held out, overall"] - arm[other]["held out, overall"]
 
 
 CLAIMS = (
@@ -264,6 +264,6 @@ CLAIMS = (
     ),
     Claim(
         "without the question about all else, less of a picture is kept",
-        lambda arm: arm["NP-Edit"]["train wording, keep"] - arm["no identity question"]["train wording, keep"],
+        lambda arm: arm["NP-Edit"]["held out, keep"] - arm["no identity question"]["held out, keep"],
     ),
 )

@@ -42,7 +42,7 @@ class DomainsTask:
     """File of held-out prompts of the training domain; the embedded world has its own."""
     out_of_domain: str = ""
     """File of held-out prompts of the other domain; the embedded world has its own."""
-    scorer: str = "geneval"
+    scorer: str = "shapes"
     """Reward that scores held-out prompts: a name or FILE.py:FUNCTION."""
     train_size: int = 4096
     """Number of training prompts sampled from the embedded world."""

@@ -72,7 +72,7 @@ class Settings:
     task: DomainsTask = DomainsTask()
     method: Literal["grpo", "dpo"] = "grpo"
     """Learning rule: GRPO on all sampled pictures, or DPO on pairs of the best and the worst, sampled in advance."""
-    reward: str = "geneval"
+    reward: str = "shapes"
     """Training reward: a name, FILE.py:FUNCTION, or dual_encoder, dual_encoder_in_domain, which are trained first."""
     dual_encoder: DualEncoderModel = DualEncoderModel()
     grpo: GRPO = GRPO(unbiased_std=True, beta=0.01)
@@ -218,7 +218,7 @@ evaluate, sample = task.evaluate, task.sample
 
 
 _CHECK = Settings(schedule=Schedule(steps=60, evaluate_every=60, save_every=30))
-_REWARDS = {"program": "geneval", "dual encoder": "dual_encoder", "in domain": "dual_encoder_in_domain"}
+_REWARDS = {"program": "shapes", "dual encoder": "dual_encoder", "in domain": "dual_encoder_in_domain"}
 ARMS = {
     f"{method}, {name}": replace(_CHECK, method=method, reward=by)
     for method in ("dpo", "grpo")

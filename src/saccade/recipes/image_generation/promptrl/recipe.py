@@ -197,7 +197,7 @@ ARMS = {
 CLAIMS = (
     Claim(
         "with its rewriter it reaches at half the rollouts what flow-only training reaches with all",
-        lambda arm: arm["promptrl"]["train wording, rewritten@30"] - arm["flow only"]["train wording@60"],
+        lambda arm: arm["promptrl"]["held out, rewritten@30"] - arm["flow only"]["held out@60"],
     ),
     Claim(
         "it loses less under paraphrased prompts",
@@ -205,11 +205,11 @@ CLAIMS = (
     ),
     Claim(
         "without the rewriter, retaining two original prompts a group beats retaining none",
-        lambda arm: arm["promptrl"]["train wording"] - arm["nothing retained"]["train wording"],
+        lambda arm: arm["promptrl"]["held out"] - arm["nothing retained"]["held out"],
     ),
 )
 
 
 def paraphrase_loss(scores: Mapping[str, float]) -> float:
     """How much the reward falls when prompts are paraphrased."""
-    return scores["train wording"] - scores["paraphrase"]
+    return scores["held out"] - scores["paraphrase"]
