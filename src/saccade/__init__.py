@@ -9,6 +9,7 @@ What is named here is imported when it is first used, so that ``import saccade``
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from saccade.api.scoring import score
     from saccade.checks.runner import check
     from saccade.core import Interrupted, Problem, Question, RunFailed
+
+# OpenMP's threads wait for work by spinning. With a busy neighbour that costs several times the time of the work, so
+# here they sleep. OpenMP reads this once, when torch is imported; processes begun from this one inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 

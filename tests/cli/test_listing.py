@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +39,20 @@ def test_list_is_light():
     began = time.process_time(), time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
     assert time.monotonic() - began[1] < 15  # generous for a busy machine; about 0.5 s of work
+
+
+@pytest.mark.parametrize("first", ["saccade", "saccade.cli"])
+def test_threads_that_wait_sleep(first):
+    """OpenMP tells its settings when torch loads it; a choice of the user stays."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    for environment, expected in ((kept, "PASSIVE"), (kept | {"OMP_WAIT_POLICY": "active"}, "ACTIVE")):
+        told = subprocess.run(
+            [sys.executable, "-c", f"import {first}, torch"],
+            env=environment | {"OMP_DISPLAY_ENV": "true"},
+            capture_output=True,
+            text=True,
+        )
+        assert re.search(rf"OMP_WAIT_POLICY ?= ?'{expected}'", told.stderr), told.stderr
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,10 @@ def _machine() -> list[Row]:
     offered = sandbox.offered()
     missing = [part for part in sandbox.PARTS if part not in offered]
     about = machine()
+    threads = f"{torch.get_num_threads()} threads, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'active')}"
     disk = shutil.disk_usage(os.getcwd()).free / 1e9
     return [
-        ("processor", "", f"{about['cpu']}, {about['cores']} cores, {torch.get_num_threads()} threads"),
+        ("processor", "", f"{about['cpu']}, {about['cores']} cores, {threads}"),
         ("cuda", "", f"{torch.version.cuda}, {about['gpu']}" if about["gpu"] else "none"),
         ("free disk", "", f"{disk:.0f} GB in this folder"),
         ("renderers", "", "; ".join([*offered, *(f"this system does not offer: {part}" for part in missing)])),
