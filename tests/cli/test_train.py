@@ -208,7 +208,7 @@ def test_bad_values_are_lines_and_defects_are_tracebacks(saccade):
 
 def test_the_best_checkpoint_is_kept_and_meant_by_its_name(saccade, tmp_path):
     refused = saccade(*GREY, "--out", "r", "--keep-best", "lightness")
-    line = "--keep-best lightness: no such score (of level, (of level, from seed, each with :min where less is better)"
+    line = "--keep-best lightness: no such score (of level, from seed, each with :min where less is better)"
     assert refused.status == 2 and refused.err.splitlines()[-1] == f"saccade: {line}"
     assert saccade(*GREY, "--out", "low", "--keep-best", "level:min").status == 0
     lines = [json.loads(line) for line in (tmp_path / "low/metrics.jsonl").read_text().splitlines()]

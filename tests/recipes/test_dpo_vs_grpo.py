@@ -184,7 +184,7 @@ def test_wrong_settings_are_named(folder, bright, tmp_path):
         ran(small(folder, bright, method="dpo", dpo=RECIPE.PreferencePairs(min_gap=9.0)), tmp_path / "pairs")
     with pytest.raises(ValueError, match="3 rounds of equal length"):
         ran(small(folder, bright, dpo=RECIPE.PreferencePairs(rounds=3)), tmp_path / "rounds")
-    with pytest.raises(ValueError, match="nearest"):
+    with pytest.raises(ValueError, match="nearest: dual_encoder "):
         ran(small(folder, bright, reward="dual_encodr"), tmp_path / "judge")
 
 

@@ -335,4 +335,4 @@ def test_what_makes_no_sense_is_said_in_one_line(tmp_path, file):
     with pytest.raises(ValueError, match="bare.jsonl:1: .* has no text 'caption'"):
         ProgramTask(str(tmp_path / "bare.jsonl"), condition="text").training(0)
     with pytest.raises(ValueError, match="nearest: foreground_iou"):
-        ProgramTask(rewards=("iou",), weights=(1.0,)).judge(rollout_of([Problem(0, "?")], [""]))
+        ProgramTask(rewards=("foreground",), weights=(1.0,)).judge(rollout_of([Problem(0, "?")], [""]))

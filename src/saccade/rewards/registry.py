@@ -97,8 +97,11 @@ class Function(str):
         return made
 
 
-def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
-    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, otherwise."""
+def reward(name: str, known: Mapping[str, Reward] = PICTURES, also: Sequence[str] = ()) -> Reward:
+    """A reward by its name, as ``FILE.py:FUNCTION`` or a `Function`. ValueError, with the nearest name, otherwise.
+
+    ``also`` are names that the caller knows besides, for that message.
+    """
     if isinstance(name, Function):
         return name.function
     if isinstance(name, Foreign) and ".py:" in name:
@@ -114,8 +117,9 @@ def reward(name: str, known: Mapping[str, Reward] = PICTURES) -> Reward:
         raise ValueError(
             f"reward '{name}' is a function of the program that trained the run: give it again from Python"
         )
+    names = [*known, *also]
     raise ValueError(
-        f"unknown reward '{name}'{suggestion(name, known)} (of {', '.join(known)}); any other is FILE.py:FUNCTION"
+        f"unknown reward '{name}'{suggestion(name, names)} (of {', '.join(names)}); any other is FILE.py:FUNCTION"
     )
 
 

@@ -198,7 +198,7 @@ def build_reward(cfg: Settings, policy: ImageTokenPolicy) -> Reward:
     """The training reward; dual encoders are trained on pictures that are reconstructed from the policy's codes."""
     both_domains = {"dual_encoder": True, "dual_encoder_in_domain": False}
     if cfg.reward not in both_domains:
-        return reward(cfg.reward)
+        return reward(cfg.reward, also=list(both_domains))
     generator = policy.image_generator
     reconstruct = lambda pictures: generator.decode_pictures(generator.encode_pictures(pictures))
     return dual_encoder_reward(
