@@ -30,7 +30,7 @@ from saccade.envs.collector import Collector
 from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.critics import Ensemble, Target
 from saccade.models.control.networks import MLP, Encoder
-from saccade.policies.actors import DeterministicActor, SquashedActor
+from saccade.policies.actors import Actor, Deterministic, SquashedGaussian
 from saccade.random import generator
 from saccade.recipes.baselines.rlpd import RLPD
 from saccade.recipes.baselines.sac import REDQ, SAC
@@ -294,13 +294,14 @@ def test_densities_of_squashed_actions_integrate_to_one_and_stay_finite():
     gaussian = Gaussian(torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[0.8]], dtype=torch.float64))
     action = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1, None]
     assert float(squashed_log_prob(gaussian, torch.atanh(action)).exp().sum() * 1e-5) == pytest.approx(1, abs=1e-3)
-    actor = SquashedActor(Encoder(SPACE), MLP((3, 8, 4), "relu", gain=1e4))
+    actor = Actor(Encoder(SPACE), MLP((3, 8, 4), "relu", gain=1e4), SquashedGaussian())
     action, logp = actor.rsample({"state": torch.ones(6, 3)}, torch.randn(6, 2))
     (logp.sum() + action.sum()).backward()
     assert logp.isfinite().all() and all(p.grad.isfinite().all() for p in actor.trained)
-    deterministic = DeterministicActor(Encoder(SPACE), MLP((3, 8, 2), "relu"))
+    deterministic = Actor(Encoder(SPACE), MLP((3, 8, 2), "relu"), Deterministic())
     observation = {"state": torch.randn(6, 3)}
-    assert torch.equal(deterministic.act(observation, None).action_B, deterministic.rsample(observation)[0].detach())
+    reparameterized = deterministic.rsample(observation, torch.randn(6, 2))[0].detach()
+    assert torch.equal(deterministic.act(observation, None).action_B, reparameterized)
     assert (deterministic.act(observation, torch.randn(6, 2)).action_B.abs() <= 1).all()
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ from saccade.random import generator, noise, seeds, stream
 from saccade.rewards.rubric import ask, gated, judge, per_tag, weighted
 from saccade.training.feeds import DatasetFeed, OnPolicy, join
 from saccade.training.groups import repeat_for_groups, sample_groups
-from saccade.training.learner import Update, Updates, linear_schedule_with_warmup, minibatch
+from saccade.training.learner import Update, Updates, linear_decay, minibatch
 from saccade.training.loop import _Window, fit
 from saccade.training.run import Run
-from saccade.training.settings import Schedule
+from saccade.training.settings import AdamW, Schedule
 
 
 def collect_with(policy: Toy, reward=height):
@@ -237,13 +238,12 @@ class _Any:
 
 
 def test_the_learning_rate_warms_up_and_decays_linearly():
-    rate = linear_schedule_with_warmup(100, 5, 0.1)
-    assert (
-        rate(0) == 0.2
-        and rate(5) == pytest.approx(0.95)
-        and rate(99) == 0.1
-        and linear_schedule_with_warmup(4, 0)(4) == 0
-    )
+    def rate(warmup: int, decay) -> Callable[[int], float]:
+        return AdamW(warmup=warmup).update("weights", lambda part: None, [torch.nn.Parameter()], decay=decay).schedule
+
+    both = rate(5, linear_decay(100, 0.1))
+    assert both(0) == 0.2 and both(5) == pytest.approx(0.95) and both(99) == 0.1
+    assert rate(0, linear_decay(4))(4) == 0 and rate(4, None)(1) == 0.5
 
 
 def test_weights_that_run_away_are_told_and_are_not_the_newest_checkpoint(tmp_path):

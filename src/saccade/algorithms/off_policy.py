@@ -35,7 +35,7 @@ from saccade.envs.rescale import ActionRange, RescaleAction
 from saccade.envs.task import PENDULUM, ControlTask, log_returns
 from saccade.models.control.critics import Critics, Target
 from saccade.models.control.networks import MLP, Encoder
-from saccade.policies.actors import Actor, DeterministicActor, ReparameterizedActor, SquashedActor
+from saccade.policies.actors import Actor, Deterministic, ReparameterizedActor, SquashedGaussian
 from saccade.training.buffers import Buffer, Mixture
 from saccade.training.learner import Updates
 from saccade.training.loop import fit
@@ -127,8 +127,9 @@ class OffPolicy:
         target = Target(critics, self.tau)
         if self.stochastic:
             temperature = LagrangeMultiplier(self.initial_temperature, self.temperature_gradient)
-            return Agent(SquashedActor(encoder, trunk, True), critics, target, action_range, temperature=temperature)
-        actor = DeterministicActor(encoder, trunk, True, self.action_noise)
+            actor = Actor(encoder, trunk, SquashedGaussian(), shared=True)
+            return Agent(actor, critics, target, action_range, temperature=temperature)
+        actor = Actor(encoder, trunk, Deterministic(self.action_noise), shared=True)
         return Agent(actor, critics, target, action_range, target_trunk=Target(trunk, self.tau))
 
     def learner(self, agent: Agent, optim: AdamW) -> Learner:
@@ -280,7 +281,7 @@ class Agent:
         """The actor of next actions in the target: a deterministic actor's target network, else the actor."""
         if self.target_trunk is None:
             return self.actor
-        return DeterministicActor(self.actor.encoder, self.target_trunk.net, self.actor.shared)
+        return Actor(self.actor.encoder, self.target_trunk.net, self.actor.head, self.actor.shared)
 
     def state(self) -> dict[str, Stateful]:
         """The parts that a checkpoint holds, by name."""

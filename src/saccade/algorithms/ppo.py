@@ -20,7 +20,7 @@ from saccade.math.values import gae
 from saccade.models.control.networks import RunningMeanStd
 from saccade.policies.actor_critic import ActorCritic
 from saccade.training import distributed
-from saccade.training.learner import Updates, warmup
+from saccade.training.learner import Updates, linear_decay
 from saccade.training.settings import AdamW
 
 LogSegment = Callable[[int, Rollout], None]
@@ -86,7 +86,7 @@ class PPO:
 
     def lr_schedule(self, optimizer_steps: int) -> Callable[[int], float] | None:
         """Factor on the learning rate as a function of the number of optimizer steps taken, for a run of this many."""
-        return (lambda taken: 1 - taken / optimizer_steps) if self.anneal_lr else None
+        return linear_decay(optimizer_steps) if self.anneal_lr else None
 
     def learner(self, policy: ActorCritic, optim: AdamW, rows: int, steps: int, seed: int) -> Learner:
         """Learns from ``steps`` segments of ``rows`` rows; the gradient is hand-written where `acceleration` has it."""
@@ -94,12 +94,11 @@ class PPO:
         optimizer_steps = steps * self.n_epochs * minibatches
         learner = ppo_learner(self, policy, optim, minibatches, optimizer_steps, seed)
         if learner is None:
-            rise, fall = warmup(optim.warmup), self.lr_schedule(optimizer_steps)
             update = optim.update(
                 "ppo",
                 self.loss(policy),
                 policy.trained,
-                schedule=None if fall is None else (lambda taken: rise(taken) * fall(taken)),
+                decay=self.lr_schedule(optimizer_steps),
                 prepare=partial(normalize_advantages, all_sum=distributed.all_sum),
             )
             learner = Updates([update], epochs=self.n_epochs, minibatches=minibatches, shuffle=seed)

@@ -19,7 +19,7 @@ from saccade.policies.unrolling import empty_rollout
 from saccade.random import initialized, numpy_generator, seeds, stream
 from saccade.rewards.learned.reward_model import LatentReward, RewardModel, RewardNetwork, with_time_channel
 from saccade.training.feeds import DatasetFeed, Feed
-from saccade.training.learner import Updates, linear_schedule_with_warmup
+from saccade.training.learner import Updates, linear_decay
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds import shapes
@@ -108,9 +108,8 @@ class RewardModelConfig:
             return RewardNetwork(len(kinds.KINDS), self.width, channels)
 
     def _fit(self, model: AnyRewardModel, feed: Feed, stage: Run) -> AnyRewardModel:
-        params = list(model.network.parameters())
-        schedule = linear_schedule_with_warmup(self.steps, self.optim.warmup)
-        update = self.optim.update("reward_model", RecognitionLoss(model.network), params, schedule=schedule)
+        loss, params = RecognitionLoss(model.network), list(model.network.parameters())
+        update = self.optim.update("reward_model", loss, params, decay=linear_decay(self.steps))
         length = Schedule(steps=self.steps, save_every=self.steps)
         fit(feed, Updates([update]), stage, length, state={"reward_model": model})
         model.network.requires_grad_(False)

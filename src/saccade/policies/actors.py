@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -29,22 +30,68 @@ class ReparameterizedActor(Protocol):
         ...
 
 
-class _Actor(nn.Module):
-    """A network ``trunk`` on the features of ``encoder``, which learns with it unless it is shared with critics.
+@dataclass(frozen=True)
+class SquashedGaussian:
+    """Actions from a Gaussian squashed by tanh; a trunk gives its means and log standard deviations ``[B, 2 A]``."""
 
-    A shared encoder learns from the critics alone: no gradient of the actor reaches it.
+    def rsample(self, output: Tensor, noise_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]`` of standard normal noise and their log-densities ``[B]``."""
+        gaussian = self._before_tanh(output)
+        u_BA = gaussian.sample(noise_BA)
+        return torch.tanh(u_BA), squashed_log_prob(gaussian, u_BA)
+
+    def act(self, output: Tensor, noise_BA: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same; without noise tanh of the mean."""
+        return self.rsample(output, torch.zeros_like(output.chunk(2, -1)[0]) if noise_BA is None else noise_BA)
+
+    def _before_tanh(self, output: Tensor) -> Gaussian:
+        mean, log_std = output.chunk(2, -1)
+        return Gaussian(mean, log_std.clamp(*LOG_STD).exp())
+
+
+@dataclass(frozen=True)
+class Deterministic:
+    """One action of an observation; a trunk gives it ``[B, A]`` before tanh."""
+
+    action_noise: float = 0.1
+    """Standard deviation of the noise with which it explores."""
+
+    def rsample(self, output: Tensor, noise_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]``, which the noise does not change; log-densities of 0."""
+        action_BA = torch.tanh(output)
+        return action_BA, action_BA.new_zeros(len(action_BA))
+
+    def act(self, output: Tensor, noise_BA: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same, but standard normal noise is scaled by ``action_noise`` and added to the actions."""
+        action_BA = torch.tanh(output)
+        if noise_BA is not None:
+            action_BA = (action_BA + self.action_noise * noise_BA).clamp(-1, 1)
+        return action_BA, action_BA.new_zeros(len(action_BA))
+
+
+class Actor(nn.Module):
+    """A network ``trunk`` on the features of ``encoder``, and the ``head`` that makes actions of what it gives.
+
+    The encoder learns with the actor unless it is ``shared`` with critics, from which alone it then learns: no gradient
+    of the actor reaches it.
     """
 
-    def __init__(self, encoder: nn.Module, trunk: nn.Module, shared: bool = False):
+    def __init__(
+        self, encoder: nn.Module, trunk: nn.Module, head: SquashedGaussian | Deterministic, shared: bool = False
+    ):
         super().__init__()
-        self.encoder, self.trunk, self.shared = encoder, trunk, shared
+        self.encoder, self.trunk, self.head, self.shared = encoder, trunk, head, shared
 
-    def _output(self, observation: Mapping[str, Tensor]) -> Tensor:
-        features = self.encoder(observation)
-        return self.trunk(features.detach() if self.shared else features)
+    def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions ``[B, A]`` of standard normal noise and their log-densities ``[B]``, with gradients."""
+        return self.head.rsample(self._output(observation), noise_BA)
 
-    def _on_device(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: x.to(self.device) for name, x in observation.items()}
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
+        """Actions of all rows, on the CPU; without noise those that are most likely."""
+        output = self._output({name: x.to(self.device) for name, x in observation.items()})
+        action_BA, logp_B = self.head.act(output, None if noise_BA is None else noise_BA.to(self.device))
+        return Action(action_BA.cpu(), logp_B.cpu())
 
     @property
     def device(self) -> torch.device:
@@ -60,54 +107,9 @@ class _Actor(nn.Module):
         """Write the weights to policy.safetensors."""
         save_weights(self.state_dict(), folder)
 
-
-class SquashedActor(_Actor):
-    """A Gaussian actor squashed by tanh; its trunk gives means and log standard deviations ``[B, 2 A]``."""
-
-    def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor) -> tuple[Tensor, Tensor]:
-        """The actions ``[B, A]`` of standard normal noise and their log-densities ``[B]``, with gradients."""
-        gaussian = self.gaussian(observation)
-        u_BA = gaussian.sample(noise_BA)
-        return torch.tanh(u_BA), squashed_log_prob(gaussian, u_BA)
-
-    def gaussian(self, observation: Mapping[str, Tensor]) -> Gaussian:
-        """The distribution before tanh: ``[B, A]``."""
-        mean, log_std = self._output(observation).chunk(2, -1)
-        return Gaussian(mean, log_std.clamp(*LOG_STD).exp())
-
-    @torch.no_grad()
-    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
-        """Actions of all rows, on the CPU; without noise tanh of the mean."""
-        gaussian = self.gaussian(self._on_device(observation))
-        u_BA = gaussian.mean if noise_BA is None else gaussian.sample(noise_BA.to(self.device))
-        return Action(torch.tanh(u_BA).cpu(), squashed_log_prob(gaussian, u_BA).cpu())
-
-
-class DeterministicActor(_Actor):
-    """A deterministic actor; its trunk gives actions ``[B, A]`` before tanh.
-
-    ``action_noise`` is the standard deviation of the noise with which it explores.
-    """
-
-    def __init__(self, encoder: nn.Module, trunk: nn.Module, shared: bool = False, action_noise: float = 0.1):
-        super().__init__(encoder, trunk, shared)
-        self.action_noise = action_noise
-
-    def rsample(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The actions ``[B, A]``, which the noise does not change, with gradients; log-densities of 0."""
-        action_BA = torch.tanh(self._output(observation))
-        return action_BA, action_BA.new_zeros(len(action_BA))
-
-    @torch.no_grad()
-    def act(self, observation: Mapping[str, Tensor], noise_BA: Tensor | None) -> Action:
-        """Actions of all rows, on the CPU; standard normal noise is scaled by ``action_noise`` and added."""
-        action_BA, logp_B = self.rsample(self._on_device(observation))
-        if noise_BA is not None:
-            action_BA = (action_BA + self.action_noise * noise_BA.to(self.device)).clamp(-1, 1)
-        return Action(action_BA.cpu(), logp_B.cpu())
-
-
-Actor = SquashedActor | DeterministicActor
+    def _output(self, observation: Mapping[str, Tensor]) -> Tensor:
+        features = self.encoder(observation)
+        return self.trunk(features.detach() if self.shared else features)
 
 
 def save_weights(state: Mapping[str, Tensor], folder: str | Path) -> None:

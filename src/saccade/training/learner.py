@@ -264,10 +264,9 @@ def warmup(steps: int) -> Callable[[int], float]:
     return lambda taken: min((taken + 1) / max(steps, 1), 1.0)
 
 
-def linear_schedule_with_warmup(steps: int, warmup_steps: int, final: float = 0.0) -> Callable[[int], float]:
-    """A learning-rate factor: linear warmup over ``warmup_steps``, then linear decay to ``final`` at ``steps``."""
-    rising = warmup(warmup_steps)
-    return lambda taken: min(rising(taken), max(1 - taken / steps, final))
+def linear_decay(steps: int, final: float = 0.0) -> Callable[[int], float]:
+    """A learning-rate factor that falls linearly towards 0 at ``steps`` optimizer steps, but not below ``final``."""
+    return lambda taken: max(1 - taken / steps, final)
 
 
 def _shard_state(params: Sequence[nn.Parameter], saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,14 +111,15 @@ class AdamW:
         every: int = 1,
         repeats: int = 1,
         after: Callable[[int], None] | None = None,
-        schedule: Callable[[int], float] | None = None,
+        decay: Callable[[int], float] | None = None,
         prepare: Callable[[Any], Any] | None = None,
     ) -> Update:
         """The `Update` that minimizes ``loss`` in ``params`` with this optimizer.
 
-        ``schedule`` maps the number of optimizer steps taken to a factor on the learning rate, in place of the linear
-        warmup; the other arguments are those of `Update`.
+        ``decay`` maps the number of optimizer steps taken to a factor on the learning rate; of it and the linear warmup
+        the lower counts. The other arguments are those of `Update`.
         """
+        rise = warmup(self.warmup)
         return Update(
             name,
             loss,
@@ -129,7 +130,7 @@ class AdamW:
             repeats=repeats,
             max_grad_norm=self.max_grad_norm,
             after=after,
-            schedule=schedule or warmup(self.warmup),
+            schedule=rise if decay is None else (lambda taken: min(rise(taken), decay(taken))),
             prepare=prepare,
         )
 

@@ -23,7 +23,7 @@ from saccade.core import Learner, Rollout
 from saccade.math.gaussians import Gaussian, squashed_log_prob
 from saccade.models.control.critics import Critics
 from saccade.models.control.networks import MLP
-from saccade.policies.actors import LOG_STD, SquashedActor
+from saccade.policies.actors import LOG_STD, SquashedGaussian
 from saccade.training.settings import AdamW
 
 
@@ -53,7 +53,7 @@ def has_analytic_gradient(agent: Agent, algo: OffPolicy, optim: AdamW) -> bool:
     bare = not list(agent.critics.encoder.parameters()) and not list(agent.actor.encoder.parameters())
     covered = algo.actor_value in ("min", "mean") and not algo.target_policy_noise
     constant = not optim.weight_decay and optim.warmup <= 1 and math.isinf(optim.max_grad_norm)
-    squashed = isinstance(agent.actor, SquashedActor) and agent.temperature is not None
+    squashed = isinstance(agent.actor.head, SquashedGaussian) and agent.temperature is not None
     return squashed and bare and covered and constant and fits(agent.actor.trunk) and fits(agent.critics.ensemble)
 
 

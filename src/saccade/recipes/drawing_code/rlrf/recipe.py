@@ -38,7 +38,7 @@ from saccade.rewards.render import rendering
 from saccade.rewards.render.strip_text import strip_text
 from saccade.training.claims import Claim, WarmStartedArm
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, linear_schedule_with_warmup
+from saccade.training.learner import Updates, linear_decay
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Batch, Flat, Schedule, StageSteps
 from saccade.worlds.programs.task import ProgramTask, sample_programs
@@ -52,11 +52,9 @@ class SupervisedStage:
     """Training steps of the first stage; 0 skips it, for a model that can write programs already."""
     batch: int = 32
     """Number of reference programs in a batch, over all processes."""
-    warmup_ratio: float = 0.05
-    """Fraction of the steps over which the learning rate rises; it then falls linearly (`optim.warmup` is unused)."""
     final_lr: float = 0.1
-    """Learning rate at the end, as a fraction of its peak."""
-    optim: AdamW = AdamW(lr=1e-3)
+    """Learning rate at the end, as a fraction of its peak: after the warmup it falls linearly."""
+    optim: AdamW = AdamW(lr=1e-3, warmup=6)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ _TINY = Settings()
 _REAL = Settings(
     schedule=Schedule(steps=500, evaluate_every=50, save_every=50),
     batch=Batch(prompts_per_step=32, group_size=64, micro_rows=2),
-    sft=SupervisedStage(steps=4980, batch=1024, optim=AdamW(lr=1e-5)),
+    sft=SupervisedStage(steps=4980, batch=1024, optim=AdamW(lr=1e-5, warmup=249)),
     optim=AdamW(lr=1e-5),
     min_tokens=500,
     extra_tokens=512,
@@ -169,8 +167,8 @@ def supervised(
         return teacher_forced(untempered, problems, [problem.answer["code"] for problem in problems])
 
     batch = Batch(prompts_per_step=cfg.sft.batch, micro_rows=cfg.batch.micro_rows)
-    lr = linear_schedule_with_warmup(steps, int(steps * cfg.sft.warmup_ratio), cfg.sft.final_lr)
-    update = cfg.sft.optim.update("references", SupervisedLoss(untempered), policy.trained, schedule=lr)
+    decay = linear_decay(steps, cfg.sft.final_lr)
+    update = cfg.sft.optim.update("references", SupervisedLoss(untempered), policy.trained, decay=decay)
     return batch.feed(problems, collect, seed), batch.learner(update)
 
 
@@ -192,9 +190,9 @@ def reinforcement(
         rollout.advantage_BT = rollout.broadcast(cfg.grpo.advantage(reward_B, rollout.group_B))
         return rollout
 
-    lr = lambda taken: cfg.lr_decay ** (taken // cfg.lr_decay_every)
+    decay = lambda taken: cfg.lr_decay ** (taken // cfg.lr_decay_every)
     loss = cfg.grpo.loss(policy, cfg.model.max_new_tokens)
-    update = cfg.optim.update("programs", loss, policy.trained, schedule=lr)
+    update = cfg.optim.update("programs", loss, policy.trained, decay=decay)
     return cfg.batch.feed(long, collect, cfg.seed), cfg.batch.learner(update)
 
 

@@ -18,7 +18,7 @@ from saccade.recipes.driving_navigation.blip_fuseppo.captioner import (
     load_captioner,
 )
 from saccade.recipes.driving_navigation.blip_fuseppo.task import LaneTask, caption_accuracy
-from saccade.training.learner import Updates, linear_schedule_with_warmup
+from saccade.training.learner import Updates, linear_decay
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Schedule, StageSteps
 
@@ -48,7 +48,9 @@ class CaptionerConfig:
     """Number of training steps of the first stage."""
     batch_size: int = 128
     """Number of pictures with captions in a batch of the first stage, four of each road."""
-    optim: AdamW = AdamW(lr=1e-3, weight_decay=0.01)
+    optim: AdamW = AdamW(lr=1e-3, weight_decay=0.01, warmup=40)
+    final_lr: float = 0.05
+    """Learning rate at the end of the first stage, as a fraction of its peak: after the warmup it falls linearly."""
     save_every: int = 100
     """Training steps of the first stage between checkpoints."""
     test_pictures: int = 256
@@ -82,10 +84,10 @@ def pretrain(cfg: CaptionerConfig, captioner: Captioner, task: LaneTask, seed: i
         total, count = captioner.loss(rollout.decisions["picture_B"].numpy(), [p.answer for p in rollout.problems])
         return Loss(total, count.float())
 
-    schedule = linear_schedule_with_warmup(cfg.steps, cfg.steps // 15, 0.05)
+    decay = linear_decay(cfg.steps, cfg.final_lr)
     fit(
         feed,
-        Updates([cfg.optim.update("captions", loss, captioner.parameters(), schedule=schedule)]),
+        Updates([cfg.optim.update("captions", loss, captioner.parameters(), decay=decay)]),
         stage,
         Schedule(cfg.steps, evaluate_every=cfg.steps, save_every=cfg.save_every),
         state={"captioner": captioner},

@@ -14,7 +14,7 @@ from saccade.recipes.recognition.sketch_flops.networks import Embedder, build_em
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
 from saccade.recipes.recognition.sketch_flops.task import Embed, RetrievalTask, canvas_metrics
 from saccade.training.feeds import OnPolicy
-from saccade.training.learner import Updates, linear_schedule_with_warmup
+from saccade.training.learner import Updates, linear_decay
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Schedule, StageSteps
 from saccade.worlds.sketches import SketchPairs
@@ -46,8 +46,8 @@ class EmbedderTraining:
     ) -> None:
         """Train the network on the pairs; its retrieval on the loss's canvases is evaluated before and after."""
         held_out = task.held_out_problems()
-        schedule = linear_schedule_with_warmup(self.steps, self.optim.warmup, self.final_lr)
-        update = self.optim.update("embedding", loss, list(network.parameters()), schedule=schedule)
+        decay = linear_decay(self.steps, self.final_lr)
+        update = self.optim.update("embedding", loss, list(network.parameters()), decay=decay)
         fit(
             OnPolicy(
                 pairs.problems(), lambda problems, seeds_P, step: supervised_batch(problems), self.batch_size, seed
