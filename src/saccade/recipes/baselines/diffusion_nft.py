@@ -96,7 +96,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
 evaluate, sample = task.evaluate, task.sample
 
 
-_CHECK = Settings(schedule=Schedule(steps=36, evaluate_every=18, save_every=20), task=DrawingTask(held_out_size=192))
+_CHECK = Settings(schedule=Schedule(steps=36, evaluate_every=18, save_every=20), task=DrawingTask(held_out_size=1024))
 ARMS = {
     "nft": _CHECK,
     "shuffled rewards": replace(_CHECK, shuffle_rewards=True),

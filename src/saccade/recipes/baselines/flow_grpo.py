@@ -133,7 +133,7 @@ def window_at(cfg: Settings, step: int) -> tuple[int, ...]:
 evaluate, sample = task.evaluate, task.sample
 
 
-_CHECK = Settings(task=DrawingTask(held_out_size=192))
+_CHECK = Settings(task=DrawingTask(held_out_size=1024))
 ARMS = {
     "grpo": _CHECK,
     "shuffled rewards": replace(_CHECK, shuffle_rewards=True),

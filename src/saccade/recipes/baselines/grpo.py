@@ -154,7 +154,10 @@ evaluate, sample = task.evaluate, task.sample
 
 
 KIN = ("dr-grpo", "dapo", "gspo", "rloo", "cispo")
-ARMS = {"grpo": _TINY, "shuffled rewards": replace(_TINY, shuffle_rewards=True)} | {name: PRESETS[name] for name in KIN}
+_VARIANTS = {"grpo": _TINY, "shuffled rewards": replace(_TINY, shuffle_rewards=True)} | {
+    name: PRESETS[name] for name in KIN
+}
+ARMS = {name: replace(cfg, task=replace(cfg.task, held_out_size=2048)) for name, cfg in _VARIANTS.items()}
 
 
 RIGHT = "held out, exact"

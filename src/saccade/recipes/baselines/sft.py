@@ -103,7 +103,9 @@ def permuted_answers(problems: Sequence[Problem], seeds_P: Tensor) -> list[Probl
 evaluate, sample = task.evaluate, task.sample
 
 
-_CHECK = Settings(schedule=Schedule(steps=240, evaluate_every=240, save_every=20))
+_CHECK = Settings(
+    schedule=Schedule(steps=240, evaluate_every=240, save_every=20), task=AnsweringTask(held_out_size=2048)
+)
 ARMS = {"sft": _CHECK, "shuffled answers": replace(_CHECK, shuffle_answers=True)}
 CLAIMS = (
     Claim(
