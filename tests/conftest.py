@@ -15,8 +15,9 @@ torch.set_num_threads(1)
 
 # pytest-xdist tells its workers a terminal's width, which would wrap what commands print.
 os.environ.pop("COLUMNS", None)
-# A shell's background jobs ignore Ctrl-C, and their children inherit that; the tests of Ctrl-C need it.
+# A shell's background jobs ignore Ctrl-C, those of nohup a hangup, and their children inherit that; tests need both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -173,4 +173,4 @@ def test_the_templates_on_disk_are_those_that_are_drawn():
     glyphs, letters = templates.glyph_templates()
     drawn = (*templates.draw_shapes(), *templates.draw_glyphs())
     for kept, again in zip((shapes, kinds, angles, glyphs, letters), drawn):
-        np.testing.assert_allclose(kept, again, atol=1e-4)
+        np.testing.assert_allclose(kept, again, atol=1e-3)  # processors round resampling differently
