@@ -14,15 +14,36 @@ import math
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from saccade.naming import suggested_setting, suggestion
 
 T = TypeVar("T")
 STAGE = "steps of a stage before the run's own"
 """Marks, in a field's Annotated type, a setting that a shorter run shortens."""
+
+
+class Range(NamedTuple):
+    """The smallest and the largest value of a setting, in its field's Annotated type.
+
+    Without one a number whose default is 0 or more may not be negative.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+
+
+Count = Annotated[int, Range(1)]
+"""A whole number of 1 or more."""
+NonNegative = Annotated[float, Range(0)]
+"""A number of 0 or more, for fields that may also be None."""
+Fraction = Annotated[float, Range(0, 1)]
+"""A number from 0 to 1."""
+Signed = Annotated[float, Range()]
+"""A number that may be negative."""
 
 
 def names(kind: type) -> list[str]:
@@ -37,24 +58,43 @@ def flags(kind: type) -> list[str]:
 
 def stages(kind: type) -> list[str]:
     """Dotted names of the settings that are marked as `STAGE`."""
-    found = []
-    for field, hint in _hinted(kind):
-        inner = bare(hint)
-        if dataclasses.is_dataclass(inner):
-            prefix = "" if is_flat(hint) else f"{field.name}."
-            found += [prefix + name for name in stages(inner)]  # pyrefly: ignore[bad-argument-type]
-        elif get_origin(hint) is Annotated and STAGE in get_args(hint)[1:]:
-            found.append(field.name)
-    return found
+    return [name for name, hint in _whole_fields(kind) if STAGE in _marks(hint)]
+
+
+def out_of_range(settings: Any, default: Any) -> str:
+    """The first setting that is out of its `Range`, in one line, or ""; it may keep its ``default``."""
+    usual, hints = flat(default), dict(_whole_fields(type(settings)))
+    for name, value in flat(settings).items():
+        if type(value) not in (int, float) or value == usual[name]:
+            continue
+        least, most = next((mark for mark in _marks(hints[name]) if isinstance(mark, Range)), _usual_range(usual[name]))
+        if not least <= value <= most:
+            bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+            return f"--{name.replace('_', '-')} must be {bounds}, not {value:g}"
+    return ""
+
+
+def _usual_range(default: Any) -> Range:
+    """The range of a number whose field names none."""
+    return Range(0) if isinstance(default, int | float) and default >= 0 else Range()
+
+
+def _marks(hint: Any) -> tuple[Any, ...]:
+    """What Annotated adds to a type hint, or to the parts of a union."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(mark for part in get_args(hint) for mark in _marks(part))
+    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
 def is_flat(hint: Any) -> bool:
     """Whether the fields of a group carry no prefix (`training.settings.Flat`)."""
-    return get_origin(hint) is Annotated and any(getattr(extra, "name", None) == "" for extra in get_args(hint)[1:])
+    return any(getattr(extra, "name", None) == "" for extra in _marks(hint))
 
 
 def bare(hint: Any) -> Any:
-    """A type hint without what Annotated adds to it."""
+    """A type hint without what Annotated adds to it, or to a part of a union."""
+    if get_origin(hint) in (Union, types.UnionType) and _marks(hint):
+        return reduce(or_, map(bare, get_args(hint)))
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
@@ -199,22 +239,20 @@ def described(kind: type) -> list[tuple[str, Any, str]]:
     return [(name, hint, text) for (name, hint), text in zip(_fields(kind), _texts(kind))]
 
 
-def within(settings: Any, least: float, most: float, *fields: str) -> None:
-    """ValueError, in one line, where one of these numbers of a settings dataclass does not lie between two others."""
-    for field in fields:
-        value = getattr(settings, field)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"{field.replace('_', '-')} must be a number from {least:g} to {most:g}, not {value:g}")
-
-
 def _fields(kind: type) -> Iterator[tuple[str, Any]]:
+    return ((name, bare(hint)) for name, hint in _whole_fields(kind))
+
+
+def _whole_fields(kind: type) -> Iterator[tuple[str, Any]]:
+    """Dotted name and type of every setting, with what Annotated adds to it."""
     for field, hint in _hinted(kind):
         inner = bare(hint)
         if dataclasses.is_dataclass(inner):
             prefix = "" if is_flat(hint) else f"{field.name}."
-            yield from ((prefix + name, each) for name, each in _fields(inner))  # pyrefly: ignore[bad-argument-type]
+            inside = _whole_fields(inner)  # pyrefly: ignore[bad-argument-type]
+            yield from ((prefix + name, each) for name, each in inside)
         else:
-            yield field.name, inner
+            yield field.name, hint
 
 
 def _hinted(kind: type) -> Iterator[tuple[dataclasses.Field, Any]]:

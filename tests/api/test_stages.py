@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from saccade import catalog
-from saccade.api.stages import announcement, shortened
+from saccade.api.stages import announcement, shortened, smoke_settings
 from saccade.config import changed, flat, stages
 from saccade.training.settings import Flat, Schedule, StageSteps
 
@@ -62,3 +62,13 @@ def test_stages_are_announced_with_the_time_that_the_check_took():
     assert small.startswith("other stages, where they are used, shortened like --steps: --sft.steps 12")
     flow = next(iter(catalog.load("flow_grpo").PRESETS.values()))
     assert announcement("flow_grpo", flow, flow) == ""
+
+
+@pytest.mark.parametrize("recipe", catalog.recipes())
+def test_a_smoke_test_takes_two_steps_of_every_stage(recipe):
+    for preset in catalog.load(recipe).PRESETS.values():
+        short, usual = flat(smoke_settings(preset)), flat(preset)
+        starts = sum(value for name, value in usual.items() if name.endswith("learning_starts"))
+        assert short["steps"] - starts <= 2 * max(usual.get("n_envs", 1), 1)
+        assert all(short[name] == min(usual[name], 2) for name in stages(type(preset)))
+        assert all(short[name] == usual[name] for name in usual if "batch" in name or name.endswith("group_size"))

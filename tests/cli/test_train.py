@@ -121,15 +121,27 @@ def test_values_that_cannot_be_are_refused_before_a_folder_is_made(saccade, tmp_
     assert saccade(*GREY, "--out", "file/r").refused() == "saccade: file/r: Not a directory"
 
 
+def test_a_smoke_test_takes_two_steps_unless_others_are_given(saccade, tmp_path):
+    for words, steps in (((), 2), (("--steps", "1"), 1)):
+        assert saccade(*GREY, "--smoke", *words, "--out", f"r{steps}").status == 0
+        assert json.loads((tmp_path / f"r{steps}/config.json").read_text())["settings"]["steps"] == steps
+
+
 NUMBERS_THAT_CANNOT_BE = [
-    ("flow_grpo", "--lr nan", "optim: lr must be a number from 0 to 1e+18, not nan"),
-    ("flow_grpo", "--lr 1e38", "optim: lr must be a number from 0 to 1e+18, not 1e+38"),
-    ("sac", "--optim.lr inf", "lr must be a number from 0 to 1e+18, not inf"),
-    ("ppo", "--lr -1", "optim: lr must be a number from 0 to 1e+18, not -1"),
-    ("flow_grpo", "--noise 0", "flow: noise must be a number from 0.001 to 10000, not 0"),
-    ("flow_grpo", "--ema 2", "ema must be a number from 0 to 1, not 2"),
-    ("ppo", "--gamma 2", "ppo: gamma must be a number from 0 to 1, not 2"),
+    ("flow_grpo", "--lr nan", "--optim.lr must be a number, not nan"),
+    ("flow_grpo", "--lr 1e38", "--optim.lr must be from 0 to 1e+18, not 1e+38"),
+    ("sac", "--optim.lr inf", "--optim.lr must be from 0 to 1e+18, not inf"),
+    ("ppo", "--lr -1", "--optim.lr must be from 0 to 1e+18, not -1"),
+    ("flow_grpo", "--noise 0", "--flow.noise must be from 0.001 to 10000, not 0"),
+    ("flow_grpo", "--ema 2", "--ema must be from 0 to 1, not 2"),
+    ("ppo", "--gamma 2", "--ppo.gamma must be from 0 to 1, not 2"),
     ("grpo", "--temperature nan", "--model.temperature must be a number, not nan"),
+    ("grpo", "--temperature -1", "--model.temperature must be 0 or more, not -1"),
+    ("flow_grpo", "--window 9", "a window of 9 denoising steps does not fit into 8 sampling steps"),
+    ("promptrl", "--retained 20", "retained 20 is more than the 8 pictures of a group"),
+    ("dmd", "--min-t -0.1", "--distillation.min-t must be from 0 to 1, not -0.1"),
+    ("flow_grpo", "--group-size 0", "--group-size must be 1 or more, not 0"),
+    ("flow_grpo", "--micro-decisions 0", "--micro-decisions must be 1 or more, not 0"),
     ("td3", f"--seed {1 << 63}", "--seed must be a whole number of 64 bits, not 9223372036854775808"),
 ]
 

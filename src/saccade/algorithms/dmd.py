@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.forward_process import velocity_error
-from saccade.config import within
+from saccade.config import Count, Fraction
 from saccade.core import Collect, Loss, Problem, Reward, Rollout
 from saccade.math.flow import add_noise, to_data
 from saccade.models.snapshot import Snapshot
@@ -46,7 +46,7 @@ class Distillation:
     """Checkpoint of the diffusion, which also initializes the score network; empty takes the generator's checkpoint."""
     reference_guidance: float = 3.0
     """Scale of the diffusion's classifier-free guidance."""
-    reference_steps: int = 20
+    reference_steps: Count = 20
     """Denoising steps of the diffusion when the diffusion itself is evaluated."""
     divergence: Literal["integral_kl", "squared", "pseudo_huber"] = "integral_kl"
     """Norm of the difference of scores; integral_kl has no gradient through the scores."""
@@ -62,21 +62,18 @@ class Distillation:
     """Weight of the divergence in the generator's loss; 0 leaves the reward alone."""
     reward_weight: float = 0.0
     """Weight of the reward in the generator's loss."""
-    min_t: float = 0.02
+    min_t: Fraction = 0.02
     """Lowest diffusion time at which scores are compared and learned (0 = data)."""
-    max_t: float = 0.98
+    max_t: Fraction = 0.98
     """Highest diffusion time at which scores are compared and learned (1 = noise)."""
-    score_updates: int = 1
+    score_updates: Count = 1
     """Updates of the score network for each update of the generator; a training step updates the score network once."""
     generator_optim: AdamW = AdamW(lr=1e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the generator; without momentum (SiD), since gradients of past score networks are outdated."""
     score_optim: AdamW = AdamW(lr=3e-4, betas=(0.0, 0.999), warmup=5)
     """Optimizer of the score network; without momentum (SiD), since samples of past generators are outdated."""
-    ema: float = 0.95
+    ema: Fraction = 0.95
     """Decay of the moving average of the generator's weights that is evaluated; 0 evaluates the trained weights."""
-
-    def __post_init__(self) -> None:
-        within(self, 0, 1, "ema")
 
     def networks(self, flow: FlowModel, policy: FlowPolicy, seed: int) -> tuple[FlowPolicy, FlowPolicy]:
         """The score network and the frozen diffusion, with equal weights at first.
@@ -169,8 +166,8 @@ class ScoreMatching:
     """Trains ``fake`` on the samples of a rollout: flow matching at times between ``min_t`` and ``max_t``."""
 
     fake: FlowPolicy
-    min_t: float = 0.02
-    max_t: float = 0.98
+    min_t: Fraction = 0.02
+    max_t: Fraction = 0.98
 
     def __call__(self, rollout: Rollout) -> Loss:
         x0 = rollout.decisions["x0_B"]

@@ -26,6 +26,7 @@ from saccade.algorithms.world_model import (
     multiplier_loss,
     term_values,
 )
+from saccade.config import Count, Fraction
 from saccade.core import Environment, Rollout
 from saccade.envs.collector import RANDOM_ACTION_REPEAT, Collector
 from saccade.envs.recurrent import RecurrentStateWrapper
@@ -44,11 +45,11 @@ from saccade.training.settings import AdamW
 class DreamerConfig:
     """How a Dreamer's actor and critic learn in imagination."""
 
-    horizon: int = 10
+    horizon: Count = 10
     """Number of imagined steps."""
-    gamma: float = 0.95
+    gamma: Fraction = 0.95
     """Discount factor."""
-    return_lambda: float = 0.95
+    return_lambda: Fraction = 0.95
     """Lambda of imagined returns: 0 takes the critic's value of the next step, 1 the imagined rewards."""
     entropy_coef: float = 1e-2
     """Weight of the actor's entropy."""
@@ -74,21 +75,21 @@ class DreamerOptim:
 class ReplayConfig:
     """How experience is collected and replayed; an update is a training step."""
 
-    n_envs: int = 8
+    n_envs: Count = 8
     """Number of episodes that run side by side."""
     random_steps: int = 250
     """Number of random steps of each row before the first update."""
-    random_action_repeat: int = RANDOM_ACTION_REPEAT
+    random_action_repeat: Count = RANDOM_ACTION_REPEAT
     """Number of steps for which a random action is repeated: white noise hardly changes pictures."""
-    collect_every: int = 4
+    collect_every: Count = 4
     """Number of updates between collections of new experience."""
-    collect_steps: int = 1
+    collect_steps: Count = 1
     """Number of steps of each row in a collection."""
-    buffer_size: int = 100_000
+    buffer_size: Count = 100_000
     """Number of transitions in the replay buffer."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Number of sequences in a batch."""
-    sequence_length: int = 12
+    sequence_length: Count = 12
     """Number of time steps of a sequence."""
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.config import NonNegative
 from saccade.core import Likelihood, Loss, Policy, Problem, Rollout, Sampler
 from saccade.math import kl
 from saccade.math.advantages import group_advantage, has_reward_variance, leave_one_out, per_reward
@@ -91,13 +92,13 @@ class GRPO:
     """Divide the variance by n - 1 instead of n."""
     baseline: Literal["mean", "leave_one_out"] = "mean"
     """What is subtracted from a reward: the mean of its group, or of the other samples of its group (RLOO)."""
-    adv_clip: float | None = 5.0
+    adv_clip: NonNegative | None = 5.0
     """Largest absolute advantage, in standard deviations or, where there is none, in units of the reward; None does not
     clip.
     """
     clip: float = 0.2
     """Range in which the probability ratio may move: 1 - clip to 1 + clip."""
-    clip_high: float | None = None
+    clip_high: NonNegative | None = None
     """Upper range of the probability ratio where it differs from the lower one (DAPO)."""
     surrogate: Literal["clipped", "dual_clipped", "cispo"] = "clipped"
     """What happens to ratios outside the range: clipped (PPO), also bounded for negative advantages, or CISPO."""
@@ -114,13 +115,9 @@ class GRPO:
     its sample is left out.
     """
 
-    def __post_init__(self) -> None:
-        for name in ("std_eps", "clip", "clip_high", "adv_clip", "beta"):
-            if (value := getattr(self, name)) is not None and not value >= 0:
-                raise ValueError(f"{name} {value} is not 0 or more")
-
     def advantage(self, reward_B: Tensor, group_B: Tensor) -> Tensor:
-        """Advantage of each sample over its group ``[B]``; 0 where the reward is NaN."""
+        """Advantage of each sample over its group ``[B]``; 0 where the reward is NaN. ValueError for groups of one."""
+        _require_groups(group_B)
         if self.baseline == "leave_one_out":
             return leave_one_out(reward_B, group_B)
         return group_advantage(
@@ -136,8 +133,9 @@ class GRPO:
     def advantage_of_each(self, rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_B: Tensor) -> Tensor:
         """Advantage ``[B]`` of the weighted rewards, each normalized in its group before they are added up (GDPO).
 
-        ``std``, ``unbiased_std`` and ``baseline`` have no part in it.
+        ``std``, ``unbiased_std`` and ``baseline`` have no part in it. ValueError for groups of one.
         """
+        _require_groups(group_B)
         return per_reward(
             torch.stack([rewards[name] for name in weights]),
             torch.tensor(list(weights.values())),
@@ -165,6 +163,11 @@ class GRPO:
         return rollout
 
 
+def _require_groups(group_B: Tensor) -> None:
+    if len(group_B) == len(group_B.unique()):
+        raise ValueError("samples are compared with others of their prompt: give --group-size 2 or more")
+
+
 SURROGATES = {"clipped": clipped, "dual_clipped": dual_clipped, "cispo": cispo}
 
 
@@ -182,7 +185,7 @@ class PolicyGradient:
 
     policy: Policy
     clip: float
-    clip_high: float | None = None
+    clip_high: NonNegative | None = None
     beta: float = 0.0
     kl: str = "k3"
     average: str = "decisions"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.forward_process import draw_noise
+from saccade.config import Count, Fraction
 from saccade.core import Loss, Rollout
 from saccade.math.advantages import group_advantage
 from saccade.math.flow import add_noise, to_data
@@ -40,13 +41,13 @@ class NFT:
     """Factor on the loss of the mirrored velocities."""
     reference_weight: float = 0.0
     """Weight of the squared distance to the reference's velocity; 0 saves the reference's forward pass."""
-    noise_levels: int = 4
+    noise_levels: Count = 4
     """Random times of the sampling grid at which each sample is trained."""
     decay_after: int = 0
     """Optimizer steps in which the old policy equals the trained policy."""
     decay_slope: float = 0.001
     """Growth of the old policy's decay in each optimizer step after `decay_after`."""
-    decay_max: float = 0.5
+    decay_max: Fraction = 0.5
     """Largest decay of the old policy."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,6 @@ SAC 1812.05905, TD3 1802.09477 (a' is the deterministic action with clipped nois
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from saccade import random
 from saccade.algorithms.acceleration import off_policy_learner
 from saccade.algorithms.lagrange import LagrangeMultiplier
 from saccade.algorithms.replay import CollectionSchedule, ReplayFeed, random_shift
-from saccade.config import within
+from saccade.config import Count, Fraction, Signed
 from saccade.core import Action, Environment, Learner, Loss, Objective, Rollout, Run, Stateful
 from saccade.envs.collector import Collector
 from saccade.envs.episodes import Episode
@@ -51,9 +50,9 @@ class OffPolicy:
 
     stochastic: bool = True
     """Sample actions from a squashed Gaussian with a learned temperature (SAC), or act deterministically (TD3)."""
-    n_critics: int = 2
+    n_critics: Count = 2
     """Number of Q networks."""
-    target_critics: int = 2
+    target_critics: Count = 2
     """Number of Q networks, random ones for each batch, whose smallest value is the target; n_critics takes all."""
     actor_value: Literal["min", "mean", "first"] = "min"
     """Q value that the actor maximizes: the minimum or the mean over the Q networks, or that of the first one."""
@@ -65,7 +64,7 @@ class OffPolicy:
     """Convolutions for pictures, trained by the Q networks alone: nature for 84 pixels, small for 20 to 64."""
     entropy_in_backup: bool = True
     """Include the entropy of a stochastic actor's next action in the target."""
-    target_entropy: float = -1.0
+    target_entropy: Signed = -1.0
     """Entropy per dimension of the action at which the temperature holds a stochastic actor."""
     initial_temperature: float = 1.0
     """Weight of a stochastic actor's entropy at first; it changes slowly, so few steps or small returns need less."""
@@ -79,35 +78,30 @@ class OffPolicy:
     """Largest absolute value of the noise on the next action in the target."""
     action_noise: float = 0.1
     """Standard deviation of the noise with which a deterministic actor explores."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount factor."""
-    n_steps: int = 1
+    n_steps: Count = 1
     """Number of rewards in the target before the value of the next observation."""
-    tau: float = 0.005
+    tau: Fraction = 0.005
     """Fraction by which target networks move towards their networks at each update."""
-    gradient_steps: int = 1
+    gradient_steps: Count = 1
     """Updates of the Q networks for each environment step."""
-    policy_delay: int = 1
+    policy_delay: Count = 1
     """Updates of the Q networks for each update of the actor."""
-    target_update_interval: int = 1
+    target_update_interval: Count = 1
     """Updates of the Q networks for each update of their target networks; TD3's are those of its delayed actor."""
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """Number of transitions in the replay buffer."""
     learning_starts: int = 100
     """Environment steps with random actions before the first update."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Number of transitions in a batch."""
-    offline_fraction: float = 0.0
+    offline_fraction: Fraction = 0.0
     """Fraction of a batch that is drawn from demonstrations."""
     image_shift: int = 0
     """Largest random shift of the pictures of a batch in pixels; 0 does not shift."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products in updates; bfloat16 keeps the weights in float32."""
-
-    def __post_init__(self) -> None:
-        within(self, 0, 1, "gamma", "tau", "offline_fraction")
-        within(self, 1, math.inf, "policy_delay", "target_update_interval")
-        within(self, 0, math.inf, "target_policy_noise", "target_noise_clip", "action_noise")
 
     def build(self, environment: Environment, seed: int) -> Agent:
         """Networks for an environment's observations and actions, their weights from the seed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.acceleration import ppo_learner
-from saccade.config import within
+from saccade.config import Count, Fraction, NonNegative
 from saccade.core import Learner, Likelihood, LikelihoodPolicy, Loss, Rollout, RolloutFeed
 from saccade.math.kl import k3
 from saccade.math.surrogates import Surrogate, clip_fraction, clipped
@@ -31,19 +30,19 @@ LogSegment = Callable[[int, Rollout], None]
 class PPO:
     """How PPO learns, in the words of stable-baselines3, whose defaults for vectors these are."""
 
-    n_steps: int = 2048
+    n_steps: Count = 2048
     """Number of environment steps of each row in a segment; a training step learns from one segment of all rows."""
-    n_epochs: int = 10
+    n_epochs: Count = 10
     """Number of passes over a segment."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Number of decisions in a minibatch; minibatches are sampled anew in each epoch."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount factor."""
-    gae_lambda: float = 0.95
+    gae_lambda: Fraction = 0.95
     """Lambda of generalized advantage estimation: 0 uses the critic's next value, 1 the observed rewards alone."""
     clip_range: float = 0.2
     """Range in which the probability ratio may move: 1 - clip_range to 1 + clip_range."""
-    clip_range_vf: float | None = None
+    clip_range_vf: NonNegative | None = None
     """Range to which the value in the critic's error is clipped, around the one stored in the segment: a value outside
     it has no gradient. None does not clip.
     """
@@ -55,10 +54,6 @@ class PPO:
     """Decay the learning rate linearly to 0 over the run."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
-
-    def __post_init__(self) -> None:
-        within(self, 0, 1, "gamma", "gae_lambda")
-        within(self, 0, math.inf, "clip_range", "clip_range_vf")
 
     def feed(self, segments: RolloutFeed, rows: int, log: LogSegment = lambda step, rollout: None) -> GAEFeed:
         """Segments of ``rows`` rows as single decisions with advantages and returns."""
@@ -221,7 +216,7 @@ class ActorCriticLoss:
     clip_range_high: float | None = None
     value_coef: float = 0.5
     entropy_coef: float = 0.0
-    clip_range_vf: float | None = None
+    clip_range_vf: NonNegative | None = None
     surrogate: Surrogate = clipped
 
     def __call__(self, rollout: Rollout) -> Loss:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import Collect, Loss, Problem, Reward, Rollout
 from saccade.math.flow import add_noise, to_data
 from saccade.policies.flow import FlowPolicy
@@ -27,9 +28,9 @@ from saccade.training.groups import repeat_for_groups
 class RewardGradient:
     """Which steps of the sampler carry the gradient of the reward."""
 
-    grad_steps: int = 1
+    grad_steps: Count = 1
     """Number of last denoising steps that gradients pass through (DRaFT-K); 0 takes all steps."""
-    refl_window: int = 0
+    refl_window: Count = 0
     """Number of last denoising steps of which a random one predicts the sample (ReFL); 0 samples to the end."""
     copies: int = 0
     """Times that the last denoising step is repeated with new noise on the finished sample (DRaFT-LV); 0 is off."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.algorithms.dmd import time_and_noise
+from saccade.config import Count, Fraction
 from saccade.core import Loss, Problem, Rollout, Run
 from saccade.math.flow import add_noise
 from saccade.math.pixels import to_float
@@ -50,15 +51,15 @@ AnyRewardModel = TypeVar("AnyRewardModel", RewardModel, LatentReward)
 class RewardModelConfig:
     """A small reward model of the embedded world, trained on rendered scenes of which half are corrupted."""
 
-    pictures: int = 3072
+    pictures: Count = 3072
     """Number of rendered pictures in the training set."""
-    label_noise: float = 0.1
+    label_noise: Fraction = 0.1
     """Share of pictures with the labels of another picture, so that the reward model is imperfect."""
     steps: StageSteps = 250
     """Training steps of the reward model; 0 trains no reward model."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Pictures in a batch."""
-    width: int = 24
+    width: Count = 24
     """Channels of the first convolution; later ones have twice as many."""
     optim: AdamW = AdamW(lr=2e-3, weight_decay=1e-2, warmup=20)
     """Optimizer of the reward model; after the warmup its learning rate falls linearly to 0."""

@@ -84,6 +84,7 @@ class LoadedRecipe:
         keep_best: str = "",
         patience: int = 0,
         trust: bool = False,
+        smoke: bool = False,
         **settings: Any,
     ) -> TrainedRun:
         """Train in the folder ``out`` (runs/<recipe>/<time> if not given) and return the finished run.
@@ -97,14 +98,15 @@ class LoadedRecipe:
         reward files, or ``trust=True`` runs those that the folder names. A finished one goes on with more ``steps``.
         ``callbacks``
         are called with (step, metrics, run) after each line of metrics, ``loggers`` are tensorboard, trackio or wandb,
-        ``stages_of``, ``keep_best`` and ``patience`` are those of the command. ``display=False`` shows no progress.
+        ``stages_of``, ``keep_best``, ``patience`` and ``smoke`` are those of the command. ``display=False`` shows no
+        progress.
 
         ValueError for what does not fit, RunFailed if the run cannot continue, Interrupted after Ctrl-C; their messages
         say how to resume.
         """
         from saccade.api import training
 
-        plan = training.plan(self._asked, preset, str(out), self.module, trust)
+        plan = training.plan(self._asked, preset, str(out), self.module, trust, smoke)
         tables, others = training.tables_of(type(plan.settings), settings)
         functions = any(map(_has_function, others.values()))
         given = changed(plan.settings, _functions(others))

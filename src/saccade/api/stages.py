@@ -7,11 +7,31 @@ from collections.abc import Collection
 from typing import Any
 
 from saccade import catalog
-from saccade.config import changed, flat, matching_names, names, option, stages
+from saccade.config import changed, flat, groups, matching_names, names, option, stages
 from saccade.training.meter import duration
 
 _WORTH_TELLING = 60.0
 """Seconds from which a recorded check's time is told."""
+_FEW_STEPS = 2
+_FEW_PROBLEMS = 8
+_EVALUATION_SIZES = ("held_out_size", "larger_size", "test_episodes", "test_pictures", "candidates_size")
+"""Settings that say how many problems or episodes an evaluation has."""
+
+
+def smoke_settings(settings: Any) -> Any:
+    """The settings of a smoke test: two steps of every stage, and evaluations of eight problems of embedded worlds.
+
+    Batches and models stay as they are, so that what fails or runs out of memory does so at once. Environment steps
+    before learning starts are taken all the same.
+    """
+    values, last = flat(settings), lambda name: name.rpartition(".")[2]
+    few = {name: min(values[name], _FEW_STEPS) for name in stages(type(settings))}
+    few |= {name: min(value, _FEW_PROBLEMS) for name, value in values.items() if last(name) in _EVALUATION_SIZES}
+    counts_episodes = any(hasattr(group, "evaluate_every") and hasattr(group, "n_envs") for group in groups(settings))
+    steps = _FEW_STEPS * (values["n_envs"] if counts_episodes else 1)
+    steps += sum(value for name, value in values.items() if last(name) == "learning_starts")
+    few |= {name: steps for name in ("steps", "evaluate_every", "save_every") if name in values}
+    return changed(settings, few)
 
 
 def shortened(preset: Any, settings: Any, given: Collection[str]) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from saccade import catalog
 from saccade.api import data
-from saccade.api.stages import announcement, shortened
+from saccade.api.stages import announcement, shortened, smoke_settings
 from saccade.catalog import Recipe
 from saccade.config import (
     changed,
@@ -27,6 +27,7 @@ from saccade.config import (
     matching_names,
     names,
     option,
+    out_of_range,
     restore_settings,
     words,
 )
@@ -74,11 +75,13 @@ class Options:
     """What resumes the run, where that is not the command line of this process."""
 
 
-def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = None, trust: bool = False) -> Plan:
+def plan(
+    name: str, preset: str = "", out: str = "", recipe: Recipe | None = None, trust: bool = False, smoke: bool = False
+) -> Plan:
     """The recipe called ``name``, with the settings of a preset or of the run in the folder ``out``.
 
-    ``recipe`` is its module where it was loaded before; ``trust`` as in ``settings_of``. ValueError for an unknown
-    recipe or preset, and for a folder that must not be touched.
+    ``recipe`` is its module where it was loaded before; ``trust`` as in ``settings_of``; ``smoke`` takes those of a
+    smoke test for a new run. ValueError for an unknown recipe or preset, and for a folder that must not be touched.
     """
     recipe = recipe or catalog.load(name)
     kept = _resumable(Path(out), name) if out else None
@@ -87,7 +90,8 @@ def plan(name: str, preset: str = "", out: str = "", recipe: Recipe | None = Non
         near = suggestion(chosen, recipe.PRESETS)
         raise ValueError(f"unknown preset '{chosen}'{near} (of {', '.join(recipe.PRESETS)})")
     if kept is None:
-        return Plan(name, recipe, chosen, recipe.PRESETS[chosen], out, None)
+        settings = recipe.PRESETS[chosen]
+        return Plan(name, recipe, chosen, smoke_settings(settings) if smoke else settings, out, None)
     if preset not in ("", kept.get("preset")):
         raise ValueError(f"the run in {out} began with --preset {kept.get('preset')}, not {preset}")
     from saccade.training import folder as on_disk
@@ -326,7 +330,7 @@ def _in_words(name: str, value: Any, kept: Any) -> str:
 
 
 def _refuse_impossible(given: Any, default: Any) -> None:
-    """ValueError for a device that is not here, a missing file, a count below 0 or beyond 64 bits, and for NaN."""
+    """ValueError for a device that is not here, a missing file, and a number out of its range, of 64 bits, or NaN."""
     usual = flat(default)
     for name, value in flat(given).items():
         for each in value if isinstance(value, tuple) else (value,):
@@ -336,12 +340,12 @@ def _refuse_impossible(given: Any, default: Any) -> None:
             from saccade.models.device import device_of  # loads torch
 
             device_of(value)
-        if type(value) is int and type(usual[name]) is int and value < 0 <= usual[name]:
-            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
         if type(value) is int and not -(1 << 63) <= value < 1 << 63:
             raise ValueError(f"--{name.replace('_', '-')} must be a whole number of 64 bits, not {value}")
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"--{name.replace('_', '-')} must be a number, not nan")
+    if wrong := out_of_range(given, default):
+        raise ValueError(wrong)
 
 
 _READ = (".csv", ".json", ".jsonl", ".parquet", ".txt")

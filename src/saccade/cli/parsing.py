@@ -151,8 +151,8 @@ def _one_line(box: str) -> str:
         options = re.findall(r"'([^']*)'", choice[3])
         near = suggestion(choice[1], options)
         return f"{choice[2]} cannot be '{choice[1]}'{near} (of {', '.join(options)})"
-    message = re.sub(r"^recipe[.:] ?", "", message)
-    return message.removeprefix("Error parsing ") or "these options cannot be read; see --help"
+    message = re.sub(r"^recipe[.:] ?", "", message.removeprefix("Error parsing "))
+    return message or "these options cannot be read; see --help"
 
 
 def _is_rule(row: str) -> bool:

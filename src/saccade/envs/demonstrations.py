@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from saccade.config import Count
 from saccade.core import Environment, Observation
 from saccade.envs.action_noise import ActionNoise
 from saccade.envs.recordings import Act, RecordedEpisode, open_recording, record_episodes
@@ -22,7 +23,7 @@ class Demonstrations:
     """Recording of demonstrations (ours, LeRobot's or Minari's); without one the scripted expert demonstrates."""
     successes: bool = False
     """Whether each episode of a recording without rewards (LeRobot's) counts as a success."""
-    episodes: int = 30
+    episodes: Count = 30
     """Number of episodes of the scripted expert."""
     expert_noise: float = 0.3
     """Standard deviation of the noise on the scripted expert's actions."""

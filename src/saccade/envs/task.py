@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import ActingPolicy, Environment, LogSamples, Observation, ProblemScores, Run, Step
 from saccade.envs import environment
 from saccade.envs.checks import LONGEST
@@ -30,13 +31,13 @@ class ControlTask:
     """Environment: one of ours (reach, push, lane, backdrop) or any name that gymnasium.make knows."""
     settings: tuple[str, ...] = ()
     """Settings of the environment, each ``name=value``; the value is JSON or a word."""
-    test_episodes: int = 64
+    test_episodes: Count = 64
     """Number of test episodes, the same ones in every evaluation."""
     held_out_seed: int = 12_345
     """Seed of the test episodes; a check draws others for every training seed."""
-    test_rows: int = 16
+    test_rows: Count = 16
     """Number of test episodes that run side by side."""
-    max_episode_steps: int = LONGEST
+    max_episode_steps: Count = LONGEST
     """Steps after which a test episode that does not end is cut off."""
     video_episodes: int = 6
     """Number of test episodes that are shown as videos, the first ones."""

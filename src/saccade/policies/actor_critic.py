@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from saccade.config import Count, Signed
 from saccade.core import Action, Likelihood, Rollout
 from saccade.models.control.networks import MLP, Encoder, FeatureExtractor
 from saccade.models.device import device_of
@@ -38,13 +39,13 @@ class ActorCriticModel:
     """Activation of the hidden layers: tanh, relu, silu or elu."""
     vector_features: int = 0
     """Number of features of each observed vector; 0 takes vectors as they are."""
-    picture_features: int = 512
+    picture_features: Count = 512
     """Number of features of each observed picture."""
     convolutions: str = "nature"
     """Convolutions of pictures: nature for 84 pixels a side, small for 20 to 64."""
     normalize_observations: bool = False
     """Normalize observed vectors by their running mean and standard deviation."""
-    log_std: float = 0.0
+    log_std: Signed = 0.0
     """Logarithm of the standard deviation of Gaussian actions at the start."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the update's matrix products: float32, or bfloat16 with float32 weights, which is twice as fast for

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from saccade.config import within
+from saccade.config import Count, Range
 
 
 @dataclass(frozen=True)
@@ -14,23 +14,23 @@ class FlowModel:
 
     name: str = "sd3-shapes"
     """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
-    size: int | None = None
+    size: Count | None = None
     """Edge of a picture in pixels; None takes the checkpoint's own."""
-    sampling_steps: int = 8
+    sampling_steps: Count = 8
     """Denoising steps of a picture."""
-    guidance: float = 1.0
+    guidance: Annotated[float, Range(-1e6, 1e6)] = 1.0
     """Scale of classifier-free guidance (1 = off), or the embedded guidance of a guidance-distilled network."""
     kernel: Literal["flow_sde", "dance_sde", "cps", "renoise"] = "flow_sde"
     """Transition of stochastic steps; renoise adds noise to the predicted x0, as few-step generators sample."""
-    noise: float = 0.7
+    noise: Annotated[float, Range(1e-3, 1e4)] = 0.7  # without noise a step has no density
     """Noise scale of the stochastic steps."""
-    text_length: int | None = None
+    text_length: Count | None = None
     """T5 tokens of a prompt; pipelines without a T5 encoder take zeros in their place. None takes the checkpoint's own:
     that of its ``sampling.json``, or of its pipeline.
     """
     lora_rank: int = 0
     """Rank of LoRA on the attention projections; 0 trains all weights of the transformer."""
-    lora_alpha: float = 64.0
+    lora_alpha: Annotated[float, Range(-1e6, 1e6)] = 64.0
     """Scale of LoRA: its output is multiplied by alpha / rank."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network; samplers and losses are computed in float32 always."""
@@ -46,12 +46,14 @@ class FlowModel:
     """Reuse the unconditional velocities of sampling in all of an update; they are reused anyway while the weights are
     those of sampling, when this is exact.
     """
-    forward_batch_size: int = 64
+    forward_batch_size: Count = 64
     """Largest number of rows in a call of the network without gradients; guidance takes two rows for a picture."""
 
-    def __post_init__(self) -> None:
-        within(self, 1e-3, 1e4, "noise")  # without noise a step has no density
-        within(self, -1e6, 1e6, "guidance", "lora_alpha")
+
+def require_window(window: int, flow: FlowModel) -> None:
+    """ValueError where more denoising steps are to be stochastic than there are."""
+    if window > flow.sampling_steps:
+        raise ValueError(f"a window of {window} denoising steps does not fit into {flow.sampling_steps} sampling steps")
 
 
 SD35_MEDIUM = FlowModel(

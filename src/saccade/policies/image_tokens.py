@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saccade.config import Count, Signed
 from saccade.core import Likelihood, Problem, Rollout
 from saccade.math.flow import guided
 from saccade.models.adapters import load_weights, merged, trainable, weights
@@ -61,7 +62,7 @@ class ImageTokenPolicy:
     merge: bool = True
     rescore: bool = False
     checkpointing: bool = False
-    max_batch: int = 256
+    max_batch: Count = 256
     vision: VisionEncoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -229,7 +230,7 @@ class ImageTokenModel:
 
     name: str = "janus-shapes"
     """Hub id, folder or miniature of a JanusForConditionalGeneration."""
-    guidance: float = 3.0
+    guidance: Signed = 3.0
     """Scale of classifier-free guidance on logits; 1 is off."""
     temperature: float = 1.0
     """Temperature of the guided logits in sampling."""
@@ -245,7 +246,7 @@ class ImageTokenModel:
     """Recompute activations in the backward pass to save memory."""
     sharded: bool = False
     """Shard the model over all processes (FSDP2) instead of keeping a copy in each."""
-    max_batch: int = 256
+    max_batch: Count = 256
     """Largest number of pictures that are generated together; guidance doubles their rows."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from saccade.config import Count, Fraction
+
 
 @dataclass(frozen=True)
 class TokenModel:
@@ -12,11 +14,11 @@ class TokenModel:
 
     name: str = "qwen2.5-vl-shapes"
     """Hub id, folder or miniature of a language model or a vision-language model."""
-    max_new_tokens: int = 64
+    max_new_tokens: Count = 64
     """Largest number of tokens in a generated turn."""
     temperature: float = 1.0
     """Temperature of training samples; evaluation is greedy."""
-    top_p: float = 1.0
+    top_p: Fraction = 1.0
     """Probability mass of the most likely tokens that training samples are taken from (nucleus sampling)."""
     lora_rank: int = 0
     """Rank of LoRA on the attention projections; 0 trains all weights."""
@@ -28,9 +30,9 @@ class TokenModel:
     """Shard the model over all processes (FSDP2) instead of keeping a copy in each."""
     train_vision: bool = False
     """Whether the vision encoder is trained too."""
-    min_pixels: int | None = None
+    min_pixels: Count | None = None
     """Smallest number of pixels of a picture; smaller ones are enlarged. None keeps the model's bound."""
-    max_pixels: int | None = None
+    max_pixels: Count | None = None
     """Largest number of pixels of a picture; larger ones are reduced. None keeps the model's bound."""
 
 

@@ -6,7 +6,6 @@ other group carry the name of their field (``--optim.lr``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -15,7 +14,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from saccade.config import STAGE, within
+from saccade.config import STAGE, Count, Range
 from saccade.core import Collect, Objective, Problem, Rollout, Sampler
 from saccade.training.feeds import OnPolicy
 from saccade.training.groups import sample_groups
@@ -23,8 +22,8 @@ from saccade.training.learner import Update, Updates, warmup
 
 T = TypeVar("T")
 
-MAX_LR = 1e18
-"""Adam moves a weight by about its learning rate, and float32 must hold the square of that."""
+Rate = Annotated[float, Range(0, 1e18)]
+"""A learning rate: Adam moves a weight by about as much, and float32 must hold the square of that."""
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A group of settings whose options carry no prefix."""
 StageSteps = Annotated[int, STAGE]
@@ -37,11 +36,11 @@ class Schedule:
 
     steps: int = 60
     """Number of training steps; each learns from one batch."""
-    evaluate_every: int = 20
+    evaluate_every: Count = 20
     """Training steps between evaluations of the held-out problems."""
-    save_every: int = 20
+    save_every: Count = 20
     """Training steps between checkpoints."""
-    log_every: int = 1
+    log_every: Count = 1
     """Training steps that share one line of metrics."""
 
 
@@ -51,13 +50,13 @@ class EnvSchedule:
 
     steps: int = 5000
     """Number of environment steps of all episodes together, including those before learning starts."""
-    evaluate_every: int = 1000
+    evaluate_every: Count = 1000
     """Environment steps between evaluations of the test episodes, counted from the start of learning."""
-    save_every: int = 2500
+    save_every: Count = 2500
     """Environment steps between checkpoints, counted from the start of learning."""
-    log_every: int = 200
+    log_every: Count = 200
     """Gradient steps that share one line of metrics."""
-    n_envs: int = 1
+    n_envs: Count = 1
     """Number of episodes that run side by side."""
 
     def gradient_schedule(self, learning_starts: int, gradient_steps: int) -> Schedule:
@@ -74,7 +73,7 @@ class EnvSchedule:
 class AdamW:
     """One optimizer: AdamW with linear warmup and gradient clipping. Without weight decay it is Adam."""
 
-    lr: float = 1e-4
+    lr: Rate = 1e-4
     """Peak learning rate."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
@@ -90,8 +89,6 @@ class AdamW:
     """Use torch's fused kernel, which is faster on small networks."""
 
     def __post_init__(self) -> None:
-        within(self, 0, MAX_LR, "lr", "weight_decay", "eps")
-        within(self, 0, math.inf, "max_grad_norm", "warmup")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be numbers from 0 to below 1, not {' '.join(map(str, self.betas))}")
 
@@ -139,15 +136,15 @@ class AdamW:
 class Batch:
     """What a training step samples, and how it is cut for the networks."""
 
-    prompts_per_step: int = 8
+    prompts_per_step: Count = 8
     """Number of different prompts in a batch, over all processes."""
-    group_size: int = 8
+    group_size: Count = 8
     """Samples of each prompt, which are compared with one another."""
-    minibatches: int = 1
+    minibatches: Count = 1
     """Optimizer steps taken on each batch."""
-    micro_rows: int = 64
+    micro_rows: Count = 64
     """Samples that go through a network at once in an update; lower it if memory runs out."""
-    micro_decisions: int | None = None
+    micro_decisions: Count | None = None
     """Decisions of a sample (tokens, denoising steps) that go through a network at once in an update; None is all."""
 
     def feed(self, problems: Sequence[Problem], collect: Collect, seed: int) -> OnPolicy:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from saccade.api.run import TrainedRun
 
 _USAGE = """usage: saccade train NAME [--preset P] [--out DIR] [--stages-of RUN] [--keep-best SCORE [--patience N]]
-                     [--logger L] [--json] [--SETTING VALUE …]
+                     [--smoke] [--logger L] [--json] [--SETTING VALUE …]
 
 Run a recipe. NAME is a recipe's name or a file such as ./my_paper.py; its settings are listed by
   saccade train NAME --help
@@ -55,6 +55,9 @@ class Options:
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="L", help_behavior_hint="")
     ] = ()
     """Where metrics also go: tensorboard, trackio or wandb; may be repeated."""
+    smoke: Flag = False
+    """Try every stage of a new run for two steps, with short evaluations, to see at once what is missing or too large.
+    """
     trust: Flag = False
     """Execute the reward files outside the folder that the settings of a resumed run name."""
     json: Flag = False
@@ -75,7 +78,8 @@ def main(words: Sequence[str]) -> int:
 
 def _train(name: str, words: Sequence[str]) -> int:
     """Start or resume the run, train, and print the result."""
-    plan = training.plan(name, _value(words, "--preset"), _value(words, "--out"), trust="--trust" in words)
+    preset, out = _value(words, "--preset"), _value(words, "--out")
+    plan = training.plan(name, preset, out, trust="--trust" in words, smoke="--smoke" in words)
     kind = _command_line(plan.recipe)
     given = parse(kind, words, f"saccade train {name}", kind(plan.settings, Options()))
     options: Options = given.run

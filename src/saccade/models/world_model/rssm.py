@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, softplus
 
+from saccade.config import Count
 from saccade.math.gaussians import Gaussian, stack_gaussians
 
 KERNEL = 4
@@ -30,15 +31,15 @@ KERNEL = 4
 class RSSMConfig:
     """Sizes of a world model; the defaults suit one processor core."""
 
-    pixels: int = 32
+    pixels: Count = 32
     """Side of the square pictures in pixels: 32 or 64."""
-    depth: int = 8
+    depth: Count = 8
     """Number of channels of the first convolution; each of the following has twice as many as the one before."""
-    belief: int = 64
+    belief: Count = 64
     """Width of the GRU."""
-    latent: int = 16
+    latent: Count = 16
     """Number of dimensions of the Gaussian latent."""
-    hidden: int = 64
+    hidden: Count = 64
     """Width of all hidden layers."""
     min_std: float = 0.1
     """Smallest standard deviation of a latent, which is added to that of the network."""

@@ -23,6 +23,7 @@ from torch import nn
 from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.sft import SupervisedLoss
+from saccade.config import Count
 from saccade.core import Rollout, Run
 from saccade.envs import task
 from saccade.envs.demonstrations import Demonstrations
@@ -51,7 +52,7 @@ class Settings:
     model: ActorCriticModel = ActorCriticModel(normalize_observations=True)
     std: Literal["learned", "fixed"] = "learned"
     """Standard deviation of Gaussian actions: learned with the mean, or fixed, which is the squared error."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Number of steps of demonstrations in a batch."""
     optim: AdamW = ADAM
     shuffle_actions: bool = False

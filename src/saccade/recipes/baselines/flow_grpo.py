@@ -20,12 +20,12 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, random_window, sliding_window
-from saccade.config import within
+from saccade.config import Count, Fraction
 from saccade.core import Problem, ProblemScores, Rollout, Run
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
-from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
+from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM, require_window
 from saccade.training.claims import Claim, Scores, gain
 from saccade.training.loop import fit
 from saccade.training.settings import AdamW, Batch, Flat, Schedule
@@ -49,15 +49,15 @@ class Settings:
     """Number of denoising steps that are stochastic and trained."""
     window_place: Literal["first", "random", "sliding"] = "first"
     """Where the window of trained denoising steps lies: first, random (Flow-GRPO-Fast) or sliding (MixGRPO)."""
-    ema: float = 0.9
+    ema: Fraction = 0.9
     """Decay of the exponential moving average of the weights that is evaluated; 0 evaluates the trained weights."""
-    ema_every: int = 1
+    ema_every: Count = 1
     """Optimizer steps between updates of that average."""
     shuffle_rewards: bool = False
     """Control experiment: permute the rewards of a batch at random, so that nothing can be learned."""
 
     def __post_init__(self) -> None:
-        within(self, 0, 1, "ema")
+        require_window(self.window, self.flow)
 
 
 _REAL = Settings(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO, dynamic_sampling
+from saccade.config import Count
 from saccade.core import Problem, Rollout, Run
 from saccade.evaluation.templates import Template, prompt_template
 from saccade.math.advantages import shuffle_rewards
@@ -51,7 +52,7 @@ class Settings:
     """Form of the answer that the prompt asks for: plain, in answer tags, or thoughts and answer in tags."""
     grpo: GRPO = GRPO(unbiased_std=True, average="rows", beta=0.04)
     optim: AdamW = AdamW(lr=1e-4, warmup=5)
-    sampling_rounds: int = 1
+    sampling_rounds: Count = 1
     """Rounds of new questions that are sampled until the rewards of enough groups differ (DAPO); 1 takes what comes."""
     overlong: int = 0
     """Tokens before the longest answer over which the length penalty grows to -1/2 (DAPO); 0 has no penalty."""

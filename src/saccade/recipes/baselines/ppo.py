@@ -19,6 +19,7 @@ from typing import Literal
 
 from saccade.algorithms.acceleration import accelerate
 from saccade.algorithms.ppo import PPO
+from saccade.config import Count
 from saccade.core import Rollout, Run
 from saccade.envs import task
 from saccade.envs.rollout import RolloutCollector
@@ -38,7 +39,7 @@ class Settings:
 
     schedule: Flat[Schedule] = Schedule(steps=25, evaluate_every=25, save_every=25)
     task: ControlTask = ControlTask("CartPole-v1", test_episodes=32, video_episodes=2)
-    n_envs: int = 1
+    n_envs: Count = 1
     """Number of episodes that run side by side; a training step learns from one segment of all of them."""
     seed: int = 0
     """Seed of episodes, actions, initial weights and minibatches."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from saccade.algorithms.reward_gradient import RewardGradient
 from saccade.algorithms.reward_model import RewardModelConfig
-from saccade.config import within
+from saccade.config import Fraction
 from saccade.core import ProblemScores, Run
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
@@ -57,11 +57,8 @@ class Settings:
     reward_model: RewardModelConfig = RewardModelConfig()
     gradient: RewardGradient = RewardGradient(refl_window=4)
     optim: AdamW = AdamW(lr=3e-5, warmup=5)
-    ema: float = 0.9
+    ema: Fraction = 0.9
     """Decay of the exponential moving average of the weights that is evaluated; 0 evaluates the trained weights."""
-
-    def __post_init__(self) -> None:
-        within(self, 0, 1, "ema")
 
 
 _REFL = Settings()

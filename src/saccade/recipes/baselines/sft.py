@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.sft import SupervisedLoss, sft_batch
+from saccade.config import Count
 from saccade.core import Problem, Rollout, Run
 from saccade.evaluation.templates import Template, answer_template, prompt_template
 from saccade.policies.token_presets import QWEN25_VL_3B
@@ -42,9 +43,9 @@ class Settings:
     schedule: Flat[Schedule] = Schedule(steps=60, evaluate_every=20, save_every=20)
     seed: int = 0
     """Seed of the order of questions and of the initial LoRA weights."""
-    prompts_per_step: int = 16
+    prompts_per_step: Count = 16
     """Number of different questions in a batch, over all processes."""
-    micro_rows: int = 128
+    micro_rows: Count = 128
     """Answers that go through the network at once in an update; lower it if memory runs out."""
     model: TokenModel = TokenModel(max_new_tokens=16)
     task: AnsweringTask = AnsweringTask()

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, sft_batch
+from saccade.config import Count
 from saccade.core import Collect, LogSamples, Objective, Problem, ProblemScores, Reward, Rollout, Run, Stateful
 from saccade.evaluation.templates import Template, answer_template, has_answer_tags, prompt_template
 from saccade.models.snapshot import Snapshot
@@ -59,7 +60,7 @@ class Settings:
 
     schedule: Flat[Schedule] = Schedule(steps=80, evaluate_every=40, save_every=40)
     batch: Flat[Batch] = Batch(prompts_per_step=16, group_size=8, micro_rows=128)
-    epochs: int = 1
+    epochs: Count = 1
     """Number of passes over each batch."""
     seed: int = 0
     """Seed of questions, sampled tokens and initial LoRA weights."""

@@ -24,6 +24,7 @@ from typing import Literal
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.models.snapshot import Snapshot
 from saccade.policies.token_presets import QWEN25_VL_3B
@@ -50,11 +51,11 @@ class Settings:
     """Seed of questions, sampled tokens and initial LoRA weights."""
     model: TokenModel = TokenModel(max_new_tokens=12)
     task: VisualSearchTask = VisualSearchTask()
-    view_pixels: int | None = NARROW
+    view_pixels: Count | None = NARROW
     """Most pixels of a view, the first one and each crop; None leaves the bound to the model's processor."""
     second_view: Literal["crop", "full", "swapped"] = "crop"
     """Picture shown after a box: its crop, the full view again (single-turn GRPO), or another row's crop (control)."""
-    eval_turns: int = 2
+    eval_turns: Count = 2
     """Turns of a conversation in evaluation; all but the last give a box, each in the picture before it."""
     box_prompt: str = " Give the box of the place to look at."
     """Text after the question in turns that ask for a box."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.config import Count
 from saccade.core import Rollout
 from saccade.math.pixels import to_float
 from saccade.models.device import device_of
@@ -107,8 +108,8 @@ def load_judge(
     model: str,
     precision: str = "float32",
     device: str = "cpu",
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
+    min_pixels: Count | None = None,
+    max_pixels: Count | None = None,
 ) -> YesNoLikelihood:
     """The judge by hub id, folder or name of a miniature, loaded once. ValueError if the model cannot be a judge."""
     language = load_language_model(model, getattr(torch, precision), device_of(device), min_pixels, max_pixels)
@@ -153,9 +154,9 @@ class VQAJudge:
     """Show the source picture before the result, for questions that compare them."""
     template: str = "{}"
     """Text around a question, which replaces the ``{}``."""
-    min_pixels: int | None = None
+    min_pixels: Count | None = None
     """Least number of pixels that pictures are resized to; None is the model's own bound."""
-    max_pixels: int | None = None
+    max_pixels: Count | None = None
     """Largest number of pixels that pictures are resized to; None is the model's own bound."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network. float16 is not offered: activations of these models exceed its range."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.templates import prompt_template
@@ -30,15 +31,15 @@ class VisualSearchTask:
     """The embedded world, or a JSONL file with image, question (or text), choices, and the letter of the answer."""
     held_out: str = ""
     """A file of held-out questions; the embedded world has held-out pictures and wordings."""
-    size: int = 96
+    size: Count = 96
     """Side of the embedded world's pictures in pixels."""
-    plates: int = 4
+    plates: Count = 4
     """Number of plates with a digit in a picture of the embedded world."""
     choices: int = 0
     """Number of choices of a question in the embedded world, 2 to 6; with 0 the answer is the digit itself."""
-    train_size: int = 2048
+    train_size: Count = 2048
     """Number of training questions in the embedded world."""
-    held_out_size: int = 400
+    held_out_size: Count = 400
     """Number of held-out questions in the embedded world."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

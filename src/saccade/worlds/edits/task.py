@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.math.pixels import to_float
@@ -40,11 +41,11 @@ class EditingTask:
     rewards: tuple[str, ...] = ("overall",)
     """Rewards that are added up: success, keep, quality, overall (exact), vqa_judge, sharpness, diversity."""
     vqa: VQAJudge = VQAJudge()
-    side: int = 32
+    side: Count = 32
     """Side of the embedded worlds' pictures in pixels."""
-    train_size: int = 2048
+    train_size: Count = 2048
     """Number of training edits of an embedded world."""
-    held_out_size: int = 140
+    held_out_size: Count = 140
     """Number of held-out edits in each set."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from saccade.config import Count, Fraction
 from saccade.core import LogSamples, Problem, ProblemScores, Question, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.math.pixels import to_float
@@ -45,13 +46,13 @@ class ProgramTask:
     """Names of the rewards that are summed; a reward that is NaN for a program is left out of its sum."""
     weights: tuple[float, ...] = (1.0, 0.5, 0.5, 0.5, 0.25)
     """Weight of each reward in the sum."""
-    length_gate: float = 0.5
+    length_gate: Fraction = 0.5
     """Smallest value of the first reward at which the reward `length` counts."""
-    size: int = 32
+    size: Count = 32
     """Height and width in pixels of the pictures that are compared, and of the embedded world's input pictures."""
-    train_size: int = 8192
+    train_size: Count = 8192
     """Number of training programs sampled from the embedded world."""
-    held_out_size: int = 256
+    held_out_size: Count = 256
     """Number of held-out programs of the embedded world."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
+from saccade.config import Count, Fraction
 from saccade.core import Problem
 from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.naming import require
@@ -28,13 +29,13 @@ class PuzzleTask:
     """Unlabelled pictures: the embedded scenes, the photographs that scikit-image ships, or a folder."""
     held_out_images: str = ""
     """Folder of held-out pictures; without it, a tenth of the pictures (at least two), or held-out embedded scenes."""
-    pool: int = 2000
+    pool: Count = 2000
     """Number of embedded scenes to train on."""
-    size: int | None = 48
+    size: Count | None = 48
     """Side in pixels of the square that a picture is resized to; None keeps its size."""
-    crop: float = 1.0
+    crop: Fraction = 1.0
     """Least side of the random square that is cut from a picture, as a fraction of the picture's shorter side."""
-    min_side: int = 4
+    min_side: Count = 4
     """Least side in pixels of every picture that is shown, not below the model's patch size."""
     angles: Literal[2, 4, 8] = 4
     """Number of angles of the rotation puzzle: 0 or 180 degrees, right angles, or every 45 degrees."""
@@ -42,17 +43,17 @@ class PuzzleTask:
     """Paint a white mark into a corner, which makes the rotation puzzle trivial."""
     share: tuple[float, float] = (0.2, 0.8)
     """Least and greatest side of the part in the position puzzle, as fractions of the quarter's side."""
-    recolor: float = 0.0
+    recolor: Fraction = 0.0
     """Strength of the color change of the part in the position puzzle, 0 to 1."""
-    grid: int = 2
+    grid: Count = 2
     """Number of pieces a side of the jigsaw puzzle, 2 to 6."""
     gap: int = 0
     """Pixels removed around each piece of the jigsaw puzzle, so that edges do not fit."""
-    augment: float = 1.0
+    augment: Fraction = 1.0
     """Strength of augmentation in the contrast puzzle, 0 to 1; at low values colors give the answer away."""
-    train_size: int = 4096
+    train_size: Count = 4096
     """Number of puzzles in a pass over the training set."""
-    held_out_size: int = 96
+    held_out_size: Count = 96
     """Number of held-out puzzles, of all types together."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Reward, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.evaluation.templates import Template, follows_template, has_answer_tags
@@ -39,13 +40,13 @@ class GroundingTask:
     """A file of evaluation questions of another kind; the embedded world has relations, and several kinds at once."""
     images: str = ""
     """Folder of the files' pictures; empty is each file's own folder."""
-    size: int = 64
+    size: Count = 64
     """Side of the embedded world's pictures in pixels."""
     objects: tuple[int, int] = (3, 6)
     """Least and greatest number of objects in a picture of the embedded world."""
-    train_size: int = 2048
+    train_size: Count = 2048
     """Number of training questions in the embedded world."""
-    held_out_size: int = 320
+    held_out_size: Count = 320
     """Number of held-out questions in the embedded world, in domain and out of domain each."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Question, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, score
 from saccade.evaluation.transcripts import transcripts
@@ -31,13 +32,13 @@ class AnsweringTask:
     """Kinds of questions in the embedded world."""
     rewards: tuple[str, ...] = ("exact",)
     """Rewards that are added up; a reward that is NaN for an answer is left out of its sum."""
-    size: int = 64
+    size: Count = 64
     """Side of the embedded world's pictures in pixels."""
     objects: tuple[int, int] = (1, 6)
     """Least and greatest number of objects in a picture of the embedded world."""
-    train_size: int = 2048
+    train_size: Count = 2048
     """Number of training questions in the embedded world."""
-    held_out_size: int = 512
+    held_out_size: Count = 512
     """Number of held-out questions in the embedded world, of all skills together."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

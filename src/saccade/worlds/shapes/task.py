@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
 from saccade.rewards.registry import reward, why_none
@@ -38,9 +39,9 @@ class DrawingTask:
     """Wordings of training prompts in the embedded world: terse, descriptive or all."""
     tags: tuple[str, ...] = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
     """Kinds of prompts in the embedded world: GenEval's six tags, and "text"."""
-    train_size: int = 2048
+    train_size: Count = 2048
     """Number of training prompts sampled from the embedded world."""
-    held_out_size: int = 96
+    held_out_size: Count = 96
     """Number of held-out prompts of the embedded world, in each wording."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.dpo import DiffusionDPO, preferred
+from saccade.config import Count
 from saccade.core import Problem, Rollout, Run
 from saccade.math.advantages import shuffle_rewards
 from saccade.models.snapshot import Snapshot
@@ -51,7 +52,7 @@ class Settings:
     """When pairs are sampled: by the model during training, or once by the untrained model."""
     preferences: str = ""
     """File of human preferences for offline training: JSONL of prompt, chosen, rejected; empty samples the pairs."""
-    pool: int = 640
+    pool: Count = 640
     """Number of prompts that pairs are sampled for before offline training without a file."""
     dpo: DiffusionDPO = DiffusionDPO(beta=100.0)
     optim: AdamW = AdamW(lr=1e-4, weight_decay=1e-4, warmup=5)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
 from saccade.algorithms.sft import SupervisedLoss, teacher_forced, tokenize
+from saccade.config import Count, Fraction
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run, Sampler
 from saccade.evaluation.best_of import BestOf
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
@@ -50,9 +51,9 @@ class SupervisedStage:
 
     steps: StageSteps = 120
     """Training steps of the first stage; 0 skips it, for a model that can write programs already."""
-    batch: int = 32
+    batch: Count = 32
     """Number of reference programs in a batch, over all processes."""
-    final_lr: float = 0.1
+    final_lr: Fraction = 0.1
     """Learning rate at the end, as a fraction of its peak: after the warmup it falls linearly."""
     optim: AdamW = AdamW(lr=1e-3, warmup=6)
 
@@ -74,19 +75,19 @@ class Settings:
     """Second stage: GRPO on rendered programs, or more supervised training (the control)."""
     grpo: GRPO = GRPO(std="none", clip=0.4, average="rows")
     optim: AdamW = AdamW(lr=3e-4)
-    lr_decay: float = 0.7
+    lr_decay: Fraction = 0.7
     """Factor on the second stage's learning rate after every `lr_decay_every` optimizer steps."""
-    lr_decay_every: int = 100
+    lr_decay_every: Count = 100
     """Optimizer steps between decays of the second stage's learning rate."""
     min_tokens: int = 0
     """Programs whose reference has fewer tokens are left out of GRPO."""
     extra_tokens: int = 16
     """Tokens by which a sampled program may exceed the longest reference of its batch."""
-    candidates: int = 8
+    candidates: Count = 8
     """Sampled programs of which the best is scored, before and after; 1 scores the greedy program alone."""
-    candidates_size: int = 64
+    candidates_size: Count = 64
     """Held-out problems of the embedded world of which the best sampled program is scored."""
-    rerender_every: int = 100
+    rerender_every: Count = 100
     """One in this number of different programs is rendered again at the end, to measure determinism."""
 
 

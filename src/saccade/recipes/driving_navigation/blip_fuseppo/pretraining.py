@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from saccade.config import Count, Fraction
 from saccade.core import Loss, Problem, Rollout, Run
 from saccade.envs.lane import LENGTH, WORDS
 from saccade.envs.lane.scenes import scenes
@@ -34,9 +35,9 @@ class CaptionerConfig:
     """Hub id or folder of a BLIP; empty pre-trains a small BLIP in the first stage."""
     prompt: str = ""
     """Text that begins every caption."""
-    length: int = LENGTH + 1
+    length: Count = LENGTH + 1
     """Number of token ids of a caption that the policy observes."""
-    num_beams: int = 1
+    num_beams: Count = 1
     """Number of beams in beam search; 1 decodes greedily."""
     no_repeat_ngram_size: int = 0
     """Length of token sequences that may not be repeated in a caption; 0 allows all."""
@@ -46,14 +47,14 @@ class CaptionerConfig:
     """Device of a BLIP from a hub id or a folder: cpu, cuda or auto."""
     steps: StageSteps = 600
     """Number of training steps of the first stage."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Number of pictures with captions in a batch of the first stage, four of each road."""
     optim: AdamW = AdamW(lr=1e-3, weight_decay=0.01, warmup=40)
-    final_lr: float = 0.05
+    final_lr: Fraction = 0.05
     """Learning rate at the end of the first stage, as a fraction of its peak: after the warmup it falls linearly."""
-    save_every: int = 100
+    save_every: Count = 100
     """Training steps of the first stage between checkpoints."""
-    test_pictures: int = 256
+    test_pictures: Count = 256
     """Number of held-out pictures on which the accuracy of captions is measured."""
 
     def build(self, seed: int) -> Captioner:

@@ -26,6 +26,7 @@ from typing import Any
 from torch import Tensor
 
 from saccade.algorithms.ppo import PPO
+from saccade.config import Count, Signed
 from saccade.core import ProblemScores, RolloutFeed, Run
 from saccade.envs.rollout import RolloutCollector
 from saccade.policies.actor_critic import ActorCritic
@@ -47,14 +48,14 @@ class Settings:
 
     schedule: Flat[Schedule] = Schedule(steps=59, evaluate_every=59, save_every=20)
     task: LaneTask = LaneTask()
-    n_envs: int = 4
+    n_envs: Count = 4
     """Number of episodes that run side by side; a training step learns from one segment of all of them."""
     seed: int = 0
     """Seed of roads, actions, initial weights and the captioner's pictures."""
     captioner: CaptionerConfig = CaptionerConfig()
     channels: tuple[int, ...] = (16, 32, 32)
     """Numbers of channels of the convolutions of the policy's picture."""
-    log_std: float = -1.0
+    log_std: Signed = -1.0
     """Logarithm of the standard deviation of actions at the start."""
     mirror: bool = True
     """Learn from the mirror image of every segment too."""

@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import ActingPolicy, Environment, LogSamples, ProblemScores, Rollout, Run
 from saccade.envs.episodes import Episode
 from saccade.envs.lane import HELD_OUT, SWAPPED, WEATHERS, WIDTH, Lane
@@ -39,7 +40,7 @@ class LaneTask:
     """Height and width in pixels of the policy's picture, the near part of the camera's frame."""
     caption_image_size: tuple[int, int] = (48, 64)
     """Height and width in pixels of the captioner's picture, the far part of the camera's frame."""
-    lidar_rays: int = 36
+    lidar_rays: Count = 36
     """Number of LiDAR rays over 180 degrees."""
     road_length: float = 120.0
     """Length of a road in metres."""
@@ -49,13 +50,13 @@ class LaneTask:
     """Let the policy observe the advice of a PID controller."""
     captions: Literal["none", "captioner", "shuffled", "constant"] = "captioner"
     """Captions that the policy observes: none, the captioner's, the captioner's of other times, constant random."""
-    caption_every: int = 10
+    caption_every: Count = 10
     """Environment steps between captions."""
-    test_episodes: int = 100
+    test_episodes: Count = 100
     """Number of test episodes, on roads and in weathers that training never has."""
     held_out_seed: int = 0
     """Number of the first test road among the held-out ones; a check takes others for every training seed."""
-    test_rows: int = 25
+    test_rows: Count = 25
     """Number of test episodes that run side by side."""
     video_episodes: int = 4
     """Number of test episodes that are shown as videos, the first ones."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from saccade.algorithms.dmd import ScoreMatching
 from saccade.algorithms.grpo import GRPO
-from saccade.config import within
+from saccade.config import Fraction
 from saccade.core import Objective, Problem, ProblemScores, Rollout, Run
 from saccade.evaluation.scoring import score_with_reward
 from saccade.models.snapshot import Snapshot
@@ -74,11 +74,8 @@ class Settings:
     fresh_noise: bool = False
     """Add fresh noise to the first step's result, in training and sampling, instead of the noise that it came from."""
     optim: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup=5)
-    ema: float = 0.9
+    ema: Fraction = 0.9
     """Decay of the moving average of the weights that is evaluated; 0 evaluates the trained weights."""
-
-    def __post_init__(self) -> None:
-        within(self, 0, 1, "ema")
 
 
 _TINY = Settings()
@@ -180,8 +177,6 @@ def unpaired(cfg: Settings, policy: FlowPolicy) -> Parts:
 
 def reinforcement(cfg: Settings, policy: FlowPolicy) -> Parts:
     """Flow-GRPO with the judge's mean probability of the expected answers as reward."""
-    if cfg.batch.group_size < 2:
-        raise ValueError(f"grpo compares the samples of an edit: give group_size 2 or more, not {cfg.batch.group_size}")
     judge = vqa_judge(cfg)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.dmd import dmd_weight, time_and_noise
+from saccade.config import Count, Fraction
 from saccade.core import Collect, Loss, Problem, Question, Reward, Rollout
 from saccade.math.flow import add_noise, to_data
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy, build_frozen_policy
@@ -44,11 +45,11 @@ class NPEdit:
     """Scale of classifier-free guidance of the text-to-image model in distribution matching."""
     detach_first: bool = False
     """Propagate gradients through the second of the two steps only."""
-    min_t: float = 0.02
+    min_t: Fraction = 0.02
     """Lowest diffusion time at which distributions are compared (0 = data)."""
-    max_t: float = 0.98
+    max_t: Fraction = 0.98
     """Highest diffusion time at which distributions are compared (1 = noise)."""
-    score_updates: int = 1
+    score_updates: Count = 1
     """Updates of the score network for each update of the editor; a training step updates the score network once."""
     score_optim: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup=5)
 

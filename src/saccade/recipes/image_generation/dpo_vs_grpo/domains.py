@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Sampler
 from saccade.evaluation.scoring import HELD_OUT_SEED, logged_samples, score
 from saccade.math.pixels import to_float
@@ -44,9 +45,9 @@ class DomainsTask:
     """File of held-out prompts of the other domain; the embedded world has its own."""
     scorer: str = "shapes"
     """Reward that scores held-out prompts: a name or FILE.py:FUNCTION."""
-    train_size: int = 4096
+    train_size: Count = 4096
     """Number of training prompts sampled from the embedded world."""
-    held_out_size: int = 256
+    held_out_size: Count = 256
     """Number of held-out prompts of each domain in the embedded world."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""

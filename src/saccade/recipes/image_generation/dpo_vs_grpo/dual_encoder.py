@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.config import Count
 from saccade.core import Rollout
 from saccade.training.learner import warmup
 from saccade.training.settings import AdamW, StageSteps
@@ -25,13 +26,13 @@ ContrastiveBatches = Callable[[int], tuple[Tensor, Sequence[str], Tensor]]
 class DualEncoderModel:
     """Size and training of the dual-encoder reward model."""
 
-    width: int = 96
+    width: Count = 96
     """Dimensions of the embeddings and channels of the hidden layers."""
-    pictures: int = 4096
+    pictures: Count = 4096
     """Number of rendered scenes in the training set of the reward model."""
     steps: StageSteps = 300
     """Training steps of the reward model."""
-    batch: int = 128
+    batch: Count = 128
     """Pairs of picture and caption in a batch of the reward model."""
     optim: AdamW = AdamW(lr=2e-3, weight_decay=0.01, warmup=20)
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from saccade.algorithms.dpo import PreferenceLoss, make_pairs
 from saccade.algorithms.grpo import GRPO, PolicyGradient
+from saccade.config import Count
 from saccade.core import NothingJudged, Problem, ProblemScores, Reward, Rollout, Run
 from saccade.evaluation.best_of import BestOf
 from saccade.models.snapshot import Snapshot
@@ -52,7 +53,7 @@ class PreferencePairs:
 
     beta: float = 0.1
     """Strength of the KL constraint to the reference, on log-probs summed over codes."""
-    rounds: int = 1
+    rounds: Count = 1
     """Number of rounds; in each the reference becomes the current policy and samples new pairs."""
     min_gap: float = 0.0
     """Pairs are used where the rewards of the two pictures differ by more than this."""
@@ -78,7 +79,7 @@ class Settings:
     grpo: GRPO = GRPO(unbiased_std=True, beta=0.01)
     dpo: PreferencePairs = PreferencePairs()
     optim: AdamW = AdamW(lr=1e-4, weight_decay=0.01, warmup=5)
-    candidates: int = 4
+    candidates: Count = 4
     """Pictures of which the one with the highest reward is scored, before training; 1 for none."""
 
 

@@ -28,7 +28,7 @@ from saccade.algorithms.grpo import GRPO
 from saccade.core import LogSamples, Problem, ProblemScores, Rollout, Run
 from saccade.models.snapshot import Snapshot
 from saccade.policies.flow import FlowModel, FlowPolicy, build_flow_policy
-from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM
+from saccade.policies.flow_presets import FLUX1_DEV, SD35_MEDIUM, require_window
 from saccade.policies.token_presets import QWEN25_VL_3B
 from saccade.policies.tokens import TokenModel, TokenPolicy, build_token_policy
 from saccade.recipes.image_generation.promptrl.rewriting import (
@@ -77,6 +77,11 @@ class Settings:
     rewriter_grpo: GRPO = GRPO(clip=math.inf, beta=0.01, average="rows")
     flow_optim: AdamW = AdamW(lr=1.5e-4, warmup=5)
     rewriter_optim: AdamW = AdamW(lr=3e-4, warmup=5)
+
+    def __post_init__(self) -> None:
+        require_window(self.window, self.flow)
+        if self.retained > self.batch.group_size:
+            raise ValueError(f"retained {self.retained} is more than the {self.batch.group_size} pictures of a group")
 
 
 _REAL = Settings(

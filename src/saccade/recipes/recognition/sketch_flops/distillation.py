@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from saccade.config import Count, Fraction
 from saccade.core import Loss, Problem, Rollout, Run
 from saccade.recipes.recognition.sketch_flops.networks import Embedder, build_embedder
 from saccade.recipes.recognition.sketch_flops.retrieval import distances
@@ -31,10 +32,10 @@ class EmbedderTraining:
     """Network: large, small, torchvision:NAME or timm:NAME."""
     steps: StageSteps = 300
     """Number of training steps."""
-    batch_size: int = 48
+    batch_size: Count = 48
     """Sketches in a batch, each with its photo; the photos of the other sketches are the negatives."""
     optim: AdamW = AdamW(lr=1e-3, weight_decay=0.01, warmup=15)
-    final_lr: float = 0.05
+    final_lr: Fraction = 0.05
     """Learning rate at the last step as a fraction of the peak learning rate."""
 
     def build(self, size: int, seed: int, device: str) -> Embedder:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from saccade.algorithms.grpo import GRPO
+from saccade.config import Count
 from saccade.core import Collect, Problem, ProblemScores, Reward, Rollout, Run
 from saccade.random import stream
 from saccade.recipes.recognition.sketch_flops.distillation import Distillation, EmbedderTraining
@@ -64,7 +65,7 @@ class Settings:
     task: RetrievalTask = RetrievalTask()
     teacher: EmbedderTraining = EmbedderTraining("large", steps=300)
     student: EmbedderTraining = EmbedderTraining("small", 800, optim=AdamW(lr=2e-3, weight_decay=0.01, warmup=40))
-    embedding_size: int = 64
+    embedding_size: Count = 64
     """Numbers in an embedding; 0 takes the network's averaged features."""
     distillation: Distillation = Distillation()
     method: Literal["distilled", "triplets"] = "distilled"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade.config import Count
 from saccade.core import Likelihood, Problem, Reward, Rollout
 from saccade.random import generator, initialized
 from saccade.recipes.recognition.sketch_flops.retrieval import RetrievalGallery
@@ -103,7 +104,7 @@ class CategoricalPolicy:
 class Selector:
     """The network that chooses."""
 
-    width: int = 32
+    width: Count = 32
     """Size of the GRU's state."""
 
     def build(
@@ -160,7 +161,7 @@ class SelectorReward:
     """Weight of the margin reward in the reward for retrieval."""
     entropy: float = 0.01
     """Weight of the entropy bonus, -log pi of the choice; 0 leaves it out."""
-    distractors: int = 149
+    distractors: Count = 149
     """Photos beside the correct one in the random gallery of a training step; 0 takes the complete gallery."""
 
     def function(self, gallery: RetrievalGallery, cost: ComputeCost) -> Reward:

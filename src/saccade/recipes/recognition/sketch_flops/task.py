@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from saccade.config import Count
 from saccade.core import Problem, ProblemScores, Rollout, Run, mean_scores
 from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.random import seeds
@@ -35,7 +36,7 @@ class RetrievalTask:
     """Training pairs: the embedded world (sketches), or a file of JSON lines with "sketch" (.npy, .svg) and "photo"."""
     held_out: str = ""
     """File of held-out pairs in the same format; the embedded world has held-out objects."""
-    size: int = 64
+    size: Count = 64
     """Side of a photo in pixels."""
     canvases: tuple[int, ...] = (16, 24, 32, 48, 64)
     """Sides in pixels of the canvases that a sketch can be drawn on, in ascending order; the last is the full one."""
@@ -43,15 +44,15 @@ class RetrievalTask:
     """Line width as a fraction of the canvas."""
     simplify: float = 0.01
     """Tolerance, as a fraction of the canvas, of the simplification of the strokes that the selector reads."""
-    train_size: int = 400
+    train_size: Count = 400
     """Number of objects of the embedded world from which the embedding networks learn."""
-    selector_size: int = 600
+    selector_size: Count = 600
     """Number of other objects (of a file: its last photos) from which the selector learns."""
-    held_out_size: int = 150
+    held_out_size: Count = 150
     """Number of held-out objects of the embedded world."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the held-out problems of the embedded world; a check draws others for every training seed."""
-    sketches_each: int = 6
+    sketches_each: Count = 6
     """Sketches of each training object of the embedded world; held-out objects have four."""
 
     def __post_init__(self) -> None:

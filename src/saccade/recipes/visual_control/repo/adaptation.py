@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 
 from saccade.algorithms.descent import Descent
 from saccade.algorithms.lagrange import LagrangeMultiplier
+from saccade.config import Count
 from saccade.core import Rollout
 from saccade.math.exponential import bounded_exp
 from saccade.math.gaussians import Gaussian, kl
@@ -28,7 +29,7 @@ class Alignment:
 
     steps: StageSteps = 1000
     """Number of updates of the encoder."""
-    paired_frames: int = 500
+    paired_frames: Count = 500
     """Number of frames of the same states in both domains."""
     match: Literal["support", "distribution"] = "support"
     """Target embeddings match a part of the source embeddings' support, or their distribution."""

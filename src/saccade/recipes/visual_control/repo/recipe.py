@@ -53,6 +53,7 @@ from saccade.algorithms.world_model import (
     reward,
     termination,
 )
+from saccade.config import Fraction
 from saccade.core import ProblemScores, Run
 from saccade.envs.task import ControlTask
 from saccade.evaluation.world_model import record_video, score
@@ -91,7 +92,7 @@ class Settings:
     optim: DreamerOptim = _OPTIM
     kl_limit: float = 8.0
     """Largest divergence of the posterior from the prior, in nats, over all dimensions of the latent."""
-    kl_balance: float = 5 / 6
+    kl_balance: Fraction = 5 / 6
     """Fraction of the KL divergence's gradient that moves the prior to the posterior; the rest moves the posterior."""
     init_beta: float = 0.2
     """Weight of the KL divergence at the start."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saccade.algorithms.bc import bc_dataset
 from saccade.algorithms.off_policy import observations
+from saccade.config import Count
 from saccade.core import Loss, ProblemScores, Rollout, Run, mean_scores
 from saccade.envs.recordings import RecordedEpisode
 from saccade.envs.rescale import ActionRange
@@ -152,15 +153,15 @@ class Cloning:
 
     net: Literal["perceptron", "transformer"] = "perceptron"
     """Network that plans; the perceptron observes vectors alone."""
-    chunk: int = 4
+    chunk: Count = 4
     """Number of actions that are planned at once."""
-    width: int = 128
+    width: Count = 128
     """Width of the network's layers."""
     steps: StageSteps = 2500
     """Number of gradient steps of cloning."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Number of steps of demonstrations in a batch of cloning."""
-    evaluate_every: int = 500
+    evaluate_every: Count = 500
     """Gradient steps between evaluations in cloning; the weights of the best evaluation are used."""
     optim: AdamW = AdamW(lr=1e-3, weight_decay=1e-4, max_grad_norm=10.0, fused=True)
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from saccade.algorithms.off_policy import ActorLoss, CriticLoss, OffPolicy
 from saccade.algorithms.replay import CollectionSchedule
+from saccade.config import Count
 from saccade.core import ActingPolicy, Environment, ProblemScores, Run, Stateful
 from saccade.envs.collector import Collector
 from saccade.envs.demonstrations import Demonstrations
@@ -79,7 +80,7 @@ class Settings:
     actor_optim: AdamW = AdamW(lr=5e-5, weight_decay=1e-4, fused=True)
     method: Literal["residual", "scratch", "filtered"] = "residual"
     """Corrections of the base policy; the same learner without one (RLPD); or cloning again, with its successes."""
-    refresh_every: int = 2000
+    refresh_every: Count = 2000
     """Environment steps after which filtered cloning adds its successes to the data and acts with its new weights."""
 
 

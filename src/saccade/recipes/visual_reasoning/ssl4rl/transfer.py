@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from saccade.config import Count
 from saccade.core import LogSamples, Problem, ProblemScores, Reward, Sampler, mean_scores
 from saccade.evaluation.scoring import HELD_OUT_SEED
 from saccade.evaluation.scoring import score as score_sets
@@ -33,7 +34,7 @@ class TransferTask:
 
     questions: str = "shapes"
     """The embedded world's questions, or a JSONL file whose lines are for validation and for test in turn."""
-    size: int = 1000
+    size: Count = 1000
     """Number of questions of the embedded world in each split, about relations, shapes and colors at places, counts."""
     held_out_seed: int = HELD_OUT_SEED
     """Seed of the questions of the embedded world; a check draws others for every training seed."""
