@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -230,3 +231,22 @@ def test_the_command_is_a_module():
     done = subprocess.run([sys.executable, "-m", "saccade", "lsit"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "saccade: unknown command 'lsit'; nearest: list\n")
     assert Path(catalog.PACKAGE / "__main__.py").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="completion needs bash")
+def test_bash_completes_commands_recipes_presets_and_settings(saccade, tmp_path):
+    (tmp_path / "completion.bash").write_text(saccade("completion", "bash").out)
+
+    def completed(*words: str) -> set[str]:
+        line = " ".join(f"'{word}'" for word in words)
+        asked = f"source completion.bash; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _saccade"
+        script = asked + '; echo "${COMPREPLY[@]}"'
+        return set(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split())
+
+    assert completed("saccade", "sc") == {"score"} and completed("saccade", "train", "flow_") == {"flow_grpo"}
+    assert completed("saccade", "train", "flow_grpo", "--preset", "sd") == {"sd35-medium"}
+    assert completed("saccade", "train", "flow_grpo", "--grpo.cl") == {"--grpo.clip", "--grpo.clip-high"}
+    assert completed("saccade", "train", "sac", "--smo") == {"--smoke"}
+    assert completed("saccade", "sample", "sd3") == {"sd3-shapes"}
+    assert completed("saccade", "sample", "run", "--pa") == set()  # a positional is no option
+    assert saccade("completion", "zsh").out.startswith("autoload") and "fish" in saccade("completion", "fish").refused()

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "one HTML page of one or several runs",
     "miniature": "list or build the tiny checkpoints",
     "doctor": "what is installed, and what is missing",
+    "completion": "a script that completes commands and settings in bash or zsh",
 }
 
 _USAGE = """usage: saccade COMMAND …
