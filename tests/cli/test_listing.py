@@ -221,10 +221,10 @@ def test_a_miniature_is_built_beside_renamed_and_never_overwritten(saccade, monk
 def test_the_tables_of_the_documentation_are_fresh():
     root = catalog.PACKAGE.parents[1]
     readme = (root / "README.md").read_text()
-    fresh = papers.with_table(readme) == readme and (root / "docs" / "papers.md").read_text() == papers.page()
+    fresh = papers.with_tables(readme, root) == readme and (root / "docs" / "papers.md").read_text() == papers.page()
     assert fresh, "stale tables: python -m saccade.cli.papers"
     with pytest.raises(ValueError, match="must hold the lines"):
-        papers.with_table("# Nothing\n")
+        papers.with_tables("# Nothing\n", root)
 
 
 def test_the_command_is_a_module():

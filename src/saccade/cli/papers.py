@@ -1,10 +1,11 @@
-"""The table of systems in README.md and the page docs/papers.md, both written from the recipes and the results.
+"""The tables in README.md and the page docs/papers.md, written from the recipes, the results and the benchmarks.
 
 python -m saccade.cli.papers
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,22 @@ from saccade import catalog
 from saccade.catalog import System
 from saccade.cli.output import VERDICTS, interval, verdict_counts, why
 
-MARKERS = ("<!-- systems: written by `python -m saccade.cli.papers` -->", "<!-- /systems -->")
+SPEED = (
+    (
+        "sampling of pictures, tiny SD3",
+        "a plain loop on diffusers",
+        "flow_tiny",
+        "models/tiny/sampling/float32/x plain",
+    ),
+    ("update, tiny SD3, as recipes set it", "the same", "flow_tiny", "models/tiny/update with KL/float32/x plain"),
+    ("answers of a VLM", "TRL's own trainer", "vlm", "generation/saccade/x trl"),
+    ("update of a VLM", "the same", "vlm", "update/saccade/x trl"),
+    ("whole GRPO step of a VLM", "the same", "vlm", "step/saccade/x trl"),
+    ("PPO on CartPole", "stable-baselines3", "control", "pole/sides/float32/x sb3"),
+    ("PPO on Pong, pictures", "stable-baselines3", "control", "pong/sides/float32/x sb3"),
+    ("SAC on Pendulum", "stable-baselines3", "control_sac", "ours/x sb3"),
+)
+"""Rows of the table of speed: the work, the peer, the file in benchmarks/results, and where the ratio is in it."""
 _MARKS = {"not built": "", "built": "built", "holds": "**holds**"}
 
 
@@ -33,20 +49,47 @@ def page() -> str:
     return "\n\n".join((_HEAD.format(summary=_summary(systems)), *parts)) + "\n"
 
 
+def built() -> str:
+    """One sentence of what stands, and of what checks came to."""
+    systems, baselines = catalog.systems(), catalog.baselines()
+    ready = [system for system in systems if system.file]
+    claims = [claim for s in (*ready, *baselines) for claim in (catalog.result(s.name) or {}).get("claims", [])]
+    return (
+        f"**{len(ready)} of {len(systems)} published systems and {len(baselines)} baselines are built**; the others are"
+        f" listed below and not built yet. Of {len(claims)} claims that were checked: {verdict_counts(claims)}."
+    )
+
+
+def speed(results: Path) -> str:
+    """How many times faster than peers, from the files in benchmarks/results."""
+    rows = []
+    for work, peer, name, place in SPEED:
+        found = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        ratio = found
+        for key in place.split("/", place.count("/")):
+            ratio = ratio[key]
+        where = f"{found['date'][:10]}, {found['commit'][:8]}, {found['machine']['gpu'] or 'no GPU'}"
+        rows.append(f"| {work} | {peer} | {ratio:.1f} × | {where} |")
+    return "\n".join(("| work | peer | faster | measured |", "|---|---|--:|---|", *rows))
+
+
 def update(root: Path) -> None:
-    """Write both files of the checkout at ``root``. ValueError if README.md has no place for the table."""
+    """Write both files of the checkout at ``root``. ValueError if README.md has no place for the tables."""
     (root / "docs" / "papers.md").write_text(page(), encoding="utf-8")
     readme = root / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root), encoding="utf-8")
 
 
-def with_table(readme: str) -> str:
-    """The text of README.md with the table between its markers replaced."""
-    first, last = MARKERS
-    if readme.count(first) != 1 or readme.count(last) != 1:
-        raise ValueError(f"README.md must hold the lines {first} and {last}, once each")
-    before, _, rest = readme.partition(first)
-    return f"{before}{first}\n\n{table()}\n\n{last}{rest.partition(last)[2]}"
+def with_tables(readme: str, root: Path) -> str:
+    """The text of README.md with what stands between its markers replaced."""
+    parts = {"built": built(), "speed": speed(root / "benchmarks" / "results"), "systems": table()}
+    for name, text in parts.items():
+        first, last = f"<!-- {name}: written by `python -m saccade.cli.papers` -->", f"<!-- /{name} -->"
+        if readme.count(first) != 1 or readme.count(last) != 1:
+            raise ValueError(f"README.md must hold the lines {first} and {last}, once each")
+        before, _, rest = readme.partition(first)
+        readme = f"{before}{first}\n\n{text}\n\n{last}{rest.partition(last)[2]}"
+    return readme
 
 
 def _mark(system: System) -> str:
