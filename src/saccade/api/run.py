@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade import catalog
-from saccade.api import hub
+from saccade.api import cards, hub
 from saccade.api.training import outside, settings_of, with_functions
 from saccade.catalog import Recipe
 from saccade.random import seeds
@@ -108,17 +107,23 @@ class TrainedRun:
 
         return mean_scores(self.recipe.evaluate(self.settings, self.policies))
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, lora: bool = False) -> Path:
         """Write the trained models as plain diffusers and transformers folders, LoRA folded in, and return ``folder``.
 
-        One model is written to the folder itself, several to a folder each. ValueError if the folder holds anything.
+        One model is written to the folder itself, several to a folder each, with a README that says how to load it.
+        ``lora`` writes the adapters alone: ``pytorch_lora_weights.safetensors`` of diffusers, an adapter of peft.
+        ValueError if the folder holds anything, and for ``lora`` where all weights of a model were trained.
         """
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ValueError(f"{target} exists and is not empty: name a new folder")
         for name, place in self.exported(target).items():
+            policy = self.policies[name]
+            if lora and not hasattr(policy, "export_lora"):
+                raise ValueError(f"'{name}' has no LoRA: export without --lora")
             place.mkdir(parents=True, exist_ok=True)
-            self.policies[name].export(place)
+            base = policy.export_lora(place) if lora else policy.export(place) or ""
+            (place / "README.md").write_text(self._card(place, str(place), base), encoding="utf-8")
         return target
 
     def exported(self, folder: str | Path) -> dict[str, Path]:
@@ -133,7 +138,9 @@ class TrainedRun:
         """
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.export(Path(scratch) / "model")
-            (folder / "README.md").write_text(self._card(repository), encoding="utf-8")
+            for place in self.exported(folder).values():
+                inside = place.relative_to(folder).as_posix().strip(".")
+                (place / "README.md").write_text(self._card(place, f"{repository}/{inside}".strip("/")), "utf-8")
             return hub.upload(folder, repository, private)
 
     def report(self, out: str | Path | None = None) -> Path:
@@ -162,18 +169,15 @@ class TrainedRun:
             raise ValueError(f"the run in {self.folder} has no checkpoint yet")
         return found
 
-    def _card(self, repository: str) -> str:
+    def _card(self, folder: Path, place: str, base: str = "") -> str:
+        """The README.md of a model that was exported to ``folder`` and is loaded from ``place``, onto a ``base``."""
         notes = catalog.head(Path(self.recipe.__file__))  # pyrefly: ignore[missing-attribute]
-        after = (self.result or {}).get("after") or {}
-        rows = "\n".join(
-            f"| {name} | {value:.4g} |" for name, value in after.items() if isinstance(value, (int, float))
-        )
-        settings = json.dumps(self.config["settings"], indent=2, ensure_ascii=False)
-        table = f"\n## Scores on held-out problems\n\n| score | value |\n|---|---|\n{rows}\n" if rows else ""
-        return (
-            f"# {repository.rpartition('/')[2]}\n\n{notes['title']}.\n\n"
-            f"Trained by the recipe `{self.config['recipe']}` of Saccade. {notes['idea']}\n"
-            f"{table}\n## Settings\n\n```json\n{settings}\n```\n"
+        return cards.card(
+            place.rpartition("/")[2],
+            f"{notes['title']}.\n\nTrained by the recipe `{self.config['recipe']}` of Saccade. {notes['idea']}",
+            cards.usage(folder, place, base),
+            (self.result or {}).get("after") or {},
+            self.config["settings"],
         )
 
 

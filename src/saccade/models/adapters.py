@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,30 @@ def merged(module: nn.Module) -> Iterator[nn.Module]:
         for name, layer in layers.items():
             bases[name]._parameters["weight"] = originals[name]
             _place(module, name, layer)
+
+
+class LoraAdapter(NamedTuple):
+    """The LoRA of a network: tensors ``<module>.lora_A.weight`` and ``<module>.lora_B.weight``, and their scale."""
+
+    tensors: dict[str, Tensor]
+    rank: int
+    alpha: float
+    targets: list[str]
+    """Names of the modules that have it."""
+
+
+def lora_adapter(module: nn.Module) -> LoraAdapter:
+    """The LoRA of ``module``. ValueError if all of its weights were trained instead."""
+    layers = _lora_layers(module)
+    if not layers:
+        raise ValueError("all weights were trained, so there is no LoRA: export without --lora")
+    tensors, rank, alpha = {}, 0, 0.0
+    for name, layer in layers.items():
+        (adapter,) = layer.active_adapters
+        rank, alpha = layer.r[adapter], layer.lora_alpha[adapter]
+        parts = {"lora_A": layer.lora_A[adapter], "lora_B": layer.lora_B[adapter]}
+        tensors |= {f"{name}.{part}.weight": linear.weight.detach().cpu() for part, linear in parts.items()}
+    return LoraAdapter(tensors, rank, alpha, list(layers))
 
 
 def weights(parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from saccade.core import Likelihood, Problem, Question, Rollout
 from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
-from saccade.models.adapters import fingerprint, load_weights, merged, trainable, weights
+from saccade.models.adapters import fingerprint, load_weights, lora_adapter, merged, trainable, weights
 from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
 from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone, own_size
@@ -384,6 +384,22 @@ class FlowPolicy:
         """
         with merged(self.backbone.transformer):
             self.backbone.pipe.save_pretrained(folder)
+        self._write_sampling(folder)
+
+    def export_lora(self, folder: str | Path) -> str:
+        """Write LoRA alone, as diffusers' `load_lora_weights` reads it, and ``sampling.json``; the base's name.
+
+        ValueError where all weights were trained.
+        """
+        lora = lora_adapter(self.backbone.transformer)
+        told = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.targets}
+        self.backbone.pipe.save_lora_weights(
+            folder, transformer_lora_layers=lora.tensors, transformer_lora_adapter_metadata=told
+        )
+        self._write_sampling(folder)
+        return self.backbone.pipe.name_or_path
+
+    def _write_sampling(self, folder: str | Path) -> None:
         arguments = self.backbone.pipeline_arguments(self.steps, self.guidance, self.size)
         (Path(folder) / "sampling.json").write_text(json.dumps(arguments, indent=2) + "\n")
 

@@ -25,7 +25,7 @@ from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.janus import ImageTokenGenerator, generate_codes, load_image_token_generator
 from saccade.models.language.messages import Prompt
-from saccade.models.language.model import save_language_model
+from saccade.models.language.model import save_language_model, save_lora
 from saccade.models.language.prompts import PerRow, pad_left
 from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
@@ -208,6 +208,10 @@ class ImageTokenPolicy:
     def export(self, folder: str | Path) -> None:
         """Write model (LoRA folded in), tokenizer and processor as a plain transformers folder."""
         save_language_model(self.image_generator.language, folder)
+
+    def export_lora(self, folder: str | Path) -> str:
+        """Write LoRA alone, as peft reads it; the base's name. ValueError where all weights were trained."""
+        return save_lora(self.image_generator.language, folder)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from saccade.models.language.generation import BadPrompt, GenerationState, Sampl
 from saccade.models.language.head import token_logprobs
 from saccade.models.language.hidden_states import TokenRows, hidden_states
 from saccade.models.language.messages import Prompt
-from saccade.models.language.model import LanguageModel, load_language_model, save_language_model
+from saccade.models.language.model import LanguageModel, load_language_model, save_language_model, save_lora
 from saccade.models.language.prompts import DigestCache, PerRow, content_key
 from saccade.models.sharding import call_gathered, gathered, shard
 from saccade.models.vision.encoder import VisionEncoder
@@ -202,6 +202,10 @@ class TokenPolicy:
     def export(self, folder: str | Path) -> None:
         """Write model (LoRA folded in), tokenizer and processor as a plain transformers folder."""
         save_language_model(self.language, folder)
+
+    def export_lora(self, folder: str | Path) -> str:
+        """Write LoRA alone, as peft reads it; the base's name. ValueError where all weights were trained."""
+        return save_lora(self.language, folder)
 
 
 def unique_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saccade.math.frames import Frame
 from saccade.math.pixels import picture_digest
-from saccade.models.adapters import merged
+from saccade.models.adapters import lora_adapter, merged
 from saccade.models.language.messages import (
     Message,
     Prompt,
@@ -245,6 +245,19 @@ def save_language_model(language: LanguageModel, folder: str | Path) -> None:
     language.tokenizer.save_pretrained(folder)
     if language.processor is not None:
         save_processor(language.processor, folder)
+
+
+def save_lora(language: LanguageModel, folder: str | Path) -> str:
+    """Write the model's LoRA as an adapter of peft; the name of its base. ValueError where all weights were trained."""
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    lora, base = lora_adapter(language.model), language.model.name_or_path
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, base_model_name_or_path=base)
+    config.save_pretrained(str(folder))
+    tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in lora.tensors.items()}
+    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+    return base
 
 
 def _auto_class(name: str, config: dict[str, Any]) -> Any:
