@@ -174,10 +174,12 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(saccade, monkeypatch):
         "free disk",
         "fonts",
         "sd3-shapes",
-        "pip install peft",
+        "pip install 'peft>=0.18'",
         "'saccade[wandb]'",
     ):
         assert word in completed.out
+    monkeypatch.setattr(doctor, "_version", lambda name: "99.0" if name == "transformers" else real(name))
+    assert re.search(r"transformers +untested +99.0; tested are \S*<5.25", saccade("doctor").out)
 
 
 @dataclass(frozen=True)

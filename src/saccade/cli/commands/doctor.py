@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from packaging.requirements import Requirement
+
 from saccade import __version__
 from saccade.cli.output import show_table
 from saccade.cli.parsing import parse
@@ -34,14 +36,13 @@ def main(words: Sequence[str]) -> int:
     return 1 if any(state == "missing" for _, state, _ in needed) else 0
 
 
-def _requirements() -> dict[str, list[str]]:
+def _requirements() -> dict[str, list[Requirement]]:
     """Packages by the extra that asks for them, "" for those that all need; the dev extra is left out."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Requirement]] = {}
     for line in metadata.requires("saccade") or ():
-        name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
-        found.setdefault(extra[1] if extra else "", []).append(name)
-    return {extra: names for extra, names in found.items() if extra != "dev"}
+        found.setdefault(extra[1] if extra else "", []).append(Requirement(line))
+    return {extra: needed for extra, needed in found.items() if extra != "dev"}
 
 
 def _version(package: str) -> str | None:
@@ -52,15 +53,22 @@ def _version(package: str) -> str | None:
 
 
 def _dependencies() -> list[Row]:
-    versions = {name: _version(name) for name in _requirements().get("", [])}
-    return [(n, "ok", v) if v else (n, "missing", f"pip install {n}") for n, v in versions.items()]
+    return [_dependency(needed, _version(needed.name)) for needed in _requirements().get("", [])]
+
+
+def _dependency(needed: Requirement, version: str | None) -> Row:
+    if version is None:
+        return needed.name, "missing", f"pip install '{needed.name}{needed.specifier}'"
+    if not needed.specifier.contains(version, prereleases=True):
+        return needed.name, "untested", f"{version}; tested are {needed.specifier}"
+    return needed.name, "ok", version
 
 
 def _extras() -> list[Row]:
     rows = []
-    for extra, names in _requirements().items():
+    for extra, needed in _requirements().items():
         if extra:
-            there = {name: _version(name) for name in names}
+            there = {each.name: _version(each.name) for each in needed}
             installed = ", ".join(f"{name} {version}" for name, version in there.items() if version)
             complete = all(there.values())
             advice = installed if complete else f"pip install 'saccade[{extra}]'"

@@ -54,7 +54,7 @@ class StaticKVCache(DynamicLayer):
         super().__init__()
         self.sharing, shared = sharing, sharing.prompts < len(index_B)
         self.prompts = (layer.keys[: sharing.prompts], layer.values[: sharing.prompts]) if shared else None
-        self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
+        self.is_initialized, self.dtype, self.device = True, layer.keys.dtype, layer.keys.device
         self.all_keys, self.all_values = (_with_capacity(x[index_B], capacity) for x in (layer.keys, layer.values))
         self.set_view(len(index_B), layer.keys.shape[2])
 

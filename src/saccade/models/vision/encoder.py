@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,6 +36,7 @@ class VisionEncoder:
         self.frozen = not any(id(p) in self.trained for p in vision_parameters(model))
         self.cache: WeakKeyDictionary[ImageInputs, Features] = WeakKeyDictionary()
         self.one_tensor = False
+        self.output_type: Any = None
         accepted = inspect.signature(model.forward).parameters
         self.type_ids = [name for name in ("token_type_ids", "mm_token_type_ids") if name in accepted]
 
@@ -51,10 +51,8 @@ class VisionEncoder:
             return {}
         features = self._features(list(dict.fromkeys(present)))
         joined = [torch.cat(parts) for parts in zip(*(features[one] for one in present))]
-        output = SimpleNamespace(
-            pooler_output=joined[0][None] if self.one_tensor else [joined[0]],
-            deepstack_features=[[layer] for layer in joined[1:]],
-        )
+        deepstack = {"deepstack_features": [[layer] for layer in joined[1:]]} if joined[1:] else {}
+        output = self.output_type(pooler_output=joined[0][None] if self.one_tensor else [joined[0]], **deepstack)
         type_ids = {name: (ids_BL == self.model.config.image_token_id).long() for name in self.type_ids}
         return {"mm_encoder_outputs": {"image": output}} | type_ids
 
@@ -73,7 +71,7 @@ class VisionEncoder:
         inputs = {k: torch.cat([one.inputs[k] for one in images]).to(self.model.device) for k in images[0].inputs}
         with onednn_linears(inner):
             out = inner.get_image_features(**inputs, return_dict=True)
-        self.one_tensor = isinstance(out.pooler_output, Tensor)
+        self.one_tensor, self.output_type = isinstance(out.pooler_output, Tensor), type(out)
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
         counts = [one.tokens for one in images]
         return list(zip(*(_flat(layer).split(counts) for layer in layers)))
