@@ -7,7 +7,9 @@ idea: An actor that follows its Q network exploits the network's errors. The sma
 claims: At equal steps the return of test episodes is that of stable-baselines3's TD3.
 differs: The learning rate is that of SAC's defaults, for both sides. ``implementation sb3`` trains with
     stable-baselines3 instead. Target Q networks move with the delayed actor's, as published; moving them at each
-    update of the Q networks (``--algo.target-update-interval 1``), the default before, learns faster on the pendulum.
+    update of the Q networks (``--algo.target-update-interval 1``), the default before, learns faster on the pendulum:
+    over five seeds it ends 267 higher, between 7 and 528. At the published cadence returns spread so widely between
+    seeds (-872, standard deviation 332) that whether they are level with stable-baselines3's takes about 23 seeds.
 """
 
 from __future__ import annotations
