@@ -148,12 +148,12 @@ def test_hostile_words_stay_words(runs, tmp_path):
     assert {tag for tag, _ in parsed.tags} <= {
         *"html head meta link title style body main header section h1 h2 h3 p span b i s u div ul li".split(),
         *"table thead tbody tr th td caption figure figcaption img article button script noscript blockquote".split(),
-        *"pre details summary svg g polyline circle".split(),
+        *"pre details summary svg g polyline circle nav label input output".split(),
     }
     assert fixture.HOSTILE in parsed.words and "49" not in parsed.words
     assert [chart["name"] for chart in parsed.data].count(f"reward/{fixture.HOSTILE}") == 1
     assert not any(chart["name"] == "reward/never" for chart in parsed.data)
-    assert sum(tag == "script" for tag, _ in parsed.tags) == len(parsed.data) + 3
+    assert sum(tag == "script" for tag, _ in parsed.tags) == len(parsed.data) + 4
 
 
 def test_conversations_show_what_was_seen_and_said(runs, tmp_path):
@@ -516,3 +516,34 @@ def test_a_check_has_curves_of_its_arms_with_the_interval_over_seeds(tmp_path):
     assert chart["name"] == "acc" and grpo["steps"] == [0, 10, 20] and grpo["y"] == pytest.approx([0.1, 0.3, 0.6])
     assert grpo["high"][2] - grpo["low"][2] == pytest.approx(2 * 12.706 * 0.1, rel=1e-3) and grpo["low"][0] == 0.1
     assert base["arm"] == "base" and "low" not in base, "one seed has no interval"
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs chromium")
+def test_in_a_browser_contents_lead_a_slider_shows_every_evaluation_and_a_click_enlarges(runs, tmp_path):
+    path = write_page([runs["plain"]], tmp_path / "r.html")
+    with browser(tmp_path / "profile") as tab:
+        tab.open(path, 1280)
+        shown = tab.evaluate("[...document.querySelectorAll('#contents a')].map(a => a.textContent)")
+        assert shown == tab.evaluate(
+            "[...document.querySelectorAll('main h2')].map(h => h.textContent.trim().replace(/\\s+/g, ' '))"
+        )
+        places = "[...document.querySelectorAll('#contents a')].every(a => document.querySelector(a.hash))"
+        assert tab.evaluate(places) and "Pictures held-out" in shown
+        figure = "document.querySelector('figure[data-course]')"
+        last = tab.evaluate(f"{figure}.querySelector('img').src")
+        slide = "const s = document.querySelector('.course input'); s.value = 0; s.dispatchEvent(new Event('input'))"
+        tab.evaluate(f"(() => {{{slide}}})()")
+        first = tab.evaluate(f"{figure}.querySelector('img').src")
+        before = tab.evaluate(f"{figure}.previousElementSibling.querySelector('img').src")
+        assert first == before != last and tab.evaluate(f"{figure}.querySelector('.step').textContent") == "step 1"
+        tab.evaluate(f"{figure}.querySelector('img').click()")
+        assert (
+            tab.evaluate("document.querySelector('dialog').open && document.querySelector('dialog img').src") == first
+        )
+        tab.evaluate("document.querySelector('dialog').click()")
+        assert not tab.evaluate("document.querySelector('dialog').open") and tab.errors == []
+
+
+def test_changes_smaller_than_their_interval_are_told_as_such():
+    assert Change(0.30, 0.31, (0.05, 0.05)).within and not Change(0.30, 0.40, (0.05, 0.05)).within
+    assert not Change(0.30, 0.31).within and text(Change(0.0359, 0.0364706).shown_delta) == "0.001"

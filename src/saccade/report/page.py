@@ -103,6 +103,7 @@ def _render(context: dict[str, Any]) -> str:
     safe = {
         "style": (_HERE / "page.css").read_text(),
         "script": (_HERE / "page.js").read_text(),
+        "view": (_HERE / "page_view.js").read_text(),
         "motion": (_HERE / "page_motion.js").read_text(),
         "plotly": get_plotlyjs() if context["has_charts"] else "",
     }

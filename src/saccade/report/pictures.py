@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from saccade.report.images import Image, load_picture
 from saccade.report.record import Record
-from saccade.report.samples import CARDS, direction, ends, keyed, names, origin, pairs
+from saccade.report.samples import CARDS, between, direction, ends, keyed, names, origin, pairs
+from saccade.report.tables import text
 
 GIVEN = ("source", "target")
 """Pictures that a sample has beside what was made: what was to be edited, and what should come of it."""
+
+
+class Moment(NamedTuple):
+    """A sample at an evaluation: step, picture as a data URI, score in words."""
+
+    step: int
+    uri: str
+    score: str
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class View:
     image: Image
     score: float | None = None
     direction: int = 0
+    moments: tuple[Moment, ...] = ()
+    """The same sample at every evaluation that the page holds, this one last; none where there are only two."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,11 @@ class PictureSet:
     origin: str
     cards: list[Card]
     count: int
+
+    @property
+    def moments(self) -> int:
+        """Number of evaluations whose pictures the set holds, 0 for the first and the last alone."""
+        return max((len(view.moments) for card in self.cards for view in card.views), default=0)
 
     @property
     def outlined(self) -> bool:
@@ -95,14 +112,28 @@ def _set(records: Sequence[Record], section: str, name: str) -> PictureSet:
     steps = set()
     for run, folder, first, last in ends(records, section, name):
         steps.add((first["step"], last["step"]))
+        lines = between(records[run], section, name) if len(records) == 1 else []
+        course = [(line["step"], dict(keyed(line["items"]))) for line in (first, *lines, last)] if lines else []
         for key, shown in pairs(first, last):
             if not {"turns", "clip"} & set(shown[-1][1]):
-                _add(cards.setdefault(key, Card(key[0], [], [])), run, folder, shown)
+                moments = _moments(folder, [(step, items[key]) for step, items in course if key in items])
+                _add(cards.setdefault(key, Card(key[0], [], [])), run, folder, shown, moments)
     kept = [card for card in cards.values() if card.views]
     return PictureSet(name, origin(steps), kept[:CARDS], len(kept))
 
 
-def _add(card: Card, run: int, folder: Path, shown: Sequence[tuple[str, dict]]) -> None:
+def _moments(folder: Path, items: Sequence[tuple[int, dict]]) -> tuple[Moment, ...]:
+    """One sample at several evaluations; none where it has boxes, which a slider cannot move."""
+    if any(item.get("boxes") for _, item in items):
+        return ()
+    found = [(step, load_picture(folder / item["image"]), item) for step, item in items if "image" in item]
+    told = lambda score: f"{score:.2f}" if isinstance(score, float) else text(score)
+    return tuple(Moment(step, image.uri, told(item.get("score"))) for step, image, item in found if image)
+
+
+def _add(
+    card: Card, run: int, folder: Path, shown: Sequence[tuple[str, dict]], moments: tuple[Moment, ...] = ()
+) -> None:
     """Add a run's pictures of one prompt; one that another run shows already, made before training, is left out."""
     last = shown[-1][1]
     given = {name: load_picture(folder / last[name]) for name in GIVEN if name in last}
@@ -115,6 +146,6 @@ def _add(card: Card, run: int, folder: Path, shown: Sequence[tuple[str, dict]]) 
         ):
             continue
         change = direction(shown[0][1].get("score"), item.get("score")) if item is last and len(shown) > 1 else 0
-        card.views.append(View(run, caption, image, item.get("score"), change))
+        card.views.append(View(run, caption, image, item.get("score"), change, moments if item is last else ()))
         if given.get("target") and item.get("text"):
             card.programs.append(Program(run, caption, item["text"]))

@@ -11,6 +11,8 @@ from saccade.report.record import Record
 
 CARDS = 24
 """Most items of a set that are shown."""
+MOMENTS = 7
+"""Most evaluations between the first and the last whose pictures a page holds."""
 
 
 def names(records: Sequence[Record], section: str) -> list[str]:
@@ -26,6 +28,14 @@ def ends(records: Sequence[Record], section: str, name: str) -> Iterator[tuple[i
         lines = [sample for sample in part.samples if sample["set"] == name] if part else []
         if part and lines:
             yield run, part.folder, lines[0], lines[-1]
+
+
+def between(record: Record, section: str, name: str) -> list[dict]:
+    """The lines of a sample set between the first and the last, at most MOMENTS of them, evenly spaced."""
+    part = record.section(section)
+    lines = [sample for sample in part.samples if sample["set"] == name][1:-1] if part else []
+    count = min(len(lines), MOMENTS)
+    return [lines[(2 * i + 1) * len(lines) // (2 * count)] for i in range(count)]
 
 
 def keyed(items: Sequence[dict]) -> Iterator[tuple[tuple[str, int], dict]]:

@@ -42,6 +42,18 @@ class Change:
         )  # what rounding left
 
     @property
+    def shown_delta(self) -> float | None:
+        """The change to as many digits as the scores are shown with."""
+        near = self.after is not None and 0.001 <= abs(self.after) < 10
+        return round(self.delta, 3) if self.delta is not None and near else self.delta
+
+    @property
+    def within(self) -> bool:
+        """Whether the change is smaller than half the interval of the score after: it may be chance."""
+        half = self.halves[1]
+        return self.delta is not None and half is not None and abs(self.delta) <= half
+
+    @property
     def track(self) -> tuple[float, float] | None:
         """The ends of a track in percent if the score lies in [0, 1]."""
         if self.before is None or self.after is None or not (0 <= self.before <= 1 and 0 <= self.after <= 1):
