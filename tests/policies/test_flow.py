@@ -278,8 +278,8 @@ def test_a_prompt_is_encoded_once(sd3_folder):
 
 
 def test_bad_models_give_one_line(sd3_folder, tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
-    with pytest.raises(ValueError, match="WanPipeline is not supported; supported: StableDiffusion3Pipeline"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
+    with pytest.raises(ValueError, match="MochiPipeline is not proven; proven: StableDiffusion3Pipeline"):
         build_flow_policy(FlowModel(str(tmp_path)), ())
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="model_index.json is broken"):

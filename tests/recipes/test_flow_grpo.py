@@ -32,10 +32,10 @@ def test_windows_are_neighbouring_steps_within_the_sampler(sd3_folder):
     for place in ("first", "random", "sliding"):
         cfg = small(sd3_folder, window_place=place)
         for step in range(0, 200, 7):
-            window = RECIPE.window_at(cfg, step)
+            window = RECIPE.window_at(cfg, step, 4)
             assert len(window) == 2 and window[1] == window[0] + 1 and window[1] < 4
     with pytest.raises(ValueError, match="unknown window_place 'firts'"):
-        RECIPE.window_at(small(sd3_folder, window_place="firts"), 0)
+        RECIPE.window_at(small(sd3_folder, window_place="firts"), 0, 4)
 
 
 def test_without_a_moving_average_the_trained_weights_are_evaluated(sd3_folder, tmp_path):

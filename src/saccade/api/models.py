@@ -142,10 +142,9 @@ def writing_policy(name: str, max_new_tokens: int = 128) -> Any:
 
 def edits(policy: Any) -> bool:
     """Whether a model that draws can be given a picture to edit."""
-    from saccade.models.loading import EDITING_PIPELINES
     from saccade.policies.flow import FlowPolicy
 
-    return isinstance(policy, FlowPolicy) and type(policy.backbone.pipe).__name__ in EDITING_PIPELINES
+    return isinstance(policy, FlowPolicy) and policy.backbone.edits
 
 
 def drawing_scores(policy: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Denoising as decisions: a policy over any flow-matching velocity network (SD3, FLUX.1, Kontext).
+"""Denoising as decisions: a policy over the velocity network of a diffusers pipeline.
 
 The state is (x_t, t, prompt), the action x_t'. Steps in ``stochastic`` sample x_t' from a Gaussian kernel and are
 stored with their log-probabilities; all other steps follow the ODE and are not stored. A window of steps
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,11 @@ from saccade.math.flow import flow_kernel, guided, kernel_logp, ode, to_data
 from saccade.models.adapters import fingerprint, load_weights, lora_adapter, merged, trainable, weights
 from saccade.models.checkpointing import checkpointed_block
 from saccade.models.device import device_of
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, load_backbone, own_size
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, load_backbone, own_settings
 from saccade.models.sharding import shard
 from saccade.policies.flow_network import Network
 from saccade.policies.flow_presets import FlowModel
 from saccade.random import noise, stream
-
-LATENT_DIMS = 3
 
 
 def inputs_as_prompt(problem: Problem) -> Prompt:
@@ -78,14 +77,12 @@ class FlowPolicy:
     """Largest number of rows in a call of the network without gradients."""
     precision: torch.dtype = torch.float32
     prompt: Callable[[Problem], Prompt] = inputs_as_prompt
-    prompt_cache: PromptCache | None = field(default=None, repr=False)
+    prompt_cache: Any = field(default=None, repr=False)
     """Conditioning of the prompts encoded so far; policies with the same text encoders may share it."""
     network: Network = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        token = 2 * self.backbone.pipe.vae_scale_factor  # a token covers 2 x 2 latents
-        if self.size < token or self.size % token:
-            raise ValueError(f"size {self.size} is not a multiple of {token}, the edge of a token in pixels")
+        self.backbone.check_size(self.size)
         if self.steps < 1:
             raise ValueError(f"a picture takes 1 denoising step or more, not {self.steps}")
         outside = [i for i in self.stochastic if not 0 <= i < self.steps]
@@ -103,7 +100,7 @@ class FlowPolicy:
             raise ValueError(f"the scheduler's times do not fall in each of {self.steps} steps: take fewer")
         if self.grad_through_uncond and self.reuse_uncond:
             raise ValueError("reuse_uncond has no gradient, but grad_through_uncond asks for one")
-        self.prompt_cache = self.prompt_cache or PromptCache(self.backbone)
+        self.prompt_cache = self.prompt_cache or self.backbone.conditioner()
         self.network = Network(
             self.backbone,
             self.prompt_cache,
@@ -122,7 +119,7 @@ class FlowPolicy:
         """One picture of each problem; ``stochastic`` replaces the policy's choice of stochastic steps."""
         chosen = sorted(self.stochastic if stochastic is None else stochastic)
         stored: list[dict[str, Tensor]] = []
-        x0 = self._denoise(self.latent_noise(seeds_B, "start"), range(self.steps), problems, seeds_B, chosen, stored)
+        x0 = self._denoise(self._start(seeds_B), range(self.steps), problems, seeds_B, chosen, stored)
         return self._rollout(problems, seeds_B, chosen, stored, x0)
 
     def greedy(self) -> FlowPolicy:
@@ -146,7 +143,7 @@ class FlowPolicy:
             raise ValueError(f"gradients cannot go through {grad_steps} of {self.steps} steps")
         first = self.steps - grad_steps
         with torch.no_grad():
-            x = self._denoise(self.latent_noise(seeds_B, "start"), range(first), problems, seeds_B, self.stochastic)
+            x = self._denoise(self._start(seeds_B), range(first), problems, seeds_B, self.stochastic)
         return self._denoise(x, range(first, self.steps), problems, seeds_B, self.stochastic)
 
     def predict_x0_at(self, problems: Sequence[Problem], seeds_B: Tensor, step_B: Tensor) -> Tensor:
@@ -157,7 +154,7 @@ class FlowPolicy:
         visited: list[Tensor] = []
         with torch.no_grad():
             last = self._denoise(
-                self.latent_noise(seeds_B, "start"),
+                self._start(seeds_B),
                 range(self.steps - 1),
                 problems,
                 seeds_B,
@@ -199,7 +196,7 @@ class FlowPolicy:
             mean, std = kernel(x, v, t, t_next)
             x_next = mean + std * self.latent_noise(seeds_B, "denoising", i)
             if stored is not None:
-                logp, _ = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
+                logp, _ = kernel_logp(self.kernel, x_next, mean, std, x.dim() - 1, self.reduce)
                 stored.append({"x": x, "next_x": x_next, "logp": logp})
                 if v_uncond is not None and not self.grad_through_uncond:
                     stored[-1]["uncond"] = v_uncond
@@ -218,6 +215,9 @@ class FlowPolicy:
     def latent_noise(self, seeds_B: Tensor, *name: str | int) -> Tensor:
         """Standard normal noise ``[B, C, h, w]``: "start" is where a sample begins, ("denoising", i) that of step i."""
         return noise(seeds_B, self.latent_shape, *name, device=self.device)
+
+    def _start(self, seeds_B: Tensor) -> Tensor:
+        return self.backbone.start(self.latent_noise(seeds_B, "start"), self.steps, self.size)
 
     def _rollout(
         self,
@@ -254,10 +254,7 @@ class FlowPolicy:
 
         ``rows`` pictures are decoded at a time, without tiling.
         """
-        vae = self.backbone.pipe.vae
-        z = x0 / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        parts = [vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in z.split(rows)]
-        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).cpu()
+        return self.backbone.decode(x0, self.size, rows).float().cpu()
 
     @torch.no_grad()
     def encode(self, pictures: Tensor, rows: int = 64) -> Tensor:
@@ -298,7 +295,7 @@ class FlowPolicy:
             )
         v = guided(*velocities, self.guidance)
         mean, std = flow_kernel(self.kernel, self.noise, times)(x, v, times[step], times[step + 1])
-        logp, std = kernel_logp(self.kernel, x_next, mean, std, LATENT_DIMS, self.reduce)
+        logp, std = kernel_logp(self.kernel, x_next, mean, std, x.dim() - 1, self.reduce)
         shape = (rows, decisions)
         return Likelihood(
             logp_BT=logp.reshape(shape), mean_BTD=mean.reshape(*shape, *mean.shape[1:]), std_BT=std.reshape(shape)
@@ -362,10 +359,9 @@ class FlowPolicy:
         return bool(self.backbone.pipe.scheduler.config.get("stochastic_sampling"))
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a picture's latents."""
-        edge = self.size // self.backbone.pipe.vae_scale_factor
-        return self.backbone.pipe.vae.config.latent_channels, edge, edge
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of a picture's latents: channels, height and width, or as the pipeline packs them."""
+        return self.backbone.latent_shape(self.size)
 
     def parameters(self) -> list[nn.Parameter]:
         return self.trained
@@ -436,11 +432,22 @@ def build_frozen_policy(cfg: FlowModel, share_with: FlowPolicy) -> FlowPolicy:
 def _backbone(cfg: FlowModel, dtype: torch.dtype, share_with: FlowPolicy | None) -> Backbone:
     device = device_of(cfg.device)
     shared = share_with.backbone if share_with else None
-    backbone = load_backbone(cfg.name, text_length=cfg.text_length, dtype=dtype, device=device, share_with=shared)
+    backbone = load_backbone(
+        cfg.name,
+        text_length=cfg.text_length,
+        negative=cfg.negative_prompt,
+        dtype=dtype,
+        device=device,
+        share_with=shared,
+    )
     if cfg.checkpointing:
         backbone.transformer.enable_gradient_checkpointing(checkpointed_block)
-        backbone.pipe.vae.enable_gradient_checkpointing()
+        if getattr(backbone.pipe.vae, "_supports_gradient_checkpointing", False):
+            backbone.pipe.vae.enable_gradient_checkpointing()
     if cfg.kernel == "renoise":
+        if "stochastic_sampling" not in backbone.pipe.scheduler.config:
+            scheduler = type(backbone.pipe.scheduler).__name__
+            raise ValueError(f"model '{cfg.name}': renoise needs a FlowMatchEulerDiscreteScheduler, not {scheduler}")
         backbone.pipe.scheduler.register_to_config(stochastic_sampling=True)
     return backbone
 
@@ -452,12 +459,13 @@ def _policy(
     stochastic: Sequence[int],
     share_with: FlowPolicy | None,
 ) -> FlowPolicy:
+    own = own_settings(backbone, cfg.name)
     return FlowPolicy(
         backbone,
         trained,
-        size=own_size(backbone, cfg.name) if cfg.size is None else cfg.size,
-        steps=cfg.sampling_steps,
-        guidance=cfg.guidance,
+        size=own.size() if cfg.size is None else cfg.size,
+        steps=own.steps if cfg.sampling_steps is None else cfg.sampling_steps,
+        guidance=own.guidance if cfg.guidance is None else cfg.guidance,
         kernel=cfg.kernel,
         noise=cfg.noise,
         stochastic=tuple(stochastic),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saccade.models.adapters import merged
 from saccade.models.device import autocast
-from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, without_text
+from saccade.models.diffusion.pipelines import Backbone, Conditioning, Prompt, PromptCache, with_text
 from saccade.models.linear import can_use_onednn, linear_gelu, onednn_linears, replaced_forwards
 
 
@@ -50,11 +50,11 @@ class Network:
         return self.precision != torch.float32
 
     def conditioning(self, prompts: Sequence[Prompt], guidance: float) -> tuple[Conditioning, Conditioning | None]:
-        """Conditioning of the prompts and, where guidance needs it, of empty texts with the same source pictures."""
+        """Conditioning of the prompts and, where guidance needs it, of the negative text with their source pictures."""
         cond = self.prompt_cache(prompts, self.size)
-        if guidance == 1.0 or self.backbone.embedded_guidance:
+        if guidance == 1.0 or self.backbone.guides_itself:
             return cond, None
-        return cond, self.prompt_cache([without_text(prompt) for prompt in prompts], self.size)
+        return cond, self.prompt_cache([with_text(prompt, self.backbone.negative) for prompt in prompts], self.size)
 
     def cond_uncond_velocity(
         self,
@@ -100,13 +100,12 @@ class Network:
 
     def _rows(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
         if not torch.is_grad_enabled() and len(x) > self.forward_batch_size:
-            cuts = zip(*(y.split(self.forward_batch_size) for y in (x, t_B, *cond.parts)))
-            return torch.cat([self._call(x, t, Conditioning(*parts), guidance) for x, t, *parts in cuts])
+            cuts = zip(*(y.split(self.forward_batch_size) for y in (x, t_B, cond)))
+            return torch.cat([self._call(x, t_B, cond, guidance) for x, t_B, cond in cuts])
         return self._call(x, t_B, cond, guidance)
 
     def _call(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
         network = self.backbone.transformer
         dtype = network.dtype
-        cond = Conditioning(*(part.to(dtype) for part in cond.parts))
         with autocast(network, self.precision):
-            return self.backbone.velocity(x.to(dtype), t_B, cond, guidance).float()
+            return self.backbone.velocity(x.to(dtype), t_B, cond.to(dtype), guidance).float()

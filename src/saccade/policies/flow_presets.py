@@ -13,13 +13,17 @@ class FlowModel:
     """A flow-matching checkpoint that generates or edits pictures, how it is sampled, and which weights are trained."""
 
     name: str = "sd3-shapes"
-    """Hub id, folder or miniature of a StableDiffusion3Pipeline, FluxPipeline or FluxKontextPipeline (which edits)."""
+    """Hub id, folder or miniature of a diffusers pipeline; docs/models.md lists the classes."""
     size: Count | None = None
     """Edge of a picture in pixels; None takes the checkpoint's own."""
-    sampling_steps: Count = 8
-    """Denoising steps of a picture."""
-    guidance: Annotated[float, Range(-1e6, 1e6)] = 1.0
-    """Scale of classifier-free guidance (1 = off), or the embedded guidance of a guidance-distilled network."""
+    sampling_steps: Count | None = None
+    """Denoising steps of a picture; None takes the checkpoint's own."""
+    guidance: Annotated[float | None, Range(-1e6, 1e6)] = None
+    """Scale of classifier-free guidance (1 = off), or the embedded guidance of a guidance-distilled network; None takes
+    the checkpoint's own.
+    """
+    negative_prompt: str = ""
+    """Text that classifier-free guidance leads away from."""
     kernel: Literal["flow_sde", "dance_sde", "cps", "renoise"] = "flow_sde"
     """Transition of stochastic steps; renoise adds noise to the predicted x0, as few-step generators sample."""
     noise: Annotated[float, Range(1e-3, 1e4)] = 0.7  # without noise a step has no density
@@ -52,12 +56,18 @@ class FlowModel:
 
 def require_window(window: int, flow: FlowModel) -> None:
     """ValueError where more denoising steps are to be stochastic than there are."""
-    if window > flow.sampling_steps:
+    if flow.sampling_steps is not None and window > flow.sampling_steps:
         raise ValueError(f"a window of {window} denoising steps does not fit into {flow.sampling_steps} sampling steps")
 
 
 SD35_MEDIUM = FlowModel(
-    "stabilityai/stable-diffusion-3.5-medium", size=512, text_length=256, precision="bfloat16", checkpointing=True
+    "stabilityai/stable-diffusion-3.5-medium",
+    size=512,
+    sampling_steps=8,
+    guidance=1.0,
+    text_length=256,
+    precision="bfloat16",
+    checkpointing=True,
 )
 """Stable Diffusion 3.5 medium as recipes train it; recipes set sampling steps, guidance and LoRA."""
 

@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from saccade.core import Question
 from saccade.math.pixels import picture_digest
 from saccade.models.diffusion.attention import JointAttention
+from saccade.models.diffusion.generic import FAMILIES, GenericPipeline, pipeline_defaults
 from saccade.models.diffusion.lru import LRUCache
+from saccade.models.diffusion.schedulers import first_order
 from saccade.models.loading import EDITING_PIPELINES, loading_errors, locate, read_config, silence, source_latents
 
 Prompt = str | Question
@@ -48,12 +50,26 @@ class Conditioning:
         """The rows of both."""
         return Conditioning(*(torch.cat(both) for both in zip(self.parts, other.parts)))
 
+    def to(self, dtype: torch.dtype) -> Conditioning:
+        """The same in another precision."""
+        return Conditioning(*(part.to(dtype) for part in self.parts))
+
+    def split(self, rows: int) -> list[Conditioning]:
+        """The same in parts of so many rows."""
+        return [Conditioning(*parts) for parts in zip(*(part.split(rows) for part in self.parts))]
+
 
 class Backbone(Protocol):
     """What a flow policy needs of a model."""
 
     pipe: Any
-    text_length: int
+    negative: str
+    """The text that guidance leads away from."""
+
+    @property
+    def text_length(self) -> int | None:
+        """Number of tokens of a text; None leaves it to the pipeline."""
+        ...
 
     @property
     def transformer(self) -> Any:
@@ -61,20 +77,54 @@ class Backbone(Protocol):
         ...
 
     @property
+    def edits(self) -> bool:
+        """Whether a prompt has a picture, which is edited."""
+        ...
+
+    @property
     def embedded_guidance(self) -> bool:
         """Whether the network was distilled with guidance and takes its scale as an input."""
         ...
 
-    def encode(self, prompts: list[str]) -> Conditioning:
-        """Conditioning of texts."""
+    @property
+    def guides_itself(self) -> bool:
+        """Whether `velocity` has guidance in it, so that no unconditional velocity is asked for."""
         ...
 
-    def velocity(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
-        """Velocity ``[B, C, h, w]`` at latents of that shape and times in [0, 1]; ``guidance`` is the embedded one."""
+    def conditioner(self) -> Any:
+        """A function from prompts and the size of pictures to their conditioning, which it may remember."""
+        ...
+
+    def velocity(self, x: Tensor, t_B: Tensor, cond: Any, guidance: float) -> Tensor:
+        """Velocity of the shape of latents ``x`` at times in [0, 1]; ``guidance`` counts if `guides_itself`."""
         ...
 
     def times(self, steps: int, size: int) -> Tensor:
         """The scheduler's time grid ``[steps + 1]``, 1 down to 0, for pictures of ``size`` pixels."""
+        ...
+
+    def start(self, noise: Tensor, steps: int, size: int) -> Tensor:
+        """Standard normal noise as latents at the first of ``steps`` times."""
+        ...
+
+    def latent_shape(self, size: int) -> tuple[int, ...]:
+        """The shape of a row of latents."""
+        ...
+
+    def decode(self, x0: Tensor, size: int, rows: int) -> Tensor:
+        """Pictures ``[B, 3, H, W]`` in [0, 1] of latents, ``rows`` at a time; gradients flow."""
+        ...
+
+    def check_size(self, size: int) -> None:
+        """ValueError, one line, for an edge in pixels of which no pictures are made."""
+        ...
+
+    def own_size(self) -> int:
+        """Edge in pixels of the pictures that the pipeline makes where it is not told."""
+        ...
+
+    def guidance_of(self, arguments: dict[str, Any]) -> float:
+        """The scale of guidance that arguments of the pipeline stand for."""
         ...
 
     def pipeline_arguments(self, steps: int, guidance: float, size: int) -> dict[str, Any]:
@@ -88,7 +138,10 @@ class SD3:
 
     pipe: Any
     text_length: int
+    negative: str = ""
+    edits: bool = False
     embedded_guidance: bool = False
+    guides_itself: bool = False
 
     def __post_init__(self) -> None:
         self.transformer.set_attn_processor(JointAttention())
@@ -111,12 +164,37 @@ class SD3:
     def velocity(self, x: Tensor, t_B: Tensor, cond: Conditioning, guidance: float) -> Tensor:
         return self.transformer(x, cond.tokens, cond.pooled, 1000 * t_B, return_dict=False)[0]
 
+    def conditioner(self) -> PromptCache:
+        return PromptCache(self)
+
     def times(self, steps: int, size: int) -> Tensor:
-        self.pipe.scheduler.set_timesteps(steps)
-        return self.pipe.scheduler.sigmas.float().cpu()
+        scheduler, patch = self.pipe.scheduler, self.transformer.config.patch_size
+        dynamic = scheduler.config.get("use_dynamic_shifting")
+        tokens = (size // self.pipe.vae_scale_factor // patch) ** 2
+        scheduler.set_timesteps(steps, **{"mu": _shift(scheduler, tokens, SD3_MAX_SHIFT)} if dynamic else {})
+        return scheduler.sigmas.float().cpu()
+
+    def start(self, noise: Tensor, steps: int, size: int) -> Tensor:
+        return noise
+
+    def latent_shape(self, size: int) -> tuple[int, ...]:
+        return _latent_shape(self, size)
+
+    def decode(self, x0: Tensor, size: int, rows: int) -> Tensor:
+        return _decoded(self.pipe.vae, x0, rows)
+
+    def check_size(self, size: int) -> None:
+        _check_size(self, size)
+
+    def own_size(self) -> int:
+        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
+
+    def guidance_of(self, arguments: dict[str, Any]) -> float:
+        return arguments["guidance_scale"]
 
     def pipeline_arguments(self, steps: int, guidance: float, size: int) -> dict[str, Any]:
-        return _shared_arguments(self, steps, size) | {"guidance_scale": guidance}
+        negative = {"negative_prompt": self.negative} if self.negative else {}
+        return _shared_arguments(self, steps, size) | {"guidance_scale": guidance} | negative
 
 
 @dataclass
@@ -128,10 +206,15 @@ class Flux:
 
     pipe: Any
     text_length: int
+    negative: str = ""
 
     @property
     def transformer(self) -> Any:
         return self.pipe.transformer
+
+    @property
+    def edits(self) -> bool:
+        return type(self.pipe).__name__ in EDITING_PIPELINES
 
     @property
     def embedded_guidance(self) -> bool:
@@ -157,48 +240,75 @@ class Flux:
         )[0]
         return _unpacked(v, x)
 
+    @property
+    def guides_itself(self) -> bool:
+        return self.embedded_guidance
+
+    def conditioner(self) -> PromptCache:
+        return PromptCache(self)
+
     def times(self, steps: int, size: int) -> Tensor:
         import numpy as np
-        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
         scheduler, tokens = self.pipe.scheduler, (size // self.pipe.vae_scale_factor // 2) ** 2
-        shift = [scheduler.config.get(name, default) for name, default in FLUX_SHIFT.items()]
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens, *shift))
+        mu = _shift(scheduler, tokens, FLUX_MAX_SHIFT)
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
         return scheduler.sigmas.float().cpu()
 
+    def start(self, noise: Tensor, steps: int, size: int) -> Tensor:
+        return noise
+
+    def latent_shape(self, size: int) -> tuple[int, ...]:
+        return _latent_shape(self, size)
+
+    def decode(self, x0: Tensor, size: int, rows: int) -> Tensor:
+        return _decoded(self.pipe.vae, x0, rows)
+
+    def check_size(self, size: int) -> None:
+        _check_size(self, size)
+
+    def own_size(self) -> int:
+        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
+
+    def guidance_of(self, arguments: dict[str, Any]) -> float:
+        return arguments["guidance_scale" if self.embedded_guidance else "true_cfg_scale"]
+
     def pipeline_arguments(self, steps: int, guidance: float, size: int) -> dict[str, Any]:
-        true_guidance = {} if self.embedded_guidance else {"true_cfg_scale": guidance, "negative_prompt": ""}
+        true_guidance = {} if self.embedded_guidance else {"true_cfg_scale": guidance, "negative_prompt": self.negative}
         # By default Kontext resizes the source and the result to a megapixel.
         sized = {"max_area": size**2, "_auto_resize": False} if type(self.pipe).__name__ in EDITING_PIPELINES else {}
         return _shared_arguments(self, steps, size) | {"guidance_scale": guidance} | true_guidance | sized
 
 
-FLUX_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
-"""The scheduler's settings of the shift of times by picture size, with FLUX.1's values as defaults."""
+SD3_MAX_SHIFT, FLUX_MAX_SHIFT = 1.16, 1.15
+"""Shifts of the times of the largest pictures where the scheduler's settings name none, as in the pipelines."""
 
 BACKBONES = {"StableDiffusion3Pipeline": (SD3, 256), "FluxPipeline": (Flux, 512), "FluxKontextPipeline": (Flux, 512)}
-"""Backbone and default number of T5 tokens of each pipeline class."""
+"""Backbone and default number of T5 tokens of the pipeline classes that have one of their own."""
 
 
 def load_backbone(
     name: str,
     *,
     text_length: int | None = None,
+    negative: str = "",
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     share_with: Backbone | None = None,
 ) -> Backbone:
     """Load a pipeline by hub id, folder or miniature's name.
 
-    ``text_length`` is the number of T5 tokens; None takes that of the folder's ``sampling.json`` or the pipeline's. All
-    parts but the transformer and the scheduler are those of the backbone ``share_with``, which must be of the same
-    class, instead of being loaded again. ValueError with one line if the pipeline cannot be loaded.
+    ``text_length`` is the number of T5 tokens; None takes that of the folder's ``sampling.json`` or the pipeline's.
+    ``negative`` is what guidance leads away from. All parts but the networks and the scheduler are those of the
+    backbone ``share_with``, which must be of the same class, instead of being loaded again. ValueError with one line if
+    the pipeline cannot be loaded, and for a class or a scheduler that is not proven.
     """
     place = locate(name)
     index = read_config(name, place, "model_index.json")
     found = str(index.get("_class_name"))
-    if found not in BACKBONES:
-        raise ValueError(f"model '{name}': its class {found} is not supported; supported: {', '.join(BACKBONES)}")
+    if found not in BACKBONES and found not in FAMILIES:
+        proven = ", ".join([*BACKBONES, *FAMILIES])
+        raise ValueError(f"model '{name}': its class {found} is not proven; proven: {proven}")
     if share_with is not None and type(share_with.pipe).__name__ != found:
         raise ValueError(f"model '{name}': a {found} cannot share the encoders of a {type(share_with.pipe).__name__}")
     import diffusers
@@ -208,7 +318,7 @@ def load_backbone(
     with imported_when_used("scipy.stats"):  # by schedulers for spacings of times that no checkpoint here has
         kind = getattr(diffusers, found)
     shared = {} if share_with is None else dict(share_with.pipe.components)
-    shared = {part: module for part, module in shared.items() if part not in ("transformer", "scheduler")}
+    shared = {part: module for part, module in shared.items() if part not in NOT_SHARED}
     with loading_errors(name, place):
         # A part that the pipeline was saved without (SD3 without its T5) must be passed as None.
         absent = {part: None for part, at in index.items() if isinstance(at, list) and at[0] is None}
@@ -217,15 +327,41 @@ def load_backbone(
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.to(device=device).eval().requires_grad_(False)
+    own_length = _sampling(name, place).get("max_sequence_length")
+    length = own_length if text_length is None else text_length
+    try:
+        if found in FAMILIES:
+            encodings = {"encodings": share_with.encodings} if isinstance(share_with, GenericPipeline) else {}
+            return GenericPipeline(pipe, length, negative, **encodings)
+        pipe.scheduler = first_order(pipe.scheduler)
+    except ValueError as error:
+        raise ValueError(f"model '{name}': {error}") from None
+    if type(pipe.scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+        raise ValueError(f"model '{name}': a {found} with a {type(pipe.scheduler).__name__} is not proven")
     backbone, default_length = BACKBONES[found]
-    own_length = _sampling(name, place).get("max_sequence_length", default_length)
-    return backbone(pipe, own_length if text_length is None else text_length)
+    return backbone(pipe, default_length if length is None else length, negative)
 
 
-def own_size(backbone: Backbone, name: str) -> int:
-    """Edge in pixels of the pictures that a checkpoint makes: that of its ``sampling.json``, or of its pipeline."""
-    default = backbone.pipe.default_sample_size * backbone.pipe.vae_scale_factor
-    return int(_sampling(name, locate(name)).get("height", default))
+NOT_SHARED = ("transformer", "transformer_2", "unet", "scheduler")
+"""Parts that every policy has of its own."""
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """How a checkpoint is sampled where nobody says otherwise: as its ``sampling.json`` says, or its pipeline."""
+
+    size: Callable[[], int]
+    """Edge in pixels; a pipeline may have none."""
+    steps: int
+    guidance: float
+
+
+def own_settings(backbone: Backbone, name: str) -> OwnSettings:
+    """The own size, steps and guidance of a checkpoint."""
+    said = _sampling(name, locate(name))
+    arguments = pipeline_defaults(backbone.pipe) | said
+    size = (lambda: int(said["height"])) if "height" in said else backbone.own_size
+    return OwnSettings(size, int(arguments["num_inference_steps"]), float(backbone.guidance_of(arguments)))
 
 
 def _sampling(name: str, place: str) -> dict[str, Any]:
@@ -267,7 +403,7 @@ class PromptCache:
     and a resumed run, whose cache is empty, would differ.
     """
 
-    def __init__(self, backbone: Backbone, capacity: int = 1 << 30):
+    def __init__(self, backbone: SD3 | Flux, capacity: int = 1 << 30):
         self.backbone, self.texts, self.pictures = backbone, LRUCache(capacity), LRUCache(capacity)
 
     @torch.no_grad()
@@ -304,7 +440,7 @@ class PromptCache:
         return [torch.cat(parts)[: len(texts)] for parts in zip(*(self.backbone.encode(each).parts for each in filled))]
 
 
-def _tell_cut(backbone: Backbone, text: str) -> None:
+def _tell_cut(backbone: SD3 | Flux, text: str) -> None:
     """Warn where a text is longer than every text encoder reads, so that its end is not drawn."""
     names = [name for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if getattr(backbone.pipe, name, None)]
     room = 0
@@ -318,17 +454,42 @@ def _tell_cut(backbone: Backbone, text: str) -> None:
         warnings.warn(f"the prompt {text[:60]!r}… is cut: the text encoders read {room} tokens", stacklevel=2)
 
 
-def without_text(prompt: Prompt) -> Prompt:
-    """The prompt with an empty text; a picture stays."""
-    return Question("", prompt.pictures) if isinstance(prompt, Question) else ""
+def with_text(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with another text; a picture stays."""
+    return Question(text, prompt.pictures) if isinstance(prompt, Question) else text
 
 
-def _device(backbone: Backbone) -> torch.device:
+def _device(backbone: SD3 | Flux) -> torch.device:
     """The device of the text encoders; the pipeline would walk over all modules to find it, for each call anew."""
     return next(backbone.transformer.parameters()).device
 
 
-def _shared_arguments(backbone: Backbone, steps: int, size: int) -> dict[str, Any]:
+def _check_size(backbone: SD3 | Flux, size: int) -> None:
+    token = 2 * backbone.pipe.vae_scale_factor  # a token covers 2 x 2 latents
+    if size < token or size % token:
+        raise ValueError(f"size {size} is not a multiple of {token}, the edge of a token in pixels")
+
+
+def _latent_shape(backbone: SD3 | Flux, size: int) -> tuple[int, ...]:
+    edge = size // backbone.pipe.vae_scale_factor
+    return backbone.pipe.vae.config.latent_channels, edge, edge
+
+
+def _decoded(vae: Any, x0: Tensor, rows: int) -> Tensor:
+    z = x0 / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    parts = [vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in z.split(rows)]
+    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+
+def _shift(scheduler: Any, tokens: int, max_shift: float) -> float:
+    """The shift mu of times, linear in the number of picture tokens, as FLUX.1 and SD3 have it."""
+    config = scheduler.config
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    first, last = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
+    return first + (last - first) * (tokens - low) / (high - low)
+
+
+def _shared_arguments(backbone: SD3 | Flux, steps: int, size: int) -> dict[str, Any]:
     return {"num_inference_steps": steps, "height": size, "width": size, "max_sequence_length": backbone.text_length}
 
 

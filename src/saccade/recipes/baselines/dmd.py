@@ -72,7 +72,7 @@ PRESETS = {
 
 def policies(cfg: Settings) -> dict[str, FlowPolicy]:
     """The generator."""
-    return {"policy": build_flow_policy(cfg.flow, stochastic=range(cfg.flow.sampling_steps - 1), seed=cfg.seed)}
+    return {"policy": build_flow_policy(cfg.flow, stochastic=range((cfg.flow.sampling_steps or 1) - 1), seed=cfg.seed)}
 
 
 def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:

@@ -94,7 +94,7 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     reference, ema = Snapshot(policy.trained), Snapshot(policy.trained)
 
     def collect(problems: Sequence[Problem], seeds_P: Tensor, step: int) -> Rollout:
-        stochastic = window_at(cfg, step)
+        stochastic = window_at(cfg, step, policy.steps)
         rollout = cfg.batch.groups(lambda p, s: policy.rollout(p, s, stochastic), problems, seeds_P)
         reward = cfg.task.judge(rollout)
         reward = rollout.rewards["total"] = shuffle_rewards(reward, int(seeds_P[0])) if cfg.shuffle_rewards else reward
@@ -118,15 +118,15 @@ def train(cfg: Settings, run: Run) -> dict[str, dict[str, float]]:
     )
 
 
-def window_at(cfg: Settings, step: int) -> tuple[int, ...]:
-    """The denoising steps that are stochastic, stored and trained at a training step."""
+def window_at(cfg: Settings, step: int, sampling_steps: int) -> tuple[int, ...]:
+    """The denoising steps, of so many, that are stochastic, stored and trained at a training step."""
     match cfg.window_place:
         case "first":
             return tuple(range(cfg.window))
         case "random":
-            return random_window(cfg.seed, step, cfg.window, cfg.flow.sampling_steps)
+            return random_window(cfg.seed, step, cfg.window, sampling_steps)
         case "sliding":
-            return sliding_window(step, cfg.window, cfg.flow.sampling_steps)
+            return sliding_window(step, cfg.window, sampling_steps)
     raise ValueError(f"unknown window_place '{cfg.window_place}': one of first, random, sliding")
 
 
