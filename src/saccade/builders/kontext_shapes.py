@@ -39,6 +39,8 @@ from saccade.random import numpy_generator, seeds, stream
 from saccade.worlds import edits, shapes
 from saccade.worlds.edits.task import EditingTask
 
+SAMPLING_STEPS, GUIDANCE = 8, 1.0
+"""How the miniature is sampled unless other settings are given: in few steps, without guidance."""
 TEXT_LENGTH = 20
 
 
@@ -116,7 +118,8 @@ def opened(folder: Path, size: int | None = None) -> FlowPolicy:
 
     ``size`` is the side of its pictures; None takes that of the folder's sampling.json.
     """
-    return build_flow_policy(FlowModel(str(folder), size=size, text_length=TEXT_LENGTH), stochastic=())
+    model = FlowModel(str(folder), size, SAMPLING_STEPS, GUIDANCE, text_length=TEXT_LENGTH)
+    return build_flow_policy(model, stochastic=())
 
 
 def corpus(cfg: Settings) -> list[str]:

@@ -34,9 +34,10 @@ from saccade.builders.parts.stages import (
 )
 from saccade.builders.parts.texts import clip_config, clip_tokenizer, init_embeddings, rows_by_kind
 from saccade.models.diffusion.pipelines import SD3
-from saccade.policies.flow_presets import FlowModel
 from saccade.worlds import shapes
 
+SAMPLING_STEPS, GUIDANCE = 8, 1.0
+"""How the miniature is sampled unless other settings are given: in few steps, without guidance."""
 LATENT_SCALE = 4
 """Pixels per latent on each axis: a picture of 32 px has 8 x 8 latents and 16 tokens."""
 
@@ -92,8 +93,8 @@ def build(cfg: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     velocity_error = train_flow(cfg, pipe, seed_stage(cfg.seed, "flow"), progress)
     pipe.transformer.half()
     pipe.save_pretrained(out)
-    plain, size = FlowModel(), pipe.default_sample_size * pipe.vae_scale_factor
-    arguments = SD3(pipe, cfg.text_length).pipeline_arguments(plain.sampling_steps, plain.guidance, size)
+    size = pipe.default_sample_size * pipe.vae_scale_factor
+    arguments = SD3(pipe, cfg.text_length).pipeline_arguments(SAMPLING_STEPS, GUIDANCE, size)
     (out / "sampling.json").write_text(json.dumps(arguments, indent=2) + "\n")
     return {
         "transformer parameters": parameter_count(pipe.transformer),
