@@ -83,7 +83,7 @@ def test_the_gradient_of_the_pseudo_huber_norm_is_its_derivative():
 
 def trio(folder, steps: int = 1, guidance: float = 3.0, **changes) -> tuple[FlowPolicy, FlowPolicy, FlowPolicy]:
     """Generator, score network and diffusion, with different weights."""
-    model = FlowModel(str(folder), size=16, sampling_steps=steps, text_length=2, **changes)
+    model = FlowModel(str(folder), size=16, sampling_steps=steps, guidance=1.0, text_length=2, **changes)
     one = build_flow_policy(model, range(steps - 1))
     plain = replace(model, sampling_steps=4, kernel="flow_sde")
     two = build_flow_policy(plain, (), share_with=one)

@@ -23,6 +23,7 @@ from saccade.core import Question
 from saccade.math.pixels import picture_digest
 from saccade.models.diffusion.lru import Memo
 from saccade.models.diffusion.schedulers import Path, first_order, holding, path_of
+from saccade.random import generator
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ class GenericPipeline:
 
         arguments = self.pipeline_arguments(steps, guidance, size) | {
             "prompt": prompt.text if isinstance(prompt, Question) else prompt,
-            "generator": torch.Generator().manual_seed(0),
+            "generator": generator(0, "latents that others take the place of"),
             "output_type": "pt",
             "return_dict": False,
         }
