@@ -137,7 +137,7 @@ NUMBERS_THAT_CANNOT_BE = [
     ("ppo", "--gamma 2", "--ppo.gamma must be from 0 to 1, not 2"),
     ("grpo", "--temperature nan", "--model.temperature must be a number, not nan"),
     ("grpo", "--temperature -1", "--model.temperature must be 0 or more, not -1"),
-    ("flow_grpo", "--window 9", "a window of 9 denoising steps does not fit into 8 sampling steps"),
+    ("flow_grpo", "--window 9 --sampling-steps 8", "a window of 9 denoising steps does not fit into 8 sampling steps"),
     ("promptrl", "--retained 20", "retained 20 is more than the 8 pictures of a group"),
     ("dmd", "--min-t -0.1", "--distillation.min-t must be from 0 to 1, not -0.1"),
     ("flow_grpo", "--group-size 0", "--group-size must be 1 or more, not 0"),
