@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def run(tmp_path_factory):
 
 def test_the_page_shows_source_target_before_and_after(run, tmp_path):
     html = write_page([run], tmp_path / "r.html").read_text()
-    captions = [part.split("<")[0].strip() for part in html.split("<figcaption>")[1:]]
+    captions = re.findall(r'<figcaption><span class="step">([^<]*)</span>', html)
     assert captions == ["source", "target", "before", "after"] * 28
     line = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
     assert (

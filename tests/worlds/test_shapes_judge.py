@@ -118,6 +118,20 @@ def test_parse_gives_the_objects_back() -> None:
             assert abs(near.radius - thing.radius) < 0.02
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_in_two_paints_is_one_object_of_the_paint_that_prevails(shape: str) -> None:
+    """Generated shapes have a part in a second paint."""
+    red, blue = render([Scene((Object(shape, color, 0.5, 0.5, 0.2, 0.3),)) for color in ("red", "blue")])
+    mixed = np.stack([np.where(np.arange(32)[None, :, None] < edge, red, blue) for edge in (18, 14)])
+    found = [[(thing.shape, thing.color) for thing in picture] for picture in parse(mixed)]
+    assert found == [[(shape, "red")], [(shape, "blue")]]
+
+
+def test_shapes_that_touch_stay_apart() -> None:
+    touching = Scene((Object("square", "red", 0.35, 0.5, 0.19), Object("square", "blue", 0.65, 0.5, 0.19)))
+    assert sorted(thing.color for thing in parse(render([touching], 64))[0]) == ["blue", "red"]
+
+
 def test_text_is_read_and_compared() -> None:
     line = lambda word, height: Scene((), Text(word, "roboto", 0.5, 0.5, height))
     images = render([line("CAT", 0.28), line("CAR", 0.28), line("CATS", 0.2), Scene()])

@@ -13,7 +13,7 @@ from saccade.worlds.shapes.meanings import COLORS, RELATIONS, SHAPES, TAGS, Mean
 from saccade.worlds.shapes.ocr import read_segments
 from saccade.worlds.shapes.render import coverage
 from saccade.worlds.shapes.scene import Object
-from saccade.worlds.shapes.segments import PAINTS, Segments, pixels, segment
+from saccade.worlds.shapes.segments import PAINTS, Segments, pixels, segment_with_unions
 from saccade.worlds.shapes.templates import shape_templates
 
 UNKNOWN = "unknown"
@@ -36,7 +36,7 @@ def parse(images: np.ndarray | Tensor) -> list[list[Object]]:
     with a NaN has no objects.
     """
     rgb = pixels(images)
-    return _objects(segment(rgb), len(rgb))
+    return _objects(*segment_with_unions(rgb), len(rgb))
 
 
 def score_pictures(images: np.ndarray | Tensor, meanings: Sequence[Meaning | None]) -> dict[str, np.ndarray]:
@@ -50,8 +50,8 @@ def score_pictures(images: np.ndarray | Tensor, meanings: Sequence[Meaning | Non
     rgb = pixels(images)
     if len(rgb) != len(meanings):
         raise ValueError(f"{len(rgb)} pictures but {len(meanings)} meanings")
-    segments = segment(rgb)
-    objects, lines = _objects(segments, len(rgb)), read_segments(segments, len(rgb))
+    segments, unions = segment_with_unions(rgb)
+    objects, lines = _objects(segments, unions, len(rgb)), read_segments(segments, len(rgb))
     finite = np.asarray(np.isfinite(rgb).all((1, 2, 3)))
     scores = [
         _scores(meaning, things, line) if ok and meaning is not None and judgeable(meaning) else (np.nan,) * 3
@@ -139,15 +139,31 @@ def _match(include: list[dict], objects: list[Object]) -> tuple[list[list[Object
     return matched, excess
 
 
-def _objects(segments: Segments, rows: int) -> list[list[Object]]:
+def _objects(segments: Segments, unions: Segments, rows: int) -> list[list[Object]]:
+    """The objects of each picture: segments, or the union of those that touch where it is more of a shape than one."""
+    shape, angle, match = _shapes(segments)
+    union_shape, union_angle, union_match = _shapes(unions)
+    inside = segments.union >= 0
+    worst = np.ones(len(unions.row))
+    np.minimum.at(worst, segments.union[inside], match[inside])
+    united = (union_shape >= 0) & (union_match > worst)
+    objects: list[list[Object]] = [[] for _ in range(rows)]
+    for i in np.flatnonzero(~np.append(united, False)[segments.union]).tolist():
+        objects[segments.row[i]].append(_object(segments, i, shape[i], angle[i]))
+    for i in np.flatnonzero(united).tolist():
+        objects[unions.row[i]].append(_object(unions, i, union_shape[i], union_angle[i]))
+    return objects
+
+
+def _shapes(segments: Segments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the template nearest to each segment: the index of its shape in SHAPES (-1 = too far), angle, correlation."""
     patches, kind, angle = shape_templates()
     correlation = segments.patch @ patches.T if len(segments.row) else np.zeros((0, len(kind)), np.float32)
-    best = correlation.argmax(1)
-    matched = correlation.max(1, initial=0) >= _MIN_CORRELATION
-    objects: list[list[Object]] = [[] for _ in range(rows)]
-    for i, row in enumerate(segments.row):
-        shape = SHAPES[kind[best[i]]] if matched[i] else UNKNOWN
-        radius = float(np.sqrt(segments.mass[i] / _AREA[shape]))
-        place = (float(segments.x[i]), float(segments.y[i]), radius, float(angle[best[i]]))
-        objects[row].append(Object(shape, PAINTS[segments.paint[i]], *place))
-    return objects
+    best, match = correlation.argmax(1), correlation.max(1, initial=0)
+    return np.where(match >= _MIN_CORRELATION, kind[best], -1), angle[best], match
+
+
+def _object(segments: Segments, i: int, shape: int, angle: float) -> Object:
+    name = SHAPES[shape] if shape >= 0 else UNKNOWN
+    radius = float(np.sqrt(segments.mass[i] / _AREA[name]))
+    return Object(name, PAINTS[segments.paint[i]], float(segments.x[i]), float(segments.y[i]), radius, float(angle))

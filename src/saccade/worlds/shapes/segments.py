@@ -2,11 +2,13 @@
 
 A pixel is modelled as a mixture, v = a (paint - background): its paint is the one with the least residual, and a is the
 painted share of the pixel, so that soft and blurred edges count by their coverage. Connected pixels of one paint are a
-segment; its patch is sampled around its centroid in units of its radius of gyration.
+segment; its patch is sampled around its centroid in units of its radius of gyration. Segments that touch are also
+described as one, for a generated shape may be drawn in two paints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +56,8 @@ class Segments:
     """Radius of gyration in pixels ``[N]``."""
     patch: np.ndarray
     """Resampled segment as a unit vector ``[N, PATCH * PATCH]``."""
+    union: np.ndarray
+    """Index of the union of touching segments that the segment is in, -1 where it touches none ``[N]``."""
 
 
 def pixels(images: np.ndarray | Tensor) -> np.ndarray:
@@ -72,17 +76,49 @@ def pixels(images: np.ndarray | Tensor) -> np.ndarray:
 
 def segment(rgb: np.ndarray) -> Segments:
     """The segments of pictures float32 ``[B, H, W, 3]`` in 0..255; pictures with a NaN have none."""
+    return segment_with_unions(rgb)[0]
+
+
+def segment_with_unions(rgb: np.ndarray) -> tuple[Segments, Segments]:
+    """`segment`, and the unions of segments that touch; the paint of a union is its color of the largest area."""
     chunk = max(1, _CHUNK // max(1, rgb[0].size if len(rgb) else 1))
-    pieces = [_segment(rgb[i : i + chunk]) for i in range(0, max(1, len(rgb)), chunk)]
+    pairs = [_segment(rgb[i : i + chunk]) for i in range(0, max(1, len(rgb)), chunk)]
+    before = np.cumsum([0, *(len(unions.row) for _, unions in pairs)])
+    segments, unions = ([pair[k] for pair in pairs] for k in (0, 1))
+    return _joined(segments, chunk, before), _joined(unions, chunk, before)
+
+
+def _joined(pieces: list[Segments], chunk: int, unions: np.ndarray) -> Segments:
+    """The segments of consecutive chunks of pictures; ``unions`` are counted before each chunk."""
     joined = {name: np.concatenate([getattr(p, name) for p in pieces]) for name in Segments.__dataclass_fields__}
-    starts = np.repeat(np.arange(len(pieces)) * chunk, [len(p.row) for p in pieces])
-    return Segments(**{**joined, "row": joined["row"] + starts})
+    sizes = [len(p.row) for p in pieces]
+    joined["row"] = joined["row"] + np.repeat(np.arange(len(pieces)) * chunk, sizes)
+    shift = np.repeat(unions[: len(pieces)], sizes)
+    joined["union"] = np.where(joined["union"] < 0, -1, joined["union"] + shift)
+    return Segments(**joined)
 
 
-def _segment(rgb: np.ndarray) -> Segments:
+def _segment(rgb: np.ndarray) -> tuple[Segments, Segments]:
     rgb = np.where(np.isfinite(rgb).all((1, 2, 3), keepdims=True), rgb, _BACKGROUND)
     paint, share = _unmix(rgb)
-    return _describe(_connect(paint, share > _MIN_SHARE), paint, share)
+    own = np.take_along_axis(share, paint[..., None].astype(int), -1)[..., 0]
+    number = _connect(paint, share > _MIN_SHARE)
+    whole, union = _unite(number)
+    segments = _describe(number, paint, lambda place, kind: share[(*place, kind)], union)
+    return segments, _describe(whole, paint, lambda place, kind: own[place], np.full(whole.max(initial=0), -1))
+
+
+def _unite(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers from 1 of unions of segments that touch ``[B, H, W]``; the union of each segment, from 0, or -1."""
+    touching = np.zeros((3, 3, 3), bool)
+    touching[1] = True
+    whole, count = ndimage.label(number > 0, touching)
+    owner = np.zeros(number.max(initial=0) + 1, int)
+    owner[number] = whole
+    several = np.bincount(owner[1:], minlength=count + 1) > 1
+    several[0] = False
+    renumbered = np.where(several, np.cumsum(several), 0)
+    return renumbered[whole], renumbered[owner[1:]] - 1
 
 
 def _unmix(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,15 +156,20 @@ def _connect(paint: np.ndarray, solid: np.ndarray) -> np.ndarray:
     return np.where(keep, np.cumsum(keep), 0)[number]
 
 
-def _describe(number: np.ndarray, paint: np.ndarray, share: np.ndarray) -> Segments:
+def _describe(number: np.ndarray, paint: np.ndarray, weigh: Callable, union: np.ndarray) -> Segments:
+    """Segments by their numbers; ``weigh`` gives the painted share of pixels at (row, y, x) by the segments' paint."""
     height, width = number.shape[1:]
     count = int(number.max(initial=0))
     owner = np.where(number > 0, number, ndimage.maximum_filter(number, (1, 3, 3)))
     first = np.unique(number, return_index=True)[1][-count:] if count else np.zeros(0, int)
-    kind = paint.reshape(-1)[first]
+    inside = number > 0
+    areas = np.bincount((number[inside] - 1) * len(PAINTS) + paint[inside], minlength=count * len(PAINTS))
+    areas = areas.reshape(count, len(PAINTS))
+    colored = areas[:, : len(COLORS)]
+    kind = np.where(colored.any(1), colored.argmax(1), areas.argmax(1))
     row, y, x = np.nonzero(owner)
     index = owner[row, y, x] - 1
-    weight = share[row, y, x, kind[index]]
+    weight = weigh((row, y, x), kind[index])
     total = lambda value: np.bincount(index, weight * value, count)
     mass = total(1.0)
     cx, cy = total(x) / mass, total(y) / mass
@@ -138,7 +179,14 @@ def _describe(number: np.ndarray, paint: np.ndarray, share: np.ndarray) -> Segme
     patch = _patches(soft, owner, first // (height * width), cx, cy, gyration)
     unit = lambda value, side: (value + 0.5) / side
     return Segments(
-        first // (height * width), kind, unit(cx, width), unit(cy, height), mass / (height * width), gyration, patch
+        row=first // (height * width),
+        paint=kind,
+        x=unit(cx, width),
+        y=unit(cy, height),
+        mass=mass / (height * width),
+        gyration=gyration,
+        patch=patch,
+        union=union,
     )
 
 
